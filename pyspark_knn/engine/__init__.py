@@ -1,0 +1,1 @@
+"""How rows and indexes move through Spark."""

@@ -1,0 +1,1 @@
+"""Nearest-neighbour search on numpy arrays. Nothing in here knows Spark."""
