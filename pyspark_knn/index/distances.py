@@ -1,0 +1,289 @@
+"""The distance of a pair, in float64: the one place that the figures of an answer come from.
+
+Whatever finds the candidates, `Metric.distances` has the last word on how far they are, so that
+answers are equal to the bit across algorithms, batch sizes and placements of the data. The formulas
+are in `pyspark_knn.index.kernels`; here are the names of the metrics and what they demand.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pyspark_knn.index.kernels import KERNELS, euclidean
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from pyspark_knn.index.kernels import Kernel
+
+# Components of gathered pairs that are worked on at a time: 512 KiB a buffer stay in the cache.
+_CHUNK = 65_536
+
+_ALIASES = {
+    "infinity": "chebyshev",
+    "l1": "cityblock",
+    "l2": "euclidean",
+    "manhattan": "cityblock",
+    "p": "minkowski",
+    "sokalmichener": "rogerstanimoto",
+}
+
+METRICS: tuple[str, ...] = tuple(sorted({*KERNELS, *_ALIASES}))
+
+ALGORITHMS = ("brute", "kd_tree", "ball_tree")
+
+_REFUSED = {
+    "precomputed": "there are no vectors to search in; compute neighbors from your distances",
+    "nan_euclidean": "missing values are not supported yet; impute them, for example with "
+    "pyspark.ml.feature.Imputer",
+    "pyfunc": "a Python function cannot be saved with a model",
+}
+
+# Boxes bound a difference feature by feature, which only sums and maxima of them can use.
+_KD_TREE = frozenset({"chebyshev", "cityblock", "euclidean", "minkowski", "sqeuclidean"})
+
+# Balls need the triangle inequality. Of what scikit-learn offers for its ball tree these are left
+# out: braycurtis and dice break the inequality, so that the tree prunes true neighbours (the tests
+# hold a counterexample of each), and sokalsneath is NaN there for a pair of empty sets.
+_BALL_TREE = _KD_TREE | {
+    "canberra",
+    "hamming",
+    "haversine",
+    "jaccard",
+    "mahalanobis",
+    "rogerstanimoto",
+    "russellrao",
+    "seuclidean",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Metric:
+    """A metric with all that its formula needs. Made by `resolve_metric`.
+
+    Attributes
+    ----------
+    name : str
+        The canonical name, a key of `pyspark_knn.index.kernels.KERNELS`: aliases are resolved, and
+        minkowski without weights at p of 1, 2 and infinity is cityblock, euclidean and chebyshev.
+    p : float
+        The exponent; only minkowski reads it.
+    params : mapping of str to ndarray, dtype float64
+        ``w`` (minkowski, chebyshev), ``V`` (seuclidean) or ``VI`` (mahalanobis), and ``factor``,
+        by which euclidean differences are multiplied, derived from ``V`` or ``w``.
+    """
+
+    name: str
+    p: float = 2.0
+    params: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
+
+    @property
+    def kernel(self) -> Kernel:
+        """The formula."""
+        if self.name == "minkowski" and self.p == 2:
+            return euclidean
+        return KERNELS[self.name]
+
+    def distances(
+        self,
+        queries: NDArray[np.floating],
+        items: NDArray[np.floating],
+        rows: NDArray[np.integer],
+        positions: NDArray[np.integer],
+    ) -> NDArray[np.float64]:
+        """Distances of the pairs ``(queries[rows[i]], items[positions[i]])``.
+
+        A figure depends on the values of its two rows only, to the last bit. It is within a few
+        units in the last place of the true distance wherever the formula is free of cancellation,
+        for all magnitudes: infinite only where the true distance is beyond float64. NaN never
+        occurs for finite input.
+
+        Parameters
+        ----------
+        queries, items : ndarrays of shape (any, n_features), dtype float32 or float64
+            Finite.
+        rows, positions : ndarrays of shape (n_pairs,), integer
+
+        Returns
+        -------
+        ndarray of shape (n_pairs,), dtype float64
+        """
+        result = np.empty(len(rows))
+        step = max(1, _CHUNK // queries.shape[1])
+        for start in range(0, len(rows), step):
+            chunk = slice(start, start + step)
+            left = queries.take(rows[chunk], axis=0).astype(np.float64, copy=False)
+            right = items.take(positions[chunk], axis=0).astype(np.float64, copy=False)
+            result[chunk] = self.kernel(left, right, self)
+        return result
+
+    def check_dimension(self, n_features: int) -> None:
+        """Raise ValueError unless rows of `n_features` numbers can be compared by this metric."""
+        if self.name == "haversine" and n_features != 2:
+            raise ValueError(
+                f"metric 'haversine' takes 2 features, latitude and longitude in radians, "
+                f"but there are {n_features}"
+            )
+        for name, array in self.params.items():
+            if len(array) != n_features:
+                raise ValueError(
+                    f"metricParams[{name!r}] is for {len(array)} features, "
+                    f"but there are {n_features}"
+                )
+
+
+def resolve_metric(name: str, p: float = 2.0, params: Mapping[str, Any] | None = None) -> Metric:
+    """Check a metric's name and parameters, and make a `Metric` of them.
+
+    Parameters
+    ----------
+    name : str
+        One of `METRICS`: what scikit-learn's NearestNeighbors takes for brute, kd_tree and
+        ball_tree, and "inner_product".
+    p : float
+        The exponent of minkowski, above 0; may be infinite. Other metrics do not read it.
+    params : mapping, optional
+        ``w`` for minkowski, ``V`` for seuclidean, ``VI`` for mahalanobis, as lists or arrays.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Naming `metric`, `p` or `metricParams` and what was wrong with it.
+    """
+    canonical = _canonical_name(name)
+    given = _checked_params(name, canonical, params)
+    if canonical == "minkowski":
+        return _minkowski(_checked_p(p), given.get("w"))
+    if canonical == "seuclidean":
+        return Metric(canonical, params=_variances(given))
+    if canonical == "mahalanobis":
+        return Metric(canonical, params={"VI": _inverse_covariance(given)})
+    return Metric(canonical)
+
+
+def algorithms_for(metric: Metric) -> tuple[str, ...]:
+    """Which of `ALGORITHMS` find the exact neighbours by this metric."""
+    trees_can = metric.p >= 1 or metric.name != "minkowski"
+    # Boxes of a kd_tree know nothing of weights.
+    kd_tree = trees_can and metric.name in _KD_TREE and not metric.params
+    ball_tree = trees_can and metric.name in _BALL_TREE
+    able = {"brute": True, "kd_tree": kd_tree, "ball_tree": ball_tree}
+    return tuple(algorithm for algorithm in ALGORITHMS if able[algorithm])
+
+
+def check_algorithm(algorithm: str, metric: Metric) -> None:
+    """Raise ValueError unless `algorithm` exists and serves `metric`; "auto" serves all."""
+    if not isinstance(algorithm, str):
+        raise TypeError(f"algorithm must be a string, got {algorithm!r}")
+    if algorithm not in ("auto", *ALGORITHMS):
+        names = ", ".join(("auto", *ALGORITHMS))
+        raise ValueError(f"unknown algorithm {algorithm!r}; there are: {names}")
+    able = algorithms_for(metric)
+    if algorithm != "auto" and algorithm not in able:
+        detail = f" with p={metric.p:g}" if metric.name == "minkowski" else ""
+        weights = " and weights" if "w" in metric.params else ""
+        raise ValueError(
+            f"algorithm {algorithm!r} cannot serve metric {metric.name!r}{detail}{weights}; "
+            f"these can: {', '.join(('auto', *able))}"
+        )
+
+
+def _canonical_name(name: object) -> str:
+    if callable(name):
+        raise TypeError(f"metric must be a name, not a function: {_REFUSED['pyfunc']}")
+    if not isinstance(name, str):
+        raise TypeError(f"metric must be a string, got {name!r}")
+    if name in _REFUSED:
+        raise ValueError(f"metric {name!r} is not supported: {_REFUSED[name]}")
+    canonical = _ALIASES.get(name, name)
+    if canonical not in KERNELS:
+        raise ValueError(f"unknown metric {name!r}; there are: {', '.join(METRICS)}")
+    return canonical
+
+
+def _checked_params(
+    name: str, canonical: str, params: Mapping[str, Any] | None
+) -> dict[str, NDArray[np.float64]]:
+    if params is not None and not isinstance(params, Mapping):
+        raise TypeError(f"metricParams must be a dict, got {params!r}")
+    known = {"minkowski": "w", "seuclidean": "V", "mahalanobis": "VI"}.get(canonical)
+    arrays = {}
+    for key, value in (params or {}).items():
+        if key == "p":
+            raise ValueError("metricParams must not hold 'p': it is a Param of its own, p")
+        if key != known:
+            takes = f"it takes {known!r}" if known else "it takes none"
+            raise ValueError(f"metricParams[{key!r}] is unknown to metric {name!r}; {takes}")
+        try:
+            array = np.array(value, dtype=np.float64)
+        except (TypeError, ValueError) as error:
+            raise TypeError(f"metricParams[{key!r}] must hold numbers: {error}") from error
+        if array.ndim != (2 if key == "VI" else 1) or array.size == 0:
+            shape = "a square matrix" if key == "VI" else "a list with one number a feature"
+            raise ValueError(f"metricParams[{key!r}] must be {shape}, got shape {array.shape}")
+        if not np.isfinite(array).all():
+            raise ValueError(f"metricParams[{key!r}] must be finite")
+        arrays[key] = array
+    return arrays
+
+
+def _checked_p(p: object) -> float:
+    if isinstance(p, (bool, np.bool_)) or not isinstance(p, (int, float, np.number)):
+        raise TypeError(f"p must be a number, got {p!r}")
+    value = float(p)
+    if math.isnan(value) or value <= 0:
+        raise ValueError(f"p must be above 0, got {p!r}")
+    return value
+
+
+def _minkowski(p: float, weights: NDArray[np.float64] | None) -> Metric:
+    plain = {1.0: "cityblock", 2.0: "euclidean", math.inf: "chebyshev"}
+    if weights is None:
+        return Metric(plain[p]) if p in plain else Metric("minkowski", p)
+    if (weights < 0).any():
+        raise ValueError("metricParams['w'] must not be negative")
+    if p == math.inf:
+        return Metric("chebyshev", p, {"w": weights})
+    if p == 2:
+        return Metric("minkowski", p, {"w": weights, "factor": np.sqrt(weights)})
+    return Metric("minkowski", p, {"w": weights})
+
+
+def _variances(given: Mapping[str, NDArray[np.float64]]) -> dict[str, NDArray[np.float64]]:
+    if "V" not in given:
+        raise ValueError(
+            "metric 'seuclidean' needs metricParams['V'], the variance of each feature: for "
+            "example the squares of Summarizer.std, or numpy.var(rows, axis=0, ddof=1)"
+        )
+    variances = given["V"]
+    if not (variances > 0).all():
+        raise ValueError("metricParams['V'] must be positive: drop the features that are constant")
+    return {"V": variances, "factor": 1.0 / np.sqrt(variances)}
+
+
+def _inverse_covariance(given: Mapping[str, NDArray[np.float64]]) -> NDArray[np.float64]:
+    if "VI" not in given:
+        raise ValueError(
+            "metric 'mahalanobis' needs metricParams['VI'], the inverse of the covariance matrix: "
+            "for example numpy.linalg.inv(numpy.cov(rows, rowvar=False))"
+        )
+    inverse = given["VI"]
+    if inverse.shape[0] != inverse.shape[1]:
+        raise ValueError(f"metricParams['VI'] must be square, got shape {inverse.shape}")
+    largest = float(np.abs(inverse).max())
+    # An inverse comes out of its computation with an error of about its condition number: what is
+    # within it of being symmetric or semi-definite is meant to be.
+    if float(np.abs(inverse - inverse.T).max()) > 1e-8 * largest:
+        raise ValueError("metricParams['VI'] must be symmetric")
+    symmetric = 0.5 * inverse + 0.5 * inverse.T
+    scaled = np.ldexp(symmetric, -int(np.frexp(largest)[1]))
+    if float(np.linalg.eigvalsh(scaled)[0]) < -1e-8:
+        raise ValueError(
+            "metricParams['VI'] must be positive semi-definite: it has a negative eigenvalue"
+        )
+    return symmetric

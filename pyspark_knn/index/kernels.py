@@ -1,0 +1,375 @@
+"""The formula of each metric, on blocks of gathered pairs, in float64.
+
+A kernel gets two blocks of equal shape (n_pairs, n_features) and returns one figure a row. Its
+figures must depend on the two rows and on nothing else: not on how many pairs stand in the block,
+on memory order, on alignment or on the width of a SIMD register. Two habits ensure that:
+
+* Everything but sums is elementwise. IEEE 754 rounds an elementwise ``+ - * / sqrt`` correctly,
+  so there is one possible result. (`pow`, `sin`, `cos` and `arcsin` are elementwise too, but not
+  correctly rounded: their last bit is a property of numpy's build for the processor.)
+* Sums are `fold`, which is made of elementwise additions in an order that the number of features
+  alone determines. `np.sum`, `np.dot` and `np.einsum` promise no order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from pyspark_knn.index.distances import Metric
+
+    Block = NDArray[np.float64]
+    Kernel = Callable[[Block, Block, Metric], NDArray[np.float64]]
+
+# Below it, squares may have lost bits to gradual underflow: a term is off by at most 2**-1075, which
+# is nothing beside 2**-900 even when 2**20 terms are summed.
+_TINY = 2.0**-900
+
+# Directions whose unit vectors differ by less are one direction: the rounding of two unit vectors
+# of parallel rows makes them differ by up to about 5 units of 2**-53, see `cosine`.
+_PARALLEL = 2.0**-50
+
+
+def fold(terms: Block) -> NDArray[np.float64]:
+    """Sum each row in an order that its length alone determines.
+
+    The upper half of the columns is added to the lower half, until one column is left: a pairwise
+    sum, whose relative error for terms of one sign is at most ``ceil(log2(n)) * 2**-53`` (Higham,
+    Accuracy and Stability of Numerical Algorithms, 2nd ed., section 4.2).
+
+    Parameters
+    ----------
+    terms : ndarray of shape (n_pairs, n_features), dtype float64
+        At least one column. Overwritten.
+
+    Returns
+    -------
+    ndarray of shape (n_pairs,), dtype float64
+    """
+    width = terms.shape[1]
+    while width > 1:
+        half = width // 2
+        rest = width - half
+        if half <= 4:
+            # Short inner loops cost more than the additions in them: go column by column.
+            for column in range(half):
+                terms[:, column] += terms[:, rest + column]
+        else:
+            lower = terms[:, :half]
+            np.add(lower, terms[:, rest:width], out=lower)
+        width = rest
+    return terms[:, 0].copy()
+
+
+def _scaled(rows: Block) -> tuple[Block, NDArray[np.int64]]:
+    """Scale each row by a power of two so that its largest magnitude is in [0.5, 1).
+
+    Returns the scaled rows and the exponents: ``rows == scaled * 2**exponent``. Exact, but for
+    components below 2**-1021 of the largest, which may lose bits that no sum would notice.
+    """
+    exponents = np.frexp(np.abs(rows).max(axis=1))[1].astype(np.int64)
+    return np.ldexp(rows, -exponents[:, None]), exponents
+
+
+def _scaled_difference(left: Block, right: Block) -> tuple[Block, NDArray[np.int64]]:
+    """Differences, scaled as by `_scaled`, also where they are beyond the range of float64."""
+    with np.errstate(over="ignore"):
+        difference = left - right
+    beyond = np.isinf(difference).any(axis=1)
+    difference[beyond] = left[beyond] * 0.25 - right[beyond] * 0.25
+    scaled, exponents = _scaled(difference)
+    return scaled, exponents + 2 * beyond
+
+
+def _unsafe(sums: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Tell which sums of powers overflowed, or are so small that terms may have lost bits."""
+    return ~((sums >= _TINY) & (sums < np.inf))
+
+
+def _sum_of_squares(
+    left: Block, right: Block, metric: Metric
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Squared euclidean distance as ``sums * 4**exponents``, free of overflow and underflow.
+
+    With a `factor` (seuclidean, weighted minkowski of p = 2) it multiplies the differences.
+    """
+    factor = metric.params.get("factor")
+    with np.errstate(over="ignore"):
+        terms = left - right
+        if factor is not None:
+            terms *= factor
+        np.multiply(terms, terms, out=terms)
+        sums = fold(terms)
+    exponents = np.zeros(len(sums), np.int64)
+    redo = np.flatnonzero(_unsafe(sums))
+    if redo.size:
+        scaled, exponents[redo] = _scaled_difference(left[redo], right[redo])
+        if factor is not None:
+            scaled, more = _scaled(scaled * factor)
+            exponents[redo] += more
+        sums[redo] = fold(scaled * scaled)
+    return sums, exponents
+
+
+def euclidean(left: Block, right: Block, metric: Metric) -> NDArray[np.float64]:
+    """Square root of the sum of squared differences."""
+    sums, exponents = _sum_of_squares(left, right, metric)
+    with np.errstate(over="ignore"):
+        return np.ldexp(np.sqrt(sums), exponents)
+
+
+def sqeuclidean(left: Block, right: Block, metric: Metric) -> NDArray[np.float64]:
+    """Sum of squared differences."""
+    sums, exponents = _sum_of_squares(left, right, metric)
+    with np.errstate(over="ignore"):
+        return np.ldexp(sums, 2 * exponents)
+
+
+def cityblock(left: Block, right: Block, metric: Metric) -> NDArray[np.float64]:
+    """Sum of absolute differences. It overflows only where the true sum does."""
+    with np.errstate(over="ignore"):
+        terms = left - right
+        return fold(np.abs(terms, out=terms))
+
+
+def chebyshev(left: Block, right: Block, metric: Metric) -> NDArray[np.float64]:
+    """Largest absolute difference; features of weight zero do not count."""
+    with np.errstate(over="ignore"):
+        terms = left - right
+    weights = metric.params.get("w")
+    if weights is not None:
+        terms[:, weights == 0] = 0.0
+    largest: NDArray[np.float64] = np.abs(terms, out=terms).max(axis=1)
+    return largest
+
+
+def _power(base: Block, exponent: float) -> Block:
+    """``base ** exponent`` for non-negative bases; by multiplications where that is pinned."""
+    if exponent in (1.0, 2.0, 3.0, 4.0):
+        result = base
+        for _ in range(int(exponent) - 1):
+            result = result * base
+        return result
+    return np.power(base, exponent)
+
+
+def minkowski(left: Block, right: Block, metric: Metric) -> NDArray[np.float64]:
+    """``sum(w * |difference|**p) ** (1/p)`` for a finite p."""
+    weights = metric.params.get("w")
+    with np.errstate(over="ignore", under="ignore"):
+        terms = _power(np.abs(left - right), metric.p)
+        sums = fold(terms if weights is None else terms * weights)
+        distances = np.power(sums, 1.0 / metric.p)
+        redo = np.flatnonzero(_unsafe(sums))
+        if redo.size:
+            scaled, exponents = _scaled_difference(left[redo], right[redo])
+            np.abs(scaled, out=scaled)
+            if weights is not None:
+                scaled[:, weights == 0] = 0.0
+            # Divided by the largest, powers stay in [0, 1] whatever p is, and one of them is 1.
+            largest = scaled.max(axis=1)
+            scaled /= np.where(largest > 0, largest, 1.0)[:, None]
+            terms = _power(scaled, metric.p)
+            sums = fold(terms if weights is None else terms * weights)
+            distances[redo] = np.ldexp(np.power(sums, 1.0 / metric.p) * largest, exponents)
+    return distances
+
+
+def mahalanobis(left: Block, right: Block, metric: Metric) -> NDArray[np.float64]:
+    """Square root of the quadratic form of the difference and VI; never negative."""
+    inverse = metric.params["VI"]
+    with np.errstate(over="ignore", invalid="ignore"):
+        sums = _quadratic_form(left - right, inverse)
+    exponents = np.zeros(len(sums), np.int64)
+    redo = np.flatnonzero(_unsafe(sums))
+    if redo.size:
+        scaled, exponents[redo] = _scaled_difference(left[redo], right[redo])
+        # Scaling VI by an even power of two keeps the root exact.
+        half = int(np.frexp(np.abs(inverse).max())[1]) // 2
+        sums[redo] = _quadratic_form(scaled, np.ldexp(inverse, -2 * half))
+        exponents[redo] += half
+    with np.errstate(over="ignore"):
+        return np.ldexp(np.sqrt(np.maximum(sums, 0.0)), exponents)
+
+
+def _quadratic_form(rows: Block, matrix: NDArray[np.float64]) -> NDArray[np.float64]:
+    products = np.empty_like(rows)
+    for column in range(rows.shape[1]):
+        products[:, column] = fold(rows * matrix[column])
+    products *= rows
+    return fold(products)
+
+
+def inner_product(left: Block, right: Block, metric: Metric) -> NDArray[np.float64]:
+    """Negated inner product. Terms that overflow are summed again after scaling both rows."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        sums = fold(left * right)
+    redo = np.flatnonzero(~np.isfinite(sums))
+    if redo.size:
+        first, exponents = _scaled(left[redo])
+        second, more = _scaled(right[redo])
+        with np.errstate(over="ignore"):
+            sums[redo] = np.ldexp(fold(first * second), exponents + more)
+    # Subtracting from zero, not negating: there is no distance of minus zero.
+    return 0.0 - sums
+
+
+def unit_rows(rows: Block) -> Block:
+    """Divide each row by its norm; rows of zeros stay as they are.
+
+    Each component is off by at most ``(ceil(log2(d)) / 2 + 3) * 2**-53`` of its size.
+    """
+    scaled, _ = _scaled(rows)
+    norms = np.sqrt(fold(scaled * scaled))
+    norms[norms == 0] = 1.0
+    scaled /= norms[:, None]
+    return scaled
+
+
+def cosine(left: Block, right: Block, metric: Metric) -> NDArray[np.float64]:
+    """``1 - cos``, in [0, 2]; 1 where a row is all zeros, 0 where the rows are parallel.
+
+    For wide angles it is one minus the product of the unit rows, which is exactly 1 for rows that
+    share no feature. For narrow ones that difference would lose all its digits, so there it is half
+    the squared distance of the unit rows, which is the same figure.
+    """
+    return _cosine_of_units(unit_rows(left), unit_rows(right))
+
+
+def _cosine_of_units(first: Block, second: Block) -> NDArray[np.float64]:
+    cosines = fold(first * second)
+    distances = np.minimum(1.0 - cosines, 2.0)
+    near = np.flatnonzero(cosines > 0.5)
+    if near.size:
+        gap = first[near] - second[near]
+        squares = fold(gap * gap)
+        squares[squares < _PARALLEL**2] = 0.0
+        distances[near] = 0.5 * squares
+    return distances
+
+
+def centred_rows(rows: Block) -> Block:
+    """Subtract from each row its mean, after scaling by a power of two; constant rows become zero."""
+    scaled, _ = _scaled(rows)
+    constant = (scaled == scaled[:, :1]).all(axis=1)
+    for _ in range(2):
+        # The second round removes what the rounding of the first mean has left.
+        scaled -= (fold(scaled.copy()) / scaled.shape[1])[:, None]
+    scaled[constant] = 0.0
+    return scaled
+
+
+def correlation(left: Block, right: Block, metric: Metric) -> NDArray[np.float64]:
+    """Cosine distance of the centred rows; 1 where a row is constant."""
+    return cosine(centred_rows(left), centred_rows(right), metric)
+
+
+def canberra(left: Block, right: Block, metric: Metric) -> NDArray[np.float64]:
+    """Sum of ``|a - b| / (|a| + |b|)``, where 0/0 counts as 0."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        terms = np.abs(left - right)
+        sizes = np.abs(left) + np.abs(right)
+        beyond = np.isinf(sizes)
+        if beyond.any():
+            terms[beyond] = np.abs(left[beyond] * 0.5 - right[beyond] * 0.5)
+            sizes[beyond] = np.abs(left[beyond] * 0.5) + np.abs(right[beyond] * 0.5)
+    sizes[sizes == 0] = 1.0
+    terms /= sizes
+    return fold(terms)
+
+
+def braycurtis(left: Block, right: Block, metric: Metric) -> NDArray[np.float64]:
+    """``sum|a - b| / sum|a + b|``, where 0/0 counts as 0."""
+    with np.errstate(over="ignore"):
+        above = fold(np.abs(left - right))
+        below = fold(np.abs(left + right))
+    redo = np.flatnonzero(~np.isfinite(above + below))
+    if redo.size:
+        first, second = left[redo] * 2.0**-64, right[redo] * 2.0**-64
+        above[redo] = fold(np.abs(first - second))
+        below[redo] = fold(np.abs(first + second))
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        return np.where(above == 0, 0.0, above / below)
+
+
+def hamming(left: Block, right: Block, metric: Metric) -> NDArray[np.float64]:
+    """Share of the features that differ."""
+    share: NDArray[np.float64] = np.count_nonzero(left != right, axis=1) / float(left.shape[1])
+    return share
+
+
+def haversine(left: Block, right: Block, metric: Metric) -> NDArray[np.float64]:
+    """Great-circle distance on the unit sphere of (latitude, longitude) in radians."""
+    latitude = np.sin((left[:, 0] - right[:, 0]) * 0.5)
+    longitude = np.sin((left[:, 1] - right[:, 1]) * 0.5)
+    cosines = np.cos(left[:, 0].copy()) * np.cos(right[:, 0].copy())
+    chord = latitude * latitude + cosines * (longitude * longitude)
+    halves: NDArray[np.float64] = np.arcsin(np.sqrt(np.clip(chord, 0.0, 1.0)))
+    return 2.0 * halves
+
+
+def set_distance(name: str, both: Block, left: Block, right: Block, size: int) -> Block:
+    """Distance of two sets of features by their sizes; see scipy.spatial.distance for the formulas.
+
+    Parameters
+    ----------
+    name : str
+        One of `SET_METRICS`.
+    both, left, right : ndarrays of float64 that broadcast together
+        Sizes of the intersection and of the two sets. Whole numbers, hence exact in any order.
+    size : int
+        Number of features.
+    """
+    differ = left + right - 2.0 * both
+    if name == "russellrao":
+        return (size - both) / size
+    if name == "rogerstanimoto":
+        return 2.0 * differ / (size + differ)
+    if name == "yule":
+        crossed = (left - both) * (right - both)
+        below = both * (size - left - right + both) + crossed
+        return np.where(crossed == 0, 0.0, 2.0 * crossed / np.where(crossed == 0, 1.0, below))
+    below = {
+        "jaccard": both + differ,
+        "dice": 2.0 * both + differ,
+        "sokalsneath": both + 2.0 * differ,
+    }[name]
+    above = 2.0 * differ if name == "sokalsneath" else differ
+    # Two empty sets are equal: 0/0 counts as 0.
+    return above / np.where(below == 0, 1.0, below)
+
+
+def _set_kernel(left: Block, right: Block, metric: Metric) -> NDArray[np.float64]:
+    """Any of `SET_METRICS` on rows of numbers, of which every one that is not zero is in the set."""
+    first, second = left != 0, right != 0
+    both, one, other = (
+        np.count_nonzero(members, axis=1).astype(np.float64)
+        for members in (first & second, first, second)
+    )
+    return set_distance(metric.name, both, one, other, left.shape[1])
+
+
+SET_METRICS = ("dice", "jaccard", "rogerstanimoto", "russellrao", "sokalsneath", "yule")
+
+KERNELS: dict[str, Kernel] = {
+    "braycurtis": braycurtis,
+    "canberra": canberra,
+    "chebyshev": chebyshev,
+    "cityblock": cityblock,
+    "correlation": correlation,
+    "cosine": cosine,
+    "euclidean": euclidean,
+    "hamming": hamming,
+    "haversine": haversine,
+    "inner_product": inner_product,
+    "mahalanobis": mahalanobis,
+    "minkowski": minkowski,
+    "seuclidean": euclidean,
+    "sqeuclidean": sqeuclidean,
+    **dict.fromkeys(SET_METRICS, _set_kernel),
+}
