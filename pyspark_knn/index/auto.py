@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from pyspark_knn.index.distances import check_algorithm
 from pyspark_knn.index.pairwise import PairwiseSearch
+from pyspark_knn.index.sklearn_index import BallTreeSearch, KDTreeSearch
 
 if TYPE_CHECKING:
     import numpy as np
@@ -15,6 +16,12 @@ if TYPE_CHECKING:
     from pyspark_knn.index.base import IndexSpec, NeighborIndex
 
 _LOG = logging.getLogger(__name__)
+
+_CLASSES: dict[str, type[NeighborIndex]] = {
+    "brute": PairwiseSearch,
+    "kd_tree": KDTreeSearch,
+    "ball_tree": BallTreeSearch,
+}
 
 
 def build_index(matrix: NDArray[np.floating], spec: IndexSpec) -> tuple[NeighborIndex, str]:
@@ -34,7 +41,8 @@ def build_index(matrix: NDArray[np.floating], spec: IndexSpec) -> tuple[Neighbor
     """
     spec.metric.check_dimension(matrix.shape[1])
     check_algorithm(spec.algorithm, spec.metric)
-    index = PairwiseSearch.build(matrix, spec)
+    algorithm = "brute" if spec.algorithm == "auto" else spec.algorithm
+    index = _CLASSES[algorithm].build(matrix, spec)
     reason = f"{index.algorithm} was asked for"
     _LOG.info("indexed %d items of %d features: %s", *matrix.shape, reason)
     return index, reason

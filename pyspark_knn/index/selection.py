@@ -66,6 +66,16 @@ class NearestSoFar:
         self.distances[touched] = distances[best]
         self.positions[touched] = positions[best]
 
+    def forget(self, rows: NDArray[np.int64]) -> None:
+        """Let some queries begin anew, so that their items may be offered again."""
+        self.distances[rows] = np.inf
+        self.positions[rows] = _NOBODY
+
+    def replace(self, rows: NDArray[np.int64], found: Neighbors) -> None:
+        """Set the answers of some queries."""
+        self.distances[rows] = found.distances
+        self.positions[rows] = np.where(found.positions < 0, _NOBODY, found.positions)
+
     def neighbors(self) -> Neighbors:
         """Hand out the answer; the object is spent."""
         nobody = self.positions == _NOBODY
