@@ -1,0 +1,363 @@
+"""Between columns of a DataFrame and arrays: schema checks, ids and feature vectors on the wire."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from pyspark.ml.linalg import VectorUDT
+from pyspark.sql import Column, DataFrame
+from pyspark.sql import functions as F
+from pyspark.sql import types as T
+
+_ID_TYPES = (
+    T.NumericType,
+    T.StringType,
+    T.BinaryType,
+    T.BooleanType,
+    T.DateType,
+    T.TimestampType,
+    T.TimestampNTZType,
+)
+
+
+# --- names ------------------------------------------------------------------------------------
+
+
+def quoted(name: str) -> str:
+    """`name` as Spark takes it for one column, dots and all."""
+    return "`" + name.replace("`", "``") + "`"
+
+
+def column(name: str) -> Column:
+    """The column `name`."""
+    return F.col(quoted(name))
+
+
+def case_sensitive(dataset: DataFrame) -> bool:
+    """Whether this session tells `Id` from `id`."""
+    return dataset.sparkSession.conf.get("spark.sql.caseSensitive", "false") == "true"
+
+
+def field_of(dataset: DataFrame, param: str, name: str) -> T.StructField:
+    """The field of the column that a Param names.
+
+    Raises
+    ------
+    ValueError
+        If there is no such column, or more than one.
+    """
+    fold = (lambda s: s) if case_sensitive(dataset) else str.lower
+    found = [field for field in dataset.schema.fields if fold(field.name) == fold(name)]
+    if len(found) != 1:
+        problem = "does not exist" if not found else "stands for more than one column"
+        raise ValueError(f"{param} {name!r} {problem}; the columns are {dataset.columns}")
+    return found[0]
+
+
+def refuse_existing(dataset: DataFrame, outputs: dict[str, str]) -> None:
+    """Check the names of output columns against each other and against `dataset`.
+
+    Parameters
+    ----------
+    dataset : DataFrame
+        Where they will be added.
+    outputs : dict
+        Param name (or a word for it) -> column name.
+
+    Raises
+    ------
+    ValueError
+        If a name is taken.
+    """
+    fold = (lambda s: s) if case_sensitive(dataset) else str.lower
+    taken = {fold(name) for name in dataset.columns}
+    for param, name in outputs.items():
+        if fold(name) in taken:
+            raise ValueError(
+                f"{param} {name!r} already exists: nothing is overwritten; the columns are "
+                f"{dataset.columns}, the output columns {list(outputs.values())}"
+            )
+        taken.add(fold(name))
+
+
+# --- ids --------------------------------------------------------------------------------------
+
+
+def check_id_type(param: str, field: T.StructField) -> T.DataType:
+    """The type of an id column.
+
+    Raises
+    ------
+    TypeError
+        If it is not an atomic type.
+    """
+    if not isinstance(field.dataType, _ID_TYPES):
+        raise TypeError(
+            f"{param} {field.name!r} must be of an atomic type (a number, string, binary, boolean, "
+            f"date or timestamp) but was actually {field.dataType.simpleString()}"
+        )
+    return field.dataType
+
+
+def wire_type(id_type: T.DataType) -> T.DataType:
+    """The type that ids travel in between Spark and Python.
+
+    Dates and timestamps travel as integers: through pandas they would lose what lies beyond the
+    years 1677 to 2262, and the doubled hour at the end of daylight-saving time.
+    """
+    if isinstance(id_type, T.DateType):
+        return T.IntegerType()
+    if isinstance(id_type, (T.TimestampType, T.TimestampNTZType)):
+        return T.LongType()
+    return id_type
+
+
+def to_wire(ids: Column, id_type: T.DataType) -> Column:
+    """Ids as they travel to Python."""
+    if isinstance(id_type, T.DateType):
+        return F.unix_date(ids)
+    if isinstance(id_type, T.TimestampType):
+        return F.unix_micros(ids)
+    if isinstance(id_type, T.TimestampNTZType):
+        # A plain cast would go through the session's time zone, where some hours stand twice.
+        minutes = (F.unix_date(F.to_date(ids)).cast("long") * 24 + F.hour(ids)) * 60 + F.minute(ids)
+        seconds = F.date_part(F.lit("SECOND"), ids).cast("decimal(8,6)") * 1_000_000
+        return minutes * 60_000_000 + seconds.cast("long")
+    return ids
+
+
+def from_wire(ids: Column, id_type: T.DataType) -> Column:
+    """Ids as they were before `to_wire`."""
+    if isinstance(id_type, T.DateType):
+        return F.date_from_unix_date(ids)
+    if isinstance(id_type, T.TimestampType):
+        return F.timestamp_micros(ids)
+    if isinstance(id_type, T.TimestampNTZType):
+        seconds = ids.cast("decimal(20,0)") / F.lit(1_000_000).cast("decimal(7,0)")
+        zero = F.lit("1970-01-01").cast("timestamp_ntz")
+        return zero + F.make_dt_interval(secs=seconds.cast("decimal(18,6)"))
+    return ids
+
+
+def changes_on_wire(id_type: T.DataType) -> bool:
+    """Whether `to_wire` does anything to ids of this type."""
+    return wire_type(id_type) != id_type
+
+
+# --- feature vectors --------------------------------------------------------------------------
+
+
+class Features(NamedTuple):
+    """A features column as Spark hands it to Python.
+
+    Attributes
+    ----------
+    columns : list of Column
+        The values; for MLlib vectors also indices and size, so that sparse ones stay sparse.
+    types : list of DataType
+        Their types.
+    attributes : int or None
+        The dimension that the column's ML attributes tell.
+    names : list of str or None
+        The features' names that the column's ML attributes tell.
+    """
+
+    columns: list[Column]
+    types: list[T.DataType]
+    attributes: int | None
+    names: list[str] | None
+
+
+def features_of(dataset: DataFrame, param: str, name: str) -> Features:
+    """What to select of `dataset` to get at its feature vectors.
+
+    Parameters
+    ----------
+    dataset : DataFrame
+        Holds the column.
+    param, name : str
+        The Param that names the column, and the column's name.
+
+    Raises
+    ------
+    TypeError
+        If the column holds neither vectors nor arrays of numbers.
+    ValueError
+        If there is no such column.
+    """
+    field = field_of(dataset, param, name)
+    values = column(field.name)
+    if isinstance(field.dataType, VectorUDT):
+        plain = F.unwrap_udt(values)
+        parts = [plain.getField(part) for part in ("values", "indices", "size")]
+        attributes = (field.metadata or {}).get("ml_attr", {})
+        types = [T.ArrayType(T.DoubleType()), T.ArrayType(T.IntegerType()), T.IntegerType()]
+        return Features(parts, types, attributes.get("num_attrs"), _attribute_names(attributes))
+    if isinstance(field.dataType, T.ArrayType):
+        element = field.dataType.elementType
+        if isinstance(element, (T.FloatType, T.DoubleType)):
+            return Features([values], [field.dataType], None, None)
+        if isinstance(element, T.NumericType):
+            doubles = T.ArrayType(T.DoubleType())
+            return Features([values.cast(doubles)], [doubles], None, None)
+    raise TypeError(
+        f"{param} {name!r} must hold vectors (pyspark.ml.linalg) or arrays of numbers but was "
+        f"actually {field.dataType.simpleString()}; pyspark.ml.feature.VectorAssembler makes one "
+        "vector of several columns"
+    )
+
+
+def _attribute_names(attributes: dict[str, Any]) -> list[str] | None:
+    """The features' names in the order of the vector, where the ML attributes tell all of them."""
+    named = [entry for group in attributes.get("attrs", {}).values() for entry in group]
+    names = {entry["idx"]: entry["name"] for entry in named if "name" in entry}
+    if not names or sorted(names) != list(range(attributes.get("num_attrs", -1))):
+        return None
+    return [names[i] for i in range(len(names))]
+
+
+@dataclass(frozen=True)
+class VectorBatch:
+    """The feature vectors of one Arrow batch, dense and sparse ones mixed as they come.
+
+    Attributes
+    ----------
+    dims : ndarray of shape (n_rows,), dtype int64
+        The dimension of each vector; -1 for null.
+    sparse : ndarray of shape (n_rows,), dtype bool
+        Which rows hold indices.
+    starts, lengths : ndarray of shape (n_rows,), dtype int64
+        Where each row's stored values lie.
+    values : ndarray, dtype float32 or float64
+        All stored values, a null among them as NaN.
+    indices : ndarray, dtype int32, or None
+        The place of each stored value in its vector, as far as rows are sparse.
+    index_starts : ndarray of shape (n_rows,), dtype int64
+        Where each row's indices lie.
+    """
+
+    dims: NDArray[np.int64]
+    sparse: NDArray[np.bool_]
+    starts: NDArray[np.int64]
+    lengths: NDArray[np.int64]
+    values: NDArray[np.floating]
+    indices: NDArray[np.int32] | None
+    index_starts: NDArray[np.int64]
+
+    @classmethod
+    def from_arrow(cls, arrays: tuple[pa.Array, ...]) -> VectorBatch:
+        """Read the columns that `features_of` selects."""
+        values, starts, lengths = _list_parts(arrays[0])
+        null = _null_mask(arrays[0])
+        dims = np.where(null, -1, lengths)
+        if len(arrays) == 1 or arrays[1].null_count == len(arrays[1]):
+            sparse = np.zeros(len(dims), dtype=bool)
+            return cls(dims, sparse, starts, lengths, values, None, starts)
+        sparse = ~_null_mask(arrays[1])
+        indices, index_starts, _ = _list_parts(arrays[1])
+        sizes = arrays[2].fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
+        dims = np.where(sparse, sizes, dims)
+        return cls(dims, sparse, starts, lengths, values, indices, index_starts)
+
+    def __len__(self) -> int:
+        return len(self.dims)
+
+    def dense(self, rows: NDArray[np.int64], dim: int) -> NDArray[np.floating]:
+        """The vectors of `rows`, all of dimension `dim`, as a matrix; a view where that can be.
+
+        Parameters
+        ----------
+        rows : ndarray of shape (n,), dtype int64
+            Ascending row numbers.
+        dim : int
+            Their dimension.
+
+        Returns
+        -------
+        ndarray of shape (n, dim), dtype float32 or float64
+            C-contiguous; read-only where it is a view.
+        """
+        count = len(rows)
+        if count == 0:
+            return np.empty((0, dim), dtype=self.values.dtype)
+        first = self.starts[rows[0]]
+        end = first + count * dim
+        whole = rows[-1] - rows[0] == count - 1 and not self.sparse[rows].any()
+        if whole and self.starts[rows[-1]] + dim == end:
+            return self.values[first:end].reshape(count, dim)
+        matrix = np.zeros((count, dim), dtype=self.values.dtype)
+        row, place, value = self.entries(rows)
+        matrix[row, place] = value
+        return matrix
+
+    def entries(
+        self, rows: NDArray[np.int64]
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.floating]]:
+        """The stored values of `rows` as (row in `rows`, place in the vector, value), in order."""
+        lengths = self.lengths[rows]
+        row = np.repeat(np.arange(len(rows)), lengths)
+        within = np.arange(len(row)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+        value = self.values[self.starts[rows][row] + within]
+        place = within
+        if self.indices is not None and len(self.indices):
+            known = self.sparse[rows][row]
+            at = np.where(known, self.index_starts[rows][row] + within, 0)
+            place = np.where(known, self.indices[at], within)
+        return row, place, value
+
+
+def _null_mask(array: pa.Array) -> NDArray[np.bool_]:
+    mask: NDArray[np.bool_] = array.is_null().to_numpy(zero_copy_only=False)
+    return mask
+
+
+def _list_parts(
+    array: pa.Array,
+) -> tuple[NDArray[Any], NDArray[np.int64], NDArray[np.int64]]:
+    """The flat values of a list array, and each row's start and length in them."""
+    offsets = array.offsets.to_numpy().astype(np.int64)
+    flat = array.values  # of the whole buffer: the offsets of a slice point into it
+    if flat.null_count:
+        flat = flat.cast(pa.float64()).fill_null(np.nan)
+    starts = offsets[:-1]
+    lengths = np.where(_null_mask(array), 0, offsets[1:] - starts)
+    return flat.to_numpy(zero_copy_only=False), starts, lengths
+
+
+def invalid_rows(matrix: NDArray[np.floating]) -> NDArray[np.bool_]:
+    """Which rows hold a NaN or an infinity."""
+    return ~np.isfinite(matrix).all(axis=1)
+
+
+def describe_invalid(param: str, name: str, batch: VectorBatch, row: int, dim: int | None) -> str:
+    """Say what is wrong with one vector, for an error message.
+
+    Parameters
+    ----------
+    param, name : str
+        The Param that names the column, and the column's name.
+    batch : VectorBatch
+        Holds the vector.
+    row : int
+        Which one it is.
+    dim : int or None
+        The dimension that it should have, where that is known.
+    """
+    found = int(batch.dims[row])
+    if found < 0:
+        what = "a null"
+    elif dim is not None and found != dim:
+        what = f"a vector of dimension {found} where {dim} is needed"
+    elif found == 0:
+        what = "a vector of dimension 0"
+    else:
+        *_, values = batch.entries(np.array([row]))
+        what = "a NaN (or a null element)" if np.isnan(values).any() else "an infinity"
+    return (
+        f"{param} {name!r} holds {what}; set handleInvalid to 'skip' to leave such rows out, or to "
+        "'keep' to keep such queries with nulls"
+    )

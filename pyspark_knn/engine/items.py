@@ -1,0 +1,320 @@
+"""The reference DataFrame, read once: rows -> packed chunks -> the items in one table."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from types import TracebackType
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+from pyspark.sql import Column, DataFrame, Row
+from pyspark.sql import functions as F
+
+from pyspark_knn.engine import columns, packing
+
+logger = logging.getLogger(__name__)
+
+_CHUNK_BYTES = 8 << 20
+_SLICE_BYTES = 64 << 20
+"""What one fetch brings to the driver, whose JVM holds a few copies of it for a moment."""
+
+_SUMMARY = ("partition", "chunk", "rows", "dim", "skipped", "problem", "narrow", "size")
+
+
+# --- what leaves this room ----------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Items:
+    """All about the items except their vectors, in the order of the index's matrix.
+
+    Attributes
+    ----------
+    count : int
+        How many there are.
+    ids : pyarrow.Array or None
+        Ascending, as they travel (see `columns.to_wire`); None where positions stand for ids.
+    labels, weights : ndarray of shape (count,), dtype float64, or None
+        What classification and regression need.
+    """
+
+    count: int
+    ids: pa.Array | None
+    labels: NDArray[np.float64] | None = None
+    weights: NDArray[np.float64] | None = None
+
+    def take_ids(self, positions: NDArray[np.int64]) -> pa.Array:
+        """The ids at `positions`."""
+        wanted = pa.array(positions)
+        return wanted if self.ids is None else self.ids.take(wanted)
+
+    def positions_of(self, wanted: pa.Array) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Where `wanted` ids stand.
+
+        Parameters
+        ----------
+        wanted : pyarrow.Array
+            Ids, of the type of `ids`, no nulls.
+
+        Returns
+        -------
+        which, positions : ndarray of shape (n_found,), dtype int64
+            ``wanted[which[i]]`` is the id of the item at ``positions[i]``. Duplicate ids are all
+            found, unknown ones are left out.
+        """
+        if self.ids is None:
+            positions = wanted.to_numpy()
+            which = np.flatnonzero((positions >= 0) & (positions < self.count))
+            return which, positions[which]
+        if pa.types.is_integer(self.ids.type):
+            known = self.ids.to_numpy()
+            value = wanted.to_numpy()
+            first = np.searchsorted(known, value, side="left")
+            behind = np.searchsorted(known, value, side="right")
+        else:
+            found = pc.index_in(wanted, value_set=self.ids).fill_null(-1).to_numpy()
+            first = found.astype(np.int64)
+            behind = np.where(first >= 0, self._run_ends[first], first)
+        copies = behind - first
+        which = np.repeat(np.arange(len(wanted)), copies)
+        within = np.arange(len(which)) - np.repeat(np.cumsum(copies) - copies, copies)
+        return which, first[which] + within
+
+    @functools.cached_property
+    def _run_ends(self) -> NDArray[np.int64]:
+        """For each position, the position behind the last item of the same id."""
+        ends = np.append(np.flatnonzero(~_repeats(self.ids)) + 1, self.count)
+        starts = np.append(0, ends[:-1])
+        return np.repeat(ends, ends - starts)
+
+    def duplicates(self) -> int:
+        """How many items have the id of an item before them."""
+        return 0 if self.ids is None else int(_repeats(self.ids).sum())
+
+
+def _repeats(ids: pa.Array) -> NDArray[np.bool_]:
+    """Whether each id but the first equals the one before it."""
+    same: NDArray[np.bool_] = pc.equal(ids[1:], ids[:-1]).to_numpy(zero_copy_only=False)
+    return same.astype(bool)
+
+
+@dataclass(frozen=True)
+class ItemSource:
+    """What to read of a reference DataFrame, and how.
+
+    Attributes
+    ----------
+    features : columns.Features
+        The vectors.
+    features_col : str
+        Name of their column, for messages.
+    keys : dict of str to Column
+        What else belongs to an item: "id", "label", "weight", "position".
+    sort_by : tuple of str
+        The keys that give the order of the items; empty keeps the order of the DataFrame.
+    id_col : str or None
+        Name of the id column, for messages.
+    handle_invalid : {"error", "skip", "keep"}
+        What to do with an invalid vector; "keep" leaves it out as "skip" does.
+    dtype : {"auto", "float32"}
+        How vectors are stored.
+    """
+
+    features: columns.Features
+    features_col: str
+    keys: dict[str, Column]
+    sort_by: tuple[str, ...]
+    id_col: str | None = None
+    handle_invalid: str = "error"
+    dtype: str = "auto"
+
+
+class _Chunk(NamedTuple):
+    """Where a chunk is, and how large."""
+
+    partition: int
+    chunk: int
+    rows: int
+    size: int
+
+
+class PackedItems:
+    """Items packed into chunks on the executors, persisted there, and what is known of them.
+
+    A context manager: leaving it frees what was persisted.
+
+    Attributes
+    ----------
+    num_items, num_features, num_skipped : int
+        Items, the dimension of their vectors, and rows left out as invalid.
+    dtype : numpy dtype
+        float32 where that holds every value exactly (or was asked for), else float64.
+    """
+
+    def __init__(self, dataset: DataFrame, source: ItemSource) -> None:
+        conf = dataset.sparkSession.conf
+        limit = _bytes_of(conf.get("spark.driver.maxResultSize", "1g") or "1g")
+        # Half the limit: what is sent is compressed, but may grow a little by that.
+        self._slice_bytes = min(_SLICE_BYTES, limit // 2) if limit else _SLICE_BYTES
+        request = packing.PackRequest(
+            feature_columns=len(source.features.columns),
+            features=source.features_col,
+            id_column=source.id_col,
+            dim=source.features.attributes,
+            fail=source.handle_invalid == "error",
+            round32=source.dtype == "float32",
+            chunk_bytes=max(1, min(_CHUNK_BYTES, self._slice_bytes // 4)),
+        )
+        self._source = source
+        self._frame = _pack(dataset, source, request).persist()
+        try:
+            self._summarize(self._frame.select(*_SUMMARY).collect())
+        except BaseException:
+            self._frame.unpersist()
+            raise
+
+    def __enter__(self) -> PackedItems:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._frame.unpersist()
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the item matrix."""
+        return self.num_items * self.num_features * self.dtype.itemsize
+
+    def _summarize(self, rows: list[Row]) -> None:
+        rows = sorted(rows, key=lambda row: (row.partition, row.chunk))
+        problems = [row.problem for row in rows if row.problem is not None]
+        if problems:
+            raise ValueError(problems[0])
+        chunks = [row for row in rows if row.chunk >= 0]
+        dims: Counter[int] = Counter()
+        for row in chunks:
+            dims[row.dim] += row.rows
+        name = self._source.features_col
+        self.num_skipped = sum(row.skipped for row in rows if row.chunk < 0)
+        if not dims:
+            skipped = f" ({self.num_skipped} invalid rows were left out)" * bool(self.num_skipped)
+            raise ValueError(f"there are no items to fit: featuresCol {name!r} is empty{skipped}")
+        if len(dims) > 1 and self._source.handle_invalid == "error":
+            found = ", ".join(f"{dim} ({dims[dim]} rows)" for dim in sorted(dims))
+            raise ValueError(f"featuresCol {name!r} holds vectors of several dimensions: {found}")
+        # Among several dimensions the most frequent one stays, whatever the partitioning.
+        self.num_features = min(dims, key=lambda dim: (-dims[dim], dim))
+        self.num_items = dims.pop(self.num_features)
+        self.num_skipped += dims.total()
+        kept = [row for row in chunks if row.dim == self.num_features]
+        self.dtype = np.dtype(np.float32 if all(row.narrow for row in kept) else np.float64)
+        self._chunks = [_Chunk(row.partition, row.chunk, row.rows, row.size) for row in kept]
+
+    def gather(self) -> tuple[Items, NDArray[np.floating]]:
+        """Fetch the items to the driver, in slices, each vector straight to its final place.
+
+        Returns
+        -------
+        items : Items
+            Sorted by the keys of the source.
+        matrix : ndarray of shape (num_items, num_features), dtype `dtype`
+            Their vectors, in the same order.
+        """
+        keys = self._gather_keys()
+        place = np.arange(self.num_items)
+        if keys is not None and self._source.sort_by:
+            order = pc.sort_indices(keys, [(name, "ascending") for name in self._source.sort_by])
+            keys = keys.take(order)
+            place[order.to_numpy()] = np.arange(self.num_items)
+        matrix = np.empty((self.num_items, self.num_features), dtype=self.dtype)
+        start = 0
+        for row in self._fetch("rows", "narrow", "lengths", "places", "values"):
+            matrix[place[start : start + row.rows]] = _unpack(row, self.num_features)
+            start += row.rows
+        return self._items(keys), matrix
+
+    def _gather_keys(self) -> pa.Table | None:
+        if not self._source.keys:
+            return None
+        tables = [pa.ipc.open_stream(row["keys"]).read_all() for row in self._fetch("keys")]
+        return pa.concat_tables(tables).rename_columns(list(self._source.keys))
+
+    def _items(self, keys: pa.Table | None) -> Items:
+        parts = {} if keys is None else {name: keys[name] for name in keys.column_names}
+        ids = parts["id"].combine_chunks() if "id" in parts else None
+        labels = parts["label"].to_numpy() if "label" in parts else None
+        weights = parts["weight"].to_numpy() if "weight" in parts else None
+        return Items(self.num_items, ids, labels, weights)
+
+    def _fetch(self, *names: str) -> Iterator[Row]:
+        """The chunks in order, a bounded slice of them at a time."""
+        for part in self._slices():
+            first, last = part[0], part[-1]
+            at = F.struct("partition", "chunk")
+            wanted = self._frame.where(
+                # The plain comparison of partitions lets Spark pass over cached blocks.
+                F.col("partition").between(first.partition, last.partition)
+                & (at >= _key(first))
+                & (at <= _key(last))
+                & (F.col("dim") == self.num_features)
+            )
+            rows = wanted.select("partition", "chunk", *names).collect()
+            if len(rows) != len(part):
+                raise RuntimeError(
+                    f"{len(part)} packed chunks were expected, {len(rows)} came: the reference "
+                    "DataFrame gives other rows each time that it is computed; persist it"
+                )
+            yield from sorted(rows, key=lambda row: (row.partition, row.chunk))
+
+    def _slices(self) -> Iterator[list[_Chunk]]:
+        part: list[_Chunk] = []
+        size = 0
+        for chunk in self._chunks:
+            if part and size + chunk.size > self._slice_bytes:
+                yield part
+                part, size = [], 0
+            part.append(chunk)
+            size += chunk.size
+        yield part
+
+
+def _pack(dataset: DataFrame, source: ItemSource, request: packing.PackRequest) -> DataFrame:
+    inputs = [
+        *(part.alias(f"_{i}") for i, part in enumerate(source.features.columns)),
+        *(key.alias(name) for name, key in source.keys.items()),
+    ]
+    run = functools.partial(packing.pack, request)
+    return dataset.select(*inputs).mapInArrow(run, packing.CHUNK_SCHEMA)
+
+
+def _unpack(row: Row, dim: int) -> NDArray[np.floating]:
+    values = np.frombuffer(row["values"], dtype=np.float32 if row["narrow"] else np.float64)
+    if row["lengths"] is None:
+        return values.reshape(-1, dim)
+    lengths = np.frombuffer(row["lengths"], dtype=np.int64)
+    places = np.frombuffer(row["places"], dtype=np.int32)
+    matrix = np.zeros((len(lengths), dim), dtype=values.dtype)
+    matrix[np.repeat(np.arange(len(lengths)), lengths), places] = values
+    return matrix
+
+
+def _key(chunk: _Chunk) -> Column:
+    return F.struct(F.lit(chunk.partition).alias("partition"), F.lit(chunk.chunk).alias("chunk"))
+
+
+def _bytes_of(size: str) -> int:
+    """The bytes that a Spark size setting ("64m", "1g", "1048576") means."""
+    text = size.strip().lower().rstrip("b")
+    unit = "kmgtp".find(text[-1:]) + 1 if text[-1:].isalpha() else 0
+    return int(float(text[:-1] if unit else text) * 1024**unit)

@@ -1,0 +1,227 @@
+"""What packs items on the executors: batches of rows in, few rows of large binary chunks out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from pyspark_knn.engine.columns import VectorBatch, describe_invalid, invalid_rows
+
+CHUNK_SCHEMA = (
+    "partition int, chunk int, rows long, dim int, skipped long, problem string, narrow boolean, "
+    "size long, keys binary, lengths binary, places binary, values binary"
+)
+"""A row for each chunk, and one more (chunk -1, no rows) that closes each partition and tells what
+was wrong in it. `narrow`: the values are float32. `size`: bytes of the four binary columns together.
+`keys`: an Arrow stream. `lengths` and `places`: of sparse vectors only."""
+
+_CHUNK_TYPES = pa.schema(
+    [
+        ("partition", pa.int32()),
+        ("chunk", pa.int32()),
+        ("rows", pa.int64()),
+        ("dim", pa.int32()),
+        ("skipped", pa.int64()),
+        ("problem", pa.string()),
+        ("narrow", pa.bool_()),
+        ("size", pa.int64()),
+        ("keys", pa.binary()),
+        ("lengths", pa.binary()),
+        ("places", pa.binary()),
+        ("values", pa.binary()),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class PackRequest:
+    """What a packing task must know.
+
+    Attributes
+    ----------
+    feature_columns : int
+        How many of the first columns make up the feature vector.
+    features : str
+        Name of the features column, for messages.
+    id_column : str or None
+        Name of the id column, for messages; None where there is none.
+    dim : int or None
+        The dimension that the vectors must have, where it is known beforehand.
+    fail : bool
+        Whether an invalid vector is a problem (handleInvalid is "error"), or left out.
+    round32 : bool
+        Round to float32 even where that loses digits.
+    chunk_bytes : int
+        About how much goes into one chunk.
+    """
+
+    feature_columns: int
+    features: str
+    id_column: str | None
+    dim: int | None
+    fail: bool
+    round32: bool
+    chunk_bytes: int
+
+
+@dataclass
+class _Pile:
+    """Rows of one dimension and layout that wait to fill a chunk."""
+
+    dim: int
+    sparse: bool
+    rows: int = 0
+    size: int = 0
+    lengths: list[NDArray[np.int64]] = field(default_factory=list)
+    places: list[NDArray[np.int32]] = field(default_factory=list)
+    values: list[NDArray[np.floating]] = field(default_factory=list)
+    keys: list[pa.RecordBatch] = field(default_factory=list)
+
+
+def pack(request: PackRequest, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """Pack the rows of one partition into chunks of `CHUNK_SCHEMA`.
+
+    A problem does not raise here: it goes to the driver in the last row, which can then say it in
+    one line instead of a stack of Python and Java traces.
+    """
+    from pyspark import TaskContext
+
+    context = TaskContext.get()
+    packer = _Packer(request, context.partitionId() if context is not None else 0)
+    for batch in batches:
+        yield from packer.add(batch)
+    yield from packer.close()
+
+
+class _Packer:
+    """Sorts the rows of a partition into piles and turns full piles into chunks."""
+
+    def __init__(self, request: PackRequest, partition: int) -> None:
+        self._request = request
+        self._partition = partition
+        self._chunks = 0
+        self._skipped = 0
+        self._problem: str | None = None
+        self._piles: dict[tuple[int, bool], _Pile] = {}
+
+    def add(self, batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
+        """Take the rows of a batch in; yields the chunks that got full."""
+        if self._problem is not None:
+            return  # Spark wants its input read to the end, but nothing of it counts any more
+        request = self._request
+        vectors = VectorBatch.from_arrow(tuple(batch.columns[: request.feature_columns]))
+        keys = batch.select(batch.schema.names[request.feature_columns :])
+        if request.id_column is not None and keys.column(0).null_count:
+            self._problem = f"idCol {request.id_column!r} holds a null: every item needs an id"
+            return
+        wanted = vectors.dims > 0 if request.dim is None else vectors.dims == request.dim
+        self._reject(vectors, np.flatnonzero(~wanted))
+        for dim in np.unique(vectors.dims[wanted]).tolist():
+            rows = np.flatnonzero(vectors.dims == dim)
+            stored = int(vectors.lengths[rows].sum())
+            # A stored value of a sparse vector takes 12 bytes, against 8 for every value of a
+            # dense one.
+            sparse = stored * 12 < len(rows) * dim * 8
+            step = max(1, request.chunk_bytes // max(1, 8 * stored // len(rows)))
+            for start in range(0, len(rows), step):
+                part = rows[start : start + step]
+                yield from self._pile(vectors, keys, part, dim, sparse=sparse)
+
+    def close(self) -> Iterator[pa.RecordBatch]:
+        """Yield what is left, and the row that closes the partition."""
+        for pile in self._piles.values():
+            yield self._chunk(pile)
+        yield self._row(
+            chunk=-1, rows=0, dim=0, narrow=True, skipped=self._skipped, problem=self._problem
+        )
+
+    def _reject(self, vectors: VectorBatch, rows: NDArray[np.int64]) -> None:
+        if len(rows) and self._request.fail and self._problem is None:
+            request = self._request
+            self._problem = describe_invalid(
+                "featuresCol", request.features, vectors, int(rows[0]), request.dim
+            )
+        self._skipped += len(rows)
+
+    def _pile(
+        self,
+        vectors: VectorBatch,
+        keys: pa.RecordBatch,
+        rows: NDArray[np.int64],
+        dim: int,
+        *,
+        sparse: bool,
+    ) -> Iterator[pa.RecordBatch]:
+        """Put `rows` on their pile; yields a chunk when that makes it full."""
+        if sparse:
+            row, place, value = vectors.entries(rows)
+            bad = np.zeros(len(rows), dtype=bool)
+            bad[row[~np.isfinite(value)]] = True
+        else:
+            value = vectors.dense(rows, dim)
+            bad = invalid_rows(value)
+        if bad.any():
+            self._reject(vectors, rows[bad])
+            rows = rows[~bad]
+            if len(rows):
+                yield from self._pile(vectors, keys, rows, dim, sparse=sparse)
+            return
+        pile = self._piles.setdefault((dim, sparse), _Pile(dim, sparse))
+        pile.rows += len(rows)
+        pile.size += value.nbytes
+        # Copies: a view would keep the whole Arrow batch alive.
+        pile.values.append(value.ravel().copy())
+        pile.keys.append(keys.take(pa.array(rows)))
+        if sparse:
+            pile.lengths.append(np.bincount(row, minlength=len(rows)).astype(np.int64))
+            pile.places.append(place.astype(np.int32))
+        if pile.size >= self._request.chunk_bytes:
+            del self._piles[dim, sparse]
+            yield self._chunk(pile)
+
+    def _chunk(self, pile: _Pile) -> pa.RecordBatch:
+        values = np.concatenate(pile.values)
+        with np.errstate(over="ignore", under="ignore"):
+            narrow = values.astype(np.float32, copy=False)
+        if self._request.round32:
+            if not np.isfinite(narrow).all() and self._problem is None:
+                self._problem = (
+                    f"featuresCol {self._request.features!r} holds values beyond the range of "
+                    "float32: leave dtype at 'auto'"
+                )
+            fits = True
+        else:
+            fits = bool((narrow == values).all())
+        self._chunks += 1
+        return self._row(
+            chunk=self._chunks - 1,
+            rows=pile.rows,
+            dim=pile.dim,
+            narrow=fits,
+            keys=_stream(pile.keys),
+            lengths=np.concatenate(pile.lengths).tobytes() if pile.sparse else None,
+            places=np.concatenate(pile.places).tobytes() if pile.sparse else None,
+            values=(narrow if fits else values).tobytes(),
+        )
+
+    def _row(self, **cells: object) -> pa.RecordBatch:
+        cells["partition"] = self._partition
+        cells["size"] = sum(len(cell) for cell in cells.values() if isinstance(cell, bytes))
+        arrays = [pa.array([cells.get(each.name)], each.type) for each in _CHUNK_TYPES]
+        return pa.RecordBatch.from_arrays(arrays, schema=_CHUNK_TYPES)
+
+
+def _stream(batches: list[pa.RecordBatch]) -> bytes | None:
+    """Record batches as bytes of an Arrow stream; None where they have no columns."""
+    if not batches[0].num_columns:
+        return None
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, batches[0].schema) as writer:
+        for batch in batches:
+            writer.write_batch(batch)
+    stream: bytes = sink.getvalue().to_pybytes()
+    return stream

@@ -1,0 +1,327 @@
+"""Nearest-neighbour search: the estimator and its model."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from pyspark import keyword_only
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+from pyspark.sql import types as T
+
+from pyspark_knn import interop
+from pyspark_knn.engine import columns
+from pyspark_knn.engine.worker import NeighborLists
+from pyspark_knn.params import HasNeighborColumns
+from pyspark_knn.stage import FitFacts, NeighborEstimator, NeighborModel
+
+if TYPE_CHECKING:
+    from sklearn.neighbors import NearestNeighbors
+
+
+class _SearchParams(HasNeighborColumns):
+    """The output columns with the names that they have unless told otherwise."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self._setDefault(neighborsCol="neighbors", distancesCol="distances")
+
+
+class KNNModel(NeighborModel, _SearchParams):
+    """A fitted nearest-neighbour index that adds the neighbours of each query to its row.
+
+    It comes from `KNNEstimator.fit`, `KNNModel.load` or `KNNModel.fromSklearn`. ``k``,
+    ``maxDistance``, ``excludeIdCol``, ``handleInvalid`` and the column names can be set on it
+    without a refit.
+
+    Attributes
+    ----------
+    numItems, numFeatures, numSkipped : int
+        Items, the dimension of their vectors, and items left out as invalid at fit.
+    ids : ndarray of shape (numItems,)
+        The items' ids in the order of their positions.
+    items : DataFrame
+        position, id, features: the items as they are searched.
+    algorithmReason, placementReason : str
+        Why ``getAlgorithm()`` and ``getPlacement()`` are what they are.
+
+    Examples
+    --------
+    >>> from pyspark_knn import KNNEstimator
+    >>> items = spark.createDataFrame(
+    ...     [("plum", [1.0, 1.0]), ("pear", [2.0, 1.0]), ("leek", [9.0, 7.0])], ["name", "features"])
+    >>> model = KNNEstimator(k=2, idCol="name").fit(items)
+    >>> model.numItems, model.numFeatures, model.getAlgorithm()
+    (3, 2, 'brute')
+    >>> query = spark.createDataFrame([([1.0, 1.0],)], ["features"])
+    >>> model.transform(query).select("neighbors", "distances").first()
+    Row(neighbors=['plum', 'pear'], distances=[0.0, 1.0])
+    >>> model.setK(1).transform(query).first()["neighbors"]
+    ['plum']
+    """
+
+    def _transform(self, dataset: DataFrame) -> DataFrame:
+        outputs = {
+            "neighborsCol": self.getNeighborsCol(),
+            "distancesCol": self.getDistancesCol(),
+        }
+        outputs = {param: name for param, name in outputs.items() if name}
+        if not outputs:
+            raise ValueError("neighborsCol and distancesCol are both empty: nothing would be added")
+        columns.refuse_existing(dataset, outputs)
+        id_type = self._fitted.id_type or T.LongType()
+        wire = columns.wire_type(id_type)
+        fields = {
+            "neighborsCol": T.ArrayType(wire),
+            "distancesCol": T.ArrayType(T.DoubleType()),
+        }
+        answer = NeighborLists(
+            T.StructType([T.StructField(name, fields[param]) for param, name in outputs.items()]),
+            neighbors="neighborsCol" in outputs,
+            distances="distancesCol" in outputs,
+        )
+
+        def finish(frame: DataFrame) -> DataFrame:
+            if wire == id_type or not answer.neighbors:
+                return frame
+            name = self.getNeighborsCol()
+            ids = F.transform(columns.column(name), lambda each: columns.from_wire(each, id_type))
+            return frame.withColumn(name, ids)
+
+        return self._search(dataset, answer, finish)
+
+    def kneighborsJoin(self, queries: DataFrame, items: DataFrame | None = None) -> DataFrame:
+        """One row for each pair of a query and one of its neighbours, lazily.
+
+        Parameters
+        ----------
+        queries : DataFrame
+            Has the features column; all its columns stay. A query without neighbours has no row.
+        items : DataFrame, optional
+            Has the id column (the estimator's ``idCol``); its rows join by a plain equi-join as a
+            struct. An id that it lacks gets a null, one that it has twice gets two rows.
+
+        Returns
+        -------
+        DataFrame
+            The columns of `queries`, then ``neighbor`` (of the type of idCol), ``rank`` (int, from
+            1, nearest first), ``distance`` (double) and, with `items`, ``item`` (struct).
+
+        Raises
+        ------
+        ValueError
+            If an output column exists already, if `items` is given but ``idCol`` is unset, or if
+            `items` lacks the id column.
+        """
+        added = ["neighbor", "rank", "distance"] + ["item"] * (items is not None)
+        columns.refuse_existing(queries, {f"the output column {name}": name for name in added})
+        kept = [columns.column(name) for name in queries.columns]
+        # Names that no user has, so that they cannot collide.
+        unique = uuid.uuid4().hex
+        plain = self.copy()._set(neighborsCol=f"n_{unique}", distancesCol=f"d_{unique}")
+        found = plain.transform(queries)
+        pairs = F.posexplode(F.arrays_zip(f"n_{unique}", f"d_{unique}"))
+        rows = found.select(*kept, pairs.alias("rank", f"pair_{unique}")).select(
+            *kept,
+            F.col(f"pair_{unique}")[f"n_{unique}"].alias("neighbor"),
+            (F.col("rank") + 1).alias("rank"),
+            F.col(f"pair_{unique}")[f"d_{unique}"].alias("distance"),
+        )
+        if items is None:
+            return rows
+        name = self.getIdCol()
+        if name is None:
+            raise ValueError("items can be joined by id only, and idCol is unset: fit with an idCol")
+        field = columns.field_of(items, "idCol", name)
+        lookup = items.select(
+            columns.column(field.name).alias(f"id_{unique}"), F.struct("*").alias("item")
+        )
+        joined = rows.join(lookup, F.col("neighbor") == F.col(f"id_{unique}"), "left")
+        return joined.drop(f"id_{unique}")
+
+    def toSklearn(self) -> NearestNeighbors:
+        """The same items as a fitted scikit-learn index; its positions are those of `ids`.
+
+        Returns
+        -------
+        sklearn.neighbors.NearestNeighbors
+            Fitted on the driver, with this model's k, metric, algorithm and leaf size.
+
+        Raises
+        ------
+        ValueError
+            For metric "inner_product", which scikit-learn has not.
+        """
+        return interop.to_sklearn(self, self._fitted.matrix)
+
+    @classmethod
+    def fromSklearn(cls, fitted: NearestNeighbors, ids: Sequence[Any] | None = None) -> KNNModel:
+        """A model out of a fitted scikit-learn index.
+
+        Parameters
+        ----------
+        fitted : sklearn.neighbors.NearestNeighbors
+            Fitted on a dense or sparse matrix; its metric, its n_neighbors and its algorithm are
+            taken over. Where it was fitted with feature names, queries whose ML attributes tell
+            other names are refused.
+        ids : sequence, optional
+            An id for each fitted row, all of one type. Unset: the rows' positions.
+
+        Returns
+        -------
+        KNNModel
+            With ``idCol`` "id" where `ids` are given.
+
+        Raises
+        ------
+        TypeError
+            If `fitted` is a Pipeline or something else.
+        ValueError
+            If it is not fitted, if the number of `ids` is wrong, or if the metric is not supported.
+        """
+        settings, items, matrix, id_type, names = interop.from_sklearn(fitted, ids)
+        model = cls()
+        model._set(**settings)
+        facts = FitFacts(
+            numDuplicates=items.duplicates(),
+            placementReason="it came from scikit-learn on the driver",
+            featureNames=names,
+        )
+        model.install(items, matrix, id_type, facts)
+        return model
+
+
+class KNNEstimator(NeighborEstimator[KNNModel], _SearchParams):
+    """Exact k-nearest-neighbour search over the vectors of a DataFrame.
+
+    `fit` reads the items once, indexes them, and gives a `KNNModel`, whose `transform` adds the
+    neighbours of each query.
+
+    Parameters
+    ----------
+    featuresCol : str, default="features"
+        Column of vectors (dense or sparse), or of arrays of numbers.
+    k : int, default=5
+        Neighbours per query, >= 1; counts items.
+    idCol : str, optional
+        Column that names a neighbour, of any atomic type. Unset: the item's position, a long.
+    neighborsCol : str, default="neighbors"
+        Output, an array of ids, nearest first. An empty name leaves the column out.
+    distancesCol : str, default="distances"
+        Output, an array of double in the unit of the metric, in the same order, never descending.
+        An empty name leaves the column out.
+    metric : str, default="euclidean"
+        Any name that scikit-learn's NearestNeighbors takes (not "precomputed" or
+        "nan_euclidean"), or "inner_product", whose distance is the negated inner product.
+    p : float, default=2.0
+        Power of the minkowski metric, > 0.
+    metricParams : dict, optional
+        ``V`` of seuclidean, ``VI`` of mahalanobis, ``w`` of minkowski; lists or arrays.
+    algorithm : {"auto", "brute", "kd_tree", "ball_tree"}, default="auto"
+        How to search. All give the same answer.
+    leafSize : int, default=30
+        Items in a leaf of a tree, >= 1.
+    dtype : {"auto", "float32"}, default="auto"
+        "auto" keeps the values exactly; "float32" rounds the items once, at fit.
+    placement : {"auto", "replicated"}, default="auto"
+        Where the index is. Replicated: one copy on every executor.
+    excludeIdCol : str, optional
+        Column of the queries with an item id, or an array of item ids, never returned to that
+        query.
+    maxDistance : float, optional
+        Neighbours farther than this, in the unit of the metric, are left out; inclusive.
+    handleInvalid : {"error", "skip", "keep"}, default="error"
+        What to do with nulls, wrong dimensions, NaN and infinity: fail, drop the row, or keep a
+        query with null outputs (an invalid item is dropped).
+
+    Raises
+    ------
+    TypeError, ValueError
+        From the constructor and the setters for a value out of range; from `fit` for a missing
+        column, one of a wrong type, Params that do not go together, invalid items, no items, or
+        more items than memory holds. The Param is named.
+
+    Examples
+    --------
+    >>> from pyspark.ml.linalg import Vectors
+    >>> items = spark.createDataFrame(
+    ...     [(1, Vectors.dense(0.0, 0.0)), (2, Vectors.dense(3.0, 4.0)),
+    ...      (3, Vectors.sparse(2, {}))], ["id", "features"])
+    >>> knn = KNNEstimator(k=2, idCol="id")
+    >>> model = knn.fit(items)
+    >>> model.transform(items).orderBy("id").select("id", "neighbors", "distances").show()
+    +---+---------+----------+
+    | id|neighbors| distances|
+    +---+---------+----------+
+    |  1|   [1, 3]|[0.0, 1.0]|
+    |  2|   [2, 3]|[0.0, 5.0]|
+    |  3|   [3, 1]|[0.0, 1.0]|
+    +---+---------+----------+
+    <BLANKLINE>
+
+    A self-join, each item without itself:
+
+    >>> near = model.setK(1).setExcludeIdCol("id").kneighborsJoin(items.select("id", "features"))
+    >>> near.select("id", "neighbor", "rank", "distance").orderBy("id").show()
+    +---+--------+----+--------+
+    | id|neighbor|rank|distance|
+    +---+--------+----+--------+
+    |  1|       3|   1|     1.0|
+    |  2|       3|   1|     5.0|
+    |  3|       1|   1|     1.0|
+    +---+--------+----+--------+
+    <BLANKLINE>
+    """
+
+    _input_kwargs: dict[str, Any]
+
+    @keyword_only
+    def __init__(
+        self,
+        *,
+        featuresCol: str = "features",
+        k: int = 5,
+        idCol: str | None = None,
+        neighborsCol: str = "neighbors",
+        distancesCol: str = "distances",
+        metric: str = "euclidean",
+        p: float = 2.0,
+        metricParams: dict[str, Any] | None = None,
+        algorithm: str = "auto",
+        leafSize: int = 30,
+        dtype: str = "auto",
+        placement: str = "auto",
+        excludeIdCol: str | None = None,
+        maxDistance: float | None = None,
+        handleInvalid: str = "error",
+    ) -> None:
+        super().__init__()
+        self._set(**self._input_kwargs)
+
+    @keyword_only
+    def setParams(
+        self,
+        *,
+        featuresCol: str = "features",
+        k: int = 5,
+        idCol: str | None = None,
+        neighborsCol: str = "neighbors",
+        distancesCol: str = "distances",
+        metric: str = "euclidean",
+        p: float = 2.0,
+        metricParams: dict[str, Any] | None = None,
+        algorithm: str = "auto",
+        leafSize: int = 30,
+        dtype: str = "auto",
+        placement: str = "auto",
+        excludeIdCol: str | None = None,
+        maxDistance: float | None = None,
+        handleInvalid: str = "error",
+    ) -> KNNEstimator:
+        """Set any of the Params; see the class for what they mean."""
+        return self._set(**self._input_kwargs)
+
+    def _new_model(self) -> KNNModel:
+        return KNNModel()

@@ -1,0 +1,348 @@
+"""The Params of the stages, with converters that check ranges and name the Param."""
+
+from __future__ import annotations
+
+import math
+import numbers
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+import numpy as np
+from pyspark.ml.param import Param, Params
+from pyspark.ml.param.shared import HasFeaturesCol
+
+ALGORITHMS = ("auto", "brute", "kd_tree", "ball_tree")
+DTYPES = ("auto", "float32")
+PLACEMENTS = ("auto", "replicated")
+INVALID = ("error", "skip", "keep")
+
+Converter = Callable[[Any], Any]
+Self_ = TypeVar("Self_", bound="CheckedParams")
+
+
+# --- converters -----------------------------------------------------------------------------------
+
+
+def whole(name: str, minimum: int) -> Converter:
+    """A converter to int, for any integral type, that refuses what is below `minimum`."""
+
+    def convert(value: Any) -> int:
+        given = f"{name} must be an integer >= {minimum}, got {value!r}"
+        integral = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+        if not integral and not (isinstance(value, (float, np.floating)) and value == int(value)):
+            raise (ValueError if isinstance(value, (float, np.floating)) else TypeError)(given)
+        if value < minimum:
+            raise ValueError(given)
+        return int(value)
+
+    return convert
+
+
+def real(name: str, allowed: str, check: Callable[[float], bool]) -> Converter:
+    """A converter to float, for any real type, that refuses what `check` does; words in `allowed`."""
+
+    def convert(value: Any) -> float:
+        given = f"{name} must be {allowed}, got {value!r}"
+        if not isinstance(value, (numbers.Real, np.floating)) or isinstance(value, bool):
+            raise TypeError(given)
+        if not check(float(value)):
+            raise ValueError(given)
+        return float(value)
+
+    return convert
+
+
+def choice(name: str, options: tuple[str, ...]) -> Converter:
+    """A converter that takes one of a few words."""
+
+    def convert(value: Any) -> str:
+        if not isinstance(value, str):
+            raise TypeError(f"{name} must be one of {', '.join(options)}, got {value!r}")
+        if value not in options:
+            raise ValueError(f"{name} must be one of {', '.join(options)}, got {value!r}")
+        return value
+
+    return convert
+
+
+def text(name: str) -> Converter:
+    """A converter that takes a string."""
+
+    def convert(value: Any) -> str:
+        if not isinstance(value, str):
+            raise TypeError(f"{name} must be a string, got {value!r}")
+        return value
+
+    return convert
+
+
+def optional(convert: Converter) -> Converter:
+    """Let None through: it means that the Param is unset."""
+    return lambda value: None if value is None else convert(value)
+
+
+def json_dict(name: str) -> Converter:
+    """A converter to a dict that JSON can hold: numpy arrays become lists, numpy scalars numbers."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, np.ndarray):
+            return value.tolist()
+        if isinstance(value, np.generic):
+            return value.item()
+        if isinstance(value, (list, tuple)):
+            return [plain(each) for each in value]
+        if value is None or isinstance(value, (str, bool, int, float)):
+            return value
+        raise TypeError(f"{name} must hold numbers, strings, lists and arrays, got {value!r}")
+
+    def convert(value: Any) -> dict[str, Any]:
+        if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
+            raise TypeError(f"{name} must be a dict with names as keys, got {value!r}")
+        return {key: plain(each) for key, each in value.items()}
+
+    return convert
+
+
+# --- Params ---------------------------------------------------------------------------------------
+
+
+class CheckedParams(Params):
+    """Params whose None means "unset" where that is allowed, and is refused elsewhere."""
+
+    def _set(self: Self_, **kwargs: Any) -> Self_:
+        # pyspark stores an explicit None unconverted: it then surfaces when a saved stage is loaded.
+        for name, value in kwargs.items():
+            if value is None:
+                kwargs[name] = getattr(self, name).typeConverter(None)
+        super()._set(**kwargs)
+        return self
+
+
+class HasNeighbors(CheckedParams, HasFeaturesCol):
+    """What every k-nearest-neighbour stage and model has: all that a search needs to know."""
+
+    k: Param[int] = Param(
+        Params._dummy(), "k", "neighbours per query, >= 1; counts items", whole("k", 1)
+    )
+    maxDistance: Param[float | None] = Param(
+        Params._dummy(),
+        "maxDistance",
+        "neighbours farther than this are left out; inclusive; may be negative for inner_product",
+        optional(real("maxDistance", "a number (not NaN)", lambda v: not math.isnan(v))),
+    )
+    excludeIdCol: Param[str | None] = Param(
+        Params._dummy(),
+        "excludeIdCol",
+        "query column with an item id, or an array of item ids, never returned to that query",
+        optional(text("excludeIdCol")),
+    )
+    handleInvalid: Param[str] = Param(
+        Params._dummy(),
+        "handleInvalid",
+        "what to do with null vectors, wrong dimensions, NaN and infinity: error, skip (drop the "
+        "row), or keep (keep a query with null outputs; an item is left out)",
+        choice("handleInvalid", INVALID),
+    )
+    idCol: Param[str | None] = Param(
+        Params._dummy(),
+        "idCol",
+        "item column that names a neighbour, any atomic type; unset: the item's position, a long",
+        optional(text("idCol")),
+    )
+    metric: Param[str] = Param(
+        Params._dummy(),
+        "metric",
+        "a distance: the names that sklearn takes for brute, kd_tree and ball_tree, and "
+        "inner_product",
+        text("metric"),
+    )
+    p: Param[float] = Param(
+        Params._dummy(),
+        "p",
+        "power of the minkowski metric, > 0",
+        real("p", "a number > 0", lambda v: v > 0),
+    )
+    metricParams: Param[dict[str, Any] | None] = Param(
+        Params._dummy(),
+        "metricParams",
+        "further parameters of the metric: V of seuclidean, VI of mahalanobis, w of minkowski",
+        optional(json_dict("metricParams")),
+    )
+    algorithm: Param[str] = Param(
+        Params._dummy(),
+        "algorithm",
+        "how to search: auto, brute, kd_tree, ball_tree; on a model, what was chosen",
+        choice("algorithm", ALGORITHMS),
+    )
+    leafSize: Param[int] = Param(
+        Params._dummy(), "leafSize", "items in a leaf of a tree, >= 1", whole("leafSize", 1)
+    )
+    dtype: Param[str] = Param(
+        Params._dummy(),
+        "dtype",
+        "auto: whatever keeps the input's values exactly; float32: items are rounded once at fit",
+        choice("dtype", DTYPES),
+    )
+    placement: Param[str] = Param(
+        Params._dummy(),
+        "placement",
+        "where the index is: auto, replicated (one copy on every executor); on a model, what was "
+        "chosen",
+        choice("placement", PLACEMENTS),
+    )
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self._setDefault(
+            k=5,
+            maxDistance=None,
+            excludeIdCol=None,
+            handleInvalid="error",
+            idCol=None,
+            metric="euclidean",
+            p=2.0,
+            metricParams=None,
+            algorithm="auto",
+            leafSize=30,
+            dtype="auto",
+            placement="auto",
+        )
+
+    def getK(self) -> int:
+        """Value of k."""
+        return self.getOrDefault(self.k)
+
+    def getMaxDistance(self) -> float | None:
+        """Value of maxDistance; None where unset."""
+        return self.getOrDefault(self.maxDistance)
+
+    def getExcludeIdCol(self) -> str | None:
+        """Value of excludeIdCol; None where unset."""
+        return self.getOrDefault(self.excludeIdCol)
+
+    def getHandleInvalid(self) -> str:
+        """Value of handleInvalid."""
+        return self.getOrDefault(self.handleInvalid)
+
+    def getIdCol(self) -> str | None:
+        """Value of idCol; None where unset."""
+        return self.getOrDefault(self.idCol)
+
+    def getMetric(self) -> str:
+        """Value of metric."""
+        return self.getOrDefault(self.metric)
+
+    def getP(self) -> float:
+        """Value of p."""
+        return self.getOrDefault(self.p)
+
+    def getMetricParams(self) -> dict[str, Any] | None:
+        """Value of metricParams; None where unset."""
+        return self.getOrDefault(self.metricParams)
+
+    def getAlgorithm(self) -> str:
+        """Value of algorithm; on a model, what was chosen."""
+        return self.getOrDefault(self.algorithm)
+
+    def getLeafSize(self) -> int:
+        """Value of leafSize."""
+        return self.getOrDefault(self.leafSize)
+
+    def getDtype(self) -> str:
+        """Value of dtype."""
+        return self.getOrDefault(self.dtype)
+
+    def getPlacement(self) -> str:
+        """Value of placement; on a model, what was chosen."""
+        return self.getOrDefault(self.placement)
+
+    # What is set below works on a model without a refit.
+
+    def setK(self: Self_, value: int) -> Self_:
+        """Set k."""
+        return self._set(k=value)
+
+    def setFeaturesCol(self: Self_, value: str) -> Self_:
+        """Set featuresCol."""
+        return self._set(featuresCol=value)
+
+    def setMaxDistance(self: Self_, value: float | None) -> Self_:
+        """Set maxDistance; None unsets it."""
+        return self._set(maxDistance=value)
+
+    def setExcludeIdCol(self: Self_, value: str | None) -> Self_:
+        """Set excludeIdCol; None unsets it."""
+        return self._set(excludeIdCol=value)
+
+    def setHandleInvalid(self: Self_, value: str) -> Self_:
+        """Set handleInvalid."""
+        return self._set(handleInvalid=value)
+
+
+class FitSetters(HasNeighbors):
+    """Setters of what shapes the index: on estimators only."""
+
+    def setIdCol(self: Self_, value: str | None) -> Self_:
+        """Set idCol; None unsets it."""
+        return self._set(idCol=value)
+
+    def setMetric(self: Self_, value: str) -> Self_:
+        """Set metric."""
+        return self._set(metric=value)
+
+    def setP(self: Self_, value: float) -> Self_:
+        """Set p."""
+        return self._set(p=value)
+
+    def setMetricParams(self: Self_, value: Mapping[str, Any] | None) -> Self_:
+        """Set metricParams; None unsets it."""
+        return self._set(metricParams=value)
+
+    def setAlgorithm(self: Self_, value: str) -> Self_:
+        """Set algorithm."""
+        return self._set(algorithm=value)
+
+    def setLeafSize(self: Self_, value: int) -> Self_:
+        """Set leafSize."""
+        return self._set(leafSize=value)
+
+    def setDtype(self: Self_, value: str) -> Self_:
+        """Set dtype."""
+        return self._set(dtype=value)
+
+    def setPlacement(self: Self_, value: str) -> Self_:
+        """Set placement."""
+        return self._set(placement=value)
+
+
+class HasNeighborColumns(CheckedParams):
+    """The output columns of a search."""
+
+    neighborsCol: Param[str] = Param(
+        Params._dummy(),
+        "neighborsCol",
+        "output: array of ids, nearest first; an empty name leaves the column out",
+        text("neighborsCol"),
+    )
+    distancesCol: Param[str] = Param(
+        Params._dummy(),
+        "distancesCol",
+        "output: array<double>, same order, never descending; an empty name leaves the column out",
+        text("distancesCol"),
+    )
+
+    def getNeighborsCol(self) -> str:
+        """Value of neighborsCol."""
+        return self.getOrDefault(self.neighborsCol)
+
+    def getDistancesCol(self) -> str:
+        """Value of distancesCol."""
+        return self.getOrDefault(self.distancesCol)
+
+    def setNeighborsCol(self: Self_, value: str) -> Self_:
+        """Set neighborsCol; an empty name leaves the column out."""
+        return self._set(neighborsCol=value)
+
+    def setDistancesCol(self: Self_, value: str) -> Self_:
+        """Set distancesCol; an empty name leaves the column out."""
+        return self._set(distancesCol=value)

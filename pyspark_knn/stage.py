@@ -1,0 +1,336 @@
+"""What all stages have in common: the template of fit, of a model, and of a search."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from typing import Any, TypeVar, cast
+
+import numpy as np
+from numpy.typing import NDArray
+from pyspark.ml import Estimator, Model
+from pyspark.ml.util import MLReadable, MLWritable
+from pyspark.sql import Column, DataFrame, SparkSession
+from pyspark.sql import functions as F
+from pyspark.sql import types as T
+
+from pyspark_knn.engine import columns, compat
+from pyspark_knn.engine.items import Items, ItemSource, PackedItems
+from pyspark_knn.engine.replicated import Replicated, choose_placement
+from pyspark_knn.engine.worker import Answer, Request
+from pyspark_knn.index.auto import build_index
+from pyspark_knn.index.base import IndexSpec
+from pyspark_knn.index.distances import Metric, check_algorithm, resolve_metric
+from pyspark_knn.params import FitSetters, HasNeighbors
+from pyspark_knn.persistence import ModelReader, ModelWriter, StageReader, StageWriter
+
+logger = logging.getLogger(__name__)
+
+M = TypeVar("M", bound="NeighborModel")
+S = TypeVar("S", bound="NeighborEstimator[Any]")
+
+
+@dataclass(frozen=True)
+class FitFacts:
+    """What a fit found out; saved with the model.
+
+    Attributes
+    ----------
+    numSkipped : int
+        Items that were left out as invalid.
+    numDuplicates : int
+        Items that have the id of another one.
+    algorithmReason, placementReason : str
+        Why the index is what and where it is.
+    featureNames : list of str or None
+        Names that queries must have, where the index came from scikit-learn with names.
+    """
+
+    numSkipped: int = 0
+    numDuplicates: int = 0
+    algorithmReason: str = ""
+    placementReason: str = ""
+    featureNames: list[str] | None = None
+
+
+# --- fit ------------------------------------------------------------------------------------------
+
+
+class NeighborEstimator(FitSetters, Estimator[M], MLReadable[Any], MLWritable):
+    """The template of `fit`: check, pack, place, index."""
+
+    def _new_model(self) -> M:
+        """An empty model of the right class."""
+        raise NotImplementedError
+
+    def _fit(self, dataset: DataFrame) -> M:
+        compat.session_of(dataset)
+        metric = checked_metric(self)
+        check_max_distance(self)
+        id_type = self._id_type(dataset)
+        with PackedItems(dataset, self._source(dataset, id_type)) as packed:
+            metric.check_dimension(packed.num_features)
+            reason = choose_placement(self.getPlacement(), packed)
+            items, matrix = packed.gather()
+            facts = FitFacts(packed.num_skipped, items.duplicates(), placementReason=reason)
+        model = self._new_model()
+        model._resetUid(self.uid)
+        self._copyValues(model)
+        model.install(items, matrix, id_type, facts)
+        self._warn(model)
+        return model
+
+    def _source(self, dataset: DataFrame, id_type: T.DataType | None) -> ItemSource:
+        """What to read of the reference DataFrame."""
+        name = self.getFeaturesCol()
+        keys: dict[str, Column] = {}
+        if id_type is not None:
+            keys["id"] = columns.to_wire(columns.column(cast("str", self.getIdCol())), id_type)
+        return ItemSource(
+            features=columns.features_of(dataset, "featuresCol", name),
+            features_col=name,
+            keys=keys,
+            sort_by=tuple(keys),
+            id_col=self.getIdCol(),
+            handle_invalid=self.getHandleInvalid(),
+            dtype=self.getDtype(),
+        )
+
+    def _id_type(self, dataset: DataFrame) -> T.DataType | None:
+        name = self.getIdCol()
+        if name is None:
+            return None
+        return columns.check_id_type("idCol", columns.field_of(dataset, "idCol", name))
+
+    def _warn(self, model: M) -> None:
+        """Warn once of each thing that works, but hardly as meant."""
+        if self.getIdCol() is None:
+            _warn(
+                "idCol is unset: neighbours are named by their position, which depends on the "
+                "order of the input"
+            )
+        if model._facts.numDuplicates:
+            _warn(
+                f"idCol {self.getIdCol()!r}: {model._facts.numDuplicates} items have the id of "
+                "another item"
+            )
+        if self.getK() > model.numItems:
+            _warn(f"k is {self.getK()}, but there are only {model.numItems} items")
+
+    def write(self) -> StageWriter:
+        """A writer of this stage's Params."""
+        return StageWriter(self)
+
+    @classmethod
+    def read(cls: type[S]) -> StageReader[S]:
+        """A reader of a saved stage."""
+        return StageReader(cls)
+
+
+def _warn(message: str) -> None:
+    # From here to the user's line: _warn of the stage, _fit, Estimator.fit.
+    warnings.warn(message, UserWarning, stacklevel=5)
+
+
+def checked_metric(params: HasNeighbors) -> Metric:
+    """The metric that the Params mean.
+
+    Raises
+    ------
+    ValueError
+        If they do not go together: `metric`, `p`, `metricParams` and `algorithm`.
+    """
+    metric = resolve_metric(params.getMetric(), params.getP(), params.getMetricParams())
+    check_algorithm(params.getAlgorithm(), metric)
+    return metric
+
+
+def check_max_distance(params: HasNeighbors) -> None:
+    """Refuse a negative maxDistance, unless distances can be negative."""
+    limit = params.getMaxDistance()
+    if limit is not None and limit < 0 and params.getMetric() != "inner_product":
+        raise ValueError(
+            f"maxDistance must be >= 0, got {limit!r} (only the distances of metric "
+            "'inner_product' can be negative)"
+        )
+
+
+# --- models ---------------------------------------------------------------------------------------
+
+
+class NeighborModel(HasNeighbors, Model, MLReadable[Any], MLWritable):
+    """A fitted index in its place, and the template of a search."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._index: Replicated | None = None
+        self._facts = FitFacts()
+
+    def install(
+        self,
+        items: Items,
+        matrix: NDArray[np.floating],
+        id_type: T.DataType | None,
+        facts: FitFacts,
+    ) -> None:
+        """Build the index over `matrix` as the Params say; for the use of fit and load alone."""
+        spec = IndexSpec(checked_metric(self), self.getAlgorithm(), self.getLeafSize())
+        index, reason = build_index(matrix, spec)
+        # The model's own Params tell what "auto" came to.
+        self._set(algorithm=index.algorithm, placement=Replicated.name)
+        self._index = Replicated(items, index, id_type)
+        self._facts = replace(facts, algorithmReason=facts.algorithmReason or reason)
+        logger.info("algorithm %s: %s", index.algorithm, self._facts.algorithmReason)
+        logger.info("placement %s: %s", Replicated.name, facts.placementReason)
+
+    def fit_record(self) -> dict[str, Any]:
+        """What is to be known of the fit when this model is loaded."""
+        return asdict(self._facts)
+
+    def restore(
+        self, packed: PackedItems, id_type: T.DataType | None, record: dict[str, Any]
+    ) -> None:
+        """Take back in what was saved; for the use of load alone."""
+        choose_placement(self.getPlacement(), packed)
+        items, matrix = packed.gather()
+        self.install(items, matrix, id_type, FitFacts(**record))
+
+    @property
+    def numItems(self) -> int:
+        """How many items there are."""
+        return self._fitted.items.count
+
+    @property
+    def numFeatures(self) -> int:
+        """The dimension of the items' vectors."""
+        return int(self._fitted.matrix.shape[1])
+
+    @property
+    def numSkipped(self) -> int:
+        """How many items were left out as invalid (handleInvalid "skip" or "keep")."""
+        return self._facts.numSkipped
+
+    @property
+    def algorithmReason(self) -> str:
+        """Why the index is of the kind that `getAlgorithm` tells."""
+        return self._facts.algorithmReason
+
+    @property
+    def placementReason(self) -> str:
+        """Why the index is where `getPlacement` tells."""
+        return self._facts.placementReason
+
+    @property
+    def ids(self) -> NDArray[Any]:
+        """The items' ids, of shape (numItems,), in the order of their positions."""
+        ids = self._fitted.items.ids
+        if ids is None:
+            return np.arange(self.numItems)
+        if isinstance(self._fitted.id_type, T.DateType):
+            return cast("NDArray[Any]", ids.to_numpy().astype("datetime64[D]"))
+        if columns.changes_on_wire(cast("T.DataType", self._fitted.id_type)):
+            return cast("NDArray[Any]", ids.to_numpy().astype("datetime64[us]"))
+        return cast("NDArray[Any]", ids.to_numpy(zero_copy_only=False))
+
+    @property
+    def items(self) -> DataFrame:
+        """The items: position, id (where idCol is set), features (array of float or double)."""
+        session = SparkSession.getActiveSession()
+        if session is None:
+            raise ValueError("there is no running Spark session to make a DataFrame in")
+        return self.items_frame(session)
+
+    def items_frame(self, session: SparkSession) -> DataFrame:
+        """The items as a DataFrame of `session`."""
+        return self._fitted.items_frame(session)
+
+    @property
+    def _fitted(self) -> Replicated:
+        if self._index is None:
+            raise ValueError(
+                f"this {type(self).__name__} has no index: it comes from fit() or load(), not from "
+                "its constructor"
+            )
+        return self._index
+
+    def _search(
+        self,
+        queries: DataFrame,
+        answer: Answer,
+        finish: Callable[[DataFrame], DataFrame] = lambda frame: frame,
+    ) -> DataFrame:
+        """Search the rows of `queries`, lazily; the output columns must have been checked."""
+        compat.session_of(queries)
+        check_max_distance(self)
+        index = self._fitted
+        features = columns.features_of(queries, "featuresCol", self.getFeaturesCol())
+        self._check_attributes(features)
+        inputs = list(zip(features.columns, features.types, strict=True))
+        if self.getExcludeIdCol() is not None:
+            inputs.append(self._excluded(queries))
+        request = Request(
+            k=self.getK(),
+            max_distance=self.getMaxDistance(),
+            handle_invalid=self.getHandleInvalid(),
+            features_col=self.getFeaturesCol(),
+            feature_columns=len(features.columns),
+            answer=answer,
+        )
+        return index.search(queries, inputs, request, finish)
+
+    def _check_attributes(self, features: columns.Features) -> None:
+        """Refuse, before any job, queries that the schema shows to be of another make."""
+        name = self.getFeaturesCol()
+        known = features.attributes
+        if known is not None and known != self.numFeatures and self.getHandleInvalid() == "error":
+            raise ValueError(
+                f"featuresCol {name!r} holds vectors of dimension {known} where "
+                f"{self.numFeatures} is needed"
+            )
+        expected = self._facts.featureNames
+        if expected is not None and features.names is not None and features.names != expected:
+            raise ValueError(
+                f"featuresCol {name!r} is made of {features.names}, but the index of {expected}"
+            )
+
+    def _excluded(self, queries: DataFrame) -> tuple[Column, T.DataType]:
+        """For each query the ids never to be returned: an array on the wire, without nulls."""
+        name = cast("str", self.getExcludeIdCol())
+        field = columns.field_of(queries, "excludeIdCol", name)
+        id_type = self._fitted.id_type or T.LongType()
+        given, values = field.dataType, columns.column(field.name)
+        if given == id_type:
+            values = F.array(values)
+        elif not (isinstance(given, T.ArrayType) and given.elementType == id_type):
+            wanted = id_type.simpleString()
+            raise TypeError(
+                f"excludeIdCol {name!r} must be of the items' id type, {wanted} or array<{wanted}>,"
+                f" but was actually {given.simpleString()}: cast it"
+            )
+        wire = columns.wire_type(id_type)
+        known = F.array_compact(values)
+        if wire != id_type:
+            known = F.transform(known, lambda each: columns.to_wire(each, id_type))
+        nothing = F.array().cast(T.ArrayType(wire))
+        return F.coalesce(known, nothing), T.ArrayType(wire)
+
+    def __repr__(self) -> str:
+        if self._index is None:
+            return f"{type(self).__name__}: uid={self.uid}, without an index"
+        return (
+            f"{type(self).__name__}: uid={self.uid}, algorithm={self.getAlgorithm()}, "
+            f"placement={self.getPlacement()}, numItems={self.numItems}, "
+            f"numFeatures={self.numFeatures}, metric={self.getMetric()}, k={self.getK()}"
+        )
+
+    def write(self) -> ModelWriter:
+        """A writer of this model."""
+        self._fitted  # noqa: B018 - refuses an empty model before anything is overwritten
+        return ModelWriter(self)
+
+    @classmethod
+    def read(cls: type[M]) -> ModelReader[M]:
+        """A reader of a saved model."""
+        return ModelReader(cls)
