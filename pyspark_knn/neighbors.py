@@ -247,7 +247,7 @@ class KNNEstimator(NeighborEstimator[KNNModel], _SearchParams):
     --------
     >>> from pyspark.ml.linalg import Vectors
     >>> items = spark.createDataFrame(
-    ...     [(1, Vectors.dense(0.0, 0.0)), (2, Vectors.dense(3.0, 4.0)),
+    ...     [(1, Vectors.dense(0.0, -1.0)), (2, Vectors.dense(3.0, 4.0)),
     ...      (3, Vectors.sparse(2, {}))], ["id", "features"])
     >>> knn = KNNEstimator(k=2, idCol="id")
     >>> model = knn.fit(items)
