@@ -1,0 +1,66 @@
+# make demo and make test do all the set-up themselves: .venv, packages, Java.
+# PYTHON=/path/to/python3 picks the Python of .venv; ARGS="-k join" goes to pytest.
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+VENV := .venv
+PY := $(VENV)/bin/python
+PIP := $(PY) -m pip install --quiet --disable-pip-version-check
+REQUIREMENTS := setup.py requirements.txt
+ARGS :=
+
+# Another Spark or another Python in the environment must not get between ours.
+unexport SPARK_HOME PYTHONPATH PYSPARK_DRIVER_PYTHON PYSPARK_PYTHON
+# In a recipe, so that Java is looked for (and installed) only where it is used.
+WITH_JAVA = JAVA_HOME="$$(.ci/java_home)" && export JAVA_HOME &&
+
+.PHONY: help demo test check format bench docs build clean
+
+help:  ## say what there is
+	@echo "usage: make TARGET"
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: $(VENV)/.test  ## run the example on real data (sets everything up the first time)
+	@$(WITH_JAVA) $(PY) examples/quickstart.py
+
+test: $(VENV)/.test  ## run all tests, or some: make test ARGS="-k join"
+	@$(WITH_JAVA) .ci/test $(PY) $(ARGS)
+
+check: $(VENV)/.dev  ## lint, format and types
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+
+format: $(VENV)/.dev  ## mend what ruff can mend
+	$(PY) -m ruff check --fix .
+	$(PY) -m ruff format .
+
+bench: $(VENV)/.test  ## measure, and print the figures
+	@$(WITH_JAVA) for each in benchmarks/*.py; do $(PY) "$$each" $(ARGS) || exit; done
+
+docs: $(VENV)/.dev  ## write the API pages to build/docs
+	$(PY) -m pdoc --docformat numpy --output-directory build/docs pyspark_knn
+
+build: $(VENV)/.dev  ## build the sdist and the wheel in dist/, and check them
+	rm -rf dist
+	$(PY) -m build --quiet
+	$(PY) -m twine check --strict dist/*
+
+clean:  ## remove what make made, .venv too
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf spark-warehouse metastore_db derby.log artifacts
+	find . -name __pycache__ -prune -exec rm -rf {} +
+
+$(VENV)/.test: $(REQUIREMENTS) | $(VENV)/bin/python
+	@echo "Installing the packages (once)."
+	@$(PIP) --editable '.[test]'
+	@touch $@
+
+$(VENV)/.dev: $(REQUIREMENTS) | $(VENV)/bin/python
+	@echo "Installing the developers' packages (once)."
+	@$(PIP) --editable '.[dev]'
+	@touch $@
+
+$(VENV)/bin/python:
+	@.ci/make_venv $(VENV)

@@ -1,0 +1,50 @@
+"""Packaging of pyspark_knn. The version is kept here and nowhere else."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+
+TEST = [
+    # PySpark 4 runs with pandas 3, but warns of it at every start.
+    "pandas<3",
+    "pytest>=8",
+    "pytest-timeout>=2.2",
+    "hypothesis>=6.90",
+    # Real data for the examples, the README and their tests, without a download at run time.
+    "plotly>=5.19",
+]
+DOCS = ["pdoc>=15"]
+# One minor release of each linter at a time: a new one may bring new rules.
+DEV = [*TEST, *DOCS, "ruff~=0.17.6", "mypy~=2.4.1", "pandas-stubs", "build", "twine", "pre-commit"]
+
+setup(
+    name="pyspark_knn",
+    version="0.1.0",
+    description="Exact k-nearest-neighbour search as native pyspark.ml stages",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    packages=find_packages(include=["pyspark_knn", "pyspark_knn.*"]),
+    package_data={"pyspark_knn": ["py.typed"]},
+    python_requires=">=3.10",
+    install_requires=(HERE / "requirements.txt").read_text(encoding="utf-8").split(),
+    extras_require={
+        "connect": ["pyspark[connect]>=4.0"],
+        "test": TEST,
+        "docs": DOCS,
+        "dev": DEV,
+    },
+    classifiers=[
+        "Development Status :: 3 - Alpha",
+        "Intended Audience :: Developers",
+        "Intended Audience :: Science/Research",
+        "Operating System :: OS Independent",
+        "Programming Language :: Python :: 3",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Typing :: Typed",
+    ],
+    keywords="spark pyspark knn nearest-neighbors similarity-search machine-learning",
+)
