@@ -1,0 +1,106 @@
+"""Which countries lived alike? Neighbours of countries by half a century of figures.
+
+Gapminder's data set, as it comes with plotly, has the life expectancy and the income per head of 142
+countries in twelve years from 1952 to 2007. This script makes a vector of them with stages of MLlib,
+searches the nearest countries, prints them by name, and saves and loads the whole pipeline.
+
+Run it with `make demo`, or with `pip install pyspark_knn plotly` and Java 17.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import plotly.data
+from pyspark.ml import Pipeline, PipelineModel
+from pyspark.ml.feature import PCA, StandardScaler, VectorAssembler
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from pyspark_knn import KNNEstimator
+
+QUERIES = ["Germany", "Japan", "Brazil", "Kenya", "Vietnam"]
+
+
+def read_countries(spark: SparkSession) -> DataFrame:
+    """One row a country: country, continent, and two figures for each year."""
+    rows = spark.createDataFrame(plotly.data.gapminder())
+    return (
+        rows.groupBy("country", "continent")
+        .pivot("year")
+        .agg(
+            F.first("lifeExp").alias("life"),
+            # Twice the income is the same step for the poor and for the rich.
+            F.log2(F.first("gdpPercap")).alias("income"),
+        )
+    )
+
+
+def build_pipeline(columns: list[str]) -> Pipeline:
+    """Stages of MLlib, and the search as the last one."""
+    return Pipeline(
+        stages=[
+            VectorAssembler(inputCols=columns, outputCol="figures"),
+            StandardScaler(withMean=True, inputCol="figures", outputCol="scaled"),
+            PCA(k=6, inputCol="scaled", outputCol="features"),
+            # A country is its own nearest neighbour, unless it is left out by its id.
+            KNNEstimator(k=4, idCol="country", excludeIdCol="country"),
+        ]
+    )
+
+
+def print_neighbors(model: PipelineModel, countries: DataFrame) -> None:
+    """For each of QUERIES the nearest countries by name, with their distances."""
+    *preparation, search = model.stages
+    queries = PipelineModel(preparation).transform(countries.filter(F.col("country").isin(QUERIES)))
+    pairs = search.kneighborsJoin(queries, items=countries).orderBy("country", "rank")
+    country = None
+    for row in pairs.select("country", "item", "distance").collect():
+        if row.country != country:
+            print(f"\n  {row.country} lived like")
+            country = row.country
+        print(f"    {row.distance:5.2f}  {row.item.country}, {row.item.continent}")
+
+
+def main() -> None:
+    """Fit, print, save, load, and compare."""
+    # Workers must run this very Python, not just any python3 on PATH.
+    os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
+    spark = (
+        SparkSession.builder.master("local[2]")
+        .appName("pyspark_knn quickstart")
+        .config("spark.ui.enabled", "false")
+        .config("spark.ui.showConsoleProgress", "false")
+        .config("spark.sql.shuffle.partitions", "4")
+        .getOrCreate()
+    )
+    spark.sparkContext.setLogLevel("ERROR")
+
+    countries = read_countries(spark).cache()
+    figures = [name for name in countries.columns if name.endswith(("_life", "_income"))]
+    print(f"{countries.count()} countries with {len(figures)} figures each")
+
+    start = time.perf_counter()
+    model = build_pipeline(figures).fit(countries)
+    print(f"fitted in {time.perf_counter() - start:.1f} s: {model.stages[-1]}")
+    print_neighbors(model, countries)
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = (Path(folder) / "countries").as_uri()
+        model.save(path)
+        loaded = PipelineModel.load(path)
+        outputs = ["country", "neighbors", "distances"]
+        before = model.transform(countries).select(outputs).orderBy("country").collect()
+        after = loaded.transform(countries).select(outputs).orderBy("country").collect()
+    if before != after:
+        raise SystemExit("the loaded pipeline gives another answer")
+    print(f"\nsaved and loaded: the same answer for all {len(after)} countries")
+    spark.stop()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,24 @@
+"""The examples run from end to end, each in an interpreter of its own, as a person starts them."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = sorted((Path(__file__).parents[1] / "examples").glob("*.py"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("script", EXAMPLES, ids=lambda path: path.stem)
+def test_runs(script: Path, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, script], cwd=tmp_path, capture_output=True, text=True, timeout=240
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Warning" not in done.stderr.replace("FutureWarning: PySpark does not yet fully", "")
+    if script.stem == "quickstart":
+        assert "Germany lived like\n     0.20  Belgium, Europe" in done.stdout
+        assert "the same answer for all 142 countries" in done.stdout
