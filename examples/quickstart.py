@@ -1,8 +1,8 @@
 """Which countries lived alike? Neighbours of countries by half a century of figures.
 
-Gapminder's data set, as it comes with plotly, has the life expectancy and the income per head of 142
-countries in twelve years from 1952 to 2007. This script makes a vector of them with stages of MLlib,
-searches the nearest countries, prints them by name, and saves and loads the whole pipeline.
+Gapminder's data set, as it comes with plotly, has the life expectancy and the income per head of
+142 countries in twelve years from 1952 to 2007. This script makes a vector of them with stages of
+MLlib, searches the nearest countries, prints them by name, and saves and loads the whole pipeline.
 
 Run it with `make demo`, or with `pip install pyspark_knn plotly` and Java 17.
 """

@@ -1,0 +1,61 @@
+"""Every Python snippet of the README runs, in one namespace, and prints what the README shows.
+
+A ``text`` block right behind a snippet is what that snippet prints.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+README = Path(__file__).parents[1] / "README.md"
+BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+def _snippets() -> list[tuple[int, str, str]]:
+    """The line, the code and the expected output of each snippet."""
+    text = README.read_text(encoding="utf-8")
+    blocks = list(BLOCK.finditer(text))
+    snippets = []
+    for block, after in zip(blocks, [*blocks[1:], None], strict=True):
+        if block[1] != "python":
+            continue
+        line, shown = text.count("\n", 0, block.start(2)), ""
+        if after is not None and after[1] == "text":
+            between = text[block.end() : after.start()]
+            shown = "" if between.strip() else after[2]
+        snippets.append((line, block[2], shown))
+    return snippets
+
+
+def _trimmed(text: str) -> list[str]:
+    return [line.rstrip() for line in text.strip("\n").splitlines()]
+
+
+def test_snippets(spark: SparkSession, tmp_path: Path) -> None:
+    namespace = {"spark": spark, "folder": tmp_path.as_uri()}
+    for line, code, shown in _snippets():
+        printed = io.StringIO()
+        # The empty lines make the numbers in a traceback those of the README.
+        program = compile("\n" * line + code, str(README), "exec")
+        with contextlib.redirect_stdout(printed):
+            exec(program, namespace)
+        assert _trimmed(printed.getvalue()) == _trimmed(shown), f"README.md, line {line}"
+
+
+def test_every_printing_snippet_shows_its_output() -> None:
+    for line, code, shown in _snippets():
+        prints = "print(" in code or ".show(" in code
+        assert prints == bool(shown), f"README.md, line {line}"
+
+
+def test_links_lead_somewhere() -> None:
+    for page in [README, *README.parent.glob("*.md"), *README.parent.glob("docs/*.md")]:
+        for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text(encoding="utf-8")):
+            assert (page.parent / target).exists(), f"{page.name} links to {target}"
