@@ -5,6 +5,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 
 VENV := .venv
+OLDEST := .venv-oldest
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip install --quiet --disable-pip-version-check --use-pep517
 REQUIREMENTS := setup.py requirements.txt
@@ -15,17 +16,20 @@ unexport SPARK_HOME PYTHONPATH PYSPARK_DRIVER_PYTHON PYSPARK_PYTHON
 # In a recipe, so that Java is looked for (and installed) only where it is used.
 WITH_JAVA = JAVA_HOME="$$(.ci/java_home)" && export JAVA_HOME &&
 
-.PHONY: help demo test check format bench docs build clean
+.PHONY: help demo test test-oldest check format bench docs build clean
 
 help:  ## say what there is
 	@echo "usage: make TARGET"
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.test  ## run the example on real data (sets everything up the first time)
 	@$(WITH_JAVA) $(PY) examples/quickstart.py
 
 test: $(VENV)/.test  ## run all tests, or some: make test ARGS="-k join"
 	@$(WITH_JAVA) .ci/test $(PY) $(ARGS)
+
+test-oldest: $(OLDEST)/.test  ## the same with the oldest packages that are supported (Python 3.10 or 3.11)
+	@$(WITH_JAVA) .ci/test $(OLDEST)/bin/python $(ARGS)
 
 check: $(VENV)/.dev  ## lint, format and types
 	$(PY) -m ruff check .
@@ -48,13 +52,20 @@ build: $(VENV)/.dev  ## build the sdist and the wheel in dist/, and check them
 	$(PY) -m twine check --strict dist/*
 
 clean:  ## remove what make made, .venv too
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(OLDEST) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	rm -rf spark-warehouse metastore_db derby.log artifacts
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 $(VENV)/.test: $(REQUIREMENTS) | $(VENV)/bin/python
 	@echo "Installing the packages (once)."
 	@$(PIP) --editable '.[test]'
+	@touch $@
+
+$(OLDEST)/.test: $(REQUIREMENTS) .ci/oldest.txt
+	@.ci/make_venv $(OLDEST)
+	@echo "Installing the oldest packages (once)."
+	@$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check --use-pep517 \
+		--constraint .ci/oldest.txt --editable '.[test]'
 	@touch $@
 
 $(VENV)/.dev: $(REQUIREMENTS) | $(VENV)/bin/python
