@@ -41,7 +41,7 @@ format: $(VENV)/.dev  ## mend what ruff can mend
 	$(PY) -m ruff format .
 
 bench: $(VENV)/.test  ## measure, and print the figures
-	@$(WITH_JAVA) for each in benchmarks/*.py; do $(PY) "$$each" $(ARGS) || exit; done
+	@$(WITH_JAVA) for each in $(filter-out benchmarks/_%,$(wildcard benchmarks/*.py)); do $(PY) "$$each" $(ARGS) || exit; done
 
 docs: $(VENV)/.dev  ## write the API pages to build/docs
 	$(PY) -m pdoc --docformat numpy --output-directory build/docs pyspark_knn
