@@ -29,7 +29,7 @@ test: $(VENV)/.test  ## run all tests, or some: make test ARGS="-k join"
 	@$(WITH_JAVA) .ci/test $(PY) $(ARGS)
 
 test-oldest: $(OLDEST)/.test  ## the same with the oldest packages that are supported (Python 3.10 or 3.11)
-	@$(WITH_JAVA) .ci/test $(OLDEST)/bin/python $(ARGS)
+	@export JAVA_MAXIMUM=17; $(WITH_JAVA) .ci/test $(OLDEST)/bin/python $(ARGS)
 
 check: $(VENV)/.dev  ## lint, format and types
 	$(PY) -m ruff check .
