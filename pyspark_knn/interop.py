@@ -73,8 +73,8 @@ def _matrix(fitted: Any) -> NDArray[np.floating]:
         raise ValueError("metric 'precomputed' holds no vectors: fit on the vectors themselves")
     if hasattr(given, "toarray"):
         given = given.toarray()
-    dtype = np.float32 if given.dtype == np.float32 else np.float64
-    matrix = np.ascontiguousarray(given, dtype=dtype)
+    dtype: type[np.floating] = np.float32 if given.dtype == np.float32 else np.float64
+    matrix: NDArray[np.floating] = np.ascontiguousarray(given, dtype=dtype)
     if not np.isfinite(matrix).all():
         raise ValueError("the fitted matrix holds NaN or infinity")
     return matrix
@@ -96,9 +96,7 @@ def _settings(fitted: Any) -> dict[str, Any]:
     }
 
 
-def _sorted_ids(
-    ids: Sequence[Any], count: int
-) -> tuple[NDArray[np.int64], pa.Array, T.DataType]:
+def _sorted_ids(ids: Sequence[Any], count: int) -> tuple[NDArray[np.int64], pa.Array, T.DataType]:
     """Where each id goes in ascending order, the ids as they travel, and their Spark type."""
     if len(ids) != count:
         raise ValueError(f"ids must be one for each of the {count} fitted rows, got {len(ids)}")

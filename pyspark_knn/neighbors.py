@@ -51,7 +51,8 @@ class KNNModel(NeighborModel, _SearchParams):
     --------
     >>> from pyspark_knn import KNNEstimator
     >>> items = spark.createDataFrame(
-    ...     [("plum", [1.0, 1.0]), ("pear", [2.0, 1.0]), ("leek", [9.0, 7.0])], ["name", "features"])
+    ...     [("plum", [1.0, 1.0]), ("pear", [2.0, 1.0]), ("leek", [9.0, 7.0])],
+    ...     ["name", "features"])
     >>> model = KNNEstimator(k=2, idCol="name").fit(items)
     >>> model.numItems, model.numFeatures, model.getAlgorithm()
     (3, 2, 'brute')
@@ -133,7 +134,9 @@ class KNNModel(NeighborModel, _SearchParams):
             return rows
         name = self.getIdCol()
         if name is None:
-            raise ValueError("items can be joined by id only, and idCol is unset: fit with an idCol")
+            raise ValueError(
+                "items can be joined by id only, and idCol is unset: fit with an idCol"
+            )
         field = columns.field_of(items, "idCol", name)
         lookup = items.select(
             columns.column(field.name).alias(f"id_{unique}"), F.struct("*").alias("item")

@@ -39,7 +39,7 @@ def whole(name: str, minimum: int) -> Converter:
 
 
 def real(name: str, allowed: str, check: Callable[[float], bool]) -> Converter:
-    """A converter to float, for any real type, that refuses what `check` does; words in `allowed`."""
+    """A converter to float, for any real type; `allowed` says in words what `check` does."""
 
     def convert(value: Any) -> float:
         given = f"{name} must be {allowed}, got {value!r}"
@@ -82,7 +82,7 @@ def optional(convert: Converter) -> Converter:
 
 
 def json_dict(name: str) -> Converter:
-    """A converter to a dict that JSON can hold: numpy arrays become lists, numpy scalars numbers."""
+    """A converter to a dict for JSON: numpy arrays become lists, numpy scalars numbers."""
 
     def plain(value: Any) -> Any:
         if isinstance(value, np.ndarray):
@@ -110,7 +110,7 @@ class CheckedParams(Params):
     """Params whose None means "unset" where that is allowed, and is refused elsewhere."""
 
     def _set(self: Self_, **kwargs: Any) -> Self_:
-        # pyspark stores an explicit None unconverted: it then surfaces when a saved stage is loaded.
+        # pyspark stores an explicit None unconverted: it surfaces when a saved stage is loaded.
         for name, value in kwargs.items():
             if value is None:
                 kwargs[name] = getattr(self, name).typeConverter(None)

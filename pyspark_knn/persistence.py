@@ -1,8 +1,9 @@
 """Saving and loading: the only room that knows the files of a saved stage or model.
 
-A saved estimator is MLlib's ``metadata/`` alone. A saved model has, beside it, ``items/``: Parquet of
-position, id, features, label and weight. There is no pickle in it, so that loading a model runs no
-code from it; everything is written and read through Spark, so that it lives wherever Spark can write.
+A saved estimator is MLlib's ``metadata/`` alone. A saved model has, beside it, ``items/``: Parquet
+of position, id, features, label and weight. There is no pickle in it, so that loading a model runs
+no code from it; everything is written and read through Spark, so that it lives wherever Spark can
+write.
 """
 
 from __future__ import annotations
@@ -14,7 +15,14 @@ from typing import Any, Generic, Protocol, TypeVar, cast
 
 from pyspark.errors import PySparkException
 from pyspark.ml.param import Params
-from pyspark.ml.util import DefaultParamsReader, DefaultParamsWriter, MLReader, MLWriter
+from pyspark.ml.util import (
+    DefaultParamsReader,
+    DefaultParamsWriter,
+    MLReadable,
+    MLReader,
+    MLWritable,
+    MLWriter,
+)
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.types import DataType
@@ -25,7 +33,11 @@ from pyspark_knn.engine.items import ItemSource, PackedItems
 FORMAT_VERSION = 1
 """Goes up when an older release could not read what this one writes."""
 
-S = TypeVar("S", bound=Params)
+S = TypeVar("S", bound="SavedStage")
+
+
+class SavedStage(Params, MLReadable[Any], MLWritable):
+    """A stage or a model that this room saves and loads."""
 
 
 class SavedModel(Protocol):
@@ -37,7 +49,9 @@ class SavedModel(Protocol):
     def fit_record(self) -> dict[str, Any]:
         """What is to be known of the fit; goes into the metadata as JSON."""
 
-    def restore(self, packed: PackedItems, id_type: DataType | None, record: dict[str, Any]) -> None:
+    def restore(
+        self, packed: PackedItems, id_type: DataType | None, record: dict[str, Any]
+    ) -> None:
         """Take back in what was saved."""
 
 
@@ -67,7 +81,11 @@ class _Writer(MLWriter):
             self._instance,
             path,
             compat.metadata_session(self.sparkSession),
-            extraMetadata={"formatVersion": FORMAT_VERSION, "libraryVersions": _versions(), **extra},
+            extraMetadata={
+                "formatVersion": FORMAT_VERSION,
+                "libraryVersions": _versions(),
+                **extra,
+            },
         )
 
 
@@ -129,11 +147,10 @@ class StageReader(MLReader[S], Generic[S]):
         if version > FORMAT_VERSION:
             raise ValueError(
                 f"{path} has format {version}, and this release of pyspark_knn reads up to "
-                f"{FORMAT_VERSION}: it was saved by a newer release, with {found.get('libraryVersions')}"
+                f"{FORMAT_VERSION}: it was saved by a newer release, "
+                f"with {found.get('libraryVersions')}"
             )
-        return cast(
-            "dict[str, Any]", DefaultParamsReader._parseMetaData(text, expected)
-        )
+        return DefaultParamsReader._parseMetaData(text, expected)
 
     def _instance(self, metadata: dict[str, Any]) -> S:
         instance = self._kind()
@@ -155,7 +172,7 @@ class ModelReader(StageReader[S]):
                 cast("SavedModel", model).restore(packed, _id_type(frame), metadata["fit"])
         except (PySparkException, KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path} is damaged: {_first_line(error)}") from error
-        except Exception as error:  # noqa: BLE001 - a truncated file surfaces as a bare Py4J error
+        except Exception as error:
             if type(error).__module__.startswith("py4j."):
                 raise ValueError(f"{path} is damaged: {_first_line(error)}") from error
             raise

@@ -11,7 +11,6 @@ from typing import Any, TypeVar, cast
 import numpy as np
 from numpy.typing import NDArray
 from pyspark.ml import Estimator, Model
-from pyspark.ml.util import MLReadable, MLWritable
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
@@ -24,7 +23,7 @@ from pyspark_knn.index.auto import build_index
 from pyspark_knn.index.base import IndexSpec
 from pyspark_knn.index.distances import Metric, check_algorithm, resolve_metric
 from pyspark_knn.params import FitSetters, HasNeighbors
-from pyspark_knn.persistence import ModelReader, ModelWriter, StageReader, StageWriter
+from pyspark_knn.persistence import ModelReader, ModelWriter, SavedStage, StageReader, StageWriter
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +57,7 @@ class FitFacts:
 # --- fit ------------------------------------------------------------------------------------------
 
 
-class NeighborEstimator(FitSetters, Estimator[M], MLReadable[Any], MLWritable):
+class NeighborEstimator(FitSetters, Estimator[M], SavedStage):
     """The template of `fit`: check, pack, place, index."""
 
     def _new_model(self) -> M:
@@ -160,7 +159,7 @@ def check_max_distance(params: HasNeighbors) -> None:
 # --- models ---------------------------------------------------------------------------------------
 
 
-class NeighborModel(HasNeighbors, Model, MLReadable[Any], MLWritable):
+class NeighborModel(HasNeighbors, Model, SavedStage):
     """A fitted index in its place, and the template of a search."""
 
     def __init__(self) -> None:

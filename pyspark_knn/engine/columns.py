@@ -330,7 +330,8 @@ def _list_parts(
 
 def invalid_rows(matrix: NDArray[np.floating]) -> NDArray[np.bool_]:
     """Which rows hold a NaN or an infinity."""
-    return ~np.isfinite(matrix).all(axis=1)
+    finite: NDArray[np.bool_] = np.isfinite(matrix).all(axis=1)
+    return ~finite
 
 
 def describe_invalid(param: str, name: str, batch: VectorBatch, row: int, dim: int | None) -> str:

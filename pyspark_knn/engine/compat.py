@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from pyspark.sql.types import DataType
 
 Batches = Iterator[tuple[pa.Array, ...]]
+# What it holds depends on the version of Spark, so no type checker knows it.
+_FUNCTIONS: Any = F
+
 BatchFunction = Callable[[Batches], Iterator[pa.Array]]
 
 
@@ -35,7 +38,7 @@ def session_of(dataset: DataFrame) -> SparkSession:
         If the session was stopped.
     """
     session = dataset.sparkSession
-    if not is_connect(session) and session.sparkContext._jsc is None:  # type: ignore[attr-defined]
+    if not is_connect(session) and session.sparkContext._jsc is None:
         raise ValueError(
             "the Spark session of this DataFrame was stopped: create the DataFrame anew in the "
             "running session (the model itself can still be used there)"
@@ -45,12 +48,12 @@ def session_of(dataset: DataFrame) -> SparkSession:
 
 def is_local(session: SparkSession) -> bool:
     """Whether the executors are this machine's own threads, so that they see its files."""
-    return bool(re.match(r"local(\[|$)", session.sparkContext.master))
+    return bool(re.match(r"local(\[|$)", session.sparkContext.master or ""))
 
 
 def has_arrow_udf() -> bool:
     """Whether Spark hands Arrow arrays to scalar functions (Spark 4.1 and later)."""
-    return hasattr(F, "arrow_udf")
+    return hasattr(_FUNCTIONS, "arrow_udf")
 
 
 def metadata_session(session: SparkSession) -> Any:
@@ -86,15 +89,13 @@ def batch_udf(
         def on_arrow(batches: Iterator[tuple[pa.Array, ...]]) -> Iterator[pa.Array]:
             return function(map(_as_tuple, batches))
 
-        return cast("Callable[..., Column]", F.arrow_udf(on_arrow, result))
+        return cast("Callable[..., Column]", _FUNCTIONS.arrow_udf(on_arrow, result))
 
     def on_pandas(batches: Iterator[tuple[pd.Series, ...]]) -> Iterator[pd.Series]:
-        arrays = (
-            tuple(map(_to_arrow, _as_tuple(columns), arrow_types)) for columns in batches
-        )
+        arrays = (tuple(map(_to_arrow, _as_tuple(columns), arrow_types)) for columns in batches)
         return map(_to_series, function(arrays))
 
-    return cast("Callable[..., Column]", F.pandas_udf(on_pandas, result))
+    return cast("Callable[..., Column]", _FUNCTIONS.pandas_udf(on_pandas, result))
 
 
 def _as_tuple(columns: Any) -> tuple[Any, ...]:
@@ -103,7 +104,7 @@ def _as_tuple(columns: Any) -> tuple[Any, ...]:
 
 
 def _to_arrow(series: pd.Series, kind: pa.DataType) -> pa.Array:
-    """An Arrow array out of a column as pandas UDFs get it: lists are objects, nulls None or NaN."""
+    """An Arrow array out of a pandas UDF's column: lists are objects, nulls None or NaN."""
     if pa.types.is_list(kind):
         return pa.array(series.tolist(), type=kind)
     return pa.array(series, type=kind, from_pandas=True)
@@ -112,4 +113,3 @@ def _to_arrow(series: pd.Series, kind: pa.DataType) -> pa.Array:
 def _to_series(array: pa.Array) -> pd.Series:
     """A column as pandas UDFs must return it: structs as dicts, lists as lists, all exact."""
     return pd.Series(array.to_pylist(), dtype=object)
-

@@ -299,7 +299,8 @@ def _pack(dataset: DataFrame, source: ItemSource, request: packing.PackRequest) 
 
 
 def _unpack(row: Row, dim: int) -> NDArray[np.floating]:
-    values = np.frombuffer(row["values"], dtype=np.float32 if row["narrow"] else np.float64)
+    dtype: type[np.floating] = np.float32 if row["narrow"] else np.float64
+    values: NDArray[np.floating] = np.frombuffer(row["values"], dtype=dtype)
     if row["lengths"] is None:
         return values.reshape(-1, dim)
     lengths = np.frombuffer(row["lengths"], dtype=np.int64)

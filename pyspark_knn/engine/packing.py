@@ -15,9 +15,9 @@ CHUNK_SCHEMA = (
     "partition int, chunk int, rows long, dim int, skipped long, problem string, narrow boolean, "
     "size long, keys binary, lengths binary, places binary, values binary"
 )
-"""A row for each chunk, and one more (chunk -1, no rows) that closes each partition and tells what
-was wrong in it. `narrow`: the values are float32. `size`: bytes of the four binary columns together.
-`keys`: an Arrow stream. `lengths` and `places`: of sparse vectors only."""
+"""A row for each chunk, and one more (chunk -1, no rows) that closes each partition and tells
+what was wrong in it. `narrow`: the values are float32. `size`: bytes of the four binary columns
+together. `keys`: an Arrow stream. `lengths` and `places`: of sparse vectors only."""
 
 _CHUNK_TYPES = pa.schema(
     [

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     Block = NDArray[np.float64]
     Kernel = Callable[[Block, Block, Metric], NDArray[np.float64]]
 
-# Below it, squares may have lost bits to gradual underflow: a term is off by at most 2**-1075, which
-# is nothing beside 2**-900 even when 2**20 terms are summed.
+# Below it, squares may have lost bits to gradual underflow: a term is off by at most 2**-1075,
+# which is nothing beside 2**-900 even when 2**20 terms are summed.
 _TINY = 2.0**-900
 
 # Directions whose unit vectors differ by less are one direction: the rounding of two unit vectors
@@ -254,7 +254,7 @@ def _cosine_of_units(first: Block, second: Block) -> NDArray[np.float64]:
 
 
 def centred_rows(rows: Block) -> Block:
-    """Subtract from each row its mean, after scaling by a power of two; constant rows become zero."""
+    """Subtract its mean from each row, scaled by a power of two; constant rows become zero."""
     scaled, _ = _scaled(rows)
     constant = (scaled == scaled[:, :1]).all(axis=1)
     for _ in range(2):
@@ -345,7 +345,7 @@ def set_distance(name: str, both: Block, left: Block, right: Block, size: int) -
 
 
 def _set_kernel(left: Block, right: Block, metric: Metric) -> NDArray[np.float64]:
-    """Any of `SET_METRICS` on rows of numbers, of which every one that is not zero is in the set."""
+    """Any of `SET_METRICS` on rows of numbers; what is not zero is in the set."""
     first, second = left != 0, right != 0
     both, one, other = (
         np.count_nonzero(members, axis=1).astype(np.float64)

@@ -142,7 +142,8 @@ class TreeSpace:
             norms = np.abs(self._scaled(queries)).sum(axis=1) + self.norm
             absolute += 4.0 * d * _EPS * self.origin.size * largest * norms
         radii: NDArray[np.float64] = self._scaled_limits(limits, queries) * (1.0 + 8.0 * d * _EPS)
-        return radii + absolute
+        radii += absolute
+        return radii
 
     def _scaled_limits(
         self, limits: NDArray[np.float64], queries: NDArray[np.floating]
