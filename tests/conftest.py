@@ -1,4 +1,4 @@
-"""What all tests share: one local Spark session."""
+"""What all tests share: one Spark session, of the kind that --spark names."""
 
 from __future__ import annotations
 
@@ -15,25 +15,29 @@ if TYPE_CHECKING:
 # Workers run the interpreter of the tests, whatever python3 is on PATH. Before any JVM starts.
 os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
 
+KINDS = ("local", "cluster", "connect")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--spark",
+        choices=KINDS,
+        default="local",
+        help="where the tests run: local[2], local-cluster[2,1,2048], or a Spark Connect server",
+    )
+
 
 @pytest.fixture(scope="session")
-def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkSession]:
-    """A session on two threads of this machine."""
-    from pyspark.sql import SparkSession
+def spark_kind(request: pytest.FixtureRequest) -> str:
+    """One of KINDS: a process can hold one Spark only."""
+    return str(request.config.getoption("--spark"))
 
-    session = (
-        SparkSession.builder.master("local[2]")
-        .appName("pyspark_knn tests")
-        .config("spark.ui.enabled", "false")
-        .config("spark.driver.memory", "2g")
-        .config("spark.driver.host", "127.0.0.1")
-        .config("spark.driver.bindAddress", "127.0.0.1")
-        .config("spark.sql.shuffle.partitions", "4")
-        .config("spark.sql.warehouse.dir", str(tmp_path_factory.mktemp("warehouse")))
-        # Daylight saving brings hours that come twice: what loses time zones shows here.
-        .config("spark.sql.session.timeZone", "Europe/Berlin")
-        .getOrCreate()
-    )
-    session.sparkContext.setLogLevel("ERROR")
+
+@pytest.fixture(scope="session")
+def spark(spark_kind: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkSession]:
+    """A session of that kind."""
+    from tests.support.sessions import start
+
+    session = start(spark_kind, tmp_path_factory.mktemp("warehouse"))
     yield session
     session.stop()

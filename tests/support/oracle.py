@@ -1,0 +1,68 @@
+"""Nearest neighbours the plainest way: the references that answers are compared with."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def euclidean(query: Sequence[float], item: Sequence[float]) -> float:
+    """Correctly rounded, but for the root: exact sums, one pair at a time."""
+    return math.sqrt(
+        math.fsum((float(a) - float(b)) ** 2 for a, b in zip(query, item, strict=True))
+    )
+
+
+def cosine(query: Sequence[float], item: Sequence[float]) -> float:
+    """1 - cos; 1 where a vector is zero."""
+    dot = math.fsum(float(a) * float(b) for a, b in zip(query, item, strict=True))
+    norms = math.sqrt(math.fsum(float(a) ** 2 for a in query))
+    norms *= math.sqrt(math.fsum(float(b) ** 2 for b in item))
+    return 1.0 if norms == 0 else 1.0 - dot / norms
+
+
+def inner_product(query: Sequence[float], item: Sequence[float]) -> float:
+    """The negated product."""
+    return -math.fsum(float(a) * float(b) for a, b in zip(query, item, strict=True))
+
+
+def direct_distances(
+    queries: NDArray[np.floating], items: NDArray[np.floating], metric: str = "euclidean"
+) -> NDArray[np.float64]:
+    """All figures in float64, of shape (n_queries, n_items); euclidean by direct differences."""
+    left = np.asarray(queries, dtype=np.float64)[:, None, :]
+    right = np.asarray(items, dtype=np.float64)[None, :, :]
+    if metric == "euclidean":
+        return np.sqrt(((left - right) ** 2).sum(axis=2))
+    if metric == "inner_product":
+        return -(left * right).sum(axis=2)
+    if metric == "cosine":
+        norms = np.linalg.norm(left, axis=2) * np.linalg.norm(right, axis=2)
+        cosines = (left * right).sum(axis=2) / np.where(norms == 0, 1.0, norms)
+        return np.where(norms == 0, 1.0, 1.0 - cosines)
+    raise ValueError(metric)
+
+
+def nearest(
+    distances: NDArray[np.float64],
+    ids: Sequence[Any],
+    k: int,
+    *,
+    max_distance: float = math.inf,
+    excluded: Sequence[Sequence[Any]] | None = None,
+) -> list[list[tuple[Any, float]]]:
+    """For each query its k nearest (id, distance), ties to the smaller id."""
+    answers = []
+    for i, row in enumerate(distances.tolist()):
+        banned = set() if excluded is None else set(excluded[i])
+        pairs = [
+            (distance, name)
+            for distance, name in zip(row, ids, strict=True)
+            if distance <= max_distance and name not in banned
+        ]
+        answers.append([(name, distance) for distance, name in sorted(pairs)[:k]])
+    return answers

@@ -1,0 +1,36 @@
+"""Spark sessions for tests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+MASTERS = {"local": "local[2]", "cluster": "local-cluster[2,1,2048]"}
+
+
+def start(kind: str, warehouse: Path, **settings: str) -> SparkSession:
+    """Start a Spark of a kind (see tests/conftest.py), with dots in settings written as `__`."""
+    from pyspark.sql import SparkSession
+
+    builder = SparkSession.builder.appName("pyspark_knn tests")
+    builder = builder.remote("local[2]") if kind == "connect" else builder.master(MASTERS[kind])
+    plain = {
+        "spark.ui.enabled": "false",
+        "spark.driver.memory": "2g",
+        "spark.driver.host": "127.0.0.1",
+        "spark.driver.bindAddress": "127.0.0.1",
+        "spark.sql.shuffle.partitions": "4",
+        "spark.sql.warehouse.dir": str(warehouse),
+        # Daylight saving brings hours that come twice: what loses time zones shows here.
+        "spark.sql.session.timeZone": "Europe/Berlin",
+    }
+    plain |= {name.replace("__", "."): value for name, value in settings.items()}
+    for name, value in plain.items():
+        builder = builder.config(name, value)
+    session = builder.getOrCreate()
+    if kind != "connect":
+        session.sparkContext.setLogLevel("ERROR")
+    return session
