@@ -43,6 +43,14 @@ class SavedStage(Params, MLReadable[Any], MLWritable):
 class SavedModel(Protocol):
     """What a model offers to be saved and loaded."""
 
+    @property
+    def numItems(self) -> int:
+        """How many items there are."""
+
+    @property
+    def numFeatures(self) -> int:
+        """The dimension of their vectors."""
+
     def items_frame(self, session: SparkSession) -> DataFrame:
         """The items: position, id, features, label, weight, as far as there are."""
 
@@ -104,7 +112,8 @@ class ModelWriter(_Writer):
         """Write the items, then the metadata: without the latter nothing can be loaded."""
         model = cast("SavedModel", self._instance)
         model.items_frame(self.sparkSession).write.parquet(f"{path}/items")
-        self._save_metadata(path, {"fit": model.fit_record()})
+        facts = {"numItems": model.numItems, "numFeatures": model.numFeatures}
+        self._save_metadata(path, {**facts, "fit": model.fit_record()})
 
 
 class StageReader(MLReader[S], Generic[S]):
@@ -169,6 +178,7 @@ class ModelReader(StageReader[S]):
         try:
             frame = self.sparkSession.read.parquet(f"{path}/items")
             with PackedItems(frame, _saved_source(frame)) as packed:
+                _check_complete(packed, metadata)
                 cast("SavedModel", model).restore(packed, _id_type(frame), metadata["fit"])
         except (PySparkException, KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path} is damaged: {_first_line(error)}") from error
@@ -177,6 +187,17 @@ class ModelReader(StageReader[S]):
                 raise ValueError(f"{path} is damaged: {_first_line(error)}") from error
             raise
         return model
+
+
+def _check_complete(packed: PackedItems, metadata: dict[str, Any]) -> None:
+    """Refuse items of which a file is missing: Parquet itself would not notice."""
+    saved = metadata["numItems"], metadata["numFeatures"]
+    found = packed.num_items, packed.num_features
+    if found != saved:
+        raise ValueError(
+            f"{saved[0]} items of {saved[1]} dimensions were saved, but there are {found[0]} of "
+            f"{found[1]}"
+        )
 
 
 def _saved_source(frame: DataFrame) -> ItemSource:

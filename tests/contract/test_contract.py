@@ -1,0 +1,293 @@
+"""What every stage keeps: Params, copies, uids, columns, saving, Pipelines, tuning."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from pyspark.ml import Pipeline, PipelineModel
+from pyspark.ml.tuning import (
+    CrossValidator,
+    CrossValidatorModel,
+    ParamGridBuilder,
+    TrainValidationSplit,
+    TrainValidationSplitModel,
+)
+
+from tests.support.stages import CASES, Case, common_frame
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame, Row, SparkSession
+
+
+@pytest.fixture(scope="module", params=list(CASES))
+def case(request: pytest.FixtureRequest) -> Case:
+    return CASES[request.param]
+
+
+@pytest.fixture(scope="module")
+def frame(spark: SparkSession) -> DataFrame:
+    return common_frame(spark).cache()
+
+
+@pytest.fixture(scope="module")
+def model(case: Case, frame: DataFrame) -> Any:
+    return case.make(k=3).fit(frame)
+
+
+def rows_of(found: DataFrame) -> list[Row]:
+    return sorted(found.collect(), key=lambda row: row.id)
+
+
+class TestParams:
+    """They are those of pyspark.ml, with checks."""
+
+    def test_every_param_has_a_getter_and_a_setter(self, case: Case, model: Any) -> None:
+        estimator = case.make()
+        for param in estimator.params:
+            name = param.name[0].upper() + param.name[1:]
+            assert hasattr(estimator, f"get{name}"), name
+            assert hasattr(estimator, f"set{name}"), name
+            assert hasattr(model, f"get{name}"), name
+            assert param.doc
+        assert {param.name for param in model.params} == {param.name for param in estimator.params}
+
+    def test_constructor_and_set_params_are_keyword_only_and_alike(self, case: Case) -> None:
+        signatures = [
+            inspect.signature(method)
+            for method in (case.estimator.__init__, case.estimator.setParams)
+        ]
+        first, second = ({n: p for n, p in s.parameters.items() if n != "self"} for s in signatures)
+        assert {n: p.default for n, p in first.items()} == {n: p.default for n, p in second.items()}
+        assert all(p.kind is p.KEYWORD_ONLY for p in first.values())
+        assert set(first) == {param.name for param in case.estimator().params}
+        with pytest.raises(TypeError):
+            case.estimator(5)
+
+    def test_defaults_of_the_signature_are_the_defaults(self, case: Case) -> None:
+        estimator = case.estimator()
+        for name, parameter in inspect.signature(case.estimator.__init__).parameters.items():
+            if name != "self" and parameter.default is not None:
+                assert estimator.getOrDefault(name) == parameter.default, name
+
+    def test_none_means_unset_where_that_is_allowed(
+        self, case: Case, tmp_path: Path, spark: SparkSession
+    ) -> None:
+        plain = case.estimator()
+        optional = [
+            param.name
+            for param in plain.params
+            if plain.hasDefault(param) and plain.getOrDefault(param) is None
+        ]
+        assert "maxDistance" in optional
+        estimator = case.estimator(**dict.fromkeys(optional))
+        path = (tmp_path / "stage").as_uri()
+        estimator.save(path)
+        loaded = case.estimator.load(path)
+        assert all(loaded.getOrDefault(name) is None for name in optional)
+        for name in ("k", "metric", "featuresCol", "handleInvalid"):
+            with pytest.raises(TypeError, match=name):
+                case.estimator(**{name: None})
+
+    @pytest.mark.parametrize(
+        ("name", "value", "kind"),
+        [
+            ("k", 0, ValueError),
+            ("k", -1, ValueError),
+            ("k", 1.5, ValueError),
+            ("k", "5", TypeError),
+            ("k", True, TypeError),
+            ("leafSize", 0, ValueError),
+            ("p", 0.0, ValueError),
+            ("maxDistance", float("nan"), ValueError),
+            ("handleInvalid", "drop", ValueError),
+            ("algorithm", "hnsw", ValueError),
+            ("placement", "everywhere", ValueError),
+            ("dtype", "float16", ValueError),
+        ],
+    )
+    def test_values_out_of_range(
+        self, case: Case, name: str, value: Any, kind: type[Exception]
+    ) -> None:
+        setter = "set" + name[0].upper() + name[1:]
+        estimator = case.estimator()
+        for attempt in (
+            lambda: case.estimator(**{name: value}),
+            lambda: estimator.setParams(**{name: value}),
+            lambda: getattr(estimator, setter)(value),
+            lambda: estimator.set(estimator.getParam(name), value),
+            lambda: ParamGridBuilder().addGrid(estimator.getParam(name), [value]).build(),
+        ):
+            # pyspark itself turns one kind of error into the other on some of these ways.
+            with pytest.raises((TypeError, ValueError), match=f"{name} must be"):
+                attempt()
+        with pytest.raises(kind):
+            case.estimator(**{name: value})
+
+    @pytest.mark.parametrize("value", [np.int64(4), np.int32(4), np.uint8(4), 4.0, np.float32(4)])
+    def test_any_whole_number_will_do(self, case: Case, value: Any) -> None:
+        k = case.estimator(k=value).getK()
+        assert (k, type(k)) == (4, int)
+
+
+class TestCopies:
+    """uids, and copies with extra Params."""
+
+    def test_the_model_has_the_uid_and_the_params_of_its_estimator(
+        self, case: Case, frame: DataFrame
+    ) -> None:
+        estimator = case.make(k=2, maxDistance=5.0)
+        fitted = estimator.fit(frame)
+        assert fitted.uid == estimator.uid
+        assert all(param.parent == estimator.uid for param in fitted.params)
+        for param in estimator.params:
+            if param.name not in ("algorithm", "placement"):
+                assert fitted.isSet(param) == estimator.isSet(param)
+        assert (fitted.getK(), fitted.getMaxDistance()) == (2, 5.0)
+        assert isinstance(fitted, case.model)
+
+    def test_copies_are_independent(self, case: Case, model: Any, frame: DataFrame) -> None:
+        estimator = case.make(k=3)
+        other = estimator.copy({estimator.k: 1})
+        assert (estimator.getK(), other.getK(), other.uid) == (3, 1, estimator.uid)
+        copied = model.copy({model.k: 1})
+        assert (model.getK(), copied.getK(), copied.uid) == (3, 1, model.uid)
+        assert copied.numItems == model.numItems
+        assert rows_of(copied.transform(frame)) == rows_of(model.transform(frame, {model.k: 1}))
+        assert model.getK() == 3
+
+
+class TestColumns:
+    """Every row and column stays, the outputs come last, and none is overwritten."""
+
+    def test_outputs(self, case: Case, model: Any, frame: DataFrame) -> None:
+        found = model.transform(frame)
+        assert found.columns[: len(frame.columns)] == frame.columns
+        assert set(found.columns[len(frame.columns) :]) == set(case.outputs.values())
+        kept = found.select(frame.columns)
+        assert rows_of(kept) == rows_of(frame)
+
+    def test_an_existing_column_is_refused(self, case: Case, model: Any, frame: DataFrame) -> None:
+        for param, name in case.outputs.items():
+            with pytest.raises(ValueError, match=f"{param} '{name}' already exists"):
+                model.transform(frame.withColumnRenamed("truth", name))
+
+    def test_output_names_can_be_set_on_the_model(
+        self, case: Case, model: Any, frame: DataFrame
+    ) -> None:
+        extra = {model.getParam(param): f"my {param}" for param in case.outputs}
+        found = model.transform(frame, extra)
+        added = found.columns[len(frame.columns) :]
+        assert set(added) == {f"my {param}" for param in case.outputs}
+        assert len(found.collect()) == 60
+
+    def test_the_answer_does_not_depend_on_the_partitions(
+        self, case: Case, model: Any, frame: DataFrame
+    ) -> None:
+        other = case.make(k=3).fit(frame.repartition(5))
+        assert rows_of(other.transform(frame.repartition(7))) == rows_of(model.transform(frame))
+
+
+class TestSaving:
+    """Alone, in Pipelines, and in what tunes them."""
+
+    def test_alone(
+        self, case: Case, model: Any, frame: DataFrame, tmp_path: Path, spark: SparkSession
+    ) -> None:
+        path = (tmp_path / "model").as_uri()
+        model.save(path)
+        model.write().overwrite().save(path)
+        loaded = case.model.load(path)
+        assert loaded.explainParams() == model.explainParams()
+        assert rows_of(loaded.transform(frame)) == rows_of(model.transform(frame))
+        path = (tmp_path / "estimator").as_uri()
+        case.make(k=2).save(path)
+        assert case.estimator.load(path).getK() == 2
+        with pytest.raises(ValueError, match=f"not a .*{case.model.__name__}"):
+            case.model.load(path)
+
+    def test_in_a_pipeline(self, case: Case, frame: DataFrame, tmp_path: Path) -> None:
+        path = (tmp_path / "pipeline").as_uri()
+        Pipeline(stages=[case.make(k=2)]).save(path)
+        fitted = Pipeline.load(path).fit(frame)
+        path = (tmp_path / "fitted").as_uri()
+        fitted.save(path)
+        fitted.write().overwrite().save(path)
+        loaded = PipelineModel.load(path)
+        assert isinstance(loaded.stages[0], case.model)
+        assert rows_of(loaded.transform(frame)) == rows_of(fitted.transform(frame))
+
+    @pytest.mark.parametrize("inside_pipeline", [False, True], ids=["bare", "in a Pipeline"])
+    def test_cross_validator(
+        self, case: Case, frame: DataFrame, tmp_path: Path, inside_pipeline: bool
+    ) -> None:
+        stage = case.make()
+        estimator = Pipeline(stages=[stage]) if inside_pipeline else stage
+        grid = ParamGridBuilder().addGrid(stage.k, [1, 3]).build()
+        evaluator = case.evaluator()
+        tuner = CrossValidator(
+            estimator=estimator, estimatorParamMaps=grid, evaluator=evaluator, numFolds=2, seed=1
+        )
+        path = (tmp_path / "tuner").as_uri()
+        tuner.save(path)
+        fitted = CrossValidator.load(path).fit(frame)
+        assert len(fitted.avgMetrics) == 2
+        path = (tmp_path / "fitted").as_uri()
+        fitted.save(path)
+        loaded = CrossValidatorModel.load(path)
+        assert loaded.avgMetrics == fitted.avgMetrics
+        assert rows_of(loaded.bestModel.transform(frame)) == rows_of(
+            fitted.bestModel.transform(frame)
+        )
+
+    def test_train_validation_split(self, case: Case, frame: DataFrame, tmp_path: Path) -> None:
+        stage = case.make()
+        grid = (
+            ParamGridBuilder().addGrid(stage.k, [1, 3]).addGrid(stage.metric, ["cityblock"]).build()
+        )
+        tuner = TrainValidationSplit(
+            estimator=stage, estimatorParamMaps=grid, evaluator=case.evaluator(), seed=1
+        )
+        path = (tmp_path / "tuner").as_uri()
+        tuner.save(path)
+        fitted = TrainValidationSplit.load(path).fit(frame)
+        assert fitted.bestModel.getMetric() == "cityblock"
+        path = (tmp_path / "fitted").as_uri()
+        fitted.save(path)
+        loaded = TrainValidationSplitModel.load(path)
+        assert loaded.validationMetrics == fitted.validationMetrics
+        assert rows_of(loaded.bestModel.transform(frame)) == rows_of(
+            fitted.bestModel.transform(frame)
+        )
+
+
+class TestRules:
+    """What holds for the neighbours holds for what is made of them."""
+
+    def test_the_fitted_metric_decides(self, case: Case, frame: DataFrame) -> None:
+        with pytest.raises(ValueError, match="seuclidean"):
+            case.make(metric="seuclidean").fit(frame)
+
+    def test_handle_invalid(self, case: Case, model: Any, frame: DataFrame) -> None:
+        broken = frame.selectExpr(
+            "id", "if(id < 2, array(double('nan'), 0D), features) AS features", "label", "truth"
+        )
+        with pytest.raises(Exception, match="featuresCol 'features' holds a NaN"):
+            model.transform(broken).collect()
+        skipped = model.transform(broken, {model.handleInvalid: "skip"})
+        kept = rows_of(model.transform(broken, {model.handleInvalid: "keep"}))
+        assert [row.id for row in rows_of(skipped)] == list(range(2, 60))
+        assert [row.id for row in kept] == list(range(60))
+        assert kept[2:] == rows_of(skipped)
+
+    def test_exclusion_and_max_distance(self, case: Case, model: Any, frame: DataFrame) -> None:
+        """With both, a query finds others within reach, or nothing."""
+        neighbors = {"neighborsCol": "n", "distancesCol": "d", "excludeIdCol": "id"}
+        extra = {model.getParam(name): value for name, value in neighbors.items()}
+        rows = rows_of(model.transform(frame, {**extra, model.maxDistance: 0.5}))
+        assert all(row.id not in row.n for row in rows)
+        assert all(distance <= 0.5 for row in rows for distance in row.d)
+        assert {len(row.n) for row in rows} >= {0, 3}

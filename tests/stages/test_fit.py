@@ -1,0 +1,101 @@
+"""How a fit reads its input, and what it leaves behind."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from pyspark import StorageLevel
+
+from pyspark_knn import KNNEstimator
+from pyspark_knn.engine import items as items_room
+from tests.support.frames import answers, frame_of
+from tests.support.oracle import direct_distances, nearest
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame, SparkSession
+
+RANDOM = np.random.default_rng(11)
+
+
+def _watched(frame: DataFrame, note: Path) -> DataFrame:
+    """The same rows; each time that some are computed, their number is noted."""
+    path = str(note)
+
+    def count(batches: Iterator[Any]) -> Iterator[Any]:
+        for batch in batches:
+            with open(path, "a") as file:
+                file.write(f"{batch.num_rows}\n")
+            yield batch
+
+    return frame.mapInArrow(count, frame.schema)
+
+
+def test_the_input_is_read_once(spark: SparkSession, tmp_path: Path) -> None:
+    items = _watched(frame_of(spark, RANDOM.normal(size=(200, 3)), partitions=3), tmp_path / "read")
+    model = KNNEstimator(idCol="id").fit(items)
+    read = [int(line) for line in (tmp_path / "read").read_text().split()]
+    assert sum(read) == 200
+    model.transform(frame_of(spark, np.zeros((1, 3)))).collect()
+    assert len((tmp_path / "read").read_text().split()) == len(read)
+
+
+def test_nothing_stays_persisted(spark: SparkSession) -> None:
+    items = frame_of(spark, np.eye(3))
+    KNNEstimator(k=1, idCol="id").fit(items)
+    with pytest.raises(ValueError, match="featuresCol"):
+        KNNEstimator(idCol="id").fit(items.selectExpr("id", "array(double('NaN')) AS features"))
+    assert items.storageLevel == StorageLevel.NONE
+    if hasattr(spark, "_jsparkSession"):
+        assert spark._jsparkSession.sharedState().cacheManager().isEmpty()
+
+
+def test_chunks_come_in_slices_and_end_up_in_order(
+    spark: SparkSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Small chunks and slices, so that there are many of both."""
+    monkeypatch.setattr(items_room, "_CHUNK_BYTES", 500)
+    monkeypatch.setattr(items_room, "_SLICE_BYTES", 4_000)
+    items = RANDOM.integers(-50, 50, (400, 3)).astype(np.float64)
+    items[::3, 1] = 0.1  # some chunks are float64, and sparse vectors among dense ones
+    ids = RANDOM.permutation(400).tolist()
+    frame = frame_of(spark, items, ids, kind="mixed", partitions=5)
+    model = KNNEstimator(k=3, idCol="id").fit(frame)
+    queries = RANDOM.normal(size=(10, 3))
+    found = answers(model.transform(frame_of(spark, queries)))
+    expected = nearest(direct_distances(queries, items), ids, 3)
+    assert [[i for i, _ in row] for row in found] == [[i for i, _ in row] for row in expected]
+
+
+def test_an_input_that_changes_between_readings_is_noticed(spark: SparkSession) -> None:
+    """Where persisted chunks are lost, a nondeterministic input may come back with other rows."""
+    items = frame_of(spark, RANDOM.normal(size=(50, 2)), partitions=2)
+    features = items_room.columns.features_of(items, "featuresCol", "features")
+    source = items_room.ItemSource(features, "features", {}, ())
+    with items_room.PackedItems(items, source) as packed:
+        packed._chunks.append(packed._chunks[0]._replace(partition=99))
+        with pytest.raises(
+            RuntimeError, match=r"3 packed chunks were expected, 2 came.*persist it"
+        ):
+            packed.gather()
+
+
+def test_fit_does_not_change_the_estimator(spark: SparkSession) -> None:
+    knn = KNNEstimator(k=2, idCol="id")
+    before = knn.explainParams()
+    first, second = (knn.fit(frame_of(spark, np.eye(n))) for n in (3, 4))
+    assert knn.explainParams() == before
+    assert (first.uid, second.uid) == (knn.uid, knn.uid)
+    assert (first.numItems, second.numItems) == (3, 4)
+
+
+def test_param_maps(spark: SparkSession) -> None:
+    items = frame_of(spark, np.array([[0.0], [3.0]]))
+    knn = KNNEstimator(k=1, idCol="id")
+    one, two = knn.fit(items, [{knn.metric: "sqeuclidean"}, {knn.k: 2}])
+    queries = frame_of(spark, np.array([[5.0]]))
+    assert answers(one.transform(queries)) == [[(1, 4.0)]]
+    assert answers(two.transform(queries)) == [[(1, 2.0), (0, 5.0)]]

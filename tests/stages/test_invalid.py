@@ -1,0 +1,255 @@
+"""Bad input: a clear error, or the documented outcome."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from pyspark.ml.linalg import Vectors, VectorUDT
+from pyspark.sql import types as T
+
+from pyspark_knn import KNNEstimator
+from tests.support.frames import answers, frame_of
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame, SparkSession
+
+    from pyspark_knn import KNNModel
+
+NAN, INF = float("nan"), float("inf")
+
+# What is wrong with a cell -> the cell, and the words of the error.
+BAD_ARRAYS: dict[str, tuple[Any, str]] = {
+    "null": (None, "a null"),
+    "null element": ([1.0, None], "a NaN (or a null element)"),
+    "NaN": ([NAN, 1.0], "a NaN (or a null element)"),
+    "infinity": ([1.0, -INF], "an infinity"),
+    "too long": ([1.0, 2.0, 3.0], "dimension"),
+    "empty": ([], "dimension"),
+}
+BAD_VECTORS: dict[str, tuple[Any, str]] = {
+    "null": (None, "a null"),
+    "NaN": (Vectors.dense([NAN, 1.0]), "a NaN (or a null element)"),
+    "sparse infinity": (Vectors.sparse(2, {1: INF}), "an infinity"),
+    "too long": (Vectors.sparse(3, {0: 1.0}), "dimension"),
+}
+CASES = [
+    *(
+        pytest.param("array<double>", *case, id=f"array-{name}")
+        for name, case in BAD_ARRAYS.items()
+    ),
+    *(pytest.param("vector", *case, id=f"vector-{name}") for name, case in BAD_VECTORS.items()),
+]
+
+
+def _frame(spark: SparkSession, kind: str, cells: list[Any]) -> DataFrame:
+    features: T.DataType = VectorUDT() if kind == "vector" else T.ArrayType(T.DoubleType())
+    fields = [T.StructField("id", T.LongType()), T.StructField("features", features)]
+    return spark.createDataFrame(list(enumerate(cells)), T.StructType(fields))
+
+
+def _good(kind: str, *values: float) -> Any:
+    return Vectors.dense(values) if kind == "vector" else list(values)
+
+
+@pytest.fixture(scope="module")
+def model(spark: SparkSession) -> KNNModel:
+    return KNNEstimator(k=1, idCol="id").fit(frame_of(spark, np.array([[0.0, 0.0], [5.0, 0.0]])))
+
+
+class TestRows:
+    """A vector is null, holds null, NaN or infinity, or is of another dimension."""
+
+    @pytest.mark.parametrize(("kind", "bad", "words"), CASES)
+    def test_items(self, spark: SparkSession, kind: str, bad: Any, words: str) -> None:
+        cells = [_good(kind, 0.0, 0.0), bad, _good(kind, 5.0, 0.0), _good(kind, 6.0, 1.0)]
+        items = _frame(spark, kind, cells)
+        with pytest.raises(ValueError, match=rf"featuresCol 'features'.*{re.escape(words)}"):
+            KNNEstimator(idCol="id").fit(items)
+        for how in ("skip", "keep"):
+            fitted = KNNEstimator(k=1, idCol="id", handleInvalid=how).fit(items)
+            assert (fitted.numItems, fitted.numSkipped, fitted.ids.tolist()) == (3, 1, [0, 2, 3])
+
+    @pytest.mark.parametrize(("kind", "bad", "words"), CASES)
+    def test_queries(
+        self, spark: SparkSession, model: KNNModel, kind: str, bad: Any, words: str
+    ) -> None:
+        queries = _frame(spark, kind, [_good(kind, 1.0, 0.0), bad, _good(kind, 4.0, 0.0)])
+        right = [[(0, 1.0)], [(1, 1.0)]]
+        with pytest.raises(Exception, match=re.escape(words)) as raised:
+            model.transform(queries).collect()
+        assert "featuresCol 'features' holds" in str(raised.value)
+        # Only rows that are searched can fail.
+        assert answers(model.transform(queries).where("id != 1")) == right
+        skipping = model.copy({model.handleInvalid: "skip"})
+        assert answers(skipping.transform(queries)) == right
+        keeping = model.copy({model.handleInvalid: "keep"})
+        rows = sorted(keeping.transform(queries).collect(), key=lambda row: row.id)
+        assert [(row.neighbors, row.distances) for row in rows] == [
+            ([0], [1.0]),
+            (None, None),
+            ([1], [1.0]),
+        ]
+
+    def test_all_of_a_partition(self, spark: SparkSession, model: KNNModel) -> None:
+        queries = _frame(spark, "array<double>", [None, None])
+        assert model.copy({model.handleInvalid: "skip"}).transform(queries).collect() == []
+        kept = model.copy({model.handleInvalid: "keep"}).transform(queries).collect()
+        assert [row.neighbors for row in kept] == [None, None]
+
+
+def test_mixed_dimensions_are_listed(spark: SparkSession) -> None:
+    items = _frame(spark, "array<double>", [[1.0], [2.0], [1.0, 2.0]])
+    message = r"vectors of several dimensions: 1 \(2 rows\), 2 \(1 rows\)"
+    with pytest.raises(ValueError, match=message):
+        KNNEstimator(idCol="id").fit(items)
+    fitted = KNNEstimator(k=1, idCol="id", handleInvalid="skip").fit(items)
+    assert (fitted.numFeatures, fitted.numItems, fitted.numSkipped) == (1, 2, 1)
+
+
+def test_no_items(spark: SparkSession) -> None:
+    with pytest.raises(ValueError, match="there are no items to fit: featuresCol 'features'"):
+        KNNEstimator(idCol="id").fit(_frame(spark, "vector", []))
+    with pytest.raises(ValueError, match=r"no items to fit.*2 invalid rows were left out"):
+        KNNEstimator(idCol="id", handleInvalid="skip").fit(_frame(spark, "vector", [None, None]))
+
+
+def test_queries_of_another_dimension(spark: SparkSession, model: KNNModel) -> None:
+    with pytest.raises(Exception, match="a vector of dimension 3 where 2 is needed"):
+        model.transform(frame_of(spark, np.zeros((1, 3)))).collect()
+
+
+def test_a_dimension_that_the_schema_tells_is_checked_before_any_job(
+    spark: SparkSession, model: KNNModel
+) -> None:
+    from pyspark.ml.feature import VectorAssembler
+
+    assembler = VectorAssembler(inputCols=["a", "b", "c"], outputCol="features")
+    queries = assembler.transform(spark.createDataFrame([(1.0, 2.0, 3.0)], ["a", "b", "c"]))
+    with pytest.raises(ValueError, match="vectors of dimension 3 where 2 is needed"):
+        model.transform(queries)
+
+
+@pytest.mark.parametrize("where", ["fit", "transform"])
+class TestFeaturesColumn:
+    """Missing, or of a wrong type."""
+
+    def _run(self, model: KNNModel, where: str, frame: DataFrame) -> None:
+        if where == "fit":
+            KNNEstimator(idCol="id").fit(frame)
+        else:
+            model.transform(frame)
+
+    def test_missing(self, spark: SparkSession, model: KNNModel, where: str) -> None:
+        with pytest.raises(ValueError, match=r"featuresCol 'features' does not exist.*'id'"):
+            self._run(model, where, spark.range(3))
+
+    @pytest.mark.parametrize("kind", ["string", "double", "array<string>", "struct<a:double>"])
+    def test_wrong_type(self, spark: SparkSession, model: KNNModel, where: str, kind: str) -> None:
+        frame = spark.createDataFrame([], f"id long, features {kind}")
+        message = rf"featuresCol 'features' must hold vectors.*actually {re.escape(kind)}"
+        with pytest.raises(TypeError, match=message):
+            self._run(model, where, frame)
+
+
+def test_id_column_missing(spark: SparkSession) -> None:
+    with pytest.raises(ValueError, match="idCol 'sku' does not exist; the columns are"):
+        KNNEstimator(idCol="sku").fit(frame_of(spark, np.eye(2)))
+
+
+def test_an_existing_output_column_is_refused(spark: SparkSession, model: KNNModel) -> None:
+    queries = frame_of(spark, np.eye(2))
+    taken = queries.withColumnRenamed("id", "Neighbors")
+    with pytest.raises(ValueError, match="neighborsCol 'neighbors' already exists"):
+        model.transform(taken)
+    same = model.copy({model.distancesCol: "features"})
+    with pytest.raises(ValueError, match="distancesCol 'features' already exists"):
+        same.transform(queries)
+    twice = model.copy({model.distancesCol: "neighbors"})
+    with pytest.raises(ValueError, match="distancesCol 'neighbors' already exists"):
+        twice.transform(queries)
+    with pytest.raises(ValueError, match="'rank' already exists"):
+        model.kneighborsJoin(queries.withColumnRenamed("id", "rank"))
+
+
+def test_names_with_dots_spaces_and_backticks(spark: SparkSession) -> None:
+    names = {"id_col": "the id.no", "features_col": "my `features`.v1"}
+    items = frame_of(spark, np.array([[0.0], [2.0]]), kind="dense", **names)
+    knn = KNNEstimator(
+        k=2,
+        idCol="the id.no",
+        featuresCol="my `features`.v1",
+        neighborsCol="near.by ones",
+        distancesCol="`far`",
+        excludeIdCol="the id.no",
+    )
+    model = knn.fit(items)
+    found = model.transform(items)
+    assert found.columns == ["the id.no", "my `features`.v1", "near.by ones", "`far`"]
+    rows = sorted(found.collect(), key=lambda row: row["the id.no"])
+    assert [(row["near.by ones"], row["`far`"]) for row in rows] == [([1], [2.0]), ([0], [2.0])]
+    pairs = model.kneighborsJoin(items, items=items.withColumnRenamed("my `features`.v1", "a.b"))
+    assert sorted((row["the id.no"], row.item["the id.no"]) for row in pairs.collect()) == [
+        (0, 1),
+        (1, 0),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        ({"metric": "euclid"}, r"unknown metric 'euclid'; there are: .*euclidean"),
+        ({"metric": "precomputed"}, "metric 'precomputed' is not supported: there are no vectors"),
+        ({"metric": "nan_euclidean"}, "metric 'nan_euclidean' is not supported: missing values"),
+        ({"metric": "seuclidean"}, r"metric 'seuclidean' needs metricParams\['V'\]"),
+        ({"metric": "mahalanobis"}, r"metric 'mahalanobis' needs metricParams\['VI'\]"),
+        (
+            {"metric": "cosine", "algorithm": "kd_tree"},
+            "algorithm 'kd_tree' cannot serve metric 'cosine'; these can: auto, brute",
+        ),
+        (
+            {"metric": "mahalanobis", "metricParams": {"VI": [[1.0]]}},
+            r"metricParams\['VI'\] is for 1 features, but there are 2",
+        ),
+    ],
+)
+def test_params_that_do_not_go_together_fail_at_fit(
+    spark: SparkSession, params: dict[str, Any], message: str
+) -> None:
+    knn = KNNEstimator(idCol="id", **params)
+    with pytest.raises(ValueError, match=message):
+        knn.fit(frame_of(spark, np.eye(2)))
+
+
+def test_haversine_takes_two_features(spark: SparkSession) -> None:
+    with pytest.raises(ValueError, match="metric 'haversine' takes 2 features"):
+        KNNEstimator(idCol="id", metric="haversine").fit(frame_of(spark, np.eye(3)))
+
+
+def test_items_that_do_not_fit_are_refused_with_their_size(spark: SparkSession) -> None:
+    """HashingTF's default dimension: 20,000 rows of 2**18 would take 39 GiB as float64."""
+    sparse = "named_struct('type', 0Y, 'size', 262144, 'indices', array(1), 'values', array(0.1D))"
+    rows = spark.range(20_000).selectExpr("id", f"{sparse} AS features")
+    schema = T.StructType(
+        [T.StructField("id", T.LongType()), T.StructField("features", VectorUDT())]
+    )
+    items = rows.mapInArrow(lambda batches: batches, schema)
+    message = r"featuresCol: 20,000 items of 262,144 dimensions in float64 take 39.06 GiB"
+    with pytest.raises(ValueError, match=message):
+        KNNEstimator(idCol="id", placement="replicated").fit(items)
+
+
+def test_sparse_queries_are_made_dense_block_by_block(spark: SparkSession) -> None:
+    """2,000 queries of 100,000 dimensions would take 1.5 GiB at once."""
+    size = 100_000
+    items = spark.createDataFrame(
+        [(0, Vectors.sparse(size, {5: 1.0})), (1, Vectors.sparse(size, {7: 1.0}))],
+        ["id", "features"],
+    )
+    model = KNNEstimator(k=1, idCol="id").fit(items)
+    cells = [Vectors.sparse(size, {5 + 2 * (i % 2): 1.0}) for i in range(2000)]
+    queries = spark.createDataFrame(list(enumerate(cells)), ["id", "features"]).coalesce(1)
+    found = model.transform(queries).selectExpr("neighbors[0] = id % 2 AS right").distinct()
+    assert [row.right for row in found.collect()] == [True]

@@ -1,0 +1,116 @@
+"""kneighborsJoin: one row for each pair of a query and a neighbour."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+from pyspark_knn import KNNEstimator
+from tests.support.frames import frame_of
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame, SparkSession
+
+    from pyspark_knn import KNNModel
+
+
+@pytest.fixture(scope="module")
+def items(spark: SparkSession) -> DataFrame:
+    return frame_of(spark, np.array([[0.0], [1.0], [3.0]]), ["a", "b", "c"], id_type=_string())
+
+
+def _string() -> object:
+    from pyspark.sql.types import StringType
+
+    return StringType()
+
+
+@pytest.fixture(scope="module")
+def model(items: DataFrame) -> KNNModel:
+    return KNNEstimator(k=2, idCol="id").fit(items)
+
+
+def test_rows(spark: SparkSession, model: KNNModel) -> None:
+    queries = spark.createDataFrame(
+        [(1, {"m": 1}, [0.0]), (2, {"m": 2}, [9.0])],
+        "q int, attributes map<string,int>, features array<double>",
+    )
+    pairs = model.kneighborsJoin(queries)
+    kinds = dict(pairs.dtypes)
+    assert [kinds[name] for name in ("neighbor", "rank", "distance")] == ["string", "int", "double"]
+    rows = sorted((r.q, r.rank, r.neighbor, r.distance, r.attributes) for r in pairs.collect())
+    assert rows == [
+        (1, 1, "a", 0.0, {"m": 1}),
+        (1, 2, "b", 1.0, {"m": 1}),
+        (2, 1, "c", 6.0, {"m": 2}),
+        (2, 2, "b", 8.0, {"m": 2}),
+    ]
+
+
+def test_items_join_by_id(spark: SparkSession, model: KNNModel) -> None:
+    titles = spark.createDataFrame([("A", "a"), ("B", "b"), ("B2", "b")], ["title", "id"])
+    pairs = model.kneighborsJoin(frame_of(spark, np.array([[0.9]])), items=titles)
+    assert pairs.columns == ["id", "features", "neighbor", "rank", "distance", "item"]
+    assert sorted((row.rank, row.item.title) for row in pairs.collect()) == [
+        (1, "B"),
+        (1, "B2"),
+        (2, "A"),
+    ]
+    lacking = model.kneighborsJoin(
+        frame_of(spark, np.array([[3.0]])), items=titles.where("id != 'c'")
+    )
+    assert [(row.neighbor, row.item) for row in lacking.where("rank = 1").collect()] == [
+        ("c", None)
+    ]
+
+
+def test_self_join(model: KNNModel, items: DataFrame) -> None:
+    pairs = model.copy({model.excludeIdCol: "id"}).kneighborsJoin(items, items=items)
+    rows = sorted((row.id, row.rank, row.neighbor, row.item.id) for row in pairs.collect())
+    assert rows == [
+        ("a", 1, "b", "b"),
+        ("a", 2, "c", "c"),
+        ("b", 1, "a", "a"),
+        ("b", 2, "c", "c"),
+        ("c", 1, "b", "b"),
+        ("c", 2, "a", "a"),
+    ]
+
+
+def test_a_query_without_neighbors_has_no_row(spark: SparkSession, model: KNNModel) -> None:
+    near = model.copy({model.maxDistance: 0.5, model.handleInvalid: "keep"})
+    queries = spark.createDataFrame(
+        [(1, [0.0]), (2, [99.0]), (3, None)], "q int, features array<double>"
+    )
+    assert [(r.q, r.neighbor) for r in near.kneighborsJoin(queries).collect()] == [(1, "a")]
+
+
+def test_it_does_not_depend_on_the_names_of_the_outputs(
+    spark: SparkSession, model: KNNModel
+) -> None:
+    queries = frame_of(spark, np.array([[0.0]])).withColumnRenamed("id", "neighbors")
+    silent = model.copy({model.neighborsCol: "", model.distancesCol: ""})
+    assert [row.neighbor for row in silent.kneighborsJoin(queries).collect()] == ["a", "b"]
+
+
+def test_names_that_collide_are_refused(spark: SparkSession, model: KNNModel) -> None:
+    queries = frame_of(spark, np.array([[0.0]]))
+    for name in ("neighbor", "Rank", "distance"):
+        with pytest.raises(ValueError, match=f"{name.lower()!r} already exists"):
+            model.kneighborsJoin(queries.withColumnRenamed("id", name))
+    taken = queries.withColumnRenamed("id", "item")
+    assert "item" in model.kneighborsJoin(taken).columns
+    with pytest.raises(ValueError, match="'item' already exists"):
+        model.kneighborsJoin(taken, items=queries)
+
+
+def test_items_need_the_id_column(spark: SparkSession, model: KNNModel) -> None:
+    queries = frame_of(spark, np.array([[0.0]]))
+    with pytest.raises(ValueError, match="idCol 'id' does not exist"):
+        model.kneighborsJoin(queries, items=spark.range(1).toDF("key"))
+    with pytest.warns(UserWarning, match="idCol is unset"):
+        unnamed = KNNEstimator(k=1).fit(queries)
+    with pytest.raises(ValueError, match="idCol is unset: fit with an idCol"):
+        unnamed.kneighborsJoin(queries, items=queries)

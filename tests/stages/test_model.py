@@ -1,0 +1,167 @@
+"""What a model tells of itself, and its ways from and to scikit-learn."""
+
+from __future__ import annotations
+
+import datetime as dt
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import joblib
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.neighbors import NearestNeighbors
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from pyspark_knn import KNNEstimator, KNNModel
+from tests.support.frames import answers, frame_of
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+RANDOM = np.random.default_rng(3)
+ITEMS = RANDOM.normal(size=(40, 3))
+IDS = RANDOM.permutation(100)[:40].tolist()
+
+
+@pytest.fixture(scope="module")
+def model(spark: SparkSession) -> KNNModel:
+    knn = KNNEstimator(k=4, idCol="id", algorithm="kd_tree", leafSize=7)
+    return knn.fit(frame_of(spark, ITEMS, IDS, partitions=3))
+
+
+def test_figures(model: KNNModel) -> None:
+    assert (model.numItems, model.numFeatures, model.numSkipped) == (40, 3, 0)
+    assert (model.getAlgorithm(), model.getPlacement()) == ("kd_tree", "replicated")
+    assert "asked for" in model.algorithmReason
+    assert "40 items of 3 dimensions in float64" in model.placementReason
+    assert model.ids.tolist() == sorted(IDS)
+
+
+def test_items(model: KNNModel) -> None:
+    assert dict(model.items.dtypes) == {
+        "position": "bigint",
+        "id": "bigint",
+        "features": "array<double>",
+    }
+    rows = sorted(model.items.collect(), key=lambda row: row.position)
+    order = np.argsort(IDS)
+    assert [row.position for row in rows] == list(range(40))
+    assert [row.id for row in rows] == sorted(IDS)
+    assert [row.features for row in rows] == ITEMS[order].tolist()
+
+
+def test_what_it_says_of_itself(model: KNNModel) -> None:
+    said = repr(model)
+    for part in ("KNNModel", "kd_tree", "replicated", "numItems=40", "numFeatures=3", "k=4"):
+        assert part in said
+    assert repr(KNNModel()).endswith("without an index")
+    assert (
+        "neighbours per query, >= 1; counts items (default: 5, current: 4)" in model.explainParams()
+    )
+    assert "k: neighbours per query" in KNNEstimator().explainParam("k")
+    assert repr(KNNEstimator()).startswith("KNNEstimator_")
+
+
+def test_an_empty_model_says_where_models_come_from(spark: SparkSession, tmp_path: Path) -> None:
+    for use in (
+        lambda: KNNModel().transform(frame_of(spark, ITEMS)),
+        lambda: KNNModel().numItems,
+        lambda: KNNModel().save((tmp_path / "none").as_uri()),
+    ):
+        with pytest.raises(ValueError, match=r"has no index: it comes from fit\(\) or load\(\)"):
+            use()
+    assert not (tmp_path / "none").exists()
+
+
+def test_to_sklearn(spark: SparkSession, model: KNNModel) -> None:
+    fitted = model.toSklearn()
+    assert isinstance(fitted, NearestNeighbors)
+    assert (fitted.n_neighbors, fitted.algorithm, fitted.leaf_size) == (4, "kd_tree", 7)
+    queries = RANDOM.normal(size=(9, 3))
+    distances, positions = fitted.kneighbors(queries)
+    found = answers(model.transform(frame_of(spark, queries)))
+    assert [[i for i, _ in row] for row in found] == model.ids[positions].tolist()
+    assert np.array([[d for _, d in row] for row in found]) == pytest.approx(distances, rel=1e-12)
+
+
+def test_to_sklearn_refuses_what_it_has_not(spark: SparkSession) -> None:
+    model = KNNEstimator(idCol="id", metric="inner_product").fit(frame_of(spark, ITEMS))
+    with pytest.raises(ValueError, match="no metric 'inner_product'"):
+        model.toSklearn()
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"n_neighbors": 3},
+        {"n_neighbors": 6, "metric": "cosine"},
+        {"metric": "minkowski", "p": 3, "algorithm": "ball_tree", "leaf_size": 4},
+        {"metric": "seuclidean", "metric_params": {"V": np.array([1.0, 2.0, 3.0])}},
+    ],
+    ids=str,
+)
+def test_from_sklearn_with_joblib(
+    spark: SparkSession, tmp_path: Path, settings: dict[str, Any]
+) -> None:
+    """An index that someone fitted and saved, put to work on Spark."""
+    joblib.dump(NearestNeighbors(**settings).fit(ITEMS), tmp_path / "index")
+    fitted = joblib.load(tmp_path / "index")
+    queries = RANDOM.normal(size=(6, 3))
+    distances, positions = fitted.kneighbors(queries)
+    names = [f"item {i:02}" for i in RANDOM.permutation(40)]
+    model = KNNModel.fromSklearn(fitted, ids=names)
+    assert model.getIdCol() == "id"
+    found = answers(model.transform(frame_of(spark, queries)))
+    assert [[i for i, _ in row] for row in found] == [[names[i] for i in row] for row in positions]
+    assert np.array([[d for _, d in row] for row in found]) == pytest.approx(distances, rel=1e-9)
+    unnamed = answers(KNNModel.fromSklearn(fitted).transform(frame_of(spark, queries)))
+    assert [[i for i, _ in row] for row in unnamed] == positions.tolist()
+
+
+def test_from_sklearn_takes_ids_of_many_types() -> None:
+    fitted = NearestNeighbors(n_neighbors=1).fit([[0.0], [1.0]])
+    for ids in (
+        np.array([5, 4], dtype=np.int32),
+        pd.Series(["b", "a"]),
+        [dt.date(2021, 1, 1), dt.date(2020, 1, 1)],
+        [b"z", b"y"],
+    ):
+        assert KNNModel.fromSklearn(fitted, ids=ids).ids.tolist() == sorted(list(ids))
+
+
+def test_from_sklearn_checks_what_it_gets(spark: SparkSession) -> None:
+    fitted = NearestNeighbors().fit(ITEMS)
+    with pytest.raises(ValueError, match="ids must be one for each of the 40 fitted rows, got 2"):
+        KNNModel.fromSklearn(fitted, ids=[1, 2])
+    with pytest.raises(ValueError, match="ids holds a null"):
+        KNNModel.fromSklearn(fitted, ids=[None, *IDS[1:]])
+    with pytest.raises(TypeError, match="ids"):
+        KNNModel.fromSklearn(fitted, ids=[[1]] * 40)
+    with pytest.raises(TypeError, match=r"a scikit-learn Pipeline cannot run on Spark: transform"):
+        KNNModel.fromSklearn(make_pipeline(StandardScaler(), NearestNeighbors()).fit(ITEMS))
+    with pytest.raises(
+        TypeError, match="a fitted NearestNeighbors is needed, got a StandardScaler"
+    ):
+        KNNModel.fromSklearn(StandardScaler())
+    with pytest.raises(ValueError, match="not fitted"):
+        KNNModel.fromSklearn(NearestNeighbors())
+    with pytest.raises(ValueError, match="a metric that is a function"):
+        KNNModel.fromSklearn(NearestNeighbors(metric=lambda a, b: 0.0).fit(ITEMS[:3]))
+    squares = np.zeros((3, 3))
+    with pytest.raises(ValueError, match="'precomputed' holds no vectors"):
+        KNNModel.fromSklearn(NearestNeighbors(metric="precomputed").fit(squares))
+
+
+def test_from_sklearn_checks_feature_names(spark: SparkSession) -> None:
+    from pyspark.ml.feature import VectorAssembler
+
+    fitted = NearestNeighbors(n_neighbors=1).fit(pd.DataFrame({"a": [1.0, 2.0], "b": [0.0, 5.0]}))
+    model = KNNModel.fromSklearn(fitted)
+    numbers = spark.createDataFrame([(2.0, 5.0)], ["a", "b"])
+    right = VectorAssembler(inputCols=["a", "b"], outputCol="features").transform(numbers)
+    assert model.transform(right).first()["neighbors"] == [1]
+    wrong = VectorAssembler(inputCols=["b", "a"], outputCol="features").transform(numbers)
+    with pytest.raises(ValueError, match=r"is made of \['b', 'a'\], but the index of \['a', 'b'\]"):
+        model.transform(wrong)

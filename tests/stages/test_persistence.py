@@ -1,0 +1,250 @@
+"""Saving and loading: the files, every file system, and what loading refuses."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from pyspark.ml import Pipeline, PipelineModel
+from pyspark.ml.feature import Normalizer, SQLTransformer, VectorAssembler
+
+from pyspark_knn import KNNEstimator, KNNModel
+from pyspark_knn.engine import compat
+from tests.support.frames import answers, frame_of
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame, SparkSession
+
+RANDOM = np.random.default_rng(5)
+ITEMS = RANDOM.normal(size=(30, 2))
+IDS = RANDOM.permutation(30).tolist()
+
+
+@pytest.fixture(scope="module")
+def queries(spark: SparkSession) -> DataFrame:
+    return frame_of(spark, RANDOM.normal(size=(5, 2)))
+
+
+@pytest.fixture(scope="module")
+def model(spark: SparkSession) -> KNNModel:
+    knn = KNNEstimator(k=3, idCol="id", metric="cityblock", algorithm="kd_tree", maxDistance=9.0)
+    return knn.fit(frame_of(spark, ITEMS, IDS, partitions=2))
+
+
+@pytest.fixture(scope="module")
+def saved(model: KNNModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder to copy, not to touch."""
+    folder = Path(tmp_path_factory.mktemp("saved")) / "model"
+    model.save(folder.as_uri())
+    return folder
+
+
+@pytest.fixture
+def copied(saved: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(saved, tmp_path / "model"))
+
+
+def _edit_metadata(folder: Path, text: str | None = None, **changes: Any) -> None:
+    (part,) = (folder / "metadata").glob("part-*")
+    metadata = json.loads(part.read_text()) | changes
+    part.write_text(json.dumps(metadata) if text is None else text)
+    # Hadoop's own checksum would speak first.
+    for checksum in (folder / "metadata").glob(".*.crc"):
+        checksum.unlink()
+
+
+def _parts(folder: Path) -> list[Path]:
+    return list((folder / "items").glob("part-*"))
+
+
+def test_a_loaded_model_is_the_same(
+    spark: SparkSession, model: KNNModel, saved: Path, queries: DataFrame
+) -> None:
+    loaded = KNNModel.load(saved.as_uri())
+    assert answers(loaded.transform(queries)) == answers(model.transform(queries))
+    assert loaded.uid == model.uid
+    assert repr(loaded) == repr(model)
+    assert loaded.explainParams() == model.explainParams()
+    assert loaded.ids.tolist() == model.ids.tolist()
+    assert loaded.algorithmReason == model.algorithmReason
+    assert loaded.placementReason == model.placementReason
+    read = KNNModel.read().load(saved.as_uri())
+    assert repr(read) == repr(model)
+
+
+def test_the_files(spark: SparkSession, saved: Path) -> None:
+    assert sorted(path.name for path in saved.iterdir()) == ["items", "metadata"]
+    items = spark.read.parquet((saved / "items").as_uri())
+    assert dict(items.dtypes) == {
+        "position": "bigint",
+        "id": "bigint",
+        "features": "array<double>",
+    }
+    rows = sorted(items.collect(), key=lambda row: row.position)
+    assert [row.features for row in rows] == ITEMS[np.argsort(IDS)].tolist()
+    (part,) = (saved / "metadata").glob("part-*")
+    metadata = json.loads(part.read_text())
+    assert metadata["class"] == "pyspark_knn.neighbors.KNNModel"
+    assert metadata["formatVersion"] == 1
+    assert metadata["paramMap"]["algorithm"] == "kd_tree"
+    # No pickle: nothing but JSON and Parquet.
+    for path in saved.rglob("*"):
+        if path.is_file() and path.suffix != ".crc":
+            assert path.read_bytes()[:1] in (b"", b"{", b"P"), path
+
+
+def test_facts_of_the_fit_are_saved(spark: SparkSession, tmp_path: Path) -> None:
+    rows = [(1, [1.0]), (1, [2.0]), (2, None)]
+    items = spark.createDataFrame(rows, "id int, features array<float>")
+    with pytest.warns(UserWarning, match="id of another"):
+        model = KNNEstimator(k=1, idCol="id", handleInvalid="skip").fit(items)
+    path = (tmp_path / "model").as_uri()
+    model.save(path)
+    loaded = KNNModel.load(path)
+    assert (loaded.numItems, loaded.numSkipped) == (2, 1)
+    assert dict(loaded.items.dtypes)["features"] == "array<float>"
+
+
+def test_without_ids(spark: SparkSession, tmp_path: Path, queries: DataFrame) -> None:
+    with pytest.warns(UserWarning, match="idCol is unset"):
+        model = KNNEstimator(k=2).fit(frame_of(spark, ITEMS, partitions=3))
+    path = (tmp_path / "model").as_uri()
+    model.save(path)
+    assert answers(KNNModel.load(path).transform(queries)) == answers(model.transform(queries))
+
+
+def test_an_estimator(spark: SparkSession, tmp_path: Path) -> None:
+    knn = KNNEstimator(k=9, metric="seuclidean", metricParams={"V": np.array([1.0, 2.0])})
+    path = (tmp_path / "estimator").as_uri()
+    knn.save(path)
+    loaded = KNNEstimator.load(path)
+    assert loaded.uid == knn.uid
+    assert loaded.explainParams() == knn.explainParams()
+    assert loaded.getMetricParams() == {"V": [1.0, 2.0]}
+    with pytest.raises(FileExistsError, match=r"use write\(\).overwrite\(\).save\(path\)"):
+        knn.save(path)
+    knn.setK(2).write().overwrite().save(path)
+    assert KNNEstimator.load(path).getK() == 2
+
+
+def test_overwriting_a_model_with_itself_does_not_lose_it(
+    spark: SparkSession, copied: Path, model: KNNModel, queries: DataFrame
+) -> None:
+    path = copied.as_uri()
+    with pytest.raises(FileExistsError, match="holds a saved stage already"):
+        model.save(path)
+    KNNModel.load(path).setK(2).write().overwrite().save(path)
+    again = KNNModel.load(path)
+    assert again.getK() == 2
+    assert answers(again.setK(3).transform(queries)) == answers(model.transform(queries))
+
+
+def test_pipelines_with_stages_of_mllib_before_and_after(
+    spark: SparkSession, tmp_path: Path
+) -> None:
+    items = spark.createDataFrame(
+        [(i, *row) for i, row in enumerate(ITEMS.tolist())], "id int, a double, b double"
+    )
+    stages = [
+        VectorAssembler(inputCols=["a", "b"], outputCol="raw"),
+        Normalizer(inputCol="raw", outputCol="features"),
+        KNNEstimator(k=2, idCol="id"),
+        SQLTransformer(statement="SELECT id, neighbors[1] AS second FROM __THIS__"),
+    ]
+    pipeline = Pipeline(stages=stages)
+    path = (tmp_path / "pipeline").as_uri()
+    pipeline.save(path)
+    model = Pipeline.load(path).fit(items)
+    path = (tmp_path / "model").as_uri()
+    model.write().overwrite().save(path)
+    model.write().overwrite().save(path)
+    loaded = PipelineModel.load(path)
+    assert isinstance(loaded.stages[2], KNNModel)
+    expected = sorted(map(tuple, model.transform(items).collect()))
+    assert sorted(map(tuple, loaded.transform(items).collect())) == expected
+
+
+class TestWhatLoadingRefuses:
+    """Each by a sentence that says which."""
+
+    def test_nothing_there(self, spark: SparkSession, tmp_path: Path) -> None:
+        with pytest.raises(FileNotFoundError, match="there is no saved KNNModel at"):
+            KNNModel.load((tmp_path / "none").as_uri())
+
+    def test_another_class(self, spark: SparkSession, saved: Path) -> None:
+        message = (
+            r"holds a pyspark_knn.neighbors.KNNModel, not a pyspark_knn.neighbors.KNNEstimator"
+        )
+        with pytest.raises(ValueError, match=message):
+            KNNEstimator.load(saved.as_uri())
+
+    def test_a_newer_format(self, spark: SparkSession, copied: Path) -> None:
+        _edit_metadata(copied, formatVersion=2)
+        with pytest.raises(ValueError, match=r"has format 2, and this release.*saved by a newer"):
+            KNNModel.load(copied.as_uri())
+
+    def test_no_items(self, spark: SparkSession, copied: Path) -> None:
+        shutil.rmtree(copied / "items")
+        with pytest.raises(ValueError, match="is damaged"):
+            KNNModel.load(copied.as_uri())
+
+    def test_a_truncated_file(self, spark: SparkSession, copied: Path) -> None:
+        for part in _parts(copied):
+            part.write_bytes(part.read_bytes()[:-40])
+            (part.parent / f".{part.name}.crc").unlink(missing_ok=True)
+        with pytest.raises(ValueError, match="is damaged"):
+            KNNModel.load(copied.as_uri())
+
+    def test_a_lost_file_among_several(self, spark: SparkSession, tmp_path: Path) -> None:
+        folder = tmp_path / "model"
+        KNNEstimator(k=1, idCol="id").fit(frame_of(spark, ITEMS)).save(folder.as_uri())
+        items = spark.read.parquet((folder / "items").as_uri()).collect()
+        shutil.rmtree(folder / "items")
+        schema = "position long, id long, features array<double>"
+        fewer = spark.createDataFrame(items[:-1], schema)
+        fewer.write.parquet((folder / "items").as_uri())
+        with pytest.raises(
+            ValueError, match=r"is damaged: 30 items of 2 dim.* but there are 29 of 2"
+        ):
+            KNNModel.load(folder.as_uri())
+
+    @pytest.mark.parametrize("text", ["not JSON", "", "[]", "{}"])
+    def test_metadata_that_is_not_ours(self, spark: SparkSession, copied: Path, text: str) -> None:
+        _edit_metadata(copied, text=text)
+        with pytest.raises(ValueError, match="metadata is damaged"):
+            KNNModel.load(copied.as_uri())
+
+
+def test_a_failed_save_leaves_nothing_that_loads(
+    spark: SparkSession, model: KNNModel, tmp_path: Path
+) -> None:
+    """A file stands where the folder of the items must go."""
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "items").write_text("in the way")
+    with pytest.raises(Exception, match="items"):
+        model.save(folder.as_uri())
+    assert not (folder / "metadata").exists()
+    with pytest.raises(FileNotFoundError, match="there is no saved KNNModel"):
+        KNNModel.load(folder.as_uri())
+
+
+def test_a_file_system_that_python_cannot_see(
+    spark: SparkSession, model: KNNModel, queries: DataFrame, tmp_path: Path
+) -> None:
+    """A viewfs:// mount table over a local folder."""
+    if compat.is_connect(spark):
+        pytest.skip("the mount table is set in the JVM's own configuration")
+    mounts = spark.sparkContext._jsc.hadoopConfiguration()
+    mounts.set("fs.viewfs.mounttable.shelf.link./models", tmp_path.as_uri())
+    path = "viewfs://shelf/models/ours"
+    pipeline = PipelineModel([model])
+    pipeline.save(path)
+    pipeline.write().overwrite().save(path)
+    loaded = PipelineModel.load(path)
+    assert answers(loaded.transform(queries)) == answers(model.transform(queries))
+    assert (tmp_path / "ours" / "stages").is_dir()

@@ -1,0 +1,74 @@
+"""The stages that the contract suite goes through. A new stage needs one entry here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from pyspark.ml.evaluation import Evaluator, RankingEvaluator
+
+from pyspark_knn import KNNEstimator, KNNModel
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame, SparkSession
+
+COLUMNS = "id double, features array<double>, label double, weight double, truth array<double>"
+"""Of the frame that every stage is fitted on, and that is its queries too."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """A stage, and what must be known of it to hold it to the contract.
+
+    Attributes
+    ----------
+    estimator, model : type
+        The two classes.
+    outputs : dict
+        Param of an output column -> its default name, for those that are on by default.
+    evaluator : callable
+        Makes an evaluator of the outputs on the common frame.
+    settings : dict
+        What the constructor needs beside ``idCol="id"``.
+    """
+
+    estimator: type[Any]
+    model: type[Any]
+    outputs: dict[str, str]
+    evaluator: Callable[[], Evaluator]
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    def make(self, **settings: Any) -> Any:
+        """An estimator for the common frame."""
+        return self.estimator(**{"idCol": "id", **self.settings, **settings})
+
+
+CASES = {
+    "search": Case(
+        KNNEstimator,
+        KNNModel,
+        {"neighborsCol": "neighbors", "distancesCol": "distances"},
+        lambda: RankingEvaluator(
+            predictionCol="neighbors", labelCol="truth", metricName="precisionAtK", k=1
+        ),
+    ),
+}
+
+
+def common_frame(spark: SparkSession, rows: int = 60) -> DataFrame:
+    """Three clusters with a label each; `truth` holds an item's own id."""
+    random = np.random.default_rng(17)
+    labels = random.integers(0, 3, rows)
+    vectors = random.normal(size=(rows, 2)) + 4.0 * labels[:, None]
+    weights = random.integers(1, 4, rows)
+    return spark.createDataFrame(
+        [
+            (float(i), vector, float(label), float(weight), [float(i)])
+            for i, (vector, label, weight) in enumerate(
+                zip(vectors.tolist(), labels.tolist(), weights.tolist(), strict=True)
+            )
+        ],
+        COLUMNS,
+    )
