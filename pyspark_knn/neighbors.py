@@ -12,7 +12,7 @@ from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
 from pyspark_knn import interop
-from pyspark_knn.engine import columns
+from pyspark_knn.engine import columns, compat
 from pyspark_knn.engine.worker import NeighborLists
 from pyspark_knn.params import HasNeighborColumns
 from pyspark_knn.stage import FitFacts, NeighborEstimator, NeighborModel
@@ -116,6 +116,7 @@ class KNNModel(NeighborModel, _SearchParams):
             If an output column exists already, if `items` is given but ``idCol`` is unset, or if
             `items` lacks the id column.
         """
+        compat.session_of(queries)
         added = ["neighbor", "rank", "distance"] + ["item"] * (items is not None)
         columns.refuse_existing(queries, {f"the output column {name}": name for name in added})
         kept = [columns.column(name) for name in queries.columns]

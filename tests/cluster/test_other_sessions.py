@@ -1,0 +1,92 @@
+"""Sessions that must be started anew, each in a process of its own."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.cluster
+
+ROOT = Path(__file__).parents[2]
+
+HEAD = """
+import os, sys, warnings
+os.environ["PYSPARK_PYTHON"] = sys.executable
+from pathlib import Path
+import numpy as np
+from pyspark_knn import KNNEstimator, KNNModel
+from tests.support.frames import answers, frame_of
+from tests.support.sessions import start
+
+items, queries = np.arange(12.0).reshape(6, 2), np.array([[0.0, 1.0], [9.0, 9.0]])
+expected = [[(0, 0.0), (1, 8.0**0.5)], [(4, 1.0), (5, 5.0**0.5)]]
+"""
+
+
+def _run(tmp_path: Path, code: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-W", "error::UserWarning", "-c", HEAD + code, str(tmp_path)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["local", "cluster"])
+def test_encrypted_io(tmp_path: Path, kind: str) -> None:
+    """The index never touches the disk in the clear."""
+    _run(
+        tmp_path,
+        f"""
+spark = start("{kind}", Path(sys.argv[1]), spark__io__encryption__enabled="true")
+model = KNNEstimator(k=2, idCol="id").fit(frame_of(spark, items))
+assert answers(model.transform(frame_of(spark, queries))) == expected
+assert not list(Path(spark.sparkContext._temp_dir).glob("knn-*"))
+model.save(Path(sys.argv[1], "model").as_uri())
+loaded = KNNModel.load(Path(sys.argv[1], "model").as_uri())
+assert answers(loaded.transform(frame_of(spark, queries))) == expected
+spark.stop()
+""",
+    )
+
+
+@pytest.mark.slow
+def test_a_session_that_was_restarted(tmp_path: Path) -> None:
+    """Old DataFrames say what to do; the model itself works in the new session."""
+    out = _run(
+        tmp_path,
+        """
+KNNEstimator(k=2)  # needs no session
+spark = start("local", Path(sys.argv[1]))
+model = KNNEstimator(k=2, idCol="id").fit(frame_of(spark, items))
+old = frame_of(spark, queries)
+assert answers(model.transform(old)) == expected
+folder = Path(spark.sparkContext._temp_dir)
+assert list(folder.glob("knn-*"))
+spark.stop()
+for use in (model.transform, model.kneighborsJoin, KNNEstimator(idCol="id").fit):
+    try:
+        use(old)
+    except ValueError as error:
+        print(error)
+try:
+    model.items
+except ValueError as error:
+    print(error)
+spark = start("local", Path(sys.argv[1]))
+assert answers(model.transform(frame_of(spark, queries))) == expected
+assert model.items.count() == 6
+assert not list(folder.glob("knn-*"))
+spark.stop()
+""",
+    )
+    told = "the Spark session of this DataFrame was stopped: create the DataFrame anew"
+    assert out.count(told) == 3
+    assert "no running Spark session" in out
