@@ -7,6 +7,6 @@ import os
 
 from hypothesis import settings
 
-settings.register_profile("unit", max_examples=20, derandomize=True, deadline=None)
-settings.register_profile("hunt", max_examples=2000, deadline=None, print_blob=True)
+settings.register_profile("unit", max_examples=12, derandomize=True, deadline=None)
+settings.register_profile("hunt", max_examples=1200, deadline=None, print_blob=True)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "unit"))
