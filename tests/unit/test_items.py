@@ -65,6 +65,15 @@ def test_booleans(known):
     assert list(zip(which.tolist(), positions.tolist(), strict=True)) == expected
 
 
+@pytest.mark.parametrize("kind", [pa.float32(), pa.float64()])
+def test_floats_are_equal_as_they_are_in_spark(kind):
+    items = Items(6, pa.array([-1.0, -0.0, 0.0, np.inf, np.nan, np.nan], kind))
+    wanted = pa.array([0.0, np.nan, -0.0, -np.inf], kind)
+    which, positions = items.positions_of(wanted)
+    assert which.tolist() == [0, 0, 1, 1, 2, 2]
+    assert positions.tolist() == [1, 2, 4, 5, 1, 2]
+
+
 def test_without_ids_a_position_is_its_own_name():
     items = Items(3, None)
     assert items.take_ids(np.array([2, 0])).to_pylist() == [2, 0]
