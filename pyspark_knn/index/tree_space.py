@@ -161,7 +161,8 @@ class TreeSpace:
         if self.source.name == "sqeuclidean":
             # A sum of squares that underflowed may be short by half the smallest float64 a term.
             limits = np.sqrt(limits + self.origin.size * 2.0**-1073)
-        scaled: NDArray[np.float64] = np.ldexp(limits, -self.exponent)
+        # The last place of a figure below 2**-1022 is worth 2**-1074, however small the figure.
+        scaled: NDArray[np.float64] = np.ldexp(limits + 2.0**-1074, -self.exponent)
         if self.form_error:
             gaps = np.abs(self._scaled(queries)).sum(axis=1) + self.norm
             scaled = np.hypot(scaled, np.sqrt(self.form_error) * gaps)

@@ -142,6 +142,15 @@ def test_what_is_refused_breaks_the_triangle_inequality(name):
     assert straight > there + back + 0.3
 
 
+@pytest.mark.parametrize(("tree", "case"), PAIRS)
+def test_ties_below_the_normal_numbers(tree, case):
+    """Distances there have few digits: what they round away is more than an epsilon of them."""
+    around = np.array([[1, 1], [-1, 1], [1, -1], [0, 2], [2, 0]]) * 2.0**-1060
+    items = around[np.random.default_rng(5).integers(0, len(around), 200)]
+    search = Search(METRIC_CASES[case](2), items, np.zeros((1, 2)), 1, None, None, 2)
+    assert_same(ask(build(tree, search), search), by_sorting(search))
+
+
 def test_haversine_of_angles_that_are_many_turns():
     """The difference of such angles is rounded, so that no tree can be sure of it."""
     seed = np.random.default_rng(2)
