@@ -151,6 +151,17 @@ def test_ties_below_the_normal_numbers(tree, case):
     assert_same(ask(build(tree, search), search), by_sorting(search))
 
 
+@pytest.mark.parametrize(("tree", "case"), PAIRS)
+def test_ties_far_from_zero(tree, case):
+    """The coordinates of a tree are rounded by more there than the distances are."""
+    offset, step = (1.0, 2.0**-40) if case == "haversine" else (1e6, 2.0**-20)
+    lattice = np.stack(np.meshgrid(np.arange(9), np.arange(9)), axis=-1).reshape(-1, 2)
+    items = np.random.default_rng(3).permutation(lattice) * step + offset
+    for k in (2, 4, 11):
+        search = Search(METRIC_CASES[case](2), items, items[:40], k, None, None, 2)
+        assert_same(ask(build(tree, search), search), by_sorting(search))
+
+
 def test_haversine_of_angles_that_are_many_turns():
     """The difference of such angles is rounded, so that no tree can be sure of it."""
     seed = np.random.default_rng(2)
