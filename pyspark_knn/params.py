@@ -28,10 +28,10 @@ def whole(name: str, minimum: int) -> Converter:
 
     def convert(value: Any) -> int:
         given = f"{name} must be an integer >= {minimum}, got {value!r}"
-        integral = isinstance(value, numbers.Integral) and not isinstance(value, bool)
-        if not integral and not (isinstance(value, (float, np.floating)) and value == int(value)):
-            raise (ValueError if isinstance(value, (float, np.floating)) else TypeError)(given)
-        if value < minimum:
+        if isinstance(value, bool) or not isinstance(value, (numbers.Integral, float, np.floating)):
+            raise TypeError(given)
+        whole_number = isinstance(value, numbers.Integral) or value.is_integer()
+        if not whole_number or int(value) < minimum:
             raise ValueError(given)
         return int(value)
 
@@ -45,9 +45,13 @@ def real(name: str, allowed: str, check: Callable[[float], bool]) -> Converter:
         given = f"{name} must be {allowed}, got {value!r}"
         if not isinstance(value, (numbers.Real, np.floating)) or isinstance(value, bool):
             raise TypeError(given)
-        if not check(float(value)):
+        try:
+            number = float(value)
+        except OverflowError as error:
+            raise ValueError(given) from error
+        if not check(number):
             raise ValueError(given)
-        return float(value)
+        return number
 
     return convert
 
@@ -60,7 +64,7 @@ def choice(name: str, options: tuple[str, ...]) -> Converter:
             raise TypeError(f"{name} must be one of {', '.join(options)}, got {value!r}")
         if value not in options:
             raise ValueError(f"{name} must be one of {', '.join(options)}, got {value!r}")
-        return value
+        return str(value)  # numpy has strings of its own
 
     return convert
 
@@ -71,7 +75,7 @@ def text(name: str) -> Converter:
     def convert(value: Any) -> str:
         if not isinstance(value, str):
             raise TypeError(f"{name} must be a string, got {value!r}")
-        return value
+        return str(value)
 
     return convert
 
@@ -85,10 +89,8 @@ def json_dict(name: str) -> Converter:
     """A converter to a dict for JSON: numpy arrays become lists, numpy scalars numbers."""
 
     def plain(value: Any) -> Any:
-        if isinstance(value, np.ndarray):
-            return value.tolist()
-        if isinstance(value, np.generic):
-            return value.item()
+        if isinstance(value, (np.ndarray, np.generic)):
+            value = value.tolist()
         if isinstance(value, (list, tuple)):
             return [plain(each) for each in value]
         if value is None or isinstance(value, (str, bool, int, float)):
@@ -121,6 +123,13 @@ class CheckedParams(Params):
 class HasNeighbors(CheckedParams, HasFeaturesCol):
     """What every k-nearest-neighbour stage and model has: all that a search needs to know."""
 
+    # pyspark's own converter does not name the Param.
+    featuresCol: Param[str] = Param(
+        Params._dummy(),
+        "featuresCol",
+        "column of vectors (dense or sparse), or of arrays of numbers",
+        text("featuresCol"),
+    )
     k: Param[int] = Param(
         Params._dummy(), "k", "neighbours per query, >= 1; counts items", whole("k", 1)
     )

@@ -95,8 +95,10 @@ def read_bundle(data: memoryview) -> Any:
         raise ValueError("not a bundle of an index: its first bytes are wrong")
     _, head, count = _HEADER.unpack_from(data)
     start = _HEADER.size + count * _EXTENT.size
-    extents = [_EXTENT.unpack_from(data, _HEADER.size + i * _EXTENT.size) for i in range(count)]
-    end = max([start + head, *(offset + size for offset, size in extents)])
+    end = start + head
+    if end <= len(data):
+        extents = list(_EXTENT.iter_unpack(data[_HEADER.size : start]))
+        end = max([end, *(offset + size for offset, size in extents)])
     if end > len(data):
         raise ValueError(f"a truncated bundle of an index: {len(data)} bytes of {end}")
     buffers = [data[offset : offset + size] for offset, size in extents]

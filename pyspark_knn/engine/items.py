@@ -73,7 +73,8 @@ class Items:
             positions = wanted.to_numpy()
             which = np.flatnonzero((positions >= 0) & (positions < self.count))
             return which, positions[which]
-        if pa.types.is_integer(self.ids.type):
+        if pa.types.is_integer(self.ids.type) or pa.types.is_floating(self.ids.type):
+            # To numpy as to Spark, but not to Arrow, 0.0 is -0.0 and NaN is NaN.
             known = self.ids.to_numpy()
             value = wanted.to_numpy()
             first = np.searchsorted(known, value, side="left")

@@ -126,7 +126,8 @@ class _Packer:
             # A stored value of a sparse vector takes 12 bytes, against 8 for every value of a
             # dense one.
             sparse = stored * 12 < len(rows) * dim * 8
-            step = max(1, request.chunk_bytes // max(1, 8 * stored // len(rows)))
+            width = 12 * stored // len(rows) + 8 if sparse else 8 * dim
+            step = max(1, request.chunk_bytes // (width + keys.nbytes // batch.num_rows))
             for start in range(0, len(rows), step):
                 part = rows[start : start + step]
                 yield from self._pile(vectors, keys, part, dim, sparse=sparse)
@@ -171,14 +172,15 @@ class _Packer:
                 yield from self._pile(vectors, keys, rows, dim, sparse=sparse)
             return
         pile = self._piles.setdefault((dim, sparse), _Pile(dim, sparse))
-        pile.rows += len(rows)
-        pile.size += value.nbytes
         # Copies: a view would keep the whole Arrow batch alive.
+        pile.rows += len(rows)
         pile.values.append(value.ravel().copy())
         pile.keys.append(keys.take(pa.array(rows)))
+        pile.size += value.nbytes + pile.keys[-1].nbytes
         if sparse:
             pile.lengths.append(np.bincount(row, minlength=len(rows)).astype(np.int64))
             pile.places.append(place.astype(np.int32))
+            pile.size += pile.lengths[-1].nbytes + pile.places[-1].nbytes
         if pile.size >= self._request.chunk_bytes:
             del self._piles[dim, sparse]
             yield self._chunk(pile)

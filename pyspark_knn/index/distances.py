@@ -75,7 +75,7 @@ class Metric:
         The exponent; only minkowski reads it.
     params : mapping of str to ndarray, dtype float64
         ``w`` (minkowski, chebyshev), ``V`` (seuclidean) or ``VI`` (mahalanobis), and ``factor``,
-        by which euclidean differences are multiplied, derived from ``V`` or ``w``.
+        by which differences are multiplied, derived from ``V`` or ``w``.
     """
 
     name: str
@@ -249,9 +249,11 @@ def _minkowski(p: float, weights: NDArray[np.float64] | None) -> Metric:
         raise ValueError("metricParams['w'] must not be negative")
     if p == math.inf:
         return Metric("chebyshev", p, {"w": weights})
-    if p == 2:
-        return Metric("minkowski", p, {"w": weights, "factor": np.sqrt(weights)})
-    return Metric("minkowski", p, {"w": weights})
+    with np.errstate(over="ignore"):
+        factor = np.sqrt(weights) if p == 2 else weights ** (1.0 / p)
+    if not np.isfinite(factor).all():
+        raise ValueError(f"metricParams['w'] is too large for p={p:g}: w ** (1 / p) overflows")
+    return Metric("minkowski", p, {"w": weights, "factor": factor})
 
 
 def _variances(given: Mapping[str, NDArray[np.float64]]) -> dict[str, NDArray[np.float64]]:

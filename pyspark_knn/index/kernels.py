@@ -76,14 +76,27 @@ def _scaled(rows: Block) -> tuple[Block, NDArray[np.int64]]:
     return np.ldexp(rows, -exponents[:, None]), exponents
 
 
-def _scaled_difference(left: Block, right: Block) -> tuple[Block, NDArray[np.int64]]:
-    """Differences, scaled as by `_scaled`, also where they are beyond the range of float64."""
+def _scaled_difference(
+    left: Block, right: Block, factor: NDArray[np.float64] | None = None
+) -> tuple[Block, NDArray[np.int64]]:
+    """Differences, scaled as by `_scaled`, also where they are beyond the range of float64.
+
+    With a `factor` they are multiplied by it, and the largest magnitude is in [0.25, 1).
+    """
     with np.errstate(over="ignore"):
         difference = left - right
     beyond = np.isinf(difference).any(axis=1)
     difference[beyond] = left[beyond] * 0.25 - right[beyond] * 0.25
-    scaled, exponents = _scaled(difference)
-    return scaled, exponents + 2 * beyond
+    if factor is None:
+        scaled, exponents = _scaled(difference)
+        return scaled, exponents + 2 * beyond
+    # Fractions and exponents apart, since a product may be out of range where its row is not.
+    fractions, powers = np.frexp(difference)
+    more_fractions, more_powers = np.frexp(factor)
+    fractions *= more_fractions
+    powers = np.where(fractions == 0, -10_000, powers.astype(np.int64) + more_powers)
+    exponents = powers.max(axis=1)
+    return np.ldexp(fractions, powers - exponents[:, None]), exponents + 2 * beyond
 
 
 def _unsafe(sums: NDArray[np.float64]) -> NDArray[np.bool_]:
@@ -99,7 +112,7 @@ def _sum_of_squares(
     With a `factor` (seuclidean, weighted minkowski of p = 2) it multiplies the differences.
     """
     factor = metric.params.get("factor")
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):
         terms = left - right
         if factor is not None:
             terms *= factor
@@ -108,10 +121,7 @@ def _sum_of_squares(
     exponents = np.zeros(len(sums), np.int64)
     redo = np.flatnonzero(_unsafe(sums))
     if redo.size:
-        scaled, exponents[redo] = _scaled_difference(left[redo], right[redo])
-        if factor is not None:
-            scaled, more = _scaled(scaled * factor)
-            exponents[redo] += more
+        scaled, exponents[redo] = _scaled_difference(left[redo], right[redo], factor)
         sums[redo] = fold(scaled * scaled)
     return sums, exponents
 
@@ -159,23 +169,21 @@ def _power(base: Block, exponent: float) -> Block:
 
 
 def minkowski(left: Block, right: Block, metric: Metric) -> NDArray[np.float64]:
-    """``sum(w * |difference|**p) ** (1/p)`` for a finite p."""
-    weights = metric.params.get("w")
-    with np.errstate(over="ignore", under="ignore"):
-        terms = _power(np.abs(left - right), metric.p)
-        sums = fold(terms if weights is None else terms * weights)
+    """``sum(|factor * difference|**p) ** (1/p)`` for a finite p."""
+    factor = metric.params.get("factor")
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+        terms = np.abs(left - right)
+        sums = fold(_power(terms if factor is None else terms * factor, metric.p))
         distances = np.power(sums, 1.0 / metric.p)
-        redo = np.flatnonzero(_unsafe(sums))
+        # Where 1/p is rounded, the root is off by log(sum) * 2**-53 of its size: keep that small.
+        redo = np.flatnonzero(~((sums >= 2.0**-32) & (sums <= 2.0**32)))
         if redo.size:
-            scaled, exponents = _scaled_difference(left[redo], right[redo])
+            scaled, exponents = _scaled_difference(left[redo], right[redo], factor)
             np.abs(scaled, out=scaled)
-            if weights is not None:
-                scaled[:, weights == 0] = 0.0
             # Divided by the largest, powers stay in [0, 1] whatever p is, and one of them is 1.
             largest = scaled.max(axis=1)
             scaled /= np.where(largest > 0, largest, 1.0)[:, None]
-            terms = _power(scaled, metric.p)
-            sums = fold(terms if weights is None else terms * weights)
+            sums = fold(_power(scaled, metric.p))
             distances[redo] = np.ldexp(np.power(sums, 1.0 / metric.p) * largest, exponents)
     return distances
 
@@ -305,8 +313,9 @@ def hamming(left: Block, right: Block, metric: Metric) -> NDArray[np.float64]:
 
 def haversine(left: Block, right: Block, metric: Metric) -> NDArray[np.float64]:
     """Great-circle distance on the unit sphere of (latitude, longitude) in radians."""
-    latitude = np.sin((left[:, 0] - right[:, 0]) * 0.5)
-    longitude = np.sin((left[:, 1] - right[:, 1]) * 0.5)
+    # Halved before they are subtracted: no latitude is that large, but NaN is no answer.
+    latitude = np.sin(left[:, 0] * 0.5 - right[:, 0] * 0.5)
+    longitude = np.sin(left[:, 1] * 0.5 - right[:, 1] * 0.5)
     cosines = np.cos(left[:, 0].copy()) * np.cos(right[:, 0].copy())
     chord = latitude * latitude + cosines * (longitude * longitude)
     halves: NDArray[np.float64] = np.arcsin(np.sqrt(np.clip(chord, 0.0, 1.0)))

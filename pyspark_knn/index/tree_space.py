@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 _EPS = 2.0**-52
 _BLOCK = 65_536
 
+# Radians, of a query's and an item's angle together. The difference of larger ones is rounded by
+# more than `TreeSpace.reach` allows for.
+_LARGEST_ANGLE = 16.0
+
 # The largest power that a metric's formula raises a coordinate to; minkowski has its own.
 _POWERS = {"chebyshev": 1.0, "cityblock": 1.0, "euclidean": 2.0}
 
@@ -50,7 +54,7 @@ class TreeSpace:
         An item, from which spans are measured.
     spread, size, norm : float
         Largest 1-norm of the items' coordinates from `origin`, from zero, and of the scaled rows
-        before `linear`.
+        before `linear`. For haversine `size` is the largest angle and `norm` the largest latitude.
     """
 
     source: Metric
@@ -98,7 +102,10 @@ class TreeSpace:
         return rows
 
     def serves(self, queries: NDArray[np.floating]) -> NDArray[np.bool_]:
-        """Tell for which queries nothing can overflow on the way of the tree."""
+        """Tell for which queries nothing overflows or loses its digits on the way of the tree."""
+        if self.source.name == "haversine":
+            turns: NDArray[np.bool_] = np.abs(queries).max(axis=1) + self.size < _LARGEST_ANGLE
+            return turns
         coordinates = self.coordinates(queries)
         with np.errstate(over="ignore", invalid="ignore"):
             safe: NDArray[np.bool_] = np.abs(coordinates).sum(axis=1) + self.size < 2.0 ** (
@@ -136,7 +143,7 @@ class TreeSpace:
         if self.power > 1:
             absolute += 2.0 * (d * 2.0**-1074) ** (1.0 / self.power)
         if self.source.name == "haversine":
-            absolute += 16.0 * _EPS
+            absolute += 2.0 * _LARGEST_ANGLE * _EPS
         elif self.linear is not None:
             largest = float(np.abs(self.linear).max())
             norms = np.abs(self._scaled(queries)).sum(axis=1) + self.norm
@@ -154,7 +161,8 @@ class TreeSpace:
         if self.source.name == "sqeuclidean":
             # A sum of squares that underflowed may be short by half the smallest float64 a term.
             limits = np.sqrt(limits + self.origin.size * 2.0**-1073)
-        scaled: NDArray[np.float64] = np.ldexp(limits, -self.exponent)
+        # The last place of a figure below 2**-1022 is worth 2**-1074, however small the figure.
+        scaled: NDArray[np.float64] = np.ldexp(limits + 2.0**-1074, -self.exponent)
         if self.form_error:
             gaps = np.abs(self._scaled(queries)).sum(axis=1) + self.norm
             scaled = np.hypot(scaled, np.sqrt(self.form_error) * gaps)
@@ -189,6 +197,7 @@ class TreeSpace:
                 spread = max(spread, float(np.abs(block - origin).sum(axis=1).max()))
                 size = max(size, float(np.abs(block).sum(axis=1).max()))
                 if self.source.name == "haversine":
+                    size = max(size, float(np.abs(rows).max()))
                     norm = max(norm, float(np.abs(rows[:, 0]).max()))
                 elif self.linear is not None:
                     norm = max(norm, float(np.abs(self._scaled(rows)).sum(axis=1).max()))
@@ -198,9 +207,9 @@ class TreeSpace:
 def _linear_map(metric: Metric) -> tuple[NDArray[np.float64] | None, float]:
     """Factors or a matrix that make the metric a plain one, and mahalanobis' `form_error`.
 
-    Euclidean differences times ``factor``; other p-norms times ``w ** (1 / p)``. Of VI the square
-    root of its eigendecomposition, computed with an error of some ``d eps |VI|`` (Higham, section
-    19: orthogonal transformations are backward stable); eigenvalues that rounding has made
+    Differences times ``factor``; for a chebyshev with weights the features that count. Of VI the
+    square root of its eigendecomposition, computed with an error of some ``d eps |VI|`` (Higham,
+    section 19: orthogonal transformations are backward stable); eigenvalues that rounding has made
     negative are dropped and counted as error. The quadratic form itself is a sum of d**2 products.
     """
     if "VI" in metric.params:
@@ -211,6 +220,5 @@ def _linear_map(metric: Metric) -> tuple[NDArray[np.float64] | None, float]:
     if "factor" in metric.params:
         return metric.params["factor"], 0.0
     if "w" in metric.params:
-        weights = metric.params["w"]
-        return (weights != 0) * 1.0 if metric.p == np.inf else weights ** (1.0 / metric.p), 0.0
+        return (metric.params["w"] != 0) * 1.0, 0.0
     return None, 0.0

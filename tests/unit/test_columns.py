@@ -1,0 +1,195 @@
+"""Feature vectors out of Arrow arrays: dense, sparse, mixed, null, sliced, empty."""
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pyspark.sql import types as T
+
+from pyspark_knn.engine import columns
+from pyspark_knn.engine.columns import VectorBatch, describe_invalid, invalid_rows
+from tests.support.batches import Sparse, array_column, vector_columns
+
+Vector = list[float] | Sparse | None
+
+NUMBERS = st.sampled_from([0.0, 1.0, -2.5, 1e300, 0.1])
+
+
+def dense(vector: Vector) -> list[float] | None:
+    """The plain list that a vector means."""
+    if not isinstance(vector, tuple):
+        return vector
+    return [vector[1].get(place, 0.0) for place in range(vector[0])]
+
+
+@st.composite
+def vectors(draw: st.DrawFn) -> Vector:
+    dim = draw(st.integers(0, 4))
+    kind = draw(st.sampled_from(["dense", "sparse", "null"]))
+    if kind == "null":
+        return None
+    if kind == "dense":
+        return draw(st.lists(NUMBERS, min_size=dim, max_size=dim))
+    places = draw(st.sets(st.integers(0, dim - 1))) if dim else set()
+    return dim, {place: draw(NUMBERS) for place in sorted(places)}
+
+
+@given(given_vectors=st.lists(vectors(), max_size=12), data=st.data())
+def test_vectors_of_all_kinds_in_whole_and_sliced_batches(given_vectors, data):
+    start = data.draw(st.integers(0, len(given_vectors)))
+    stop = data.draw(st.integers(start, len(given_vectors)))
+    arrays = tuple(each.slice(start, stop - start) for each in vector_columns(given_vectors))
+    expected = [dense(vector) for vector in given_vectors[start:stop]]
+    batch = VectorBatch.from_arrow(arrays)
+    assert len(batch) == len(expected)
+    assert batch.dims.tolist() == [-1 if row is None else len(row) for row in expected]
+    for dim in set(batch.dims.tolist()) - {-1, 0}:
+        rows = np.flatnonzero(batch.dims == dim)
+        rows = rows[data.draw(st.integers(0, len(rows) - 1)) :]
+        found = batch.dense(rows, dim)
+        assert found.flags.c_contiguous
+        assert found.tolist() == [expected[row] for row in rows]
+        row, place, value = batch.entries(rows)
+        again = np.zeros_like(found)
+        again[row, place] = value
+        assert again.tolist() == found.tolist()
+
+
+@given(
+    rows=st.lists(st.none() | st.lists(NUMBERS.filter(lambda v: v < 9), max_size=3), max_size=9),
+    kind=st.sampled_from([pa.float32(), pa.float64()]),
+    data=st.data(),
+)
+def test_arrays_of_numbers_keep_their_type(rows, kind, data):
+    start = data.draw(st.integers(0, len(rows)))
+    batch = VectorBatch.from_arrow(tuple(a.slice(start) for a in array_column(rows, kind)))
+    assert batch.dims.tolist() == [-1 if row is None else len(row) for row in rows[start:]]
+    for dim in set(batch.dims.tolist()) - {-1, 0}:
+        at = np.flatnonzero(batch.dims == dim)
+        found = batch.dense(at, dim)
+        assert found.dtype == kind.to_pandas_dtype()
+        expected = np.array([rows[start + i] for i in at], kind.to_pandas_dtype())
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_dense_rows_in_a_row_are_a_view():
+    (array,) = array_column([[1.0, 2.0], [3.0, 4.0], None, [5.0, 6.0]])
+    batch = VectorBatch.from_arrow((array,))
+    memory = array.values.to_numpy()
+    assert np.shares_memory(batch.dense(np.array([0, 1]), 2), memory)
+    assert not batch.dense(np.array([0, 1]), 2).flags.writeable
+    # A null takes no numbers, so what stands around it stands together, but it is not looked for.
+    assert batch.dense(np.array([1, 3]), 2).tolist() == [[3, 4], [5, 6]]
+
+
+def test_a_null_row_over_numbers_is_null():
+    # Arrow allows a null to cover numbers in the buffer.
+    offsets = pa.array([0, 2, 4, 6], pa.int32())
+    array = pa.ListArray.from_arrays(
+        offsets, pa.array([1.0, 2, 3, 4, 5, 6]), mask=pa.array([False, True, False])
+    )
+    batch = VectorBatch.from_arrow((array,))
+    assert batch.dims.tolist() == [2, -1, 2]
+    assert batch.dense(np.array([0, 2]), 2).tolist() == [[1, 2], [5, 6]]
+
+
+@pytest.mark.parametrize("kind", [pa.float32(), pa.float64()])
+def test_a_null_element_is_a_nan(kind):
+    batch = VectorBatch.from_arrow(array_column([[1.0, None], [2.0, 3.0]], kind))
+    assert batch.dims.tolist() == [2, 2]
+    assert invalid_rows(batch.dense(np.array([0, 1]), 2)).tolist() == [True, False]
+
+
+def test_no_rows():
+    for arrays in (array_column([]), vector_columns([])):
+        batch = VectorBatch.from_arrow(arrays)
+        assert len(batch) == 0
+        assert batch.dense(np.zeros(0, np.int64), 3).shape == (0, 3)
+
+
+def test_invalid_rows():
+    matrix = np.array([[0.0, 1.0], [np.nan, 0.0], [0.0, -np.inf], [1e308, 1e308]])
+    assert invalid_rows(matrix).tolist() == [False, True, True, False]
+
+
+@pytest.mark.parametrize(
+    ("vector", "dim", "what"),
+    [
+        (None, 2, "holds a null;"),
+        ([1.0], 2, "holds a vector of dimension 1 where 2 is needed;"),
+        ((3, {0: 1.0}), 2, "holds a vector of dimension 3 where 2 is needed;"),
+        ([], None, "holds a vector of dimension 0;"),
+        ([], 2, "holds a vector of dimension 0 where 2 is needed;"),
+        ([1.0, np.nan], 2, "holds a NaN (or a null element);"),
+        ((2, {1: np.nan}), 2, "holds a NaN (or a null element);"),
+        ([np.inf, 1.0], None, "holds an infinity;"),
+    ],
+)
+def test_what_is_wrong_is_said(vector, dim, what):
+    # The other rows are wrong otherwise: only the one in question counts.
+    batch = VectorBatch.from_arrow(vector_columns([[1.0, np.inf, 3.0], vector, [np.nan]]))
+    said = describe_invalid("featuresCol", "my features", batch, 1, dim)
+    assert said.startswith(f"featuresCol 'my features' {what}")
+    assert said.endswith(
+        "set handleInvalid to 'skip' to leave such rows out, or to 'keep' to keep such queries "
+        "with nulls"
+    )
+
+
+@pytest.mark.parametrize(
+    ("kind", "wire"),
+    [
+        (T.DateType(), T.IntegerType()),
+        (T.TimestampType(), T.LongType()),
+        (T.TimestampNTZType(), T.LongType()),
+        (T.DecimalType(20, 2), T.DecimalType(20, 2)),
+        (T.StringType(), T.StringType()),
+        (T.BinaryType(), T.BinaryType()),
+        (T.BooleanType(), T.BooleanType()),
+        (T.ByteType(), T.ByteType()),
+    ],
+)
+def test_the_types_of_ids_and_how_they_travel(kind, wire):
+    assert columns.check_id_type("idCol", T.StructField("id", kind)) == kind
+    assert columns.wire_type(kind) == wire
+    assert columns.changes_on_wire(kind) == (kind != wire)
+
+
+@pytest.mark.parametrize(
+    "kind", [T.ArrayType(T.LongType()), T.MapType(T.LongType(), T.LongType()), T.StructType([])]
+)
+def test_an_id_is_atomic(kind):
+    with pytest.raises(TypeError, match=r"idCol 'my id' must be of an atomic type .* actually"):
+        columns.check_id_type("idCol", T.StructField("my id", kind))
+
+
+@pytest.mark.parametrize(
+    ("name", "quoted"), [("a", "`a`"), ("a.b c", "`a.b c`"), ("a`b", "`a``b`"), ("", "``")]
+)
+def test_names_are_quoted(name, quoted):
+    assert columns.quoted(name) == quoted
+
+
+@pytest.mark.parametrize(
+    ("attributes", "names"),
+    [
+        ({}, None),
+        ({"num_attrs": 2}, None),
+        ({"attrs": {"numeric": [{"idx": 0, "name": "a"}]}, "num_attrs": 1}, ["a"]),
+        ({"attrs": {"numeric": [{"idx": 0, "name": "a"}]}, "num_attrs": 2}, None),
+        ({"attrs": {"numeric": [{"idx": 0}]}, "num_attrs": 1}, None),
+        (
+            {
+                "attrs": {
+                    "nominal": [{"idx": 1, "name": "b"}],
+                    "numeric": [{"idx": 2, "name": "c"}, {"idx": 0, "name": "a"}],
+                },
+                "num_attrs": 3,
+            },
+            ["a", "b", "c"],
+        ),
+    ],
+)
+def test_the_names_of_features(attributes, names):
+    assert columns._attribute_names(attributes) == names

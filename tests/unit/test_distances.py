@@ -1,0 +1,221 @@
+"""Names and parameters of metrics: what is taken, and what is said where it is not."""
+
+import math
+
+import numpy as np
+import pytest
+from sklearn.neighbors import VALID_METRICS
+
+from pyspark_knn.index.distances import (
+    ALGORITHMS,
+    METRICS,
+    Metric,
+    algorithms_for,
+    check_algorithm,
+    resolve_metric,
+)
+
+VI = [[2.0, 0.5], [0.5, 1.0]]
+PARAMS = {"seuclidean": {"V": [1.0, 2.0]}, "mahalanobis": {"VI": VI}}
+
+
+def resolved(name: str) -> Metric:
+    return resolve_metric(name, params=PARAMS.get(name))
+
+
+def test_all_that_scikit_learn_takes_is_taken_or_refused_with_a_reason():
+    theirs = set().union(*VALID_METRICS.values())
+    assert theirs - set(METRICS) == {"nan_euclidean", "precomputed", "pyfunc"}
+    assert set(METRICS) - theirs <= {"inner_product", "sokalmichener"}
+    for name in theirs & set(METRICS):
+        assert resolved(name).name in METRICS
+
+
+@pytest.mark.parametrize("algorithm", ["kd_tree", "ball_tree"])
+def test_each_tree_serves_what_scikit_learns_does_but_for_the_inexact(algorithm):
+    able = {name for name in METRICS if algorithm in algorithms_for(resolved(name))}
+    missing = set(VALID_METRICS[algorithm]) - able
+    assert missing <= {"braycurtis", "dice", "sokalsneath", "pyfunc"}
+    # Squares have the order of their roots, so the trees can find them too.
+    assert able - set(VALID_METRICS[algorithm]) <= {"sqeuclidean", "sokalmichener"}
+
+
+@pytest.mark.parametrize(
+    ("alias", "name"),
+    [
+        ("l1", "cityblock"),
+        ("manhattan", "cityblock"),
+        ("l2", "euclidean"),
+        ("infinity", "chebyshev"),
+        ("sokalmichener", "rogerstanimoto"),
+        ("minkowski", "euclidean"),
+        ("p", "euclidean"),
+        ("sqeuclidean", "sqeuclidean"),
+    ],
+)
+def test_aliases(alias, name):
+    assert resolve_metric(alias).name == name
+
+
+@pytest.mark.parametrize(
+    ("p", "name"), [(1, "cityblock"), (np.float32(2), "euclidean"), (math.inf, "chebyshev")]
+)
+def test_minkowski_of_a_plain_p_is_the_plain_metric(p, name):
+    assert resolve_metric("minkowski", p).name == name
+
+
+def test_p_is_read_by_minkowski_alone():
+    assert resolve_metric("cosine", -1.0).p == 2.0
+    assert resolve_metric("minkowski", np.int32(3)).p == 3.0
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("precomputed", "there are no vectors to search in"),
+        ("nan_euclidean", "missing values are not supported yet; impute them"),
+        ("pyfunc", "a Python function cannot be saved"),
+    ],
+)
+def test_refused_with_a_reason(name, reason):
+    with pytest.raises(ValueError, match=f"metric '{name}' is not supported: {reason}"):
+        resolve_metric(name)
+
+
+def test_an_unknown_metric_is_told_all_names():
+    with pytest.raises(ValueError, match=r"unknown metric 'euclidian'; there are: ") as error:
+        resolve_metric("euclidian")
+    assert str(error.value).endswith(", ".join(METRICS))
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        (math.dist, "metric must be a name, not a function"),
+        (3, "metric must be a string, got 3"),
+        (None, "metric must be a string, got None"),
+    ],
+)
+def test_a_metric_that_is_no_name(name, message):
+    with pytest.raises(TypeError, match=message):
+        resolve_metric(name)
+
+
+@pytest.mark.parametrize(
+    ("p", "kind", "message"),
+    [
+        (0, ValueError, "p must be above 0, got 0"),
+        (-1.5, ValueError, "p must be above 0, got -1.5"),
+        (math.nan, ValueError, "p must be above 0, got nan"),
+        ("3", TypeError, "p must be a number, got '3'"),
+        (True, TypeError, "p must be a number, got True"),
+        (None, TypeError, "p must be a number, got None"),
+    ],
+)
+def test_bad_p(p, kind, message):
+    with pytest.raises(kind, match=message):
+        resolve_metric("minkowski", p)
+
+
+@pytest.mark.parametrize(
+    ("name", "params", "kind", "message"),
+    [
+        ("seuclidean", None, ValueError, r"'seuclidean' needs metricParams\['V'\], the variance"),
+        ("seuclidean", {"V": [1, 0]}, ValueError, r"\['V'\] must be positive: drop the features"),
+        ("seuclidean", {"V": [[1.0]]}, ValueError, r"\['V'\] must be a list with one number a fea"),
+        ("seuclidean", {"V": []}, ValueError, r"\['V'\] must be a list .* got shape \(0,\)"),
+        ("seuclidean", {"V": [math.nan]}, ValueError, r"\['V'\] must be finite"),
+        ("seuclidean", {"V": ["x"]}, TypeError, r"\['V'\] must hold numbers"),
+        ("seuclidean", {"V": [1], "w": [1]}, ValueError, r"\['w'\] is unknown .* it takes 'V'"),
+        ("mahalanobis", {}, ValueError, r"'mahalanobis' needs metricParams\['VI'\], the inverse"),
+        ("mahalanobis", {"VI": [1.0]}, ValueError, r"\['VI'\] must be a square matrix"),
+        ("mahalanobis", {"VI": [[1, 2]]}, ValueError, r"\['VI'\] must be square, got shape \(1, 2"),
+        ("mahalanobis", {"VI": [[1, 2], [0, 1]]}, ValueError, r"\['VI'\] must be symmetric"),
+        ("mahalanobis", {"VI": [[1, 2], [2, 1]]}, ValueError, "positive semi-definite"),
+        ("minkowski", {"w": [1, -1]}, ValueError, r"\['w'\] must not be negative"),
+        ("minkowski", {"p": 3}, ValueError, "must not hold 'p': it is a Param of its own"),
+        ("cosine", {"w": [1]}, ValueError, r"\['w'\] is unknown to metric 'cosine'; it takes none"),
+        ("l1", {"w": [1]}, ValueError, r"\['w'\] is unknown to metric 'l1'; it takes none"),
+        ("minkowski", [1, 2], TypeError, r"metricParams must be a dict, got \[1, 2\]"),
+    ],
+)
+def test_bad_params(name, params, kind, message):
+    with pytest.raises(kind, match=message):
+        resolve_metric(name, params=params)
+
+
+def test_weights_that_overflow():
+    with pytest.raises(ValueError, match=r"metricParams\['w'\] is too large for p=0.5"):
+        resolve_metric("minkowski", 0.5, {"w": [1e300]})
+
+
+def test_params_are_copied():
+    given = np.array([1.0, 2.0])
+    metric = resolve_metric("seuclidean", params={"V": given})
+    given[:] = 7
+    assert metric.params["V"].tolist() == [1.0, 2.0]
+
+
+def test_an_inverse_that_rounding_made_unsymmetric_is_taken():
+    rows = np.random.default_rng(0).normal(size=(50, 4)) * [1, 1e3, 1e-3, 1]
+    inverse = np.linalg.inv(np.cov(rows, rowvar=False))
+    found = resolve_metric("mahalanobis", params={"VI": inverse}).params["VI"]
+    np.testing.assert_array_equal(found, found.T)
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_the_dimension_that_a_metric_demands(name):
+    metric = resolved(name)
+    metric.check_dimension(2)
+    if name == "haversine":
+        with pytest.raises(ValueError, match="'haversine' takes 2 features, latitude and longitud"):
+            metric.check_dimension(3)
+    elif name in PARAMS:
+        (key,) = PARAMS[name]
+        with pytest.raises(ValueError, match=rf"\['{key}'\] is for 2 features, but there are 3"):
+            metric.check_dimension(3)
+    else:
+        metric.check_dimension(3)
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_an_algorithm_that_cannot_serve_a_metric_names_those_that_can(name):
+    metric = resolved(name)
+    able = algorithms_for(metric)
+    check_algorithm("auto", metric)
+    for algorithm in ALGORITHMS:
+        if algorithm in able:
+            check_algorithm(algorithm, metric)
+            continue
+        with pytest.raises(ValueError, match="cannot serve metric") as error:
+            check_algorithm(algorithm, metric)
+        assert f"algorithm {algorithm!r} cannot serve metric {metric.name!r}" in str(error.value)
+        assert str(error.value).endswith("these can: " + ", ".join(("auto", *able)))
+
+
+@pytest.mark.parametrize(
+    ("p", "w", "able"),
+    [
+        (0.5, None, ("brute",)),
+        (0.5, [1.0], ("brute",)),
+        (3.0, None, ("brute", "kd_tree", "ball_tree")),
+        (3.0, [1.0], ("brute", "ball_tree")),
+        (2.0, [1.0], ("brute", "ball_tree")),
+        (math.inf, [1.0], ("brute", "ball_tree")),
+    ],
+)
+def test_which_algorithms_serve_minkowski(p, w, able):
+    metric = resolve_metric("minkowski", p, None if w is None else {"w": w})
+    assert algorithms_for(metric) == able
+    if "kd_tree" not in able:
+        detail = rf"with p={p:g}|weights"
+        with pytest.raises(ValueError, match=detail):
+            check_algorithm("kd_tree", metric)
+
+
+def test_unknown_algorithms():
+    metric = resolve_metric("euclidean")
+    with pytest.raises(ValueError, match="unknown algorithm 'hnsw'; there are: auto, brute, kd_tr"):
+        check_algorithm("hnsw", metric)
+    with pytest.raises(TypeError, match="algorithm must be a string, got 3"):
+        check_algorithm(3, metric)

@@ -1,0 +1,45 @@
+"""Imports go down only, and the index knows nothing of Spark: see docs/design.md."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import pyspark_knn
+
+ROOT = Path(pyspark_knn.__file__).parent
+FLOORS = {"index": 0, "engine": 1, "params": 1, "persistence": 2}
+STAGES = 3
+
+MODULES = sorted(ROOT.rglob("*.py"))
+
+
+def name_of(path: Path) -> str:
+    return ".".join(("pyspark_knn", *path.relative_to(ROOT).with_suffix("").parts))
+
+
+def imported(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def floor(module: str) -> int:
+    return FLOORS.get(module.split(".")[1], STAGES)
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_imports_go_down(path):
+    ours = [name for name in imported(path) if name.startswith("pyspark_knn.")]
+    assert [name for name in ours if floor(name) > floor(name_of(path))] == []
+
+
+@pytest.mark.parametrize(
+    "path", [p for p in MODULES if p.parent.name == "index" or p.stem == "bundle"], ids=name_of
+)
+def test_no_spark_below(path):
+    assert [name for name in imported(path) if name.split(".")[0] == "pyspark"] == []

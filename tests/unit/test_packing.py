@@ -1,0 +1,204 @@
+"""Batches of rows into chunks: what comes out is what went in, in chunks of bounded size."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pyspark_knn.engine.items import _unpack
+from pyspark_knn.engine.packing import PackRequest, pack
+from tests.support.batches import Sparse, array_column, vector_columns
+
+REQUEST = PackRequest(
+    feature_columns=3,
+    features="features",
+    id_column="id",
+    dim=None,
+    fail=False,
+    round32=False,
+    chunk_bytes=1 << 20,
+)
+NAMES = ["values", "indices", "sizes", "id"]
+
+
+def batch(vectors: Sequence[list[float] | Sparse | None], ids: pa.Array) -> pa.RecordBatch:
+    return pa.RecordBatch.from_arrays([*vector_columns(vectors), ids], names=NAMES)
+
+
+def packed(
+    request: PackRequest, batches: list[pa.RecordBatch]
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """The chunks, and the row that closes the partition."""
+    *chunks, last = (row for out in pack(request, iter(batches)) for row in out.to_pylist())
+    assert last["chunk"] == -1
+    assert last["rows"] == 0
+    assert [chunk["chunk"] for chunk in chunks] == list(range(len(chunks)))
+    assert all(
+        chunk["size"] == sum(len(cell) for cell in chunk.values() if isinstance(cell, bytes))
+        for chunk in chunks
+    )
+    return chunks, last
+
+
+def unpacked(chunks: list[dict[str, Any]]) -> dict[Any, list[float]]:
+    """Id -> vector, of all chunks."""
+    found = {}
+    for chunk in chunks:
+        matrix = _unpack(chunk, chunk["dim"])
+        (ids,) = pa.ipc.open_stream(chunk["keys"]).read_all().columns
+        assert len(matrix) == len(ids) == chunk["rows"]
+        found |= zip(ids.to_pylist(), matrix.tolist(), strict=True)
+    return found
+
+
+NUMBERS = st.sampled_from([0.0, 1.5, -2.0, 0.1, 1e300, np.nan, np.inf])
+
+
+@st.composite
+def vectors(draw: st.DrawFn) -> list[float] | Sparse | None:
+    dim = draw(st.integers(0, 3)) if draw(st.booleans()) else 40
+    kind = draw(st.sampled_from(["dense", "sparse", "null"]))
+    if kind == "null":
+        return None
+    if kind == "dense":
+        return draw(st.lists(NUMBERS, min_size=min(dim, 3), max_size=min(dim, 3)))
+    places = draw(st.sets(st.integers(0, dim - 1), max_size=3)) if dim else set()
+    return dim, {place: draw(NUMBERS) for place in sorted(places)}
+
+
+@given(rows=st.lists(vectors(), max_size=20), data=st.data())
+def test_valid_rows_come_through_and_the_others_are_counted(rows, data):
+    cut = data.draw(st.integers(0, len(rows)))
+    request = replace(REQUEST, chunk_bytes=data.draw(st.sampled_from([1, 50, 1 << 20])))
+    parts = [
+        batch(rows[:cut], pa.array(range(cut), pa.int64())),
+        batch(rows[cut:], pa.array(range(cut, len(rows)), pa.int64())),
+    ]
+    expected = {}
+    for i, row in enumerate(rows):
+        plain = [row[1].get(j, 0.0) for j in range(row[0])] if isinstance(row, tuple) else row
+        if plain and np.isfinite(plain).all():
+            expected[i] = plain
+    chunks, last = packed(request, parts)
+    assert unpacked(chunks) == expected
+    assert last["skipped"] == len(rows) - len(expected)
+    assert last["problem"] is None
+
+
+def test_no_batches_and_empty_batches():
+    for batches in ([], [batch([], pa.array([], pa.int64()))]):
+        chunks, last = packed(REQUEST, batches)
+        assert chunks == []
+        assert (last["skipped"], last["problem"], last["size"]) == (0, None, 0)
+
+
+def test_rows_keep_their_order_within_a_dimension():
+    rows = [[float(i), 1.0] if i % 3 else [float(i)] for i in range(50)]
+    chunks, _ = packed(replace(REQUEST, chunk_bytes=100), [batch(rows, pa.array(range(50)))])
+    for dim in (1, 2):
+        values = [v for chunk in chunks if chunk["dim"] == dim for v in _unpack(chunk, dim)[:, 0]]
+        assert values == sorted(values)
+
+
+def test_vectors_are_narrow_where_that_loses_nothing():
+    def narrow(rows: list[Any], **changes: object) -> list[bool]:
+        request = replace(REQUEST, chunk_bytes=1, **changes)
+        chunks, _ = packed(request, [batch(rows, pa.array(range(len(rows))))])
+        for chunk, row in zip(chunks, rows, strict=True):
+            assert len(chunk["values"]) == len(row) * (4 if chunk["narrow"] else 8)
+        return [chunk["narrow"] for chunk in chunks]
+
+    assert narrow([[0.5], [0.1], [2.0**24], [2.0**24 + 1], [1e300], [1e-300], [-0.0]]) == [
+        *(True, False, True, False, False, False, True)
+    ]
+    assert narrow([[0.1]], round32=True) == [True]
+
+
+def test_float32_arrays_stay_float32():
+    arrays = array_column([[0.1, 0.2], [0.3, 0.4]], pa.float32())
+    rows = pa.RecordBatch.from_arrays(list(arrays), names=["values"])
+    request = replace(REQUEST, feature_columns=1, id_column=None)
+    (chunk,), _ = packed(request, [rows])
+    assert chunk["narrow"]
+    assert chunk["keys"] is None
+    np.testing.assert_array_equal(_unpack(chunk, 2), np.array([[0.1, 0.2], [0.3, 0.4]], np.float32))
+
+
+def test_rounding_beyond_float32_is_a_problem():
+    _, last = packed(replace(REQUEST, round32=True), [batch([[1e39]], pa.array([1]))])
+    assert last["problem"] == (
+        "featuresCol 'features' holds values beyond the range of float32: leave dtype at 'auto'"
+    )
+
+
+def test_sparse_vectors_stay_sparse_where_that_is_smaller():
+    full = (4, {0: 1.0, 1: 2.0, 2: 3.0, 3: 4.0})
+    wide = (1000, {3: 1.5, 999: -2.0})
+    chunks, _ = packed(REQUEST, [batch([full, wide, (1000, {})], pa.array([1, 2, 3]))])
+    by_dim = {chunk["dim"]: chunk for chunk in chunks}
+    assert by_dim[4]["lengths"] is None
+    assert np.frombuffer(by_dim[1000]["lengths"], np.int64).tolist() == [2, 0]
+    assert by_dim[1000]["size"] < 1000
+    found = unpacked(chunks)
+    assert found[1] == [1.0, 2.0, 3.0, 4.0]
+    assert (found[2][3], found[2][999], sum(map(bool, found[2]))) == (1.5, -2.0, 2)
+    assert found[3] == [0.0] * 1000
+
+
+@pytest.mark.parametrize(
+    ("dim", "vector", "problem"),
+    [
+        (None, None, "holds a null"),
+        (None, [], "holds a vector of dimension 0"),
+        (2, [1.0], "holds a vector of dimension 1 where 2 is needed"),
+        (None, [1.0, np.nan], "holds a NaN"),
+        (None, (90, {4: np.inf}), "holds an infinity"),
+    ],
+)
+def test_an_invalid_vector_is_a_problem_that_the_last_row_tells(dim, vector, problem):
+    rows = batch([[1.0, 2.0], vector], pa.array([1, 2]))
+    request = replace(REQUEST, dim=dim, fail=True)
+    _, last = packed(request, [rows, rows])
+    assert f"featuresCol 'features' {problem}" in last["problem"]
+    chunks, last = packed(replace(request, fail=False), [rows, rows])
+    assert (last["skipped"], last["problem"]) == (2, None)
+    assert unpacked(chunks) == {1: [1.0, 2.0]}
+
+
+def test_all_input_is_read_after_a_problem():
+    def batches() -> Iterator[pa.RecordBatch]:
+        yield batch([None], pa.array([1]))
+        yield batch([[1.0]], pa.array([2]))
+        read.append(True)
+
+    read: list[bool] = []
+    list(pack(replace(REQUEST, fail=True), batches()))
+    assert read == [True]
+
+
+def test_a_null_id_is_a_problem():
+    _, last = packed(REQUEST, [batch([[1.0], [2.0]], pa.array([1, None]))])
+    assert last["problem"] == "idCol 'id' holds a null: every item needs an id"
+
+
+@pytest.mark.parametrize(
+    "vector",
+    [[1.0], [0.1] * 50, (1000, {1: 0.5, 2: 0.5}), (1000, {})],
+    ids=["one", "fifty", "sparse", "empty"],
+)
+@pytest.mark.parametrize("width", [1, 400])
+def test_chunks_are_bounded_whatever_fills_them(vector, width):
+    """Also by long ids, and by sparse vectors that hold next to nothing."""
+    ids = pa.array([f"{i:0{width}d}" for i in range(2000)])
+    rows = batch([vector] * 2000, ids)
+    limit = 20_000
+    chunks, _ = packed(replace(REQUEST, chunk_bytes=limit), [rows, rows])
+    assert sum(chunk["rows"] for chunk in chunks) == 4000
+    assert max(chunk["size"] for chunk in chunks) < 2.5 * limit
+    # And they are not small either: each is a row that Spark has to handle.
+    assert sum(chunk["size"] for chunk in chunks) > len(chunks) * limit / 4

@@ -1,0 +1,114 @@
+"""Brute force for every metric, against a search that sorts."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pyspark_knn.index import pairwise
+from pyspark_knn.index.base import Exclusion, IndexSpec, Neighbors
+from pyspark_knn.index.distances import resolve_metric
+from pyspark_knn.index.pairwise import PairwiseSearch, block_distances
+from tests.support.sorting import ask, assert_same, by_sorting
+from tests.support.strategies import METRIC_CASES, Search, searches
+
+
+def build(search: Search) -> PairwiseSearch:
+    return PairwiseSearch.build(search.items, IndexSpec(search.metric, "brute"))
+
+
+@pytest.mark.parametrize("case", METRIC_CASES)
+@given(data=st.data())
+def test_the_answer_is_that_of_sorting(case, data):
+    search = data.draw(searches(case))
+    assert_same(ask(build(search), search), by_sorting(search))
+
+
+@pytest.mark.parametrize("case", ["euclidean", "jaccard", "braycurtis"])
+@given(data=st.data())
+def test_the_size_of_blocks_changes_nothing(case, data):
+    search = data.draw(searches(case))
+    expected = by_sorting(search)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pairwise, "_PAIRS", data.draw(st.integers(1, 60)))
+        patch.setattr(pairwise, "_QUERIES", data.draw(st.integers(1, 3)))
+        assert_same(ask(build(search), search), expected)
+
+
+@pytest.mark.parametrize("case", METRIC_CASES)
+def test_queries_one_by_one_and_together_have_the_same_answer(case):
+    seed = np.random.default_rng(6)
+    items = seed.integers(-2, 3, size=(60, 2)) * 0.3
+    search = Search(METRIC_CASES[case](2), items, seed.normal(size=(30, 2)), 7, None, None, 30)
+    index = build(search)
+    alone = [ask(index, replace(search, queries=row[None, :])) for row in search.queries]
+    together = Neighbors(*map(np.concatenate, zip(*alone, strict=True)))
+    assert_same(ask(index, search), together)
+
+
+@pytest.mark.parametrize("case", METRIC_CASES)
+def test_float32_and_float64_of_the_same_values_have_the_same_answer(case):
+    seed = np.random.default_rng(7)
+    items = seed.normal(size=(50, 2)).astype(np.float32)
+    queries = seed.normal(size=(9, 2)).astype(np.float32)
+    metric = METRIC_CASES[case](2)
+    narrow = Search(metric, items, queries, 5, None, None, 30)
+    expected = ask(build(narrow), narrow)
+    for left, right in [(items, queries), (items, queries * 1.0), (items * 1.0, queries)]:
+        wide = replace(narrow, items=left.astype(np.float64), queries=right)
+        assert_same(ask(build(wide), wide), expected)
+
+
+def test_the_order_on_a_lattice_is_that_of_whole_numbers():
+    axis = np.arange(7)
+    items = np.stack(np.meshgrid(axis, axis, axis), axis=-1).reshape(-1, 3)
+    queries = np.array([[3, 3, 3], [0, 1, 2], [6, 6, 5]])
+    squares = ((queries[:, None, :] - items[None, :, :]) ** 2).sum(axis=2)
+    order = np.argsort(squares, axis=1, kind="stable")
+    # A tenth has no exact float: near-ties are not ties any more, and yet the ties must stay.
+    for scale in (1.0, 0.125, 2.0**-1000):
+        index = PairwiseSearch.build(items * scale, IndexSpec(resolve_metric("euclidean")))
+        found = index.kneighbors(queries * scale, len(items))
+        np.testing.assert_array_equal(found.positions, order)
+        expected = np.sqrt(np.take_along_axis(squares, order, axis=1)) * scale
+        np.testing.assert_array_equal(found.distances, expected)
+
+
+def test_excluding_everything_leaves_nothing():
+    items = np.zeros((4, 1))
+    pairs = np.arange(4).repeat(2)
+    exclude = Exclusion(np.tile([0, 1], 4), pairs)
+    index = PairwiseSearch.build(items, IndexSpec(resolve_metric("euclidean")))
+    found = index.kneighbors(np.zeros((3, 1)), 2, exclude=exclude)
+    assert found.positions.tolist() == [[-1, -1], [-1, -1], [0, 1]]
+    assert found.distances.tolist() == [[np.inf, np.inf], [np.inf, np.inf], [0, 0]]
+
+
+def test_items_at_infinity_are_neighbours_and_not_nobody():
+    # Of [1, -1] and its opposite, braycurtis is 4 / 0.
+    index = PairwiseSearch.build(
+        np.array([[-1.0, 1.0], [-1.0, 1.0], [1.0, -1.0]]), IndexSpec(resolve_metric("braycurtis"))
+    )
+    found = index.kneighbors(np.array([[1.0, -1.0]]), 3)
+    assert found.positions.tolist() == [[2, 0, 1]]
+    assert found.distances.tolist() == [[0.0, np.inf, np.inf]]
+    assert index.kneighbors(np.array([[1.0, -1.0]]), 3, max_distance=9.0).positions.tolist() == [
+        [2, -1, -1]
+    ]
+
+
+def test_the_items_are_held_as_they_are():
+    items = np.eye(3, dtype=np.float32)
+    assert PairwiseSearch.build(items, IndexSpec(resolve_metric("cosine"))).matrix is items
+
+
+@pytest.mark.parametrize("case", METRIC_CASES)
+def test_block_distances_are_the_figures_of_pairs(case):
+    seed = np.random.default_rng(8)
+    metric = METRIC_CASES[case](2)
+    queries, items = seed.integers(-1, 2, size=(5, 2)) * 1.0, seed.normal(size=(7, 2))
+    rows, positions = np.divmod(np.arange(35), 7)
+    expected = metric.distances(queries, items, rows, positions).reshape(5, 7)
+    assert block_distances(metric, queries, items).tobytes() == expected.tobytes()

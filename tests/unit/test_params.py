@@ -1,0 +1,224 @@
+"""Params: what is taken, what is said where it is not, and that none of it needs Spark running."""
+
+import json
+import math
+import subprocess
+import sys
+from collections.abc import Callable
+from decimal import Decimal
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import pytest
+from pyspark.ml.tuning import ParamGridBuilder
+
+from pyspark_knn import KNNEstimator, KNNModel
+
+Way = Callable[[str, Any], KNNEstimator]
+
+
+def by_constructor(name: str, value: Any) -> KNNEstimator:
+    return KNNEstimator(**{name: value})
+
+
+def by_params(name: str, value: Any) -> KNNEstimator:
+    return KNNEstimator().setParams(**{name: value})
+
+
+def by_setter(name: str, value: Any) -> KNNEstimator:
+    return getattr(KNNEstimator(), f"set{name[0].upper()}{name[1:]}")(value)
+
+
+def by_set(name: str, value: Any) -> KNNEstimator:
+    knn = KNNEstimator()
+    knn.set(knn.getParam(name), value)
+    return knn
+
+
+def by_copy(name: str, value: Any) -> KNNEstimator:
+    """As fit and transform do with a dict of params; what they take was converted by the grid."""
+    knn = KNNEstimator()
+    (chosen,) = ParamGridBuilder().addGrid(knn.getParam(name), [value]).build()
+    return knn.copy(chosen)
+
+
+WAYS = [by_constructor, by_params, by_setter, by_set, by_copy]
+
+
+@pytest.fixture(params=WAYS)
+def way(request: pytest.FixtureRequest) -> Way:
+    return request.param
+
+
+GOOD = [
+    ("k", 1, 1),
+    ("k", 5.0, 5),
+    ("k", np.int8(3), 3),
+    ("k", np.int32(3), 3),
+    ("k", np.int64(3), 3),
+    ("k", np.uint64(3), 3),
+    ("k", np.float32(3), 3),
+    ("leafSize", np.int16(7), 7),
+    ("p", 3, 3.0),
+    ("p", np.float32(1.5), 1.5),
+    ("p", np.int64(4), 4.0),
+    ("p", math.inf, math.inf),
+    ("maxDistance", -3, -3.0),
+    ("maxDistance", np.float32(0.5), 0.5),
+    ("maxDistance", math.inf, math.inf),
+    ("maxDistance", None, None),
+    ("excludeIdCol", None, None),
+    ("excludeIdCol", "a.b c", "a.b c"),
+    ("idCol", None, None),
+    ("featuresCol", "a.b c", "a.b c"),
+    ("neighborsCol", "", ""),
+    ("distancesCol", "d", "d"),
+    ("metric", "cosine", "cosine"),
+    ("metric", np.str_("cosine"), "cosine"),
+    ("algorithm", "kd_tree", "kd_tree"),
+    ("dtype", "float32", "float32"),
+    ("placement", "replicated", "replicated"),
+    ("handleInvalid", "skip", "skip"),
+    ("metricParams", None, None),
+    ("metricParams", {}, {}),
+    ("metricParams", {"V": np.array([1.0, 2.5])}, {"V": [1.0, 2.5]}),
+    ("metricParams", {"VI": np.eye(2, dtype=np.float32)}, {"VI": [[1.0, 0.0], [0.0, 1.0]]}),
+    ("metricParams", {"w": (1, np.float64(2), np.int64(3))}, {"w": [1, 2.0, 3]}),
+]
+
+
+@pytest.mark.parametrize(("name", "value", "expected"), GOOD)
+def test_what_is_taken(way, name, value, expected):
+    knn = way(name, value)
+    found = knn.getOrDefault(name)
+    assert found == expected
+    assert type(found) is type(expected)
+    assert getattr(knn, f"get{name[0].upper()}{name[1:]}")() == expected
+    # It is saved as JSON, and read back through the same converter.
+    again = json.loads(json.dumps(found))
+    assert by_set(name, again).getOrDefault(name) == expected
+
+
+HUGE = Fraction(10) ** 400
+
+BAD = [
+    ("k", 0, "k must be an integer >= 1, got 0"),
+    ("k", -1, "k must be an integer >= 1, got -1"),
+    ("k", 1.5, "k must be an integer >= 1, got 1.5"),
+    ("k", "5", "k must be an integer >= 1, got '5'"),
+    ("k", True, "k must be an integer >= 1, got True"),
+    ("k", np.bool_(True), "k must be an integer >= 1, got "),
+    ("k", np.int32(0), "k must be an integer >= 1, got "),
+    ("k", None, "k must be an integer >= 1, got None"),
+    ("k", math.nan, "k must be an integer >= 1, got nan"),
+    ("k", math.inf, "k must be an integer >= 1, got inf"),
+    ("k", np.float64(-math.inf), "k must be an integer >= 1, got "),
+    ("k", [3], "k must be an integer >= 1, got [3]"),
+    ("leafSize", 0, "leafSize must be an integer >= 1, got 0"),
+    ("leafSize", None, "leafSize must be an integer >= 1, got None"),
+    ("p", 0, "p must be a number > 0, got 0"),
+    ("p", -2.0, "p must be a number > 0, got -2.0"),
+    ("p", math.nan, "p must be a number > 0, got nan"),
+    ("p", "2", "p must be a number > 0, got '2'"),
+    ("p", True, "p must be a number > 0, got True"),
+    ("p", Decimal(2), "p must be a number > 0, got "),
+    ("p", HUGE, "p must be a number > 0, got "),
+    ("p", None, "p must be a number > 0, got None"),
+    ("maxDistance", math.nan, "maxDistance must be a number (not NaN), got nan"),
+    ("maxDistance", "1", "maxDistance must be a number (not NaN), got '1'"),
+    ("maxDistance", False, "maxDistance must be a number (not NaN), got False"),
+    ("featuresCol", None, "featuresCol must be a string, got None"),
+    ("featuresCol", 3, "featuresCol must be a string, got 3"),
+    ("idCol", 3, "idCol must be a string, got 3"),
+    ("excludeIdCol", ["id"], "excludeIdCol must be a string, got ['id']"),
+    ("neighborsCol", None, "neighborsCol must be a string, got None"),
+    ("distancesCol", b"d", "distancesCol must be a string, got b'd'"),
+    ("metric", None, "metric must be a string, got None"),
+    ("metric", math.dist, "metric must be a string, got "),
+    ("algorithm", "hnsw", "algorithm must be one of auto, brute, kd_tree, ball_tree, got 'hnsw'"),
+    ("algorithm", None, "algorithm must be one of auto, brute, kd_tree, ball_tree, got None"),
+    ("dtype", "float16", "dtype must be one of auto, float32, got 'float16'"),
+    ("placement", "everywhere", "placement must be one of auto, replicated"),
+    ("handleInvalid", "drop", "handleInvalid must be one of error, skip, keep, got 'drop'"),
+    ("handleInvalid", True, "handleInvalid must be one of error, skip, keep, got True"),
+    ("metricParams", [1], "metricParams must be a dict with names as keys, got [1]"),
+    ("metricParams", {1: 2}, "metricParams must be a dict with names as keys, got {1: 2}"),
+    ("metricParams", {"V": object}, "metricParams must hold numbers, strings, lists and arrays"),
+    ("metricParams", {"V": {1, 2}}, "metricParams must hold numbers, strings, lists and arrays"),
+    ("metricParams", {"V": np.array([1j])}, "metricParams must hold numbers, strings, lists and"),
+]
+
+
+@pytest.mark.parametrize(("name", "value", "message"), BAD)
+def test_what_is_refused_and_the_param_is_named(way, name, value, message):
+    with pytest.raises((ValueError, TypeError)) as error:
+        way(name, value)
+    assert message in str(error.value)
+    assert type(error.value) in (ValueError, TypeError)
+
+
+@pytest.mark.parametrize(("name", "value", "message"), BAD)
+def test_a_refused_value_changes_nothing(name, value, message):
+    knn = KNNEstimator(k=3, metric="cosine", maxDistance=0.5)
+    before = {param.name: knn.getOrDefault(param) for param in knn.params}
+    with pytest.raises((ValueError, TypeError)):
+        knn.setParams(**{name: value})
+    assert {param.name: knn.getOrDefault(param) for param in knn.params} == before
+
+
+def test_arguments_are_named():
+    with pytest.raises(TypeError, match="keyword"):
+        KNNEstimator("features")
+    with pytest.raises(TypeError, match="n_neighbors"):
+        KNNEstimator(n_neighbors=3)
+
+
+def test_none_unsets_what_may_be_unset():
+    knn = KNNEstimator(maxDistance=1.0, excludeIdCol="x", idCol="id", metricParams={"V": [1]})
+    knn.setMaxDistance(None).setExcludeIdCol(None).setIdCol(None).setMetricParams(None)
+    assert (knn.getMaxDistance(), knn.getExcludeIdCol(), knn.getIdCol()) == (None, None, None)
+    assert knn.getMetricParams() is None
+
+
+def test_arrays_that_are_changed_later_do_not_change_the_param():
+    variances = np.array([1.0, 2.0])
+    knn = KNNEstimator(metricParams={"V": variances})
+    variances[:] = 9
+    assert knn.getMetricParams() == {"V": [1.0, 2.0]}
+
+
+def test_every_param_is_explained_and_has_a_getter():
+    knn = KNNEstimator()
+    assert {param.name for param in knn.params} == {
+        *("featuresCol", "k", "idCol", "neighborsCol", "distancesCol", "metric", "p"),
+        *("metricParams", "algorithm", "leafSize", "dtype", "placement", "excludeIdCol"),
+        *("maxDistance", "handleInvalid"),
+    }
+    for param in knn.params:
+        assert param.name in knn.explainParams()
+        assert param.doc
+        getter = getattr(knn, f"get{param.name[0].upper()}{param.name[1:]}")
+        assert getter() == knn.getOrDefault(param)
+        assert getattr(knn, f"set{param.name[0].upper()}{param.name[1:]}")
+
+
+def test_a_model_lets_only_that_be_set_which_needs_no_fit():
+    setters = {name for name in dir(KNNModel) if name.startswith("set")} - {"set", "setParams"}
+    assert setters == {
+        *("setK", "setFeaturesCol", "setMaxDistance", "setExcludeIdCol", "setHandleInvalid"),
+        *("setNeighborsCol", "setDistancesCol"),
+    }
+
+
+def test_stages_are_made_without_a_session():
+    code = (
+        "from pyspark_knn import KNNEstimator, KNNModel\n"
+        "from pyspark.sql import SparkSession\n"
+        "from pyspark import SparkContext\n"
+        "knn = KNNEstimator(k=3, idCol='id').setMetric('cosine')\n"
+        "repr(knn), knn.explainParams(), knn.copy(), repr(KNNModel())\n"
+        "assert SparkSession.getActiveSession() is None\n"
+        "assert SparkContext._active_spark_context is None and SparkContext._gateway is None\n"
+    )
+    subprocess.run([sys.executable, "-W", "error::UserWarning", "-c", code], check=True)

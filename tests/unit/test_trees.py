@@ -1,0 +1,171 @@
+"""kd_tree and ball_tree for every metric that each serves, against a search that sorts."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.neighbors import BallTree
+
+from pyspark_knn.index import sklearn_index
+from pyspark_knn.index.base import Exclusion, IndexSpec, Neighbors
+from pyspark_knn.index.distances import algorithms_for, resolve_metric
+from pyspark_knn.index.pairwise import PairwiseSearch
+from pyspark_knn.index.sklearn_index import BallTreeSearch, KDTreeSearch, TreeSearch
+from tests.support.sorting import ask, assert_same, by_sorting
+from tests.support.strategies import METRIC_CASES, Search, searches
+
+TREES: tuple[type[TreeSearch], ...] = (KDTreeSearch, BallTreeSearch)
+PAIRS = [
+    pytest.param(tree, case, id=f"{tree.algorithm}-{case}")
+    for tree in TREES
+    for case in METRIC_CASES
+    if tree.algorithm in algorithms_for(METRIC_CASES[case](2))
+]
+
+
+def build(tree: type[TreeSearch], search: Search) -> TreeSearch:
+    return tree.build(search.items, IndexSpec(search.metric, tree.algorithm, search.leaf_size))
+
+
+@pytest.mark.parametrize(("tree", "case"), PAIRS)
+@given(data=st.data())
+def test_the_answer_is_that_of_sorting(tree, case, data):
+    search = data.draw(searches(case))
+    assert_same(ask(build(tree, search), search), by_sorting(search))
+
+
+@pytest.mark.parametrize(("tree", "case"), PAIRS)
+@given(data=st.data())
+def test_the_answer_among_many_items_is_that_of_brute_force(tree, case, data):
+    seed = np.random.default_rng(data.draw(st.integers(0, 999)))
+    dim = 2 if case == "haversine" else data.draw(st.integers(1, 12))
+    digits = data.draw(st.sampled_from([0, 1, 16]))
+    offset = data.draw(st.sampled_from([0.0, 1.0, 1e5]))
+    points = (seed.normal(size=(220, dim)).round(digits) + offset) * data.draw(
+        st.sampled_from([1.0, 1e120, 1e-170])
+    )
+    k = data.draw(st.integers(1, 12))
+    items, queries = points[:200], points[190:]
+    search = Search(METRIC_CASES[case](dim), items, queries, k, None, None, 10)
+    index = PairwiseSearch.build(items, IndexSpec(search.metric))
+    assert_same(ask(build(tree, search), search), ask(index, search))
+
+
+@pytest.mark.parametrize("tree", TREES)
+@given(data=st.data())
+def test_the_size_of_blocks_changes_nothing(tree, data):
+    search = data.draw(searches("euclidean"))
+    expected = by_sorting(search)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sklearn_index, "_CANDIDATES", data.draw(st.integers(1, 40)))
+        patch.setattr(sklearn_index, "_QUERIES", data.draw(st.integers(1, 3)))
+        assert_same(ask(build(tree, search), search), expected)
+
+
+@pytest.mark.parametrize(("tree", "case"), PAIRS)
+def test_queries_one_by_one_and_together_in_float32_and_float64(tree, case):
+    seed = np.random.default_rng(6)
+    items = seed.integers(-2, 3, size=(200, 2)).astype(np.float32) * np.float32(0.3)
+    queries = seed.normal(size=(12, 2)).astype(np.float32)
+    search = Search(METRIC_CASES[case](2), items, queries, 7, None, None, 5)
+    index = build(tree, search)
+    expected = ask(index, search)
+    alone = [ask(index, replace(search, queries=row[None, :])) for row in queries]
+    assert_same(Neighbors(*map(np.concatenate, zip(*alone, strict=True))), expected)
+    wide = replace(search, items=items.astype(np.float64), queries=queries.astype(np.float64))
+    assert_same(ask(build(tree, wide), wide), expected)
+
+
+@pytest.mark.parametrize("tree", TREES)
+def test_more_ties_than_are_asked_for(tree):
+    # 300 items stand at the same distance: the tree's own choice among them is not ours.
+    angles = np.linspace(0.0, 2 * np.pi, 301)[:-1]
+    items = np.concatenate([np.stack([np.cos(angles), np.sin(angles)], axis=1), np.ones((900, 2))])
+    metric = resolve_metric("chebyshev")
+    queries = np.zeros((3, 2))
+    search = Search(metric, items, queries, 5, None, None, 10)
+    assert_same(ask(build(tree, search), search), by_sorting(search))
+    same = replace(search, items=np.repeat(items[:1], 500, axis=0))
+    assert ask(build(tree, same), same).positions.tolist() == [[0, 1, 2, 3, 4]] * 3
+
+
+@pytest.mark.parametrize("tree", TREES)
+def test_excluding_everything_and_nearly_everything(tree):
+    items = np.arange(40.0)[:, None]
+    metric = resolve_metric("euclidean")
+    rows = np.tile([0, 1], 40)
+    exclude = Exclusion(rows[:-1], np.arange(40).repeat(2)[:-1])
+    search = Search(metric, items, np.zeros((3, 1)), 3, None, exclude, 2)
+    found = ask(build(tree, search), search)
+    assert found.positions.tolist() == [[-1, -1, -1], [39, -1, -1], [0, 1, 2]]
+    assert found.distances.tolist() == [[np.inf] * 3, [39.0, np.inf, np.inf], [0.0, 1.0, 2.0]]
+
+
+@pytest.mark.parametrize("tree", TREES)
+def test_the_items_are_given_back_and_held_once(tree):
+    items = np.random.default_rng(1).normal(size=(50, 3))
+    index = tree.build(items, IndexSpec(resolve_metric("euclidean"), tree.algorithm))
+    assert np.shares_memory(index.matrix, items)
+    narrow = items.astype(np.float32)
+    index = tree.build(narrow, IndexSpec(resolve_metric("euclidean"), tree.algorithm))
+    assert index.matrix is narrow
+
+
+COUNTEREXAMPLES = {
+    "braycurtis": ([[0, 4], [1, 1], [2, 4]], [3, 0]),
+    # The centre of the first two is (0, 1, 0, 0), which shares nothing with the query.
+    "dice": ([[1, 1, 0, 0], [-1, 1, 0, 0], [1, 0, 5, 5], [1, 0, 5, 5]], [1, 0, 0, 0]),
+}
+
+
+@pytest.mark.parametrize("name", COUNTEREXAMPLES)
+def test_why_a_ball_tree_is_refused(name):
+    items, query = (np.array(each, dtype=np.float64) for each in COUNTEREXAMPLES[name])
+    metric = resolve_metric(name)
+    search = Search(metric, items, query[None, :], 1, None, None, 1)
+    true = by_sorting(search)
+    distances, positions = BallTree(items, leaf_size=1, metric=name).query(search.queries, 1)
+    assert positions[0, 0] != true.positions[0, 0]
+    assert distances[0, 0] > true.distances[0, 0] + 0.04
+    assert "ball_tree" not in algorithms_for(metric)
+
+
+@pytest.mark.parametrize("name", ["braycurtis", "dice"])
+def test_what_is_refused_breaks_the_triangle_inequality(name):
+    metric = resolve_metric(name)
+    corners = np.array([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
+    straight, there, back = metric.distances(
+        corners, corners, np.array([0, 0, 2]), np.array([1, 2, 1])
+    )
+    assert straight > there + back + 0.3
+
+
+@pytest.mark.parametrize(("tree", "case"), PAIRS)
+def test_ties_below_the_normal_numbers(tree, case):
+    """Distances there have few digits: what they round away is more than an epsilon of them."""
+    around = np.array([[1, 1], [-1, 1], [1, -1], [0, 2], [2, 0]]) * 2.0**-1060
+    items = around[np.random.default_rng(5).integers(0, len(around), 200)]
+    search = Search(METRIC_CASES[case](2), items, np.zeros((1, 2)), 1, None, None, 2)
+    assert_same(ask(build(tree, search), search), by_sorting(search))
+
+
+@pytest.mark.parametrize(("tree", "case"), PAIRS)
+def test_ties_far_from_zero(tree, case):
+    """The coordinates of a tree are rounded by more there than the distances are."""
+    offset, step = (1.0, 2.0**-40) if case == "haversine" else (1e6, 2.0**-20)
+    lattice = np.stack(np.meshgrid(np.arange(9), np.arange(9)), axis=-1).reshape(-1, 2)
+    items = np.random.default_rng(3).permutation(lattice) * step + offset
+    for k in (2, 4, 11):
+        search = Search(METRIC_CASES[case](2), items, items[:40], k, None, None, 2)
+        assert_same(ask(build(tree, search), search), by_sorting(search))
+
+
+def test_haversine_of_angles_that_are_many_turns():
+    """The difference of such angles is rounded, so that no tree can be sure of it."""
+    seed = np.random.default_rng(2)
+    for turns in (1.0, 1e3, 1e9, 1e120):
+        items = seed.normal(size=(400, 2)) * turns
+        search = Search(resolve_metric("haversine"), items, items[:40] + 0.1, 3, None, None, 5)
+        assert_same(ask(build(BallTreeSearch, search), search), by_sorting(search))

@@ -1,0 +1,283 @@
+"""What a Python worker does with batches of queries, without any Spark around it."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import threadpoolctl
+from hypothesis import given
+from hypothesis import strategies as st
+from pyspark.sql import types as T
+
+from pyspark_knn.engine import worker
+from pyspark_knn.engine.bundle import FileRef, write_bundle
+from pyspark_knn.engine.items import Items
+from pyspark_knn.engine.worker import (
+    NeighborLists,
+    Request,
+    Searchable,
+    read_items,
+    search_batches,
+)
+from pyspark_knn.index.base import IndexSpec, NeighborIndex, Neighbors
+from pyspark_knn.index.distances import resolve_metric
+from pyspark_knn.index.pairwise import PairwiseSearch
+from tests.support import oracle
+from tests.support.batches import Sparse, array_column, vector_columns
+
+Vector = list[float] | Sparse | None
+
+POINTS = np.array([[0.0, 0], [1, 0], [1, 0], [4, 3], [0, 2]], np.float32)
+IDS = ["a", "b", "b", "c", "d"]
+RESULT = T.StructType(
+    [
+        T.StructField("neighbors", T.ArrayType(T.StringType())),
+        T.StructField("distances", T.ArrayType(T.DoubleType())),
+    ]
+)
+
+
+class Spy(NeighborIndex):
+    """An index that notes what it is asked."""
+
+    algorithm = "brute"
+    asked: ClassVar[list[tuple[int, int]]] = []
+    threads: ClassVar[set[int]] = set()
+
+    def __init__(self, index: NeighborIndex) -> None:
+        self._index = index
+
+    @classmethod
+    def build(cls, matrix: Any, spec: IndexSpec) -> NeighborIndex:
+        return cls(PairwiseSearch.build(matrix, spec))
+
+    @property
+    def matrix(self) -> Any:
+        return self._index.matrix
+
+    def kneighbors(self, queries: Any, k: int, **options: Any) -> Neighbors:
+        self.asked.append((len(queries), k))
+        self.threads.update(pool["num_threads"] for pool in threadpoolctl.threadpool_info())
+        assert queries.flags.c_contiguous
+        assert np.isfinite(queries).all()
+        return self._index.kneighbors(queries, k, **options)
+
+
+def shipped(folder: Path, content: Searchable) -> FileRef:
+    path = folder / "bundle"
+    with path.open("wb") as file:
+        digest = write_bundle(content, file)
+    return FileRef(digest, str(path))
+
+
+@pytest.fixture(scope="module")
+def ref(tmp_path_factory: pytest.TempPathFactory) -> FileRef:
+    index = Spy.build(POINTS, IndexSpec(resolve_metric("euclidean")))
+    return shipped(tmp_path_factory.mktemp("bundle"), Searchable(Items(5, pa.array(IDS)), index))
+
+
+def request_for(vectors_in: int = 3, **changes: Any) -> Request:
+    settings = {
+        "k": 2,
+        "max_distance": None,
+        "handle_invalid": "error",
+        "features_col": "my features",
+        "feature_columns": vectors_in,
+        "answer": NeighborLists(RESULT),
+    }
+    return Request(**{**settings, **changes})
+
+
+def answers(
+    ref: FileRef, request: Request, batches: list[tuple[pa.Array, ...]]
+) -> list[list[list[tuple[str, float]] | None]]:
+    """For each query a list of no or one answer, which is a list of pairs or None."""
+    rows = [row for out in search_batches(ref, request, iter(batches)) for row in out.to_pylist()]
+    return [
+        [
+            None if each is None else list(zip(each["neighbors"], each["distances"], strict=True))
+            for each in row
+        ]
+        for row in rows
+    ]
+
+
+def expected(
+    queries: list[list[float]], k: int, excluded: list[list[str]] | None = None, **options: Any
+) -> list[list[tuple[str, float]]]:
+    distances = oracle.direct_distances(np.array(queries).reshape(-1, 2), POINTS)
+    return oracle.nearest(distances, IDS, k, excluded=excluded, **options)
+
+
+def is_valid(vector: Vector) -> bool:
+    plain = dense(vector)
+    return plain is not None and len(plain) == 2 and bool(np.isfinite(plain).all())
+
+
+def dense(vector: Vector) -> list[float] | None:
+    if not isinstance(vector, tuple):
+        return vector
+    return [vector[1].get(place, 0.0) for place in range(vector[0])]
+
+
+QUERIES: st.SearchStrategy[Vector] = st.sampled_from(
+    [
+        *([0.0, 0.0], [1.0, 0.5], [4.0, 3.0], (2, {}), (2, {1: 2.0}), (2, {0: 1.0, 1: 0.1})),
+        *(None, [], [1.0], [1.0, 2.0, 3.0], (3, {0: 1.0}), [np.nan, 0.0], (2, {1: np.inf})),
+    ]
+)
+
+
+@pytest.mark.parametrize("handle_invalid", ["skip", "keep"])
+@given(data=st.data())
+def test_valid_and_invalid_queries_in_batches_of_all_sizes(ref, handle_invalid, data):
+    batches = data.draw(st.lists(st.lists(QUERIES, max_size=6), max_size=4))
+    k = data.draw(st.integers(1, 7))
+    max_distance = data.draw(st.sampled_from([None, 0.0, 1.0, 2.5]))
+    excluded = data.draw(st.lists(st.lists(st.sampled_from("abcx")), min_size=24, max_size=24))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(worker, "_BLOCK_BYTES", data.draw(st.sampled_from([1, 48, 1 << 20])))
+        request = request_for(k=k, handle_invalid=handle_invalid, max_distance=max_distance)
+        arrays, start = [], 0
+        for batch in batches:
+            part = excluded[start : start + len(batch)]
+            arrays.append((*vector_columns(batch), pa.array(part, pa.list_(pa.string()))))
+            start += len(batch)
+        found = answers(ref, request, arrays)
+    every = [vector for batch in batches for vector in batch]
+    valid = [i for i, vector in enumerate(every) if is_valid(vector)]
+    bound = np.inf if max_distance is None else max_distance
+    banned = [excluded[i] for i in valid]
+    right = expected([dense(every[i]) for i in valid], k, banned, max_distance=bound)
+    wanted = [[] if handle_invalid == "skip" else [None] for _ in every]
+    for i, answer in zip(valid, right, strict=True):
+        wanted[i] = [answer]
+    assert found == wanted
+
+
+@pytest.mark.parametrize("handle_invalid", ["error", "skip", "keep"])
+def test_queries_that_are_all_valid_or_none(ref, handle_invalid):
+    request = request_for(handle_invalid=handle_invalid)
+    good = answers(ref, request, [vector_columns([[1.0, 0.0], [4.0, 4.0]])])
+    assert good == [[row] for row in expected([[1.0, 0.0], [4.0, 4.0]], 2)]
+    assert answers(ref, request, [vector_columns([])]) == []
+    assert answers(ref, request, []) == []
+    if handle_invalid != "error":
+        bad = answers(ref, request, [vector_columns([None, [1.0]])])
+        assert bad == ([[], []] if handle_invalid == "skip" else [[None], [None]])
+
+
+@pytest.mark.parametrize(
+    ("vector", "what"),
+    [
+        (None, "a null"),
+        ([1.0], "a vector of dimension 1 where 2 is needed"),
+        ((3, {}), "a vector of dimension 3 where 2 is needed"),
+        ([0.0, np.nan], "a NaN"),
+        ((2, {0: -np.inf}), "an infinity"),
+    ],
+)
+def test_an_invalid_query_is_an_error_where_it_is_reached(ref, vector, what):
+    batches = [vector_columns([[0.0, 0.0]]), vector_columns([[0.0, 0.0], vector])]
+    found = search_batches(ref, request_for(), iter(batches))
+    assert len(next(found)) == 1
+    with pytest.raises(ValueError, match=f"featuresCol 'my features' holds {what}"):
+        next(found)
+
+
+@pytest.mark.parametrize("kind", [pa.float32(), pa.float64()])
+def test_arrays_of_numbers(ref, kind):
+    found = answers(ref, request_for(1), [array_column([[1.0, 0.5], [0.0, 0.0]], kind)])
+    assert found == [[row] for row in expected([[1.0, 0.5], [0.0, 0.0]], 2)]
+
+
+def test_k_beyond_the_items_gives_all_of_them(ref):
+    (row,) = answers(ref, request_for(k=10**12), [vector_columns([[0.0, 0.0]])])
+    assert [name for name, _ in row[0]] == ["a", "b", "b", "d", "c"]
+
+
+def test_all_items_of_an_excluded_id_are_left_out_and_the_next_move_up(ref):
+    queries = [[0.0, 0.0]] * 4
+    banned = [[], ["b"], ["a", "b", "b", "nobody"], ["a", "b", "c", "d"]]
+    batch = (*vector_columns(queries), pa.array(banned))
+    found = answers(ref, request_for(), [batch])
+    assert [[name for name, _ in row[0]] for row in found] == [
+        *(["a", "b"], ["a", "d"], ["d", "c"], [])
+    ]
+
+
+def test_exclusion_by_position_where_there_are_no_ids(tmp_path):
+    index = PairwiseSearch.build(POINTS, IndexSpec(resolve_metric("euclidean")))
+    anonymous = shipped(tmp_path, Searchable(Items(5, None), index))
+    batch = (*vector_columns([[1.0, 0.0]]), pa.array([[1, 99, -1]]))
+    (row,) = answers(anonymous, request_for(), [batch])
+    assert row == [[(2, 0.0), (0, 1.0)]]
+
+
+@pytest.mark.parametrize(
+    ("block_bytes", "block_answers", "k", "blocks"),
+    [
+        (1 << 20, 1 << 20, 2, [10]),
+        (16 * 4, 1 << 20, 2, [4, 4, 2]),
+        (1 << 20, 9, 3, [3, 3, 3, 1]),
+        (1 << 20, 9, 100, [1] * 10),
+        (1, 1, 1, [1] * 10),
+    ],
+)
+def test_blocks_are_bounded_by_queries_and_by_answers(
+    ref, monkeypatch, block_bytes, block_answers, k, blocks
+):
+    monkeypatch.setattr(worker, "_BLOCK_BYTES", block_bytes)
+    monkeypatch.setattr(worker, "_BLOCK_ANSWERS", block_answers)
+    queries = np.random.default_rng(0).normal(size=(10, 2)).tolist()
+    Spy.asked.clear()
+    found = answers(ref, request_for(k=k), [vector_columns(queries)])
+    assert found == [[row] for row in expected(queries, k)]
+    assert Spy.asked == [(size, min(k, 5)) for size in blocks]
+
+
+def test_one_thread_where_spark_does_not_give_more(ref):
+    Spy.threads.clear()
+    before = {pool["num_threads"] for pool in threadpoolctl.threadpool_info()}
+    answers(ref, request_for(), [vector_columns([[0.0, 0.0]])])
+    assert Spy.threads == {1}
+    assert {pool["num_threads"] for pool in threadpoolctl.threadpool_info()} == before
+
+
+@pytest.mark.parametrize("column", ["neighbors", "distances"])
+def test_one_of_the_two_columns_alone(ref, column):
+    kept = T.StructType([field for field in RESULT if field.name == column])
+    lists = NeighborLists(kept, column == "neighbors", column == "distances")
+    found = list(
+        search_batches(ref, request_for(answer=lists), iter([vector_columns([[0.0, 0.0]])]))
+    )
+    assert found[0].to_pylist() == [
+        [{"neighbors": ["a", "b"]} if column == "neighbors" else {"distances": [0.0, 1.0]}]
+    ]
+
+
+def test_the_items_are_read_by_position(tmp_path, monkeypatch):
+    monkeypatch.setattr(worker, "_BLOCK_BYTES", 8 * 2 * 2)  # two rows
+    index = PairwiseSearch.build(POINTS, IndexSpec(resolve_metric("euclidean")))
+    labels, weights = np.arange(5) * 1.5, np.ones(5)
+    full = shipped(tmp_path, Searchable(Items(5, pa.array(IDS), labels, weights), index))
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        yield pa.RecordBatch.from_arrays([pa.array([0, 1, 2])], names=["id"])
+        yield pa.RecordBatch.from_arrays([pa.array([], pa.int64())], names=["id"])
+        yield pa.RecordBatch.from_arrays([pa.array([3, 4])], names=["id"])
+
+    rows = [row for out in read_items(full, batches()) for row in out.to_pylist()]
+    assert rows == [
+        {
+            "position": i,
+            "id": IDS[i],
+            "features": POINTS[i].tolist(),
+            "label": labels[i],
+            "weight": 1.0,
+        }
+        for i in range(5)
+    ]
