@@ -33,8 +33,9 @@ if TYPE_CHECKING:
 
 # Queries at a time: the more, the less it matters what the items of a block cost to prepare.
 _QUERIES = 1024
-# Scores in a block, and numbers in the vectors of its items: 2 MiB and 8 MiB of float32.
-_SCORES = 1 << 19
+# Scores in a block, and numbers in the vectors of its items: 1 MiB, which is to stay in the cache,
+# and 8 MiB of float32.
+_SCORES = 1 << 18
 _NUMBERS = 1 << 21
 # A block holds twice the k items; beyond this many numbers pairs are compared instead.
 _MOST_NUMBERS = 1 << 22

@@ -76,6 +76,9 @@ class ScoreSpace(ABC):
     def __init__(self, metric: Metric, matrix: NDArray[np.floating]) -> None:
         self._metric = metric
         self._n_features = matrix.shape[1]
+        kinds: tuple[type[np.floating], ...] = (np.float32, np.float64)
+        self._rounding = {kind: rounding(self._n_features, kind) for kind in kinds}
+        self._underflow = {kind: underflow(self._n_features, kind) for kind in kinds}
 
     def serves(self, queries: Queries) -> NDArray[np.bool_]:
         """Tell for which queries the bound holds: nothing overflows, final figures neither."""
@@ -194,14 +197,14 @@ class EuclideanSpace(ScoreSpace):
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """See `ScoreSpace.terms`."""
         squares = self._squares[where]
-        error = rounding(self._n_features, dtype) * squares
-        error += underflow(self._n_features, dtype) * (1.0 + self._norm)
+        error = self._rounding[dtype] * squares
+        error += self._underflow[dtype] * (1.0 + self._norm)
         return error - 0.5 * squares, 2.0 * error
 
     def slack(self, queries: Queries, dtype: type[np.floating]) -> NDArray[np.float64]:
         """See `ScoreSpace.slack`."""
-        slack = 0.5 * rounding(self._n_features, dtype) * queries.squares
-        slack += underflow(self._n_features, dtype) * (1.0 + np.sqrt(queries.squares))
+        slack = 0.5 * self._rounding[dtype] * queries.squares
+        slack += self._underflow[dtype] * (1.0 + np.sqrt(queries.squares))
         return slack + self._hidden()
 
     def _hidden(self) -> float:
@@ -222,7 +225,7 @@ class EuclideanSpace(ScoreSpace):
             else:
                 squares = np.ldexp(limits, -self._exponent) ** 2
             scores = 0.5 * (queries.squares - squares)
-            scores -= rounding(self._n_features, np.float64) * (queries.squares + squares)
+            scores -= self._rounding[np.float64] * (queries.squares + squares)
         scores -= self._hidden()
         return np.where(limits < 0, np.inf, scores)
 
@@ -264,8 +267,8 @@ class ProductSpace(ScoreSpace):
         self, where: slice | NDArray[np.int64], dtype: type[np.floating]
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """See `ScoreSpace.terms`."""
-        error = rounding(self._n_features, dtype) * self._norms[where]
-        error += underflow(self._n_features, dtype) * (3.0 + self._norms[where])
+        error = self._rounding[dtype] * self._norms[where]
+        error += self._underflow[dtype] * (3.0 + self._norms[where])
         return error, 2.0 * error
 
     def slack(self, queries: Queries, dtype: type[np.floating]) -> NDArray[np.float64]:
@@ -318,7 +321,7 @@ class DirectionSpace(ScoreSpace):
         self, where: slice | NDArray[np.int64], dtype: type[np.floating]
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """See `ScoreSpace.terms`."""
-        error = rounding(self._n_features, dtype) + 4.0 * underflow(self._n_features, dtype)
+        error = self._rounding[dtype] + 4.0 * self._underflow[dtype]
         # A vector that is not known (zeros stand for it) has a score between -2 and 2.
         errors = np.where(self._inverse_norms[where] < 0, 2.0, error)
         return errors, 2.0 * errors
