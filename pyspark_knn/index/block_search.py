@@ -2,14 +2,15 @@
 
 A matrix product in float32 compares queries with items many times faster than differences do, but
 only nearly right. So it only *rules out*: `pyspark_knn.index.rounding` bounds how far a score can
-be off, and what is within the bounds of the k-th best is ranked by its final figure. It takes
-three steps, and most queries need the first one only:
+be off, and what is within the bounds of the k-th best is ranked by its final figure. Most queries
+need the first step only:
 
-1. In float32, block by block of the items, keep what cannot be ruled out (`_filter`), and rank it
-   at the end (`_rank`).
-2. Where too much is left, as in tight clusters far apart, do it again with float64 products, and
-   rank block by block (`_search_crowded`): that bounds the memory whatever is tied with what.
-3. Where products would leave the range of numbers, compare pair by pair (`PairwiseSearch`).
+1. In float32, block by block of the items, keep what cannot be ruled out, and rank it at the end
+   (`_filter`).
+2. Where too much is left, as in tight clusters far apart, do the same with float64 products.
+3. Where that leaves too much as well, as among mass ties, rank block by block (`_rank_blocks`):
+   that bounds the memory whatever is tied with what.
+4. Where products would leave the range of numbers, compare pair by pair (`PairwiseSearch`).
 """
 
 from __future__ import annotations
@@ -40,8 +41,8 @@ _NUMBERS = 1 << 21
 # A block holds twice the k items; beyond this many numbers pairs are compared instead.
 _MOST_NUMBERS = 1 << 22
 
-# Candidates that a query may keep: beyond 2 k + _SPARE, as many as take less time to rank than the
-# float64 products do.
+# Candidates that a query may keep beyond 2 k: _SPARE, and as many as take less time to rank than
+# float64 products with the items seen so far would.
 _SPARE = 64
 _PRODUCTS_PER_RANK = 128
 _CANDIDATES = 1 << 20
@@ -115,25 +116,43 @@ class _Search:
 
     def run(self) -> NDArray[np.int64]:
         """Search all queries but those that products cannot serve; return these."""
-        unserved = [np.zeros(0, np.int64)]
-        crowded = [np.zeros(0, np.int64)]
-        least = [np.zeros(0)]
+        rows = np.arange(len(self._queries))
+        served = np.ones(len(rows), bool)
+        for batch in self._batches(rows, np.float32):
+            served[batch] = self._space.serves(self._space.queries(self._queries[batch]))
+        left = rows[served]
+        least = np.full(len(left), -np.inf)
+        for dtype in (np.float32, np.float64):
+            left, least = self._filter_all(left, least, dtype)
+        for batch in self._batches(np.arange(len(left)), np.float64):
+            self._rank_blocks(left[batch], least[batch])
+        return rows[~served]
+
+    def _filter_all(
+        self, rows: NDArray[np.int64], least: NDArray[np.float64], dtype: type[np.floating]
+    ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """Answer queries by products in `dtype`.
+
+        Parameters
+        ----------
+        rows : ndarray of shape (n_rows,), dtype int64
+        least : ndarray of shape (n_rows,), dtype float64
+            Scores that their neighbours do not fall short of, as far as is known.
+
+        Returns
+        -------
+        rows, least
+            Of those that have too many candidates to be answered so.
+        """
         worthwhile = True
-        for rows in self._batches(np.arange(len(self._queries)), np.float32):
-            queries = self._space.queries(self._queries[rows])
-            served = self._space.serves(queries)
-            if not served.all():
-                unserved.append(rows[~served])
-                rows, queries = rows[served], queries.take(served)
-            if worthwhile and rows.size:
-                remain, known = self._filter(rows, queries)
-                worthwhile = 2 * len(remain) <= len(rows)
+        crowded = np.zeros(len(rows), bool)
+        for batch in self._batches(np.arange(len(rows)), dtype):
+            if worthwhile:
+                crowded[batch], least[batch] = self._filter(rows[batch], least[batch], dtype)
+                worthwhile = 2 * int(crowded[batch].sum()) <= len(batch)
             else:
-                remain, known = rows, np.full(len(rows), -np.inf)
-            crowded.append(remain)
-            least.append(known)
-        self._search_crowded(np.concatenate(crowded), np.concatenate(least))
-        return np.concatenate(unserved)
+                crowded[batch] = True
+        return rows[crowded], least[crowded]
 
     def _batches(
         self, rows: NDArray[np.int64], dtype: type[np.floating]
@@ -156,62 +175,44 @@ class _Search:
         return ScoreBlocks(self._matrix, self._space, queries, dtype, width, exclude)
 
     def _filter(
-        self, rows: NDArray[np.int64], queries: Queries
-    ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """Answer queries by float32 products.
-
-        Returns
-        -------
-        crowded : ndarray of shape (n_crowded,), dtype int64
-            The rows that have too many candidates to be answered so.
-        least : ndarray of shape (n_crowded,), dtype float64
-            Scores that their neighbours do not fall short of.
-        """
-        least = self._space.least_scores(self._best.limits()[rows], queries)
-        room = 2 * self._k + _SPARE + len(self._matrix) // _PRODUCTS_PER_RANK
-        room = min(room, _CANDIDATES // len(rows))
-        slack = self._space.slack(queries, np.float32)
-        candidates = Candidates(self._k, least, slack, room)
-        blocks = self._blocks(rows, queries, np.float32)
+        self, rows: NDArray[np.int64], least: NDArray[np.float64], dtype: type[np.floating]
+    ) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
+        """Answer a batch; tell which rows are crowded, and raise `least`."""
+        queries = self._space.queries(self._queries[rows])
+        slack = self._space.slack(queries, dtype)
+        least = np.maximum(least, self._space.least_scores(self._best.limits()[rows], queries))
+        candidates = Candidates(self._k, least, slack)
+        blocks = self._blocks(rows, queries, dtype)
         for block in blocks:
             if block.start == 0:
                 candidates.raise_least(block.kth_floors(self._k))
                 blocks.demand(candidates.thresholds())
             near, columns = blocks.reaching(block)
             ceilings, widths = block.ceilings[near, columns], block.widths[columns]
-            if candidates.add(near, columns + block.start, ceilings, widths):
+            stop = block.start + len(block.widths)
+            room = min(_SPARE + stop // _PRODUCTS_PER_RANK, _CANDIDATES // len(rows))
+            if candidates.add(near, columns + block.start, ceilings, widths, room):
                 if candidates.crowded.all():
                     break
                 blocks.demand(candidates.thresholds())
         near, positions = candidates.pairs()
         self._rank(rows[near], positions)
-        return rows[candidates.crowded], candidates.least[candidates.crowded]
+        return candidates.crowded, candidates.least
 
-    def _search_crowded(self, rows: NDArray[np.int64], least: NDArray[np.float64]) -> None:
-        """Answer queries by float64 products, ranking block by block.
-
-        Parameters
-        ----------
-        rows : ndarray of shape (n_rows,), dtype int64
-        least : ndarray of shape (n_rows,), dtype float64
-            Scores that their neighbours do not fall short of; may be -inf.
-        """
-        for part in self._batches(np.arange(len(rows)), np.float64):
-            batch = rows[part]
-            queries = self._space.queries(self._queries[batch])
-            slack = self._space.slack(queries, np.float64)
-            scores = least[part]
-            blocks = self._blocks(batch, queries, np.float64)
-            for block in blocks:
-                if block.start == 0:
-                    scores = np.maximum(scores, block.kth_floors(self._k) - slack)
-                    scores = np.maximum(scores, self._scores_within_limits(batch, queries))
-                    blocks.demand(scores - slack)
-                near, columns = blocks.reaching(block)
-                if near.size:
-                    self._rank(batch[near], columns + block.start)
-                    scores = np.maximum(scores, self._scores_within_limits(batch, queries))
-                    blocks.demand(scores - slack)
+    def _rank_blocks(self, rows: NDArray[np.int64], least: NDArray[np.float64]) -> None:
+        """Answer a batch, ranking block by block what float64 products cannot rule out."""
+        queries = self._space.queries(self._queries[rows])
+        slack = self._space.slack(queries, np.float64)
+        blocks = self._blocks(rows, queries, np.float64)
+        for block in blocks:
+            if block.start == 0:
+                least = np.maximum(least, block.kth_floors(self._k) - slack)
+                blocks.demand(least - slack)
+            near, columns = blocks.reaching(block)
+            if near.size:
+                self._rank(rows[near], columns + block.start)
+                least = np.maximum(least, self._scores_within_limits(rows, queries))
+                blocks.demand(least - slack)
 
     def _scores_within_limits(
         self, rows: NDArray[np.int64], queries: Queries

@@ -28,24 +28,21 @@ class Candidates:
     least : ndarray of shape (n_queries,), dtype float64
         Scores that no neighbour falls short of, as known beforehand; may be -inf. Overwritten.
     slack : ndarray of shape (n_queries,), dtype float64
-    room : int
-        A query that cannot rule out all but so many items is crowded, and given up.
 
     Attributes
     ----------
     least : ndarray of shape (n_queries,), dtype float64
         Scores that no neighbour falls short of, as known by now.
     crowded : ndarray of shape (n_queries,), dtype bool
+        Queries that were given up, since too many items cannot be ruled out.
     """
 
-    def __init__(
-        self, k: int, least: NDArray[np.float64], slack: NDArray[np.float64], room: int
-    ) -> None:
+    def __init__(self, k: int, least: NDArray[np.float64], slack: NDArray[np.float64]) -> None:
         self.least = least
         self.crowded = np.zeros(len(least), bool)
         self._k = k
         self._slack = slack
-        self._room = room
+        self._room = 0
         self._kept = _Pairs.none()
         self._waiting: list[_Pairs] = []
         self._n_waiting = 0
@@ -64,8 +61,24 @@ class Candidates:
         positions: NDArray[np.int64],
         ceilings: NDArray[np.floating],
         widths: NDArray[np.float64],
+        room: int,
     ) -> bool:
-        """Take pairs whose ceilings are of interest, no pair twice; tell if thresholds rose."""
+        """Take pairs whose ceilings are of interest.
+
+        Parameters
+        ----------
+        rows, positions : ndarrays of shape (n_pairs,), dtype int64
+            No pair twice.
+        ceilings, widths : ndarrays of shape (n_pairs,)
+        room : int
+            Queries that have to keep more than 2 k and this are crowded, and given up.
+
+        Returns
+        -------
+        bool
+            Whether the thresholds have changed.
+        """
+        self._room = 2 * self._k + room
         if rows.size == 0:
             return False
         self._waiting.append(_Pairs(rows, positions, ceilings.astype(np.float64), widths))
@@ -84,7 +97,7 @@ class Candidates:
         self._waiting, self._n_waiting = [], 0
         counts = np.bincount(pairs.rows, minlength=len(self.least))
         # Twice the room may shrink to less; far more would not, and would take memory.
-        pairs, counts = self._without_crowded(pairs, counts, 2 * (self._room + self._k))
+        pairs, counts = self._without_crowded(pairs, counts, 2 * self._room)
         if pairs.rows.size:
             self.raise_least(pairs.kth_floors(counts, self._k))
             # In float64, nothing is rounded here but the difference, of which the bound has room.

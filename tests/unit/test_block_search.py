@@ -226,22 +226,24 @@ def test_the_bound_covers_every_order_of_summation(data):
                     assert below <= score <= above
 
 
-def test_tight_clusters_far_apart_take_the_second_step(monkeypatch):
+@pytest.mark.parametrize(
+    ("spread", "steps"), [(1.0, 0), (1e-5, 1), (1e-14, 2)], ids=["float32", "float64", "blocks"]
+)
+def test_only_what_a_step_cannot_answer_goes_to_the_next(monkeypatch, spread, steps):
     rng = np.random.default_rng(1)
-    items = clusters(rng, 6000, 20, 4, 1e-5)
+    items = clusters(rng, 6000, 20, 4, spread)
     queries = items[::100]
-    crowded = []
-    search = _Search._search_crowded
-    monkeypatch.setattr(
-        _Search,
-        "_search_crowded",
-        lambda self, rows, least: crowded.extend(rows) or search(self, rows, least),
-    )
+    left = []
+    step = _Search._filter_all
+
+    def noted(self, *arguments):
+        result = step(self, *arguments)
+        left.append(len(result[0]))
+        return result
+
+    monkeypatch.setattr(_Search, "_filter_all", noted)
     assert_same(*both(items, queries, resolve_metric("euclidean"), 10))
-    assert len(crowded) == len(queries)
-    crowded.clear()
-    assert_same(*both(rng.standard_normal((6000, 20)), queries, resolve_metric("euclidean"), 10))
-    assert not crowded
+    assert left == [len(queries) if number < steps else 0 for number in range(2)]
 
 
 @pytest.mark.parametrize("kind", ["normal", "all equal", "duplicates", "tight clusters"])
