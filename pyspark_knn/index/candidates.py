@@ -43,8 +43,8 @@ class Candidates:
         self._k = k
         self._slack = slack
         self._room = 0
-        self._kept = _Pairs.none()
-        self._waiting: list[_Pairs] = []
+        # What was kept at the last settlement, and what came since.
+        self._pairs: list[_Pairs] = []
         self._n_waiting = 0
 
     def thresholds(self) -> NDArray[np.float64]:
@@ -81,7 +81,10 @@ class Candidates:
         self._room = 2 * self._k + room
         if rows.size == 0:
             return False
-        self._waiting.append(_Pairs(rows, positions, ceilings.astype(np.float64), widths))
+        floors = ceilings - widths.astype(ceilings.dtype)
+        # Numbers of 16 bits are sorted in linear time.
+        narrow = rows.astype(np.uint16) if len(self.least) <= 1 << 16 else rows
+        self._pairs.append(_Pairs(narrow, positions, ceilings, floors))
         self._n_waiting += rows.size
         # Only when there are more new ones than neighbours is it worth the time.
         if self._n_waiting <= 2 * self._k * len(self.least):
@@ -91,20 +94,19 @@ class Candidates:
 
     def settle(self) -> None:
         """Raise the thresholds by what was added, and drop what falls short of them."""
-        if not self._waiting:
+        if self._n_waiting == 0:
             return
-        pairs = _Pairs.joined([self._kept, *self._waiting])
-        self._waiting, self._n_waiting = [], 0
+        pairs = _Pairs.joined(self._pairs)
+        self._n_waiting = 0
         counts = np.bincount(pairs.rows, minlength=len(self.least))
         # Twice the room may shrink to less; far more would not, and would take memory.
         pairs, counts = self._without_crowded(pairs, counts, 2 * self._room)
         if pairs.rows.size:
             self.raise_least(pairs.kth_floors(counts, self._k))
-            # In float64, nothing is rounded here but the difference, of which the bound has room.
             pairs = pairs.take(pairs.ceilings >= (self.least - self._slack)[pairs.rows])
             counts = np.bincount(pairs.rows, minlength=len(self.least))
             pairs, _ = self._without_crowded(pairs, counts, self._room)
-        self._kept = pairs
+        self._pairs = [pairs]
 
     def _without_crowded(
         self, pairs: _Pairs, counts: NDArray[np.int64], room: int
@@ -118,7 +120,9 @@ class Candidates:
     def pairs(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """The rows and positions of what is left, without crowded queries."""
         self.settle()
-        return self._kept.rows, self._kept.positions
+        if not self._pairs:
+            return np.zeros(0, np.int64), np.zeros(0, np.int64)
+        return self._pairs[0].rows.astype(np.int64), self._pairs[0].positions
 
 
 class _Pairs:
@@ -126,20 +130,15 @@ class _Pairs:
 
     def __init__(
         self,
-        rows: NDArray[np.int64],
+        rows: NDArray[np.integer],
         positions: NDArray[np.int64],
-        ceilings: NDArray[np.float64],
-        widths: NDArray[np.float64],
+        ceilings: NDArray[np.floating],
+        floors: NDArray[np.floating],
     ) -> None:
         self.rows = rows
         self.positions = positions
         self.ceilings = ceilings
-        self.widths = widths
-
-    @classmethod
-    def none(cls) -> _Pairs:
-        whole, real = np.zeros(0, np.int64), np.zeros(0)
-        return cls(whole, whole, real, real)
+        self.floors = floors
 
     @classmethod
     def joined(cls, parts: list[_Pairs]) -> _Pairs:
@@ -147,13 +146,13 @@ class _Pairs:
             np.concatenate([part.rows for part in parts]),
             np.concatenate([part.positions for part in parts]),
             np.concatenate([part.ceilings for part in parts]),
-            np.concatenate([part.widths for part in parts]),
+            np.concatenate([part.floors for part in parts]),
         )
 
     def take(self, kept: NDArray[np.bool_]) -> _Pairs:
         where = np.flatnonzero(kept)
         return _Pairs(
-            self.rows[where], self.positions[where], self.ceilings[where], self.widths[where]
+            self.rows[where], self.positions[where], self.ceilings[where], self.floors[where]
         )
 
     def kth_floors(self, counts: NDArray[np.int64], k: int) -> NDArray[np.float64]:
@@ -163,13 +162,15 @@ class _Pairs:
             return np.full(len(counts), -np.inf)
         order = by_row(self.rows)
         rows = self.rows[order]
-        table = np.full((len(counts), longest), -np.inf)
-        table[rows, rank_in_row(counts, rows)] = (self.ceilings - self.widths)[order]
+        table = np.full((len(counts), longest), -np.inf, self.floors.dtype)
+        table[rows, rank_in_row(counts, rows)] = self.floors[order]
         table.partition(longest - k, axis=1)
-        return table[:, longest - k]
+        floors: NDArray[np.float64] = table[:, longest - k].astype(np.float64)
+        return floors
 
 
-def rank_in_row(counts: NDArray[np.int64], rows: NDArray[np.int64]) -> NDArray[np.int64]:
+def rank_in_row(counts: NDArray[np.int64], rows: NDArray[np.integer]) -> NDArray[np.int64]:
     """Number the entries of each row from 0; `rows` is ascending, with `counts` entries a row."""
-    starts = np.cumsum(counts) - counts
-    return np.arange(len(rows)) - starts[rows]
+    starts: NDArray[np.int64] = np.cumsum(counts) - counts
+    ranks: NDArray[np.int64] = np.arange(len(rows)) - starts[rows]
+    return ranks

@@ -111,12 +111,14 @@ def _nearest_first(
     return order
 
 
-def by_row(rows: NDArray[np.int64]) -> NDArray[np.int64]:
+def by_row(rows: NDArray[np.integer]) -> NDArray[np.int64]:
     """The order by row; each row's entries stay in the order that they have."""
-    lowest = rows.min(initial=0)
     # numpy sorts numbers of 16 bits digit by digit, in linear time.
-    few = rows.max(initial=0) - lowest < 1 << 16
-    return np.argsort((rows - lowest).astype(np.uint16) if few else rows, kind="stable")
+    if rows.dtype != np.uint16 and rows.size:
+        lowest = rows.min()
+        if rows.max() - lowest < 1 << 16:
+            rows = (rows - lowest).astype(np.uint16)
+    return np.argsort(rows, kind="stable")
 
 
 def exclusion_of(exclude: Exclusion | None, rows: NDArray[np.int64]) -> Exclusion | None:
