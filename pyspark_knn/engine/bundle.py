@@ -170,6 +170,28 @@ class BroadcastRef:
         return memoryview(self.broadcast.value) if path is None else map_file(path)
 
 
+@dataclass(frozen=True)
+class ArtifactRef:
+    """A bundle that a Spark Connect server keeps for one session, as a file on every executor.
+
+    Attributes
+    ----------
+    digest : str
+        Names the content.
+    name : str
+        Of the file.
+    """
+
+    digest: str
+    name: str
+
+    def data(self) -> memoryview:
+        """Map the executor's copy of the file."""
+        from pyspark import SparkFiles
+
+        return map_file(SparkFiles.get(self.name))
+
+
 _open: OrderedDict[str, Any] = OrderedDict()
 
 

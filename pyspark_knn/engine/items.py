@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from pyspark.sql import Column, DataFrame, Row
 from pyspark.sql import functions as F
 
-from pyspark_knn.engine import columns, packing
+from pyspark_knn.engine import columns, compat, packing
+from pyspark_knn.engine.guard import guarded
 
 logger = logging.getLogger(__name__)
 
@@ -174,11 +175,12 @@ class PackedItems:
             chunk_bytes=max(1, min(_CHUNK_BYTES, self._slice_bytes // 4)),
         )
         self._source = source
-        self._frame = _pack(dataset, source, request).persist()
+        self._frame = _pack(dataset, source, request)
+        self._persisted = compat.persist(self._frame)
         try:
             self._summarize(self._frame.select(*_SUMMARY).collect())
         except BaseException:
-            self._frame.unpersist()
+            self._release()
             raise
 
     def __enter__(self) -> PackedItems:
@@ -190,7 +192,11 @@ class PackedItems:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._frame.unpersist()
+        self._release()
+
+    def _release(self) -> None:
+        if self._persisted:
+            self._frame.unpersist()
 
     @property
     def nbytes(self) -> int:
@@ -295,7 +301,7 @@ def _pack(dataset: DataFrame, source: ItemSource, request: packing.PackRequest) 
         *(part.alias(f"_{i}") for i, part in enumerate(source.features.columns)),
         *(key.alias(name) for name, key in source.keys.items()),
     ]
-    run = functools.partial(packing.pack, request)
+    run = guarded(functools.partial(packing.pack, request))
     return dataset.select(*inputs).mapInArrow(run, packing.CHUNK_SCHEMA)
 
 
