@@ -58,7 +58,7 @@ clean:  ## remove what make made, .venv too
 
 $(VENV)/.test: $(REQUIREMENTS) | $(VENV)/bin/python
 	@echo "Installing the packages (once)."
-	@$(PIP) --editable '.[test]'
+	@$(PIP) --editable '.[connect,test]'
 	@touch $@
 
 $(OLDEST)/.test: $(REQUIREMENTS) .ci/oldest.txt

@@ -9,8 +9,6 @@ HERE = Path(__file__).parent
 TEST = [
     # PySpark 4 runs with pandas 3, but warns of it at every start.
     "pandas<3",
-    # Tests on Spark Connect.
-    "pyspark[connect]",
     "pytest>=8",
     "pytest-timeout>=2.2",
     "hypothesis>=6.90",

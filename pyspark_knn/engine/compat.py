@@ -124,6 +124,16 @@ def has_arrow_udf() -> bool:
     return hasattr(_FUNCTIONS, "arrow_udf")
 
 
+def setting(session: SparkSession, name: str, default: str) -> str:
+    """A setting of the session, or the default where it is unset or a hosted server hides it."""
+    if not is_connect(session):
+        return session.conf.get(name, default) or default
+    try:
+        return session.conf.get(name, default) or default
+    except refusals():
+        return default
+
+
 def metadata_session(session: SparkSession) -> Any:
     """What `DefaultParamsWriter` and `DefaultParamsReader` want: a context before Spark 4.0."""
     return session if _MAJOR >= 4 else session.sparkContext

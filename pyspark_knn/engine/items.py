@@ -161,8 +161,8 @@ class PackedItems:
     """
 
     def __init__(self, dataset: DataFrame, source: ItemSource) -> None:
-        conf = dataset.sparkSession.conf
-        limit = _bytes_of(conf.get("spark.driver.maxResultSize", "1g") or "1g")
+        session = dataset.sparkSession
+        limit = _bytes_of(compat.setting(session, "spark.driver.maxResultSize", "1g"))
         # Half the limit: what is sent is compressed, but may grow a little by that.
         self._slice_bytes = min(_SLICE_BYTES, limit // 2) if limit else _SLICE_BYTES
         request = packing.PackRequest(
