@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import datetime
+import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -65,6 +67,7 @@ def _main() -> None:
 
     from tests.support.sessions import start
 
+    os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     folder = FOLDER / pyspark.__version__
     with tempfile.TemporaryDirectory() as warehouse:
         spark = start("local", Path(warehouse))
