@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import re
@@ -50,20 +51,23 @@ def session_of(dataset: DataFrame) -> SparkSession:
         If the session was stopped, or if it is one of Spark Connect 3.5.
     """
     session = dataset.sparkSession
-    if is_connect(session):
-        if _MAJOR < 4:
-            # MLlib itself came to Spark Connect with 4.0: before, neither vectors nor the writers
-            # of pyspark.ml work there.
-            raise ValueError("Spark Connect needs Spark 4.0 or later: use a classic session")
-        stopped = bool(cast("Any", session).is_stopped)
-    else:
-        stopped = session.sparkContext._jsc is None
-    if stopped:
+    if is_connect(session) and _MAJOR < 4:
+        # MLlib itself came to Spark Connect with 4.0: before, neither vectors nor the writers of
+        # pyspark.ml work there.
+        raise ValueError("Spark Connect needs Spark 4.0 or later: use a classic session")
+    if not is_alive(session):
         raise ValueError(
             "the Spark session of this DataFrame was stopped: create the DataFrame anew in the "
             "running session (the model itself can still be used there)"
         )
     return session
+
+
+def is_alive(session: SparkSession) -> bool:
+    """Whether `session` still takes commands."""
+    if is_connect(session):
+        return not getattr(session, "is_stopped", False)
+    return session.sparkContext._jsc is not None
 
 
 def session_key(session: SparkSession) -> str:
@@ -90,20 +94,31 @@ def refusals() -> tuple[type[Exception], ...]:
     return (PySparkException, grpc.RpcError)
 
 
-def persist(frame: DataFrame) -> bool:
-    """Persist `frame`; False, and a line in the log, where a Spark Connect server declines.
+def persist(frame: DataFrame) -> DataFrame:
+    """Persist `frame` in memory and on disk.
 
-    Hosted servers without machines of their own are known to.
+    Hosted Spark Connect servers without machines of their own decline that: a line in the log, and
+    `frame` is computed each time that it is used.
     """
     if not is_connect(frame.sparkSession):
-        frame.persist()
-        return True
+        return frame.persist()
     try:
-        frame.persist()
+        return frame.persist()
     except refusals() as error:
         logger.warning("the server persists nothing, so rows are computed once more: %s", error)
-        return False
-    return True
+        return frame
+
+
+def unpersist(frame: DataFrame) -> None:
+    """Free what `persist` keeps; nothing happens where the session is gone."""
+    session = frame.sparkSession
+    if not is_alive(session):
+        return
+    if not is_connect(session):
+        frame.unpersist()
+        return
+    with contextlib.suppress(*refusals()):
+        frame.unpersist()
 
 
 def add_pyfile(session: SparkSession, path: Path) -> None:

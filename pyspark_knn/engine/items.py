@@ -175,12 +175,11 @@ class PackedItems:
             chunk_bytes=max(1, min(_CHUNK_BYTES, self._slice_bytes // 4)),
         )
         self._source = source
-        self._frame = _pack(dataset, source, request)
-        self._persisted = compat.persist(self._frame)
+        self._frame = compat.persist(_pack(dataset, source, request))
         try:
             self._summarize(self._frame.select(*_SUMMARY).collect())
         except BaseException:
-            self._release()
+            compat.unpersist(self._frame)
             raise
 
     def __enter__(self) -> PackedItems:
@@ -192,11 +191,7 @@ class PackedItems:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._release()
-
-    def _release(self) -> None:
-        if self._persisted:
-            self._frame.unpersist()
+        compat.unpersist(self._frame)
 
     @property
     def nbytes(self) -> int:
