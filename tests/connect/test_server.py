@@ -26,6 +26,8 @@ from tests.support.servers import connect_server, python_without, run_script
 if int(pyspark.__version__.split(".")[0]) < 4:
     pytest.skip("Spark Connect is for Spark 4.0 and later", allow_module_level=True)
 
+from pyspark.errors.exceptions.connect import SparkConnectGrpcException
+
 ITEMS = np.random.default_rng(3).normal(size=(60, 4))
 QUERIES = np.random.default_rng(4).normal(size=(12, 4))
 K = 3
@@ -146,7 +148,6 @@ def test_one_upload_for_equal_content(session: Any, monkeypatch: pytest.MonkeyPa
 def test_a_server_that_persists_nothing(
     session: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from pyspark.errors.exceptions.connect import SparkConnectGrpcException
     from pyspark.sql.connect.dataframe import DataFrame
 
     def refuse(*_: Any) -> None:
@@ -157,6 +158,16 @@ def test_a_server_that_persists_nothing(
     with caplog.at_level(logging.WARNING, "pyspark_knn"):
         assert neighbors(fitted(session), session) == expected()
     assert "persists nothing" in caplog.text
+
+
+def test_a_server_that_takes_no_files(session: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise SparkConnectGrpcException("artifacts are not supported here")
+
+    monkeypatch.setattr(type(session), "addArtifact", refuse)
+    model = fitted(session)
+    with pytest.raises(RuntimeError, match="takes no file from its client: artifacts are not"):
+        neighbors(model, session)
 
 
 CLIENT = """
