@@ -192,6 +192,26 @@ class ArtifactRef:
         return map_file(SparkFiles.get(self.name))
 
 
+@dataclass(frozen=True)
+class InlineRef:
+    """A bundle that travels inside of the function that Spark ships; each process has a copy.
+
+    Attributes
+    ----------
+    digest : str
+        Names the content.
+    content : bytes
+        The bundle.
+    """
+
+    digest: str
+    content: bytes
+
+    def data(self) -> memoryview:
+        """The bytes."""
+        return memoryview(self.content)
+
+
 _open: OrderedDict[str, Any] = OrderedDict()
 
 

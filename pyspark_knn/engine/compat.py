@@ -87,6 +87,14 @@ def is_local(session: SparkSession) -> bool:
     return bool(re.match(r"local(\[|$)", session.sparkContext.master or ""))
 
 
+def is_stream_without_files(frame: DataFrame) -> bool:
+    """Whether the tasks over `frame` cannot see the artifacts of its session.
+
+    Those of a streaming query on Spark Connect cannot (4.3.0): they run in a copy of the session.
+    """
+    return is_connect(frame.sparkSession) and frame.isStreaming
+
+
 def refusals() -> tuple[type[Exception], ...]:
     """What a Spark Connect client raises where its server declines to do something."""
     import grpc

@@ -80,8 +80,11 @@ class Replicated:
         DataFrame
             All of `queries`, and the new columns.
         """
-        ref = self._shipment(queries.sparkSession).ref
-        run = functools.partial(search_batches, ref, request)
+        if compat.is_stream_without_files(queries):
+            shipment = shipping.ship_inline(Searchable(self.items, self.index))
+        else:
+            shipment = self._shipment(queries.sparkSession)
+        run = functools.partial(search_batches, shipment.ref, request)
         result = request.answer.result_type
         given = [kind for _, kind in inputs]
         search = compat.batch_udf(run, given, T.ArrayType(result))

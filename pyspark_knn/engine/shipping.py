@@ -22,10 +22,15 @@ from pyspark_knn.engine.bundle import (
     BroadcastRef,
     BundleRef,
     FileRef,
+    InlineRef,
     write_bundle,
 )
 
 logger = logging.getLogger(__name__)
+
+
+_INLINE_BYTES = 64 << 20
+"""A message to a Spark Connect server ends at 128 MiB, and holds a plan beside the index."""
 
 
 class Shipment:
@@ -85,6 +90,26 @@ def ship(session: SparkSession, content: Any) -> Shipment:
             shipped = _classic_route(session)(session.sparkContext, key, content)
     logger.info("the index %s goes out by %s", shipped.ref.digest, type(shipped.ref).__name__)
     return shipped
+
+
+def ship_inline(content: Any) -> Shipment:
+    """Make a small `content` a part of the function that Spark ships.
+
+    Raises
+    ------
+    ValueError
+        If it is too large for that.
+    """
+    file = io.BytesIO()
+    digest = write_bundle(content, file)
+    size = file.tell()
+    if size > _INLINE_BYTES:
+        raise ValueError(
+            f"the index takes {size / 2**20:.0f} MiB, and a stream on Spark Connect gets no more "
+            f"than {_INLINE_BYTES >> 20} MiB to its workers: use "
+            "queries.writeStream.foreachBatch, and transform each batch"
+        )
+    return Shipment(InlineRef(digest, file.getvalue()))
 
 
 def _classic_route(session: SparkSession) -> Callable[[Any, str, Any], Shipment]:
