@@ -170,6 +170,48 @@ class BroadcastRef:
         return memoryview(self.broadcast.value) if path is None else map_file(path)
 
 
+@dataclass(frozen=True)
+class ArtifactRef:
+    """A bundle that a Spark Connect server keeps for one session, as a file on every executor.
+
+    Attributes
+    ----------
+    digest : str
+        Names the content.
+    name : str
+        Of the file.
+    """
+
+    digest: str
+    name: str
+
+    def data(self) -> memoryview:
+        """Map the executor's copy of the file."""
+        from pyspark import SparkFiles
+
+        return map_file(SparkFiles.get(self.name))
+
+
+@dataclass(frozen=True)
+class InlineRef:
+    """A bundle that travels inside of the function that Spark ships; each process has a copy.
+
+    Attributes
+    ----------
+    digest : str
+        Names the content.
+    content : bytes
+        The bundle.
+    """
+
+    digest: str
+    content: bytes
+
+    def data(self) -> memoryview:
+        """The bytes."""
+        return memoryview(self.content)
+
+
 _open: OrderedDict[str, Any] = OrderedDict()
 
 
