@@ -2,6 +2,7 @@
 
 from pyspark_knn.classification import KNNClassificationModel, KNNClassifier
 from pyspark_knn.neighbors import KNNEstimator, KNNModel
+from pyspark_knn.pipeline import SharedPrefixPipeline
 from pyspark_knn.regression import KNNRegressionModel, KNNRegressor
 
 __all__ = [
@@ -11,4 +12,5 @@ __all__ = [
     "KNNModel",
     "KNNRegressionModel",
     "KNNRegressor",
+    "SharedPrefixPipeline",
 ]
