@@ -34,6 +34,7 @@ setup(
     extras_require={
         "connect": ["pyspark[connect]>=4.0"],
         "test": TEST,
+        "bench": [*TEST, "faiss-cpu", "matplotlib"],
         "docs": DOCS,
         "dev": DEV,
     },

@@ -55,7 +55,7 @@ class SharedPrefixPipeline(Pipeline):
     ...     estimator=pipeline,
     ...     estimatorParamMaps=ParamGridBuilder().addGrid(knn.k, [1, 3]).build(),
     ...     evaluator=MulticlassClassificationEvaluator(metricName="accuracy"), seed=1)
-    >>> search.fit(items).avgMetrics
+    >>> [float(accuracy) for accuracy in search.fit(items).avgMetrics]
     [1.0, 1.0]
     """
 

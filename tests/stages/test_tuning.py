@@ -193,6 +193,7 @@ def test_nothing_stays_cached(spark: SparkSession, points: DataFrame, spark_kind
             time.sleep(0.1)
         return False
 
+    points.count()
     gc.collect()  # what earlier tests left is not to go amid this one
     time.sleep(0.5)
     before = cached()
