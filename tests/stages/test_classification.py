@@ -15,6 +15,7 @@ from pyspark.ml.classification import (
     ProbabilisticClassificationModel,
     ProbabilisticClassifier,
 )
+from pyspark.ml.evaluation import MulticlassClassificationEvaluator, RegressionEvaluator
 from pyspark.ml.feature import IndexToString, StringIndexer
 from pyspark.ml.linalg import Vectors, VectorUDT
 from pyspark.sql import functions as F
@@ -181,6 +182,23 @@ def test_a_query_by_itself(weighed: KNNClassificationModel, queries: DataFrame) 
         fitted.predict(Vectors.dense(1.0, 2.0, 3.0))
     with pytest.raises(ValueError, match="NaN or an infinity"):
         fitted.predict(Vectors.dense(1.0, math.nan))
+
+
+def test_what_mllib_makes_of_no_prediction(
+    model: KNNClassificationModel, queries: DataFrame
+) -> None:
+    lonely = model.copy().setMaxDistance(2.0).transform(queries)
+    rows = lonely.collect()
+    assert sum(math.isnan(row.prediction) for row in rows) == 1
+    label = next(row.prediction for row in rows)
+    judged = lonely.withColumn("label", F.lit(label))
+    right = sum(row.prediction == label for row in rows)
+    evaluator = MulticlassClassificationEvaluator(metricName="accuracy")
+    assert evaluator.evaluate(judged) == pytest.approx(right / len(rows))
+    assert math.isnan(RegressionEvaluator().evaluate(judged))
+    back = IndexToString(inputCol="prediction", outputCol="said", labels=["a", "b", "c"])
+    said = back.transform(lonely).where("isnan(prediction)").first().said
+    assert said == "a"
 
 
 def test_thresholds(model: KNNClassificationModel, queries: DataFrame) -> None:
