@@ -1,6 +1,18 @@
-"""k-nearest-neighbour search as native pyspark.ml stages."""
+"""k-nearest-neighbour search, classification and regression as native pyspark.ml stages."""
 
+from pyspark_knn.classification import KNNClassificationModel, KNNClassifier
 from pyspark_knn.engine.package import supply_package
 from pyspark_knn.neighbors import KNNEstimator, KNNModel
+from pyspark_knn.pipeline import SharedPrefixPipeline
+from pyspark_knn.regression import KNNRegressionModel, KNNRegressor
 
-__all__ = ["KNNEstimator", "KNNModel", "supply_package"]
+__all__ = [
+    "KNNClassificationModel",
+    "KNNClassifier",
+    "KNNEstimator",
+    "KNNModel",
+    "KNNRegressionModel",
+    "KNNRegressor",
+    "SharedPrefixPipeline",
+    "supply_package",
+]

@@ -29,6 +29,7 @@ from pyspark.sql.types import DataType
 
 from pyspark_knn.engine import columns, compat
 from pyspark_knn.engine.items import ItemSource, PackedItems
+from pyspark_knn.engine.packing import NumberRule
 
 FORMAT_VERSION = 1
 """Goes up when an older release could not read what this one writes."""
@@ -218,6 +219,11 @@ def _saved_source(frame: DataFrame) -> ItemSource:
         features_col="features",
         keys=keys,
         sort_by=("position",),
+        rules=tuple(
+            NumberRule(name, "items", name, negative=name == "label")
+            for name in ("label", "weight")
+            if name in keys
+        ),
     )
 
 

@@ -253,14 +253,14 @@ class VectorBatch:
     @classmethod
     def from_arrow(cls, arrays: tuple[pa.Array, ...]) -> VectorBatch:
         """Read the columns that `features_of` selects."""
-        values, starts, lengths = _list_parts(arrays[0])
+        values, starts, lengths = list_parts(arrays[0])
         null = _null_mask(arrays[0])
         dims = np.where(null, -1, lengths)
         if len(arrays) == 1 or arrays[1].null_count == len(arrays[1]):
             sparse = np.zeros(len(dims), dtype=bool)
             return cls(dims, sparse, starts, lengths, values, None, starts)
         sparse = ~_null_mask(arrays[1])
-        indices, index_starts, _ = _list_parts(arrays[1])
+        indices, index_starts, _ = list_parts(arrays[1])
         sizes = arrays[2].fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
         dims = np.where(sparse, sizes, dims)
         return cls(dims, sparse, starts, lengths, values, indices, index_starts)
@@ -317,7 +317,7 @@ def _null_mask(array: pa.Array) -> NDArray[np.bool_]:
     return mask
 
 
-def _list_parts(
+def list_parts(
     array: pa.Array,
 ) -> tuple[NDArray[Any], NDArray[np.int64], NDArray[np.int64]]:
     """The flat values of a list array, and each row's start and length in them."""

@@ -26,7 +26,7 @@ _CHUNK_BYTES = 8 << 20
 _SLICE_BYTES = 64 << 20
 """What one fetch brings to the driver, whose JVM holds a few copies of it for a moment."""
 
-_SUMMARY = ("partition", "chunk", "rows", "dim", "skipped", "problem", "narrow", "size")
+_SUMMARY = ("partition", "chunk", "rows", "dim", "skipped", "problem", "narrow", "label", "size")
 
 
 # --- what leaves this room ----------------------------------------------------------------------
@@ -50,6 +50,12 @@ class Items:
     ids: pa.Array | None
     labels: NDArray[np.float64] | None = None
     weights: NDArray[np.float64] | None = None
+
+    def known_labels(self) -> NDArray[np.float64]:
+        """The labels of items that must have them."""
+        if self.labels is None:
+            raise ValueError("these items have no labels")
+        return self.labels
 
     def take_ids(self, positions: NDArray[np.int64]) -> pa.Array:
         """The ids at `positions`."""
@@ -127,6 +133,8 @@ class ItemSource:
         What to do with an invalid vector; "keep" leaves it out as "skip" does.
     dtype : {"auto", "float32"}
         How vectors are stored.
+    rules : tuple of packing.NumberRule
+        What labels and weights must be.
     """
 
     features: columns.Features
@@ -136,6 +144,7 @@ class ItemSource:
     id_col: str | None = None
     handle_invalid: str = "error"
     dtype: str = "auto"
+    rules: tuple[packing.NumberRule, ...] = ()
 
 
 class _Chunk(NamedTuple):
@@ -158,6 +167,8 @@ class PackedItems:
         Items, the dimension of their vectors, and rows left out as invalid.
     dtype : numpy dtype
         float32 where that holds every value exactly (or was asked for), else float64.
+    largest_label : float or None
+        Where the items have labels.
     """
 
     def __init__(self, dataset: DataFrame, source: ItemSource) -> None:
@@ -173,6 +184,7 @@ class PackedItems:
             fail=source.handle_invalid == "error",
             round32=source.dtype == "float32",
             chunk_bytes=max(1, min(_CHUNK_BYTES, self._slice_bytes // 4)),
+            rules=source.rules,
         )
         self._source = source
         self._frame = compat.persist(_pack(dataset, source, request))
@@ -221,6 +233,8 @@ class PackedItems:
         self.num_skipped += dims.total()
         kept = [row for row in chunks if row.dim == self.num_features]
         self.dtype = np.dtype(np.float32 if all(row.narrow for row in kept) else np.float64)
+        labels = [row.label for row in kept if row.label is not None]
+        self.largest_label = max(labels, default=None)
         self._chunks = [_Chunk(row.partition, row.chunk, row.rows, row.size) for row in kept]
 
     def gather(self) -> tuple[Items, NDArray[np.floating]]:

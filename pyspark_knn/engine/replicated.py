@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 from numpy.typing import NDArray
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
@@ -17,7 +18,7 @@ from pyspark.sql import types as T
 from pyspark_knn.engine import columns, compat, shipping
 from pyspark_knn.engine.guard import guarded
 from pyspark_knn.engine.items import Items, PackedItems
-from pyspark_knn.engine.worker import Request, Searchable, read_items, search_batches
+from pyspark_knn.engine.worker import Answer, Request, Searchable, read_items, search_batches
 from pyspark_knn.index.base import NeighborIndex
 
 logger = logging.getLogger(__name__)
@@ -91,6 +92,26 @@ class Replicated:
         found = F.inline(search(*(each for each, _ in inputs))).alias(*result.names)
         # inline() and not a struct taken apart: Spark may evaluate a struct's fields twice.
         return finish(queries.select("*", found))
+
+    def answer(
+        self, queries: NDArray[Any], k: int, max_distance: float | None, answer: Answer
+    ) -> pa.StructArray:
+        """Answer a few valid queries here, on the driver.
+
+        Parameters
+        ----------
+        queries : ndarray of shape (n_queries, num_features), dtype float64
+            Finite.
+        k : int
+            Neighbours per query; may exceed the number of items.
+        max_distance : float or None
+            Leave out what is farther.
+        answer : Answer
+            Makes the output.
+        """
+        k = min(k, self.items.count)
+        found = self.index.kneighbors(queries, k, max_distance=max_distance)
+        return answer.rows(found, self.items)
 
     def items_frame(self, session: SparkSession) -> DataFrame:
         """The items as a DataFrame of position, id, features, label and weight, in wire types."""

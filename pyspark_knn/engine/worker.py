@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 _BLOCK_BYTES = 32 << 20
 """Query vectors that are searched at once."""
 
-_BLOCK_ANSWERS = 1 << 20
-"""Neighbours that one block answers with: keeps memory bounded however large k is."""
+BLOCK_ANSWERS = 1 << 20
+"""Figures that one block answers with: keeps memory bounded however large k is."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,14 @@ class Answer(Protocol):
     @property
     def result_type(self) -> StructType:
         """The output columns, as they come out of Python."""
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """What it reads of the neighbours' items: "id", "label", "weight"."""
+
+    @property
+    def width(self) -> int:
+        """Figures of one query's answer, beyond those of its k neighbours."""
 
     def rows(self, neighbors: Neighbors, items: Items) -> pa.StructArray:
         """One struct of `result_type` for each query."""
@@ -129,7 +137,7 @@ def _search(
     k = min(request.k, items.count)
     queries = VectorBatch.from_arrow(arrays[: request.feature_columns])
     excluded = arrays[request.feature_columns] if len(arrays) > request.feature_columns else None
-    step = max(1, min(_BLOCK_BYTES // (8 * dim), _BLOCK_ANSWERS // k))
+    step = max(1, min(_BLOCK_BYTES // (8 * dim), BLOCK_ANSWERS // (k + request.answer.width)))
     for start in range(0, len(queries), step):
         rows = np.arange(start, min(start + step, len(queries)))
         matrix, valid = _valid_queries(queries, rows, dim)
@@ -145,7 +153,7 @@ def _search(
             exclude=None if excluded is None else _exclusion(excluded, rows[valid], items),
         )
         answers = request.answer.rows(found, items)
-        yield _fan_out(answers, valid, keep=request.handle_invalid == "keep")
+        yield fan_out(answers, valid, keep=request.handle_invalid == "keep")
 
 
 def _valid_queries(
@@ -172,17 +180,17 @@ def _exclusion(excluded: pa.ListArray, rows: NDArray[np.int64], items: Items) ->
     return Exclusion(query[order], positions[order])
 
 
-def _fan_out(answers: pa.StructArray, valid: NDArray[np.bool_], *, keep: bool) -> pa.ListArray:
+def fan_out(answers: pa.StructArray, valid: NDArray[np.bool_], *, keep: bool) -> pa.ListArray:
     """A list for each query: its answer; for an invalid one nothing, or a null where kept."""
     if not keep:
-        return pa.ListArray.from_arrays(_offsets(valid), answers)
+        return pa.ListArray.from_arrays(list_offsets(valid), answers)
     if not valid.all():
         place = pa.array(np.cumsum(valid) - 1, mask=~valid)
         answers = answers.take(place)
-    return pa.ListArray.from_arrays(_offsets(np.ones(len(valid), dtype=bool)), answers)
+    return pa.ListArray.from_arrays(list_offsets(np.ones(len(valid), dtype=bool)), answers)
 
 
-def _offsets(lengths: NDArray[np.bool_] | NDArray[np.int64]) -> pa.Array:
+def list_offsets(lengths: NDArray[np.bool_] | NDArray[np.int64]) -> pa.Array:
     """The offsets of lists of these lengths."""
     return pa.array(np.concatenate(([0], np.cumsum(lengths))), pa.int32())
 
@@ -202,11 +210,17 @@ class NeighborLists:
     result_type: StructType
     neighbors: bool = True
     distances: bool = True
+    width = 0
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The ids, where they are wanted."""
+        return ("id",) if self.neighbors else ()
 
     def rows(self, neighbors: Neighbors, items: Items) -> pa.StructArray:
         """One struct of lists for each query, nearest first, only as long as there are any."""
         there = neighbors.positions >= 0
-        offsets = _offsets(there.sum(axis=1))
+        offsets = list_offsets(there.sum(axis=1))
         lists = []
         if self.neighbors:
             ids = items.take_ids(neighbors.positions[there])
@@ -241,7 +255,7 @@ def read_items(ref: BundleRef, batches: Iterator[pa.RecordBatch]) -> Iterator[pa
             positions = batch.column(0)[start : start + step]
             at = positions.to_numpy()
             part = matrix[at[0] : at[-1] + 1]
-            offsets = _offsets(np.full(len(part), dim))
+            offsets = list_offsets(np.full(len(part), dim))
             cells = {
                 "position": positions,
                 "id": None if items.ids is None else items.ids.take(positions),
