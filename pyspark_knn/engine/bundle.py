@@ -13,6 +13,7 @@ import mmap
 import pickle
 import struct
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, BinaryIO, Protocol
 
@@ -180,16 +181,17 @@ class ArtifactRef:
         Names the content.
     name : str
         Of the file.
+    locate : callable
+        Tells a worker the path of a file of the session: ``SparkFiles.get``.
     """
 
     digest: str
     name: str
+    locate: Callable[[str], str]
 
     def data(self) -> memoryview:
         """Map the executor's copy of the file."""
-        from pyspark import SparkFiles
-
-        return map_file(SparkFiles.get(self.name))
+        return map_file(self.locate(self.name))
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from pyspark import SparkFiles
 from pyspark.sql import SparkSession
 
 from pyspark_knn.engine import compat
@@ -185,7 +186,7 @@ def _by_artifact(session: Any, key: str, content: Any) -> Shipment:
         if digest not in _uploads.setdefault(key, set()):
             _upload(session, path)
             _uploads[key].add(digest)
-    return _shared(key, digest, lambda: ArtifactRef(digest, path.name))
+    return _shared(key, digest, lambda: ArtifactRef(digest, path.name, SparkFiles.get))
 
 
 def _upload(session: Any, path: Path) -> None:
