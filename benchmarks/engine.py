@@ -12,6 +12,7 @@ left out.
 from __future__ import annotations
 
 import argparse
+import importlib
 import importlib.util
 import math
 import time
@@ -106,7 +107,6 @@ def faiss_flat(items: NDArray[np.floating], k: int) -> Search:
     """FAISS IndexFlatL2."""
     import faiss
 
-    faiss.omp_set_num_threads(1)
     index = faiss.IndexFlatL2(items.shape[1])
     index.add(items.astype(np.float32))
     return lambda queries: index.search(queries.astype(np.float32), k)[1]
@@ -161,12 +161,16 @@ def measure(cell: Cell, rounds: int, seconds: float) -> Cell:
     items, queries = make_data(cell, n_queries)
     searches = contestants(cell, items)
     truth = nearest(items, queries[:4], cell.k)
-    many, wall, cpu = {}, {name: [] for name in searches}, {name: [] for name in searches}
+    wall = {name: [] for name in searches}
+    cpu = {name: [] for name in searches}
+    many = dict.fromkeys(searches, n_queries)
     for name, search in searches.items():
-        start = time.perf_counter()
-        search(queries[:32])
-        once = (time.perf_counter() - start) / 32
-        many[name] = int(np.clip(seconds / once, 64, n_queries))
+        start = time.process_time()
+        search(queries[:64])
+        if "tree" in name.lower() or name == "sklearn auto":
+            # A tree's time grows with each query, however many there are, and can be long.
+            once = (time.process_time() - start) / 64
+            many[name] = int(np.clip(seconds / once, 64, n_queries))
     for _ in range(rounds):
         for name, search in searches.items():
             asked = queries[: many[name]]
@@ -337,6 +341,9 @@ def main() -> None:
         sizes = [tuple(map(int, each.split("x"))) for each in args.cells.split(",")]
         cells = [Cell(args.data, n, dim, args.k) for n, dim in sizes]
     rounds = args.rounds or (5 if args.full else 3)
+    if importlib.util.find_spec("faiss"):
+        # It brings a BLAS of its own, which must be there to be limited.
+        importlib.import_module("faiss")
     with threadpool_limits(limits=1):
         kernels = {
             pool.get("architecture") for pool in threadpool_info() if "blas" in pool["user_api"]

@@ -24,9 +24,11 @@ all products of errors, and with ``rho = 1.05 ((d + 6) u + (2 d + 5 L + 64) v)``
 * inner_product: ``rho |x|``, since ``|q| < 1``;
 * cosine, correlation: ``rho``.
 
-To this comes what underflow may hide: in the d + 1 products and in the components, each less than
-the smallest normal number t (also where a library has told the processor to flush to zero), so
-that ``(d + 1) t (2 + |q| + |x|)`` covers it; and in the final figure.
+To this comes what underflow may hide in the d + 1 products and in the components. In float32 that
+is the smallest normal number t each (also where a library has told the processor to flush to
+zero). In float64 it is much less than the ``t = 2**-400`` that is allowed for: factors of very
+different sizes lose digits too when they are scaled. ``(d + 1) t (2 + |q| + |x|)`` covers it. What
+underflows in a final figure is up to the metric, see `pyspark_knn.index.score_space`.
 """
 
 from __future__ import annotations
@@ -49,4 +51,4 @@ def rounding(n_features: int, dtype: type[np.floating]) -> float:
 
 def underflow(n_features: int, dtype: type[np.floating]) -> float:
     """The (d + 1) t of the bound above."""
-    return (n_features + 1) * float(np.finfo(dtype).tiny)
+    return (n_features + 1) * max(float(np.finfo(dtype).tiny), 2.0**-400)
