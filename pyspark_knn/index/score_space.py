@@ -122,7 +122,9 @@ def has_scores(metric: Metric) -> bool:
 
 
 def score_space(metric: Metric, matrix: NDArray[np.floating]) -> ScoreSpace:
-    """The space of a metric that `has_scores`, for these items."""
+    """The space of a metric, for these items; ValueError if the metric has no scores."""
+    if not has_scores(metric):
+        raise ValueError(f"metric {metric.name!r} is not one of products")
     return _SPACES[metric.name](metric, matrix)
 
 

@@ -290,6 +290,8 @@ def test_only_metrics_of_products_have_scores():
     assert all(has_scores(metric_for(name, 3, np.random.default_rng(0))) for name in METRICS)
     assert not has_scores(resolve_metric("cityblock"))
     assert not has_scores(resolve_metric("minkowski", 3.0))
+    with pytest.raises(ValueError, match="cityblock"):
+        BlockSearch.build(np.eye(3), IndexSpec(resolve_metric("cityblock")))
 
 
 def test_a_weight_of_zero_silences_differences_beyond_float64():
