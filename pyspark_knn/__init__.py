@@ -1,6 +1,7 @@
 """k-nearest-neighbour search, classification and regression as native pyspark.ml stages."""
 
 from pyspark_knn.classification import KNNClassificationModel, KNNClassifier
+from pyspark_knn.engine.package import supply_package
 from pyspark_knn.neighbors import KNNEstimator, KNNModel
 from pyspark_knn.pipeline import SharedPrefixPipeline
 from pyspark_knn.regression import KNNRegressionModel, KNNRegressor
@@ -13,4 +14,5 @@ __all__ = [
     "KNNRegressionModel",
     "KNNRegressor",
     "SharedPrefixPipeline",
+    "supply_package",
 ]

@@ -85,6 +85,12 @@ class _Writer(MLWriter):
             )
         super().save(path)
 
+    def _handleOverwrite(self, path: str) -> None:
+        if compat.is_connect(self.sparkSession):
+            compat.remove_on_server(path)
+        else:
+            super()._handleOverwrite(path)
+
     def _save_metadata(self, path: str, extra: dict[str, Any]) -> None:
         DefaultParamsWriter.saveMetadata(
             self._instance,

@@ -13,6 +13,8 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
+from pyspark_knn.engine import compat
+
 _ID_TYPES = (
     T.NumericType,
     T.StringType,
@@ -39,7 +41,7 @@ def column(name: str) -> Column:
 
 def case_sensitive(dataset: DataFrame) -> bool:
     """Whether this session tells `Id` from `id`."""
-    return dataset.sparkSession.conf.get("spark.sql.caseSensitive", "false") == "true"
+    return compat.setting(dataset.sparkSession, "spark.sql.caseSensitive", "false") == "true"
 
 
 def field_of(dataset: DataFrame, param: str, name: str) -> T.StructField:

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from pyspark.sql import Column, DataFrame, Row
 from pyspark.sql import functions as F
 
-from pyspark_knn.engine import columns, packing
+from pyspark_knn.engine import columns, compat, packing
+from pyspark_knn.engine.guard import guarded
 
 logger = logging.getLogger(__name__)
 
@@ -171,8 +172,8 @@ class PackedItems:
     """
 
     def __init__(self, dataset: DataFrame, source: ItemSource) -> None:
-        conf = dataset.sparkSession.conf
-        limit = _bytes_of(conf.get("spark.driver.maxResultSize", "1g") or "1g")
+        session = dataset.sparkSession
+        limit = _bytes_of(compat.setting(session, "spark.driver.maxResultSize", "1g"))
         # Half the limit: what is sent is compressed, but may grow a little by that.
         self._slice_bytes = min(_SLICE_BYTES, limit // 2) if limit else _SLICE_BYTES
         request = packing.PackRequest(
@@ -186,11 +187,11 @@ class PackedItems:
             rules=source.rules,
         )
         self._source = source
-        self._frame = _pack(dataset, source, request).persist()
+        self._frame = compat.persist(_pack(dataset, source, request))
         try:
             self._summarize(self._frame.select(*_SUMMARY).collect())
         except BaseException:
-            self._frame.unpersist()
+            compat.unpersist(self._frame)
             raise
 
     def __enter__(self) -> PackedItems:
@@ -202,7 +203,7 @@ class PackedItems:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._frame.unpersist()
+        compat.unpersist(self._frame)
 
     @property
     def nbytes(self) -> int:
@@ -309,7 +310,7 @@ def _pack(dataset: DataFrame, source: ItemSource, request: packing.PackRequest) 
         *(part.alias(f"_{i}") for i, part in enumerate(source.features.columns)),
         *(key.alias(name) for name, key in source.keys.items()),
     ]
-    run = functools.partial(packing.pack, request)
+    run = guarded(functools.partial(packing.pack, request))
     return dataset.select(*inputs).mapInArrow(run, packing.CHUNK_SCHEMA)
 
 

@@ -16,6 +16,7 @@ from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
 from pyspark_knn.engine import columns, compat, shipping
+from pyspark_knn.engine.guard import guarded
 from pyspark_knn.engine.items import Items, PackedItems
 from pyspark_knn.engine.worker import Answer, Request, Searchable, read_items, search_batches
 from pyspark_knn.index.base import NeighborIndex
@@ -80,8 +81,11 @@ class Replicated:
         DataFrame
             All of `queries`, and the new columns.
         """
-        ref = self._shipment(queries.sparkSession).ref
-        run = functools.partial(search_batches, ref, request)
+        if compat.is_stream_without_files(queries):
+            shipment = shipping.ship_inline(Searchable(self.items, self.index))
+        else:
+            shipment = self._shipment(queries.sparkSession)
+        run = functools.partial(search_batches, shipment.ref, request)
         result = request.answer.result_type
         given = [kind for _, kind in inputs]
         search = compat.batch_udf(run, given, T.ArrayType(result))
@@ -122,7 +126,7 @@ class Replicated:
             fields.append(T.StructField("label", T.DoubleType()))
         if self.items.weights is not None:
             fields.append(T.StructField("weight", T.DoubleType()))
-        run = functools.partial(read_items, self._shipment(session).ref)
+        run = guarded(functools.partial(read_items, self._shipment(session).ref))
         parts = -(-self.matrix.nbytes // _SAVED_PART_BYTES)
         frame = session.range(0, self.items.count, 1, parts).mapInArrow(run, T.StructType(fields))
         if self.id_type is None:
@@ -131,12 +135,12 @@ class Replicated:
 
     def _shipment(self, session: SparkSession) -> shipping.Shipment:
         """The bundle in `session`, shipped when it is first needed there."""
-        application = str(session.sparkContext.applicationId)
+        key = compat.session_key(session)
         with self._lock:
-            if application not in self._shipments:
+            if key not in self._shipments:
                 content = Searchable(self.items, self.index)
-                self._shipments = {application: shipping.ship(session, content)}
-            return self._shipments[application]
+                self._shipments = {key: shipping.ship(session, content)}
+            return self._shipments[key]
 
 
 def choose_placement(placement: str, packed: PackedItems) -> str:
