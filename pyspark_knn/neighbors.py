@@ -156,9 +156,10 @@ class KNNModel(NeighborModel, _SearchParams):
         Raises
         ------
         ValueError
-            For metric "inner_product", which scikit-learn has not.
+            For metric "inner_product", which scikit-learn has not; for a sharded model whose
+            items the driver cannot hold (others are fetched, by a job).
         """
-        return interop.to_sklearn(self, self._fitted.matrix)
+        return interop.to_sklearn(self, self._fitted.fetch()[1])
 
     @classmethod
     def fromSklearn(cls, fitted: NearestNeighbors, ids: Sequence[Any] | None = None) -> KNNModel:
@@ -229,8 +230,11 @@ class KNNEstimator(NeighborEstimator[KNNModel], _SearchParams):
         Items in a leaf of a tree, >= 1.
     dtype : {"auto", "float32"}, default="auto"
         "auto" keeps the values exactly; "float32" rounds the items once, at fit.
-    placement : {"auto", "replicated"}, default="auto"
-        Where the index is. Replicated: one copy on every executor.
+    placement : {"auto", "replicated", "sharded"}, default="auto"
+        Where the index is. Replicated: one copy on every executor, made on the driver. Sharded: cut
+        up over the executors, so that no machine holds all of it.
+    numShards : int, optional
+        Shards of a sharded index, >= 1. Unset: by size and cores.
     excludeIdCol : str, optional
         Column of the queries with an item id, or an array of item ids, never returned to that
         query.
@@ -297,6 +301,7 @@ class KNNEstimator(NeighborEstimator[KNNModel], _SearchParams):
         leafSize: int = 30,
         dtype: str = "auto",
         placement: str = "auto",
+        numShards: int | None = None,
         excludeIdCol: str | None = None,
         maxDistance: float | None = None,
         handleInvalid: str = "error",
@@ -320,6 +325,7 @@ class KNNEstimator(NeighborEstimator[KNNModel], _SearchParams):
         leafSize: int = 30,
         dtype: str = "auto",
         placement: str = "auto",
+        numShards: int | None = None,
         excludeIdCol: str | None = None,
         maxDistance: float | None = None,
         handleInvalid: str = "error",

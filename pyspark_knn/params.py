@@ -13,7 +13,7 @@ from pyspark.ml.param.shared import HasFeaturesCol
 
 ALGORITHMS = ("auto", "brute", "kd_tree", "ball_tree")
 DTYPES = ("auto", "float32")
-PLACEMENTS = ("auto", "replicated")
+PLACEMENTS = ("auto", "replicated", "sharded")
 INVALID = ("error", "skip", "keep")
 
 Converter = Callable[[Any], Any]
@@ -195,9 +195,15 @@ class HasNeighbors(CheckedParams, HasFeaturesCol):
     placement: Param[str] = Param(
         Params._dummy(),
         "placement",
-        "where the index is: auto, replicated (one copy on every executor); on a model, what was "
-        "chosen",
+        "where the index is: auto, replicated (one copy on every executor), sharded (cut up over "
+        "the executors); on a model, what was chosen",
         choice("placement", PLACEMENTS),
+    )
+    numShards: Param[int | None] = Param(
+        Params._dummy(),
+        "numShards",
+        "shards of a sharded index, >= 1; unset: by size and cores; on a model, what was chosen",
+        optional(whole("numShards", 1)),
     )
 
     def __init__(self, *args: Any) -> None:
@@ -215,6 +221,7 @@ class HasNeighbors(CheckedParams, HasFeaturesCol):
             leafSize=30,
             dtype="auto",
             placement="auto",
+            numShards=None,
         )
 
     def getK(self) -> int:
@@ -264,6 +271,10 @@ class HasNeighbors(CheckedParams, HasFeaturesCol):
     def getPlacement(self) -> str:
         """Value of placement; on a model, what was chosen."""
         return self.getOrDefault(self.placement)
+
+    def getNumShards(self) -> int | None:
+        """Value of numShards; None where unset; on a sharded model, what was chosen."""
+        return self.getOrDefault(self.numShards)
 
     # What is set below works on a model without a refit.
 
@@ -322,6 +333,10 @@ class FitSetters(HasNeighbors):
     def setPlacement(self: Self_, value: str) -> Self_:
         """Set placement."""
         return self._set(placement=value)
+
+    def setNumShards(self: Self_, value: int | None) -> Self_:
+        """Set numShards; None unsets it."""
+        return self._set(numShards=value)
 
 
 class HasNeighborColumns(CheckedParams):

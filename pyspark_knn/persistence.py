@@ -24,11 +24,11 @@ from pyspark.ml.util import (
     MLWriter,
 )
 from pyspark.sql import DataFrame, SparkSession
-from pyspark.sql import functions as F
 from pyspark.sql.types import DataType
 
-from pyspark_knn.engine import columns, compat
-from pyspark_knn.engine.items import ItemSource, PackedItems
+from pyspark_knn.engine import compat
+from pyspark_knn.engine.items import PackedItems
+from pyspark_knn.engine.placement import saved_source
 
 FORMAT_VERSION = 1
 """Goes up when an older release could not read what this one writes."""
@@ -177,7 +177,7 @@ class ModelReader(StageReader[S]):
         model = self._instance(metadata)
         try:
             frame = self.sparkSession.read.parquet(f"{path}/items")
-            with PackedItems(frame, _saved_source(frame)) as packed:
+            with PackedItems(frame, saved_source(frame)) as packed:
                 _check_complete(packed, metadata)
                 cast("SavedModel", model).restore(packed, _id_type(frame), metadata["fit"])
         except (PySparkException, KeyError, TypeError, ValueError) as error:
@@ -198,21 +198,6 @@ def _check_complete(packed: PackedItems, metadata: dict[str, Any]) -> None:
             f"{saved[0]} items of {saved[1]} dimensions were saved, but there are {found[0]} of "
             f"{found[1]}"
         )
-
-
-def _saved_source(frame: DataFrame) -> ItemSource:
-    """How to read ``items/``: as it was fitted, in the order of the positions."""
-    keys = {"position": F.col("position")}
-    id_type = _id_type(frame)
-    if id_type is not None:
-        keys["id"] = columns.to_wire(F.col("id"), id_type)
-    keys |= {name: F.col(name) for name in ("label", "weight") if name in frame.columns}
-    return ItemSource(
-        features=columns.features_of(frame, "items", "features"),
-        features_col="features",
-        keys=keys,
-        sort_by=("position",),
-    )
 
 
 def _id_type(frame: DataFrame) -> DataType | None:

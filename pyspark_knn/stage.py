@@ -17,7 +17,9 @@ from pyspark.sql import types as T
 
 from pyspark_knn.engine import columns, compat
 from pyspark_knn.engine.items import Items, ItemSource, PackedItems
-from pyspark_knn.engine.replicated import Replicated, choose_placement
+from pyspark_knn.engine.placement import Placement, choose_placement
+from pyspark_knn.engine.replicated import Replicated
+from pyspark_knn.engine.sharded import Sharded
 from pyspark_knn.engine.worker import Answer, Request
 from pyspark_knn.index.auto import build_index
 from pyspark_knn.index.base import IndexSpec
@@ -28,6 +30,7 @@ from pyspark_knn.persistence import ModelReader, ModelWriter, SavedStage, StageR
 logger = logging.getLogger(__name__)
 
 M = TypeVar("M", bound="NeighborModel")
+Self_ = TypeVar("Self_", bound="NeighborModel")
 S = TypeVar("S", bound="NeighborEstimator[Any]")
 
 
@@ -71,13 +74,10 @@ class NeighborEstimator(FitSetters, Estimator[M], SavedStage):
         id_type = self._id_type(dataset)
         with PackedItems(dataset, self._source(dataset, id_type)) as packed:
             metric.check_dimension(packed.num_features)
-            reason = choose_placement(self.getPlacement(), packed)
-            items, matrix = packed.gather()
-            facts = FitFacts(packed.num_skipped, items.duplicates(), placementReason=reason)
-        model = self._new_model()
-        model._resetUid(self.uid)
-        self._copyValues(model)
-        model.install(items, matrix, id_type, facts)
+            model = self._new_model()
+            model._resetUid(self.uid)
+            self._copyValues(model)
+            model.place(packed, id_type, FitFacts(packed.num_skipped))
         self._warn(model)
         return model
 
@@ -164,8 +164,22 @@ class NeighborModel(HasNeighbors, Model, SavedStage):
 
     def __init__(self) -> None:
         super().__init__()
-        self._index: Replicated | None = None
+        self._index: Placement | None = None
         self._facts = FitFacts()
+
+    def place(self, packed: PackedItems, id_type: T.DataType | None, facts: FitFacts) -> None:
+        """Index packed items where the Params say; for the use of fit and load alone."""
+        name, reason = choose_placement(self.getPlacement(), packed)
+        facts = replace(facts, placementReason=facts.placementReason or reason)
+        if name == Replicated.name:
+            items, matrix = packed.gather()
+            facts = replace(facts, numDuplicates=items.duplicates())
+            self.install(items, matrix, id_type, facts)
+            return
+        index = Sharded.build(packed, self._spec(), id_type, self.getNumShards())
+        self._set(numShards=index.num_shards)
+        algorithm, reason = index.algorithm
+        self._hold(index, algorithm, reason, replace(facts, numDuplicates=index.duplicates))
 
     def install(
         self,
@@ -174,15 +188,20 @@ class NeighborModel(HasNeighbors, Model, SavedStage):
         id_type: T.DataType | None,
         facts: FitFacts,
     ) -> None:
-        """Build the index over `matrix` as the Params say; for the use of fit and load alone."""
-        spec = IndexSpec(checked_metric(self), self.getAlgorithm(), self.getLeafSize())
-        index, reason = build_index(matrix, spec)
+        """Index `matrix`, here on the driver, as the Params say."""
+        index, reason = build_index(matrix, self._spec())
+        self._hold(Replicated(items, index, id_type), index.algorithm, reason, facts)
+
+    def _spec(self) -> IndexSpec:
+        return IndexSpec(checked_metric(self), self.getAlgorithm(), self.getLeafSize())
+
+    def _hold(self, index: Placement, algorithm: str, reason: str, facts: FitFacts) -> None:
         # The model's own Params tell what "auto" came to.
-        self._set(algorithm=index.algorithm, placement=Replicated.name)
-        self._index = Replicated(items, index, id_type)
+        self._set(algorithm=algorithm, placement=index.name)
+        self._index = index
         self._facts = replace(facts, algorithmReason=facts.algorithmReason or reason)
-        logger.info("algorithm %s: %s", index.algorithm, self._facts.algorithmReason)
-        logger.info("placement %s: %s", Replicated.name, facts.placementReason)
+        logger.info("algorithm %s: %s", algorithm, self._facts.algorithmReason)
+        logger.info("placement %s: %s", index.name, facts.placementReason)
 
     def fit_record(self) -> dict[str, Any]:
         """What is to be known of the fit when this model is loaded."""
@@ -192,19 +211,17 @@ class NeighborModel(HasNeighbors, Model, SavedStage):
         self, packed: PackedItems, id_type: T.DataType | None, record: dict[str, Any]
     ) -> None:
         """Take back in what was saved; for the use of load alone."""
-        choose_placement(self.getPlacement(), packed)
-        items, matrix = packed.gather()
-        self.install(items, matrix, id_type, FitFacts(**record))
+        self.place(packed, id_type, FitFacts(**record))
 
     @property
     def numItems(self) -> int:
         """How many items there are."""
-        return self._fitted.items.count
+        return self._fitted.num_items
 
     @property
     def numFeatures(self) -> int:
         """The dimension of the items' vectors."""
-        return int(self._fitted.matrix.shape[1])
+        return self._fitted.num_features
 
     @property
     def numSkipped(self) -> int:
@@ -223,8 +240,11 @@ class NeighborModel(HasNeighbors, Model, SavedStage):
 
     @property
     def ids(self) -> NDArray[Any]:
-        """The items' ids, of shape (numItems,), in the order of their positions."""
-        ids = self._fitted.items.ids
+        """The items' ids, of shape (numItems,), in the order of their positions.
+
+        Of a sharded model they are fetched from the executors each time, by a job.
+        """
+        ids = self._fitted.fetch()[0].ids
         if ids is None:
             return np.arange(self.numItems)
         if isinstance(self._fitted.id_type, T.DateType):
@@ -245,8 +265,17 @@ class NeighborModel(HasNeighbors, Model, SavedStage):
         """The items as a DataFrame of `session`."""
         return self._fitted.items_frame(session)
 
+    def unpersist(self: Self_) -> Self_:
+        """Free what the executors hold of the index.
+
+        The model can still be used: a replicated index is shipped again, and shards are built again
+        from the items, in each search.
+        """
+        self._fitted.unpersist()
+        return self
+
     @property
-    def _fitted(self) -> Replicated:
+    def _fitted(self) -> Placement:
         if self._index is None:
             raise ValueError(
                 f"this {type(self).__name__} has no index: it comes from fit() or load(), not from "

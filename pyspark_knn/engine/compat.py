@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+import warnings
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, cast
 
@@ -10,6 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 # type hints, so they are needed at run time.
 import pandas as pd
 import pyarrow as pa
+from pyspark.errors import PySparkException
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import to_arrow_type
@@ -51,6 +54,67 @@ def is_local(session: SparkSession) -> bool:
     return bool(re.match(r"local(\[|$)", session.sparkContext.master or ""))
 
 
+def parallelism(session: SparkSession) -> int:
+    """Tasks that the cluster runs at a time, as far as it tells now.
+
+    On Spark Connect this is a job, but a tiny one: for the use of fit and load.
+    """
+    if not is_connect(session):
+        return max(1, session.sparkContext.defaultParallelism)
+    # A range without a number of partitions has as many as there are cores.
+    whole = session.range(1 << 20).select(F.spark_partition_id().alias("partition"))
+    return int(whole.agg(F.count_distinct("partition")).collect()[0][0])
+
+
+def is_alive(session: SparkSession) -> bool:
+    """Whether `session` still takes commands."""
+    if is_connect(session):
+        return not getattr(session, "is_stopped", False)
+    return session.sparkContext._jsc is not None
+
+
+def same_cluster(one: SparkSession, other: SparkSession) -> bool:
+    """Whether what is persisted in `one` can be read in `other`."""
+    if is_connect(one) or is_connect(other):
+        return one is other
+    return is_alive(one) and one.sparkContext is other.sparkContext
+
+
+def persist(frame: DataFrame) -> DataFrame:
+    """Persist `frame` in memory and on disk; where the server refuses that, warn of the cost."""
+    try:
+        return frame.persist()
+    except PySparkException as error:
+        warnings.warn(
+            "this Spark refuses to persist a DataFrame, so all of it is computed again each time "
+            f"that it is used ({str(error).strip().splitlines()[0]})",
+            UserWarning,
+            stacklevel=2,
+        )
+        return frame
+
+
+def unpersist(frame: DataFrame) -> None:
+    """Free what `persist` keeps; nothing happens where the session is gone."""
+    if is_alive(frame.sparkSession):
+        frame.unpersist()
+
+
+@contextlib.contextmanager
+def described(session: SparkSession, text: str) -> Iterator[None]:
+    """Show `text` beside the jobs of this block in Spark's UI; Spark Connect cannot."""
+    if is_connect(session):
+        yield
+        return
+    context, name = session.sparkContext, "spark.job.description"
+    before = context.getLocalProperty(name)
+    context.setLocalProperty(name, text)
+    try:
+        yield
+    finally:
+        context.setLocalProperty(name, cast("str", before))
+
+
 def has_arrow_udf() -> bool:
     """Whether Spark hands Arrow arrays to scalar functions (Spark 4.1 and later)."""
     return hasattr(_FUNCTIONS, "arrow_udf")
@@ -64,7 +128,11 @@ def metadata_session(session: SparkSession) -> Any:
 
 
 def batch_udf(
-    function: BatchFunction, inputs: list[DataType], result: DataType
+    function: BatchFunction,
+    inputs: list[DataType],
+    result: DataType,
+    *,
+    deterministic: bool = True,
 ) -> Callable[..., Column]:
     """A scalar iterator UDF out of a function on batches of Arrow arrays.
 
@@ -77,6 +145,8 @@ def batch_udf(
         The Spark types of the columns.
     result : DataType
         The Spark type of the result.
+    deterministic : bool, default=True
+        Whether a row's result depends on that row alone, so that Spark may leave rows out.
 
     Returns
     -------
@@ -89,13 +159,17 @@ def batch_udf(
         def on_arrow(batches: Iterator[tuple[pa.Array, ...]]) -> Iterator[pa.Array]:
             return function(map(_as_tuple, batches))
 
-        return cast("Callable[..., Column]", _FUNCTIONS.arrow_udf(on_arrow, result))
+        return _finished(_FUNCTIONS.arrow_udf(on_arrow, result), deterministic)
 
     def on_pandas(batches: Iterator[tuple[pd.Series, ...]]) -> Iterator[pd.Series]:
         arrays = (tuple(map(_to_arrow, _as_tuple(columns), arrow_types)) for columns in batches)
         return map(_to_series, function(arrays))
 
-    return cast("Callable[..., Column]", _FUNCTIONS.pandas_udf(on_pandas, result))
+    return _finished(_FUNCTIONS.pandas_udf(on_pandas, result), deterministic)
+
+
+def _finished(udf: Any, deterministic: bool) -> Callable[..., Column]:
+    return cast("Callable[..., Column]", udf if deterministic else udf.asNondeterministic())
 
 
 def _as_tuple(columns: Any) -> tuple[Any, ...]:

@@ -107,12 +107,12 @@ def search_batches(
         For an invalid query, if `handle_invalid` is "error".
     """
     searchable = open_bundle(ref)
-    with threadpool_limits(limits=_task_threads()):
+    with threadpool_limits(limits=task_threads()):
         for arrays in batches:
-            yield from _search(searchable, request, arrays)
+            yield from answer_batch(searchable, request, arrays)
 
 
-def _task_threads() -> int:
+def task_threads() -> int:
     """BLAS and OpenMP threads of a task: the cores that Spark gives it (spark.task.cpus)."""
     from pyspark import TaskContext
 
@@ -120,7 +120,7 @@ def _task_threads() -> int:
     return 1 if context is None else max(1, context.cpus())
 
 
-def _search(
+def answer_batch(
     searchable: Searchable, request: Request, arrays: tuple[pa.Array, ...]
 ) -> Iterator[pa.Array]:
     """Answer one batch, in blocks of bounded size."""
@@ -145,7 +145,7 @@ def _search(
             exclude=None if excluded is None else _exclusion(excluded, rows[valid], items),
         )
         answers = request.answer.rows(found, items)
-        yield _fan_out(answers, valid, keep=request.handle_invalid == "keep")
+        yield fan_out(answers, valid, keep=request.handle_invalid == "keep")
 
 
 def _valid_queries(
@@ -172,17 +172,17 @@ def _exclusion(excluded: pa.ListArray, rows: NDArray[np.int64], items: Items) ->
     return Exclusion(query[order], positions[order])
 
 
-def _fan_out(answers: pa.StructArray, valid: NDArray[np.bool_], *, keep: bool) -> pa.ListArray:
+def fan_out(answers: pa.StructArray, valid: NDArray[np.bool_], *, keep: bool) -> pa.ListArray:
     """A list for each query: its answer; for an invalid one nothing, or a null where kept."""
     if not keep:
-        return pa.ListArray.from_arrays(_offsets(valid), answers)
+        return pa.ListArray.from_arrays(offsets_of(valid), answers)
     if not valid.all():
         place = pa.array(np.cumsum(valid) - 1, mask=~valid)
         answers = answers.take(place)
-    return pa.ListArray.from_arrays(_offsets(np.ones(len(valid), dtype=bool)), answers)
+    return pa.ListArray.from_arrays(offsets_of(np.ones(len(valid), dtype=bool)), answers)
 
 
-def _offsets(lengths: NDArray[np.bool_] | NDArray[np.int64]) -> pa.Array:
+def offsets_of(lengths: NDArray[np.bool_] | NDArray[np.int64]) -> pa.Array:
     """The offsets of lists of these lengths."""
     return pa.array(np.concatenate(([0], np.cumsum(lengths))), pa.int32())
 
@@ -206,7 +206,7 @@ class NeighborLists:
     def rows(self, neighbors: Neighbors, items: Items) -> pa.StructArray:
         """One struct of lists for each query, nearest first, only as long as there are any."""
         there = neighbors.positions >= 0
-        offsets = _offsets(there.sum(axis=1))
+        offsets = offsets_of(there.sum(axis=1))
         lists = []
         if self.neighbors:
             ids = items.take_ids(neighbors.positions[there])
@@ -233,21 +233,30 @@ def read_items(ref: BundleRef, batches: Iterator[pa.RecordBatch]) -> Iterator[pa
         position, id, features, label and weight, as far as the items have them.
     """
     searchable = open_bundle(ref)
-    items, matrix = searchable.items, searchable.index.matrix
-    dim = matrix.shape[1]
-    step = max(1, _BLOCK_BYTES // (8 * dim))
+    step = item_step(searchable)
     for batch in batches:
         for start in range(0, batch.num_rows, step):
             positions = batch.column(0)[start : start + step]
-            at = positions.to_numpy()
-            part = matrix[at[0] : at[-1] + 1]
-            offsets = _offsets(np.full(len(part), dim))
-            cells = {
-                "position": positions,
-                "id": None if items.ids is None else items.ids.take(positions),
-                "features": pa.ListArray.from_arrays(offsets, pa.array(part.ravel())),
-                "label": None if items.labels is None else pa.array(items.labels[at]),
-                "weight": None if items.weights is None else pa.array(items.weights[at]),
-            }
-            kept = {name: cell for name, cell in cells.items() if cell is not None}
-            yield pa.RecordBatch.from_arrays(list(kept.values()), names=list(kept))
+            yield item_rows(searchable, positions[0].as_py(), positions)
+
+
+def item_step(searchable: Searchable) -> int:
+    """How many items make a row batch of a good size."""
+    return max(1, _BLOCK_BYTES // (8 * int(searchable.index.matrix.shape[1])))
+
+
+def item_rows(searchable: Searchable, start: int, positions: pa.Array) -> pa.RecordBatch:
+    """The items from `start` on as rows: `positions`, id, features, label and weight."""
+    items, matrix = searchable.items, searchable.index.matrix
+    at = slice(start, start + len(positions))
+    part = matrix[at]
+    offsets = offsets_of(np.full(len(part), matrix.shape[1]))
+    cells = {
+        "position": positions,
+        "id": None if items.ids is None else items.ids[at],
+        "features": pa.ListArray.from_arrays(offsets, pa.array(part.ravel())),
+        "label": None if items.labels is None else pa.array(items.labels[at]),
+        "weight": None if items.weights is None else pa.array(items.weights[at]),
+    }
+    kept = {name: cell for name, cell in cells.items() if cell is not None}
+    return pa.RecordBatch.from_arrays(list(kept.values()), names=list(kept))
