@@ -235,6 +235,13 @@ class KNNEstimator(NeighborEstimator[KNNModel], _SearchParams):
         up over the executors, so that no machine holds all of it.
     numShards : int, optional
         Shards of a sharded index, >= 1. Unset: by size and cores.
+    shardBy : {"hash", "kmeans"}, default="hash"
+        What makes a shard. "hash" deals the items out; "kmeans" makes cells of near items, most of
+        which a search passes over. It needs a metric with the triangle inequality, such as
+        "euclidean".
+    numProbes : int, optional
+        Cells of "kmeans" that are searched for a query, >= 1: the answer is approximate then.
+        Unset: all that may hold a neighbour. It counts for kmeans shards only.
     excludeIdCol : str, optional
         Column of the queries with an item id, or an array of item ids, never returned to that
         query.
@@ -302,6 +309,8 @@ class KNNEstimator(NeighborEstimator[KNNModel], _SearchParams):
         dtype: str = "auto",
         placement: str = "auto",
         numShards: int | None = None,
+        shardBy: str = "hash",
+        numProbes: int | None = None,
         excludeIdCol: str | None = None,
         maxDistance: float | None = None,
         handleInvalid: str = "error",
@@ -326,6 +335,8 @@ class KNNEstimator(NeighborEstimator[KNNModel], _SearchParams):
         dtype: str = "auto",
         placement: str = "auto",
         numShards: int | None = None,
+        shardBy: str = "hash",
+        numProbes: int | None = None,
         excludeIdCol: str | None = None,
         maxDistance: float | None = None,
         handleInvalid: str = "error",

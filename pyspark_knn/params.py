@@ -14,6 +14,7 @@ from pyspark.ml.param.shared import HasFeaturesCol
 ALGORITHMS = ("auto", "brute", "kd_tree", "ball_tree")
 DTYPES = ("auto", "float32")
 PLACEMENTS = ("auto", "replicated", "sharded")
+SHARD_BY = ("hash", "kmeans")
 INVALID = ("error", "skip", "keep")
 
 Converter = Callable[[Any], Any]
@@ -206,6 +207,21 @@ class HasNeighbors(CheckedParams, HasFeaturesCol):
         optional(whole("numShards", 1)),
     )
 
+    shardBy: Param[str] = Param(
+        Params._dummy(),
+        "shardBy",
+        "what makes a shard: hash (items dealt out by a hash of their ids) or kmeans (cells of "
+        "near items, most of which a search passes over)",
+        choice("shardBy", SHARD_BY),
+    )
+    numProbes: Param[int | None] = Param(
+        Params._dummy(),
+        "numProbes",
+        "cells that are searched for a query, >= 1, which makes the answer approximate; unset: all "
+        "that may hold a neighbour; of kmeans shards only",
+        optional(whole("numProbes", 1)),
+    )
+
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
         self._setDefault(
@@ -222,6 +238,8 @@ class HasNeighbors(CheckedParams, HasFeaturesCol):
             dtype="auto",
             placement="auto",
             numShards=None,
+            shardBy="hash",
+            numProbes=None,
         )
 
     def getK(self) -> int:
@@ -276,6 +294,14 @@ class HasNeighbors(CheckedParams, HasFeaturesCol):
         """Value of numShards; None where unset; on a sharded model, what was chosen."""
         return self.getOrDefault(self.numShards)
 
+    def getShardBy(self) -> str:
+        """Value of shardBy."""
+        return self.getOrDefault(self.shardBy)
+
+    def getNumProbes(self) -> int | None:
+        """Value of numProbes; None where unset."""
+        return self.getOrDefault(self.numProbes)
+
     # What is set below works on a model without a refit.
 
     def setK(self: Self_, value: int) -> Self_:
@@ -297,6 +323,10 @@ class HasNeighbors(CheckedParams, HasFeaturesCol):
     def setHandleInvalid(self: Self_, value: str) -> Self_:
         """Set handleInvalid."""
         return self._set(handleInvalid=value)
+
+    def setNumProbes(self: Self_, value: int | None) -> Self_:
+        """Set numProbes; None unsets it."""
+        return self._set(numProbes=value)
 
 
 class FitSetters(HasNeighbors):
@@ -337,6 +367,10 @@ class FitSetters(HasNeighbors):
     def setNumShards(self: Self_, value: int | None) -> Self_:
         """Set numShards; None unsets it."""
         return self._set(numShards=value)
+
+    def setShardBy(self: Self_, value: str) -> Self_:
+        """Set shardBy."""
+        return self._set(shardBy=value)
 
 
 class HasNeighborColumns(CheckedParams):

@@ -58,9 +58,12 @@ class SavedModel(Protocol):
         """What is to be known of the fit; goes into the metadata as JSON."""
 
     def restore(
-        self, packed: PackedItems, id_type: DataType | None, record: dict[str, Any]
+        self, packed: PackedItems, id_type: DataType | None, record: dict[str, Any], path: str
     ) -> None:
-        """Take back in what was saved."""
+        """Take back in what was saved at `path`."""
+
+    def needs(self, path: str) -> bool:
+        """Whether this model cannot do without what is saved at `path`."""
 
 
 class _Writer(MLWriter):
@@ -107,6 +110,23 @@ class StageWriter(_Writer):
 
 class ModelWriter(_Writer):
     """Writes a fitted model: its items, and then its Params and what it is to know of itself."""
+
+    def save(self, path: str) -> None:
+        """Save to `path`.
+
+        Raises
+        ------
+        FileExistsError
+            If there is a saved stage already, and `overwrite` was not called.
+        ValueError
+            If a sharded model was loaded from there: lost shards are built again out of its files.
+        """
+        if self.shouldOverwrite and cast("SavedModel", self._instance).needs(path):
+            raise ValueError(
+                f"a sharded model that was loaded from {path} cannot be overwritten by itself: "
+                "save it elsewhere"
+            )
+        super().save(path)
 
     def saveImpl(self, path: str) -> None:
         """Write the items, then the metadata: without the latter nothing can be loaded."""
@@ -179,7 +199,7 @@ class ModelReader(StageReader[S]):
             frame = self.sparkSession.read.parquet(f"{path}/items")
             with PackedItems(frame, saved_source(frame)) as packed:
                 _check_complete(packed, metadata)
-                cast("SavedModel", model).restore(packed, _id_type(frame), metadata["fit"])
+                cast("SavedModel", model).restore(packed, _id_type(frame), metadata["fit"], path)
         except (PySparkException, KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path} is damaged: {_first_line(error)}") from error
         except Exception as error:

@@ -23,6 +23,7 @@ from pyspark_knn.engine.sharded import Sharded
 from pyspark_knn.engine.worker import Answer, Request
 from pyspark_knn.index.auto import build_index
 from pyspark_knn.index.base import IndexSpec
+from pyspark_knn.index.cells import check_cells
 from pyspark_knn.index.distances import Metric, check_algorithm, resolve_metric
 from pyspark_knn.params import FitSetters, HasNeighbors
 from pyspark_knn.persistence import ModelReader, ModelWriter, SavedStage, StageReader, StageWriter
@@ -139,10 +140,12 @@ def checked_metric(params: HasNeighbors) -> Metric:
     Raises
     ------
     ValueError
-        If they do not go together: `metric`, `p`, `metricParams` and `algorithm`.
+        If they do not go together: `metric`, `p`, `metricParams`, `algorithm` and `shardBy`.
     """
     metric = resolve_metric(params.getMetric(), params.getP(), params.getMetricParams())
     check_algorithm(params.getAlgorithm(), metric)
+    if params.getShardBy() == "kmeans":
+        check_cells(metric)
     return metric
 
 
@@ -165,6 +168,7 @@ class NeighborModel(HasNeighbors, Model, SavedStage):
     def __init__(self) -> None:
         super().__init__()
         self._index: Placement | None = None
+        self._loaded_from: str | None = None
         self._facts = FitFacts()
 
     def place(self, packed: PackedItems, id_type: T.DataType | None, facts: FitFacts) -> None:
@@ -176,7 +180,7 @@ class NeighborModel(HasNeighbors, Model, SavedStage):
             facts = replace(facts, numDuplicates=items.duplicates())
             self.install(items, matrix, id_type, facts)
             return
-        index = Sharded.build(packed, self._spec(), id_type, self.getNumShards())
+        index = Sharded.build(packed, self._spec(), id_type, self.getNumShards(), self.getShardBy())
         self._set(numShards=index.num_shards)
         algorithm, reason = index.algorithm
         self._hold(index, algorithm, reason, replace(facts, numDuplicates=index.duplicates))
@@ -208,10 +212,17 @@ class NeighborModel(HasNeighbors, Model, SavedStage):
         return asdict(self._facts)
 
     def restore(
-        self, packed: PackedItems, id_type: T.DataType | None, record: dict[str, Any]
+        self, packed: PackedItems, id_type: T.DataType | None, record: dict[str, Any], path: str
     ) -> None:
         """Take back in what was saved; for the use of load alone."""
+        self._loaded_from = path
         self.place(packed, id_type, FitFacts(**record))
+
+    def needs(self, path: str) -> bool:
+        """Whether the index may still have to be built again out of what is saved at `path`."""
+        loaded = self._loaded_from
+        sharded = isinstance(self._index, Sharded)
+        return sharded and loaded is not None and loaded.rstrip("/") == path.rstrip("/")
 
     @property
     def numItems(self) -> int:
@@ -305,6 +316,7 @@ class NeighborModel(HasNeighbors, Model, SavedStage):
             features_col=self.getFeaturesCol(),
             feature_columns=len(features.columns),
             answer=answer,
+            probes=self.getNumProbes(),
         )
         return index.search(queries, inputs, request, finish)
 

@@ -22,6 +22,7 @@ from pyspark_knn.engine.packing import one_row, stream_of
 from pyspark_knn.engine.worker import Searchable, task_threads
 from pyspark_knn.index.auto import build_index
 from pyspark_knn.index.base import IndexSpec
+from pyspark_knn.index.cells import Cut
 
 PIECE_SCHEMA = "shard int, narrow boolean, keys binary, values binary"
 """The items of one chunk that belong to one shard. `keys`: an Arrow stream."""
@@ -37,7 +38,7 @@ _PIECE_TYPES = pa.schema(
 
 SHARD_SCHEMA = (
     "shard int, part int, offset long, size long, digest string, rows long, duplicates long, "
-    "algorithm string, reason string, bytes binary"
+    "algorithm string, reason string, radius double, bytes binary"
 )
 """A shard's bundle in parts: `bytes` stand at `offset` of `size`. `digest` names the items of the
 shard, whatever order they came in. What follows it, and tells of the shard, is in part 0 alone."""
@@ -53,6 +54,7 @@ _SHARD_TYPES = pa.schema(
         ("duplicates", pa.int64()),
         ("algorithm", pa.string()),
         ("reason", pa.string()),
+        ("radius", pa.float64()),
         ("bytes", pa.binary()),
     ]
 )
@@ -81,6 +83,8 @@ class ShardRequest:
         Partition, chunk, position of the first item and number of items of each chunk.
     spec : IndexSpec
         The index to build.
+    cut : Cut or None
+        The cells that shards are made of; None deals items out by a hash of their ids.
     """
 
     dim: int
@@ -90,6 +94,7 @@ class ShardRequest:
     order: tuple[str, ...]
     chunks: NDArray[np.int64]
     spec: IndexSpec
+    cut: Cut | None = None
 
 
 # --- chunks -> pieces -----------------------------------------------------------------------------
@@ -120,7 +125,7 @@ def split_chunks(
     for batch in batches:
         for chunk in batch.to_pylist():
             if chunk["chunk"] < 0 or chunk["dim"] != request.dim:
-                continue
+                continue  # the row that closes a partition, or vectors that are left out
             start, rows = starts.get((chunk["partition"], chunk["chunk"]), (0, -1))
             if rows != chunk["rows"]:
                 raise RuntimeError(
@@ -135,7 +140,11 @@ def _pieces(
 ) -> Iterator[pa.RecordBatch]:
     matrix = unpack(chunk, request.dim)
     keys = _keys(request, chunk, start)
-    shards = _spread(keys["id"]) % np.uint64(request.num_shards)
+    hashes = spread(keys["id"])
+    if request.cut is None:
+        shards = hashes % np.uint64(request.num_shards)
+    else:
+        shards = request.cut.shards(matrix, hashes)
     order = np.argsort(shards, kind="stable")
     found, firsts = np.unique(shards[order], return_index=True)
     for shard, rows in zip(found.tolist(), np.split(order, firsts[1:]), strict=True):
@@ -164,7 +173,7 @@ def _keys(request: ShardRequest, chunk: Mapping[str, Any], start: int) -> pa.Tab
     return keys.append_column("id", positions) if keys.num_columns else pa.table({"id": positions})
 
 
-def _spread(ids: pa.ChunkedArray) -> NDArray[np.uint64]:
+def spread(ids: pa.ChunkedArray) -> NDArray[np.uint64]:
     """A hash of each id: equal ids share a shard, and no pattern in ids makes a large one."""
     if pa.types.is_integer(ids.type):
         plain = ids.to_numpy().astype(np.int64).view(np.uint64)
@@ -217,9 +226,19 @@ def _shard(
         "duplicates": items.duplicates(),
         "algorithm": index.algorithm,
         "reason": reason,
+        "radius": _radius(request, shard, matrix),
     }
     del keys, matrix
     yield from parts_of(shard, Searchable(items, index), facts)
+
+
+def _radius(request: ShardRequest, shard: int, matrix: NDArray[np.floating]) -> float | None:
+    """The largest distance of an item from the centre of its cell."""
+    if request.cut is None:
+        return None
+    center = request.cut.shard_centers()[shard : shard + 1]
+    every = np.arange(len(matrix))
+    return float(request.spec.metric.distances(center, matrix, every * 0, every).max())
 
 
 def _sorted(
@@ -263,7 +282,7 @@ def parts_of(shard: int, content: Searchable, facts: Mapping[str, Any]) -> Itera
         Its items and their index.
     facts : mapping
         ``digest``, and what part 0 shall tell: ``rows``, ``duplicates``, ``algorithm``,
-        ``reason``.
+        ``reason``, ``radius``.
     """
     file = io.BytesIO()
     write_bundle(content, file)

@@ -35,6 +35,9 @@ _ALIGNMENT = 64
 _MERGED_AT_ONCE = 1 << 20
 """Candidates that are merged at a time."""
 
+PASSING = -1
+"""As the number of a shard: a query that is on its way and is not to be searched here."""
+
 SHARD_COLUMNS = ("shard", "offset", "size", "digest", "bytes")
 """What the search needs of a shard's rows; in a query's rows `shard` alone is set."""
 
@@ -132,7 +135,8 @@ def search_shards(
     Yields
     ------
     pyarrow.ListArray
-        For each query a list of one struct; for each part of a shard an empty list.
+        For each query a list of one struct, null for one that is invalid or passes; for each part
+        of a shard an empty list.
     """
     opening = _Opening(digests)
     width = len(SHARD_COLUMNS)
@@ -140,8 +144,12 @@ def search_shards(
     with threadpool_limits(limits=task_threads()):
         for arrays in batches:
             for start, stop, is_query in _runs(arrays):
+                number = arrays[0][start].as_py()
+                if number == PASSING:
+                    yield pa.array([[None]] * (stop - start), nothing.type)
+                    continue
                 if is_query:
-                    searchable = opening.content(arrays[0][start].as_py())
+                    searchable = opening.content(number)
                     inputs = tuple(each[start:stop] for each in arrays[width:])
                     yield from answer_batch(searchable, request, inputs)
                     continue

@@ -2,13 +2,7 @@
 
     packed chunks -split-> pieces -shuffle-> build -> shards: rows (shard, part, bytes), persisted
 
-    shards  ---.
-                union -shuffle by (shard, replica)-> search -shuffle by query-> merge -> answers
-    queries ---'
-
-The search is one lazy plan. A query goes to all shards as a row of its number and its vector; its
-other columns go with one of these rows, and stay in the JVM. A shard's parts come just before its
-queries in the order of a partition, so a worker holds one shard and one batch.
+The driver sees counts, and of cells the centres. How shards are searched is in `shard_plan`.
 """
 
 from __future__ import annotations
@@ -27,6 +21,7 @@ from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
 from pyspark_knn.engine import columns, compat, placement
+from pyspark_knn.engine.clustering import find_cut
 from pyspark_knn.engine.items import Items, ItemSource, PackedItems
 from pyspark_knn.engine.shard_build import (
     PIECE_SCHEMA,
@@ -35,15 +30,11 @@ from pyspark_knn.engine.shard_build import (
     build_shards,
     split_chunks,
 )
-from pyspark_knn.engine.shard_search import (
-    SHARD_COLUMNS,
-    Candidates,
-    merge_candidates,
-    read_shards,
-    search_shards,
-)
-from pyspark_knn.engine.spreading import int_array, row_hash, spreading_keys
+from pyspark_knn.engine.shard_plan import ShardPlan
+from pyspark_knn.engine.shard_search import SHARD_COLUMNS, read_shards
+from pyspark_knn.engine.spreading import int_array, spreading_keys
 from pyspark_knn.engine.worker import Request
+from pyspark_knn.index.cells import Cells, Cut
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -61,8 +52,12 @@ _LARGEST_SHARD = 1 << 30
 _SPREAD_SHARDS = 8
 """Shards of a small index: enough to build it side by side, few enough to search by."""
 
-_LAST = (1 << 31) - 1
-"""As the number of a part: behind all parts."""
+_CELL_ITEMS = 1 << 15
+_MOST_CELLS = 1024
+"""More cells rule out more items, but each query has to look at all of their centres."""
+
+_TASKS_PER_CORE = 4
+"""Small shards share tasks, which take a while to start."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +76,8 @@ class Shard:
         Names its items.
     algorithm, reason : str
         The index that it has, and why.
+    radius : float or None
+        Where shards are cells, the largest distance of an item from the centre.
     """
 
     number: int
@@ -90,6 +87,7 @@ class Shard:
     digest: str
     algorithm: str
     reason: str
+    radius: float | None
 
 
 class Sharded(placement.Placement):
@@ -113,6 +111,8 @@ class Sharded(placement.Placement):
         Whether the vectors are float32.
     num_features : int
         Their dimension.
+    cut : Cut or None
+        The cells that the shards are, if so.
     """
 
     name: ClassVar[str] = placement.SHARDED
@@ -128,11 +128,15 @@ class Sharded(placement.Placement):
         id_type: T.DataType | None,
         single: bool,
         num_features: int,
+        cut: Cut | None = None,
     ) -> None:
         self.shards = shards
         self.num_shards = num_shards
         self.replicas = max(1, -(-cores // num_shards))
         self.id_type = id_type
+        self._cores = cores
+        self._nbytes = sum(shard.size for shard in shards)
+        self._cells = None if cut is None else _cells(cut, shards)
         self._frame = frame
         self._keys = keys
         self._single = single
@@ -147,6 +151,7 @@ class Sharded(placement.Placement):
         spec: IndexSpec,
         id_type: T.DataType | None,
         num_shards: int | None = None,
+        shard_by: str = "hash",
     ) -> Sharded:
         """Cut packed items into shards and build the index of each where its items come together.
 
@@ -159,10 +164,17 @@ class Sharded(placement.Placement):
             The Spark type of the ids; None where positions stand for ids.
         num_shards : int, optional
             Unset: see `choose_num_shards`.
+        shard_by : {"hash", "kmeans"}
+            Deal the items out by a hash of their ids, or make shards of cells of near ones.
         """
         session = packed.frame.sparkSession
         cores = compat.parallelism(session)
-        count = choose_num_shards(num_shards, packed.nbytes, packed.num_items, cores)
+        count = choose_num_shards(num_shards, packed.nbytes, packed.num_items, cores, shard_by)
+        cut = None
+        if shard_by == "kmeans":
+            most = _LARGEST_SHARD * packed.num_items // packed.nbytes
+            cut = find_cut(packed, count, most, spec.metric)
+            count = int(cut.ways.sum())
         keys = _key_fields(packed.source, id_type)
         request = ShardRequest(
             dim=packed.num_features,
@@ -172,13 +184,16 @@ class Sharded(placement.Placement):
             order=tuple(field.name for field in keys),
             chunks=_chunk_table(packed),
             spec=spec,
+            cut=cut,
         )
         split = functools.partial(split_chunks, request)
         build = functools.partial(build_shards, request)
-        spread = F.element_at(int_array(spreading_keys(count)), F.col("shard") + 1)
+        partitions = min(count, _partitions(packed.nbytes, cores))
+        place = F.pmod("shard", F.lit(partitions)) + 1
+        spread = F.element_at(int_array(spreading_keys(partitions)), place)
         pieces = packed.frame.mapInArrow(split, PIECE_SCHEMA)
         frame = compat.persist(
-            pieces.repartition(count, spread)
+            pieces.repartition(partitions, spread)
             .sortWithinPartitions("shard")
             .mapInArrow(build, SHARD_SCHEMA)
         )
@@ -194,6 +209,7 @@ class Sharded(placement.Placement):
             id_type=id_type,
             single=request.narrow,
             num_features=packed.num_features,
+            cut=cut,
         )
 
     @property
@@ -223,11 +239,6 @@ class Sharded(placement.Placement):
         counts = ", ".join(f"{name} in {kinds[name]}" for name in sorted(kinds))
         return most, f"{counts} of {len(self.shards)} shards; in shard {told.number}: {told.reason}"
 
-    @property
-    def digests(self) -> dict[int, str]:
-        """What each shard is, so that one that is lost and built again cannot be another."""
-        return {shard.number: shard.digest for shard in self.shards}
-
     def search(
         self,
         queries: DataFrame,
@@ -243,80 +254,21 @@ class Sharded(placement.Placement):
                 "placement='replicated'"
             )
         self._check_session(queries.sparkSession)
-        numbered = _numbered(queries, inputs)
-        copies = self._copies(numbered, len(inputs))
-        found = self._search(copies, [kind for _, kind in inputs], request)
-        return finish(self._merge(found, queries.schema, request))
+        return finish(self.plan.answers(queries, inputs, request))
 
-    def _copies(self, numbered: DataFrame, inputs: int) -> DataFrame:
-        """A row for each query and each shard; one of them carries the query's other columns."""
-        everywhere = int_array([shard.number for shard in self.shards])
-        # Other bits of the hash than those that pick the replica.
-        bits = F.shiftrightunsigned(F.xxhash64("query"), 32)
-        carrier = F.pmod(bits, F.lit(len(self.shards))) == F.col("place")
-        copies = numbered.select("*", F.posexplode(everywhere).alias("place", "shard"))
-        replica = F.pmod(F.xxhash64("query"), F.lit(self.replicas))
-        return copies.select(
-            "query",
-            "shard",
-            (F.col("shard") * self.replicas + replica).cast("int").alias("target"),
-            F.lit(_LAST).alias("part"),
-            F.when(carrier, F.struct(F.lit(len(self.shards)).alias("sent"), "row")).alias("rest"),
-            *(f"input_{i}" for i in range(inputs)),
-        )
-
-    def _search(self, copies: DataFrame, kinds: list[T.DataType], request: Request) -> DataFrame:
-        """The candidates of each row of `copies`, searched beside its shard."""
-        replicas = F.explode(int_array(range(self.replicas))).alias("replica")
-        shards = self._frame.select("*", replicas).select(
-            (F.col("shard") * self.replicas + F.col("replica")).alias("target"),
-            "part",
-            *SHARD_COLUMNS,
-        )
+    @property
+    def plan(self) -> ShardPlan:
+        """How to search these shards."""
         targets = self.num_shards * self.replicas
-        spread = F.element_at(int_array(spreading_keys(targets)), F.col("target") + 1)
-        rows = (
-            copies.unionByName(shards, allowMissingColumns=True)
-            .repartition(targets, spread)
-            .sortWithinPartitions("target", "part")
+        return ShardPlan(
+            frame=self._frame,
+            digests={shard.number: shard.digest for shard in self.shards},
+            num_shards=self.num_shards,
+            replicas=self.replicas,
+            partitions=min(targets, _partitions(self._nbytes * self.replicas, self._cores)),
+            keys=self._keys,
+            cells=self._cells,
         )
-        answer = Candidates(T.StructType([T.StructField("distance", _DOUBLES), *self._lists()]))
-        keep = "error" if request.handle_invalid == "error" else "keep"
-        wanted = replace(request, answer=answer, handle_invalid=keep)
-        run = functools.partial(search_shards, wanted, self.digests)
-        given = [*_SHARD_TYPES, *kinds]
-        # It depends on the rows before it: Spark must not move, repeat or leave out any of it.
-        search = compat.batch_udf(run, given, T.ArrayType(answer.result_type), deterministic=False)
-        inputs = [*SHARD_COLUMNS, *(f"input_{i}" for i in range(len(kinds)))]
-        found = rows.select("query", "rest", search(*map(F.col, inputs)).alias("found"))
-        return found.select("query", "rest", F.inline("found").alias(*answer.result_type.names))
-
-    def _merge(self, found: DataFrame, schema: T.StructType, request: Request) -> DataFrame:
-        """The k nearest of the candidates of each query, beside the query's own columns."""
-        names = ["distance", *(field.name for field in self._keys)]
-        candidates = F.when(F.col("distance").isNotNull(), F.struct(*names))
-        whole = found.groupBy("query").agg(
-            F.collect_list(candidates).alias("found"), F.collect_list("rest").alias("rest")
-        )
-        run = functools.partial(merge_candidates, request, names)
-        given = [T.IntegerType(), T.IntegerType(), T.IntegerType(), _DOUBLES]
-        given += [field.dataType for field in self._lists()]
-        merge = compat.batch_udf(run, given, T.ArrayType(request.answer.result_type))
-        rest = F.get("rest", F.lit(0))
-        answers = merge(
-            rest["sent"],
-            F.size("found"),
-            F.size("rest"),
-            *(F.flatten(F.col("found").getField(name)) for name in names),
-        )
-        own = [
-            rest["row"][f"own_{i}"].alias(field.name, metadata=field.metadata)
-            for i, field in enumerate(schema.fields)
-        ]
-        return whole.select(*own, F.inline(answers).alias(*request.answer.result_type.names))
-
-    def _lists(self) -> list[T.StructField]:
-        return [T.StructField(each.name, T.ArrayType(each.dataType)) for each in self._keys]
 
     def items_frame(self, session: SparkSession) -> DataFrame:
         """See `Placement.items_frame`; there is a position only where there is no id."""
@@ -324,7 +276,7 @@ class Sharded(placement.Placement):
         value = T.FloatType() if self._single else T.DoubleType()
         head = self._keys[0] if self.id_type is not None else _POSITION
         fields = [head, T.StructField("features", T.ArrayType(value)), *self._keys[1:]]
-        run = functools.partial(read_shards, self.digests, self.id_type is not None)
+        run = functools.partial(read_shards, self.plan.digests, self.id_type is not None)
         frame = self._frame.select(*SHARD_COLUMNS).mapInArrow(run, T.StructType(fields))
         if self.id_type is None:
             return frame
@@ -350,16 +302,17 @@ class Sharded(placement.Placement):
         self._release()
 
 
-_DOUBLES = T.ArrayType(T.DoubleType())
 _POSITION = T.StructField("position", T.LongType())
-_SHARD_TYPES = [T.IntegerType(), T.LongType(), T.LongType(), T.StringType(), T.BinaryType()]
 
 
-def choose_num_shards(asked: int | None, nbytes: int, num_items: int, cores: int) -> int:
+def choose_num_shards(
+    asked: int | None, nbytes: int, num_items: int, cores: int, shard_by: str = "hash"
+) -> int:
     """How many shards to cut items into.
 
     Unless asked for: shards of 128 MiB, but no fewer than there are cores, up to 8, so that a small
-    index is built side by side too. Never more than there are items.
+    index is built side by side too. Of cells at least one for 32,768 items, up to 1,024: they are
+    there to be passed over. Never more than there are items.
 
     Parameters
     ----------
@@ -369,6 +322,7 @@ def choose_num_shards(asked: int | None, nbytes: int, num_items: int, cores: int
         Bytes of the item matrix.
     num_items, cores : int
         Items, and tasks that the cluster runs at a time.
+    shard_by : {"hash", "kmeans"}
 
     Raises
     ------
@@ -381,7 +335,20 @@ def choose_num_shards(asked: int | None, nbytes: int, num_items: int, cores: int
             f"numShards must be >= {least}, so that no shard is larger than 1 GiB, got {asked}"
         )
     wanted = asked or max(-(-nbytes // _SHARD_BYTES), min(cores, _SPREAD_SHARDS))
+    if asked is None and shard_by == "kmeans":
+        wanted = max(wanted, min(num_items // _CELL_ITEMS, _MOST_CELLS))
     return min(wanted, num_items)
+
+
+def _partitions(nbytes: int, cores: int) -> int:
+    """Tasks that are enough to keep all cores busy, and that none of them is too large."""
+    return max(_TASKS_PER_CORE * cores, -(-nbytes // _SHARD_BYTES))
+
+
+def _cells(cut: Cut, shards: list[Shard]) -> Cells:
+    numbers = np.array([shard.number for shard in shards])
+    radii = np.array([shard.radius for shard in shards], np.float64)
+    return Cells(numbers, cut.shard_centers()[numbers], radii, cut.metric)
 
 
 def _chunk_table(packed: PackedItems) -> NDArray[np.int64]:
@@ -399,25 +366,6 @@ def _key_fields(source: ItemSource, id_type: T.DataType | None) -> list[T.Struct
 
 def _shards_of(frame: DataFrame) -> list[Shard]:
     """What the first parts tell; this is what builds the shards."""
-    told = ("rows", "duplicates", "size", "digest", "algorithm", "reason")
+    told = ("rows", "duplicates", "size", "digest", "algorithm", "reason", "radius")
     rows = frame.where("part = 0").select("shard", *told).collect()
     return sorted((Shard(*row) for row in rows), key=lambda shard: shard.number)
-
-
-def _numbered(queries: DataFrame, inputs: list[tuple[Column, T.DataType]]) -> DataFrame:
-    """The queries with a number each: all they are in "row", what the worker needs in "input_i".
-
-    A task that is repeated must give each row its number again, though rows out of a shuffle come
-    in another order then. So they are sorted by all that they hold before they are numbered.
-    """
-    fields = queries.schema.fields
-    names = [f"own_{i}" for i in range(len(fields))] + [f"input_{i}" for i in range(len(inputs))]
-    plain = queries.select("*", *(each for each, _ in inputs)).toDF(*names)
-    kinds = [field.dataType for field in fields] + [kind for _, kind in inputs]
-    whole = row_hash([(F.col(name), kind) for name, kind in zip(names, kinds, strict=True)])
-    ordered = plain.withColumn("order", whole).sortWithinPartitions("order")
-    return ordered.select(
-        F.monotonically_increasing_id().alias("query"),
-        F.struct(*names[: len(fields)]).alias("row"),
-        *names[len(fields) :],
-    )

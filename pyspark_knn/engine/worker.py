@@ -71,6 +71,8 @@ class Request:
         How many of the columns make up the feature vector; one more holds ids to exclude.
     answer : Answer
         Makes the output.
+    probes : int or None
+        How many cells to search, where the index is in cells; None: all that matter.
     """
 
     k: int
@@ -79,6 +81,7 @@ class Request:
     features_col: str
     feature_columns: int
     answer: Answer
+    probes: int | None = None
 
 
 def search_batches(
@@ -132,7 +135,7 @@ def answer_batch(
     step = max(1, min(_BLOCK_BYTES // (8 * dim), _BLOCK_ANSWERS // k))
     for start in range(0, len(queries), step):
         rows = np.arange(start, min(start + step, len(queries)))
-        matrix, valid = _valid_queries(queries, rows, dim)
+        matrix, valid = valid_queries(queries, rows, dim)
         if request.handle_invalid == "error" and not valid.all():
             row = int(rows[~valid][0])
             raise ValueError(
@@ -148,7 +151,7 @@ def answer_batch(
         yield fan_out(answers, valid, keep=request.handle_invalid == "keep")
 
 
-def _valid_queries(
+def valid_queries(
     queries: VectorBatch, rows: NDArray[np.int64], dim: int
 ) -> tuple[NDArray[np.floating], NDArray[np.bool_]]:
     """The vectors of the valid rows among `rows`, and which those are."""
