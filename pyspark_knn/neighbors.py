@@ -242,6 +242,9 @@ class KNNEstimator(NeighborEstimator[KNNModel], _SearchParams):
     numProbes : int, optional
         Cells of "kmeans" that are searched for a query, >= 1: the answer is approximate then.
         Unset: all that may hold a neighbour. It counts for kmeans shards only.
+    numReplicas : int, optional
+        Tasks that share the queries of one shard, >= 1. Unset: as many as keep all cores busy. More
+        of them make shorter tasks, and move the index more often.
     excludeIdCol : str, optional
         Column of the queries with an item id, or an array of item ids, never returned to that
         query.
@@ -311,6 +314,7 @@ class KNNEstimator(NeighborEstimator[KNNModel], _SearchParams):
         numShards: int | None = None,
         shardBy: str = "hash",
         numProbes: int | None = None,
+        numReplicas: int | None = None,
         excludeIdCol: str | None = None,
         maxDistance: float | None = None,
         handleInvalid: str = "error",
@@ -337,6 +341,7 @@ class KNNEstimator(NeighborEstimator[KNNModel], _SearchParams):
         numShards: int | None = None,
         shardBy: str = "hash",
         numProbes: int | None = None,
+        numReplicas: int | None = None,
         excludeIdCol: str | None = None,
         maxDistance: float | None = None,
         handleInvalid: str = "error",

@@ -222,6 +222,13 @@ class HasNeighbors(CheckedParams, HasFeaturesCol):
         optional(whole("numProbes", 1)),
     )
 
+    numReplicas: Param[int | None] = Param(
+        Params._dummy(),
+        "numReplicas",
+        "tasks that share the queries of one shard, >= 1; unset: as many as keep all cores busy",
+        optional(whole("numReplicas", 1)),
+    )
+
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
         self._setDefault(
@@ -240,6 +247,7 @@ class HasNeighbors(CheckedParams, HasFeaturesCol):
             numShards=None,
             shardBy="hash",
             numProbes=None,
+            numReplicas=None,
         )
 
     def getK(self) -> int:
@@ -302,6 +310,10 @@ class HasNeighbors(CheckedParams, HasFeaturesCol):
         """Value of numProbes; None where unset."""
         return self.getOrDefault(self.numProbes)
 
+    def getNumReplicas(self) -> int | None:
+        """Value of numReplicas; None where unset."""
+        return self.getOrDefault(self.numReplicas)
+
     # What is set below works on a model without a refit.
 
     def setK(self: Self_, value: int) -> Self_:
@@ -327,6 +339,10 @@ class HasNeighbors(CheckedParams, HasFeaturesCol):
     def setNumProbes(self: Self_, value: int | None) -> Self_:
         """Set numProbes; None unsets it."""
         return self._set(numProbes=value)
+
+    def setNumReplicas(self: Self_, value: int | None) -> Self_:
+        """Set numReplicas; None unsets it."""
+        return self._set(numReplicas=value)
 
 
 class FitSetters(HasNeighbors):

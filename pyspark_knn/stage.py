@@ -21,6 +21,7 @@ from pyspark_knn.engine.placement import Placement, choose_placement
 from pyspark_knn.engine.replicated import Replicated
 from pyspark_knn.engine.sharded import Sharded
 from pyspark_knn.engine.worker import Answer, Request
+from pyspark_knn.explain import EXPLAINED_QUERIES, SearchCost
 from pyspark_knn.index.auto import build_index
 from pyspark_knn.index.base import IndexSpec
 from pyspark_knn.index.cells import check_cells
@@ -276,6 +277,38 @@ class NeighborModel(HasNeighbors, Model, SavedStage):
         """The items as a DataFrame of `session`."""
         return self._fitted.items_frame(session)
 
+    def explainSearch(self, queries: DataFrame) -> str:
+        """What a search of `queries` would cost, before it is run.
+
+        It counts the queries and times a few hundred of them in one shard, or in the replicated
+        index; the search itself is not run.
+
+        Parameters
+        ----------
+        queries : DataFrame
+            Has the features column.
+
+        Returns
+        -------
+        str
+            Items, queries and pairs; placement, shards and replicas; bytes that move; Python
+            memory; an estimate of the time; and settings to raise, if any. For people to read.
+        """
+        features = columns.features_of(queries, "featuresCol", self.getFeaturesCol())
+        rows = queries.select(*features.columns).limit(EXPLAINED_QUERIES).collect()
+        sample = columns.valid_sample(rows, features.types, self.numFeatures)
+        cost = self._fitted.cost(queries.sparkSession, sample, self.getK())
+        probes = self.getNumProbes() if self.getShardBy() == "kmeans" else None
+        share = min(1.0, probes / cost.shards) if probes and cost.shards else 1.0
+        return SearchCost(
+            items=self.numItems,
+            features=self.numFeatures,
+            queries=queries.count(),
+            k=self.getK(),
+            probed=share,
+            **asdict(cost),
+        ).report()
+
     def unpersist(self: Self_) -> Self_:
         """Free what the executors hold of the index.
 
@@ -317,6 +350,7 @@ class NeighborModel(HasNeighbors, Model, SavedStage):
             feature_columns=len(features.columns),
             answer=answer,
             probes=self.getNumProbes(),
+            replicas=self.getNumReplicas(),
         )
         return index.search(queries, inputs, request, finish)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -28,6 +29,18 @@ SHARDED = "sharded"
 
 AUTO_BYTES = 2 << 30
 """Vectors up to this size are replicated without being asked."""
+
+
+@dataclass(frozen=True)
+class PlacedCost:
+    """What is known of the cost of a search; see `pyspark_knn.explain.SearchCost`."""
+
+    index_bytes: int
+    pair_seconds: float
+    cores: int
+    shards: int = 0
+    replicas: int = 0
+    tasks: int = 0
 
 
 class Placement(ABC):
@@ -94,6 +107,10 @@ class Placement(ABC):
         ValueError
             If they do not fit there.
         """
+
+    @abstractmethod
+    def cost(self, session: SparkSession, queries: NDArray[np.floating], k: int) -> PlacedCost:
+        """What searching costs here, by a sample of queries; a small job."""
 
     @abstractmethod
     def unpersist(self) -> None:

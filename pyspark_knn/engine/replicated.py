@@ -14,8 +14,15 @@ from pyspark.sql import types as T
 
 from pyspark_knn.engine import columns, compat, shipping
 from pyspark_knn.engine.items import Items
-from pyspark_knn.engine.placement import REPLICATED, Placement
-from pyspark_knn.engine.worker import Request, Searchable, read_items, search_batches
+from pyspark_knn.engine.placement import REPLICATED, PlacedCost, Placement
+from pyspark_knn.engine.worker import (
+    TIMING_SCHEMA,
+    Request,
+    Searchable,
+    read_items,
+    search_batches,
+    time_bundle,
+)
 from pyspark_knn.index.base import NeighborIndex
 
 if TYPE_CHECKING:
@@ -101,6 +108,13 @@ class Replicated(Placement):
     def fetch(self) -> tuple[Items, NDArray[np.floating]]:
         """See `Placement.fetch`: they are here already."""
         return self.items, self.matrix
+
+    def cost(self, session: SparkSession, queries: NDArray[np.floating], k: int) -> PlacedCost:
+        """See `Placement.cost`."""
+        run = functools.partial(time_bundle, self._shipment(session).ref, queries, k)
+        seconds, items = session.range(0, 1, 1, 1).mapInArrow(run, TIMING_SCHEMA).collect()[0]
+        pair = seconds / max(1, len(queries)) / items
+        return PlacedCost(self.matrix.nbytes, pair, compat.parallelism(session))
 
     def unpersist(self) -> None:
         """See `Placement.unpersist`: the next search ships the index again."""

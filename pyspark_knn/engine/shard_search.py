@@ -24,6 +24,7 @@ from pyspark_knn.engine.worker import (
     item_step,
     offsets_of,
     task_threads,
+    time_search,
 )
 from pyspark_knn.index.base import Neighbors
 
@@ -255,6 +256,17 @@ def _ties(query: NDArray[np.int64], distance: NDArray[np.float64]) -> bool:
     return bool(((query[1:] == query[:-1]) & (distance[1:] == distance[:-1])).any())
 
 
+def time_shards(
+    digests: dict[int, str],
+    queries: NDArray[np.floating],
+    k: int,
+    batches: Iterator[pa.RecordBatch],
+) -> Iterator[pa.RecordBatch]:
+    """`worker.time_search` in each shard that comes."""
+    for searchable in _opened(digests, batches):
+        yield time_search(searchable, queries, k)
+
+
 def read_shards(
     digests: dict[int, str], with_ids: bool, batches: Iterator[pa.RecordBatch]
 ) -> Iterator[pa.RecordBatch]:
@@ -274,15 +286,20 @@ def read_shards(
     pyarrow.RecordBatch
         id or position, features, label and weight, as far as the items have them.
     """
+    for searchable in _opened(digests, batches):
+        yield from _item_rows(searchable, with_ids=with_ids)
+
+
+def _opened(digests: dict[int, str], batches: Iterator[pa.RecordBatch]) -> Iterator[Searchable]:
+    """The content of one shard after another, out of rows of `SHARD_COLUMNS`."""
     opening = _Opening(digests)
     for batch in batches:
         for row in range(batch.num_rows):
             shard, offset, size, digest = (each[row].as_py() for each in batch.columns[:4])
             part = batch.column(4)[row].as_buffer()
             opening.add(shard, offset, size, digest, part)
-            if offset + part.size < size:
-                continue
-            yield from _item_rows(opening.content(shard), with_ids=with_ids)
+            if offset + part.size == size:
+                yield opening.content(shard)
 
 
 def _item_rows(searchable: Searchable, *, with_ids: bool) -> Iterator[pa.RecordBatch]:

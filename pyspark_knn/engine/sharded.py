@@ -23,6 +23,7 @@ from pyspark.sql import types as T
 from pyspark_knn.engine import columns, compat, placement
 from pyspark_knn.engine.clustering import find_cut
 from pyspark_knn.engine.items import Items, ItemSource, PackedItems
+from pyspark_knn.engine.placement import PlacedCost
 from pyspark_knn.engine.shard_build import (
     PIECE_SCHEMA,
     SHARD_SCHEMA,
@@ -31,9 +32,9 @@ from pyspark_knn.engine.shard_build import (
     split_chunks,
 )
 from pyspark_knn.engine.shard_plan import ShardPlan
-from pyspark_knn.engine.shard_search import SHARD_COLUMNS, read_shards
+from pyspark_knn.engine.shard_search import SHARD_COLUMNS, read_shards, time_shards
 from pyspark_knn.engine.spreading import int_array, spreading_keys
-from pyspark_knn.engine.worker import Request
+from pyspark_knn.engine.worker import TIMING_SCHEMA, Request
 from pyspark_knn.index.cells import Cells, Cut
 
 if TYPE_CHECKING:
@@ -132,7 +133,6 @@ class Sharded(placement.Placement):
     ) -> None:
         self.shards = shards
         self.num_shards = num_shards
-        self.replicas = max(1, -(-cores // num_shards))
         self.id_type = id_type
         self._cores = cores
         self._nbytes = sum(shard.size for shard in shards)
@@ -254,18 +254,19 @@ class Sharded(placement.Placement):
                 "placement='replicated'"
             )
         self._check_session(queries.sparkSession)
-        return finish(self.plan.answers(queries, inputs, request))
+        plan = self.plan(request.replicas)
+        return finish(plan.answers(queries, inputs, request))
 
-    @property
-    def plan(self) -> ShardPlan:
-        """How to search these shards."""
-        targets = self.num_shards * self.replicas
+    def plan(self, replicas: int | None = None) -> ShardPlan:
+        """How to search these shards; unless told, with as many replicas as keep cores busy."""
+        replicas = replicas or max(1, -(-self._cores // self.num_shards))
+        targets = self.num_shards * replicas
         return ShardPlan(
             frame=self._frame,
             digests={shard.number: shard.digest for shard in self.shards},
             num_shards=self.num_shards,
-            replicas=self.replicas,
-            partitions=min(targets, _partitions(self._nbytes * self.replicas, self._cores)),
+            replicas=replicas,
+            partitions=min(targets, _partitions(self._nbytes * replicas, self._cores)),
             keys=self._keys,
             cells=self._cells,
         )
@@ -276,7 +277,7 @@ class Sharded(placement.Placement):
         value = T.FloatType() if self._single else T.DoubleType()
         head = self._keys[0] if self.id_type is not None else _POSITION
         fields = [head, T.StructField("features", T.ArrayType(value)), *self._keys[1:]]
-        run = functools.partial(read_shards, self.plan.digests, self.id_type is not None)
+        run = functools.partial(read_shards, self.plan().digests, self.id_type is not None)
         frame = self._frame.select(*SHARD_COLUMNS).mapInArrow(run, T.StructType(fields))
         if self.id_type is None:
             return frame
@@ -296,6 +297,22 @@ class Sharded(placement.Placement):
             placement.check_fetch(packed)
             items, matrix = packed.gather()
         return (replace(items, ids=None) if self.id_type is None else items), matrix
+
+    def cost(self, session: SparkSession, queries: NDArray[np.floating], k: int) -> PlacedCost:
+        """See `Placement.cost`; the largest shard stands for all."""
+        plan = self.plan()
+        largest = max(self.shards, key=lambda shard: shard.rows)
+        run = functools.partial(time_shards, plan.digests, queries, k)
+        rows = self._frame.where(F.col("shard") == largest.number).select(*SHARD_COLUMNS)
+        seconds, items = rows.mapInArrow(run, TIMING_SCHEMA).collect()[0]
+        return PlacedCost(
+            self._nbytes,
+            seconds / max(1, len(queries)) / items,
+            self._cores,
+            shards=len(self.shards),
+            replicas=plan.replicas,
+            tasks=plan.partitions,
+        )
 
     def unpersist(self) -> None:
         """See `Placement.unpersist`: every later search builds the shards again."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
@@ -73,6 +74,8 @@ class Request:
         Makes the output.
     probes : int or None
         How many cells to search, where the index is in cells; None: all that matter.
+    replicas : int or None
+        How many tasks share the queries of a shard, where the index is in shards; None: by cores.
     """
 
     k: int
@@ -82,6 +85,7 @@ class Request:
     feature_columns: int
     answer: Answer
     probes: int | None = None
+    replicas: int | None = None
 
 
 def search_batches(
@@ -241,6 +245,28 @@ def read_items(ref: BundleRef, batches: Iterator[pa.RecordBatch]) -> Iterator[pa
         for start in range(0, batch.num_rows, step):
             positions = batch.column(0)[start : start + step]
             yield item_rows(searchable, positions[0].as_py(), positions)
+
+
+TIMING_SCHEMA = "seconds double, items long"
+
+
+def time_search(searchable: Searchable, queries: NDArray[np.floating], k: int) -> pa.RecordBatch:
+    """How long some queries take; a row of `TIMING_SCHEMA`."""
+    count = searchable.items.count
+    with threadpool_limits(limits=task_threads()):
+        start = time.perf_counter()
+        searchable.index.kneighbors(queries, min(k, count))
+        seconds = time.perf_counter() - start
+    return pa.RecordBatch.from_pydict({"seconds": [seconds], "items": [count]})
+
+
+def time_bundle(
+    ref: BundleRef, queries: NDArray[np.floating], k: int, batches: Iterator[pa.RecordBatch]
+) -> Iterator[pa.RecordBatch]:
+    """`time_search` in a bundle, once; what is in `batches` does not matter."""
+    for _ in batches:
+        pass
+    yield time_search(open_bundle(ref), queries, k)
 
 
 def item_step(searchable: Searchable) -> int:

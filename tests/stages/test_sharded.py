@@ -244,20 +244,31 @@ def test_the_spread_of_keys(spark: SparkSession) -> None:
 
 
 def test_fewer_shards_than_cores_are_replicated(
-    spark: SparkSession, models: tuple[KNNModel, KNNModel], monkeypatch: pytest.MonkeyPatch
+    spark: SparkSession, models: tuple[KNNModel, KNNModel]
 ) -> None:
     index = models[1]._index
     assert isinstance(index, sharded.Sharded)
-    monkeypatch.setattr(index, "replicas", 4)
+    assert index.plan().replicas * 3 >= index._cores
     queries = frame_of(spark, QUERIES, partitions=20)
-    copies = index.plan.copies(numbered(queries, []))
+    copies = index.plan(4).copies(numbered(queries, []))
     per_target = copies.groupBy("target").agg(F.count("*").alias("n"), F.count("rest").alias("own"))
     rows = per_target.orderBy("target").collect()
     assert [row.target for row in rows] == list(range(12))
     assert sum(row.n for row in rows) == 3 * 40
     assert sum(row.own for row in rows) == 40
-    found = answers(models[1].transform(queries))
-    assert found == answers(models[0].transform(queries))
+    model = models[1].copy({models[1].numReplicas: 4})
+    assert answers(model.transform(queries)) == answers(models[0].transform(queries))
+
+
+def test_explain_search(models: tuple[KNNModel, KNNModel], queries: DataFrame) -> None:
+    one, cut = (model.explainSearch(queries) for model in models)
+    assert "150 of 3 dimensions" in one
+    assert "40, 6 neighbours each: 6e+03 pairs" in one
+    assert "placement  replicated" in one
+    assert "placement  sharded: 3 shards" in cut
+    for report in (one, cut):
+        assert "core-hours" in report
+        assert "advice" not in report
 
 
 def test_a_stream_is_refused(spark: SparkSession, models: tuple[KNNModel, KNNModel]) -> None:
