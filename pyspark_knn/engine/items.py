@@ -182,7 +182,8 @@ class PackedItems:
         self.source = source
         self.frame = compat.persist(_pack(dataset, source, request))
         try:
-            self._summarize(self.frame.select(*_SUMMARY).collect())
+            with compat.described(dataset.sparkSession, "pyspark_knn: pack the items"):
+                self._summarize(self.frame.select(*_SUMMARY).collect())
         except BaseException:
             compat.unpersist(self.frame)
             raise

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from pyspark_knn.engine.columns import VectorBatch
 from pyspark_knn.engine.items import unpack
 from pyspark_knn.engine.shard_search import PASSING
-from pyspark_knn.engine.worker import Request, offsets_of, valid_queries
+from pyspark_knn.engine.worker import Request, list_offsets, valid_queries
 from pyspark_knn.index.cells import Cells, Cut
 
 
@@ -41,7 +41,7 @@ def route_nearest(
         shards[valid] = cells.nearest(matrix, probes)
         lengths = np.where(valid, shards.shape[1], 1)
         kept = np.arange(shards.shape[1]) < lengths[:, None]
-        yield pa.ListArray.from_arrays(offsets_of(lengths), pa.array(shards[kept], pa.int32()))
+        yield pa.ListArray.from_arrays(list_offsets(lengths), pa.array(shards[kept], pa.int32()))
 
 
 def route_within(
@@ -72,7 +72,7 @@ def route_within(
         column = np.nonzero(opened)[1]
         lengths = opened.sum(axis=1)
         shards = np.insert(cells.numbers[column], np.cumsum(lengths) - lengths, PASSING)
-        yield pa.ListArray.from_arrays(offsets_of(lengths + 1), pa.array(shards, pa.int32()))
+        yield pa.ListArray.from_arrays(list_offsets(lengths + 1), pa.array(shards, pa.int32()))
 
 
 def _limits(request: Request, found: pa.Array) -> NDArray[np.float64]:
@@ -115,7 +115,9 @@ def sample_items(
     """
     for matrix in _chunks(dim, batches):
         few = matrix[:: max(1, int(1 / share))].astype(np.float64)
-        lists = pa.ListArray.from_arrays(offsets_of(np.full(len(few), dim)), pa.array(few.ravel()))
+        lists = pa.ListArray.from_arrays(
+            list_offsets(np.full(len(few), dim)), pa.array(few.ravel())
+        )
         yield pa.RecordBatch.from_arrays([lists], names=["features"])
 
 

@@ -22,7 +22,7 @@ from pyspark_knn.engine.worker import (
     fan_out,
     item_rows,
     item_step,
-    offsets_of,
+    list_offsets,
     task_threads,
     time_search,
 )
@@ -112,7 +112,7 @@ class Candidates:
             "weight": None if items.weights is None else pa.array(items.weights[positions]),
         }
         names = self.result_type.names
-        offsets = offsets_of(there.sum(axis=1))
+        offsets = list_offsets(there.sum(axis=1))
         lists = [pa.ListArray.from_arrays(offsets, cells[name]) for name in names]
         return pa.StructArray.from_arrays(lists, names=names)
 

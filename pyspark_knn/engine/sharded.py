@@ -16,25 +16,33 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
+import pyarrow as pa
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
 from pyspark_knn.engine import columns, compat, placement
 from pyspark_knn.engine.clustering import find_cut
-from pyspark_knn.engine.items import Items, ItemSource, PackedItems
+from pyspark_knn.engine.items import Items, PackedItems
 from pyspark_knn.engine.placement import PlacedCost
 from pyspark_knn.engine.shard_build import (
     PIECE_SCHEMA,
     SHARD_SCHEMA,
     ShardRequest,
     build_shards,
+    parts_of,
     split_chunks,
 )
 from pyspark_knn.engine.shard_plan import ShardPlan
 from pyspark_knn.engine.shard_search import SHARD_COLUMNS, read_shards, time_shards
+from pyspark_knn.engine.sizing import (
+    LARGEST_SHARD,
+    choose_num_replicas,
+    choose_num_shards,
+    enough_tasks,
+)
 from pyspark_knn.engine.spreading import int_array, spreading_keys
-from pyspark_knn.engine.worker import TIMING_SCHEMA, Request
+from pyspark_knn.engine.worker import TIMING_SCHEMA, Request, Searchable
 from pyspark_knn.index.cells import Cells, Cut
 
 if TYPE_CHECKING:
@@ -43,22 +51,6 @@ if TYPE_CHECKING:
     from pyspark_knn.index.base import IndexSpec
 
 logger = logging.getLogger(__name__)
-
-_SHARD_BYTES = 128 << 20
-"""Vectors of one shard, unless numShards says otherwise."""
-
-_LARGEST_SHARD = 1 << 30
-"""Before Spark 4 a batch of Arrow may hold all of a shard, and ends at 2 GiB."""
-
-_SPREAD_SHARDS = 8
-"""Shards of a small index: enough to build it side by side, few enough to search by."""
-
-_CELL_ITEMS = 1 << 15
-_MOST_CELLS = 1024
-"""More cells rule out more items, but each query has to look at all of their centres."""
-
-_TASKS_PER_CORE = 4
-"""Small shards share tasks, which take a while to start."""
 
 
 @dataclass(frozen=True)
@@ -172,10 +164,10 @@ class Sharded(placement.Placement):
         count = choose_num_shards(num_shards, packed.nbytes, packed.num_items, cores, shard_by)
         cut = None
         if shard_by == "kmeans":
-            most = _LARGEST_SHARD * packed.num_items // packed.nbytes
+            most = LARGEST_SHARD * packed.num_items // packed.nbytes
             cut = find_cut(packed, count, most, spec.metric)
             count = int(cut.ways.sum())
-        keys = _key_fields(packed.source, id_type)
+        keys = _key_fields(list(packed.source.keys), id_type)
         request = ShardRequest(
             dim=packed.num_features,
             narrow=packed.dtype.itemsize == 4,
@@ -188,7 +180,7 @@ class Sharded(placement.Placement):
         )
         split = functools.partial(split_chunks, request)
         build = functools.partial(build_shards, request)
-        partitions = min(count, _partitions(packed.nbytes, cores))
+        partitions = min(count, enough_tasks(packed.nbytes, cores))
         place = F.pmod("shard", F.lit(partitions)) + 1
         spread = F.element_at(int_array(spreading_keys(partitions)), place)
         pieces = packed.frame.mapInArrow(split, PIECE_SCHEMA)
@@ -210,6 +202,32 @@ class Sharded(placement.Placement):
             single=request.narrow,
             num_features=packed.num_features,
             cut=cut,
+        )
+
+    @classmethod
+    def of(cls, session: SparkSession, content: Searchable, id_type: T.DataType | None) -> Sharded:
+        """One shard out of an index that is on the driver: its rows are all that is sent.
+
+        For a server that takes no files. They go with each plan, so this is for small indexes.
+        """
+        items, matrix = content.items, content.index.matrix
+        if items.ids is None:
+            items = replace(items, ids=pa.array(np.arange(items.count)))
+            content = Searchable(items, content.index)
+        facts = {"digest": "driver", "rows": items.count, "algorithm": content.index.algorithm}
+        rows = [tuple(part.to_pylist()[0].values()) for part in parts_of(0, content, facts)]
+        size = sum(len(row[-1]) for row in rows)
+        shard = Shard(0, items.count, 0, size, "driver", content.index.algorithm, "", None)
+        named = {"label": items.labels, "weight": items.weights}
+        return cls(
+            session.createDataFrame(rows, SHARD_SCHEMA),
+            [shard],
+            num_shards=1,
+            cores=compat.parallelism(session),
+            keys=_key_fields([name for name in named if named[name] is not None], id_type),
+            id_type=id_type,
+            single=matrix.dtype.itemsize == 4,
+            num_features=int(matrix.shape[1]),
         )
 
     @property
@@ -259,14 +277,14 @@ class Sharded(placement.Placement):
 
     def plan(self, replicas: int | None = None) -> ShardPlan:
         """How to search these shards; unless told, with as many replicas as keep cores busy."""
-        replicas = replicas or max(1, -(-self._cores // self.num_shards))
+        replicas = replicas or choose_num_replicas(self.num_shards, self._cores)
         targets = self.num_shards * replicas
         return ShardPlan(
             frame=self._frame,
             digests={shard.number: shard.digest for shard in self.shards},
             num_shards=self.num_shards,
             replicas=replicas,
-            partitions=min(targets, _partitions(self._nbytes * replicas, self._cores)),
+            partitions=min(targets, enough_tasks(self._nbytes * replicas, self._cores)),
             keys=self._keys,
             cells=self._cells,
         )
@@ -322,46 +340,6 @@ class Sharded(placement.Placement):
 _POSITION = T.StructField("position", T.LongType())
 
 
-def choose_num_shards(
-    asked: int | None, nbytes: int, num_items: int, cores: int, shard_by: str = "hash"
-) -> int:
-    """How many shards to cut items into.
-
-    Unless asked for: shards of 128 MiB, but no fewer than there are cores, up to 8, so that a small
-    index is built side by side too. Of cells at least one for 32,768 items, up to 1,024: they are
-    there to be passed over. Never more than there are items.
-
-    Parameters
-    ----------
-    asked : int or None
-        The Param ``numShards``.
-    nbytes : int
-        Bytes of the item matrix.
-    num_items, cores : int
-        Items, and tasks that the cluster runs at a time.
-    shard_by : {"hash", "kmeans"}
-
-    Raises
-    ------
-    ValueError
-        If the shards that were asked for would be larger than 1 GiB.
-    """
-    least = -(-nbytes // _LARGEST_SHARD)
-    if asked is not None and asked < least:
-        raise ValueError(
-            f"numShards must be >= {least}, so that no shard is larger than 1 GiB, got {asked}"
-        )
-    wanted = asked or max(-(-nbytes // _SHARD_BYTES), min(cores, _SPREAD_SHARDS))
-    if asked is None and shard_by == "kmeans":
-        wanted = max(wanted, min(num_items // _CELL_ITEMS, _MOST_CELLS))
-    return min(wanted, num_items)
-
-
-def _partitions(nbytes: int, cores: int) -> int:
-    """Tasks that are enough to keep all cores busy, and that none of them is too large."""
-    return max(_TASKS_PER_CORE * cores, -(-nbytes // _SHARD_BYTES))
-
-
 def _cells(cut: Cut, shards: list[Shard]) -> Cells:
     numbers = np.array([shard.number for shard in shards])
     radii = np.array([shard.radius for shard in shards], np.float64)
@@ -374,10 +352,10 @@ def _chunk_table(packed: PackedItems) -> NDArray[np.int64]:
     return rows
 
 
-def _key_fields(source: ItemSource, id_type: T.DataType | None) -> list[T.StructField]:
+def _key_fields(names: list[str], id_type: T.DataType | None) -> list[T.StructField]:
     """What an item has beside its vector, in the order that breaks ties."""
     kind = T.LongType() if id_type is None else columns.wire_type(id_type)
-    more = [name for name in ("label", "weight") if name in source.keys]
+    more = [name for name in ("label", "weight") if name in names]
     return [T.StructField("id", kind), *(T.StructField(name, T.DoubleType()) for name in more)]
 
 

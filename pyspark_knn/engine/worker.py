@@ -182,14 +182,14 @@ def _exclusion(excluded: pa.ListArray, rows: NDArray[np.int64], items: Items) ->
 def fan_out(answers: pa.StructArray, valid: NDArray[np.bool_], *, keep: bool) -> pa.ListArray:
     """A list for each query: its answer; for an invalid one nothing, or a null where kept."""
     if not keep:
-        return pa.ListArray.from_arrays(offsets_of(valid), answers)
+        return pa.ListArray.from_arrays(list_offsets(valid), answers)
     if not valid.all():
         place = pa.array(np.cumsum(valid) - 1, mask=~valid)
         answers = answers.take(place)
-    return pa.ListArray.from_arrays(offsets_of(np.ones(len(valid), dtype=bool)), answers)
+    return pa.ListArray.from_arrays(list_offsets(np.ones(len(valid), dtype=bool)), answers)
 
 
-def offsets_of(lengths: NDArray[np.bool_] | NDArray[np.int64]) -> pa.Array:
+def list_offsets(lengths: NDArray[np.bool_] | NDArray[np.int64]) -> pa.Array:
     """The offsets of lists of these lengths."""
     return pa.array(np.concatenate(([0], np.cumsum(lengths))), pa.int32())
 
@@ -213,7 +213,7 @@ class NeighborLists:
     def rows(self, neighbors: Neighbors, items: Items) -> pa.StructArray:
         """One struct of lists for each query, nearest first, only as long as there are any."""
         there = neighbors.positions >= 0
-        offsets = offsets_of(there.sum(axis=1))
+        offsets = list_offsets(there.sum(axis=1))
         lists = []
         if self.neighbors:
             ids = items.take_ids(neighbors.positions[there])
@@ -279,7 +279,7 @@ def item_rows(searchable: Searchable, start: int, positions: pa.Array) -> pa.Rec
     items, matrix = searchable.items, searchable.index.matrix
     at = slice(start, start + len(positions))
     part = matrix[at]
-    offsets = offsets_of(np.full(len(part), matrix.shape[1]))
+    offsets = list_offsets(np.full(len(part), matrix.shape[1]))
     cells = {
         "position": positions,
         "id": None if items.ids is None else items.ids[at],

@@ -18,8 +18,10 @@ from pyspark.sql import types as T
 
 from pyspark_knn import KNNEstimator, KNNModel
 from pyspark_knn.engine import sharded
+from pyspark_knn.engine.replicated import Replicated
 from pyspark_knn.engine.shard_plan import numbered
 from pyspark_knn.engine.spreading import int_array, spreading_keys
+from pyspark_knn.engine.worker import Searchable
 from tests.support.counting import counted_shards
 from tests.support.frames import answers, frame_of
 
@@ -271,6 +273,20 @@ def test_explain_search(models: tuple[KNNModel, KNNModel], queries: DataFrame) -
         assert "advice" not in report
 
 
+@pytest.mark.parametrize("named", [True, False])
+def test_an_index_of_the_driver_goes_as_rows(
+    spark: SparkSession, models: tuple[KNNModel, KNNModel], named: bool
+) -> None:
+    model = models[0] if named else KNNEstimator(k=6).fit(frame_of(spark, ITEMS))
+    held = model._index
+    assert isinstance(held, Replicated)
+    queries = frame_of(spark, QUERIES)
+    before = answers(model.transform(queries))
+    sent = model.copy()
+    sent._index = sharded.Sharded.of(spark, Searchable(held.items, held.index), held.id_type)
+    assert answers(sent.transform(queries)) == before
+
+
 def test_a_stream_is_refused(spark: SparkSession, models: tuple[KNNModel, KNNModel]) -> None:
     stream = spark.readStream.format("rate").load()
     stream = stream.select(F.array(*[F.lit(0.0)] * 3).alias("features"))
@@ -392,14 +408,3 @@ def test_a_giant_cell_is_cut(spark: SparkSession) -> None:
     assert max(shard.rows for shard in model._index.shards) < 60  # type: ignore[union-attr]
     one = make(placement="replicated").fit(equal)
     assert answers(model.transform(equal)) == answers(one.transform(equal))
-
-
-def test_numbers_of_shards() -> None:
-    mib, gib = 1 << 20, 1 << 30
-    assert sharded.choose_num_shards(None, 500 * mib, 10**6, 2) == 4
-    assert sharded.choose_num_shards(None, mib, 10**6, 2) == 2
-    assert sharded.choose_num_shards(None, mib, 10**6, 320) == 8
-    assert sharded.choose_num_shards(None, mib, 3, 320) == 3
-    assert sharded.choose_num_shards(7, mib, 10**6, 2) == 7
-    with pytest.raises(ValueError, match="numShards must be >= 3"):
-        sharded.choose_num_shards(2, 3 * gib, 10**6, 2)

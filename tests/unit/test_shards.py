@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyspark.sql import types as T
 
-from pyspark_knn.engine import packing, shard_build, shard_search
+from pyspark_knn.engine import packing, shard_build, shard_search, sizing
 from pyspark_knn.engine.items import Items
 from pyspark_knn.engine.worker import NeighborLists, Request, Searchable, answer_batch
 from pyspark_knn.index.auto import build_index
@@ -261,3 +261,18 @@ def test_equal_ids_share_a_shard_whatever_their_type(ids: pa.Array) -> None:
 def test_consecutive_ids_fill_shards_evenly() -> None:
     ids = pa.chunked_array([pa.array(np.arange(80_000) * 8)])
     assert np.bincount(shard_build.spread(ids) % 8).min() > 9_500
+
+
+def test_numbers_of_shards() -> None:
+    mib, gib = 1 << 20, 1 << 30
+    assert sizing.choose_num_shards(None, 900 * mib, 10**6, 2) == 4
+    assert sizing.choose_num_shards(None, mib, 10**6, 2) == 2
+    assert sizing.choose_num_shards(None, mib, 10**6, 320) == 8
+    assert sizing.choose_num_shards(None, mib, 3, 320) == 3
+    assert sizing.choose_num_replicas(8, 2) == 1
+    assert sizing.choose_num_replicas(1, 2) == 2
+    assert sizing.choose_num_replicas(3, 8) == 5
+    assert sizing.choose_num_replicas(954, 320) == 1
+    assert sizing.choose_num_shards(7, mib, 10**6, 2) == 7
+    with pytest.raises(ValueError, match="numShards must be >= 3"):
+        sizing.choose_num_shards(2, 3 * gib, 10**6, 2)
