@@ -6,7 +6,6 @@ import functools
 import os
 import signal
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,19 +16,11 @@ from pyspark.sql import functions as F
 from pyspark_knn import KNNEstimator
 from pyspark_knn.engine import shard_plan
 from tests.support.frames import frame_of
-from tests.support.sessions import start
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
-
-
-@pytest.fixture(scope="module")
-def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkSession]:
-    session = start("cluster", tmp_path_factory.mktemp("warehouse"))
-    yield session
-    session.stop()
 
 
 def search_and_die(marker: str, search: Any, *given: Any) -> Any:
