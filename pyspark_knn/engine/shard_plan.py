@@ -117,7 +117,7 @@ class ShardPlan:
 
     def _routed(self, queries: DataFrame, route: Column) -> DataFrame:
         """A copy of each query for each shard of its route; the first is the carrier."""
-        every = queries.drop("shard").withColumn("route", route)
+        every = queries.withColumn("route", route).drop("shard")
         every = every.select("*", F.posexplode("route").alias("place", "shard"))
         return self._addressed(every, F.size("route"), F.lit(0)).drop("route")
 
