@@ -375,6 +375,8 @@ def test_cells_answer_exactly_and_pass_over_others(
         assert answers_or_none(cut, queries) == expected
         # Hash shards would have searched every query in every shard.
         assert take() < len(NEAR) * cut.getNumShards() / 2
+    if metric != "euclidean":
+        return
     for changes in ({"k": 500}, {"maxDistance": 0.03}):
         found = [
             answers_or_none(m.copy({m.getParam(n): v for n, v in changes.items()}), queries)
