@@ -82,29 +82,35 @@ class ShardPlan:
         """The candidates of each query: a row for each shard that it goes to."""
         if self.cells is None:
             return self._searched(self.copies(queries), kinds, request)
-        vector = [F.col(f"input_{i}") for i in range(request.feature_columns)]
-        given = kinds[: request.feature_columns]
         nearest = functools.partial(route_nearest, request, self.cells, request.probes or 1)
+        vector, given = _vector(request, kinds)
         route = compat.batch_udf(nearest, given, _INTS)(*vector)
-        first = self._searched(self._routed(queries, route), kinds, request)
+        found = self._searched(self._routed(queries, route), kinds, request)
         if request.probes is not None:
-            return first
-        # Each query has one row still. It passes by the second search, and its copies do not.
-        within = functools.partial(route_within, request, self.cells)
+            return found
+        return self._further(found, self.cells, kinds, request)
+
+    def _further(
+        self, first: DataFrame, cells: Cells, kinds: list[T.DataType], request: Request
+    ) -> DataFrame:
+        """The candidates of each query, a row of which tells what its nearest cell had.
+
+        This row passes by the second search, with the query's other columns, and its copies do not.
+        """
+        within = functools.partial(route_within, request, cells)
+        vector, given = _vector(request, kinds)
         further = compat.batch_udf(within, [*given, T.IntegerType(), _DOUBLES], _INTS)
         names = self._names()
-        before = first.withColumn("row", F.col("rest")["row"]).withColumnsRenamed(
-            {name: f"first_{name}" for name in names}
-        )
-        route = further(*vector, F.col("shard"), F.col("first_distance"))
-        copies = self._routed(before.drop("rest"), route)
-        carried = {
-            name: F.when(F.col("rest").isNotNull(), F.col(name))
-            for name in (f"first_{name}" for name in names)
-        }
-        second = self._searched(copies.withColumns(carried), kinds, request)
-        both = [F.coalesce(name, f"first_{name}").alias(name) for name in names]
-        return second.select("query", "rest", *both)
+        before = {name: f"before_{name}" for name in names}
+        queries = first.withColumn("row", F.col("rest")["row"]).drop("rest")
+        queries = queries.withColumnsRenamed(before)
+        route = further(*vector, F.col("shard"), F.col("before_distance"))
+        carrier = F.col("rest").isNotNull()
+        kept = {name: F.when(carrier, F.col(name)) for name in before.values()}
+        copies = self._routed(queries, route).withColumns(kept)
+        found = self._searched(copies, kinds, request)
+        either = [F.coalesce(name, before[name]).alias(name) for name in names]
+        return found.select("query", "rest", *either)
 
     def copies(self, queries: DataFrame) -> DataFrame:
         """A copy of each query for each shard; any of them may be the carrier."""
@@ -190,6 +196,12 @@ class ShardPlan:
 
     def _names(self) -> list[str]:
         return ["distance", *(field.name for field in self.keys)]
+
+
+def _vector(request: Request, kinds: list[T.DataType]) -> tuple[list[Column], list[T.DataType]]:
+    """The inputs that make up a query's vector, and their types."""
+    count = request.feature_columns
+    return [F.col(f"input_{i}") for i in range(count)], kinds[:count]
 
 
 def numbered(queries: DataFrame, inputs: Inputs) -> DataFrame:
