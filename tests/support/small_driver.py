@@ -11,8 +11,9 @@ from pyspark.sql import functions as F
 from pyspark_knn import KNNEstimator, KNNModel
 from tests.support.sessions import start
 
-ROWS, DIM = 2_600_000, 64
-ROOM = 300 << 20
+ROWS, DIM = 800_000, 64
+ROOM = 100 << 20
+"""What Python may take on top of what it has; the vectors take 195 MiB."""
 
 
 def main(folder: Path) -> None:
@@ -21,7 +22,7 @@ def main(folder: Path) -> None:
         "small-driver",
         folder / "warehouse",
         spark__driver__memory="512m",
-        spark__driver__maxResultSize="64m",
+        spark__driver__maxResultSize="16m",
     )
     # After the JVM came up: its limits are its own. Executors are no children of this process.
     held = Path("/proc/self/statm").read_text().split()[5]
@@ -31,7 +32,7 @@ def main(folder: Path) -> None:
     places = F.sequence(F.lit(1), F.lit(DIM))
     value = F.transform(places, lambda i: (F.xxhash64("id", i) / F.lit(2.0**63)).cast("float"))
     items = spark.range(0, ROWS, 1, 8).select("id", value.alias("features"))
-    queries = items.where("id % 500000 = 7")
+    queries = items.where("id % 200000 = 7")
     model = KNNEstimator(k=1, idCol="id", placement="sharded", algorithm="brute").fit(items)
     path = str(folder / "model")
     for held_model in (model, None):
