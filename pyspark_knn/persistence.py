@@ -58,9 +58,12 @@ class SavedModel(Protocol):
         """What is to be known of the fit; goes into the metadata as JSON."""
 
     def restore(
-        self, packed: PackedItems, id_type: DataType | None, record: dict[str, Any], path: str
+        self, packed: PackedItems, id_type: DataType | None, record: dict[str, Any]
     ) -> None:
-        """Take back in what was saved at `path`."""
+        """Take back in what was saved."""
+
+    def came_from(self, path: str) -> None:
+        """Remember where this model was loaded from."""
 
     def needs(self, path: str) -> bool:
         """Whether this model cannot do without what is saved at `path`."""
@@ -86,6 +89,12 @@ class _Writer(MLWriter):
                 f"{path} holds a saved stage already: use write().overwrite().save(path)"
             )
         super().save(path)
+
+    def _handleOverwrite(self, path: str) -> None:
+        if compat.is_connect(self.sparkSession):
+            compat.remove_on_server(path)
+        else:
+            super()._handleOverwrite(path)
 
     def _save_metadata(self, path: str, extra: dict[str, Any]) -> None:
         DefaultParamsWriter.saveMetadata(
@@ -199,7 +208,8 @@ class ModelReader(StageReader[S]):
             frame = self.sparkSession.read.parquet(f"{path}/items")
             with PackedItems(frame, saved_source(frame)) as packed:
                 _check_complete(packed, metadata)
-                cast("SavedModel", model).restore(packed, _id_type(frame), metadata["fit"], path)
+                cast("SavedModel", model).restore(packed, _id_type(frame), metadata["fit"])
+            cast("SavedModel", model).came_from(path)
         except (PySparkException, KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path} is damaged: {_first_line(error)}") from error
         except Exception as error:

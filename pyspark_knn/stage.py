@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, TypeVar, cast
+from typing import Any, ClassVar, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
 from pyspark.ml import Estimator, Model
+from pyspark.ml.base import _FitMultipleIterator
+from pyspark.ml.param import Param
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
@@ -20,6 +23,7 @@ from pyspark_knn.engine.items import Items, ItemSource, PackedItems
 from pyspark_knn.engine.placement import Placement, choose_placement
 from pyspark_knn.engine.replicated import Replicated
 from pyspark_knn.engine.sharded import Sharded
+from pyspark_knn.engine.sharing import Limits, SharedSearch, is_cached
 from pyspark_knn.engine.worker import Answer, Request
 from pyspark_knn.explain import EXPLAINED_QUERIES, SearchCost
 from pyspark_knn.index.auto import build_index
@@ -28,6 +32,7 @@ from pyspark_knn.index.cells import check_cells
 from pyspark_knn.index.distances import Metric, check_algorithm, resolve_metric
 from pyspark_knn.params import FitSetters, HasNeighbors
 from pyspark_knn.persistence import ModelReader, ModelWriter, SavedStage, StageReader, StageWriter
+from pyspark_knn.siblings import SiblingFits
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +55,10 @@ class FitFacts:
         Why the index is what and where it is.
     featureNames : list of str or None
         Names that queries must have, where the index came from scikit-learn with names.
+    numClasses : int or None
+        Of a classifier.
+    classNames : list of str or None
+        Of a classifier, where the label's metadata or scikit-learn told them.
     """
 
     numSkipped: int = 0
@@ -57,12 +66,14 @@ class FitFacts:
     algorithmReason: str = ""
     placementReason: str = ""
     featureNames: list[str] | None = None
+    numClasses: int | None = None
+    classNames: list[str] | None = None
 
 
 # --- fit ------------------------------------------------------------------------------------------
 
 
-class NeighborEstimator(FitSetters, Estimator[M], SavedStage):
+class NeighborEstimator(Estimator[M], FitSetters, SavedStage):
     """The template of `fit`: check, pack, place, index."""
 
     def _new_model(self) -> M:
@@ -71,17 +82,65 @@ class NeighborEstimator(FitSetters, Estimator[M], SavedStage):
 
     def _fit(self, dataset: DataFrame) -> M:
         compat.session_of(dataset)
+        self._check_params()
         metric = checked_metric(self)
-        check_max_distance(self)
         id_type = self._id_type(dataset)
         with PackedItems(dataset, self._source(dataset, id_type)) as packed:
             metric.check_dimension(packed.num_features)
             model = self._new_model()
             model._resetUid(self.uid)
             self._copyValues(model)
-            model.place(packed, id_type, FitFacts(packed.num_skipped))
+            facts = self._learn(dataset, packed, FitFacts(packed.num_skipped))
+            model.place(packed, id_type, facts)
         self._warn(model)
         return model
+
+    def fitMultiple(
+        self, dataset: DataFrame, paramMaps: Sequence[dict[Param[Any], Any]]
+    ) -> Iterator[tuple[int, M]]:
+        """Fit a model for each of `paramMaps`; thread-safe.
+
+        The items are packed and indexed once for all maps that do not change the index (k, weights,
+        maxDistance, thresholds, output columns ...). The models that share an index also share
+        their search, see `pyspark_knn.siblings`.
+
+        Parameters
+        ----------
+        dataset : DataFrame
+            The items.
+        paramMaps : sequence of dict
+            Param -> value, on top of this estimator's own.
+
+        Returns
+        -------
+        iterator of (int, model)
+            The index into `paramMaps`, and the model.
+        """
+        fits = SiblingFits(self, dataset, paramMaps)
+        return _FitMultipleIterator(fits.model, len(paramMaps))
+
+    def follow(self, first: M) -> M:
+        """The model of this estimator, given one that differs in no Param of the index."""
+        self._check_params()
+        model = first.copy()
+        model._paramMap = {}
+        self._copyValues(model)
+        model._set(
+            algorithm=first.getAlgorithm(),
+            placement=first.getPlacement(),
+            numShards=first.getNumShards(),
+        )
+        self._warn(model)
+        return model
+
+    def _check_params(self) -> None:
+        """Refuse Params that do not go together."""
+        checked_metric(self)
+        check_max_distance(self)
+
+    def _learn(self, dataset: DataFrame, packed: PackedItems, facts: FitFacts) -> FitFacts:
+        """Add what a stage is to know of the items beyond the search."""
+        return facts
 
     def _source(self, dataset: DataFrame, id_type: T.DataType | None) -> ItemSource:
         """What to read of the reference DataFrame."""
@@ -107,7 +166,7 @@ class NeighborEstimator(FitSetters, Estimator[M], SavedStage):
 
     def _warn(self, model: M) -> None:
         """Warn once of each thing that works, but hardly as meant."""
-        if self.getIdCol() is None:
+        if self.getIdCol() is None and self._shows_ids():
             _warn(
                 "idCol is unset: neighbours are named by their position, which depends on the "
                 "order of the input"
@@ -119,6 +178,10 @@ class NeighborEstimator(FitSetters, Estimator[M], SavedStage):
             )
         if self.getK() > model.numItems:
             _warn(f"k is {self.getK()}, but there are only {model.numItems} items")
+
+    def _shows_ids(self) -> bool:
+        """Whether the output names neighbours."""
+        return True
 
     def write(self) -> StageWriter:
         """A writer of this stage's Params."""
@@ -163,14 +226,18 @@ def check_max_distance(params: HasNeighbors) -> None:
 # --- models ---------------------------------------------------------------------------------------
 
 
-class NeighborModel(HasNeighbors, Model, SavedStage):
+class NeighborModel(Model, HasNeighbors, SavedStage):
     """A fitted index in its place, and the template of a search."""
+
+    _OUTPUTS: ClassVar[tuple[str, ...]]
+    """The Params that name output columns, in the order of the columns."""
 
     def __init__(self) -> None:
         super().__init__()
         self._index: Placement | None = None
         self._loaded_from: str | None = None
         self._facts = FitFacts()
+        self._shared: SharedSearch | None = None
 
     def place(self, packed: PackedItems, id_type: T.DataType | None, facts: FitFacts) -> None:
         """Index packed items where the Params say; for the use of fit and load alone."""
@@ -208,16 +275,23 @@ class NeighborModel(HasNeighbors, Model, SavedStage):
         logger.info("algorithm %s: %s", algorithm, self._facts.algorithmReason)
         logger.info("placement %s: %s", index.name, facts.placementReason)
 
+    def share(self, search: SharedSearch | None) -> None:
+        """Search together with the other models of a `fitMultiple`."""
+        self._shared = search
+
     def fit_record(self) -> dict[str, Any]:
         """What is to be known of the fit when this model is loaded."""
         return asdict(self._facts)
 
     def restore(
-        self, packed: PackedItems, id_type: T.DataType | None, record: dict[str, Any], path: str
+        self, packed: PackedItems, id_type: T.DataType | None, record: dict[str, Any]
     ) -> None:
         """Take back in what was saved; for the use of load alone."""
-        self._loaded_from = path
         self.place(packed, id_type, FitFacts(**record))
+
+    def came_from(self, path: str) -> None:
+        """Remember where this model was loaded from."""
+        self._loaded_from = path
 
     def needs(self, path: str) -> bool:
         """Whether the index may still have to be built again out of what is saved at `path`."""
@@ -327,15 +401,63 @@ class NeighborModel(HasNeighbors, Model, SavedStage):
             )
         return self._index
 
-    def _search(
-        self,
-        queries: DataFrame,
-        answer: Answer,
-        finish: Callable[[DataFrame], DataFrame] = lambda frame: frame,
-    ) -> DataFrame:
+    def _transform(self, dataset: DataFrame) -> DataFrame:
+        outputs = {param: name for param in self._OUTPUTS if (name := self.getOrDefault(param))}
+        if not outputs:
+            raise ValueError(f"{', '.join(self._OUTPUTS)} are all empty: nothing would be added")
+        columns.refuse_existing(dataset, outputs)
+        return self._search(dataset, outputs)
+
+    def _answer(self, outputs: dict[str, str]) -> Answer:
+        """What the workers make of neighbours: the columns that `outputs` names."""
+        raise NotImplementedError
+
+    def _finish(self, outputs: dict[str, str], frame: DataFrame) -> DataFrame:
+        """Turn the columns as they come out of Python into what the user sees."""
+        name, id_type = outputs.get("neighborsCol"), self._id_type
+        if name is None or not columns.changes_on_wire(id_type):
+            return frame
+        ids = F.transform(columns.column(name), lambda each: columns.from_wire(each, id_type))
+        return frame.withColumn(name, ids)
+
+    @property
+    def _id_type(self) -> T.DataType:
+        """The type that neighbours are named in."""
+        return self._fitted.id_type or T.LongType()
+
+    def _lists_type(self, outputs: dict[str, str]) -> T.StructType:
+        """The columns of `outputs` that list neighbours, as they come out of Python."""
+        kinds = {"neighborsCol": columns.wire_type(self._id_type), "distancesCol": T.DoubleType()}
+        fields = [
+            T.StructField(outputs[param], T.ArrayType(kind))
+            for param, kind in kinds.items()
+            if param in outputs
+        ]
+        return T.StructType(fields)
+
+    def _search(self, queries: DataFrame, outputs: dict[str, str]) -> DataFrame:
         """Search the rows of `queries`, lazily; the output columns must have been checked."""
         compat.session_of(queries)
         check_max_distance(self)
+        answer, finish = self._answer(outputs), functools.partial(self._finish, outputs)
+        if self._shared is not None and is_cached(queries):
+            limits = Limits(self.getK(), self.getMaxDistance())
+            key = (self.getFeaturesCol(), self.getExcludeIdCol(), self.getHandleInvalid())
+            search = functools.partial(self._run, queries, finish=lambda frame: frame)
+            shared = self._shared.answer(queries, key, limits, answer, self._id_type, search)
+            if shared is not None:
+                return finish(shared)
+        return self._run(queries, answer, self.getK(), self.getMaxDistance(), finish)
+
+    def _run(
+        self,
+        queries: DataFrame,
+        answer: Answer,
+        k: int,
+        max_distance: float | None,
+        finish: Callable[[DataFrame], DataFrame],
+    ) -> DataFrame:
+        """Search as told, whatever the Params k and maxDistance are."""
         index = self._fitted
         features = columns.features_of(queries, "featuresCol", self.getFeaturesCol())
         self._check_attributes(features)
@@ -343,8 +465,8 @@ class NeighborModel(HasNeighbors, Model, SavedStage):
         if self.getExcludeIdCol() is not None:
             inputs.append(self._excluded(queries))
         request = Request(
-            k=self.getK(),
-            max_distance=self.getMaxDistance(),
+            k=k,
+            max_distance=max_distance,
             handle_invalid=self.getHandleInvalid(),
             features_col=self.getFeaturesCol(),
             feature_columns=len(features.columns),

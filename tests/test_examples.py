@@ -22,3 +22,6 @@ def test_runs(script: Path, tmp_path: Path) -> None:
     if script.stem == "quickstart":
         assert "Germany lived like\n     0.20  Belgium, Europe" in done.stdout
         assert "the same answer for all 142 countries" in done.stdout
+    if script.stem == "tuning":
+        assert "scikit-learn comes to the same 32 accuracies on the same folds" in done.stdout
+        assert "as scikit-learn's" in done.stdout

@@ -13,6 +13,7 @@ import mmap
 import pickle
 import struct
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, BinaryIO, Protocol
 
@@ -168,6 +169,49 @@ class BroadcastRef:
         """Map the broadcast's local file; where there is none (I/O encryption), take its value."""
         path = getattr(self.broadcast, "_path", None)
         return memoryview(self.broadcast.value) if path is None else map_file(path)
+
+
+@dataclass(frozen=True)
+class ArtifactRef:
+    """A bundle that a Spark Connect server keeps for one session, as a file on every executor.
+
+    Attributes
+    ----------
+    digest : str
+        Names the content.
+    name : str
+        Of the file.
+    locate : callable
+        Tells a worker the path of a file of the session: ``SparkFiles.get``.
+    """
+
+    digest: str
+    name: str
+    locate: Callable[[str], str]
+
+    def data(self) -> memoryview:
+        """Map the executor's copy of the file."""
+        return map_file(self.locate(self.name))
+
+
+@dataclass(frozen=True)
+class InlineRef:
+    """A bundle that travels inside of the function that Spark ships; each process has a copy.
+
+    Attributes
+    ----------
+    digest : str
+        Names the content.
+    content : bytes
+        The bundle.
+    """
+
+    digest: str
+    content: bytes
+
+    def data(self) -> memoryview:
+        """The bytes."""
+        return memoryview(self.content)
 
 
 _open: OrderedDict[str, Any] = OrderedDict()

@@ -11,6 +11,7 @@ from pyspark.ml.functions import array_to_vector
 from pyspark.sql import functions as F
 
 from pyspark_knn.engine import compat
+from pyspark_knn.engine.guard import guarded
 from pyspark_knn.engine.items import PackedItems
 from pyspark_knn.engine.routing import count_cells, sample_items
 from pyspark_knn.index.cells import Cut
@@ -43,7 +44,7 @@ def find_cut(packed: PackedItems, num_cells: int, most_rows: int, metric: Metric
     """
     session = packed.frame.sparkSession
     share = min(1.0, _SAMPLED * num_cells / packed.num_items)
-    sample = functools.partial(sample_items, packed.num_features, share)
+    sample = guarded(functools.partial(sample_items, packed.num_features, share))
     rows = packed.frame.mapInArrow(sample, "features array<double>")
     vectors = compat.persist(rows.select(array_to_vector(F.col("features")).alias("features")))
     try:
@@ -61,7 +62,7 @@ def find_cut(packed: PackedItems, num_cells: int, most_rows: int, metric: Metric
 
 def _counts(packed: PackedItems, cut: Cut) -> NDArray[np.int64]:
     """How many items are in each cell."""
-    count = functools.partial(count_cells, packed.num_features, cut)
+    count = guarded(functools.partial(count_cells, packed.num_features, cut))
     rows = packed.frame.mapInArrow(count, "cell long, rows long").groupBy("cell").sum("rows")
     counts = np.zeros(len(cut.centers), np.int64)
     with compat.described(packed.frame.sparkSession, "pyspark_knn: count the items of cells"):

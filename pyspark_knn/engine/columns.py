@@ -14,6 +14,8 @@ from pyspark.sql import functions as F
 from pyspark.sql import types as T
 from pyspark.sql.pandas.types import to_arrow_type
 
+from pyspark_knn.engine import compat
+
 _ID_TYPES = (
     T.NumericType,
     T.StringType,
@@ -40,7 +42,7 @@ def column(name: str) -> Column:
 
 def case_sensitive(dataset: DataFrame) -> bool:
     """Whether this session tells `Id` from `id`."""
-    return dataset.sparkSession.conf.get("spark.sql.caseSensitive", "false") == "true"
+    return compat.setting(dataset.sparkSession, "spark.sql.caseSensitive", "false") == "true"
 
 
 def field_of(dataset: DataFrame, param: str, name: str) -> T.StructField:
@@ -252,14 +254,14 @@ class VectorBatch:
     @classmethod
     def from_arrow(cls, arrays: tuple[pa.Array, ...]) -> VectorBatch:
         """Read the columns that `features_of` selects."""
-        values, starts, lengths = _list_parts(arrays[0])
+        values, starts, lengths = list_parts(arrays[0])
         null = _null_mask(arrays[0])
         dims = np.where(null, -1, lengths)
         if len(arrays) == 1 or arrays[1].null_count == len(arrays[1]):
             sparse = np.zeros(len(dims), dtype=bool)
             return cls(dims, sparse, starts, lengths, values, None, starts)
         sparse = ~_null_mask(arrays[1])
-        indices, index_starts, _ = _list_parts(arrays[1])
+        indices, index_starts, _ = list_parts(arrays[1])
         sizes = arrays[2].fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
         dims = np.where(sparse, sizes, dims)
         return cls(dims, sparse, starts, lengths, values, indices, index_starts)
@@ -316,7 +318,7 @@ def _null_mask(array: pa.Array) -> NDArray[np.bool_]:
     return mask
 
 
-def _list_parts(
+def list_parts(
     array: pa.Array,
 ) -> tuple[NDArray[Any], NDArray[np.int64], NDArray[np.int64]]:
     """The flat values of a list array, and each row's start and length in them."""

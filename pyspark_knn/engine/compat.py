@@ -3,28 +3,38 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import logging
 import re
-import warnings
+import shutil
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 # The names in the signatures below are looked up by Spark when it tells the kind of a UDF from its
 # type hints, so they are needed at run time.
 import pandas as pd
 import pyarrow as pa
+import pyspark
 from pyspark.errors import PySparkException
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import to_arrow_type
 
+from pyspark_knn.engine.guard import guarded
+
 if TYPE_CHECKING:
     from pyspark.sql.types import DataType
+
+logger = logging.getLogger(__name__)
 
 Batches = Iterator[tuple[pa.Array, ...]]
 # What it holds depends on the version of Spark, so no type checker knows it.
 _FUNCTIONS: Any = F
 
 BatchFunction = Callable[[Batches], Iterator[pa.Array]]
+
+_MAJOR = int(pyspark.__version__.split(".")[0])
 
 
 def is_connect(session: SparkSession) -> bool:
@@ -38,10 +48,14 @@ def session_of(dataset: DataFrame) -> SparkSession:
     Raises
     ------
     ValueError
-        If the session was stopped.
+        If the session was stopped, or if it is one of Spark Connect 3.5.
     """
     session = dataset.sparkSession
-    if not is_connect(session) and session.sparkContext._jsc is None:
+    if is_connect(session) and _MAJOR < 4:
+        # MLlib itself came to Spark Connect with 4.0: before, neither vectors nor the writers of
+        # pyspark.ml work there.
+        raise ValueError("Spark Connect needs Spark 4.0 or later: use a classic session")
+    if not is_alive(session):
         raise ValueError(
             "the Spark session of this DataFrame was stopped: create the DataFrame anew in the "
             "running session (the model itself can still be used there)"
@@ -49,8 +63,27 @@ def session_of(dataset: DataFrame) -> SparkSession:
     return session
 
 
+def is_alive(session: SparkSession) -> bool:
+    """Whether `session` still takes commands."""
+    if is_connect(session):
+        return not getattr(session, "is_stopped", False)
+    return session.sparkContext._jsc is not None
+
+
+def session_key(session: SparkSession) -> str:
+    """Names what holds the files of a session: the application, or the session on a server."""
+    if is_connect(session):
+        return str(cast("Any", session).session_id)
+    return str(session.sparkContext.applicationId)
+
+
 def is_local(session: SparkSession) -> bool:
-    """Whether the executors are this machine's own threads, so that they see its files."""
+    """Whether the executors are this machine's own threads, so that they see its files.
+
+    Never on Spark Connect: wherever the server is, its files are none of the client's business.
+    """
+    if is_connect(session):
+        return False
     return bool(re.match(r"local(\[|$)", session.sparkContext.master or ""))
 
 
@@ -66,38 +99,66 @@ def parallelism(session: SparkSession) -> int:
     return int(whole.agg(F.count_distinct("partition")).collect()[0][0])
 
 
-def is_alive(session: SparkSession) -> bool:
-    """Whether `session` still takes commands."""
-    if is_connect(session):
-        return not getattr(session, "is_stopped", False)
-    return session.sparkContext._jsc is not None
-
-
 def same_cluster(one: SparkSession, other: SparkSession) -> bool:
     """Whether what is persisted in `one` can be read in `other`."""
     if is_connect(one) or is_connect(other):
-        return one is other
+        return session_key(one) == session_key(other)
     return is_alive(one) and one.sparkContext is other.sparkContext
 
 
+def is_stream_without_files(frame: DataFrame) -> bool:
+    """Whether the tasks over `frame` cannot see the artifacts of its session.
+
+    Those of a streaming query on Spark Connect cannot (4.3.0): they run in a copy of the session.
+    """
+    return is_connect(frame.sparkSession) and frame.isStreaming
+
+
+def refusals() -> tuple[type[Exception], ...]:
+    """What a Spark Connect client raises where its server declines to do something."""
+    import grpc
+
+    return (PySparkException, grpc.RpcError)
+
+
 def persist(frame: DataFrame) -> DataFrame:
-    """Persist `frame` in memory and on disk; where the server refuses that, warn of the cost."""
+    """Persist `frame` in memory and on disk.
+
+    Hosted Spark Connect servers without machines of their own decline that: a line in the log, and
+    `frame` is computed each time that it is used.
+    """
+    if not is_connect(frame.sparkSession):
+        return frame.persist()
     try:
         return frame.persist()
-    except PySparkException as error:
-        warnings.warn(
-            "this Spark refuses to persist a DataFrame, so all of it is computed again each time "
-            f"that it is used ({str(error).strip().splitlines()[0]})",
-            UserWarning,
-            stacklevel=2,
-        )
+    except refusals() as error:
+        logger.warning("the server persists nothing, so rows are computed once more: %s", error)
         return frame
 
 
 def unpersist(frame: DataFrame) -> None:
     """Free what `persist` keeps; nothing happens where the session is gone."""
-    if is_alive(frame.sparkSession):
+    session = frame.sparkSession
+    if not is_alive(session):
+        return
+    if not is_connect(session):
         frame.unpersist()
+        return
+    with contextlib.suppress(*refusals()):
+        frame.unpersist()
+
+
+def add_pyfile(session: SparkSession, path: Path) -> None:
+    """Put a zip of Python modules on the path of the workers; once is enough for one name."""
+    if is_connect(session):
+        cast("Any", session).addArtifact(str(path), pyfile=True)
+        return
+    context = session.sparkContext
+    # Executors fetch it from here whenever they come up: it must live as long as the session.
+    kept = Path(cast("Any", context)._temp_dir) / path.name
+    if not kept.exists():
+        shutil.copy(path, kept)
+        context.addPyFile(str(kept))
 
 
 @contextlib.contextmanager
@@ -120,11 +181,30 @@ def has_arrow_udf() -> bool:
     return hasattr(_FUNCTIONS, "arrow_udf")
 
 
+def setting(session: SparkSession, name: str, default: str) -> str:
+    """A setting of the session, or the default where it is unset or a hosted server hides it."""
+    if not is_connect(session):
+        return session.conf.get(name, default) or default
+    try:
+        return session.conf.get(name, default) or default
+    except refusals():
+        return default
+
+
 def metadata_session(session: SparkSession) -> Any:
     """What `DefaultParamsWriter` and `DefaultParamsReader` want: a context before Spark 4.0."""
-    from pyspark import __version__
+    return session if _MAJOR >= 4 else session.sparkContext
 
-    return session if int(__version__.split(".")[0]) >= 4 else session.sparkContext
+
+def remove_on_server(path: str) -> None:
+    """Remove a saved stage on a Spark Connect server.
+
+    MLWriter's own way goes through the JVM, which a Connect client has not (Spark 4.0 to 4.3). This
+    is what Spark does there for a Pipeline.
+    """
+    from pyspark.ml.connect.readwrite import RemoteMLWriter
+
+    cast("Any", RemoteMLWriter).handleOverwrite(path, True)
 
 
 def batch_udf(
@@ -153,23 +233,39 @@ def batch_udf(
     callable
         Takes the columns, returns the result's column.
     """
-    arrow_types = [to_arrow_type(each) for each in inputs]
+    # The hints tell Spark the kind of the UDF. Neither function may touch a name of this package:
+    # it is pickled as it stands, and must load in a worker that lacks the package.
     if has_arrow_udf():
+        run = guarded(functools.partial(_on_arrow, function))
 
         def on_arrow(batches: Iterator[tuple[pa.Array, ...]]) -> Iterator[pa.Array]:
-            return function(map(_as_tuple, batches))
+            return run(batches)
 
         return _finished(_FUNCTIONS.arrow_udf(on_arrow, result), deterministic)
 
+    # Before Spark 4.1 scalar functions get pandas columns only.
+    arrow_types = [to_arrow_type(each) for each in inputs]
+    run = guarded(functools.partial(_on_pandas, function, arrow_types))
+
     def on_pandas(batches: Iterator[tuple[pd.Series, ...]]) -> Iterator[pd.Series]:
-        arrays = (tuple(map(_to_arrow, _as_tuple(columns), arrow_types)) for columns in batches)
-        return map(_to_series, function(arrays))
+        return run(batches)
 
     return _finished(_FUNCTIONS.pandas_udf(on_pandas, result), deterministic)
 
 
 def _finished(udf: Any, deterministic: bool) -> Callable[..., Column]:
     return cast("Callable[..., Column]", udf if deterministic else udf.asNondeterministic())
+
+
+def _on_arrow(function: BatchFunction, batches: Iterator[Any]) -> Iterator[pa.Array]:
+    return function(map(_as_tuple, batches))
+
+
+def _on_pandas(
+    function: BatchFunction, types: list[pa.DataType], batches: Iterator[Any]
+) -> Iterator[pd.Series]:
+    arrays = (tuple(map(_to_arrow, _as_tuple(columns), types)) for columns in batches)
+    return map(_to_series, function(arrays))
 
 
 def _as_tuple(columns: Any) -> tuple[Any, ...]:

@@ -18,6 +18,7 @@ from pyspark.sql import Column, DataFrame, Row
 from pyspark.sql import functions as F
 
 from pyspark_knn.engine import columns, compat, packing
+from pyspark_knn.engine.guard import guarded
 
 logger = logging.getLogger(__name__)
 
@@ -25,7 +26,7 @@ _CHUNK_BYTES = 8 << 20
 _SLICE_BYTES = 64 << 20
 """What one fetch brings to the driver, whose JVM holds a few copies of it for a moment."""
 
-_SUMMARY = ("partition", "chunk", "rows", "dim", "skipped", "problem", "narrow", "size")
+_SUMMARY = ("partition", "chunk", "rows", "dim", "skipped", "problem", "narrow", "label", "size")
 
 
 # --- what leaves this room ----------------------------------------------------------------------
@@ -49,6 +50,12 @@ class Items:
     ids: pa.Array | None
     labels: NDArray[np.float64] | None = None
     weights: NDArray[np.float64] | None = None
+
+    def known_labels(self) -> NDArray[np.float64]:
+        """The labels of items that must have them."""
+        if self.labels is None:
+            raise ValueError("these items have no labels")
+        return self.labels
 
     def take_ids(self, positions: NDArray[np.int64]) -> pa.Array:
         """The ids at `positions`."""
@@ -126,6 +133,8 @@ class ItemSource:
         What to do with an invalid vector; "keep" leaves it out as "skip" does.
     dtype : {"auto", "float32"}
         How vectors are stored.
+    rules : tuple of packing.NumberRule
+        What labels and weights must be.
     """
 
     features: columns.Features
@@ -135,6 +144,7 @@ class ItemSource:
     id_col: str | None = None
     handle_invalid: str = "error"
     dtype: str = "auto"
+    rules: tuple[packing.NumberRule, ...] = ()
 
 
 class Chunk(NamedTuple):
@@ -157,6 +167,8 @@ class PackedItems:
         Items, the dimension of their vectors, and rows left out as invalid.
     dtype : numpy dtype
         float32 where that holds every value exactly (or was asked for), else float64.
+    largest_label : float or None
+        Where the items have labels.
     chunks : list of Chunk
         The chunks that hold them, in order.
     frame : DataFrame
@@ -166,8 +178,8 @@ class PackedItems:
     """
 
     def __init__(self, dataset: DataFrame, source: ItemSource) -> None:
-        conf = dataset.sparkSession.conf
-        limit = _bytes_of(conf.get("spark.driver.maxResultSize", "1g") or "1g")
+        session = dataset.sparkSession
+        limit = _bytes_of(compat.setting(session, "spark.driver.maxResultSize", "1g"))
         # Half the limit: what is sent is compressed, but may grow a little by that.
         self._slice_bytes = min(_SLICE_BYTES, limit // 2) if limit else _SLICE_BYTES
         request = packing.PackRequest(
@@ -178,6 +190,7 @@ class PackedItems:
             fail=source.handle_invalid == "error",
             round32=source.dtype == "float32",
             chunk_bytes=max(1, min(_CHUNK_BYTES, self._slice_bytes // 4)),
+            rules=source.rules,
         )
         self.source = source
         self.frame = compat.persist(_pack(dataset, source, request))
@@ -227,6 +240,8 @@ class PackedItems:
         self.num_skipped += dims.total()
         kept = [row for row in chunks if row.dim == self.num_features]
         self.dtype = np.dtype(np.float32 if all(row.narrow for row in kept) else np.float64)
+        labels = [row.label for row in kept if row.label is not None]
+        self.largest_label = max(labels, default=None)
         self.chunks = [Chunk(row.partition, row.chunk, row.rows, row.size) for row in kept]
 
     def gather(self) -> tuple[Items, NDArray[np.floating]]:
@@ -302,7 +317,7 @@ def _pack(dataset: DataFrame, source: ItemSource, request: packing.PackRequest) 
         *(part.alias(f"_{i}") for i, part in enumerate(source.features.columns)),
         *(key.alias(name) for name, key in source.keys.items()),
     ]
-    run = functools.partial(packing.pack, request)
+    run = guarded(functools.partial(packing.pack, request))
     return dataset.select(*inputs).mapInArrow(run, packing.CHUNK_SCHEMA)
 
 

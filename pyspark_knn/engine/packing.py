@@ -7,17 +7,19 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pyspark_knn.engine.columns import VectorBatch, describe_invalid, invalid_rows
 
 CHUNK_SCHEMA = (
     "partition int, chunk int, rows long, dim int, skipped long, problem string, narrow boolean, "
-    "size long, keys binary, lengths binary, places binary, values binary"
+    "label double, size long, keys binary, lengths binary, places binary, values binary"
 )
 """A row for each chunk, and one more (chunk -1, no rows) that closes each partition and tells
-what was wrong in it. `narrow`: the values are float32. `size`: bytes of the four binary columns
-together. `keys`: an Arrow stream. `lengths` and `places`: of sparse vectors only."""
+what was wrong in it. `narrow`: the values are float32. `label`: the largest one, where there are
+labels. `size`: bytes of the four binary columns together. `keys`: an Arrow stream. `lengths` and
+`places`: of sparse vectors only."""
 
 _CHUNK_TYPES = pa.schema(
     [
@@ -28,6 +30,7 @@ _CHUNK_TYPES = pa.schema(
         ("skipped", pa.int64()),
         ("problem", pa.string()),
         ("narrow", pa.bool_()),
+        ("label", pa.float64()),
         ("size", pa.int64()),
         ("keys", pa.binary()),
         ("lengths", pa.binary()),
@@ -35,6 +38,42 @@ _CHUNK_TYPES = pa.schema(
         ("values", pa.binary()),
     ]
 )
+
+
+@dataclass(frozen=True)
+class NumberRule:
+    """What the numbers of a key column must be: finite, and as told.
+
+    Attributes
+    ----------
+    key : str
+        The key: "label" or "weight".
+    param, name : str
+        The Param that names the column, and the column's name, for messages.
+    negative, fractional : bool
+        Whether such numbers are allowed.
+    """
+
+    key: str
+    param: str
+    name: str
+    negative: bool = True
+    fractional: bool = True
+
+    def problem(self, values: pa.Array) -> str | None:
+        """What is wrong with `values` (double), if anything."""
+        numbers = values.to_numpy(zero_copy_only=False)
+        with np.errstate(invalid="ignore"):
+            bad = ~np.isfinite(numbers)
+            bad |= False if self.negative else numbers < 0
+            bad |= False if self.fractional else numbers != np.floor(numbers)
+        if not bad.any():
+            return None
+        first = values[int(np.flatnonzero(bad)[0])].as_py()
+        found = "a null" if first is None else repr(first)
+        wanted = "finite" if self.fractional else "whole"
+        least = "" if self.negative else " >= 0"
+        return f"{self.param} {self.name!r} holds {found}; it must hold {wanted} numbers{least}"
 
 
 @dataclass(frozen=True)
@@ -57,6 +96,8 @@ class PackRequest:
         Round to float32 even where that loses digits.
     chunk_bytes : int
         About how much goes into one chunk.
+    rules : tuple of NumberRule
+        What the keys must be like, in every row.
     """
 
     feature_columns: int
@@ -66,6 +107,7 @@ class PackRequest:
     fail: bool
     round32: bool
     chunk_bytes: int
+    rules: tuple[NumberRule, ...] = ()
 
 
 @dataclass
@@ -117,6 +159,10 @@ class _Packer:
         keys = batch.select(batch.schema.names[request.feature_columns :])
         if request.id_column is not None and keys.column(0).null_count:
             self._problem = f"idCol {request.id_column!r} holds a null: every item needs an id"
+            return
+        problems = (rule.problem(keys.column(rule.key)) for rule in request.rules)
+        self._problem = next(filter(None, problems), None)
+        if self._problem is not None:
             return
         wanted = vectors.dims > 0 if request.dim is None else vectors.dims == request.dim
         self._reject(vectors, np.flatnonzero(~wanted))
@@ -204,6 +250,7 @@ class _Packer:
             rows=pile.rows,
             dim=pile.dim,
             narrow=fits,
+            label=_largest_label(pile.keys),
             keys=stream_of(pile.keys),
             lengths=np.concatenate(pile.lengths).tobytes() if pile.sparse else None,
             places=np.concatenate(pile.places).tobytes() if pile.sparse else None,
@@ -220,6 +267,13 @@ def one_row(schema: pa.Schema, cells: Mapping[str, object]) -> pa.RecordBatch:
     """A batch of one row; a cell that is not given is null."""
     arrays = [pa.array([cells.get(each.name)], each.type) for each in schema]
     return pa.RecordBatch.from_arrays(arrays, schema=schema)
+
+
+def _largest_label(batches: list[pa.RecordBatch]) -> float | None:
+    """The largest label of record batches; None where they have none."""
+    if "label" not in batches[0].schema.names:
+        return None
+    return float(max(pc.max(batch.column("label")).as_py() for batch in batches))
 
 
 def stream_of(batches: list[pa.RecordBatch]) -> bytes | None:

@@ -7,8 +7,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
+import pyarrow as pa
 from numpy.typing import NDArray
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
@@ -16,11 +17,12 @@ from pyspark.sql import types as T
 
 from pyspark_knn.engine import columns
 from pyspark_knn.engine.items import Items, ItemSource, PackedItems
+from pyspark_knn.engine.packing import NumberRule
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from pyspark_knn.engine.worker import Request
+    from pyspark_knn.engine.worker import Answer, Request
 
 logger = logging.getLogger(__name__)
 
@@ -92,6 +94,29 @@ class Placement(ABC):
         -------
         DataFrame
             All of `queries`, and the new columns.
+        """
+
+    @abstractmethod
+    def answer(
+        self, queries: NDArray[Any], k: int, max_distance: float | None, answer: Answer
+    ) -> pa.StructArray:
+        """Answer a few valid queries here, on the driver.
+
+        Parameters
+        ----------
+        queries : ndarray of shape (n_queries, num_features), dtype float64
+            Finite.
+        k : int
+            Neighbours per query; may exceed the number of items.
+        max_distance : float or None
+            Leave out what is farther.
+        answer : Answer
+            Makes the output.
+
+        Raises
+        ------
+        ValueError
+            If the index is not on the driver.
         """
 
     @abstractmethod
@@ -183,6 +208,11 @@ def saved_source(frame: DataFrame) -> ItemSource:
         features_col="features",
         keys=keys,
         sort_by=tuple(keys),
+        rules=tuple(
+            NumberRule(name, "items", name, negative=name == "label")
+            for name in ("label", "weight")
+            if name in keys
+        ),
     )
 
 

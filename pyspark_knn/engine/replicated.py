@@ -7,16 +7,19 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import pyarrow as pa
 from numpy.typing import NDArray
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
 from pyspark_knn.engine import columns, compat, shipping
+from pyspark_knn.engine.guard import guarded
 from pyspark_knn.engine.items import Items
 from pyspark_knn.engine.placement import REPLICATED, PlacedCost, Placement
 from pyspark_knn.engine.worker import (
     TIMING_SCHEMA,
+    Answer,
     Request,
     Searchable,
     read_items,
@@ -76,14 +79,25 @@ class Replicated(Placement):
         finish: Callable[[DataFrame], DataFrame],
     ) -> DataFrame:
         """See `Placement.search`."""
-        ref = self._shipment(queries.sparkSession).ref
-        run = functools.partial(search_batches, ref, request)
+        if compat.is_stream_without_files(queries):
+            shipment = shipping.ship_inline(Searchable(self.items, self.index))
+        else:
+            shipment = self._shipment(queries.sparkSession)
+        run = functools.partial(search_batches, shipment.ref, request)
         result = request.answer.result_type
         given = [kind for _, kind in inputs]
         search = compat.batch_udf(run, given, T.ArrayType(result))
         found = F.inline(search(*(each for each, _ in inputs))).alias(*result.names)
         # inline() and not a struct taken apart: Spark may evaluate a struct's fields twice.
         return finish(queries.select("*", found))
+
+    def answer(
+        self, queries: NDArray[Any], k: int, max_distance: float | None, answer: Answer
+    ) -> pa.StructArray:
+        """See `Placement.answer`."""
+        k = min(k, self.items.count)
+        found = self.index.kneighbors(queries, k, max_distance=max_distance)
+        return answer.rows(found, self.items)
 
     def items_frame(self, session: SparkSession) -> DataFrame:
         """See `Placement.items_frame`."""
@@ -98,7 +112,7 @@ class Replicated(Placement):
             fields.append(T.StructField("label", T.DoubleType()))
         if self.items.weights is not None:
             fields.append(T.StructField("weight", T.DoubleType()))
-        run = functools.partial(read_items, self._shipment(session).ref)
+        run = guarded(functools.partial(read_items, self._shipment(session).ref))
         parts = -(-self.matrix.nbytes // _SAVED_PART_BYTES)
         frame = session.range(0, self.items.count, 1, parts).mapInArrow(run, T.StructType(fields))
         if self.id_type is None:
@@ -111,7 +125,7 @@ class Replicated(Placement):
 
     def cost(self, session: SparkSession, queries: NDArray[np.floating], k: int) -> PlacedCost:
         """See `Placement.cost`."""
-        run = functools.partial(time_bundle, self._shipment(session).ref, queries, k)
+        run = guarded(functools.partial(time_bundle, self._shipment(session).ref, queries, k))
         seconds, items = session.range(0, 1, 1, 1).mapInArrow(run, TIMING_SCHEMA).collect()[0]
         pair = seconds / max(1, len(queries)) / items
         return PlacedCost(self.matrix.nbytes, pair, compat.parallelism(session))
@@ -123,9 +137,9 @@ class Replicated(Placement):
 
     def _shipment(self, session: SparkSession) -> shipping.Shipment:
         """The bundle in `session`, shipped when it is first needed there."""
-        application = str(session.sparkContext.applicationId)
+        key = compat.session_key(session)
         with self._lock:
-            if application not in self._shipments:
+            if key not in self._shipments:
                 content = Searchable(self.items, self.index)
-                self._shipments = {application: shipping.ship(session, content)}
-            return self._shipments[application]
+                self._shipments = {key: shipping.ship(session, content)}
+            return self._shipments[key]

@@ -100,6 +100,12 @@ class Candidates:
     """
 
     result_type: StructType
+    width = 0
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """All that items have."""
+        return tuple(name for name in self.result_type.names if name != "distance")
 
     def rows(self, neighbors: Neighbors, items: Items) -> pa.StructArray:
         """One struct of lists for each query, nearest first."""

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import functools
 import logging
+import threading
 import weakref
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -23,6 +24,7 @@ from pyspark.sql import types as T
 
 from pyspark_knn.engine import columns, compat, placement
 from pyspark_knn.engine.clustering import find_cut
+from pyspark_knn.engine.guard import guarded
 from pyspark_knn.engine.items import Items, PackedItems
 from pyspark_knn.engine.placement import PlacedCost
 from pyspark_knn.engine.shard_build import (
@@ -42,7 +44,7 @@ from pyspark_knn.engine.sizing import (
     enough_tasks,
 )
 from pyspark_knn.engine.spreading import int_array, spreading_keys
-from pyspark_knn.engine.worker import TIMING_SCHEMA, Request, Searchable
+from pyspark_knn.engine.worker import TIMING_SCHEMA, Answer, Request, Searchable
 from pyspark_knn.index.cells import Cells, Cut
 
 if TYPE_CHECKING:
@@ -133,7 +135,7 @@ class Sharded(placement.Placement):
         self._keys = keys
         self._single = single
         self._num_features = num_features
-        self._release = weakref.finalize(self, compat.unpersist, frame)
+        self._release = weakref.finalize(self, _free, frame)
         self._release.atexit = False
 
     @classmethod
@@ -178,8 +180,8 @@ class Sharded(placement.Placement):
             spec=spec,
             cut=cut,
         )
-        split = functools.partial(split_chunks, request)
-        build = functools.partial(build_shards, request)
+        split = guarded(functools.partial(split_chunks, request))
+        build = guarded(functools.partial(build_shards, request))
         partitions = min(count, enough_tasks(packed.nbytes, cores))
         place = F.pmod("shard", F.lit(partitions)) + 1
         spread = F.element_at(int_array(spreading_keys(partitions)), place)
@@ -275,6 +277,15 @@ class Sharded(placement.Placement):
         plan = self.plan(request.replicas)
         return finish(plan.answers(queries, inputs, request))
 
+    def answer(
+        self, queries: NDArray[Any], k: int, max_distance: float | None, answer: Answer
+    ) -> pa.StructArray:
+        """See `Placement.answer`: it is not there."""
+        raise ValueError(
+            "the index of a sharded model is on the executors, not here: use transform on a "
+            "DataFrame of the vectors"
+        )
+
     def plan(self, replicas: int | None = None) -> ShardPlan:
         """How to search these shards; unless told, with as many replicas as keep cores busy."""
         replicas = replicas or choose_num_replicas(self.num_shards, self._cores)
@@ -295,7 +306,7 @@ class Sharded(placement.Placement):
         value = T.FloatType() if self._single else T.DoubleType()
         head = self._keys[0] if self.id_type is not None else _POSITION
         fields = [head, T.StructField("features", T.ArrayType(value)), *self._keys[1:]]
-        run = functools.partial(read_shards, self.plan().digests, self.id_type is not None)
+        run = guarded(functools.partial(read_shards, self.plan().digests, self.id_type is not None))
         frame = self._frame.select(*SHARD_COLUMNS).mapInArrow(run, T.StructType(fields))
         if self.id_type is None:
             return frame
@@ -320,7 +331,7 @@ class Sharded(placement.Placement):
         """See `Placement.cost`; the largest shard stands for all."""
         plan = self.plan()
         largest = max(self.shards, key=lambda shard: shard.rows)
-        run = functools.partial(time_shards, plan.digests, queries, k)
+        run = guarded(functools.partial(time_shards, plan.digests, queries, k))
         rows = self._frame.where(F.col("shard") == largest.number).select(*SHARD_COLUMNS)
         seconds, items = rows.mapInArrow(run, TIMING_SCHEMA).collect()[0]
         return PlacedCost(
@@ -334,7 +345,20 @@ class Sharded(placement.Placement):
 
     def unpersist(self) -> None:
         """See `Placement.unpersist`: every later search builds the shards again."""
-        self._release()
+        self._release.detach()
+        compat.unpersist(self._frame)
+
+
+def _free(frame: DataFrame) -> None:
+    """Unpersist, in a thread of its own: garbage collection may come amid a call to Spark."""
+
+    def run() -> None:
+        try:
+            compat.unpersist(frame)
+        except Exception:  # whatever a stopping session raises: there is nothing left to free
+            logger.debug("shards could not be freed", exc_info=True)
+
+    threading.Thread(target=run, name="pyspark_knn-free", daemon=True).start()
 
 
 _POSITION = T.StructField("position", T.LongType())

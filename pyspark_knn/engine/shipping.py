@@ -14,12 +14,24 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from pyspark import SparkFiles
 from pyspark.sql import SparkSession
 
 from pyspark_knn.engine import compat
-from pyspark_knn.engine.bundle import BroadcastRef, BundleRef, FileRef, write_bundle
+from pyspark_knn.engine.bundle import (
+    ArtifactRef,
+    BroadcastRef,
+    BundleRef,
+    FileRef,
+    InlineRef,
+    write_bundle,
+)
 
 logger = logging.getLogger(__name__)
+
+
+_INLINE_BYTES = 64 << 20
+"""A message to a Spark Connect server ends at 128 MiB, and holds a plan beside the index."""
 
 
 class Shipment:
@@ -35,13 +47,20 @@ class Shipment:
         self.ref = ref
 
 
+class ShippingRefused(RuntimeError):
+    """The server takes no files from its clients."""
+
+
 _lock = threading.Lock()
 _alive: weakref.WeakValueDictionary[tuple[str, str], Shipment] = weakref.WeakValueDictionary()
-"""(application, digest) -> what is shipped already, so that models of equal content share it."""
+"""(session, digest) -> what is shipped already, so that models of equal content share it."""
 
 _files: dict[str, dict[str, Path]] = {}
-"""Application -> digest -> file, in local mode. A lazy DataFrame may need such a file after its
-model is gone, and nothing tells when: they live as long as the session."""
+"""Session -> digest -> file, in local mode. A lazy DataFrame may need such a file after its model
+is gone, and nothing tells when: they live as long as the session."""
+
+_uploads: dict[str, set[str]] = {}
+"""Session -> digests that its Spark Connect server has, and keeps until the session ends."""
 
 
 def ship(session: SparkSession, content: Any) -> Shipment:
@@ -50,7 +69,7 @@ def ship(session: SparkSession, content: Any) -> Shipment:
     Parameters
     ----------
     session : SparkSession
-        Classic, not Spark Connect.
+        Classic or Spark Connect.
     content : object
         What `bundle.open_bundle` shall give in a worker.
 
@@ -58,26 +77,55 @@ def ship(session: SparkSession, content: Any) -> Shipment:
     -------
     Shipment
         To be kept while it is in use; the same one for equal content.
+
+    Raises
+    ------
+    ShippingRefused
+        If a Spark Connect server takes no artifacts.
     """
-    context = session.sparkContext
-    application = str(context.applicationId)
-    route = _by_value if _encrypted(session) else _by_file
-    if compat.is_local(session) and route is _by_file:
-        route = _by_local_file
+    key = compat.session_key(session)
     with _lock:
-        _forget_stopped(application)
-        shipped = route(context, application, content)
+        if compat.is_connect(session):
+            shipped = _by_artifact(session, key, content)
+        else:
+            shipped = _classic_route(session)(session.sparkContext, key, content)
     logger.info("the index %s goes out by %s", shipped.ref.digest, type(shipped.ref).__name__)
     return shipped
+
+
+def ship_inline(content: Any) -> Shipment:
+    """Make a small `content` a part of the function that Spark ships.
+
+    Raises
+    ------
+    ValueError
+        If it is too large for that.
+    """
+    file = io.BytesIO()
+    digest = write_bundle(content, file)
+    size = file.tell()
+    if size > _INLINE_BYTES:
+        raise ValueError(
+            f"the index takes {size / 2**20:.0f} MiB, and a stream on Spark Connect gets no more "
+            f"than {_INLINE_BYTES >> 20} MiB to its workers: use "
+            "queries.writeStream.foreachBatch, and transform each batch"
+        )
+    return Shipment(InlineRef(digest, file.getvalue()))
+
+
+def _classic_route(session: SparkSession) -> Callable[[Any, str, Any], Shipment]:
+    if _encrypted(session):
+        return _by_value
+    return _by_local_file if compat.is_local(session) else _by_file
 
 
 def _encrypted(session: SparkSession) -> bool:
     return session.conf.get("spark.io.encryption.enabled", "false") == "true"
 
 
-def _write(context: Any, content: Any, *, broadcast: bool) -> tuple[Path, str]:
-    """Write a bundle into the session's own folder: private, and removed by Spark at its end."""
-    descriptor, name = tempfile.mkstemp(prefix="knn-", suffix=".bundle", dir=context._temp_dir)
+def _write(folder: str, content: Any, *, broadcast: bool) -> tuple[Path, str]:
+    """Write a bundle into a private file of `folder`, and tell the digest of its content."""
+    descriptor, name = tempfile.mkstemp(prefix="knn-", suffix=".bundle", dir=folder)
     path = Path(name)
     try:
         with os.fdopen(descriptor, "wb") as file:
@@ -89,7 +137,9 @@ def _write(context: Any, content: Any, *, broadcast: bool) -> tuple[Path, str]:
 
 def _by_local_file(context: Any, application: str, content: Any) -> Shipment:
     """Local mode: executors are threads of this machine, so its file is theirs."""
-    path, digest = _write(context, content, broadcast=False)
+    _forget_stopped(application)
+    # The session's own folder: Spark removes it at its end.
+    path, digest = _write(context._temp_dir, content, broadcast=False)
     known = _files.setdefault(application, {})
     if digest in known:
         path.unlink()
@@ -101,7 +151,7 @@ def _by_local_file(context: Any, application: str, content: Any) -> Shipment:
 
 def _by_file(context: Any, application: str, content: Any) -> Shipment:
     """A cluster: the file's bytes go out as a broadcast, without a copy in the driver's memory."""
-    path, digest = _write(context, content, broadcast=True)
+    path, digest = _write(context._temp_dir, content, broadcast=True)
     try:
         return _shared(application, digest, lambda: _broadcast_file(context, path, digest))
     finally:
@@ -127,11 +177,32 @@ def _by_value(context: Any, application: str, content: Any) -> Shipment:
     return _shared(application, digest, lambda: BroadcastRef(digest, context.broadcast(value)))
 
 
-def _shared(application: str, digest: str, make: Callable[[], BundleRef]) -> Shipment:
+def _by_artifact(session: Any, key: str, content: Any) -> Shipment:
+    """Spark Connect: the server hands the file to every executor, and removes it at the end."""
+    with tempfile.TemporaryDirectory(prefix="knn-") as folder:
+        path, digest = _write(folder, content, broadcast=False)
+        # A name made of the content: the server refuses another content under a name that it has.
+        path = path.rename(path.with_name(f"knn-{digest}.bundle"))
+        if digest not in _uploads.setdefault(key, set()):
+            _upload(session, path)
+            _uploads[key].add(digest)
+    return _shared(key, digest, lambda: ArtifactRef(digest, path.name, SparkFiles.get))
+
+
+def _upload(session: Any, path: Path) -> None:
+    try:
+        session.addArtifact(str(path), file=True)
+    except compat.refusals() as error:
+        raise ShippingRefused(
+            f"the Spark Connect server takes no file from its client: {error}"
+        ) from error
+
+
+def _shared(key: str, digest: str, make: Callable[[], BundleRef]) -> Shipment:
     """The shipment of this content that some model holds already, or else a new one."""
-    shipped = _alive.get((application, digest))
+    shipped = _alive.get((key, digest))
     if shipped is None:
-        shipped = _alive[application, digest] = Shipment(make())
+        shipped = _alive[key, digest] = Shipment(make())
         if isinstance(shipped.ref, BroadcastRef):
             weakref.finalize(shipped, _unpersist, shipped.ref.broadcast).atexit = False
     return shipped

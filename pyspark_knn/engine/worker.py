@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 _BLOCK_BYTES = 32 << 20
 """Query vectors that are searched at once."""
 
-_BLOCK_ANSWERS = 1 << 20
-"""Neighbours that one block answers with: keeps memory bounded however large k is."""
+BLOCK_ANSWERS = 1 << 20
+"""Figures that one block answers with: keeps memory bounded however large k is."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,14 @@ class Answer(Protocol):
     @property
     def result_type(self) -> StructType:
         """The output columns, as they come out of Python."""
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """What it reads of the neighbours' items: "id", "label", "weight"."""
+
+    @property
+    def width(self) -> int:
+        """Figures of one query's answer, beyond those of its k neighbours."""
 
     def rows(self, neighbors: Neighbors, items: Items) -> pa.StructArray:
         """One struct of `result_type` for each query."""
@@ -136,7 +144,7 @@ def answer_batch(
     k = min(request.k, items.count)
     queries = VectorBatch.from_arrow(arrays[: request.feature_columns])
     excluded = arrays[request.feature_columns] if len(arrays) > request.feature_columns else None
-    step = max(1, min(_BLOCK_BYTES // (8 * dim), _BLOCK_ANSWERS // k))
+    step = max(1, min(_BLOCK_BYTES // (8 * dim), BLOCK_ANSWERS // (k + request.answer.width)))
     for start in range(0, len(queries), step):
         rows = np.arange(start, min(start + step, len(queries)))
         matrix, valid = valid_queries(queries, rows, dim)
@@ -209,6 +217,12 @@ class NeighborLists:
     result_type: StructType
     neighbors: bool = True
     distances: bool = True
+    width = 0
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The ids, where they are wanted."""
+        return ("id",) if self.neighbors else ()
 
     def rows(self, neighbors: Neighbors, items: Items) -> pa.StructArray:
         """One struct of lists for each query, nearest first, only as long as there are any."""

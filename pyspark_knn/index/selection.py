@@ -55,16 +55,19 @@ class NearestSoFar:
             rows, positions, distances = rows[near], positions[near], distances[near]
         if rows.size == 0:
             return
+        order = _nearest_first(rows, positions, distances)
+        rows, positions, distances = rows[order], positions[order], distances[order]
+        first = np.flatnonzero(np.diff(rows, prepend=-1))
+        touched, counts = rows[first], np.diff(first, append=len(rows))
+        place = np.arange(len(rows)) - np.repeat(first, counts)
         k = self.distances.shape[1]
-        touched, local = np.unique(rows, return_inverse=True)
-        rows = np.concatenate([np.repeat(np.arange(len(touched)), k), local])
-        distances = np.concatenate([self.distances[touched].ravel(), distances])
-        positions = np.concatenate([self.positions[touched].ravel(), positions])
-        order = np.lexsort((positions, distances, rows))
-        starts = np.searchsorted(rows[order], np.arange(len(touched)))
-        best = order[starts[:, None] + np.arange(k)]
-        self.distances[touched] = distances[best]
-        self.positions[touched] = positions[best]
+        kept = place < k
+        at = np.repeat(np.arange(len(touched)), counts)[kept], place[kept]
+        new = np.full((len(touched), k), np.inf), np.full((len(touched), k), _NOBODY)
+        new[0][at], new[1][at] = distances[kept], positions[kept]
+        if (self.positions[touched, 0] != _NOBODY).any():
+            new = _merged((self.distances[touched], self.positions[touched]), new)
+        self.distances[touched], self.positions[touched] = new
 
     def forget(self, rows: NDArray[np.int64]) -> None:
         """Let some queries begin anew, so that their items may be offered again."""
@@ -81,6 +84,51 @@ class NearestSoFar:
         nobody = self.positions == _NOBODY
         self.positions[nobody] = -1
         return Neighbors(self.distances, self.positions)
+
+
+_Table = tuple["NDArray[np.float64]", "NDArray[np.int64]"]
+
+
+def _merged(one: _Table, other: _Table) -> _Table:
+    """The nearest of two tables of distances and positions, row by row."""
+    k = one[0].shape[1]
+    distances = np.concatenate([one[0], other[0]], axis=1)
+    positions = np.concatenate([one[1], other[1]], axis=1)
+    order = np.lexsort((positions, distances), axis=1)[:, :k]
+    return np.take_along_axis(distances, order, 1), np.take_along_axis(positions, order, 1)
+
+
+def _nearest_first(
+    rows: NDArray[np.int64], positions: NDArray[np.int64], distances: NDArray[np.float64]
+) -> NDArray[np.int64]:
+    """The order by (row, distance, position)."""
+    order = np.argsort(distances)
+    order = order[by_row(rows[order])]
+    again, figures = rows[order], distances[order]
+    if ((again[1:] == again[:-1]) & (figures[1:] == figures[:-1])).any():
+        # Ties are rare, and telling them apart takes several times as long.
+        return np.lexsort((positions, distances, rows))
+    return order
+
+
+def by_row(rows: NDArray[np.integer]) -> NDArray[np.int64]:
+    """The order by row; each row's entries stay in the order that they have."""
+    # numpy sorts numbers of 16 bits digit by digit, in linear time.
+    if rows.dtype != np.uint16 and rows.size:
+        lowest = rows.min()
+        if rows.max() - lowest < 1 << 16:
+            rows = (rows - lowest).astype(np.uint16)
+    return np.argsort(rows, kind="stable")
+
+
+def exclusion_of(exclude: Exclusion | None, rows: NDArray[np.int64]) -> Exclusion | None:
+    """The part of `exclude` for some queries, ascending `rows`, renumbered in their order."""
+    if exclude is None:
+        return None
+    if rows.size and rows[-1] - rows[0] == rows.size - 1:
+        return exclusion_of_rows(exclude, int(rows[0]), int(rows[-1]) + 1)
+    inside = np.isin(exclude.rows, rows)
+    return Exclusion(np.searchsorted(rows, exclude.rows[inside]), exclude.positions[inside])
 
 
 def exclusion_of_rows(exclude: Exclusion | None, start: int, stop: int) -> Exclusion | None:

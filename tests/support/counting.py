@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from pyspark_knn import stage
 from pyspark_knn.index.base import NeighborIndex, Neighbors
 
 
@@ -38,12 +39,11 @@ class CountingIndex(NeighborIndex):
         return self._index.kneighbors(queries, k, **options)
 
 
-class SearchCounter:
-    """Wraps the index of a fitted model (before its first transform) and reads the notes."""
+class _Notes:
+    """Reads the notes in a folder."""
 
-    def __init__(self, model: Any, folder: Path) -> None:
+    def __init__(self, folder: Path) -> None:
         self._file = folder / "searched"
-        model._index.index = CountingIndex(model._index.index, folder)
 
     def take(self) -> int:
         """How many queries were searched since the last call."""
@@ -52,6 +52,36 @@ class SearchCounter:
         total = sum(int(line) for line in self._file.read_text().split())
         self._file.unlink()
         return total
+
+
+class SearchCounter(_Notes):
+    """Wraps the index of a fitted model (before its first transform) and reads the notes."""
+
+    def __init__(self, model: Any, folder: Path) -> None:
+        super().__init__(folder)
+        model._index.index = CountingIndex(model._index.index, folder)
+
+
+class AllSearches(_Notes):
+    """Wraps all indexes that fits build while `monkeypatch` is in force.
+
+    Attributes
+    ----------
+    built : int
+        How many indexes that were.
+    """
+
+    def __init__(self, folder: Path, monkeypatch: Any) -> None:
+        super().__init__(folder)
+        self.built = 0
+        build = stage.build_index
+
+        def build_counting(*arguments: Any) -> tuple[NeighborIndex, str]:
+            index, reason = build(*arguments)
+            self.built += 1
+            return CountingIndex(index, folder), reason
+
+        monkeypatch.setattr(stage, "build_index", build_counting)
 
 
 def counted_shards(monkeypatch: Any, folder: Path) -> Callable[[], int]:

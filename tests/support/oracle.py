@@ -66,3 +66,44 @@ def nearest(
         ]
         answers.append([(name, distance) for distance, name in sorted(pairs)[:k]])
     return answers
+
+
+def votes(
+    found: list[tuple[Any, float]],
+    labels: dict[Any, float],
+    classes: int,
+    *,
+    by_distance: bool = False,
+    weights: dict[Any, float] | None = None,
+) -> list[float]:
+    """The votes of neighbours, one query's list of `nearest`, for each class."""
+    cast = [0.0] * classes
+    for (name, _), count in zip(found, _counts(found, by_distance=by_distance), strict=True):
+        cast[int(labels[name])] += count * (1.0 if weights is None else weights[name])
+    return cast
+
+
+def mean(
+    found: list[tuple[Any, float]],
+    labels: dict[Any, float],
+    *,
+    by_distance: bool = False,
+    weights: dict[Any, float] | None = None,
+) -> float:
+    """The weighted mean of neighbours' labels, one query's list of `nearest`; NaN for none."""
+    counts = _counts(found, by_distance=by_distance)
+    if weights is not None:
+        counts = [count * weights[name] for count, (name, _) in zip(counts, found, strict=True)]
+    if not any(counts):
+        return math.nan
+    terms = [count * labels[name] for count, (name, _) in zip(counts, found, strict=True)]
+    return math.fsum(terms) / math.fsum(counts)
+
+
+def _counts(found: list[tuple[Any, float]], *, by_distance: bool) -> list[float]:
+    """1 for each; or the inverse of the distance, and where there are zeros only they count."""
+    if not by_distance:
+        return [1.0] * len(found)
+    if any(distance == 0 for _, distance in found):
+        return [float(distance == 0) for _, distance in found]
+    return [1 / distance for _, distance in found]

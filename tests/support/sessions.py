@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,7 +35,11 @@ def start(kind: str, warehouse: Path, **settings: str) -> SparkSession:
     plain |= {name.replace("__", "."): value for name, value in settings.items()}
     for name, value in plain.items():
         builder = builder.config(name, value)
-    session = builder.getOrCreate()
+    with warnings.catch_warnings():
+        if kind == "connect":
+            # Settings of the server are given to the session too, which may not change them.
+            warnings.filterwarnings("ignore", "Failed to set .*CANNOT_MODIFY", UserWarning)
+        session = builder.getOrCreate()
     if kind != "connect":
         session.sparkContext.setLogLevel("ERROR")
     return session

@@ -7,9 +7,21 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from pyspark.ml.evaluation import Evaluator, RankingEvaluator
+from pyspark.ml.evaluation import (
+    Evaluator,
+    MulticlassClassificationEvaluator,
+    RankingEvaluator,
+    RegressionEvaluator,
+)
 
-from pyspark_knn import KNNEstimator, KNNModel
+from pyspark_knn import (
+    KNNClassificationModel,
+    KNNClassifier,
+    KNNEstimator,
+    KNNModel,
+    KNNRegressionModel,
+    KNNRegressor,
+)
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -53,6 +65,19 @@ CASES = {
         lambda: RankingEvaluator(
             predictionCol="neighbors", labelCol="truth", metricName="precisionAtK", k=1
         ),
+    ),
+    "classification": Case(
+        KNNClassifier,
+        KNNClassificationModel,
+        {
+            "rawPredictionCol": "rawPrediction",
+            "probabilityCol": "probability",
+            "predictionCol": "prediction",
+        },
+        MulticlassClassificationEvaluator,
+    ),
+    "regression": Case(
+        KNNRegressor, KNNRegressionModel, {"predictionCol": "prediction"}, RegressionEvaluator
     ),
 }
 

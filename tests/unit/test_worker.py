@@ -231,7 +231,7 @@ def test_blocks_are_bounded_by_queries_and_by_answers(
     ref, monkeypatch, block_bytes, block_answers, k, blocks
 ):
     monkeypatch.setattr(worker, "_BLOCK_BYTES", block_bytes)
-    monkeypatch.setattr(worker, "_BLOCK_ANSWERS", block_answers)
+    monkeypatch.setattr(worker, "BLOCK_ANSWERS", block_answers)
     queries = np.random.default_rng(0).normal(size=(10, 2)).tolist()
     Spy.asked.clear()
     found = answers(ref, request_for(k=k), [vector_columns(queries)])

@@ -1,0 +1,122 @@
+"""What the benchmarks on Spark share: data made on the executors, turns, medians, a table."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from pyspark.ml.functions import array_to_vector
+from pyspark.sql import DataFrame, SparkSession
+
+# Workers run this interpreter, whatever python3 is on PATH. Before any JVM starts.
+os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
+
+
+def start(master: str = "local[2]", **settings: str) -> SparkSession:
+    """Start Spark; settings are written with `__` for each dot."""
+    builder = (
+        SparkSession.builder.master(master)
+        .appName("pyspark_knn benchmark")
+        .config("spark.ui.enabled", "false")
+        .config("spark.ui.showConsoleProgress", "false")
+        .config("spark.driver.memory", "4g")
+        .config("spark.driver.maxResultSize", "2g")
+        .config("spark.sql.shuffle.partitions", "4")
+    )
+    for name, value in settings.items():
+        builder = builder.config(name.replace("__", "."), value)
+    session = builder.getOrCreate()
+    session.sparkContext.setLogLevel("ERROR")
+    return session
+
+
+def vectors(
+    spark: SparkSession, rows: int, dim: int, *, seed: int = 0, partitions: int = 4
+) -> DataFrame:
+    """`rows` vectors of independent normal figures: id, and features as an array of float."""
+
+    def make(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for batch in batches:
+            ids = batch.column(0).to_numpy()
+            for begin in range(0, len(ids), 1000):
+                part = ids[begin : begin + 1000]
+                values = np.random.default_rng([seed, int(part[0])]).standard_normal(
+                    len(part) * dim, dtype=np.float32
+                )
+                lists = pa.ListArray.from_arrays(
+                    np.arange(0, len(values) + 1, dim, dtype=np.int32), values
+                )
+                yield pa.RecordBatch.from_arrays([pa.array(part), lists], ["id", "features"])
+
+    made = spark.range(0, rows, 1, partitions)
+    frame = made.mapInArrow(make, "id long, features array<float>").persist()
+    frame.count()
+    return frame
+
+
+def as_mllib(frame: DataFrame) -> DataFrame:
+    """The same rows with MLlib vectors."""
+    mllib = frame.withColumn("features", array_to_vector("features")).persist()
+    mllib.count()
+    return mllib
+
+
+def matrix_of(frame: DataFrame) -> np.ndarray:
+    """The vectors on the driver, in the order of the ids."""
+    rows = frame.orderBy("id").toPandas()
+    return np.stack(rows["features"].to_numpy()).astype(np.float32)
+
+
+def take_turns(
+    contestants: Mapping[str, Callable[[], Any]], rounds: int, *, warm: bool = True
+) -> tuple[dict[str, list[float]], dict[str, Any]]:
+    """Run all in turn, several times: other work on the machine then slows all of them alike.
+
+    Returns
+    -------
+    seconds : dict
+        Name -> wall time of each round.
+    results : dict
+        Name -> what the last run returned.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in contestants}
+    results: dict[str, Any] = {}
+    for turn in range(-1 if warm else 0, rounds):
+        for name, run in contestants.items():
+            begin = time.perf_counter()
+            results[name] = run()
+            if turn >= 0:
+                seconds[name].append(time.perf_counter() - begin)
+    return seconds, results
+
+
+def ratio(slow: Sequence[float], fast: Sequence[float]) -> float:
+    """The median of the ratios round by round."""
+    return statistics.median(a / b for a, b in zip(slow, fast, strict=True))
+
+
+def median(values: Iterable[float]) -> float:
+    """The median."""
+    return statistics.median(values)
+
+
+def show(title: str, headers: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Print a Markdown table."""
+    print(f"\n### {title}\n")
+    print("| " + " | ".join(headers) + " |")
+    print("| " + " | ".join("---" for _ in headers) + " |")
+    for row in rows:
+        print("| " + " | ".join(str(cell) for cell in row) + " |")
+    sys.stdout.flush()
+
+
+def check(condition: bool, what: str) -> None:
+    """Stop the benchmark at a wrong answer: its figures would mean nothing."""
+    if not condition:
+        raise SystemExit(f"wrong answer: {what}")

@@ -1,0 +1,129 @@
+"""Executors of their own: the memory of their Python workers, and one executor against two.
+
+python benchmarks/executors.py [--rounds 3]
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from _harness import check, matrix_of, median, show, start, take_turns, vectors
+from sklearn.neighbors import NearestNeighbors
+from threadpoolctl import threadpool_limits
+
+from pyspark_knn import KNNEstimator
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame, SparkSession
+
+K = 10
+
+
+def worker_memory(items: int, dim: int) -> None:
+    """Sum of the Pss of four workers of one executor, while all of them search."""
+    rows = []
+    for name in ("pyspark_knn", "broadcast recipe"):
+        spark = start("local-cluster[1,4,4096]")
+        frame = vectors(spark, items, dim, seed=1)
+        queries = vectors(spark, 8_000, dim, seed=2, partitions=8)
+        if name == "pyspark_knn":
+            model = KNNEstimator(k=K, idCol="id", algorithm="brute").fit(frame)
+            found = model.transform(queries)
+        else:
+            fitted = NearestNeighbors(n_neighbors=K, algorithm="brute").fit(matrix_of(frame))
+            found = _in_blocks(spark.sparkContext.broadcast(fitted), queries)
+        frame.unpersist()
+        found.write.format("noop").mode("overwrite").save()
+        pss, workers = _worker_pss(spark)
+        check(workers == 4, f"{workers} workers, not four")
+        rows.append([name, f"{pss / 2**20:,.0f}", pss])
+        spark.stop()
+    share = rows[0][2] / rows[1][2]
+    size = items * dim * 4 / 2**20
+    show(
+        f"Python workers' memory, index of {size:,.0f} MiB, 4 workers of one executor",
+        ["way", "sum of Pss, MiB", "share"],
+        [[*rows[0][:2], f"{share:.2f}"], [*rows[1][:2], "1"]],
+    )
+
+
+def _in_blocks(shared: Any, queries: DataFrame) -> DataFrame:
+    def search(batches: Iterator[pd.DataFrame]) -> Iterator[pd.DataFrame]:
+        with threadpool_limits(limits=1):
+            for batch in batches:
+                found = shared.value.kneighbors(np.stack(batch["features"].to_numpy()))
+                yield pd.DataFrame({"id": batch["id"], "neighbors": list(found[1])})
+
+    return queries.mapInPandas(search, "id long, neighbors array<long>")
+
+
+def _worker_pss(spark: SparkSession) -> tuple[int, int]:
+    """Asked of /proc while the workers of the last job still wait for more."""
+    mine = {os.getpid()}
+    total, workers = 0, 0
+    tree = {}
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit():
+            try:
+                status = (folder / "status").read_text()
+                tree[int(folder.name)] = (
+                    int(status.split("PPid:")[1].split()[0]),
+                    (folder / "cmdline").read_bytes(),
+                )
+            except (OSError, IndexError):
+                continue
+    grew = True
+    while grew:
+        below = {pid for pid, (parent, _) in tree.items() if parent in mine}
+        grew = not below <= mine
+        mine |= below
+    for pid in mine:
+        parent = tree.get(pid, (0, b""))[0]
+        is_worker = b"pyspark.daemon" in tree.get(pid, (0, b""))[1]
+        if is_worker and b"pyspark.daemon" in tree.get(parent, (0, b""))[1]:
+            rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
+            total += int(rollup.split("Pss:")[1].split()[0]) * 1024
+            workers += 1
+    return total, workers
+
+
+def one_and_two(items: int, queries: int, dim: int, rounds: int) -> None:
+    """The same search by one executor of one core, and by two."""
+    took = {}
+    for executors in (1, 2):
+        spark = start(f"local-cluster[{executors},1,3072]")
+        model = KNNEstimator(k=K, idCol="id").fit(vectors(spark, items, dim, seed=1))
+        asked = vectors(spark, queries, dim, seed=2, partitions=8)
+
+        def run(model: Any = model, asked: DataFrame = asked) -> None:
+            model.transform(asked).write.format("noop").mode("overwrite").save()
+
+        seconds, _ = take_turns({"ours": run}, rounds)
+        took[executors] = median(seconds["ours"])
+        spark.stop()
+        time.sleep(1)
+    show(
+        f"{queries:,} queries, {items:,} x {dim} items, executors of one core each",
+        ["executors", "seconds (median)", "speed-up"],
+        [[n, f"{each:.2f}", f"{took[1] / each:.2f}"] for n, each in took.items()],
+    )
+
+
+def main() -> None:
+    """Print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=3)
+    options = parser.parse_args()
+    worker_memory(items=400_000, dim=144)
+    one_and_two(items=100_000, queries=40_000, dim=64, rounds=options.rounds)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,201 @@
+"""What grid search costs: rows searched, and wall time against the plain ways, as a Markdown table.
+
+    python benchmarks/tuning.py [--rows 40000] [--features 64] [--rounds 3]
+
+- Rows searched: CrossValidator of 3 folds and 16 values of k, counted in the workers; around the
+  estimator and around a whole Pipeline.
+- Wall time: the same against candidates that share nothing, which is what plain
+  `pyspark.ml.Pipeline` comes to. That one is measured with fewer values of k and scaled up, since
+  each of its candidates costs the same.
+- The classifier's transform against the search alone.
+
+All times are medians of interleaved rounds in one session: ratios mean something, seconds little.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pyspark.ml import Pipeline
+from pyspark.ml.evaluation import MulticlassClassificationEvaluator
+from pyspark.ml.feature import StandardScaler
+from pyspark.ml.functions import array_to_vector
+from pyspark.ml.tuning import CrossValidator, ParamGridBuilder
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from pyspark_knn import KNNClassifier, KNNEstimator, SharedPrefixPipeline
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from tests.support.counting import AllSearches
+
+FOLDS = 3
+NEIGHBORS = list(range(1, 32, 2))
+PLAIN = 2
+"""Candidates of the plain way that are really run."""
+
+
+class Alone(KNNClassifier):
+    """Fits each candidate by itself, as an estimator without a fitMultiple of its own does."""
+
+    def fitMultiple(self, dataset: DataFrame, paramMaps: Any) -> Any:
+        """Fit one after the other."""
+        return ((i, self.copy(params).fit(dataset)) for i, params in enumerate(paramMaps))
+
+
+class _Patch:
+    """What `AllSearches` needs of pytest."""
+
+    setattr = staticmethod(setattr)
+
+
+def points(spark: SparkSession, rows: int, features: int) -> DataFrame:
+    """Clusters of four classes, random but the same each time."""
+    random = np.random.default_rng(5)
+    centres = random.normal(size=(40, features))
+    which = random.integers(0, 40, rows)
+    matrix = (centres[which] + 1.2 * random.normal(size=(rows, features))).astype(np.float32)
+    data = [(i, matrix[i].tolist(), int(which[i] % 4), i % FOLDS) for i in range(rows)]
+    schema = "id int, values array<float>, label int, fold int"
+    frame = spark.createDataFrame(data, schema).repartition(4)
+    vectors = frame.withColumn("raw", array_to_vector(F.col("values").cast("array<double>")))
+    cached = vectors.drop("values").cache()
+    cached.count()
+    return cached
+
+
+def search(estimator: Any, knn: Any, values: list[int], dataset: DataFrame) -> list[float]:
+    """Cross-validate; gives the metrics."""
+    validator = CrossValidator(
+        estimator=estimator,
+        estimatorParamMaps=ParamGridBuilder().addGrid(knn.k, values).build(),
+        evaluator=MulticlassClassificationEvaluator(metricName="accuracy"),
+        numFolds=FOLDS,
+        foldCol="fold",
+    )
+    return validator.fit(dataset).avgMetrics
+
+
+def piped(kind: type, knn: Any) -> Any:
+    """A scaler, and the classifier behind it."""
+    return kind(stages=[StandardScaler(inputCol="raw", outputCol="features"), knn])
+
+
+def print_rows_searched(dataset: DataFrame) -> None:
+    """Count what workers search."""
+    total = dataset.count()
+    print("| rows searched | plain | shared | ratio |\n|---|---:|---:|---:|")
+    bare = dataset.withColumnRenamed("raw", "features")
+    with tempfile.TemporaryDirectory() as folder:
+        searches = AllSearches(Path(folder), _Patch)
+        for name, share in (("the estimator", False), ("a Pipeline", True)):
+            knn = KNNClassifier(idCol="id")
+            estimator = piped(SharedPrefixPipeline, knn) if share else knn
+            search(estimator, knn, NEIGHBORS, dataset if share else bare)
+            shared = searches.take()
+            plain = total * len(NEIGHBORS)
+            print(f"| CrossValidator around {name} | {plain:,} | {shared:,} | {plain / shared:g} |")
+
+
+def timed(run: Callable[[], Any]) -> float:
+    """Seconds."""
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+
+def medians(runs: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
+    """Median seconds of each, round after round."""
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    for _ in range(rounds):
+        for name, run in runs.items():
+            times[name].append(timed(run))
+    return {name: statistics.median(each) for name, each in times.items()}
+
+
+def print_grid_search(dataset: DataFrame, rounds: int) -> None:
+    """Wall time of 3 folds x 16 values of k, shared and plain."""
+    bare = dataset.withColumnRenamed("raw", "features")
+    knn, alone = KNNClassifier(idCol="id"), Alone(idCol="id")
+    few = NEIGHBORS[len(NEIGHBORS) // 2 :][:PLAIN]
+    found = medians(
+        {
+            "bare": lambda: search(knn, knn, NEIGHBORS, bare),
+            "bare, plain": lambda: search(alone, alone, few, bare),
+            "piped": lambda: search(piped(SharedPrefixPipeline, knn), knn, NEIGHBORS, dataset),
+            "piped, plain": lambda: search(piped(Pipeline, knn), knn, few, dataset),
+        },
+        rounds,
+    )
+    print("\n| 3 folds x 16 values of k | plain | shared | ratio |\n|---|---:|---:|---:|")
+    for name, form in (("the estimator", "bare"), ("a Pipeline", "piped")):
+        # Each fold's candidates cost alike; the last fit of the best one comes once in both.
+        plain = found[f"{form}, plain"] * (FOLDS * len(NEIGHBORS) + 1) / (FOLDS * PLAIN + 1)
+        shared = found[form]
+        print(f"| {name} | {plain:.1f} s | {shared:.1f} s | {plain / shared:.1f} |")
+
+
+def print_transform(dataset: DataFrame, rounds: int) -> None:
+    """The classifier's transform against the search alone."""
+    bare = dataset.withColumnRenamed("raw", "features")
+    items, queries = bare.where("fold > 0").cache(), bare.where("fold = 0").cache()
+    alone = KNNEstimator(k=10, idCol="id").fit(items)
+    voting = KNNClassifier(k=10, idCol="id").fit(items)
+
+    def use(frame: DataFrame) -> None:
+        frame.write.format("noop").mode("overwrite").save()
+
+    use(alone.transform(queries))
+    use(voting.transform(queries))
+    found = medians(
+        {
+            "search": lambda: use(alone.transform(queries)),
+            "classifier": lambda: use(voting.transform(queries)),
+        },
+        2 * rounds + 1,
+    )
+    print(
+        f"\n| transform of {queries.count():,} queries, k = 10 | seconds | ratio |\n|---|---:|---:|"
+    )
+    for name, seconds in found.items():
+        print(f"| {name} | {seconds:.2f} | {seconds / found['search']:.2f} |")
+
+
+def main() -> None:
+    """Print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rows", type=int, default=40_000)
+    parser.add_argument("--features", type=int, default=64)
+    parser.add_argument("--rounds", type=int, default=3)
+    given = parser.parse_args()
+    os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
+    spark = (
+        SparkSession.builder.master("local[2]")
+        .appName("pyspark_knn tuning benchmark")
+        .config("spark.ui.enabled", "false")
+        .config("spark.ui.showConsoleProgress", "false")
+        .config("spark.driver.memory", "3g")
+        .config("spark.sql.shuffle.partitions", "4")
+        .getOrCreate()
+    )
+    spark.sparkContext.setLogLevel("ERROR")
+    dataset = points(spark, given.rows, given.features)
+    print(f"{given.rows:,} rows of {given.features} features, {spark.version}, 2 cores\n")
+    print_transform(dataset, given.rounds)
+    print_grid_search(dataset, given.rounds)
+    print()
+    print_rows_searched(points(spark, 3_000, 8))
+    spark.stop()
+
+
+if __name__ == "__main__":
+    main()

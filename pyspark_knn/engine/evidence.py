@@ -1,0 +1,129 @@
+"""A search kept as columns, and answers cut out of it, in a worker. No driver-side name.
+
+What a stage makes of neighbours depends on their distances and on what is known of their items
+alone. So the lists of both for the widest search hold the answer of every narrower one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+
+from pyspark_knn.engine.columns import list_parts
+from pyspark_knn.engine.items import Items
+from pyspark_knn.engine.worker import BLOCK_ANSWERS, Answer, fan_out, list_offsets
+from pyspark_knn.index.base import Neighbors
+
+if TYPE_CHECKING:
+    from pyspark.sql.types import StructType
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """The answer that others can be made of: a list of distances, and one for each fact.
+
+    Attributes
+    ----------
+    result_type : StructType
+        The output columns.
+    facts : tuple of str
+        What other answers need to know of items: "id", "label", "weight".
+    """
+
+    result_type: StructType
+    facts: tuple[str, ...]
+    width = 0
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The facts."""
+        return self.facts
+
+    def rows(self, neighbors: Neighbors, items: Items) -> pa.StructArray:
+        """One struct of lists for each query, nearest first, only as long as there are any."""
+        there = neighbors.positions >= 0
+        at = neighbors.positions[there]
+        known = {
+            "id": lambda: items.take_ids(at),
+            "label": lambda: pa.array(items.labels).take(pa.array(at)),
+            "weight": lambda: pa.array(items.weights).take(pa.array(at)),
+        }
+        cells = [pa.array(neighbors.distances[there]), *(known[fact]() for fact in self.facts)]
+        offsets = list_offsets(there.sum(axis=1))
+        lists = [pa.ListArray.from_arrays(offsets, cell) for cell in cells]
+        return pa.StructArray.from_arrays(lists, names=self.result_type.names)
+
+
+@dataclass(frozen=True)
+class Cut:
+    """What to cut out of evidence.
+
+    Attributes
+    ----------
+    k : int
+        The first so many neighbours, at most as many as were searched.
+    max_distance : float or None
+        Only those within, at most as far as was searched.
+    facts : tuple of str
+        As in the `Evidence`.
+    answer : Answer
+        Makes the output.
+    """
+
+    k: int
+    max_distance: float | None
+    facts: tuple[str, ...]
+    answer: Answer
+
+
+def cut_batches(cut: Cut, batches: Iterator[tuple[pa.Array, ...]]) -> Iterator[pa.Array]:
+    """Answer out of evidence.
+
+    Parameters
+    ----------
+    cut : Cut
+        What is wanted.
+    batches : iterator of tuples of pyarrow.Array
+        The columns of an `Evidence`; null where an invalid query was kept.
+
+    Yields
+    ------
+    pyarrow.ListArray
+        As `worker.search_batches` yields.
+    """
+    step = max(1, BLOCK_ANSWERS // (cut.k + cut.answer.width))
+    for lists in batches:
+        for start in range(0, len(lists[0]), step):
+            yield _cut_block(cut, [each.slice(start, step) for each in lists])
+
+
+def _cut_block(cut: Cut, lists: list[pa.ListArray]) -> pa.Array:
+    valid = lists[0].is_valid().to_numpy(zero_copy_only=False)
+    distances, starts, lengths = list_parts(lists[0])
+    starts, lengths = starts[valid], lengths[valid]
+    place = np.arange(min(cut.k, lengths.max(initial=0)))
+    there = place < lengths[:, None]
+    found = np.full(there.shape, np.inf)
+    found[there] = distances[(starts[:, None] + place)[there]]
+    if cut.max_distance is not None:
+        there &= found <= cut.max_distance
+        found[~there] = np.inf
+    positions = np.full(there.shape, -1, dtype=np.int64)
+    count = int(there.sum())
+    positions[there] = np.arange(count)
+    facts = {}
+    for name, each in zip(cut.facts, lists[1:], strict=True):
+        at = (each.offsets.to_numpy()[:-1][valid][:, None] + place)[there]
+        facts[name] = each.values.take(pa.array(at))
+    items = Items(
+        count,
+        facts.get("id"),
+        facts["label"].to_numpy() if "label" in facts else None,
+        facts["weight"].to_numpy() if "weight" in facts else None,
+    )
+    answers = cut.answer.rows(Neighbors(found, positions), items)
+    return fan_out(answers, valid, keep=True)

@@ -1,0 +1,383 @@
+"""Scores by matrix products: what they are for each metric, and how far rounding can move them.
+
+For some metrics the nearest items are those of the largest *score*, an inner product of two
+vectors and a term of the item:
+
+* euclidean and its kin: since ``|q - x|**2 = |q|**2 - 2 (q.x - |x|**2 / 2)``, the score is the
+  bracket. q and x are the rows less a common centre, times the factors of the metric.
+* inner_product: the product, of a query that is scaled to a norm below 1.
+* cosine, correlation: the product of the unit vectors.
+
+Scores are computed with rounding, and `pyspark_knn.index.rounding` bounds by how much. The bound
+has a part of the query and a part of the item. The item's part is *added to the item's term*, so
+that computed scores are *ceilings*, which only lack the query's part. If p is the score that the
+final figure of a pair stands for, then
+
+    p <= ceiling + slack           slack: the query's part
+    p >= ceiling - slack - width   width: twice the item's part
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
+
+import numpy as np
+
+from pyspark_knn.index.kernels import centred_rows, unit_rows
+from pyspark_knn.index.rounding import MOST_FEATURES, V, rounding, underflow
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from pyspark_knn.index.distances import Metric
+
+# Norms whose squares float32 holds with room on both sides; others are scaled.
+_SMALLEST, _LARGEST = 2.0**-20, 2.0**40
+
+# What is smaller than this after scaling by it is beyond float64 anyway.
+_LEAST_EXPONENT = -1000
+
+# Centre if the mean makes up this share of the sum of squares: the bound shrinks by 1 minus it.
+_WORTH_CENTRING = 0.75
+
+_SAMPLE = 1 << 16
+_NUMBERS = 1 << 18
+
+
+class Queries(NamedTuple):
+    """Queries in a `ScoreSpace`.
+
+    Attributes
+    ----------
+    vectors : ndarray of shape (n_queries, n_features), dtype float64
+    squares : ndarray of shape (n_queries,), dtype float64
+        Squared norms of the vectors.
+    exponents : ndarray of shape (n_queries,), dtype int64
+        The power of two that figures of this query are to be divided by, to be those of vectors.
+    """
+
+    vectors: NDArray[np.float64]
+    squares: NDArray[np.float64]
+    exponents: NDArray[np.int64]
+
+    def take(self, rows: NDArray[np.bool_]) -> Queries:
+        """Some of them."""
+        return Queries(self.vectors[rows], self.squares[rows], self.exponents[rows])
+
+
+class ScoreSpace(ABC):
+    """How rows become vectors, and figures become scores."""
+
+    # No figure is smaller: a query with k such needs no item of a later position.
+    least_figure: ClassVar[float] = 0.0
+
+    def __init__(self, metric: Metric, matrix: NDArray[np.floating]) -> None:
+        self._metric = metric
+        self._n_features = matrix.shape[1]
+        kinds: tuple[type[np.floating], ...] = (np.float32, np.float64)
+        self._rounding = {kind: rounding(self._n_features, kind) for kind in kinds}
+        self._underflow = {kind: underflow(self._n_features, kind) for kind in kinds}
+
+    def serves(self, queries: Queries) -> NDArray[np.bool_]:
+        """Tell for which queries the bound holds: nothing overflows, final figures neither."""
+        if self._n_features > MOST_FEATURES:
+            return np.zeros(len(queries.squares), bool)
+        return (queries.squares < 2.0**80) & (self._figure_exponents(queries) < 1020)
+
+    @abstractmethod
+    def _figure_exponents(self, queries: Queries) -> NDArray[np.float64]:
+        """The powers of two that no final figure exceeds."""
+
+    @abstractmethod
+    def queries(self, rows: NDArray[np.floating]) -> Queries:
+        """Transform queries. What overflows on the way is not served."""
+
+    @abstractmethod
+    def vectors(self, items: NDArray[np.floating], where: slice) -> NDArray[np.floating]:
+        """Transform `items`, which stand at `where` in the matrix.
+
+        float64, or the items themselves where they need no change.
+        """
+
+    @abstractmethod
+    def terms(
+        self, where: slice | NDArray[np.int64], dtype: type[np.floating]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """The items' terms in their ceilings, and their widths, for products in `dtype`."""
+
+    @abstractmethod
+    def slack(self, queries: Queries, dtype: type[np.floating]) -> NDArray[np.float64]:
+        """The queries' parts of the error, for products in `dtype`."""
+
+    @abstractmethod
+    def least_scores(self, limits: NDArray[np.float64], queries: Queries) -> NDArray[np.float64]:
+        """Scores that no item falls short of whose final figure is within the limit."""
+
+
+def has_scores(metric: Metric) -> bool:
+    """Tell whether the nearest items by this metric are those of the largest scores."""
+    return metric.name in _SPACES and (metric.name != "minkowski" or metric.p == 2)
+
+
+def score_space(metric: Metric, matrix: NDArray[np.floating]) -> ScoreSpace:
+    """The space of a metric that `has_scores`, for these items."""
+    return _SPACES[metric.name](metric, matrix)
+
+
+class EuclideanSpace(ScoreSpace):
+    """Scores of euclidean distance, squared or not, with factors or without."""
+
+    def __init__(self, metric: Metric, matrix: NDArray[np.floating]) -> None:
+        super().__init__(metric, matrix)
+        exponent = _scaling_exponent(_largest(matrix))
+        self._scale = 2.0**-exponent
+        self._centre: NDArray[np.float64] | None = None
+        self._factor: NDArray[np.float64] | None = None
+        factor = metric.params.get("factor")
+        if factor is not None:
+            more = int(np.frexp(factor.max())[1])
+            self._factor = np.ldexp(factor, -more)
+            exponent += more
+        self._centre = self._worthwhile_centre(matrix)
+        self._squares = np.empty(len(matrix))
+        for where, rows in _blocks(matrix):
+            vectors = self.vectors(rows, where)
+            self._squares[where] = _squared_norms(vectors)
+        rest = _scaling_exponent(float(np.sqrt(self._squares.max())))
+        if rest:
+            ones = np.ones(self._n_features)
+            self._factor = np.ldexp(ones if self._factor is None else self._factor, -rest)
+            self._squares = np.ldexp(self._squares, -2 * rest)
+        self._exponent = exponent + rest
+        self._norm = float(np.sqrt(self._squares.max()))
+
+    def _worthwhile_centre(self, matrix: NDArray[np.floating]) -> NDArray[np.float64] | None:
+        """The mean of a sample, scaled, if vectors get much shorter when it is subtracted."""
+        sample = self._transformed(matrix[:: max(1, len(matrix) // _SAMPLE)])
+        mean: NDArray[np.float64] = sample.mean(axis=0)
+        if float(mean @ mean) <= _WORTH_CENTRING * float(np.mean(_squared_norms(sample))):
+            return None
+        if self._factor is None:
+            return mean
+        centre: NDArray[np.float64] = np.divide(
+            mean, self._factor, out=np.zeros_like(mean), where=self._factor > 0
+        )
+        return centre
+
+    def _transformed(self, rows: NDArray[np.floating]) -> NDArray[np.float64]:
+        result: NDArray[np.float64] = np.multiply(rows, self._scale, dtype=np.float64)
+        if self._centre is not None:
+            result -= self._centre
+        if self._factor is not None:
+            result *= self._factor
+        return result
+
+    def queries(self, rows: NDArray[np.floating]) -> Queries:
+        """See `ScoreSpace.queries`."""
+        with np.errstate(over="ignore", invalid="ignore"):
+            vectors = self._transformed(rows)
+            squares = _squared_norms(vectors)
+        return Queries(vectors, squares, np.full(len(rows), self._exponent))
+
+    def _figure_exponents(self, queries: Queries) -> NDArray[np.float64]:
+        lengths = np.sqrt(queries.squares) + self._norm
+        exponents = self._exponent + np.frexp(lengths)[1].astype(np.float64)
+        return exponents * (2 if self._metric.name == "sqeuclidean" else 1)
+
+    def vectors(self, items: NDArray[np.floating], where: slice) -> NDArray[np.floating]:
+        """See `ScoreSpace.vectors`."""
+        if self._scale == 1.0 and self._centre is None and self._factor is None:
+            return items
+        return self._transformed(items)
+
+    def terms(
+        self, where: slice | NDArray[np.int64], dtype: type[np.floating]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """See `ScoreSpace.terms`."""
+        squares = self._squares[where]
+        error = self._rounding[dtype] * squares
+        error += self._underflow[dtype] * (1.0 + self._norm)
+        return error - 0.5 * squares, 2.0 * error
+
+    def slack(self, queries: Queries, dtype: type[np.floating]) -> NDArray[np.float64]:
+        """See `ScoreSpace.slack`."""
+        slack = 0.5 * self._rounding[dtype] * queries.squares
+        slack += self._underflow[dtype] * (1.0 + np.sqrt(queries.squares))
+        return slack + self._hidden()
+
+    def _hidden(self) -> float:
+        """What a final figure hides that underflows: below the least float64, h in this scale.
+
+        ``(D + h)**2 <= D**2 (1 + v) + h**2 (1 + 1 / v)``; the first term is within the bound.
+        """
+        least = 2.0 ** min(300, -1074 - self._exponent)
+        if self._metric.name == "sqeuclidean":
+            return float(2.0 ** min(300, -1074 - 2 * self._exponent))
+        return least * least * (1.0 + 1.0 / V)
+
+    def least_scores(self, limits: NDArray[np.float64], queries: Queries) -> NDArray[np.float64]:
+        """See `ScoreSpace.least_scores`."""
+        with np.errstate(over="ignore"):
+            if self._metric.name == "sqeuclidean":
+                squares = np.ldexp(limits, -2 * self._exponent)
+            else:
+                squares = np.ldexp(limits, -self._exponent) ** 2
+            scores = 0.5 * (queries.squares - squares)
+            scores -= self._rounding[np.float64] * (queries.squares + squares)
+        scores -= self._hidden()
+        return np.where(limits < 0, np.inf, scores)
+
+
+class ProductSpace(ScoreSpace):
+    """Scores of inner_product."""
+
+    least_figure: ClassVar[float] = -np.inf
+
+    def __init__(self, metric: Metric, matrix: NDArray[np.floating]) -> None:
+        super().__init__(metric, matrix)
+        self._exponent = _scaling_exponent(_largest(matrix))
+        self._scale = 2.0**-self._exponent
+        self._norms = np.empty(len(matrix))
+        for where, rows in _blocks(matrix):
+            self._norms[where] = np.sqrt(_squared_norms(self.vectors(rows, where)))
+        self._norm = float(self._norms.max())
+
+    def _figure_exponents(self, queries: Queries) -> NDArray[np.float64]:
+        return queries.exponents.astype(np.float64) + float(np.frexp(self._norm)[1])
+
+    def queries(self, rows: NDArray[np.floating]) -> Queries:
+        """See `ScoreSpace.queries`."""
+        vectors = rows.astype(np.float64)
+        exponents = np.frexp(np.abs(vectors).max(axis=1))[1].astype(np.int64)
+        vectors = np.ldexp(vectors, -exponents[:, None])
+        more = np.frexp(np.sqrt(_squared_norms(vectors)))[1].astype(np.int64)
+        vectors = np.ldexp(vectors, -more[:, None])
+        return Queries(vectors, _squared_norms(vectors), exponents + more + self._exponent)
+
+    def vectors(self, items: NDArray[np.floating], where: slice) -> NDArray[np.floating]:
+        """See `ScoreSpace.vectors`."""
+        if self._scale == 1.0:
+            return items
+        scaled: NDArray[np.float64] = np.multiply(items, self._scale, dtype=np.float64)
+        return scaled
+
+    def terms(
+        self, where: slice | NDArray[np.int64], dtype: type[np.floating]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """See `ScoreSpace.terms`."""
+        error = self._rounding[dtype] * self._norms[where]
+        error += self._underflow[dtype] * (3.0 + self._norms[where])
+        return error, 2.0 * error
+
+    def slack(self, queries: Queries, dtype: type[np.floating]) -> NDArray[np.float64]:
+        """See `ScoreSpace.slack`: only what underflow hides in a final figure."""
+        hidden = np.minimum(300, -1074 - queries.exponents)
+        return np.ldexp(float(self._n_features), hidden)
+
+    def least_scores(self, limits: NDArray[np.float64], queries: Queries) -> NDArray[np.float64]:
+        """See `ScoreSpace.least_scores`."""
+        with np.errstate(over="ignore"):
+            scores = np.ldexp(-limits, -queries.exponents)
+        least: NDArray[np.float64] = scores - self.slack(queries, np.float64)
+        return least
+
+
+class DirectionSpace(ScoreSpace):
+    """Scores of cosine and correlation."""
+
+    def __init__(self, metric: Metric, matrix: NDArray[np.floating]) -> None:
+        super().__init__(metric, matrix)
+        self._centred = metric.name == "correlation"
+        self._inverse_norms = np.ones(len(matrix))
+        if not self._centred:
+            for where, rows in _blocks(matrix):
+                self._inverse_norms[where] = _inverse_norms(rows)
+
+    def _figure_exponents(self, queries: Queries) -> NDArray[np.float64]:
+        return np.full(len(queries.vectors), 1.0)
+
+    def queries(self, rows: NDArray[np.floating]) -> Queries:
+        """See `ScoreSpace.queries`."""
+        vectors = self._directions(rows)
+        return Queries(vectors, _squared_norms(vectors), np.zeros(len(rows), np.int64))
+
+    def _directions(self, rows: NDArray[np.floating]) -> NDArray[np.float64]:
+        """The unit vectors that final figures are made of."""
+        wide = rows.astype(np.float64)
+        return unit_rows(centred_rows(wide) if self._centred else wide)
+
+    def vectors(self, items: NDArray[np.floating], where: slice) -> NDArray[np.floating]:
+        """See `ScoreSpace.vectors`."""
+        if self._centred:
+            return self._directions(items)
+        # Multiplying is much faster than what the kernel does for all magnitudes.
+        inverse = np.maximum(self._inverse_norms[where], 0.0)
+        result: NDArray[np.float64] = np.multiply(items, inverse[:, None], dtype=np.float64)
+        return result
+
+    def terms(
+        self, where: slice | NDArray[np.int64], dtype: type[np.floating]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """See `ScoreSpace.terms`."""
+        error = self._rounding[dtype] + 4.0 * self._underflow[dtype]
+        # A vector that is not known (zeros stand for it) has a score between -2 and 2.
+        errors = np.where(self._inverse_norms[where] < 0, 2.0, error)
+        return errors, 2.0 * errors
+
+    def slack(self, queries: Queries, dtype: type[np.floating]) -> NDArray[np.float64]:
+        """See `ScoreSpace.slack`: all of it is the items'."""
+        return np.zeros(len(queries.vectors))
+
+    def least_scores(self, limits: NDArray[np.float64], queries: Queries) -> NDArray[np.float64]:
+        """See `ScoreSpace.least_scores`."""
+        return np.where(limits < 0, np.inf, 1.0 - limits - 4.0 * V * (1.0 + limits))
+
+
+_SPACES: dict[str, type[ScoreSpace]] = {
+    "correlation": DirectionSpace,
+    "cosine": DirectionSpace,
+    "euclidean": EuclideanSpace,
+    "inner_product": ProductSpace,
+    "minkowski": EuclideanSpace,
+    "seuclidean": EuclideanSpace,
+    "sqeuclidean": EuclideanSpace,
+}
+
+
+def _blocks(
+    matrix: NDArray[np.floating],
+) -> Iterator[tuple[slice, NDArray[np.floating]]]:
+    """The rows in blocks that stay in the cache."""
+    step = max(1, _NUMBERS // matrix.shape[1])
+    for start in range(0, len(matrix), step):
+        where = slice(start, min(start + step, len(matrix)))
+        yield where, matrix[where]
+
+
+def _largest(matrix: NDArray[np.floating]) -> float:
+    return max(float(matrix.max()), -float(matrix.min()))
+
+
+def _scaling_exponent(size: float) -> int:
+    """The power of two to divide by, so that squares of `size` are safe; mostly none."""
+    if size == 0 or _SMALLEST <= size <= _LARGEST:
+        return 0
+    return max(int(np.frexp(size)[1]), _LEAST_EXPONENT)
+
+
+def _squared_norms(rows: NDArray[np.floating]) -> NDArray[np.float64]:
+    result: NDArray[np.float64] = np.einsum("ij,ij->i", rows, rows, dtype=np.float64)
+    return result
+
+
+def _inverse_norms(rows: NDArray[np.floating]) -> NDArray[np.float64]:
+    """One divided by the norms; 0 for rows of zeros, -1 where squares are not safe."""
+    with np.errstate(over="ignore"):
+        squares = _squared_norms(rows)
+    unsafe = np.flatnonzero(~((squares > 2.0**-900) & (squares < 2.0**900)))
+    squares[unsafe] = 1.0
+    inverse = 1.0 / np.sqrt(squares)
+    inverse[unsafe] = np.where(rows[unsafe].any(axis=1), -1.0, 0.0)
+    return inverse

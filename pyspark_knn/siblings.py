@@ -1,0 +1,113 @@
+"""Models of one `fitMultiple`: one index for all whose Params agree on it, and one search.
+
+Models that share an index also share their search of queries that are cached anyway, as those of a
+fold are in MLlib's CrossValidator: it runs once, as wide as the widest of them needs, and each
+model cuts its own answer out. The result is kept until the models or the queries are gone.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from pyspark.ml.param import Param
+from pyspark.sql import DataFrame
+
+from pyspark_knn.engine.sharing import Limits, SharedSearch
+
+if TYPE_CHECKING:
+    from pyspark_knn.stage import NeighborEstimator, NeighborModel
+
+M = TypeVar("M", bound="NeighborModel")
+
+_SEARCH_PARAMS = frozenset(
+    {
+        "k",
+        "maxDistance",
+        "excludeIdCol",
+        "weights",
+        "thresholds",
+        "neighborsCol",
+        "distancesCol",
+        "predictionCol",
+        "probabilityCol",
+        "rawPredictionCol",
+    }
+)
+"""What does not change the index. A Param that is not listed is taken to change it."""
+
+
+class _Group(Generic[M]):
+    """Estimators whose index is the same: the first that is asked for fits, the others follow."""
+
+    def __init__(self) -> None:
+        self.estimators: list[NeighborEstimator[M]] = []
+        self._first: M | None = None
+        self._shared: SharedSearch | None = None
+        self._lock = threading.Lock()
+
+    def fit(self, estimator: NeighborEstimator[M], dataset: DataFrame) -> M:
+        """The model of one of the estimators."""
+        with self._lock:
+            if self._first is None:
+                model = estimator.fit(dataset)
+                self._shared = SharedSearch(self._widest())
+                self._first = model
+            else:
+                model = estimator.follow(self._first)
+        model.share(self._shared)
+        return model
+
+    def _widest(self) -> Limits:
+        reach = [
+            math.inf if (limit := each.getMaxDistance()) is None else limit
+            for each in self.estimators
+        ]
+        farthest = max(reach)
+        k = max(each.getK() for each in self.estimators)
+        return Limits(k, None if farthest == math.inf else farthest)
+
+
+class SiblingFits(Generic[M]):
+    """Fits the models of one `fitMultiple`, from several threads at once.
+
+    Parameters
+    ----------
+    estimator : NeighborEstimator
+        Has the Params that all share.
+    dataset : DataFrame
+        The items.
+    paramMaps : sequence of dict
+        Param -> value.
+    """
+
+    def __init__(
+        self,
+        estimator: NeighborEstimator[M],
+        dataset: DataFrame,
+        paramMaps: Sequence[dict[Param[Any], Any]],
+    ) -> None:
+        self._dataset = dataset
+        self._estimators = [estimator.copy(each) for each in paramMaps]
+        groups: dict[str, _Group[M]] = {}
+        self._groups = []
+        for each in self._estimators:
+            group = groups.setdefault(_index_key(each), _Group())
+            group.estimators.append(each)
+            self._groups.append(group)
+
+    def model(self, index: int) -> M:
+        """The model of one param map."""
+        return self._groups[index].fit(self._estimators[index], self._dataset)
+
+
+def _index_key(estimator: NeighborEstimator[Any]) -> str:
+    """Equal for estimators that build the same index."""
+    shaping = [
+        (param.name, value)
+        for param, value in estimator.extractParamMap().items()
+        if param.name not in _SEARCH_PARAMS
+    ]
+    return repr(sorted(shaping))

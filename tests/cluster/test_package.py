@@ -1,0 +1,44 @@
+"""Executors whose Python lacks this package: what they say, and the one call that supplies it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.support.servers import python_without, run_script
+
+SCRIPT = """
+import glob
+import os
+import sys
+from pyspark.sql import SparkSession
+from pyspark_knn import KNNEstimator, supply_package
+
+spark = (
+    SparkSession.builder.master("local-cluster[2,1,1024]")
+    .config("spark.ui.enabled", "false")
+    .config("spark.driver.host", "127.0.0.1")
+    .config("spark.driver.bindAddress", "127.0.0.1")
+    .getOrCreate()
+)
+items = spark.createDataFrame([(i, [float(i), 0.0]) for i in range(20)], ["id", "features"])
+knn = KNNEstimator(k=2, idCol="id")
+try:
+    knn.fit(items)
+except Exception as error:
+    assert "no package 'pyspark_knn'" in str(error), error
+    assert "pyspark_knn.supply_package(spark)" in str(error), error
+else:
+    raise SystemExit("the workers have the package: nothing is tested")
+supply_package(spark)
+supply_package(spark)
+print(knn.fit(items).transform(items.where("id = 7").repartition(4)).first().neighbors)
+"""
+
+
+def test_workers_without_the_package_say_so_and_can_be_supplied(tmp_path: Path) -> None:
+    bare = python_without(tmp_path / "bare")
+    done = run_script(
+        SCRIPT, folder=tmp_path, SPARK_WORKER_DIR=str(tmp_path / "work"), PYSPARK_PYTHON=str(bare)
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "[7, 6]"

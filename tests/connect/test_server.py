@@ -1,0 +1,218 @@
+"""A Spark Connect server in a process of its own, whose workers' Python lacks this package.
+
+Each test has sessions of its own on it, as users do.
+"""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyspark
+import pytest
+from pyspark.errors import PySparkException
+
+from pyspark_knn import KNNEstimator, KNNModel, supply_package
+from tests.support.oracle import direct_distances, nearest
+from tests.support.servers import connect_server, python_without, run_script
+
+if int(pyspark.__version__.split(".")[0]) < 4:
+    pytest.skip("Spark Connect is for Spark 4.0 and later", allow_module_level=True)
+
+from pyspark.errors.exceptions.connect import SparkConnectGrpcException
+
+ITEMS = np.random.default_rng(3).normal(size=(60, 4))
+QUERIES = np.random.default_rng(4).normal(size=(12, 4))
+K = 3
+
+
+@pytest.fixture(scope="module")
+def server_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("server")
+
+
+@pytest.fixture(scope="module")
+def server(server_folder: Path) -> Iterator[str]:
+    """Its URL."""
+    bare = python_without(server_folder / "bare")
+    with connect_server(server_folder, bare, "local-cluster[2,1,1024]") as url:
+        yield url
+
+
+@pytest.fixture
+def bare_session(server: str) -> Iterator[Any]:
+    """A session of its own, whose workers lack the package."""
+    made = new_session(server)
+    yield made
+    made.stop()
+
+
+@pytest.fixture
+def session(bare_session: Any) -> Any:
+    """A session of its own, whose workers got the package."""
+    supply_package(bare_session)
+    return bare_session
+
+
+def new_session(url: str) -> Any:
+    from pyspark.sql import SparkSession
+
+    return SparkSession.builder.remote(url).create()
+
+
+def frame(session: Any, matrix: Any) -> Any:
+    rows = [(f"n{i:02}", row) for i, row in enumerate(matrix.tolist())]
+    return session.createDataFrame(rows, "name string, features array<double>")
+
+
+def fitted(session: Any, items: Any = ITEMS) -> KNNModel:
+    return KNNEstimator(k=K, idCol="name").fit(frame(session, items))
+
+
+def neighbors(model: KNNModel, session: Any) -> list[list[str]]:
+    rows = model.transform(frame(session, QUERIES)).collect()
+    return [row.neighbors for row in sorted(rows, key=lambda row: row.name)]
+
+
+def expected(items: Any = ITEMS) -> list[list[str]]:
+    names = [f"n{i:02}" for i in range(len(items))]
+    return [[i for i, _ in row] for row in nearest(direct_distances(QUERIES, items), names, K)]
+
+
+def kept_by(server_folder: Path) -> list[Path]:
+    """The files of sessions that the server itself holds.
+
+    Executors' copies are Spark's affair: it removes those of a session that was idle for long.
+    """
+    names = ("knn-*.bundle", "pyspark_knn-*.zip")
+    return [path for name in names for path in (server_folder / "kept").rglob(name)]
+
+
+def test_workers_without_the_package_say_so_and_can_be_supplied(bare_session: Any) -> None:
+    session = bare_session
+    with pytest.raises(PySparkException, match="no package 'pyspark_knn'") as raised:
+        fitted(session)
+    assert "pyspark_knn.supply_package(spark)" in str(raised.value)
+    supply_package(session)
+    supply_package(session)  # once too often does no harm
+    assert neighbors(fitted(session), session) == expected()
+
+
+def test_two_clients_do_not_mix_and_leave_nothing(
+    server: str, server_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    many = [ITEMS, -ITEMS[:50]]
+
+    def client(items: Any) -> list[list[list[str]]]:
+        session = new_session(server)
+        supply_package(session)
+        try:
+            model = fitted(session, items)
+            found = [neighbors(model, session) for _ in range(3)]
+            assert kept_by(server_folder)
+            return found
+        finally:
+            session.stop()
+
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(client, many)
+    assert first == [expected(many[0])] * 3
+    assert second == [expected(many[1])] * 3
+    assert first != second
+    assert not list(tmp_path.iterdir())
+    assert not kept_by(server_folder)
+
+
+def test_one_upload_for_equal_content(session: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[str] = []
+    add = type(session).addArtifact
+
+    def noting(self: Any, *paths: str, **options: Any) -> None:
+        sent.extend(paths)
+        add(self, *paths, **options)
+
+    monkeypatch.setattr(type(session), "addArtifact", noting)
+    models = [fitted(session), fitted(session), fitted(session).setK(1)]
+    assert [len(neighbors(model, session)[0]) for model in models] == [K, K, 1]
+    assert len(sent) == 1
+
+
+def test_a_server_that_persists_nothing(
+    session: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from pyspark.sql.connect.dataframe import DataFrame
+
+    def refuse(*_: Any) -> None:
+        raise SparkConnectGrpcException("PERSIST is not supported here")
+
+    monkeypatch.setattr(DataFrame, "persist", refuse)
+    monkeypatch.setattr(DataFrame, "unpersist", refuse)
+    with caplog.at_level(logging.WARNING, "pyspark_knn"):
+        assert neighbors(fitted(session), session) == expected()
+    assert "persists nothing" in caplog.text
+
+
+def test_a_server_that_takes_no_files(session: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise SparkConnectGrpcException("artifacts are not supported here")
+
+    monkeypatch.setattr(type(session), "addArtifact", refuse)
+    model = fitted(session)
+    with pytest.raises(RuntimeError, match="takes no file from its client: artifacts are not"):
+        neighbors(model, session)
+
+
+CLIENT = """
+import sys
+import tempfile
+import numpy as np
+from pyspark.ml import Pipeline, PipelineModel
+from pyspark.ml.feature import VectorAssembler
+from pyspark.sql import SparkSession
+import pyspark_knn
+
+try:
+    import py4j
+except ModuleNotFoundError:
+    pass
+else:
+    raise SystemExit("this is not a client without a JVM")
+url, folder = sys.argv[1:]
+spark = SparkSession.builder.remote(url).getOrCreate()
+pyspark_knn.supply_package(spark)
+rows = [(i, float(i), float(i % 3)) for i in range(20)]
+points = spark.createDataFrame(rows, ["id", "x", "y"])
+stages = [
+    VectorAssembler(inputCols=["x", "y"], outputCol="features"),
+    pyspark_knn.KNNEstimator(k=2, idCol="id", excludeIdCol="id"),
+]
+model = Pipeline(stages=stages).fit(points)
+for each in (model, model.stages[-1]):
+    each.write().overwrite().save(folder)
+    each.write().overwrite().save(folder)
+    loaded = type(each).load(folder)
+found = loaded.kneighborsJoin(model.stages[0].transform(points), items=points)
+print(sorted((r.id, r.rank, r.neighbor, r.item.y) for r in found.where("id < 2").collect()))
+"""
+
+
+def test_a_client_without_jars(server: str, tmp_path: Path) -> None:
+    client = python_without(tmp_path / "client", "pyspark", "py4j")
+    site = next((tmp_path / "client").glob("lib/python*/site-packages"))
+    wanted = f"pyspark-client<={pyspark.__version__}"
+    install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", site]
+    subprocess.run([*install, wanted], check=True, timeout=240)
+    done = run_script(CLIENT, server, str(tmp_path / "saved"), python=client, folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    # On the line of points (i, i mod 3), by Pythagoras: 1 and 2 are at sqrt(2) of each other.
+    assert done.stdout.strip() == str(
+        [(0, 1, 1, 1.0), (0, 2, 2, 2.0), (1, 1, 0, 0.0), (1, 2, 2, 2.0)]
+    )

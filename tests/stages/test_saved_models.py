@@ -1,0 +1,49 @@
+"""Models that other versions of Spark saved (tests/support/saved.py) answer as they did there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pyspark
+import pytest
+from pyspark.ml import PipelineModel
+from pyspark.sql import functions as F
+
+from pyspark_knn import KNNModel
+from tests.support import saved
+from tests.support.frames import answers, frame_of
+from tests.support.oracle import direct_distances, nearest
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+DISTANCES = direct_distances(saved.QUERIES, saved.ITEMS)
+
+
+def _release(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split(".")[:2])
+
+
+ALL = sorted(saved.FOLDER.iterdir(), key=lambda folder: _release(folder.name))
+READABLE = [each for each in ALL if _release(each.name) <= _release(pyspark.__version__)]
+
+
+def test_every_supported_spark_has_saved_some() -> None:
+    assert [_release(each.name) for each in ALL] == [(3, 5), (4, 0), (4, 1), (4, 2), (4, 3)]
+
+
+@pytest.mark.parametrize("folder", READABLE, ids=lambda path: path.name)
+def test_loads_and_answers(spark: SparkSession, folder: Path) -> None:
+    queries = frame_of(spark, saved.QUERIES)
+    named = KNNModel.load(str(folder / "names"))
+    assert answers(named.transform(queries)) == nearest(DISTANCES, saved.NAMES, 6)
+    timed = KNNModel.load(str(folder / "times"))
+    assert timed.getAlgorithm() == "kd_tree"
+    # As numbers: a time that Python gets would be in the zone of this process.
+    numbers = F.transform("neighbors", F.unix_micros)
+    found = answers(timed.transform(queries).withColumn("neighbors", numbers))
+    assert found == nearest(DISTANCES, [round(each.timestamp() * 1e6) for each in saved.TIMES], 3)
+    pipeline = PipelineModel.load(str(folder / "pipeline"))
+    expected = nearest(DISTANCES, saved.NUMBERS, 4, max_distance=2.0)
+    assert answers(pipeline.transform(saved.apart(queries))) == expected

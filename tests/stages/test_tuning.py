@@ -1,0 +1,444 @@
+"""Grid search: right metrics, one index and one search for what candidates have in common."""
+
+from __future__ import annotations
+
+import gc
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from pyspark.ml import Pipeline, PipelineModel
+from pyspark.ml.classification import LogisticRegression
+from pyspark.ml.evaluation import (
+    BinaryClassificationEvaluator,
+    MulticlassClassificationEvaluator,
+    RegressionEvaluator,
+)
+from pyspark.ml.feature import PCA, IndexToString, StandardScaler, StringIndexer, VectorAssembler
+from pyspark.ml.linalg import Vectors
+from pyspark.ml.tuning import (
+    CrossValidator,
+    CrossValidatorModel,
+    ParamGridBuilder,
+    TrainValidationSplit,
+    TrainValidationSplitModel,
+)
+from sklearn.metrics import average_precision_score, log_loss
+from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor
+
+from pyspark_knn import (
+    KNNClassificationModel,
+    KNNClassifier,
+    KNNEstimator,
+    KNNRegressor,
+    SharedPrefixPipeline,
+)
+from tests.support.counting import AllSearches
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame, SparkSession
+
+ROWS, FOLDS = 60, 2
+KS = [1, 3, 6]
+RANDOM = np.random.default_rng(11)
+MATRIX = RANDOM.normal(size=(ROWS, 3))
+CLASSES = (MATRIX[:, 0] + RANDOM.normal(0, 0.7, ROWS) > 0).astype(int)
+TARGET = MATRIX[:, 0] * 10 + RANDOM.normal(size=ROWS)
+FOLD = np.arange(ROWS) % FOLDS
+
+
+@pytest.fixture(scope="module")
+def points(spark: SparkSession) -> DataFrame:
+    rows = [
+        (i, Vectors.dense(MATRIX[i]), float(CLASSES[i]), float(TARGET[i]), int(FOLD[i]))
+        for i in range(ROWS)
+    ]
+    frame = spark.createDataFrame(rows, ["id", "features", "label", "target", "fold"])
+    return frame.coalesce(2).cache()
+
+
+@pytest.fixture
+def searches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AllSearches:
+    return AllSearches(tmp_path, monkeypatch)
+
+
+def grid(knn: Any, **more: list[Any]) -> list[dict[Any, Any]]:
+    builder = ParamGridBuilder().addGrid(knn.k, KS)
+    for name, values in more.items():
+        builder = builder.addGrid(knn.getParam(name), values)
+    return builder.build()
+
+
+def folds() -> list[tuple[np.ndarray, np.ndarray]]:
+    return [(fold != FOLD, fold == FOLD) for fold in range(FOLDS)]
+
+
+def accuracy(k: int, weights: str = "uniform") -> float:
+    """scikit-learn's mean over the same folds."""
+    scores = []
+    for train, test in folds():
+        fitted = KNeighborsClassifier(k, weights=weights).fit(MATRIX[train], CLASSES[train])
+        scores.append(fitted.score(MATRIX[test], CLASSES[test]))
+    return float(np.mean(scores))
+
+
+def search(estimator: Any, maps: list[dict[Any, Any]], evaluator: Any, **more: Any) -> Any:
+    return CrossValidator(
+        estimator=estimator,
+        estimatorParamMaps=maps,
+        evaluator=evaluator,
+        numFolds=FOLDS,
+        foldCol="fold",
+        **more,
+    )
+
+
+def results(model: Any, dataset: DataFrame, column: str = "prediction") -> list[Any]:
+    # Sorted here: Spark's sort reads its input twice.
+    rows = sorted(model.transform(dataset).collect(), key=lambda row: row["id"])
+    return [row[column] for row in rows]
+
+
+# --- fitMultiple ----------------------------------------------------------------------------------
+
+
+def test_one_index_for_all_maps_that_agree_on_it(points: DataFrame, searches: AllSearches) -> None:
+    knn = KNNClassifier(idCol="id")
+    maps = [
+        {knn.k: 3},
+        {knn.weights: "distance"},
+        {knn.k: 2, knn.maxDistance: 0.5, knn.predictionCol: "guess"},
+        {knn.thresholds: [0.3, 0.7], knn.excludeIdCol: "id"},
+        {knn.metric: "cityblock"},
+        {knn.metric: "cityblock", knn.k: 4},
+    ]
+    models = knn.fit(points, maps)
+    assert searches.built == 2
+    for model, params in zip(models, maps, strict=True):
+        plain = knn.copy(params)
+        assert model.uid == knn.uid
+        given = {param.name: value for param, value in model.extractParamMap().items()}
+        wanted = {param.name: value for param, value in plain.extractParamMap().items()}
+        assert given == wanted | {"algorithm": "brute", "placement": "replicated"}
+
+
+def test_siblings_search_together_and_answer_alone(
+    points: DataFrame, searches: AllSearches
+) -> None:
+    knn = KNNClassifier(idCol="id", neighborsCol="near", distancesCol="far")
+    maps = [
+        {knn.k: 1},
+        {knn.k: 6, knn.weights: "distance"},
+        {knn.k: 6, knn.maxDistance: 0.6},
+        {knn.k: 3, knn.probabilityCol: "", knn.maxDistance: 0.9, knn.thresholds: [0.3, 0.7]},
+    ]
+    models = knn.fit(points, maps)
+    together = [sorted(model.transform(points).collect()) for model in models]
+    assert searches.take() == ROWS
+    for model, rows in zip(models, together, strict=True):
+        alone = model.copy()
+        alone.share(None)
+        assert sorted(alone.transform(points).collect()) == rows
+    assert searches.take() == ROWS * len(maps)
+
+
+def test_only_what_the_widest_search_covers_is_cut_from_it(
+    spark: SparkSession, points: DataFrame, searches: AllSearches
+) -> None:
+    knn = KNNEstimator(idCol="id", maxDistance=1.0)
+    first, second = knn.fit(points, [{knn.k: 2}, {knn.k: 4}])
+    assert all(len(near) <= 4 for near in results(second, points, "neighbors"))
+    assert searches.take() == ROWS
+    # Farther than all siblings when they were fitted: searched by itself.
+    assert max(map(len, results(second.copy().setK(9), points, "neighbors"))) > 4
+    assert searches.take() == ROWS
+    far = first.copy().setMaxDistance(None)
+    assert all(len(near) == 2 for near in results(far, points, "neighbors"))
+    assert searches.take() == ROWS
+    # Other queries, for all that the same rows may be in them.
+    excluding = first.copy().setExcludeIdCol("id")
+    near = results(excluding, points, "neighbors")
+    assert all(name not in row for name, row in enumerate(near))
+    assert searches.take() == ROWS
+    other = points.where("id < 10")
+    results(first, other, "neighbors")
+    results(second, other, "neighbors")
+    assert searches.take() == 20, "queries that are not cached are searched each time"
+    rows = [(0, [1.0, 1.0, 1.0]), (1, None)]
+    broken = spark.createDataFrame(rows, "id int, features array<double>").cache()
+    for each in (first, second):
+        kept = results(each.copy().setHandleInvalid("keep"), broken, "neighbors")
+        assert len(kept[0]) == each.getK()
+        assert kept[1] is None
+    skipped = results(first.copy().setHandleInvalid("skip"), broken, "neighbors")
+    assert len(skipped) == 1
+    with pytest.raises(Exception, match="holds a null"):
+        results(first, broken, "neighbors")
+    broken.unpersist()
+
+
+def test_nothing_stays_cached(spark: SparkSession, points: DataFrame, spark_kind: str) -> None:
+    if spark_kind == "connect":
+        pytest.skip("a client cannot count what a server holds")
+
+    def cached() -> int:
+        return int(spark.sparkContext._jsc.getPersistentRDDs().size())
+
+    def settles(count: int) -> bool:
+        for _ in range(100):
+            if cached() <= count:
+                return True
+            time.sleep(0.1)
+        return False
+
+    points.count()
+    gc.collect()  # what earlier tests left is not to go amid this one
+    time.sleep(0.5)
+    before = cached()
+    knn = KNNClassifier(idCol="id")
+    models = knn.fit(points, grid(knn))
+    assert cached() == before
+    for model in models:
+        results(model, points)
+    assert cached() == before + 1
+    del models, model
+    assert settles(before), "the models are gone"
+    assert cached() == before
+    queries = points.where("id < 9").cache()
+    models = knn.fit(points, grid(knn))
+    for model in models:
+        results(model, queries)
+    queries.unpersist()
+    del queries
+    assert settles(before), "the queries are gone"
+
+
+# --- around the bare estimator --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("parallelism", [1, 4])
+def test_cross_validation(
+    points: DataFrame, searches: AllSearches, tmp_path: Path, parallelism: int
+) -> None:
+    knn = KNNClassifier(idCol="id")
+    evaluator = MulticlassClassificationEvaluator(metricName="accuracy")
+    maps = grid(knn, weights=["uniform", "distance"])
+    validator = search(knn, maps, evaluator, parallelism=parallelism, collectSubModels=True)
+    model = validator.fit(points)
+    assert searches.built == FOLDS + 1, "one for each fold, and the best model"
+    assert searches.take() == ROWS
+    expected = [accuracy(params[knn.k], params[knn.weights]) for params in maps]
+    assert model.avgMetrics == pytest.approx(expected, abs=1e-12)
+    assert [[each.getK() for each in fold] for fold in model.subModels] == [
+        [params[knn.k] for params in maps]
+    ] * FOLDS
+    if parallelism == 1:
+        return
+    path = (tmp_path / "search").as_uri()
+    model.write().option("persistSubModels", "false").save(path)
+    loaded = CrossValidatorModel.load(path)
+    assert loaded.avgMetrics == model.avgMetrics
+    assert loaded.bestModel.getK() == model.bestModel.getK()
+    assert results(loaded, points) == results(model, points)
+    validator.save((tmp_path / "validator").as_uri())
+    again = CrossValidator.load((tmp_path / "validator").as_uri())
+    assert again.getEstimatorParamMaps() == maps
+
+
+def test_evaluators(points: DataFrame) -> None:
+    """Figures that scikit-learn gives too, for one fold."""
+    train, test = folds()[0]
+    fitted = KNeighborsClassifier(7).fit(MATRIX[train], CLASSES[train])
+    shares = fitted.predict_proba(MATRIX[test])
+    knn = KNNClassifier(k=7, idCol="id")
+    judged = knn.fit(points.where("fold != 0")).transform(points.where("fold = 0")).cache()
+    multiclass = MulticlassClassificationEvaluator()
+    assert multiclass.evaluate(judged, {multiclass.metricName: "accuracy"}) == pytest.approx(
+        fitted.score(MATRIX[test], CLASSES[test])
+    )
+    loss = log_loss(CLASSES[test], np.clip(shares, 1e-15, 1))
+    assert multiclass.evaluate(judged, {multiclass.metricName: "logLoss"}) == pytest.approx(loss)
+    binary = BinaryClassificationEvaluator(rawPredictionCol="probability", metricName="areaUnderPR")
+    # Spark joins the points of the curve by lines, scikit-learn by steps.
+    area = binary.evaluate(judged)
+    assert area == pytest.approx(average_precision_score(CLASSES[test], shares[:, 1]), abs=0.1)
+    judged.unpersist()
+
+
+def test_regression(points: DataFrame, searches: AllSearches) -> None:
+    knn = KNNRegressor(idCol="id", labelCol="target")
+    maps = grid(knn, weights=["uniform", "distance"])
+    evaluator = RegressionEvaluator(labelCol="target", metricName="rmse")
+    model = search(knn, maps, evaluator, parallelism=2).fit(points)
+    assert searches.take() == ROWS
+    for params, metric in zip(maps, model.avgMetrics, strict=True):
+        scores = []
+        for train, test in folds():
+            fitted = KNeighborsRegressor(params[knn.k], weights=params[knn.weights])
+            fitted.fit(MATRIX[train], TARGET[train])
+            errors = fitted.predict(MATRIX[test]) - TARGET[test]
+            scores.append(np.sqrt((errors**2).mean()))
+        assert metric == pytest.approx(np.mean(scores), rel=1e-9)
+
+
+def test_train_validation_split(points: DataFrame, searches: AllSearches, tmp_path: Path) -> None:
+    knn = KNNClassifier(idCol="id")
+    split = TrainValidationSplit(
+        estimator=knn,
+        estimatorParamMaps=grid(knn),
+        evaluator=MulticlassClassificationEvaluator(metricName="accuracy"),
+        seed=3,
+        parallelism=4,
+        collectSubModels=True,
+    )
+    model = split.fit(points)
+    assert searches.built == 2
+    assert 0 < searches.take() < ROWS / 2
+    path = (tmp_path / "split").as_uri()
+    model.write().overwrite().save(path)
+    loaded = TrainValidationSplitModel.load(path)
+    assert loaded.validationMetrics == model.validationMetrics
+    assert [each.getK() for each in loaded.subModels] == KS
+    assert results(loaded, points) == results(model, points)
+
+
+def test_the_last_stage_of_a_pipeline(points: DataFrame, tmp_path: Path) -> None:
+    knn = KNNClassifier(idCol="id", featuresCol="scaled")
+    evaluator = MulticlassClassificationEvaluator(metricName="accuracy")
+    stages = [
+        StandardScaler(inputCol="features", outputCol="scaled"),
+        search(knn, grid(knn), evaluator),
+    ]
+    model = Pipeline(stages=stages).fit(points)
+    path = (tmp_path / "pipeline").as_uri()
+    model.save(path)
+    assert results(PipelineModel.load(path), points) == results(model, points)
+
+
+# --- around a Pipeline ----------------------------------------------------------------------------
+
+
+class CountingScaler(StandardScaler):
+    """Counts how often it is fitted."""
+
+    fits = 0
+
+    def _fit(self, dataset: DataFrame) -> Any:
+        CountingScaler.fits += 1
+        return super()._fit(dataset)
+
+
+def pipeline(kind: type, knn: Any) -> Any:
+    scaler = CountingScaler(inputCol="features", outputCol="scaled")
+    return kind(stages=[scaler, PCA(k=2, inputCol="scaled", outputCol="reduced"), knn])
+
+
+@pytest.mark.parametrize("parallelism", [1, 4])
+def test_a_whole_pipeline(points: DataFrame, searches: AllSearches, parallelism: int) -> None:
+    knn = KNNClassifier(idCol="id", featuresCol="reduced")
+    evaluator = MulticlassClassificationEvaluator(metricName="accuracy")
+    shared = pipeline(SharedPrefixPipeline, knn)
+    pca = shared.getStages()[1]
+    maps = ParamGridBuilder().addGrid(pca.k, [1, 3]).addGrid(knn.k, KS).build()
+    CountingScaler.fits = 0
+    model = search(shared, maps, evaluator, parallelism=parallelism).fit(points)
+    assert CountingScaler.fits == FOLDS + 1
+    assert searches.built == 2 * FOLDS + 1
+    assert searches.take() == 2 * ROWS
+    if parallelism == 4:
+        return
+    plain = Pipeline(stages=shared.getStages())
+    expected = search(plain, maps, evaluator).fit(points)
+    assert CountingScaler.fits == FOLDS + 1 + FOLDS * len(maps) + 1
+    assert searches.take() == len(maps) * ROWS
+    assert model.avgMetrics == expected.avgMetrics
+    assert type(model.bestModel) is PipelineModel
+    assert results(model, points) == results(expected, points)
+
+
+def test_candidates_are_pipeline_models(points: DataFrame, tmp_path: Path) -> None:
+    knn = KNNClassifier(idCol="id", featuresCol="reduced")
+    shared = pipeline(SharedPrefixPipeline, knn)
+    scaler, pca, _ = shared.getStages()
+    maps: list[dict[Any, Any]] = [{knn.k: 3, pca.k: 2}, {knn.k: 1, pca.k: 2}]
+    models = shared.fit(points, maps)
+    plain = [Pipeline(stages=shared.getStages()).fit(points, params) for params in maps]
+    for model, other, params in zip(models, plain, maps, strict=True):
+        assert isinstance(model, PipelineModel)
+        expected = results(other, points, "probability")
+        assert results(model, points, "probability") == expected
+        given = sorted(model.transform(points, params).collect(), key=lambda row: row.id)
+        assert [row.probability for row in given] == expected
+    # Params of fitted stages can still be set, on a copy and on the model itself.
+    moved = models[0].copy({scaler.outputCol: "moved", pca.inputCol: "moved"})
+    assert "moved" in moved.transform(points).columns
+    assert "moved" not in models[0].transform(points).columns
+    models[0].stages[1].setOutputCol("other")
+    models[0].stages[2].setFeaturesCol("other")
+    assert "other" in models[0].transform(points).columns
+    path = (tmp_path / "candidate").as_uri()
+    models[1].write().save(path)
+    loaded = PipelineModel.load(path)
+    assert loaded.uid == models[1].uid
+    assert isinstance(loaded.stages[-1], KNNClassificationModel)
+
+
+def test_sub_models_are_saved_and_loaded(points: DataFrame, tmp_path: Path) -> None:
+    knn = KNNClassifier(idCol="id", featuresCol="scaled")
+    shared = SharedPrefixPipeline(
+        stages=[StandardScaler(inputCol="features", outputCol="scaled"), knn]
+    )
+    evaluator = MulticlassClassificationEvaluator(metricName="accuracy")
+    maps = [{knn.k: 1}, {knn.k: 3}]
+    split = TrainValidationSplit(
+        estimator=shared,
+        estimatorParamMaps=maps,
+        evaluator=evaluator,
+        seed=1,
+        collectSubModels=True,
+    )
+    path = (tmp_path / "split").as_uri()
+    split.save(path)
+    loaded = TrainValidationSplit.load(path)
+    assert type(loaded.getEstimator()) is SharedPrefixPipeline
+    assert loaded.getEstimator().uid == shared.uid
+    assert type(Pipeline.load(f"{path}/estimator")) is Pipeline
+    model = loaded.fit(points)
+    model.save((tmp_path / "model").as_uri())
+    again = TrainValidationSplitModel.load((tmp_path / "model").as_uri())
+    assert [type(each) for each in again.subModels] == [PipelineModel, PipelineModel]
+    assert [each.stages[-1].getK() for each in again.subModels] == [1, 3]
+    assert again.validationMetrics == model.validationMetrics
+
+
+def test_transformers_behind_the_last_estimator(points: DataFrame, searches: AllSearches) -> None:
+    knn = KNNClassifier(idCol="id", labelCol="index")
+    back = IndexToString(inputCol="prediction", outputCol="said")
+    stages = [StringIndexer(inputCol="label", outputCol="index"), knn, back]
+    models = SharedPrefixPipeline(stages=stages).fit(points, [{knn.k: 1}, {knn.k: 5}])
+    plain = Pipeline(stages=stages)
+    for model, k in zip(models, (1, 5), strict=True):
+        said = results(model, points, "said")
+        assert searches.take() == (ROWS if k == 1 else 0)
+        assert said == results(plain.fit(points, {knn.k: k}), points, "said")
+        searches.take()
+
+
+def test_pipelines_that_end_in_something_else(points: DataFrame) -> None:
+    regression = LogisticRegression(featuresCol="scaled", maxIter=2)
+    scaler = StandardScaler(inputCol="features", outputCol="scaled")
+    shared = SharedPrefixPipeline(stages=[scaler, regression])
+    maps = [{regression.regParam: 0.1}, {regression.regParam: 1.0, scaler.withMean: True}]
+    for model, params in zip(shared.fit(points, maps), maps, strict=True):
+        plain = Pipeline(stages=shared.getStages()).fit(points, params)
+        assert model.stages[-1].coefficients == plain.stages[-1].coefficients
+    joint = VectorAssembler(inputCols=["id", "label"], outputCol="joint")
+    only = SharedPrefixPipeline(stages=[joint]).fit(points, [{}, {joint.outputCol: "other"}])
+    assert [model.transform(points).columns[-1] for model in only] == ["joint", "other"]
+    bare = KNNClassifier(idCol="id")
+    first, second = SharedPrefixPipeline(stages=[bare]).fit(points, [{bare.k: 1}, {bare.k: 3}])
+    assert (first.stages[0].getK(), second.stages[0].getK()) == (1, 3)
+    with pytest.raises(TypeError, match="Cannot recognize a pipeline stage"):
+        SharedPrefixPipeline(stages=["scaler"]).fit(points)

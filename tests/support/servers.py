@@ -1,0 +1,115 @@
+"""Spark Connect servers in processes of their own, and Pythons that lack something."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import sysconfig
+import time
+import venv
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+_OURS = ("pyspark_knn", "__editable__")
+START_UP_SECONDS = 120
+
+
+def python_without(folder: Path, *names: str) -> Path:
+    """The interpreter of a new environment: this one's packages without `names` and pyspark_knn."""
+    venv.create(folder, symlinks=True)
+    there = next(folder.glob("lib/python*/site-packages"))
+    for each in Path(sysconfig.get_paths()["purelib"]).iterdir():
+        if not each.name.startswith((*names, *_OURS)) and not (there / each.name).exists():
+            (there / each.name).symlink_to(each)
+    return folder / "bin" / "python"
+
+
+def environment(python: Path, **more: str) -> dict[str, str]:
+    """The variables of a process whose Spark workers run `python`, and see no checkout."""
+    hidden = {"PYTHONPATH", "SPARK_HOME", "SPARK_REMOTE", "SPARK_CONNECT_MODE_ENABLED"}
+    kept = {name: value for name, value in os.environ.items() if name not in hidden}
+    return {**kept, "PYSPARK_PYTHON": str(python), **more}
+
+
+@contextlib.contextmanager
+def connect_server(folder: Path, python: Path, master: str) -> Iterator[str]:
+    """A server whose workers run `python`, with all its files in `folder`: its URL."""
+    import pyspark
+
+    home = Path(pyspark.__file__).parent
+    port = _free_port()
+    settings = {
+        "spark.connect.grpc.binding.port": str(port),
+        # Where a server keeps the files of its sessions.
+        "spark.driver.extraJavaOptions": f"-Djava.io.tmpdir={folder / 'kept'}",
+        "spark.driver.memory": "1g",
+        "spark.driver.host": "127.0.0.1",
+        "spark.driver.bindAddress": "127.0.0.1",
+        "spark.local.dir": str(folder / "local"),
+        "spark.sql.shuffle.partitions": "4",
+        "spark.sql.warehouse.dir": str(folder / "warehouse"),
+        "spark.ui.enabled": "false",
+    }
+    (folder / "kept").mkdir()
+    script = home / "sbin" / "start-connect-server.sh"
+    command = ["bash", str(script), "--wait", "--master", master]
+    command += [word for pair in settings.items() for word in ("--conf", "=".join(pair))]
+    variables = environment(
+        python,
+        SPARK_HOME=str(home),
+        SPARK_LOG_DIR=str(folder / "log"),
+        SPARK_PID_DIR=str(folder),
+        SPARK_WORKER_DIR=str(folder / "work"),
+    )
+    with (folder / "server.log").open("wb") as log:
+        server = subprocess.Popen(
+            command,
+            cwd=folder,
+            env=variables,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        try:
+            _await_port(server, port, folder / "server.log")
+            yield f"sc://127.0.0.1:{port}"
+        finally:
+            os.killpg(server.pid, signal.SIGTERM)
+            server.wait(timeout=60)
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def _await_port(server: subprocess.Popen[bytes], port: int, log: Path) -> None:
+    deadline = time.monotonic() + START_UP_SECONDS
+    while True:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+            return
+        if server.poll() is not None or time.monotonic() > deadline:
+            raise RuntimeError(f"the server did not come up:\n{log.read_text()[-4000:]}")
+        time.sleep(0.2)
+
+
+def run_script(
+    script: str, *arguments: str, python: Path | str = sys.executable, folder: Path, **more: str
+) -> subprocess.CompletedProcess[str]:
+    """Run a script in a process of its own that sees the checkout, though its workers do not."""
+    source = folder / "script.py"
+    source.write_text(f"import sys\nsys.path.insert(0, {str(ROOT)!r})\n{script}")
+    return subprocess.run(
+        [str(python), "-W", "error::UserWarning:pyspark_knn", str(source), *arguments],
+        cwd=folder,
+        env={**environment(Path(python)), **more},
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )

@@ -1,0 +1,110 @@
+"""What "auto" picks and says; that its pick never changes an answer."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import pytest
+from threadpoolctl import threadpool_info
+
+from pyspark_knn.index import auto
+from pyspark_knn.index.auto import build_index
+from pyspark_knn.index.base import IndexSpec
+from pyspark_knn.index.block_search import BlockSearch
+from pyspark_knn.index.distances import resolve_metric
+from pyspark_knn.index.pairwise import PairwiseSearch
+
+
+def build(items, metric="euclidean", algorithm="auto"):
+    return build_index(items, IndexSpec(resolve_metric(metric), algorithm))
+
+
+def test_brute_is_the_block_search_where_there_are_scores():
+    items = np.eye(4)
+    index, reason = build(items, "cosine", "brute")
+    assert isinstance(index, BlockSearch)
+    assert reason == "brute was asked for"
+    assert isinstance(build(items, "cityblock", "brute")[0], PairwiseSearch)
+
+
+def test_few_items_need_no_timing():
+    index, reason = build(np.eye(5))
+    assert index.algorithm == "brute"
+    assert "5 items" in reason
+
+
+def test_metrics_of_one_algorithm_need_no_timing():
+    index, reason = build(np.ones((5000, 2)), "cosine")
+    assert index.algorithm == "brute"
+    assert "cosine" in reason
+
+
+@pytest.mark.parametrize(
+    ("costs", "winner"),
+    [
+        ({"brute": 1.0, "kd_tree": 9.0, "ball_tree": 8.0}, "brute"),
+        ({"brute": 9.0, "kd_tree": 1.0, "ball_tree": 8.0}, "kd_tree"),
+        ({"brute": 9.0, "kd_tree": 7.0, "ball_tree": 2.0}, "ball_tree"),
+    ],
+)
+def test_the_fastest_wins_and_the_reason_says_by_what(monkeypatch, costs, winner):
+    monkeypatch.setattr(auto, "_seconds_per_query", lambda index: 1e-6 * costs[index.algorithm])
+    # Without growth, every estimate of a tree stays what it is.
+    items = np.random.default_rng(0).standard_normal((3000, 2))
+    index, reason = build(items)
+    assert index.algorithm == winner
+    assert reason.startswith(f"{winner} is the fastest: {costs[winner]:.0f} us a query")
+    assert all(algorithm in reason for algorithm in costs)
+
+
+def test_a_close_call_is_timed_with_all_items(monkeypatch):
+    monkeypatch.setattr(auto, "_SAMPLE", 1000)
+    monkeypatch.setattr(auto, "_PART", 100)
+    timed = []
+
+    def cost(index):
+        timed.append((index.algorithm, len(index.matrix)))
+        if index.algorithm == "brute":
+            return len(index.matrix) * 1e-6
+        # As fast as brute in the sample, much slower than it in truth.
+        return len(index.matrix) * (1e-6 if len(index.matrix) < 4000 else 2e-6)
+
+    monkeypatch.setattr(auto, "_seconds_per_query", cost)
+    index, reason = build(np.random.default_rng(0).standard_normal((4000, 2)))
+    assert index.algorithm == "brute"
+    assert "all items" in reason
+    assert {(name, 4000) for name in ("brute", "kd_tree", "ball_tree")} <= set(timed)
+
+
+def test_the_time_of_a_search_is_that_of_this_thread(monkeypatch):
+    clock = iter(range(100))
+    monkeypatch.setattr(time, "thread_time", lambda: float(next(clock)))
+    index = build(np.eye(40), algorithm="brute")[0]
+    assert auto._seconds_per_query(index) == 1.0 / 8
+
+
+def test_timing_takes_one_thread_and_gives_the_others_back(monkeypatch):
+    threads = []
+
+    def cost(index):
+        threads.extend(pool["num_threads"] for pool in threadpool_info())
+        return 1.0
+
+    before = [pool["num_threads"] for pool in threadpool_info()]
+    monkeypatch.setattr(auto, "_seconds_per_query", cost)
+    build(np.random.default_rng(0).standard_normal((2500, 2)))
+    assert set(threads) == {1}
+    assert [pool["num_threads"] for pool in threadpool_info()] == before
+
+
+@pytest.mark.parametrize("metric", ["euclidean", "cityblock", "chebyshev"])
+def test_answers_do_not_depend_on_the_pick(metric):
+    rng = np.random.default_rng(1)
+    # A lattice: ties everywhere.
+    items, queries = rng.integers(0, 9, (2500, 3)) * 0.1, rng.integers(0, 9, (40, 3)) * 0.1
+    picked = build(items, metric)[0].kneighbors(queries, 9)
+    for algorithm in ("brute", "kd_tree", "ball_tree"):
+        other = build(items, metric, algorithm)[0].kneighbors(queries, 9)
+        np.testing.assert_array_equal(picked.positions, other.positions)
+        np.testing.assert_array_equal(picked.distances, other.distances)

@@ -1,0 +1,164 @@
+"""Votes and means out of neighbours, against scikit-learn and against plain Python."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor
+
+from pyspark_knn.index.base import Neighbors
+from pyspark_knn.index.votes import (
+    WEIGHTS,
+    class_votes,
+    probabilities,
+    vote_weights,
+    weighted_means,
+    winners,
+)
+
+CLASSES = 4
+
+
+@st.composite
+def searches(draw: st.DrawFn) -> tuple[Neighbors, np.ndarray]:
+    """Neighbours of a few queries among k items, all of them found, and the plain distances."""
+    k = draw(st.integers(1, 12))
+    queries = draw(st.integers(1, 5))
+    figure = st.sampled_from([0.0, 0.25, 0.5, 1.0, 3.0]) | st.floats(1e-6, 1e6)
+    cells = draw(st.lists(figure, min_size=k * queries, max_size=k * queries))
+    distances = np.array(cells).reshape(queries, k)
+    order = np.argsort(distances, axis=1, kind="stable")
+    return Neighbors(np.take_along_axis(distances, order, axis=1), order), distances
+
+
+def seeded(size: int) -> np.random.Generator:
+    return np.random.default_rng(size)
+
+
+def sklearn_fit(kind: type, distances: np.ndarray, labels: np.ndarray, weights: str) -> object:
+    """An oracle for which every item is a neighbour, so that it has no ties to break."""
+    k = distances.shape[1]
+    return kind(k, weights=weights, metric="precomputed").fit(np.zeros((k, k)), labels)
+
+
+@pytest.mark.parametrize("weights", WEIGHTS)
+@given(search=searches())
+def test_classes_as_scikit_learn(weights: str, search: tuple[Neighbors, np.ndarray]) -> None:
+    neighbors, distances = search
+    labels = seeded(distances.size).integers(0, CLASSES, distances.shape[1])
+    oracle = sklearn_fit(KNeighborsClassifier, distances, labels, weights)
+    votes = class_votes(neighbors, vote_weights(neighbors, weights), labels.astype(float), CLASSES)
+    expected = np.zeros((len(distances), CLASSES))
+    expected[:, oracle.classes_] = oracle.predict_proba(distances)
+    np.testing.assert_allclose(probabilities(votes), expected, rtol=1e-12, atol=1e-15)
+    best = np.sort(votes, axis=1)[:, -2:]
+    clear = best[:, 1] - best[:, 0] > 1e-9 * best[:, 1]
+    assert (winners(votes) == oracle.predict(distances))[clear].all()
+
+
+@pytest.mark.parametrize("weights", WEIGHTS)
+@given(search=searches())
+def test_means_as_scikit_learn(weights: str, search: tuple[Neighbors, np.ndarray]) -> None:
+    neighbors, distances = search
+    values = seeded(distances.size).normal(0, 100, distances.shape[1])
+    oracle = sklearn_fit(KNeighborsRegressor, distances, values, weights)
+    means = weighted_means(neighbors, vote_weights(neighbors, weights), values)
+    np.testing.assert_allclose(means, oracle.predict(distances), rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("weights", WEIGHTS)
+@given(search=searches())
+def test_a_weight_is_as_many_copies(weights: str, search: tuple[Neighbors, np.ndarray]) -> None:
+    neighbors, distances = search
+    random = seeded(distances.size)
+    labels = random.integers(0, CLASSES, distances.shape[1])
+    copies = random.integers(1, 4, distances.shape[1])
+    spread, names = np.repeat(distances, copies, axis=1), np.repeat(labels, copies)
+    weighed = vote_weights(neighbors, weights, copies.astype(float))
+    shares = probabilities(class_votes(neighbors, weighed, labels.astype(float), CLASSES))
+    oracle = sklearn_fit(KNeighborsClassifier, spread, names, weights)
+    expected = oracle.predict_proba(spread)
+    np.testing.assert_allclose(shares[:, oracle.classes_], expected, rtol=1e-12, atol=1e-15)
+    means = weighted_means(neighbors, weighed, labels.astype(float))
+    oracle = sklearn_fit(KNeighborsRegressor, spread, names.astype(float), weights)
+    np.testing.assert_allclose(means, oracle.predict(spread), rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("weights", WEIGHTS)
+@given(search=searches(), more=st.integers(1, 9))
+def test_places_without_a_neighbour_change_no_bit(
+    weights: str, search: tuple[Neighbors, np.ndarray], more: int
+) -> None:
+    neighbors, distances = search
+    labels = seeded(distances.size).integers(0, CLASSES, distances.shape[1]).astype(float)
+    wider = Neighbors(
+        np.pad(neighbors.distances, ((0, 0), (0, more)), constant_values=np.inf),
+        np.pad(neighbors.positions, ((0, 0), (0, more)), constant_values=-1),
+    )
+    for each in (class_votes, weighted_means):
+        extra = (CLASSES,) if each is class_votes else ()
+        one = each(neighbors, vote_weights(neighbors, weights), labels, *extra)
+        other = each(wider, vote_weights(wider, weights), labels, *extra)
+        assert one.tobytes() == other.tobytes()
+
+
+def test_nobody_votes() -> None:
+    nobody = Neighbors(np.full((2, 3), np.inf), np.full((2, 3), -1))
+    labels = np.array([1.0])
+    for weights in WEIGHTS:
+        weighed = vote_weights(nobody, weights, np.ones(1))
+        votes = class_votes(nobody, weighed, labels, 2)
+        assert votes.dtype == np.float64
+        assert not votes.any()
+        assert not probabilities(votes).any()
+        assert np.isnan(winners(votes)).all()
+        assert np.isnan(winners(votes, np.array([0.5, 0.0]))).all()
+        assert np.isnan(weighted_means(nobody, weighed, labels)).all()
+
+
+def test_neighbours_that_weigh_nothing_do_not_vote() -> None:
+    found = Neighbors(np.array([[1.0, 2.0]]), np.array([[0, 1]]))
+    weighed = vote_weights(found, "uniform", np.zeros(2))
+    assert np.isnan(winners(class_votes(found, weighed, np.array([0.0, 1.0]), 2))).all()
+    assert np.isnan(weighted_means(found, weighed, np.array([3.0, 4.0]))).all()
+
+
+def test_ties_go_to_the_smaller_class() -> None:
+    votes = np.array([[1.0, 2.0, 2.0], [0.5, 0.5, 0.5], [0.0, 0.0, 3.0]])
+    assert winners(votes).tolist() == [1.0, 0.0, 2.0]
+
+
+@given(
+    shares=st.lists(st.sampled_from([0.0, 0.1, 0.25, 0.3, 1.0]), min_size=3, max_size=3),
+    thresholds=st.lists(st.sampled_from([0.1, 0.5, 1.0]), min_size=3, max_size=3),
+    zero=st.none() | st.integers(0, 2),
+)
+def test_thresholds_by_the_rule_of_mllib(
+    shares: list[float], thresholds: list[float], zero: int | None
+) -> None:
+    if not any(shares):
+        return
+    if zero is not None:
+        thresholds[zero] = 0.0
+    total = sum(shares)
+    best, chosen = -math.inf, 0.0
+    for i, (share, threshold) in enumerate(zip(shares, thresholds, strict=True)):
+        over_zero = math.inf if share else math.nan
+        scaled = share / total / threshold if threshold else over_zero
+        if scaled > best:
+            best, chosen = scaled, float(i)
+    assert winners(np.array([shares]), np.array(thresholds)).tolist() == [chosen]
+
+
+def test_tiny_and_infinite_distances_give_finite_figures() -> None:
+    found = Neighbors(np.array([[6e-309, 6e-309, 7e-309, np.inf]]), np.array([[0, 1, 2, 3]]))
+    weighed = vote_weights(found, "distance")
+    shares = probabilities(class_votes(found, weighed, np.array([0.0, 1.0, 1.0, 1.0]), 2))
+    assert shares.sum() == pytest.approx(1.0)
+    assert shares[0, 0] == pytest.approx(7 / 20)
+    mean = weighted_means(found, weighed, np.array([1e300, 2e300, 3e300, 1.0]))
+    assert mean[0] == pytest.approx((1e300 * 7 + 2e300 * 7 + 3e300 * 6) / 20)
