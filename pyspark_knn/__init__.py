@@ -2,6 +2,7 @@
 
 from pyspark_knn.classification import KNNClassificationModel, KNNClassifier
 from pyspark_knn.engine.package import supply_package
+from pyspark_knn.evaluation import NeighborsEvaluator
 from pyspark_knn.neighbors import KNNEstimator, KNNModel
 from pyspark_knn.pipeline import SharedPrefixPipeline
 from pyspark_knn.regression import KNNRegressionModel, KNNRegressor
@@ -13,6 +14,7 @@ __all__ = [
     "KNNModel",
     "KNNRegressionModel",
     "KNNRegressor",
+    "NeighborsEvaluator",
     "SharedPrefixPipeline",
     "supply_package",
 ]

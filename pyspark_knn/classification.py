@@ -139,12 +139,10 @@ class KNNClassificationModel(VotingModel, CheckedThresholds, ProbabilisticClassi
         """
         if self.getThresholds() is not None:
             raise ValueError("scikit-learn has no thresholds: unset them first")
-        items, names = self._fitted.items, self.labels
+        (items, matrix), names = self._fitted.fetch(), self.labels
         classes = items.known_labels().astype(int)
         target = classes if names is None else np.array(names)[classes]
-        return interop.to_sklearn_voter(
-            KNeighborsClassifier, self, items, self._fitted.matrix, target
-        )
+        return interop.to_sklearn_voter(KNeighborsClassifier, self, items, matrix, target)
 
     @classmethod
     def fromSklearn(

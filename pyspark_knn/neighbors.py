@@ -134,9 +134,10 @@ class KNNModel(NeighborModel, _SearchParams):
         Raises
         ------
         ValueError
-            For metric "inner_product", which scikit-learn has not.
+            For metric "inner_product", which scikit-learn has not; for a sharded model whose
+            items the driver cannot hold (others are fetched, by a job).
         """
-        return interop.to_sklearn(self, self._fitted.matrix)
+        return interop.to_sklearn(self, self._fitted.fetch()[1])
 
     @classmethod
     def fromSklearn(cls, fitted: NearestNeighbors, ids: Sequence[Any] | None = None) -> KNNModel:
@@ -198,8 +199,21 @@ class KNNEstimator(NeighborEstimator[KNNModel], _SearchParams):
         Items in a leaf of a tree, >= 1.
     dtype : {"auto", "float32"}, default="auto"
         "auto" keeps the values exactly; "float32" rounds the items once, at fit.
-    placement : {"auto", "replicated"}, default="auto"
-        Where the index is. Replicated: one copy on every executor.
+    placement : {"auto", "replicated", "sharded"}, default="auto"
+        Where the index is. Replicated: one copy on every executor, made on the driver. Sharded: cut
+        up over the executors, so that no machine holds all of it.
+    numShards : int, optional
+        Shards of a sharded index, >= 1. Unset: by size and cores.
+    shardBy : {"hash", "kmeans"}, default="hash"
+        What makes a shard. "hash" deals the items out; "kmeans" makes cells of near items, most of
+        which a search passes over. It needs a metric with the triangle inequality, such as
+        "euclidean".
+    numProbes : int, optional
+        Cells of "kmeans" that are searched for a query, >= 1: the answer is approximate then.
+        Unset: all that may hold a neighbour. It counts for kmeans shards only.
+    numReplicas : int, optional
+        Tasks that share the queries of one shard, >= 1. Unset: as many as keep all cores busy. More
+        of them make shorter tasks, and move the index more often.
     excludeIdCol : str, optional
         Column of the queries with an item id, or an array of item ids, never returned to that
         query.
@@ -266,6 +280,10 @@ class KNNEstimator(NeighborEstimator[KNNModel], _SearchParams):
         leafSize: int = 30,
         dtype: str = "auto",
         placement: str = "auto",
+        numShards: int | None = None,
+        shardBy: str = "hash",
+        numProbes: int | None = None,
+        numReplicas: int | None = None,
         excludeIdCol: str | None = None,
         maxDistance: float | None = None,
         handleInvalid: str = "error",
@@ -289,6 +307,10 @@ class KNNEstimator(NeighborEstimator[KNNModel], _SearchParams):
         leafSize: int = 30,
         dtype: str = "auto",
         placement: str = "auto",
+        numShards: int | None = None,
+        shardBy: str = "hash",
+        numProbes: int | None = None,
+        numReplicas: int | None = None,
         excludeIdCol: str | None = None,
         maxDistance: float | None = None,
         handleInvalid: str = "error",

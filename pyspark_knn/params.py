@@ -13,7 +13,8 @@ from pyspark.ml.param.shared import HasFeaturesCol
 
 ALGORITHMS = ("auto", "brute", "kd_tree", "ball_tree")
 DTYPES = ("auto", "float32")
-PLACEMENTS = ("auto", "replicated")
+PLACEMENTS = ("auto", "replicated", "sharded")
+SHARD_BY = ("hash", "kmeans")
 INVALID = ("error", "skip", "keep")
 
 Converter = Callable[[Any], Any]
@@ -195,9 +196,37 @@ class HasNeighbors(CheckedParams, HasFeaturesCol):
     placement: Param[str] = Param(
         Params._dummy(),
         "placement",
-        "where the index is: auto, replicated (one copy on every executor); on a model, what was "
-        "chosen",
+        "where the index is: auto, replicated (one copy on every executor), sharded (cut up over "
+        "the executors); on a model, what was chosen",
         choice("placement", PLACEMENTS),
+    )
+    numShards: Param[int | None] = Param(
+        Params._dummy(),
+        "numShards",
+        "shards of a sharded index, >= 1; unset: by size and cores; on a model, what was chosen",
+        optional(whole("numShards", 1)),
+    )
+
+    shardBy: Param[str] = Param(
+        Params._dummy(),
+        "shardBy",
+        "what makes a shard: hash (items dealt out by a hash of their ids) or kmeans (cells of "
+        "near items, most of which a search passes over)",
+        choice("shardBy", SHARD_BY),
+    )
+    numProbes: Param[int | None] = Param(
+        Params._dummy(),
+        "numProbes",
+        "cells that are searched for a query, >= 1, which makes the answer approximate; unset: all "
+        "that may hold a neighbour; of kmeans shards only",
+        optional(whole("numProbes", 1)),
+    )
+
+    numReplicas: Param[int | None] = Param(
+        Params._dummy(),
+        "numReplicas",
+        "tasks that share the queries of one shard, >= 1; unset: as many as keep all cores busy",
+        optional(whole("numReplicas", 1)),
     )
 
     def __init__(self, *args: Any) -> None:
@@ -215,6 +244,10 @@ class HasNeighbors(CheckedParams, HasFeaturesCol):
             leafSize=30,
             dtype="auto",
             placement="auto",
+            numShards=None,
+            shardBy="hash",
+            numProbes=None,
+            numReplicas=None,
         )
 
     def getK(self) -> int:
@@ -265,6 +298,22 @@ class HasNeighbors(CheckedParams, HasFeaturesCol):
         """Value of placement; on a model, what was chosen."""
         return self.getOrDefault(self.placement)
 
+    def getNumShards(self) -> int | None:
+        """Value of numShards; None where unset; on a sharded model, what was chosen."""
+        return self.getOrDefault(self.numShards)
+
+    def getShardBy(self) -> str:
+        """Value of shardBy."""
+        return self.getOrDefault(self.shardBy)
+
+    def getNumProbes(self) -> int | None:
+        """Value of numProbes; None where unset."""
+        return self.getOrDefault(self.numProbes)
+
+    def getNumReplicas(self) -> int | None:
+        """Value of numReplicas; None where unset."""
+        return self.getOrDefault(self.numReplicas)
+
     # What is set below works on a model without a refit.
 
     def setK(self: Self_, value: int) -> Self_:
@@ -286,6 +335,14 @@ class HasNeighbors(CheckedParams, HasFeaturesCol):
     def setHandleInvalid(self: Self_, value: str) -> Self_:
         """Set handleInvalid."""
         return self._set(handleInvalid=value)
+
+    def setNumProbes(self: Self_, value: int | None) -> Self_:
+        """Set numProbes; None unsets it."""
+        return self._set(numProbes=value)
+
+    def setNumReplicas(self: Self_, value: int | None) -> Self_:
+        """Set numReplicas; None unsets it."""
+        return self._set(numReplicas=value)
 
 
 class FitSetters(HasNeighbors):
@@ -322,6 +379,14 @@ class FitSetters(HasNeighbors):
     def setPlacement(self: Self_, value: str) -> Self_:
         """Set placement."""
         return self._set(placement=value)
+
+    def setNumShards(self: Self_, value: int | None) -> Self_:
+        """Set numShards; None unsets it."""
+        return self._set(numShards=value)
+
+    def setShardBy(self: Self_, value: str) -> Self_:
+        """Set shardBy."""
+        return self._set(shardBy=value)
 
 
 class HasNeighborColumns(CheckedParams):

@@ -24,12 +24,11 @@ from pyspark.ml.util import (
     MLWriter,
 )
 from pyspark.sql import DataFrame, SparkSession
-from pyspark.sql import functions as F
 from pyspark.sql.types import DataType
 
-from pyspark_knn.engine import columns, compat
-from pyspark_knn.engine.items import ItemSource, PackedItems
-from pyspark_knn.engine.packing import NumberRule
+from pyspark_knn.engine import compat
+from pyspark_knn.engine.items import PackedItems
+from pyspark_knn.engine.placement import saved_source
 
 FORMAT_VERSION = 1
 """Goes up when an older release could not read what this one writes."""
@@ -62,6 +61,12 @@ class SavedModel(Protocol):
         self, packed: PackedItems, id_type: DataType | None, record: dict[str, Any]
     ) -> None:
         """Take back in what was saved."""
+
+    def came_from(self, path: str) -> None:
+        """Remember where this model was loaded from."""
+
+    def needs(self, path: str) -> bool:
+        """Whether this model cannot do without what is saved at `path`."""
 
 
 class _Writer(MLWriter):
@@ -114,6 +119,23 @@ class StageWriter(_Writer):
 
 class ModelWriter(_Writer):
     """Writes a fitted model: its items, and then its Params and what it is to know of itself."""
+
+    def save(self, path: str) -> None:
+        """Save to `path`.
+
+        Raises
+        ------
+        FileExistsError
+            If there is a saved stage already, and `overwrite` was not called.
+        ValueError
+            If a sharded model was loaded from there: lost shards are built again out of its files.
+        """
+        if self.shouldOverwrite and cast("SavedModel", self._instance).needs(path):
+            raise ValueError(
+                f"a sharded model that was loaded from {path} cannot be overwritten by itself: "
+                "save it elsewhere"
+            )
+        super().save(path)
 
     def saveImpl(self, path: str) -> None:
         """Write the items, then the metadata: without the latter nothing can be loaded."""
@@ -184,9 +206,10 @@ class ModelReader(StageReader[S]):
         model = self._instance(metadata)
         try:
             frame = self.sparkSession.read.parquet(f"{path}/items")
-            with PackedItems(frame, _saved_source(frame)) as packed:
+            with PackedItems(frame, saved_source(frame)) as packed:
                 _check_complete(packed, metadata)
                 cast("SavedModel", model).restore(packed, _id_type(frame), metadata["fit"])
+            cast("SavedModel", model).came_from(path)
         except (PySparkException, KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path} is damaged: {_first_line(error)}") from error
         except Exception as error:
@@ -205,26 +228,6 @@ def _check_complete(packed: PackedItems, metadata: dict[str, Any]) -> None:
             f"{saved[0]} items of {saved[1]} dimensions were saved, but there are {found[0]} of "
             f"{found[1]}"
         )
-
-
-def _saved_source(frame: DataFrame) -> ItemSource:
-    """How to read ``items/``: as it was fitted, in the order of the positions."""
-    keys = {"position": F.col("position")}
-    id_type = _id_type(frame)
-    if id_type is not None:
-        keys["id"] = columns.to_wire(F.col("id"), id_type)
-    keys |= {name: F.col(name) for name in ("label", "weight") if name in frame.columns}
-    return ItemSource(
-        features=columns.features_of(frame, "items", "features"),
-        features_col="features",
-        keys=keys,
-        sort_by=("position",),
-        rules=tuple(
-            NumberRule(name, "items", name, negative=name == "label")
-            for name in ("label", "weight")
-            if name in keys
-        ),
-    )
 
 
 def _id_type(frame: DataFrame) -> DataType | None:

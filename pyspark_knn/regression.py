@@ -61,9 +61,9 @@ class KNNRegressionModel(VotingModel, RegressionModel[Vector]):
         ValueError
             For what scikit-learn has not: metric "inner_product", weights of items.
         """
-        items = self._fitted.items
+        items, matrix = self._fitted.fetch()
         return interop.to_sklearn_voter(
-            KNeighborsRegressor, self, items, self._fitted.matrix, items.known_labels()
+            KNeighborsRegressor, self, items, matrix, items.known_labels()
         )
 
     @classmethod

@@ -20,11 +20,15 @@ from pyspark.sql import types as T
 
 from pyspark_knn.engine import columns, compat
 from pyspark_knn.engine.items import Items, ItemSource, PackedItems
-from pyspark_knn.engine.replicated import Replicated, choose_placement
+from pyspark_knn.engine.placement import Placement, choose_placement
+from pyspark_knn.engine.replicated import Replicated
+from pyspark_knn.engine.sharded import Sharded
 from pyspark_knn.engine.sharing import Limits, SharedSearch, is_cached
 from pyspark_knn.engine.worker import Answer, Request
+from pyspark_knn.explain import EXPLAINED_QUERIES, SearchCost
 from pyspark_knn.index.auto import build_index
 from pyspark_knn.index.base import IndexSpec
+from pyspark_knn.index.cells import check_cells
 from pyspark_knn.index.distances import Metric, check_algorithm, resolve_metric
 from pyspark_knn.params import FitSetters, HasNeighbors
 from pyspark_knn.persistence import ModelReader, ModelWriter, SavedStage, StageReader, StageWriter
@@ -33,6 +37,7 @@ from pyspark_knn.siblings import SiblingFits
 logger = logging.getLogger(__name__)
 
 M = TypeVar("M", bound="NeighborModel")
+Self_ = TypeVar("Self_", bound="NeighborModel")
 S = TypeVar("S", bound="NeighborEstimator[Any]")
 
 
@@ -82,14 +87,11 @@ class NeighborEstimator(Estimator[M], FitSetters, SavedStage):
         id_type = self._id_type(dataset)
         with PackedItems(dataset, self._source(dataset, id_type)) as packed:
             metric.check_dimension(packed.num_features)
-            reason = choose_placement(self.getPlacement(), packed)
-            items, matrix = packed.gather()
-            facts = FitFacts(packed.num_skipped, items.duplicates(), placementReason=reason)
-            facts = self._learn(dataset, packed, facts)
-        model = self._new_model()
-        model._resetUid(self.uid)
-        self._copyValues(model)
-        model.install(items, matrix, id_type, facts)
+            model = self._new_model()
+            model._resetUid(self.uid)
+            self._copyValues(model)
+            facts = self._learn(dataset, packed, FitFacts(packed.num_skipped))
+            model.place(packed, id_type, facts)
         self._warn(model)
         return model
 
@@ -123,7 +125,11 @@ class NeighborEstimator(Estimator[M], FitSetters, SavedStage):
         model = first.copy()
         model._paramMap = {}
         self._copyValues(model)
-        model._set(algorithm=first.getAlgorithm(), placement=first.getPlacement())
+        model._set(
+            algorithm=first.getAlgorithm(),
+            placement=first.getPlacement(),
+            numShards=first.getNumShards(),
+        )
         self._warn(model)
         return model
 
@@ -198,10 +204,12 @@ def checked_metric(params: HasNeighbors) -> Metric:
     Raises
     ------
     ValueError
-        If they do not go together: `metric`, `p`, `metricParams` and `algorithm`.
+        If they do not go together: `metric`, `p`, `metricParams`, `algorithm` and `shardBy`.
     """
     metric = resolve_metric(params.getMetric(), params.getP(), params.getMetricParams())
     check_algorithm(params.getAlgorithm(), metric)
+    if params.getShardBy() == "kmeans":
+        check_cells(metric)
     return metric
 
 
@@ -226,9 +234,24 @@ class NeighborModel(Model, HasNeighbors, SavedStage):
 
     def __init__(self) -> None:
         super().__init__()
-        self._index: Replicated | None = None
+        self._index: Placement | None = None
+        self._loaded_from: str | None = None
         self._facts = FitFacts()
         self._shared: SharedSearch | None = None
+
+    def place(self, packed: PackedItems, id_type: T.DataType | None, facts: FitFacts) -> None:
+        """Index packed items where the Params say; for the use of fit and load alone."""
+        name, reason = choose_placement(self.getPlacement(), packed)
+        facts = replace(facts, placementReason=facts.placementReason or reason)
+        if name == Replicated.name:
+            items, matrix = packed.gather()
+            facts = replace(facts, numDuplicates=items.duplicates())
+            self.install(items, matrix, id_type, facts)
+            return
+        index = Sharded.build(packed, self._spec(), id_type, self.getNumShards(), self.getShardBy())
+        self._set(numShards=index.num_shards)
+        algorithm, reason = index.algorithm
+        self._hold(index, algorithm, reason, replace(facts, numDuplicates=index.duplicates))
 
     def install(
         self,
@@ -237,15 +260,20 @@ class NeighborModel(Model, HasNeighbors, SavedStage):
         id_type: T.DataType | None,
         facts: FitFacts,
     ) -> None:
-        """Build the index over `matrix` as the Params say; for the use of fit and load alone."""
-        spec = IndexSpec(checked_metric(self), self.getAlgorithm(), self.getLeafSize())
-        index, reason = build_index(matrix, spec)
+        """Index `matrix`, here on the driver, as the Params say."""
+        index, reason = build_index(matrix, self._spec())
+        self._hold(Replicated(items, index, id_type), index.algorithm, reason, facts)
+
+    def _spec(self) -> IndexSpec:
+        return IndexSpec(checked_metric(self), self.getAlgorithm(), self.getLeafSize())
+
+    def _hold(self, index: Placement, algorithm: str, reason: str, facts: FitFacts) -> None:
         # The model's own Params tell what "auto" came to.
-        self._set(algorithm=index.algorithm, placement=Replicated.name)
-        self._index = Replicated(items, index, id_type)
+        self._set(algorithm=algorithm, placement=index.name)
+        self._index = index
         self._facts = replace(facts, algorithmReason=facts.algorithmReason or reason)
-        logger.info("algorithm %s: %s", index.algorithm, self._facts.algorithmReason)
-        logger.info("placement %s: %s", Replicated.name, facts.placementReason)
+        logger.info("algorithm %s: %s", algorithm, self._facts.algorithmReason)
+        logger.info("placement %s: %s", index.name, facts.placementReason)
 
     def share(self, search: SharedSearch | None) -> None:
         """Search together with the other models of a `fitMultiple`."""
@@ -259,19 +287,27 @@ class NeighborModel(Model, HasNeighbors, SavedStage):
         self, packed: PackedItems, id_type: T.DataType | None, record: dict[str, Any]
     ) -> None:
         """Take back in what was saved; for the use of load alone."""
-        choose_placement(self.getPlacement(), packed)
-        items, matrix = packed.gather()
-        self.install(items, matrix, id_type, FitFacts(**record))
+        self.place(packed, id_type, FitFacts(**record))
+
+    def came_from(self, path: str) -> None:
+        """Remember where this model was loaded from."""
+        self._loaded_from = path
+
+    def needs(self, path: str) -> bool:
+        """Whether the index may still have to be built again out of what is saved at `path`."""
+        loaded = self._loaded_from
+        sharded = isinstance(self._index, Sharded)
+        return sharded and loaded is not None and loaded.rstrip("/") == path.rstrip("/")
 
     @property
     def numItems(self) -> int:
         """How many items there are."""
-        return self._fitted.items.count
+        return self._fitted.num_items
 
     @property
     def numFeatures(self) -> int:
         """The dimension of the items' vectors."""
-        return int(self._fitted.matrix.shape[1])
+        return self._fitted.num_features
 
     @property
     def numSkipped(self) -> int:
@@ -290,8 +326,11 @@ class NeighborModel(Model, HasNeighbors, SavedStage):
 
     @property
     def ids(self) -> NDArray[Any]:
-        """The items' ids, of shape (numItems,), in the order of their positions."""
-        ids = self._fitted.items.ids
+        """The items' ids, of shape (numItems,), in the order of their positions.
+
+        Of a sharded model they are fetched from the executors each time, by a job.
+        """
+        ids = self._fitted.fetch()[0].ids
         if ids is None:
             return np.arange(self.numItems)
         if isinstance(self._fitted.id_type, T.DateType):
@@ -312,8 +351,49 @@ class NeighborModel(Model, HasNeighbors, SavedStage):
         """The items as a DataFrame of `session`."""
         return self._fitted.items_frame(session)
 
+    def explainSearch(self, queries: DataFrame) -> str:
+        """What a search of `queries` would cost, before it is run.
+
+        It counts the queries and times a few hundred of them in one shard, or in the replicated
+        index; the search itself is not run.
+
+        Parameters
+        ----------
+        queries : DataFrame
+            Has the features column.
+
+        Returns
+        -------
+        str
+            Items, queries and pairs; placement, shards and replicas; bytes that move; Python
+            memory; an estimate of the time; and settings to raise, if any. For people to read.
+        """
+        features = columns.features_of(queries, "featuresCol", self.getFeaturesCol())
+        rows = queries.select(*features.columns).limit(EXPLAINED_QUERIES).collect()
+        sample = columns.valid_sample(rows, features.types, self.numFeatures)
+        cost = self._fitted.cost(queries.sparkSession, sample, self.getK())
+        probes = self.getNumProbes() if self.getShardBy() == "kmeans" else None
+        share = min(1.0, probes / cost.shards) if probes and cost.shards else 1.0
+        return SearchCost(
+            items=self.numItems,
+            features=self.numFeatures,
+            queries=queries.count(),
+            k=self.getK(),
+            probed=share,
+            **asdict(cost),
+        ).report()
+
+    def unpersist(self: Self_) -> Self_:
+        """Free what the executors hold of the index.
+
+        The model can still be used: a replicated index is shipped again, and shards are built again
+        from the items, in each search.
+        """
+        self._fitted.unpersist()
+        return self
+
     @property
-    def _fitted(self) -> Replicated:
+    def _fitted(self) -> Placement:
         if self._index is None:
             raise ValueError(
                 f"this {type(self).__name__} has no index: it comes from fit() or load(), not from "
@@ -391,6 +471,8 @@ class NeighborModel(Model, HasNeighbors, SavedStage):
             features_col=self.getFeaturesCol(),
             feature_columns=len(features.columns),
             answer=answer,
+            probes=self.getNumProbes(),
+            replicas=self.getNumReplicas(),
         )
         return index.search(queries, inputs, request, finish)
 

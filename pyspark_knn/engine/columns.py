@@ -9,9 +9,10 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 from pyspark.ml.linalg import VectorUDT
-from pyspark.sql import Column, DataFrame
+from pyspark.sql import Column, DataFrame, Row
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
+from pyspark.sql.pandas.types import to_arrow_type
 
 from pyspark_knn.engine import compat
 
@@ -364,3 +365,13 @@ def describe_invalid(param: str, name: str, batch: VectorBatch, row: int, dim: i
         f"{param} {name!r} holds {what}; set handleInvalid to 'skip' to leave such rows out, or to "
         "'keep' to keep such queries with nulls"
     )
+
+
+def valid_sample(rows: list[Row], types: list[T.DataType], dim: int) -> NDArray[np.floating]:
+    """The valid vectors of dimension `dim` among rows of `Features.columns`, brought here."""
+    arrays = tuple(
+        pa.array([row[i] for row in rows], to_arrow_type(kind)) for i, kind in enumerate(types)
+    )
+    batch = VectorBatch.from_arrow(arrays)
+    matrix = batch.dense(np.flatnonzero(batch.dims == dim), dim)
+    return matrix[~invalid_rows(matrix)]

@@ -87,6 +87,25 @@ def is_local(session: SparkSession) -> bool:
     return bool(re.match(r"local(\[|$)", session.sparkContext.master or ""))
 
 
+def parallelism(session: SparkSession) -> int:
+    """Tasks that the cluster runs at a time, as far as it tells now.
+
+    On Spark Connect this is a job, but a tiny one: for the use of fit and load.
+    """
+    if not is_connect(session):
+        return max(1, session.sparkContext.defaultParallelism)
+    # A range without a number of partitions has as many as there are cores.
+    whole = session.range(1 << 20).select(F.spark_partition_id().alias("partition"))
+    return int(whole.agg(F.count_distinct("partition")).collect()[0][0])
+
+
+def same_cluster(one: SparkSession, other: SparkSession) -> bool:
+    """Whether what is persisted in `one` can be read in `other`."""
+    if is_connect(one) or is_connect(other):
+        return session_key(one) == session_key(other)
+    return is_alive(one) and one.sparkContext is other.sparkContext
+
+
 def is_stream_without_files(frame: DataFrame) -> bool:
     """Whether the tasks over `frame` cannot see the artifacts of its session.
 
@@ -142,6 +161,21 @@ def add_pyfile(session: SparkSession, path: Path) -> None:
         context.addPyFile(str(kept))
 
 
+@contextlib.contextmanager
+def described(session: SparkSession, text: str) -> Iterator[None]:
+    """Show `text` beside the jobs of this block in Spark's UI; Spark Connect cannot."""
+    if is_connect(session):
+        yield
+        return
+    context, name = session.sparkContext, "spark.job.description"
+    before = context.getLocalProperty(name)
+    context.setLocalProperty(name, text)
+    try:
+        yield
+    finally:
+        context.setLocalProperty(name, cast("str", before))
+
+
 def has_arrow_udf() -> bool:
     """Whether Spark hands Arrow arrays to scalar functions (Spark 4.1 and later)."""
     return hasattr(_FUNCTIONS, "arrow_udf")
@@ -174,7 +208,11 @@ def remove_on_server(path: str) -> None:
 
 
 def batch_udf(
-    function: BatchFunction, inputs: list[DataType], result: DataType
+    function: BatchFunction,
+    inputs: list[DataType],
+    result: DataType,
+    *,
+    deterministic: bool = True,
 ) -> Callable[..., Column]:
     """A scalar iterator UDF out of a function on batches of Arrow arrays.
 
@@ -187,6 +225,8 @@ def batch_udf(
         The Spark types of the columns.
     result : DataType
         The Spark type of the result.
+    deterministic : bool, default=True
+        Whether a row's result depends on that row alone, so that Spark may leave rows out.
 
     Returns
     -------
@@ -201,7 +241,7 @@ def batch_udf(
         def on_arrow(batches: Iterator[tuple[pa.Array, ...]]) -> Iterator[pa.Array]:
             return run(batches)
 
-        return cast("Callable[..., Column]", _FUNCTIONS.arrow_udf(on_arrow, result))
+        return _finished(_FUNCTIONS.arrow_udf(on_arrow, result), deterministic)
 
     # Before Spark 4.1 scalar functions get pandas columns only.
     arrow_types = [to_arrow_type(each) for each in inputs]
@@ -210,7 +250,11 @@ def batch_udf(
     def on_pandas(batches: Iterator[tuple[pd.Series, ...]]) -> Iterator[pd.Series]:
         return run(batches)
 
-    return cast("Callable[..., Column]", _FUNCTIONS.pandas_udf(on_pandas, result))
+    return _finished(_FUNCTIONS.pandas_udf(on_pandas, result), deterministic)
+
+
+def _finished(udf: Any, deterministic: bool) -> Callable[..., Column]:
+    return cast("Callable[..., Column]", udf if deterministic else udf.asNondeterministic())
 
 
 def _on_arrow(function: BatchFunction, batches: Iterator[Any]) -> Iterator[pa.Array]:

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from types import TracebackType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -147,7 +147,7 @@ class ItemSource:
     rules: tuple[packing.NumberRule, ...] = ()
 
 
-class _Chunk(NamedTuple):
+class Chunk(NamedTuple):
     """Where a chunk is, and how large."""
 
     partition: int
@@ -169,6 +169,12 @@ class PackedItems:
         float32 where that holds every value exactly (or was asked for), else float64.
     largest_label : float or None
         Where the items have labels.
+    chunks : list of Chunk
+        The chunks that hold them, in order.
+    frame : DataFrame
+        Rows of `packing.CHUNK_SCHEMA`, those chunks among them.
+    source : ItemSource
+        What was read, and how.
     """
 
     def __init__(self, dataset: DataFrame, source: ItemSource) -> None:
@@ -186,12 +192,13 @@ class PackedItems:
             chunk_bytes=max(1, min(_CHUNK_BYTES, self._slice_bytes // 4)),
             rules=source.rules,
         )
-        self._source = source
-        self._frame = compat.persist(_pack(dataset, source, request))
+        self.source = source
+        self.frame = compat.persist(_pack(dataset, source, request))
         try:
-            self._summarize(self._frame.select(*_SUMMARY).collect())
+            with compat.described(dataset.sparkSession, "pyspark_knn: pack the items"):
+                self._summarize(self.frame.select(*_SUMMARY).collect())
         except BaseException:
-            compat.unpersist(self._frame)
+            compat.unpersist(self.frame)
             raise
 
     def __enter__(self) -> PackedItems:
@@ -203,7 +210,7 @@ class PackedItems:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        compat.unpersist(self._frame)
+        compat.unpersist(self.frame)
 
     @property
     def nbytes(self) -> int:
@@ -219,12 +226,12 @@ class PackedItems:
         dims: Counter[int] = Counter()
         for row in chunks:
             dims[row.dim] += row.rows
-        name = self._source.features_col
+        name = self.source.features_col
         self.num_skipped = sum(row.skipped for row in rows if row.chunk < 0)
         if not dims:
             skipped = f" ({self.num_skipped} invalid rows were left out)" * bool(self.num_skipped)
             raise ValueError(f"there are no items to fit: featuresCol {name!r} is empty{skipped}")
-        if len(dims) > 1 and self._source.handle_invalid == "error":
+        if len(dims) > 1 and self.source.handle_invalid == "error":
             found = ", ".join(f"{dim} ({dims[dim]} rows)" for dim in sorted(dims))
             raise ValueError(f"featuresCol {name!r} holds vectors of several dimensions: {found}")
         # Among several dimensions the most frequent one stays, whatever the partitioning.
@@ -235,7 +242,7 @@ class PackedItems:
         self.dtype = np.dtype(np.float32 if all(row.narrow for row in kept) else np.float64)
         labels = [row.label for row in kept if row.label is not None]
         self.largest_label = max(labels, default=None)
-        self._chunks = [_Chunk(row.partition, row.chunk, row.rows, row.size) for row in kept]
+        self.chunks = [Chunk(row.partition, row.chunk, row.rows, row.size) for row in kept]
 
     def gather(self) -> tuple[Items, NDArray[np.floating]]:
         """Fetch the items to the driver, in slices, each vector straight to its final place.
@@ -249,22 +256,22 @@ class PackedItems:
         """
         keys = self._gather_keys()
         place = np.arange(self.num_items)
-        if keys is not None and self._source.sort_by:
-            order = pc.sort_indices(keys, [(name, "ascending") for name in self._source.sort_by])
+        if keys is not None and self.source.sort_by:
+            order = pc.sort_indices(keys, [(name, "ascending") for name in self.source.sort_by])
             keys = keys.take(order)
             place[order.to_numpy()] = np.arange(self.num_items)
         matrix = np.empty((self.num_items, self.num_features), dtype=self.dtype)
         start = 0
         for row in self._fetch("rows", "narrow", "lengths", "places", "values"):
-            matrix[place[start : start + row.rows]] = _unpack(row, self.num_features)
+            matrix[place[start : start + row.rows]] = unpack(row, self.num_features)
             start += row.rows
         return self._items(keys), matrix
 
     def _gather_keys(self) -> pa.Table | None:
-        if not self._source.keys:
+        if not self.source.keys:
             return None
         tables = [pa.ipc.open_stream(row["keys"]).read_all() for row in self._fetch("keys")]
-        return pa.concat_tables(tables).rename_columns(list(self._source.keys))
+        return pa.concat_tables(tables).rename_columns(list(self.source.keys))
 
     def _items(self, keys: pa.Table | None) -> Items:
         parts = {} if keys is None else {name: keys[name] for name in keys.column_names}
@@ -278,7 +285,7 @@ class PackedItems:
         for part in self._slices():
             first, last = part[0], part[-1]
             at = F.struct("partition", "chunk")
-            wanted = self._frame.where(
+            wanted = self.frame.where(
                 # The plain comparison of partitions lets Spark pass over cached blocks.
                 F.col("partition").between(first.partition, last.partition)
                 & (at >= _key(first))
@@ -293,10 +300,10 @@ class PackedItems:
                 )
             yield from sorted(rows, key=lambda row: (row.partition, row.chunk))
 
-    def _slices(self) -> Iterator[list[_Chunk]]:
-        part: list[_Chunk] = []
+    def _slices(self) -> Iterator[list[Chunk]]:
+        part: list[Chunk] = []
         size = 0
-        for chunk in self._chunks:
+        for chunk in self.chunks:
             if part and size + chunk.size > self._slice_bytes:
                 yield part
                 part, size = [], 0
@@ -314,7 +321,8 @@ def _pack(dataset: DataFrame, source: ItemSource, request: packing.PackRequest) 
     return dataset.select(*inputs).mapInArrow(run, packing.CHUNK_SCHEMA)
 
 
-def _unpack(row: Row, dim: int) -> NDArray[np.floating]:
+def unpack(row: Any, dim: int) -> NDArray[np.floating]:
+    """The vectors of a chunk, dense; `row` is one of `packing.CHUNK_SCHEMA`, a Row or a dict."""
     dtype: type[np.floating] = np.float32 if row["narrow"] else np.float64
     values: NDArray[np.floating] = np.frombuffer(row["values"], dtype=dtype)
     if row["lengths"] is None:
@@ -326,7 +334,7 @@ def _unpack(row: Row, dim: int) -> NDArray[np.floating]:
     return matrix
 
 
-def _key(chunk: _Chunk) -> Column:
+def _key(chunk: Chunk) -> Column:
     return F.struct(F.lit(chunk.partition).alias("partition"), F.lit(chunk.chunk).alias("chunk"))
 
 

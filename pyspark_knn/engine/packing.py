@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -251,7 +251,7 @@ class _Packer:
             dim=pile.dim,
             narrow=fits,
             label=_largest_label(pile.keys),
-            keys=_stream(pile.keys),
+            keys=stream_of(pile.keys),
             lengths=np.concatenate(pile.lengths).tobytes() if pile.sparse else None,
             places=np.concatenate(pile.places).tobytes() if pile.sparse else None,
             values=(narrow if fits else values).tobytes(),
@@ -260,8 +260,13 @@ class _Packer:
     def _row(self, **cells: object) -> pa.RecordBatch:
         cells["partition"] = self._partition
         cells["size"] = sum(len(cell) for cell in cells.values() if isinstance(cell, bytes))
-        arrays = [pa.array([cells.get(each.name)], each.type) for each in _CHUNK_TYPES]
-        return pa.RecordBatch.from_arrays(arrays, schema=_CHUNK_TYPES)
+        return one_row(_CHUNK_TYPES, cells)
+
+
+def one_row(schema: pa.Schema, cells: Mapping[str, object]) -> pa.RecordBatch:
+    """A batch of one row; a cell that is not given is null."""
+    arrays = [pa.array([cells.get(each.name)], each.type) for each in schema]
+    return pa.RecordBatch.from_arrays(arrays, schema=schema)
 
 
 def _largest_label(batches: list[pa.RecordBatch]) -> float | None:
@@ -271,7 +276,7 @@ def _largest_label(batches: list[pa.RecordBatch]) -> float | None:
     return float(max(pc.max(batch.column("label")).as_py() for batch in batches))
 
 
-def _stream(batches: list[pa.RecordBatch]) -> bytes | None:
+def stream_of(batches: list[pa.RecordBatch]) -> bytes | None:
     """Record batches as bytes of an Arrow stream; None where they have no columns."""
     if not batches[0].num_columns:
         return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
@@ -79,6 +80,10 @@ class Request:
         How many of the columns make up the feature vector; one more holds ids to exclude.
     answer : Answer
         Makes the output.
+    probes : int or None
+        How many cells to search, where the index is in cells; None: all that matter.
+    replicas : int or None
+        How many tasks share the queries of a shard, where the index is in shards; None: by cores.
     """
 
     k: int
@@ -87,6 +92,8 @@ class Request:
     features_col: str
     feature_columns: int
     answer: Answer
+    probes: int | None = None
+    replicas: int | None = None
 
 
 def search_batches(
@@ -115,12 +122,12 @@ def search_batches(
         For an invalid query, if `handle_invalid` is "error".
     """
     searchable = open_bundle(ref)
-    with threadpool_limits(limits=_task_threads()):
+    with threadpool_limits(limits=task_threads()):
         for arrays in batches:
-            yield from _search(searchable, request, arrays)
+            yield from answer_batch(searchable, request, arrays)
 
 
-def _task_threads() -> int:
+def task_threads() -> int:
     """BLAS and OpenMP threads of a task: the cores that Spark gives it (spark.task.cpus)."""
     from pyspark import TaskContext
 
@@ -128,7 +135,7 @@ def _task_threads() -> int:
     return 1 if context is None else max(1, context.cpus())
 
 
-def _search(
+def answer_batch(
     searchable: Searchable, request: Request, arrays: tuple[pa.Array, ...]
 ) -> Iterator[pa.Array]:
     """Answer one batch, in blocks of bounded size."""
@@ -140,7 +147,7 @@ def _search(
     step = max(1, min(_BLOCK_BYTES // (8 * dim), BLOCK_ANSWERS // (k + request.answer.width)))
     for start in range(0, len(queries), step):
         rows = np.arange(start, min(start + step, len(queries)))
-        matrix, valid = _valid_queries(queries, rows, dim)
+        matrix, valid = valid_queries(queries, rows, dim)
         if request.handle_invalid == "error" and not valid.all():
             row = int(rows[~valid][0])
             raise ValueError(
@@ -156,7 +163,7 @@ def _search(
         yield fan_out(answers, valid, keep=request.handle_invalid == "keep")
 
 
-def _valid_queries(
+def valid_queries(
     queries: VectorBatch, rows: NDArray[np.int64], dim: int
 ) -> tuple[NDArray[np.floating], NDArray[np.bool_]]:
     """The vectors of the valid rows among `rows`, and which those are."""
@@ -247,21 +254,52 @@ def read_items(ref: BundleRef, batches: Iterator[pa.RecordBatch]) -> Iterator[pa
         position, id, features, label and weight, as far as the items have them.
     """
     searchable = open_bundle(ref)
-    items, matrix = searchable.items, searchable.index.matrix
-    dim = matrix.shape[1]
-    step = max(1, _BLOCK_BYTES // (8 * dim))
+    step = item_step(searchable)
     for batch in batches:
         for start in range(0, batch.num_rows, step):
             positions = batch.column(0)[start : start + step]
-            at = positions.to_numpy()
-            part = matrix[at[0] : at[-1] + 1]
-            offsets = list_offsets(np.full(len(part), dim))
-            cells = {
-                "position": positions,
-                "id": None if items.ids is None else items.ids.take(positions),
-                "features": pa.ListArray.from_arrays(offsets, pa.array(part.ravel())),
-                "label": None if items.labels is None else pa.array(items.labels[at]),
-                "weight": None if items.weights is None else pa.array(items.weights[at]),
-            }
-            kept = {name: cell for name, cell in cells.items() if cell is not None}
-            yield pa.RecordBatch.from_arrays(list(kept.values()), names=list(kept))
+            yield item_rows(searchable, positions[0].as_py(), positions)
+
+
+TIMING_SCHEMA = "seconds double, items long"
+
+
+def time_search(searchable: Searchable, queries: NDArray[np.floating], k: int) -> pa.RecordBatch:
+    """How long some queries take; a row of `TIMING_SCHEMA`."""
+    count = searchable.items.count
+    with threadpool_limits(limits=task_threads()):
+        start = time.perf_counter()
+        searchable.index.kneighbors(queries, min(k, count))
+        seconds = time.perf_counter() - start
+    return pa.RecordBatch.from_pydict({"seconds": [seconds], "items": [count]})
+
+
+def time_bundle(
+    ref: BundleRef, queries: NDArray[np.floating], k: int, batches: Iterator[pa.RecordBatch]
+) -> Iterator[pa.RecordBatch]:
+    """`time_search` in a bundle, once; what is in `batches` does not matter."""
+    for _ in batches:
+        pass
+    yield time_search(open_bundle(ref), queries, k)
+
+
+def item_step(searchable: Searchable) -> int:
+    """How many items make a row batch of a good size."""
+    return max(1, _BLOCK_BYTES // (8 * int(searchable.index.matrix.shape[1])))
+
+
+def item_rows(searchable: Searchable, start: int, positions: pa.Array) -> pa.RecordBatch:
+    """The items from `start` on as rows: `positions`, id, features, label and weight."""
+    items, matrix = searchable.items, searchable.index.matrix
+    at = slice(start, start + len(positions))
+    part = matrix[at]
+    offsets = list_offsets(np.full(len(part), matrix.shape[1]))
+    cells = {
+        "position": positions,
+        "id": None if items.ids is None else items.ids[at],
+        "features": pa.ListArray.from_arrays(offsets, pa.array(part.ravel())),
+        "label": None if items.labels is None else pa.array(items.labels[at]),
+        "weight": None if items.weights is None else pa.array(items.weights[at]),
+    }
+    kept = {name: cell for name, cell in cells.items() if cell is not None}
+    return pa.RecordBatch.from_arrays(list(kept.values()), names=list(kept))

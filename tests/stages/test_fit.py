@@ -76,7 +76,7 @@ def test_an_input_that_changes_between_readings_is_noticed(spark: SparkSession) 
     features = items_room.columns.features_of(items, "featuresCol", "features")
     source = items_room.ItemSource(features, "features", {}, ())
     with items_room.PackedItems(items, source) as packed:
-        packed._chunks.append(packed._chunks[0]._replace(partition=99))
+        packed.chunks.append(packed.chunks[0]._replace(partition=99))
         with pytest.raises(
             RuntimeError, match=r"3 packed chunks were expected, 2 came.*persist it"
         ):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -80,3 +82,37 @@ class AllSearches(_Notes):
             return CountingIndex(index, folder), reason
 
         monkeypatch.setattr(stage, "build_index", build_counting)
+
+
+def counted_shards(monkeypatch: Any, folder: Path) -> Callable[[], int]:
+    """Count the queries that any sharded model searches, one for each shard it is searched in."""
+    from pyspark_knn.engine import shard_plan
+
+    count = functools.partial(_search_and_note, str(folder / "searched"), shard_plan.search_shards)
+    monkeypatch.setattr(shard_plan, "search_shards", count)
+
+    def take() -> int:
+        notes = folder / "searched"
+        total = sum(int(line) for line in notes.read_text().split())
+        notes.unlink()
+        return total
+
+    return take
+
+
+def _search_and_note(path: str, search: Any, *given: Any) -> Any:
+    """In a worker: a query is a row of a shard that has no bytes (see `SHARD_COLUMNS`)."""
+    *fixed, batches = given
+
+    def noted() -> Any:
+        for arrays in batches:
+            shards, sizes = arrays[0].to_pylist(), arrays[2].to_pylist()
+            queries = sum(
+                size is None and shard >= 0 for shard, size in zip(shards, sizes, strict=True)
+            )
+            note = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+            os.write(note, f"{queries}\n".encode())
+            os.close(note)
+            yield arrays
+
+    return search(*fixed, noted())

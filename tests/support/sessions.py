@@ -9,7 +9,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
-MASTERS = {"local": "local[2]", "cluster": "local-cluster[2,1,2048]"}
+MASTERS = {
+    "local": "local[2]",
+    "cluster": "local-cluster[2,1,2048]",
+    "small-driver": "local-cluster[2,1,1024]",
+}
 
 
 def start(kind: str, warehouse: Path, **settings: str) -> SparkSession:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyspark_knn.engine.items import _unpack
+from pyspark_knn.engine.items import unpack
 from pyspark_knn.engine.packing import PackRequest, pack
 from tests.support.batches import Sparse, array_column, vector_columns
 
@@ -49,7 +49,7 @@ def unpacked(chunks: list[dict[str, Any]]) -> dict[Any, list[float]]:
     """Id -> vector, of all chunks."""
     found = {}
     for chunk in chunks:
-        matrix = _unpack(chunk, chunk["dim"])
+        matrix = unpack(chunk, chunk["dim"])
         (ids,) = pa.ipc.open_stream(chunk["keys"]).read_all().columns
         assert len(matrix) == len(ids) == chunk["rows"]
         found |= zip(ids.to_pylist(), matrix.tolist(), strict=True)
@@ -101,7 +101,7 @@ def test_rows_keep_their_order_within_a_dimension():
     rows = [[float(i), 1.0] if i % 3 else [float(i)] for i in range(50)]
     chunks, _ = packed(replace(REQUEST, chunk_bytes=100), [batch(rows, pa.array(range(50)))])
     for dim in (1, 2):
-        values = [v for chunk in chunks if chunk["dim"] == dim for v in _unpack(chunk, dim)[:, 0]]
+        values = [v for chunk in chunks if chunk["dim"] == dim for v in unpack(chunk, dim)[:, 0]]
         assert values == sorted(values)
 
 
@@ -126,7 +126,7 @@ def test_float32_arrays_stay_float32():
     (chunk,), _ = packed(request, [rows])
     assert chunk["narrow"]
     assert chunk["keys"] is None
-    np.testing.assert_array_equal(_unpack(chunk, 2), np.array([[0.1, 0.2], [0.3, 0.4]], np.float32))
+    np.testing.assert_array_equal(unpack(chunk, 2), np.array([[0.1, 0.2], [0.3, 0.4]], np.float32))
 
 
 def test_rounding_beyond_float32_is_a_problem():

@@ -193,7 +193,7 @@ def test_every_param_is_explained_and_has_a_getter():
     assert {param.name for param in knn.params} == {
         *("featuresCol", "k", "idCol", "neighborsCol", "distancesCol", "metric", "p"),
         *("metricParams", "algorithm", "leafSize", "dtype", "placement", "excludeIdCol"),
-        *("maxDistance", "handleInvalid"),
+        *("maxDistance", "handleInvalid", "numShards", "shardBy", "numProbes", "numReplicas"),
     }
     for param in knn.params:
         assert param.name in knn.explainParams()
@@ -207,7 +207,7 @@ def test_a_model_lets_only_that_be_set_which_needs_no_fit():
     setters = {name for name in dir(KNNModel) if name.startswith("set")} - {"set", "setParams"}
     assert setters == {
         *("setK", "setFeaturesCol", "setMaxDistance", "setExcludeIdCol", "setHandleInvalid"),
-        *("setNeighborsCol", "setDistancesCol"),
+        *("setNeighborsCol", "setDistancesCol", "setNumProbes", "setNumReplicas"),
     }
 
 

@@ -1,0 +1,216 @@
+"""Sharded placement in figures: against replicated, memory of the driver, cells, and fit.
+
+python benchmarks/sharded.py [--scale 0.1] [--only search,memory,cells,fit]
+
+Times are medians of interleaved runs in one process, so that only their ratios mean much.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
+
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from pyspark_knn import KNNEstimator, NeighborsEvaluator
+
+RUNS = 3
+MEMORY_SIZES = (100_000, 500_000, 2_000_000)
+
+
+def session(master: str, **settings: str) -> SparkSession:
+    """A quiet session."""
+    builder = SparkSession.builder.master(master).config("spark.ui.enabled", "false")
+    plain = {"spark.driver.memory": "4g", "spark.sql.shuffle.partitions": "4"}
+    plain |= {name.replace("__", "."): value for name, value in settings.items()}
+    for name, value in plain.items():
+        builder = builder.config(name, value)
+    spark = builder.getOrCreate()
+    spark.sparkContext.setLogLevel("ERROR")
+    return spark
+
+
+def unit(*what: Any) -> Any:
+    """A number from -1 to 1 that depends on `what`, and on nothing else."""
+    return F.xxhash64(*what) / F.lit(2.0**63)
+
+
+def uniform(spark: SparkSession, rows: int, dim: int, seed: int) -> DataFrame:
+    """Ids and uniform vectors."""
+    places = F.sequence(F.lit(1), F.lit(dim))
+    value = F.transform(places, lambda i: unit(F.col("id"), i, F.lit(seed)).cast("float"))
+    return spark.range(0, rows, 1, 8).select("id", value.alias("features"))
+
+
+def clustered(
+    spark: SparkSession, rows: int, dim: int, seed: int, clusters: int = 200
+) -> DataFrame:
+    """Ids and vectors in clusters, which all seeds share."""
+    places = F.sequence(F.lit(1), F.lit(dim))
+    cluster = F.pmod(F.xxhash64(F.col("id"), F.lit(seed)), F.lit(clusters))
+
+    def value(i: Any) -> Any:
+        noise = sum((unit(F.col("id"), i, F.lit(seed + j)) for j in range(1, 4)), F.lit(0.0))
+        return (10 * unit(cluster, i) + 0.5 * noise).cast("float")
+
+    return spark.range(0, rows, 1, 8).select("id", F.transform(places, value).alias("features"))
+
+
+def stored(frame: DataFrame) -> DataFrame:
+    """`frame`, computed."""
+    frame = frame.persist()
+    frame.count()
+    return frame
+
+
+def seconds(work: Callable[[], Any]) -> float:
+    """How long `work` takes."""
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def run(found: DataFrame) -> None:
+    """Compute all of `found` and keep nothing."""
+    found.write.format("noop").mode("overwrite").save()
+
+
+def interleaved(works: dict[str, Callable[[], Any]], runs: int = RUNS) -> dict[str, float]:
+    """The median time of each work, in turns."""
+    taken: dict[str, list[float]] = {name: [] for name in works}
+    for _ in range(runs):
+        for name, work in works.items():
+            taken[name].append(seconds(work))
+    return {name: statistics.median(times) for name, times in taken.items()}
+
+
+def search(scale: float) -> None:
+    """The search of a sharded index against that of a replicated one."""
+    spark = session("local[2]")
+    n, q = int(500_000 * scale), int(20_000 * scale)
+    items, queries = stored(uniform(spark, n, 64, 1)), stored(uniform(spark, q, 64, 2))
+    one = KNNEstimator(k=10, idCol="id", placement="replicated").fit(items)
+    cut = KNNEstimator(k=10, idCol="id", placement="sharded", numShards=8).fit(items)
+    run(one.transform(queries.limit(10)))  # ships the index
+    taken = interleaved(
+        {
+            "replicated": lambda: run(one.transform(queries)),
+            "sharded": lambda: run(cut.transform(queries)),
+        }
+    )
+    print(f"search: {n:,} x 64 items, {q:,} queries, k=10, 8 shards, local[2]")
+    for name, value in taken.items():
+        print(f"  {name:<12} {value:7.2f} s")
+    print(f"  ratio        {taken['sharded'] / taken['replicated']:7.2f}")
+    spark.stop()
+
+
+def cells(scale: float) -> None:
+    """Cells against hash shards, exact and approximate."""
+    spark = session("local[2]")
+    n, q = int(2_000_000 * scale), int(20_000 * scale)
+    items, queries = stored(clustered(spark, n, 8, 1)), stored(clustered(spark, q, 8, 9))
+    dealt = KNNEstimator(k=10, idCol="id", placement="sharded").fit(items)
+    near = KNNEstimator(k=10, idCol="id", placement="sharded", shardBy="kmeans").fit(items)
+    models = {"hash": dealt, "kmeans, exact": near}
+    for probes in (1, 2, 4):
+        models[f"kmeans, numProbes={probes}"] = near.copy({near.numProbes: probes})
+    taken = interleaved({m: lambda m=m: run(models[m].transform(queries)) for m in models}, 2)
+    exact = near.copy({near.neighborsCol: "exact", near.distancesCol: ""})
+    both = stored(exact.transform(queries))
+    print(
+        f"cells: {n:,} x 8 items in 200 clusters, {q:,} queries, k=10, {dealt.getNumShards()} hash "
+        f"shards, {near.getNumShards()} cells, local[2]"
+    )
+    for name, value in taken.items():
+        recall = NeighborsEvaluator().evaluate(models[name].transform(both))
+        ratio = taken["hash"] / value
+        print(f"  {name:<20} {value:7.2f} s {ratio:6.1f} times as fast   recall@10 {recall:.4f}")
+    spark.stop()
+
+
+def fit(scale: float) -> None:
+    """Both fits."""
+    spark = session("local[2]")
+    n = int(2_000_000 * scale)
+    items = stored(uniform(spark, n, 64, 1))
+
+    def once(**settings: Any) -> None:
+        KNNEstimator(idCol="id", algorithm="brute", **settings).fit(items).unpersist()
+
+    taken = interleaved(
+        {
+            "replicated": lambda: once(placement="replicated"),
+            "sharded": lambda: once(placement="sharded"),
+        },
+        2,
+    )
+    print(f"fit: {n:,} x 64 items, local[2]")
+    for name, value in taken.items():
+        print(f"  {name:<12} {value:7.2f} s")
+    spark.stop()
+
+
+def memory(scale: float) -> None:
+    """What the driver takes, for more and more items."""
+    print("memory: peak of the driver (Python and JVM), 64 dimensions, two executors")
+    for size in MEMORY_SIZES:
+        out = subprocess.run(
+            [sys.executable, __file__, "--memory-of", str(int(size * scale))],
+            check=True,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        peak = json.loads(out.stdout.splitlines()[-1])
+        print(
+            f"  {peak['items']:>9,} items  Python {peak['python']:5.0f} MiB  JVM {peak['jvm']:5.0f}"
+        )
+
+
+def memory_of(rows: int) -> None:
+    """Fit and search on executors of their own, and print this driver's peaks."""
+    spark = session("local-cluster[2,1,3072]", spark__driver__memory="512m")
+    model = KNNEstimator(k=10, idCol="id", placement="sharded").fit(uniform(spark, rows, 64, 1))
+    run(model.transform(uniform(spark, 500, 64, 2)))
+    jvm = spark.sparkContext._gateway.proc.pid
+    peaks = {"items": rows, "python": _peak(os.getpid()), "jvm": _peak(jvm)}
+    spark.stop()
+    print(json.dumps(peaks))
+
+
+def _peak(pid: int) -> float:
+    """The most memory that a process ever held, in MiB (Linux)."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")) / 1024
+
+
+def main() -> None:
+    """Run what is asked for."""
+    parts = {"search": search, "memory": memory, "cells": cells, "fit": fit}
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--scale", type=float, default=1.0, help="of items and queries")
+    parser.add_argument("--only", default=",".join(parts), help="parts, with commas between")
+    parser.add_argument("--memory-of", type=int, help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    warnings.simplefilter("ignore")
+    if given.memory_of:
+        memory_of(given.memory_of)
+        return
+    for name in given.only.split(","):
+        parts[name](given.scale)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,224 @@
+"""The plan of a sharded search: what Spark is asked to do, lazily.
+
+    numbered queries --route--> copies, one a shard --.
+                                                       union -shuffle-> search -> candidates
+    rows of shards ---one a replica-------------------'                              |
+                                     answers <- merge <- shuffle by query -----------'
+
+A copy has the query's number and vector. The query's other columns go with one copy only, the
+carrier, and never leave the JVM: the search is a scalar function, from which Spark keeps what it
+does not ask for. Where shards are cells, and the answer is to be exact, the nearest cell is
+searched first, and tells which others the query must go to.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass, replace
+
+from pyspark.sql import Column, DataFrame
+from pyspark.sql import functions as F
+from pyspark.sql import types as T
+
+from pyspark_knn.engine import compat
+from pyspark_knn.engine.routing import route_nearest, route_within
+from pyspark_knn.engine.shard_search import (
+    SHARD_COLUMNS,
+    Candidates,
+    merge_candidates,
+    search_shards,
+)
+from pyspark_knn.engine.spreading import int_array, row_hash, spreading_keys
+from pyspark_knn.engine.worker import Request
+from pyspark_knn.index.cells import Cells
+
+Inputs = list[tuple[Column, T.DataType]]
+
+_DOUBLES = T.ArrayType(T.DoubleType())
+_INTS = T.ArrayType(T.IntegerType())
+_SHARD_TYPES = [T.IntegerType(), T.LongType(), T.LongType(), T.StringType(), T.BinaryType()]
+
+_QUERY = (1 << 31) - 1
+"""As the number of a part: behind all parts."""
+
+
+@dataclass(frozen=True)
+class ShardPlan:
+    """How to search the shards of one index.
+
+    Attributes
+    ----------
+    frame : DataFrame
+        Rows of `shard_build.SHARD_SCHEMA`.
+    digests : dict of int to str
+        The numbers of the shards that hold items, and what each must be.
+    num_shards : int
+        Shards, the empty ones too.
+    replicas : int
+        Tasks that share the queries of one shard.
+    partitions : int
+        Of the shuffle that brings shards and queries together.
+    keys : list of StructField
+        What an item has beside its vector: "id", and "label" and "weight" if any.
+    cells : Cells or None
+        Where shards are cells.
+    """
+
+    frame: DataFrame
+    digests: dict[int, str]
+    num_shards: int
+    replicas: int
+    partitions: int
+    keys: list[T.StructField]
+    cells: Cells | None
+
+    def answers(self, queries: DataFrame, inputs: Inputs, request: Request) -> DataFrame:
+        """`queries` with the columns of `request.answer`; see `Placement.search`."""
+        kinds = [kind for _, kind in inputs]
+        found = self._found(numbered(queries, inputs), kinds, request)
+        return self._merged(found, queries.schema, request)
+
+    def _found(self, queries: DataFrame, kinds: list[T.DataType], request: Request) -> DataFrame:
+        """The candidates of each query: a row for each shard that it goes to."""
+        if self.cells is None:
+            return self._searched(self.copies(queries), kinds, request)
+        nearest = functools.partial(route_nearest, request, self.cells, request.probes or 1)
+        vector, given = _vector(request, kinds)
+        route = compat.batch_udf(nearest, given, _INTS)(*vector)
+        found = self._searched(self._routed(queries, route), kinds, request)
+        if request.probes is not None:
+            return found
+        return self._further(found, self.cells, kinds, request)
+
+    def _further(
+        self, first: DataFrame, cells: Cells, kinds: list[T.DataType], request: Request
+    ) -> DataFrame:
+        """The candidates of each query, a row of which tells what its nearest cell had.
+
+        This row passes by the second search, with the query's other columns, and its copies do not.
+        """
+        within = functools.partial(route_within, request, cells)
+        vector, given = _vector(request, kinds)
+        further = compat.batch_udf(within, [*given, T.IntegerType(), _DOUBLES], _INTS)
+        names = self._names()
+        before = {name: f"before_{name}" for name in names}
+        queries = first.withColumn("row", F.col("rest")["row"]).drop("rest")
+        queries = queries.withColumnsRenamed(before)
+        route = further(*vector, F.col("shard"), F.col("before_distance"))
+        carrier = F.col("rest").isNotNull()
+        kept = {name: F.when(carrier, F.col(name)) for name in before.values()}
+        copies = self._routed(queries, route).withColumns(kept)
+        found = self._searched(copies, kinds, request)
+        either = [F.coalesce(name, before[name]).alias(name) for name in names]
+        return found.select("query", "rest", *either)
+
+    def copies(self, queries: DataFrame) -> DataFrame:
+        """A copy of each query for each shard; any of them may be the carrier."""
+        shards = sorted(self.digests)
+        # Other bits of the hash than those that pick the replica.
+        bits = F.shiftrightunsigned(F.xxhash64("query"), 32)
+        carrier = F.pmod(bits, F.lit(len(shards)))
+        every = queries.select("*", F.posexplode(int_array(shards)).alias("place", "shard"))
+        return self._addressed(every, F.lit(len(shards)), carrier)
+
+    def _routed(self, queries: DataFrame, route: Column) -> DataFrame:
+        """A copy of each query for each shard of its route; the first is the carrier."""
+        every = queries.withColumn("route", route).drop("shard")
+        every = every.select("*", F.posexplode("route").alias("place", "shard"))
+        return self._addressed(every, F.size("route"), F.lit(0)).drop("route")
+
+    def _addressed(self, copies: DataFrame, sent: Column, carrier: Column) -> DataFrame:
+        replica = F.pmod(F.xxhash64("query"), F.lit(self.replicas))
+        rest = F.when(F.col("place") == carrier, F.struct(sent.alias("sent"), "row"))
+        return copies.withColumns(
+            {
+                # What passes by belongs to no shard, so it goes anywhere.
+                "target": F.when(F.col("shard") >= 0, F.col("shard") * self.replicas + replica)
+                .otherwise(F.pmod(F.xxhash64("query"), F.lit(self.num_shards * self.replicas)))
+                .cast("int"),
+                "part": F.when(F.col("shard") >= 0, _QUERY).otherwise(_QUERY - 1),
+                "rest": rest,
+            }
+        ).drop("row", "place")
+
+    def _searched(self, copies: DataFrame, kinds: list[T.DataType], request: Request) -> DataFrame:
+        """`copies` with the lists of the candidates of each, searched beside its shard."""
+        replicas = F.explode(int_array(range(self.replicas))).alias("replica")
+        shards = self.frame.select("*", replicas).select(
+            (F.col("shard") * self.replicas + F.col("replica")).alias("target"),
+            "part",
+            *SHARD_COLUMNS,
+        )
+        keys = int_array(spreading_keys(self.partitions))
+        spread = F.element_at(keys, F.pmod("target", F.lit(self.partitions)) + 1)
+        rows = (
+            copies.unionByName(shards, allowMissingColumns=True)
+            .repartition(self.partitions, spread)
+            .sortWithinPartitions("target", "part")
+        )
+        lists = [T.StructField(each.name, T.ArrayType(each.dataType)) for each in self.keys]
+        answer = Candidates(T.StructType([T.StructField("distance", _DOUBLES), *lists]))
+        keep = "error" if request.handle_invalid == "error" else "keep"
+        wanted = replace(request, answer=answer, handle_invalid=keep)
+        run = functools.partial(search_shards, wanted, self.digests)
+        # It depends on the rows before it: Spark must not move, repeat or leave out any of it.
+        search = compat.batch_udf(
+            run, [*_SHARD_TYPES, *kinds], T.ArrayType(answer.result_type), deterministic=False
+        )
+        inputs = [*SHARD_COLUMNS, *(f"input_{i}" for i in range(len(kinds)))]
+        found = rows.withColumn("found", search(*map(F.col, inputs)))
+        kept = [name for name in copies.columns if name not in ("target", "part")]
+        return found.select(*kept, F.inline("found").alias(*self._names()))
+
+    def _merged(self, found: DataFrame, schema: T.StructType, request: Request) -> DataFrame:
+        """The k nearest of the candidates of each query, beside the query's own columns."""
+        names = self._names()
+        candidates = F.when(F.col("distance").isNotNull(), F.struct(*names))
+        whole = found.groupBy("query").agg(
+            F.collect_list(candidates).alias("found"), F.collect_list("rest").alias("rest")
+        )
+        run = functools.partial(merge_candidates, request, names)
+        given = [T.IntegerType(), T.IntegerType(), T.IntegerType(), _DOUBLES]
+        given += [T.ArrayType(field.dataType) for field in self.keys]
+        merge = compat.batch_udf(run, given, T.ArrayType(request.answer.result_type))
+        rest = F.get("rest", F.lit(0))
+        answers = merge(
+            rest["sent"],
+            F.size("found"),
+            F.size("rest"),
+            *(F.flatten(F.col("found").getField(name)) for name in names),
+        )
+        own = [
+            rest["row"][f"own_{i}"].alias(field.name, metadata=field.metadata)
+            for i, field in enumerate(schema.fields)
+        ]
+        return whole.select(*own, F.inline(answers).alias(*request.answer.result_type.names))
+
+    def _names(self) -> list[str]:
+        return ["distance", *(field.name for field in self.keys)]
+
+
+def _vector(request: Request, kinds: list[T.DataType]) -> tuple[list[Column], list[T.DataType]]:
+    """The inputs that make up a query's vector, and their types."""
+    count = request.feature_columns
+    return [F.col(f"input_{i}") for i in range(count)], kinds[:count]
+
+
+def numbered(queries: DataFrame, inputs: Inputs) -> DataFrame:
+    """The queries with a number each: all they are in "row", what the worker needs in "input_i".
+
+    A task that is repeated must give each row its number again, though rows out of a shuffle come
+    in another order then. So they are sorted by all that they hold before they are numbered.
+    """
+    fields = queries.schema.fields
+    own = [f"own_{i}" for i in range(len(fields))]
+    names = own + [f"input_{i}" for i in range(len(inputs))]
+    plain = queries.select("*", *(each for each, _ in inputs)).toDF(*names)
+    kinds = [field.dataType for field in fields] + [kind for _, kind in inputs]
+    whole = row_hash([(F.col(name), kind) for name, kind in zip(names, kinds, strict=True)])
+    ordered = plain.withColumn("order", whole).sortWithinPartitions("order")
+    return ordered.select(
+        F.monotonically_increasing_id().alias("query"),
+        F.struct(*own).alias("row"),
+        *names[len(own) :],
+    )

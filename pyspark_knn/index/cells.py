@@ -1,0 +1,147 @@
+"""Cells of items around centres, and which of them may hold a neighbour.
+
+By the triangle inequality no item of a cell is nearer to a query than the centre's distance less
+the cell's radius (P. N. Yianilos, "Data structures and algorithms for nearest neighbor
+search in general metric spaces", SODA 1993).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pyspark_knn.index.auto import build_index
+from pyspark_knn.index.base import IndexSpec
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from pyspark_knn.index.distances import Metric
+
+_SLACK = 1e-6
+"""Far more than the figures of any of `METRICS` are off by, relative to what they are made of; the
+worst is haversine, by 1e-8 near the antipodes."""
+
+METRICS = frozenset(
+    {
+        "canberra",
+        "chebyshev",
+        "cityblock",
+        "euclidean",
+        "hamming",
+        "haversine",
+        "minkowski",
+        "seuclidean",
+    }
+)
+"""Metrics that keep the triangle inequality, and around whose centres cells make sense."""
+
+_ALL_AT_ONCE = 1 << 22
+"""Distances between queries and centres that are held at a time."""
+
+
+def check_cells(metric: Metric) -> None:
+    """Raise ValueError unless cells may be cut by `metric`."""
+    if metric.name not in METRICS or metric.p < 1:
+        detail = f" with p={metric.p:g}" if metric.name == "minkowski" else ""
+        raise ValueError(
+            f"shardBy 'kmeans' needs the triangle inequality, which metric {metric.name!r}{detail} "
+            f"has not (or not for centres); these have: {', '.join(sorted(METRICS))}"
+        )
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Where items go: to the cell of the nearest centre, or to one of the parts of a large cell.
+
+    Attributes
+    ----------
+    centers : ndarray of shape (n_cells, n_features), dtype float64
+        No two are equal.
+    firsts : ndarray of shape (n_cells,), dtype int64
+        The number of the first shard of each cell.
+    ways : ndarray of shape (n_cells,), dtype int64
+        How many shards a cell is cut into.
+    metric : Metric
+    """
+
+    centers: NDArray[np.float64]
+    firsts: NDArray[np.int64]
+    ways: NDArray[np.int64]
+    metric: Metric
+
+    def cells(self, items: NDArray[np.floating]) -> NDArray[np.int64]:
+        """The cell of each item."""
+        index, _ = build_index(self.centers, IndexSpec(self.metric, "brute"))
+        nearest: NDArray[np.int64] = index.kneighbors(items, 1).positions[:, 0]
+        return nearest
+
+    def shards(self, items: NDArray[np.floating], hashes: NDArray[np.uint64]) -> NDArray[np.uint64]:
+        """The shard of each item; `hashes` picks one where a cell has several."""
+        cells = self.cells(items)
+        ways = self.ways[cells].astype(np.uint64)
+        return self.firsts[cells].astype(np.uint64) + hashes % ways
+
+    def shard_centers(self) -> NDArray[np.float64]:
+        """The centre of each shard."""
+        return np.repeat(self.centers, self.ways, axis=0)
+
+
+@dataclass(frozen=True)
+class Cells:
+    """What is known of the cells when a query comes.
+
+    Attributes
+    ----------
+    numbers : ndarray of shape (n_shards,), dtype int64
+        The shards that hold items.
+    centers : ndarray of shape (n_shards, n_features), dtype float64
+        The centre of each.
+    radii : ndarray of shape (n_shards,), dtype float64
+        The largest distance of an item of it from its centre.
+    metric : Metric
+    """
+
+    numbers: NDArray[np.int64]
+    centers: NDArray[np.float64]
+    radii: NDArray[np.float64]
+    metric: Metric
+
+    def nearest(self, queries: NDArray[np.floating], many: int) -> NDArray[np.int64]:
+        """The shards of the `many` nearest centres, of shape (n_queries, many), nearest first."""
+        index, _ = build_index(self.centers, IndexSpec(self.metric, "brute"))
+        many = min(many, len(self.numbers))
+        shards: NDArray[np.int64] = self.numbers[index.kneighbors(queries, many).positions]
+        return shards
+
+    def within(
+        self, queries: NDArray[np.floating], limits: NDArray[np.float64]
+    ) -> NDArray[np.bool_]:
+        """Which shards may hold an item within a query's limit, inclusive.
+
+        Parameters
+        ----------
+        queries : ndarray of shape (n_queries, n_features)
+        limits : ndarray of shape (n_queries,), dtype float64
+
+        Returns
+        -------
+        ndarray of shape (n_queries, n_shards), dtype bool
+            Columns in the order of `numbers`.
+        """
+        index, _ = build_index(self.centers, IndexSpec(self.metric, "brute"))
+        count = len(self.numbers)
+        open_ = np.ones((len(queries), count), dtype=bool)
+        step = max(1, _ALL_AT_ONCE // count)
+        for start in range(0, len(queries), step):
+            part = slice(start, start + step)
+            found = index.kneighbors(queries[part], count)
+            distances = np.empty(found.distances.shape)
+            np.put_along_axis(distances, found.positions, found.distances, axis=1)
+            with np.errstate(invalid="ignore", over="ignore"):
+                least = distances * (1 - _SLACK) - self.radii * (1 + _SLACK)
+                # Not "<=": what overflow makes of a figure rules nothing out.
+                open_[part] = ~(least > limits[part, None])
+        return open_

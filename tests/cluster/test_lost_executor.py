@@ -1,0 +1,74 @@
+"""An executor dies in mid-search, and the answers are those of a quiet day."""
+
+from __future__ import annotations
+
+import functools
+import os
+import signal
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from pyspark.sql import functions as F
+
+from pyspark_knn import KNNEstimator
+from pyspark_knn.engine import shard_plan
+from tests.support.frames import frame_of
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame, SparkSession
+
+pytestmark = [pytest.mark.cluster, pytest.mark.slow]
+
+
+def search_and_die(marker: str, search: Any, *given: Any) -> Any:
+    """In a worker: the first task that is half done kills its executor, and all that it wrote."""
+    for answer in search(*given):
+        yield answer
+        if len(answer) > 1 and not os.path.exists(marker):
+            # Tasks of the other executor shall have finished by the time that this one is lost.
+            time.sleep(4)
+            try:
+                os.close(os.open(marker, os.O_CREAT | os.O_EXCL))
+            except FileExistsError:
+                continue
+            os.kill(_executor(), signal.SIGKILL)
+
+
+def _executor() -> int:
+    """The JVM that started the daemon that started this worker."""
+    daemon = os.getppid()
+    return int(Path(f"/proc/{daemon}/stat").read_text().rsplit(")", 1)[1].split()[1])
+
+
+def rows_of(found: DataFrame) -> list[Any]:
+    return sorted(tuple(row) for row in found.select("n", "m", "neighbors", "distances").collect())
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="finds the executor by /proc")
+def test_a_lost_executor_changes_no_answer(
+    spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    items = frame_of(spark, np.random.default_rng(5).normal(size=(300, 2)), partitions=4)
+    model = KNNEstimator(k=5, idCol="id", placement="sharded", numShards=6).fit(items)
+    # Out of a shuffle: the rows of a partition come in another order when it is read again.
+    numbers = spark.range(0, 6000, 1, 12).repartition(5, F.col("id") % 1009)
+    queries = numbers.select(
+        F.col("id").alias("n"),
+        F.create_map(F.lit("n"), F.col("id")).alias("m"),
+        F.array(F.sin("id"), F.cos(F.col("id") * 7)).alias("features"),
+    )
+
+    def answers() -> list[Any]:
+        return rows_of(model.transform(queries).withColumn("m", F.col("m")["n"]))
+
+    calm = answers()
+    assert len(calm) == 6000
+    marker = tmp_path / "died"
+    search = functools.partial(search_and_die, str(marker), shard_plan.search_shards)
+    monkeypatch.setattr(shard_plan, "search_shards", search)
+    assert answers() == calm
+    assert marker.exists()

@@ -1,0 +1,278 @@
+"""Shards without Spark: however items are cut up, the merged answers are those of one index."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pyspark.sql import types as T
+
+from pyspark_knn.engine import packing, shard_build, shard_search, sizing
+from pyspark_knn.engine.items import Items
+from pyspark_knn.engine.worker import NeighborLists, Request, Searchable, answer_batch
+from pyspark_knn.index.auto import build_index
+from pyspark_knn.index.base import IndexSpec
+from pyspark_knn.index.distances import resolve_metric
+
+DOUBLES = T.ArrayType(T.DoubleType())
+
+
+def packed(
+    matrix: np.ndarray, ids: list[Any] | None, *, partitions: int = 2
+) -> tuple[list[pa.RecordBatch], np.ndarray]:
+    """Items packed as the executors would, and the table of their chunks."""
+    request = packing.PackRequest(
+        feature_columns=1,
+        features="features",
+        id_column=None if ids is None else "id",
+        dim=None,
+        fail=True,
+        round32=False,
+        chunk_bytes=200,
+    )
+    batches: list[pa.RecordBatch] = []
+    for partition, rows in enumerate(np.array_split(np.arange(len(matrix)), partitions)):
+        cells = {"features": pa.array(matrix[rows].tolist(), pa.list_(pa.float64()))}
+        if ids is not None:
+            cells["id"] = pa.array([ids[row] for row in rows], pa.array(ids).type)
+        batch = pa.RecordBatch.from_pydict(cells)
+        for chunk in packing.pack(request, iter([batch])):
+            # There is no task to tell the partition here.
+            column = pa.array([partition], pa.int32())
+            batches.append(chunk.set_column(0, chunk.schema.field(0), column))
+    rows_of = [row for batch in batches for row in batch.to_pylist() if row["chunk"] >= 0]
+    table = np.array([(r["partition"], r["chunk"], 0, r["rows"]) for r in rows_of], np.int64)
+    table[:, 2] = np.cumsum(table[:, 3]) - table[:, 3]
+    return batches, table
+
+
+def build(
+    matrix: np.ndarray, ids: list[Any] | None, shards: int, *, seed: int = 0, partitions: int = 2
+) -> tuple[shard_build.ShardRequest, dict[int, list[pa.RecordBatch]]]:
+    """The rows of each shard, its pieces having come in some order."""
+    batches, table = packed(matrix, ids, partitions=partitions)
+    request = shard_build.ShardRequest(
+        dim=matrix.shape[1],
+        narrow=False,
+        num_shards=shards,
+        keys=() if ids is None else ("id",),
+        order=("id",),
+        chunks=table,
+        spec=IndexSpec(resolve_metric("euclidean")),
+    )
+    pieces = list(shard_build.split_chunks(request, iter(batches)))
+    order = np.random.default_rng(seed).permutation(len(pieces))
+    pieces = sorted((pieces[i] for i in order), key=lambda piece: piece["shard"][0].as_py())
+    rows: dict[int, list[pa.RecordBatch]] = {}
+    for row in shard_build.build_shards(request, iter(pieces)):
+        rows.setdefault(row["shard"][0].as_py(), []).append(row)
+    return request, rows
+
+
+def sharded(
+    request: Request, rows: dict[int, list[pa.RecordBatch]], inputs: list[pa.Array], kind: Any
+) -> list[Any]:
+    """Answers out of shards, all of which one task searches."""
+    answer = shard_search.Candidates(
+        T.StructType([T.StructField("distance", DOUBLES), T.StructField("id", T.ArrayType(kind))])
+    )
+    keep = "error" if request.handle_invalid == "error" else "keep"
+    wanted = replace(request, answer=answer, handle_invalid=keep)
+    digests = {number: parts[0]["digest"][0].as_py() for number, parts in rows.items()}
+    count = len(inputs[0])
+    found = list(shard_search.search_shards(wanted, digests, _stream(rows, inputs)))
+    lists = [each for array in found for each in array.to_pylist() if each]
+    pairs: list[dict[str, list[Any]]] = [{"distance": [], "id": []} for _ in range(count)]
+    answered = [0] * count
+    for i, (one,) in enumerate(lists):
+        if one is not None:
+            answered[i % count] += 1
+            for name, cell in one.items():
+                pairs[i % count][name] += cell
+    kinds = {"distance": pa.float64(), "id": pa.array([], found[0].type).type.value_type.field(1)}
+    batch = (
+        pa.array([len(rows)] * count, pa.int32()),
+        pa.array(answered, pa.int32()),
+        pa.array([1] * count, pa.int32()),
+        pa.array([pair["distance"] for pair in pairs], pa.list_(kinds["distance"])),
+        pa.array([pair["id"] for pair in pairs], kinds["id"].type),
+    )
+    merged = shard_search.merge_candidates(request, ["distance", "id"], iter([batch]))
+    return [each for array in merged for each in array.to_pylist()]
+
+
+def _stream(
+    rows: dict[int, list[pa.RecordBatch]], inputs: list[pa.Array]
+) -> Iterator[tuple[pa.Array, ...]]:
+    """A shard, its queries, the next shard: in batches that begin anywhere."""
+    names = shard_search.SHARD_COLUMNS
+    types = [rows[min(rows)][0].schema.field(name).type for name in names]
+    tables = []
+    for number, parts in rows.items():
+        empty = [pa.nulls(len(parts), each.type) for each in inputs]
+        cells = [pa.concat_arrays([part[name] for part in parts]) for name in names]
+        tables.append(pa.table([*cells, *empty], names=[*names, *map(str, range(len(inputs)))]))
+        shard = [pa.array([number] * len(inputs[0]), types[0])]
+        blank = [pa.nulls(len(inputs[0]), kind) for kind in types[1:]]
+        tables.append(pa.table([*shard, *blank, *inputs], names=tables[0].column_names))
+    for batch in pa.concat_tables(tables).combine_chunks().to_batches(max_chunksize=7):
+        yield tuple(batch.columns)
+
+
+def whole(
+    request: Request, matrix: np.ndarray, ids: list[Any] | None, inputs: list[pa.Array]
+) -> list[Any]:
+    """Answers out of one index over all items."""
+    order = np.arange(len(matrix)) if ids is None else np.argsort(np.array(ids), kind="stable")
+    items = Items(len(matrix), None if ids is None else pa.array([ids[i] for i in order]))
+    index, _ = build_index(matrix[order], IndexSpec(resolve_metric("euclidean")))
+    found = answer_batch(Searchable(items, index), request, tuple(inputs))
+    return [each for array in found for each in array.to_pylist()]
+
+
+def request_for(kind: Any, **changes: Any) -> Request:
+    fields = [T.StructField("n", T.ArrayType(kind)), T.StructField("d", DOUBLES)]
+    asked = Request(
+        k=3,
+        max_distance=None,
+        handle_invalid="keep",
+        features_col="features",
+        feature_columns=1,
+        answer=NeighborLists(T.StructType(fields)),
+    )
+    return replace(asked, **changes)
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    n_items=st.integers(1, 30),
+    dim=st.integers(1, 3),
+    shards=st.integers(1, 7),
+    k=st.integers(1, 40),
+    limit=st.sampled_from([None, 0.0, 1.0, 2.5]),
+    invalid=st.sampled_from(["skip", "keep"]),
+    ids=st.sampled_from(["none", "distinct", "repeated", "strings"]),
+    excluding=st.booleans(),
+)
+def test_shards_answer_as_one_index(
+    seed: int,
+    n_items: int,
+    dim: int,
+    shards: int,
+    k: int,
+    limit: float | None,
+    invalid: str,
+    ids: str,
+    excluding: bool,
+) -> None:
+    random = np.random.default_rng(seed)
+    matrix = random.integers(-1, 2, (n_items, dim)).astype(np.float64)
+    queries = random.integers(-1, 2, (9, dim)).astype(np.float64).tolist()
+    queries[4], queries[5] = None, [np.nan] * dim
+    names: list[Any] | None = {
+        "none": None,
+        "distinct": random.permutation(100)[:n_items].tolist(),
+        "repeated": random.integers(0, 5, n_items).tolist(),
+        "strings": [f"ß{i}" for i in random.integers(0, 9, n_items).tolist()],
+    }[ids]
+    inputs = [pa.array(queries, pa.list_(pa.float64()))]
+    known = list(range(n_items)) if names is None else names
+    if excluding:
+        banned = [random.choice(known, 2).tolist() for _ in queries]
+        inputs.append(pa.array(banned, pa.list_(pa.array(known).type)))
+    kind = T.StringType() if ids == "strings" else T.LongType()
+    request = request_for(kind, k=k, max_distance=limit, handle_invalid=invalid)
+    _, rows = build(matrix, names, shards, seed=seed)
+    assert sharded(request, rows, inputs, kind) == whole(request, matrix, names, inputs)
+
+
+def test_a_shard_is_the_same_in_whatever_order_its_pieces_come() -> None:
+    random = np.random.default_rng(1)
+    matrix = random.integers(0, 3, (60, 2)).astype(np.float64)
+    ids = random.integers(0, 20, 60).tolist()
+    digests = []
+    for seed in range(3):
+        order = random.permutation(60)
+        _, rows = build(matrix[order], [ids[i] for i in order], 4, seed=seed, partitions=1 + seed)
+        digests.append({number: parts[0]["digest"][0].as_py() for number, parts in rows.items()})
+    assert digests[0] == digests[1] == digests[2]
+    _, rows = build(matrix + 1e-12, ids, 4)
+    assert all(parts[0]["digest"][0].as_py() != digests[0][n] for n, parts in rows.items())
+
+
+def test_a_shard_that_became_another_is_refused() -> None:
+    _, rows = build(np.eye(3), [1, 2, 3], 1)
+    (parts,) = rows.values()
+    inputs = [pa.array([[0.0, 0.0, 0.0]])]
+    search = shard_search.search_shards(
+        request_for(T.LongType()), {0: "another"}, _stream({0: parts}, inputs)
+    )
+    with pytest.raises(RuntimeError, match="shard 0 was lost"):
+        list(search)
+
+
+def test_chunks_that_became_others_are_refused() -> None:
+    batches, table = packed(np.eye(3), None)
+    request, _ = build(np.eye(3), None, 1)
+    table[0, 3] += 1
+    with pytest.raises(RuntimeError, match="gives other rows each time"):
+        list(shard_build.split_chunks(replace(request, chunks=table), iter(batches)))
+
+
+@pytest.mark.parametrize(
+    ("sent", "answered", "rows"), [(2, 1, 1), (2, 3, 1), (2, 2, 0), (2, 2, 2), (None, 2, 0)]
+)
+def test_a_query_that_was_not_whole_is_refused(sent: int | None, answered: int, rows: int) -> None:
+    counts = [pa.array([cell], pa.int32()) for cell in (sent, answered, rows)]
+    lists = [pa.array([[1.0]]), pa.array([[7]])]
+    with pytest.raises(RuntimeError, match="queries came out otherwise"):
+        list(
+            shard_search.merge_candidates(
+                request_for(T.LongType()), ["distance", "id"], iter([(*counts, *lists)])
+            )
+        )
+
+
+@pytest.mark.parametrize(
+    "ids",
+    [
+        pa.array(["", "a", "ß", "a" * 99]),
+        pa.array([b"\xff\x00", b"", b"ab", b"c"]),
+        pa.array([0.5, -0.5, 1e300, 2.0]),
+        pa.array([-1, 2, 3, 4], pa.int8()),
+        pa.array([True, False, True, False]),
+        pa.array([1, 2, 3, 4]).cast(pa.decimal128(38, 2)),
+    ],
+)
+def test_equal_ids_share_a_shard_whatever_their_type(ids: pa.Array) -> None:
+    once = shard_build.spread(pa.chunked_array([ids]))
+    twice = shard_build.spread(pa.chunked_array([ids, ids]))
+    assert twice.tolist() == [*once.tolist(), *once.tolist()]
+    assert len(set(once.tolist())) == len(set(ids.to_pylist()))
+
+
+def test_consecutive_ids_fill_shards_evenly() -> None:
+    ids = pa.chunked_array([pa.array(np.arange(80_000) * 8)])
+    assert np.bincount(shard_build.spread(ids) % 8).min() > 9_500
+
+
+def test_numbers_of_shards() -> None:
+    mib, gib = 1 << 20, 1 << 30
+    assert sizing.choose_num_shards(None, 900 * mib, 10**6, 2) == 4
+    assert sizing.choose_num_shards(None, mib, 10**6, 2) == 2
+    assert sizing.choose_num_shards(None, mib, 10**6, 320) == 8
+    assert sizing.choose_num_shards(None, mib, 3, 320) == 3
+    assert sizing.choose_num_replicas(8, 2) == 1
+    assert sizing.choose_num_replicas(1, 2) == 2
+    assert sizing.choose_num_replicas(3, 8) == 5
+    assert sizing.choose_num_replicas(954, 320) == 1
+    assert sizing.choose_num_shards(7, mib, 10**6, 2) == 7
+    with pytest.raises(ValueError, match="numShards must be >= 3"):
+        sizing.choose_num_shards(2, 3 * gib, 10**6, 2)
