@@ -242,7 +242,9 @@ class NeighborModel(Model, HasNeighbors, SavedStage):
     def place(self, packed: PackedItems, id_type: T.DataType | None, facts: FitFacts) -> None:
         """Index packed items where the Params say; for the use of fit and load alone."""
         name, reason = choose_placement(self.getPlacement(), packed)
-        facts = replace(facts, placementReason=facts.placementReason or reason)
+        # A loaded model knows the reason already, unless it could not stay where it was.
+        told = facts.placementReason if name == self.getPlacement() else ""
+        facts = replace(facts, placementReason=told or reason)
         if name == Replicated.name:
             items, matrix = packed.gather()
             facts = replace(facts, numDuplicates=items.duplicates())

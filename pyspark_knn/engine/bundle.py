@@ -182,7 +182,7 @@ class ArtifactRef:
     name : str
         Of the file.
     locate : callable
-        Tells a worker the path of a file of the session: ``SparkFiles.get``.
+        Tells a worker the path of a file of the session: `compat.session_file`.
     """
 
     digest: str

@@ -161,6 +161,14 @@ def add_pyfile(session: SparkSession, path: Path) -> None:
         context.addPyFile(str(kept))
 
 
+def session_file(name: str) -> str:
+    """In a worker: where an artifact of its session is."""
+    # A client without JARs (pyspark-client) has no such name; its server's workers do.
+    from pyspark import SparkFiles
+
+    return str(SparkFiles.get(name))
+
+
 @contextlib.contextmanager
 def described(session: SparkSession, text: str) -> Iterator[None]:
     """Show `text` beside the jobs of this block in Spark's UI; Spark Connect cannot."""

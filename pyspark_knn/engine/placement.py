@@ -15,7 +15,7 @@ from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
-from pyspark_knn.engine import columns
+from pyspark_knn.engine import columns, shipping
 from pyspark_knn.engine.items import Items, ItemSource, PackedItems
 from pyspark_knn.engine.packing import NumberRule
 
@@ -172,6 +172,8 @@ def choose_placement(placement: str, packed: PackedItems) -> tuple[str, str]:
     too_large = free is not None and needed > free
     if placement == SHARDED:
         return SHARDED, f"sharded was asked for; {size}"
+    if not shipping.takes_files(packed.frame.sparkSession):
+        return SHARDED, f"{size}, and the server takes no files, so that only rows can travel"
     if placement == "auto" and needed > AUTO_BYTES:
         return SHARDED, f"{size}, more than the {AUTO_BYTES / 2**30:.0f} GiB that are replicated"
     if placement == "auto" and too_large:

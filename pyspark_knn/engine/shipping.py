@@ -14,7 +14,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pyspark import SparkFiles
 from pyspark.sql import SparkSession
 
 from pyspark_knn.engine import compat
@@ -62,6 +61,9 @@ is gone, and nothing tells when: they live as long as the session."""
 _uploads: dict[str, set[str]] = {}
 """Session -> digests that its Spark Connect server has, and keeps until the session ends."""
 
+_takes_files: dict[str, bool] = {}
+"""Session -> what its Spark Connect server answered."""
+
 
 def ship(session: SparkSession, content: Any) -> Shipment:
     """Make `content` available to the workers of `session`; starts no job.
@@ -91,6 +93,32 @@ def ship(session: SparkSession, content: Any) -> Shipment:
             shipped = _classic_route(session)(session.sparkContext, key, content)
     logger.info("the index %s goes out by %s", shipped.ref.digest, type(shipped.ref).__name__)
     return shipped
+
+
+def takes_files(session: SparkSession) -> bool:
+    """Whether `ship` can work: a Spark Connect server may refuse the files of its clients.
+
+    A server is asked once in a session, with a file of few bytes.
+    """
+    if not compat.is_connect(session):
+        return True
+    key = compat.session_key(session)
+    with _lock:
+        if key not in _takes_files:
+            _takes_files[key] = _try_upload(session)
+        return _takes_files[key]
+
+
+def _try_upload(session: Any) -> bool:
+    with tempfile.TemporaryDirectory(prefix="knn-") as folder:
+        path = Path(folder) / "knn-question"
+        path.write_text("Do you take files?\n")
+        try:
+            _upload(session, path)
+        except ShippingRefused as error:
+            logger.warning("%s; so indexes travel as rows, in shards", error)
+            return False
+    return True
 
 
 def ship_inline(content: Any) -> Shipment:
@@ -186,7 +214,7 @@ def _by_artifact(session: Any, key: str, content: Any) -> Shipment:
         if digest not in _uploads.setdefault(key, set()):
             _upload(session, path)
             _uploads[key].add(digest)
-    return _shared(key, digest, lambda: ArtifactRef(digest, path.name, SparkFiles.get))
+    return _shared(key, digest, lambda: ArtifactRef(digest, path.name, compat.session_file))
 
 
 def _upload(session: Any, path: Path) -> None:

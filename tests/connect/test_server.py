@@ -20,6 +20,7 @@ import pytest
 from pyspark.errors import PySparkException
 
 from pyspark_knn import KNNEstimator, KNNModel, supply_package
+from pyspark_knn.engine import shipping
 from tests.support.oracle import direct_distances, nearest
 from tests.support.servers import connect_server, python_without, run_script
 
@@ -142,32 +143,31 @@ def test_one_upload_for_equal_content(session: Any, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(type(session), "addArtifact", noting)
     models = [fitted(session), fitted(session), fitted(session).setK(1)]
     assert [len(neighbors(model, session)[0]) for model in models] == [K, K, 1]
-    assert len(sent) == 1
+    assert len([path for path in sent if path.endswith(".bundle")]) == 1
 
 
-def test_a_server_that_persists_nothing(
-    session: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+def test_a_server_that_takes_no_files_and_persists_nothing(
+    session: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
     from pyspark.sql.connect.dataframe import DataFrame
 
-    def refuse(*_: Any) -> None:
-        raise SparkConnectGrpcException("PERSIST is not supported here")
-
-    monkeypatch.setattr(DataFrame, "persist", refuse)
-    monkeypatch.setattr(DataFrame, "unpersist", refuse)
-    with caplog.at_level(logging.WARNING, "pyspark_knn"):
-        assert neighbors(fitted(session), session) == expected()
-    assert "persists nothing" in caplog.text
-
-
-def test_a_server_that_takes_no_files(session: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: Any, **__: Any) -> None:
-        raise SparkConnectGrpcException("artifacts are not supported here")
+        raise SparkConnectGrpcException("this is not supported here")
 
-    monkeypatch.setattr(type(session), "addArtifact", refuse)
-    model = fitted(session)
-    with pytest.raises(RuntimeError, match="takes no file from its client: artifacts are not"):
-        neighbors(model, session)
+    fitted(session).write().save(str(tmp_path / "saved"))
+    with caplog.at_level(logging.WARNING, "pyspark_knn"):
+        for kind, name in ((type(session), "addArtifact"), (DataFrame, "persist")):
+            monkeypatch.setattr(kind, name, refuse)
+        monkeypatch.setattr(DataFrame, "unpersist", refuse)
+        # Asked anew: this session has taken files before.
+        monkeypatch.setattr(shipping, "_takes_files", {})
+        model = fitted(session)
+        loaded = KNNModel.read().session(session).load(str(tmp_path / "saved"))
+        assert neighbors(model, session) == neighbors(loaded, session) == expected()
+    assert model.getPlacement() == loaded.getPlacement() == "sharded"
+    assert "the server takes no files" in model.placementReason
+    assert "indexes travel as rows" in caplog.text
+    assert "persists nothing" in caplog.text
 
 
 CLIENT = """
