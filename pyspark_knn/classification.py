@@ -205,7 +205,9 @@ class KNNClassifier(
         Column that names an item; ties between items go to the smaller id.
     neighborsCol, distancesCol : str, default=""
         Outputs that tell which neighbours decided; left out unless they have a name.
-    metric, p, metricParams, algorithm, leafSize, dtype, placement
+    metric, p, metricParams, algorithm, leafSize, dtype
+        As of `KNNEstimator`.
+    placement, numShards, shardBy, numProbes, numReplicas
         As of `KNNEstimator`.
     excludeIdCol, maxDistance, handleInvalid
         As of `KNNEstimator`; what is left out does not vote.
@@ -258,6 +260,10 @@ class KNNClassifier(
         leafSize: int = 30,
         dtype: str = "auto",
         placement: str = "auto",
+        numShards: int | None = None,
+        shardBy: str = "hash",
+        numProbes: int | None = None,
+        numReplicas: int | None = None,
         excludeIdCol: str | None = None,
         maxDistance: float | None = None,
         handleInvalid: str = "error",
@@ -288,6 +294,10 @@ class KNNClassifier(
         leafSize: int = 30,
         dtype: str = "auto",
         placement: str = "auto",
+        numShards: int | None = None,
+        shardBy: str = "hash",
+        numProbes: int | None = None,
+        numReplicas: int | None = None,
         excludeIdCol: str | None = None,
         maxDistance: float | None = None,
         handleInvalid: str = "error",

@@ -115,7 +115,9 @@ class KNNRegressor(VotingEstimator[KNNRegressionModel], Regressor[KNNRegressionM
         Column that names an item; ties between items go to the smaller id.
     neighborsCol, distancesCol : str, default=""
         Outputs that tell which neighbours decided; left out unless they have a name.
-    metric, p, metricParams, algorithm, leafSize, dtype, placement
+    metric, p, metricParams, algorithm, leafSize, dtype
+        As of `KNNEstimator`.
+    placement, numShards, shardBy, numProbes, numReplicas
         As of `KNNEstimator`.
     excludeIdCol, maxDistance, handleInvalid
         As of `KNNEstimator`; what is left out does not count.
@@ -159,6 +161,10 @@ class KNNRegressor(VotingEstimator[KNNRegressionModel], Regressor[KNNRegressionM
         leafSize: int = 30,
         dtype: str = "auto",
         placement: str = "auto",
+        numShards: int | None = None,
+        shardBy: str = "hash",
+        numProbes: int | None = None,
+        numReplicas: int | None = None,
         excludeIdCol: str | None = None,
         maxDistance: float | None = None,
         handleInvalid: str = "error",
@@ -186,6 +192,10 @@ class KNNRegressor(VotingEstimator[KNNRegressionModel], Regressor[KNNRegressionM
         leafSize: int = 30,
         dtype: str = "auto",
         placement: str = "auto",
+        numShards: int | None = None,
+        shardBy: str = "hash",
+        numProbes: int | None = None,
+        numReplicas: int | None = None,
         excludeIdCol: str | None = None,
         maxDistance: float | None = None,
         handleInvalid: str = "error",

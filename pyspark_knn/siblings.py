@@ -27,6 +27,8 @@ _SEARCH_PARAMS = frozenset(
         "k",
         "maxDistance",
         "excludeIdCol",
+        "numProbes",
+        "numReplicas",
         "weights",
         "thresholds",
         "neighborsCol",

@@ -444,7 +444,12 @@ class NeighborModel(Model, HasNeighbors, SavedStage):
         answer, finish = self._answer(outputs), functools.partial(self._finish, outputs)
         if self._shared is not None and is_cached(queries):
             limits = Limits(self.getK(), self.getMaxDistance())
-            key = (self.getFeaturesCol(), self.getExcludeIdCol(), self.getHandleInvalid())
+            key = (
+                self.getFeaturesCol(),
+                self.getExcludeIdCol(),
+                self.getHandleInvalid(),
+                self.getNumProbes(),
+            )
             search = functools.partial(self._run, queries, finish=lambda frame: frame)
             shared = self._shared.answer(queries, key, limits, answer, self._id_type, search)
             if shared is not None:

@@ -16,7 +16,7 @@ from pyspark.ml.linalg import Vectors, VectorUDT
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
-from pyspark_knn import KNNEstimator, KNNModel
+from pyspark_knn import KNNClassifier, KNNEstimator, KNNModel, KNNRegressor
 from pyspark_knn.engine import sharded
 from pyspark_knn.engine.replicated import Replicated
 from pyspark_knn.engine.shard_plan import numbered
@@ -285,6 +285,33 @@ def test_an_index_of_the_driver_goes_as_rows(
     sent = model.copy()
     sent._index = sharded.Sharded.of(spark, Searchable(held.items, held.index), held.id_type)
     assert answers(sent.transform(queries)) == before
+
+
+@pytest.mark.parametrize("estimator", [KNNClassifier, KNNRegressor])
+def test_shards_vote_as_one_index(
+    spark: SparkSession, tmp_path: Path, estimator: type[Any]
+) -> None:
+    # Ids that repeat with other labels, and weights: what breaks a tie decides the vote.
+    rows = [
+        (i % 50, row, float(i % 3), float(1 + i % 4)) for i, row in enumerate(ITEMS[:110].tolist())
+    ]
+    columns = "id int, features array<double>, label double, weight double"
+    items = spark.createDataFrame(rows, columns)
+    queries = frame_of(spark, QUERIES, id_col="n")
+    make = functools.partial(
+        estimator, k=4, idCol="id", weightCol="weight", weights="distance", neighborsCol="near"
+    )
+    with pytest.warns(UserWarning, match="60 items have the id of another"):
+        one = make(placement="replicated").fit(items)
+    with pytest.warns(UserWarning, match="60 items have the id of another"):
+        cut = make(placement="sharded", numShards=3).fit(items)
+    expected = sorted(map(str, one.transform(queries).collect()))
+    assert sorted(map(str, cut.transform(queries).collect())) == expected
+    cut.write().save(str(tmp_path / "model"))
+    loaded = type(cut).load(str(tmp_path / "model"))
+    assert sorted(map(str, loaded.transform(queries).collect())) == expected
+    with pytest.raises(ValueError, match="on the executors"):
+        cut.predict(Vectors.dense([0.0, 0.0, 0.0]))
 
 
 def test_a_stream_is_refused(spark: SparkSession, models: tuple[KNNModel, KNNModel]) -> None:
