@@ -101,7 +101,7 @@ class KNNClassificationModel(VotingModel, CheckedThresholds, ProbabilisticClassi
             if param in outputs:
                 name = outputs[param]
                 vector = array_to_vector(F.coalesce(columns.column(name), nothing))
-                frame = frame.withColumn(name, vector.alias(name, metadata=metadata))
+                frame = columns.replace_column(frame, name, vector, metadata)
         return super()._finish(outputs, frame)
 
     def _prediction_metadata(self) -> dict[str, Any]:

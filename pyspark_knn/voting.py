@@ -202,7 +202,7 @@ class VotingModel(NeighborModel, HasVotes, PredictionModel[Vector]):
         name = outputs["predictionCol"]
         # An invalid query that was kept comes out with nulls, which MLlib's evaluators cannot take.
         value = F.coalesce(columns.column(name), F.lit(float("nan")))
-        return frame.withColumn(name, value.alias(name, metadata=self._prediction_metadata()))
+        return columns.replace_column(frame, name, value, self._prediction_metadata())
 
     def _prediction_metadata(self) -> dict[str, Any]:
         """What the ML attributes of the prediction tell."""

@@ -40,6 +40,16 @@ def column(name: str) -> Column:
     return F.col(quoted(name))
 
 
+def replace_column(
+    frame: DataFrame, name: str, value: Column, metadata: dict[str, Any]
+) -> DataFrame:
+    """`frame` with another value in the column `name`, and ML attributes on it."""
+    new = value.alias(name, metadata=metadata)
+    if not compat.drops_metadata(frame.sparkSession):
+        return frame.withColumn(name, new)
+    return frame.select(*(new if each == name else column(each) for each in frame.columns))
+
+
 def case_sensitive(dataset: DataFrame) -> bool:
     """Whether this session tells `Id` from `id`."""
     return compat.setting(dataset.sparkSession, "spark.sql.caseSensitive", "false") == "true"

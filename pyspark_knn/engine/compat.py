@@ -199,6 +199,14 @@ def setting(session: SparkSession, name: str, default: str) -> str:
         return default
 
 
+def drops_metadata(session: SparkSession) -> bool:
+    """Whether `DataFrame.withColumn` forgets the metadata of an alias: it does on Spark Connect.
+
+    Seen in 4.3.0, whose protocol has metadata for `withMetadata` only.
+    """
+    return is_connect(session)
+
+
 def metadata_session(session: SparkSession) -> Any:
     """What `DefaultParamsWriter` and `DefaultParamsReader` want: a context before Spark 4.0."""
     return session if _MAJOR >= 4 else session.sparkContext
