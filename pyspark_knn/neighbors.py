@@ -13,8 +13,9 @@ from pyspark.sql import functions as F
 from pyspark_knn import interop
 from pyspark_knn.engine import columns, compat
 from pyspark_knn.engine.worker import NeighborLists
+from pyspark_knn.estimator import NeighborEstimator
+from pyspark_knn.model import NeighborModel
 from pyspark_knn.params import HasNeighborColumns
-from pyspark_knn.stage import NeighborEstimator, NeighborModel
 
 if TYPE_CHECKING:
     from sklearn.neighbors import NearestNeighbors

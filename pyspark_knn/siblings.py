@@ -18,7 +18,8 @@ from pyspark.sql import DataFrame
 from pyspark_knn.engine.sharing import Limits, SharedSearch
 
 if TYPE_CHECKING:
-    from pyspark_knn.stage import NeighborEstimator, NeighborModel
+    from pyspark_knn.estimator import NeighborEstimator
+    from pyspark_knn.model import NeighborModel
 
 M = TypeVar("M", bound="NeighborModel")
 

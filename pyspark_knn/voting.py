@@ -20,7 +20,9 @@ from pyspark_knn.engine.answers import Prediction, Verdict
 from pyspark_knn.engine.items import ItemSource, PackedItems
 from pyspark_knn.engine.packing import NumberRule
 from pyspark_knn.engine.worker import NeighborLists
+from pyspark_knn.estimator import NeighborEstimator
 from pyspark_knn.index.votes import WEIGHTS
+from pyspark_knn.model import NeighborModel
 from pyspark_knn.params import (
     CheckedParams,
     Converter,
@@ -30,7 +32,6 @@ from pyspark_knn.params import (
     real,
     text,
 )
-from pyspark_knn.stage import NeighborEstimator, NeighborModel
 
 M = TypeVar("M", bound="VotingModel")
 Self_ = TypeVar("Self_", bound="HasVotes")

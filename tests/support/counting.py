@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pyspark_knn import stage
+from pyspark_knn import model as model_room
 from pyspark_knn.index.base import NeighborIndex, Neighbors
 
 
@@ -74,14 +74,14 @@ class AllSearches(_Notes):
     def __init__(self, folder: Path, monkeypatch: Any) -> None:
         super().__init__(folder)
         self.built = 0
-        build = stage.build_index
+        build = model_room.build_index
 
         def build_counting(*arguments: Any) -> tuple[NeighborIndex, str]:
             index, reason = build(*arguments)
             self.built += 1
             return CountingIndex(index, folder), reason
 
-        monkeypatch.setattr(stage, "build_index", build_counting)
+        monkeypatch.setattr(model_room, "build_index", build_counting)
 
 
 def counted_shards(monkeypatch: Any, folder: Path) -> Callable[[], int]:

@@ -1,26 +1,24 @@
-"""What all stages have in common: the template of fit, of a model, and of a search."""
+"""What all models have in common: an index in its place, and the template of a search."""
 
 from __future__ import annotations
 
 import functools
 import logging
-import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import Any, ClassVar, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
-from pyspark.ml import Estimator, Model
-from pyspark.ml.base import _FitMultipleIterator
-from pyspark.ml.param import Param
-from pyspark.sql import Column, DataFrame, SparkSession
+from pyspark.ml import Model
+from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
 from pyspark_knn.engine import columns, compat
-from pyspark_knn.engine.items import Items, ItemSource, PackedItems
+from pyspark_knn.engine.items import Items, PackedItems
 from pyspark_knn.engine.placement import Placement, choose_placement
+from pyspark_knn.engine.queries import check_attributes, excluded_ids
 from pyspark_knn.engine.replicated import Replicated
 from pyspark_knn.engine.sharded import Sharded
 from pyspark_knn.engine.sharing import Limits, SharedSearch, is_cached
@@ -30,15 +28,13 @@ from pyspark_knn.index.auto import build_index
 from pyspark_knn.index.base import IndexSpec
 from pyspark_knn.index.cells import check_cells
 from pyspark_knn.index.distances import Metric, check_algorithm, resolve_metric
-from pyspark_knn.params import FitSetters, HasNeighbors
-from pyspark_knn.persistence import ModelReader, ModelWriter, SavedStage, StageReader, StageWriter
-from pyspark_knn.siblings import SiblingFits
+from pyspark_knn.params import HasNeighbors
+from pyspark_knn.persistence import ModelReader, ModelWriter, SavedStage
 
 logger = logging.getLogger(__name__)
 
 M = TypeVar("M", bound="NeighborModel")
 Self_ = TypeVar("Self_", bound="NeighborModel")
-S = TypeVar("S", bound="NeighborEstimator[Any]")
 
 
 @dataclass(frozen=True)
@@ -70,134 +66,6 @@ class FitFacts:
     classNames: list[str] | None = None
 
 
-# --- fit ------------------------------------------------------------------------------------------
-
-
-class NeighborEstimator(Estimator[M], FitSetters, SavedStage):
-    """The template of `fit`: check, pack, place, index."""
-
-    def _new_model(self) -> M:
-        """An empty model of the right class."""
-        raise NotImplementedError
-
-    def _fit(self, dataset: DataFrame) -> M:
-        compat.session_of(dataset)
-        self._check_params()
-        metric = checked_metric(self)
-        id_type = self._id_type(dataset)
-        with PackedItems(dataset, self._source(dataset, id_type)) as packed:
-            metric.check_dimension(packed.num_features)
-            model = self._new_model()
-            model._resetUid(self.uid)
-            self._copyValues(model)
-            facts = self._learn(dataset, packed, FitFacts(packed.num_skipped))
-            model.place(packed, id_type, facts)
-        self._warn(model)
-        return model
-
-    def fitMultiple(
-        self, dataset: DataFrame, paramMaps: Sequence[dict[Param[Any], Any]]
-    ) -> Iterator[tuple[int, M]]:
-        """Fit a model for each of `paramMaps`; thread-safe.
-
-        The items are packed and indexed once for all maps that do not change the index (k, weights,
-        maxDistance, thresholds, output columns ...). The models that share an index also share
-        their search, see `pyspark_knn.siblings`.
-
-        Parameters
-        ----------
-        dataset : DataFrame
-            The items.
-        paramMaps : sequence of dict
-            Param -> value, on top of this estimator's own.
-
-        Returns
-        -------
-        iterator of (int, model)
-            The index into `paramMaps`, and the model.
-        """
-        fits = SiblingFits(self, dataset, paramMaps)
-        return _FitMultipleIterator(fits.model, len(paramMaps))
-
-    def follow(self, first: M) -> M:
-        """The model of this estimator, given one that differs in no Param of the index."""
-        self._check_params()
-        model = first.copy()
-        model._paramMap = {}
-        self._copyValues(model)
-        model._set(
-            algorithm=first.getAlgorithm(),
-            placement=first.getPlacement(),
-            numShards=first.getNumShards(),
-        )
-        self._warn(model)
-        return model
-
-    def _check_params(self) -> None:
-        """Refuse Params that do not go together."""
-        checked_metric(self)
-        check_max_distance(self)
-
-    def _learn(self, dataset: DataFrame, packed: PackedItems, facts: FitFacts) -> FitFacts:
-        """Add what a stage is to know of the items beyond the search."""
-        return facts
-
-    def _source(self, dataset: DataFrame, id_type: T.DataType | None) -> ItemSource:
-        """What to read of the reference DataFrame."""
-        name = self.getFeaturesCol()
-        keys: dict[str, Column] = {}
-        if id_type is not None:
-            keys["id"] = columns.to_wire(columns.column(cast("str", self.getIdCol())), id_type)
-        return ItemSource(
-            features=columns.features_of(dataset, "featuresCol", name),
-            features_col=name,
-            keys=keys,
-            sort_by=tuple(keys),
-            id_col=self.getIdCol(),
-            handle_invalid=self.getHandleInvalid(),
-            dtype=self.getDtype(),
-        )
-
-    def _id_type(self, dataset: DataFrame) -> T.DataType | None:
-        name = self.getIdCol()
-        if name is None:
-            return None
-        return columns.check_id_type("idCol", columns.field_of(dataset, "idCol", name))
-
-    def _warn(self, model: M) -> None:
-        """Warn once of each thing that works, but hardly as meant."""
-        if self.getIdCol() is None and self._shows_ids():
-            _warn(
-                "idCol is unset: neighbours are named by their position, which depends on the "
-                "order of the input"
-            )
-        if model._facts.numDuplicates:
-            _warn(
-                f"idCol {self.getIdCol()!r}: {model._facts.numDuplicates} items have the id of "
-                "another item"
-            )
-        if self.getK() > model.numItems:
-            _warn(f"k is {self.getK()}, but there are only {model.numItems} items")
-
-    def _shows_ids(self) -> bool:
-        """Whether the output names neighbours."""
-        return True
-
-    def write(self) -> StageWriter:
-        """A writer of this stage's Params."""
-        return StageWriter(self)
-
-    @classmethod
-    def read(cls: type[S]) -> StageReader[S]:
-        """A reader of a saved stage."""
-        return StageReader(cls)
-
-
-def _warn(message: str) -> None:
-    # From here to the user's line: _warn of the stage, _fit, Estimator.fit.
-    warnings.warn(message, UserWarning, stacklevel=5)
-
-
 def checked_metric(params: HasNeighbors) -> Metric:
     """The metric that the Params mean.
 
@@ -221,9 +89,6 @@ def check_max_distance(params: HasNeighbors) -> None:
             f"maxDistance must be >= 0, got {limit!r} (only the distances of metric "
             "'inner_product' can be negative)"
         )
-
-
-# --- models ---------------------------------------------------------------------------------------
 
 
 class NeighborModel(Model, HasNeighbors, SavedStage):
@@ -467,10 +332,12 @@ class NeighborModel(Model, HasNeighbors, SavedStage):
         """Search as told, whatever the Params k and maxDistance are."""
         index = self._fitted
         features = columns.features_of(queries, "featuresCol", self.getFeaturesCol())
-        self._check_attributes(features)
+        strict = self.getHandleInvalid() == "error"
+        names = self._facts.featureNames
+        check_attributes(self.getFeaturesCol(), features, self.numFeatures, names, strict=strict)
         inputs = list(zip(features.columns, features.types, strict=True))
-        if self.getExcludeIdCol() is not None:
-            inputs.append(self._excluded(queries))
+        if (excluded := self.getExcludeIdCol()) is not None:
+            inputs.append(excluded_ids(queries, excluded, self._id_type))
         request = Request(
             k=k,
             max_distance=max_distance,
@@ -482,42 +349,6 @@ class NeighborModel(Model, HasNeighbors, SavedStage):
             replicas=self.getNumReplicas(),
         )
         return index.search(queries, inputs, request, finish)
-
-    def _check_attributes(self, features: columns.Features) -> None:
-        """Refuse, before any job, queries that the schema shows to be of another make."""
-        name = self.getFeaturesCol()
-        known = features.attributes
-        if known is not None and known != self.numFeatures and self.getHandleInvalid() == "error":
-            raise ValueError(
-                f"featuresCol {name!r} holds vectors of dimension {known} where "
-                f"{self.numFeatures} is needed"
-            )
-        expected = self._facts.featureNames
-        if expected is not None and features.names is not None and features.names != expected:
-            raise ValueError(
-                f"featuresCol {name!r} is made of {features.names}, but the index of {expected}"
-            )
-
-    def _excluded(self, queries: DataFrame) -> tuple[Column, T.DataType]:
-        """For each query the ids never to be returned: an array on the wire, without nulls."""
-        name = cast("str", self.getExcludeIdCol())
-        field = columns.field_of(queries, "excludeIdCol", name)
-        id_type = self._fitted.id_type or T.LongType()
-        given, values = field.dataType, columns.column(field.name)
-        if given == id_type:
-            values = F.array(values)
-        elif not (isinstance(given, T.ArrayType) and given.elementType == id_type):
-            wanted = id_type.simpleString()
-            raise TypeError(
-                f"excludeIdCol {name!r} must be of the items' id type, {wanted} or array<{wanted}>,"
-                f" but was actually {given.simpleString()}: cast it"
-            )
-        wire = columns.wire_type(id_type)
-        known = F.array_compact(values)
-        if wire != id_type:
-            known = F.transform(known, lambda each: columns.to_wire(each, id_type))
-        nothing = F.array().cast(T.ArrayType(wire))
-        return F.coalesce(known, nothing), T.ArrayType(wire)
 
     def __repr__(self) -> str:
         if self._index is None:

@@ -1,0 +1,81 @@
+"""What a search needs of its queries beside their vectors, looked at by the schema alone."""
+
+from __future__ import annotations
+
+from pyspark.sql import Column, DataFrame
+from pyspark.sql import functions as F
+from pyspark.sql import types as T
+
+from pyspark_knn.engine import columns
+from pyspark_knn.engine.columns import Features
+
+
+def check_attributes(
+    name: str, features: Features, dim: int, names: list[str] | None, *, strict: bool
+) -> None:
+    """Refuse, before any job, queries that the schema shows to be of another make than the items.
+
+    Parameters
+    ----------
+    name : str
+        The features column.
+    features : Features
+        What the schema tells of it.
+    dim : int
+        The dimension of the items.
+    names : list of str or None
+        The names of the items' features, where they are known.
+    strict : bool
+        Whether another dimension is an error (handleInvalid is "error").
+
+    Raises
+    ------
+    ValueError
+        If the dimension or the names differ.
+    """
+    if strict and features.attributes is not None and features.attributes != dim:
+        raise ValueError(
+            f"featuresCol {name!r} holds vectors of dimension {features.attributes} where "
+            f"{dim} is needed"
+        )
+    if names is not None and features.names is not None and features.names != names:
+        raise ValueError(
+            f"featuresCol {name!r} is made of {features.names}, but the index of {names}"
+        )
+
+
+def excluded_ids(queries: DataFrame, name: str, id_type: T.DataType) -> tuple[Column, T.DataType]:
+    """For each query the ids never to be returned: an array on the wire, without nulls.
+
+    Parameters
+    ----------
+    queries : DataFrame
+        Has the column.
+    name : str
+        The column that the Param excludeIdCol names.
+    id_type : DataType
+        The type of the items' ids.
+
+    Raises
+    ------
+    ValueError
+        If there is no such column.
+    TypeError
+        If it holds neither ids of the items' type nor arrays of them.
+    """
+    field = columns.field_of(queries, "excludeIdCol", name)
+    given, values = field.dataType, columns.column(field.name)
+    if given == id_type:
+        values = F.array(values)
+    elif not (isinstance(given, T.ArrayType) and given.elementType == id_type):
+        wanted = id_type.simpleString()
+        raise TypeError(
+            f"excludeIdCol {name!r} must be of the items' id type, {wanted} or array<{wanted}>,"
+            f" but was actually {given.simpleString()}: cast it"
+        )
+    wire = columns.wire_type(id_type)
+    known = F.array_compact(values)
+    if wire != id_type:
+        known = F.transform(known, lambda each: columns.to_wire(each, id_type))
+    nothing = F.array().cast(T.ArrayType(wire))
+    return F.coalesce(known, nothing), T.ArrayType(wire)
