@@ -267,7 +267,7 @@ def test_an_empty_output_name_leaves_the_column_out(spark: SparkSession) -> None
     assert model.transform(queries).columns == ["id", "features", "neighbors"]
     model = model.setDistancesCol("d").setNeighborsCol("")
     assert model.transform(queries).columns == ["id", "features", "d"]
-    with pytest.raises(ValueError, match="both empty"):
+    with pytest.raises(ValueError, match="neighborsCol, distancesCol are all empty"):
         model.setDistancesCol("").transform(queries)
 
 
