@@ -8,7 +8,7 @@ import numpy as np
 
 from pyspark_knn.index.base import Exclusion, IndexSpec, NeighborIndex, Neighbors
 from pyspark_knn.index.kernels import SET_METRICS, set_distance
-from pyspark_knn.index.selection import NearestSoFar, exclusion_of_items, exclusion_of_rows
+from pyspark_knn.index.selection import NearestSoFar, exclusion_of_items, search_in_blocks
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -49,16 +49,7 @@ class PairwiseSearch(NeighborIndex):
     ) -> Neighbors:
         """See `NeighborIndex.kneighbors`."""
         step = max(1, min(_QUERIES, _PAIRS // k))
-        found = [
-            self._search(
-                queries[start : start + step],
-                k,
-                max_distance,
-                exclusion_of_rows(exclude, start, start + step),
-            )
-            for start in range(0, max(1, len(queries)), step)
-        ]
-        return Neighbors(*(np.concatenate(part) for part in zip(*found, strict=True)))
+        return search_in_blocks(self._search, queries, k, max_distance, exclude, step)
 
     def _search(
         self,

@@ -9,7 +9,11 @@ import numpy as np
 from pyspark_knn.index.base import Exclusion, Neighbors
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
+
+    BlockFunction = Callable[[NDArray[np.floating], int, float | None, Exclusion | None], Neighbors]
 
 # The position of a place that is not taken. It stands behind every item, also behind those at
 # distance inf, since positions break ties.
@@ -129,6 +133,37 @@ def exclusion_of(exclude: Exclusion | None, rows: NDArray[np.int64]) -> Exclusio
         return exclusion_of_rows(exclude, int(rows[0]), int(rows[-1]) + 1)
     inside = np.isin(exclude.rows, rows)
     return Exclusion(np.searchsorted(rows, exclude.rows[inside]), exclude.positions[inside])
+
+
+def search_in_blocks(
+    search: BlockFunction,
+    queries: NDArray[np.floating],
+    k: int,
+    max_distance: float | None,
+    exclude: Exclusion | None,
+    step: int,
+) -> Neighbors:
+    """Search `step` queries at a time: their answers, one below the other.
+
+    Parameters
+    ----------
+    search : callable
+        Takes a block of queries, k, the largest distance and the exclusions of the block.
+    queries, k, max_distance, exclude
+        See `NeighborIndex.kneighbors`.
+    step : int
+        Queries in a block, at least 1.
+    """
+    found = [
+        search(
+            queries[start : start + step],
+            k,
+            max_distance,
+            exclusion_of_rows(exclude, start, start + step),
+        )
+        for start in range(0, max(1, len(queries)), step)
+    ]
+    return Neighbors(*(np.concatenate(part) for part in zip(*found, strict=True)))
 
 
 def exclusion_of_rows(exclude: Exclusion | None, start: int, stop: int) -> Exclusion | None:

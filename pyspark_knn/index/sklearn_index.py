@@ -16,7 +16,7 @@ from sklearn.neighbors import BallTree, KDTree
 
 from pyspark_knn.index.base import Exclusion, IndexSpec, NeighborIndex, Neighbors
 from pyspark_knn.index.pairwise import PairwiseSearch
-from pyspark_knn.index.selection import NearestSoFar, exclusion_of_rows
+from pyspark_knn.index.selection import NearestSoFar, search_in_blocks
 from pyspark_knn.index.tree_space import TreeSpace
 
 if TYPE_CHECKING:
@@ -69,16 +69,7 @@ class TreeSearch(NeighborIndex):
     ) -> Neighbors:
         """See `NeighborIndex.kneighbors`."""
         step = max(1, min(_QUERIES, _CANDIDATES // (k + _SPARE)))
-        found = [
-            self._search(
-                queries[start : start + step],
-                k,
-                max_distance,
-                exclusion_of_rows(exclude, start, start + step),
-            )
-            for start in range(0, max(1, len(queries)), step)
-        ]
-        return Neighbors(*(np.concatenate(part) for part in zip(*found, strict=True)))
+        return search_in_blocks(self._search, queries, k, max_distance, exclude, step)
 
     def _search(
         self,
