@@ -8,30 +8,21 @@ from pathlib import Path
 from typing import Any
 
 from pyspark_knn.index.base import NeighborIndex, Neighbors
+from tests.support.wrapped import WrappedIndex
 
 
-class AccidentIndex(NeighborIndex):
+class AccidentIndex(WrappedIndex):
     """Kills its own Python worker, or the executor's JVM, at its first search anywhere."""
 
     def __init__(self, index: NeighborIndex, victim: str, folder: Path) -> None:
-        self._index = index
+        super().__init__(index, folder)
         self._victim = victim
-        self._folder = folder
-        self.algorithm = index.algorithm  # type: ignore[misc]
-
-    @classmethod
-    def build(cls, matrix: Any, spec: Any) -> NeighborIndex:
-        raise NotImplementedError
-
-    @property
-    def matrix(self) -> Any:
-        return self._index.matrix
 
     def kneighbors(self, queries: Any, k: int, **options: Any) -> Neighbors:
         try:
             (self._folder / "happened").touch(exist_ok=False)
         except FileExistsError:
-            return self._index.kneighbors(queries, k, **options)
+            return super().kneighbors(queries, k, **options)
         daemon = os.getppid()
         victim = os.getpid() if self._victim == "worker" else _parent(daemon)
         os.kill(victim, signal.SIGKILL)
@@ -43,21 +34,8 @@ def _parent(process: int) -> int:
     return int(status.split("PPid:")[1].split()[0])
 
 
-class MapWitness(NeighborIndex):
+class MapWitness(WrappedIndex):
     """Notes where the items lie in the worker's memory: the file that is mapped there, and how."""
-
-    def __init__(self, index: NeighborIndex, folder: Path) -> None:
-        self._index = index
-        self._folder = folder
-        self.algorithm = index.algorithm  # type: ignore[misc]
-
-    @classmethod
-    def build(cls, matrix: Any, spec: Any) -> NeighborIndex:
-        raise NotImplementedError
-
-    @property
-    def matrix(self) -> Any:
-        return self._index.matrix
 
     def kneighbors(self, queries: Any, k: int, **options: Any) -> Neighbors:
         address = self.matrix.__array_interface__["data"][0]
@@ -68,4 +46,4 @@ class MapWitness(NeighborIndex):
                 aligned = address % 64 == 0 and not self.matrix.flags.writeable
                 text = f"{mode} {aligned} {path[0] if path else ''}"
                 (self._folder / str(os.getpid())).write_text(text)
-        return self._index.kneighbors(queries, k, **options)
+        return super().kneighbors(queries, k, **options)

@@ -10,23 +10,11 @@ from typing import Any
 
 from pyspark_knn import model as model_room
 from pyspark_knn.index.base import NeighborIndex, Neighbors
+from tests.support.wrapped import WrappedIndex
 
 
-class CountingIndex(NeighborIndex):
+class CountingIndex(WrappedIndex):
     """Notes the size of each search in a file of its own, and then searches as before."""
-
-    def __init__(self, index: NeighborIndex, folder: Path) -> None:
-        self._index = index
-        self._folder = folder
-        self.algorithm = index.algorithm  # type: ignore[misc]
-
-    @classmethod
-    def build(cls, matrix: Any, spec: Any) -> NeighborIndex:
-        raise NotImplementedError
-
-    @property
-    def matrix(self) -> Any:
-        return self._index.matrix
 
     def kneighbors(self, queries: Any, k: int, **options: Any) -> Neighbors:
         # O_APPEND: what workers write side by side does not mix.
@@ -36,7 +24,7 @@ class CountingIndex(NeighborIndex):
             os.write(note, line)
         finally:
             os.close(note)
-        return self._index.kneighbors(queries, k, **options)
+        return super().kneighbors(queries, k, **options)
 
 
 class _Notes:

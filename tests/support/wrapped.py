@@ -1,0 +1,28 @@
+"""An index that stands before another one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pyspark_knn.index.base import NeighborIndex, Neighbors
+
+
+class WrappedIndex(NeighborIndex):
+    """Searches as the index within does; subclasses do something of their own before that."""
+
+    def __init__(self, index: NeighborIndex, folder: Path) -> None:
+        self._index = index
+        self._folder = folder
+        self.algorithm = index.algorithm  # type: ignore[misc]
+
+    @classmethod
+    def build(cls, matrix: Any, spec: Any) -> NeighborIndex:
+        raise NotImplementedError
+
+    @property
+    def matrix(self) -> Any:
+        return self._index.matrix
+
+    def kneighbors(self, queries: Any, k: int, **options: Any) -> Neighbors:
+        return self._index.kneighbors(queries, k, **options)
