@@ -1,11 +1,17 @@
 """k-nearest-neighbour search, classification and regression as native pyspark.ml stages."""
 
-from pyspark_knn.classification import KNNClassificationModel, KNNClassifier
-from pyspark_knn.engine.package import supply_package
-from pyspark_knn.evaluation import NeighborsEvaluator
-from pyspark_knn.neighbors import KNNEstimator, KNNModel
-from pyspark_knn.pipeline import SharedPrefixPipeline
-from pyspark_knn.regression import KNNRegressionModel, KNNRegressor
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pyspark_knn.classification import KNNClassificationModel, KNNClassifier
+    from pyspark_knn.engine.package import supply_package
+    from pyspark_knn.evaluation import NeighborsEvaluator
+    from pyspark_knn.neighbors import KNNEstimator, KNNModel
+    from pyspark_knn.pipeline import SharedPrefixPipeline
+    from pyspark_knn.regression import KNNRegressionModel, KNNRegressor
 
 __all__ = [
     "KNNClassificationModel",
@@ -18,3 +24,29 @@ __all__ = [
     "SharedPrefixPipeline",
     "supply_package",
 ]
+
+_HOMES = {
+    "KNNClassificationModel": "classification",
+    "KNNClassifier": "classification",
+    "KNNEstimator": "neighbors",
+    "KNNModel": "neighbors",
+    "KNNRegressionModel": "regression",
+    "KNNRegressor": "regression",
+    "NeighborsEvaluator": "evaluation",
+    "SharedPrefixPipeline": "pipeline",
+    "supply_package": "engine.package",
+}
+
+
+def __getattr__(name: str) -> Any:
+    # Spark's Python workers import a few modules of this package only. They need neither the stages
+    # nor what these import, which takes some 100 MiB of each (PEP 562).
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -18,7 +18,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from pyspark_knn import interop
 from pyspark_knn.engine import columns
 from pyspark_knn.engine.answers import ClassVerdict
-from pyspark_knn.engine.items import PackedItems
+from pyspark_knn.engine.packed import PackedItems
 from pyspark_knn.model import FitFacts
 from pyspark_knn.voting import CheckedThresholds, VotingEstimator, VotingModel
 

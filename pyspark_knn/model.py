@@ -16,7 +16,8 @@ from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
 from pyspark_knn.engine import columns, compat
-from pyspark_knn.engine.items import Items, PackedItems
+from pyspark_knn.engine.items import Items
+from pyspark_knn.engine.packed import PackedItems
 from pyspark_knn.engine.placement import Placement, choose_placement
 from pyspark_knn.engine.queries import check_attributes, excluded_ids
 from pyspark_knn.engine.replicated import Replicated

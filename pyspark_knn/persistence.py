@@ -27,7 +27,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.types import DataType
 
 from pyspark_knn.engine import compat
-from pyspark_knn.engine.items import PackedItems
+from pyspark_knn.engine.packed import PackedItems
 from pyspark_knn.engine.placement import saved_source
 
 FORMAT_VERSION = 1

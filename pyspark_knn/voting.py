@@ -17,7 +17,7 @@ from pyspark.sql import types as T
 
 from pyspark_knn.engine import columns
 from pyspark_knn.engine.answers import Prediction, Verdict
-from pyspark_knn.engine.items import ItemSource, PackedItems
+from pyspark_knn.engine.packed import ItemSource, PackedItems
 from pyspark_knn.engine.packing import NumberRule
 from pyspark_knn.engine.worker import NeighborLists
 from pyspark_knn.estimator import NeighborEstimator

@@ -1,8 +1,7 @@
-"""Between columns of a DataFrame and arrays: schema checks, ids and feature vectors on the wire."""
+"""Columns of a DataFrame: schema checks, and ids and feature vectors on their way to Python."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,6 +14,7 @@ from pyspark.sql import types as T
 from pyspark.sql.pandas.types import to_arrow_type
 
 from pyspark_knn.engine import compat
+from pyspark_knn.engine.vectors import VectorBatch, invalid_rows
 
 _ID_TYPES = (
     T.NumericType,
@@ -231,150 +231,6 @@ def _attribute_names(attributes: dict[str, Any]) -> list[str] | None:
     if not names or sorted(names) != list(range(attributes.get("num_attrs", -1))):
         return None
     return [names[i] for i in range(len(names))]
-
-
-@dataclass(frozen=True)
-class VectorBatch:
-    """The feature vectors of one Arrow batch, dense and sparse ones mixed as they come.
-
-    Attributes
-    ----------
-    dims : ndarray of shape (n_rows,), dtype int64
-        The dimension of each vector; -1 for null.
-    sparse : ndarray of shape (n_rows,), dtype bool
-        Which rows hold indices.
-    starts, lengths : ndarray of shape (n_rows,), dtype int64
-        Where each row's stored values lie.
-    values : ndarray, dtype float32 or float64
-        All stored values, a null among them as NaN.
-    indices : ndarray, dtype int32, or None
-        The place of each stored value in its vector, as far as rows are sparse.
-    index_starts : ndarray of shape (n_rows,), dtype int64
-        Where each row's indices lie.
-    """
-
-    dims: NDArray[np.int64]
-    sparse: NDArray[np.bool_]
-    starts: NDArray[np.int64]
-    lengths: NDArray[np.int64]
-    values: NDArray[np.floating]
-    indices: NDArray[np.int32] | None
-    index_starts: NDArray[np.int64]
-
-    @classmethod
-    def from_arrow(cls, arrays: tuple[pa.Array, ...]) -> VectorBatch:
-        """Read the columns that `features_of` selects."""
-        values, starts, lengths = list_parts(arrays[0])
-        null = _null_mask(arrays[0])
-        dims = np.where(null, -1, lengths)
-        if len(arrays) == 1 or arrays[1].null_count == len(arrays[1]):
-            sparse = np.zeros(len(dims), dtype=bool)
-            return cls(dims, sparse, starts, lengths, values, None, starts)
-        sparse = ~_null_mask(arrays[1])
-        indices, index_starts, _ = list_parts(arrays[1])
-        sizes = arrays[2].fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
-        dims = np.where(sparse, sizes, dims)
-        return cls(dims, sparse, starts, lengths, values, indices, index_starts)
-
-    def __len__(self) -> int:
-        return len(self.dims)
-
-    def dense(self, rows: NDArray[np.int64], dim: int) -> NDArray[np.floating]:
-        """The vectors of `rows`, all of dimension `dim`, as a matrix; a view where that can be.
-
-        Parameters
-        ----------
-        rows : ndarray of shape (n,), dtype int64
-            Ascending row numbers.
-        dim : int
-            Their dimension.
-
-        Returns
-        -------
-        ndarray of shape (n, dim), dtype float32 or float64
-            C-contiguous; read-only where it is a view.
-        """
-        count = len(rows)
-        if count == 0:
-            return np.empty((0, dim), dtype=self.values.dtype)
-        first = self.starts[rows[0]]
-        end = first + count * dim
-        whole = rows[-1] - rows[0] == count - 1 and not self.sparse[rows].any()
-        if whole and self.starts[rows[-1]] + dim == end:
-            return self.values[first:end].reshape(count, dim)
-        matrix = np.zeros((count, dim), dtype=self.values.dtype)
-        row, place, value = self.entries(rows)
-        matrix[row, place] = value
-        return matrix
-
-    def entries(
-        self, rows: NDArray[np.int64]
-    ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.floating]]:
-        """The stored values of `rows` as (row in `rows`, place in the vector, value), in order."""
-        lengths = self.lengths[rows]
-        row = np.repeat(np.arange(len(rows)), lengths)
-        within = np.arange(len(row)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-        value = self.values[self.starts[rows][row] + within]
-        place = within
-        if self.indices is not None and len(self.indices):
-            known = self.sparse[rows][row]
-            at = np.where(known, self.index_starts[rows][row] + within, 0)
-            place = np.where(known, self.indices[at], within)
-        return row, place, value
-
-
-def _null_mask(array: pa.Array) -> NDArray[np.bool_]:
-    mask: NDArray[np.bool_] = array.is_null().to_numpy(zero_copy_only=False)
-    return mask
-
-
-def list_parts(
-    array: pa.Array,
-) -> tuple[NDArray[Any], NDArray[np.int64], NDArray[np.int64]]:
-    """The flat values of a list array, and each row's start and length in them."""
-    offsets = array.offsets.to_numpy().astype(np.int64)
-    flat = array.values  # of the whole buffer: the offsets of a slice point into it
-    if flat.null_count:
-        flat = flat.cast(pa.float64()).fill_null(np.nan)
-    starts = offsets[:-1]
-    lengths = np.where(_null_mask(array), 0, offsets[1:] - starts)
-    return flat.to_numpy(zero_copy_only=False), starts, lengths
-
-
-def invalid_rows(matrix: NDArray[np.floating]) -> NDArray[np.bool_]:
-    """Which rows hold a NaN or an infinity."""
-    finite: NDArray[np.bool_] = np.isfinite(matrix).all(axis=1)
-    return ~finite
-
-
-def describe_invalid(param: str, name: str, batch: VectorBatch, row: int, dim: int | None) -> str:
-    """Say what is wrong with one vector, for an error message.
-
-    Parameters
-    ----------
-    param, name : str
-        The Param that names the column, and the column's name.
-    batch : VectorBatch
-        Holds the vector.
-    row : int
-        Which one it is.
-    dim : int or None
-        The dimension that it should have, where that is known.
-    """
-    found = int(batch.dims[row])
-    if found < 0:
-        what = "a null"
-    elif dim is not None and found != dim:
-        what = f"a vector of dimension {found} where {dim} is needed"
-    elif found == 0:
-        what = "a vector of dimension 0"
-    else:
-        *_, values = batch.entries(np.array([row]))
-        what = "a NaN (or a null element)" if np.isnan(values).any() else "an infinity"
-    return (
-        f"{param} {name!r} holds {what}; set handleInvalid to 'skip' to leave such rows out, or to "
-        "'keep' to keep such queries with nulls"
-    )
 
 
 def valid_sample(rows: list[Row], types: list[T.DataType], dim: int) -> NDArray[np.floating]:

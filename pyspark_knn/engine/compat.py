@@ -11,9 +11,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-# The names in the signatures below are looked up by Spark when it tells the kind of a UDF from its
-# type hints, so they are needed at run time.
-import pandas as pd
 import pyarrow as pa
 import pyspark
 from pyspark.errors import PySparkException
@@ -21,6 +18,7 @@ from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import to_arrow_type
 
+from pyspark_knn.engine import udf
 from pyspark_knn.engine.guard import guarded
 
 if TYPE_CHECKING:
@@ -28,11 +26,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-Batches = Iterator[tuple[pa.Array, ...]]
 # What it holds depends on the version of Spark, so no type checker knows it.
 _FUNCTIONS: Any = F
-
-BatchFunction = Callable[[Batches], Iterator[pa.Array]]
 
 _MAJOR = int(pyspark.__version__.split(".")[0])
 
@@ -224,7 +219,7 @@ def remove_on_server(path: str) -> None:
 
 
 def batch_udf(
-    function: BatchFunction,
+    function: udf.BatchFunction,
     inputs: list[DataType],
     result: DataType,
     *,
@@ -252,7 +247,7 @@ def batch_udf(
     # The hints tell Spark the kind of the UDF. Neither function may touch a name of this package:
     # it is pickled as it stands, and must load in a worker that lacks the package.
     if has_arrow_udf():
-        run = guarded(functools.partial(_on_arrow, function))
+        run = guarded(functools.partial(udf.on_arrow, function))
 
         def on_arrow(batches: Iterator[tuple[pa.Array, ...]]) -> Iterator[pa.Array]:
             return run(batches)
@@ -260,42 +255,20 @@ def batch_udf(
         return _finished(_FUNCTIONS.arrow_udf(on_arrow, result), deterministic)
 
     # Before Spark 4.1 scalar functions get pandas columns only.
-    arrow_types = [to_arrow_type(each) for each in inputs]
-    run = guarded(functools.partial(_on_pandas, function, arrow_types))
+    import pandas as pd
 
-    def on_pandas(batches: Iterator[tuple[pd.Series, ...]]) -> Iterator[pd.Series]:
+    arrow_types = [to_arrow_type(each) for each in inputs]
+    run = guarded(functools.partial(udf.on_pandas, function, arrow_types))
+
+    def on_pandas(batches: Any) -> Any:
         return run(batches)
 
+    on_pandas.__annotations__ = {
+        "batches": Iterator[tuple[pd.Series, ...]],
+        "return": Iterator[pd.Series],
+    }
     return _finished(_FUNCTIONS.pandas_udf(on_pandas, result), deterministic)
 
 
-def _finished(udf: Any, deterministic: bool) -> Callable[..., Column]:
-    return cast("Callable[..., Column]", udf if deterministic else udf.asNondeterministic())
-
-
-def _on_arrow(function: BatchFunction, batches: Iterator[Any]) -> Iterator[pa.Array]:
-    return function(map(_as_tuple, batches))
-
-
-def _on_pandas(
-    function: BatchFunction, types: list[pa.DataType], batches: Iterator[Any]
-) -> Iterator[pd.Series]:
-    arrays = (tuple(map(_to_arrow, _as_tuple(columns), types)) for columns in batches)
-    return map(_to_series, function(arrays))
-
-
-def _as_tuple(columns: Any) -> tuple[Any, ...]:
-    """Spark hands a single column over bare."""
-    return columns if isinstance(columns, tuple) else (columns,)
-
-
-def _to_arrow(series: pd.Series, kind: pa.DataType) -> pa.Array:
-    """An Arrow array out of a pandas UDF's column: lists are objects, nulls None or NaN."""
-    if pa.types.is_list(kind):
-        return pa.array(series.tolist(), type=kind)
-    return pa.array(series, type=kind, from_pandas=True)
-
-
-def _to_series(array: pa.Array) -> pd.Series:
-    """A column as pandas UDFs must return it: structs as dicts, lists as lists, all exact."""
-    return pd.Series(array.to_pylist(), dtype=object)
+def _finished(made: Any, deterministic: bool) -> Callable[..., Column]:
+    return cast("Callable[..., Column]", made if deterministic else made.asNondeterministic())

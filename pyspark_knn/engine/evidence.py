@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
-from pyspark_knn.engine.columns import list_parts
 from pyspark_knn.engine.items import Items
+from pyspark_knn.engine.vectors import list_parts
 from pyspark_knn.engine.worker import BLOCK_ANSWERS, Answer, fan_out, list_offsets
 from pyspark_knn.index.base import Neighbors
 

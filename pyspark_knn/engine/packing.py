@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from pyspark_knn.engine.columns import VectorBatch, describe_invalid, invalid_rows
+from pyspark_knn.engine.vectors import VectorBatch, describe_invalid, invalid_rows
 
 CHUNK_SCHEMA = (
     "partition int, chunk int, rows long, dim int, skipped long, problem string, narrow boolean, "
@@ -261,6 +262,19 @@ class _Packer:
         cells["partition"] = self._partition
         cells["size"] = sum(len(cell) for cell in cells.values() if isinstance(cell, bytes))
         return one_row(_CHUNK_TYPES, cells)
+
+
+def unpack(row: Any, dim: int) -> NDArray[np.floating]:
+    """The vectors of a chunk, dense; `row` is one of `CHUNK_SCHEMA`, a Row or a dict."""
+    dtype: type[np.floating] = np.float32 if row["narrow"] else np.float64
+    values: NDArray[np.floating] = np.frombuffer(row["values"], dtype=dtype)
+    if row["lengths"] is None:
+        return values.reshape(-1, dim)
+    lengths = np.frombuffer(row["lengths"], dtype=np.int64)
+    places = np.frombuffer(row["places"], dtype=np.int32)
+    matrix = np.zeros((len(lengths), dim), dtype=values.dtype)
+    matrix[np.repeat(np.arange(len(lengths)), lengths), places] = values
+    return matrix
 
 
 def one_row(schema: pa.Schema, cells: Mapping[str, object]) -> pa.RecordBatch:

@@ -16,7 +16,8 @@ from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
 from pyspark_knn.engine import columns, shipping
-from pyspark_knn.engine.items import Items, ItemSource, PackedItems
+from pyspark_knn.engine.items import Items
+from pyspark_knn.engine.packed import ItemSource, PackedItems
 from pyspark_knn.engine.packing import NumberRule
 
 if TYPE_CHECKING:

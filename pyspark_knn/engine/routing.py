@@ -8,9 +8,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from pyspark_knn.engine.columns import VectorBatch
-from pyspark_knn.engine.items import unpack
+from pyspark_knn.engine.packing import unpack
 from pyspark_knn.engine.shard_search import PASSING
+from pyspark_knn.engine.vectors import VectorBatch
 from pyspark_knn.engine.worker import Request, list_offsets, valid_queries
 from pyspark_knn.index.cells import Cells, Cut
 

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from pyspark_knn.engine.bundle import write_bundle
-from pyspark_knn.engine.items import Items, unpack
-from pyspark_knn.engine.packing import one_row, stream_of
+from pyspark_knn.engine.items import Items
+from pyspark_knn.engine.packing import one_row, stream_of, unpack
 from pyspark_knn.engine.worker import Searchable, task_threads
 from pyspark_knn.index.auto import build_index
 from pyspark_knn.index.base import IndexSpec

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from pyspark_knn.engine.bundle import BundleRef, open_bundle
-from pyspark_knn.engine.columns import VectorBatch, describe_invalid, invalid_rows
 from pyspark_knn.engine.items import Items
+from pyspark_knn.engine.vectors import VectorBatch, describe_invalid, invalid_rows
 from pyspark_knn.index.base import Exclusion, NeighborIndex, Neighbors
 
 if TYPE_CHECKING:

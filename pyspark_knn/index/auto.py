@@ -13,7 +13,6 @@ from pyspark_knn.index.block_search import BlockSearch
 from pyspark_knn.index.distances import algorithms_for, check_algorithm
 from pyspark_knn.index.pairwise import PairwiseSearch
 from pyspark_knn.index.score_space import has_scores
-from pyspark_knn.index.sklearn_index import BallTreeSearch, KDTreeSearch
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -73,9 +72,14 @@ def build_index(matrix: NDArray[np.floating], spec: IndexSpec) -> tuple[Neighbor
 
 
 def _build(algorithm: str, matrix: NDArray[np.floating], spec: IndexSpec) -> NeighborIndex:
-    brute = BlockSearch if has_scores(spec.metric) else PairwiseSearch
-    classes = {"brute": brute, "kd_tree": KDTreeSearch, "ball_tree": BallTreeSearch}
-    return classes[algorithm].build(matrix, spec)
+    if algorithm == "brute":
+        brute = BlockSearch if has_scores(spec.metric) else PairwiseSearch
+        return brute.build(matrix, spec)
+    # Not at the top: scikit-learn takes 100 MiB of a process, and brute force does without it.
+    from pyspark_knn.index.sklearn_index import BallTreeSearch, KDTreeSearch
+
+    trees = {"kd_tree": KDTreeSearch, "ball_tree": BallTreeSearch}
+    return trees[algorithm].build(matrix, spec)
 
 
 def _fastest(matrix: NDArray[np.floating], spec: IndexSpec) -> tuple[NeighborIndex, str]:

@@ -11,7 +11,7 @@ import pytest
 from pyspark import StorageLevel
 
 from pyspark_knn import KNNEstimator
-from pyspark_knn.engine import items as items_room
+from pyspark_knn.engine import packed as packed_room
 from tests.support.frames import answers, frame_of
 from tests.support.oracle import direct_distances, nearest
 
@@ -64,8 +64,8 @@ def test_chunks_come_in_slices_and_end_up_in_order(
     spark: SparkSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Small chunks and slices, so that there are many of both."""
-    monkeypatch.setattr(items_room, "_CHUNK_BYTES", 500)
-    monkeypatch.setattr(items_room, "_SLICE_BYTES", 4_000)
+    monkeypatch.setattr(packed_room, "_CHUNK_BYTES", 500)
+    monkeypatch.setattr(packed_room, "_SLICE_BYTES", 4_000)
     items = RANDOM.integers(-50, 50, (400, 3)).astype(np.float64)
     items[::3, 1] = 0.1  # some chunks are float64, and sparse vectors among dense ones
     ids = RANDOM.permutation(400).tolist()
@@ -80,9 +80,9 @@ def test_chunks_come_in_slices_and_end_up_in_order(
 def test_an_input_that_changes_between_readings_is_noticed(spark: SparkSession) -> None:
     """Where persisted chunks are lost, a nondeterministic input may come back with other rows."""
     items = frame_of(spark, RANDOM.normal(size=(50, 2)), partitions=2)
-    features = items_room.columns.features_of(items, "featuresCol", "features")
-    source = items_room.ItemSource(features, "features", {}, ())
-    with items_room.PackedItems(items, source) as packed:
+    features = packed_room.columns.features_of(items, "featuresCol", "features")
+    source = packed_room.ItemSource(features, "features", {}, ())
+    with packed_room.PackedItems(items, source) as packed:
         packed.chunks.append(packed.chunks[0]._replace(partition=99))
         with pytest.raises(
             RuntimeError, match=r"3 packed chunks were expected, 2 came.*persist it"

@@ -1,6 +1,8 @@
 """Imports go down only, and the index knows nothing of Spark: see docs/design.md."""
 
 import ast
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -43,3 +45,15 @@ def test_imports_go_down(path):
 )
 def test_no_spark_below(path):
     assert [name for name in imported(path) if name.split(".")[0] == "pyspark"] == []
+
+
+@pytest.mark.parametrize("module", ["worker", "answers", "evidence", "shard_search", "udf"])
+def test_workers_import_little(module):
+    # Each of these takes tens of MiB of every Python worker, and a worker searches without them.
+    heavy = ["pandas", "scipy", "sklearn", "pyspark.ml"]
+    code = (
+        f"import sys, pyspark_knn.engine.{module}, pyspark_knn.index.block_search\n"
+        f"print([name for name in {heavy} if name in sys.modules])"
+    )
+    found = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert found.stdout.strip() == "[]"

@@ -10,8 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyspark_knn.engine.items import unpack
-from pyspark_knn.engine.packing import PackRequest, pack
+from pyspark_knn.engine.packing import PackRequest, pack, unpack
 from tests.support.batches import Sparse, array_column, vector_columns
 
 REQUEST = PackRequest(

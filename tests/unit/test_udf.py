@@ -8,7 +8,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from pyspark_knn.engine import compat
+from pyspark_knn.engine import udf
 
 
 @pytest.mark.parametrize(
@@ -31,13 +31,13 @@ from pyspark_knn.engine import compat
     ],
 )
 def test_into_arrow(series, kind, expected):
-    found = compat._to_arrow(series, kind)
+    found = udf._to_arrow(series, kind)
     assert found.type == kind
     assert found.to_pylist() == expected
 
 
 def test_a_nan_in_a_vector_stays_one():
-    found = compat._to_arrow(pd.Series([np.array([np.nan, 1.0])]), pa.list_(pa.float64()))
+    found = udf._to_arrow(pd.Series([np.array([np.nan, 1.0])]), pa.list_(pa.float64()))
     assert np.isnan(found.values.to_numpy(zero_copy_only=False)[0])
 
 
@@ -51,18 +51,18 @@ def test_answers_into_pandas():
     kind = pa.list_(
         pa.struct([("ids", pa.list_(pa.int64())), ("distances", pa.list_(pa.float64()))])
     )
-    series = compat._to_series(pa.array(answers, kind))
+    series = udf._to_series(pa.array(answers, kind))
     assert series.dtype == object
     assert series.tolist() == answers
 
 
 @pytest.mark.parametrize("value", [date(9999, 12, 31), Decimal("0.10"), b"\x00", "é", True])
 def test_ids_into_pandas(value):
-    series = compat._to_series(pa.array([[{"ids": [value]}]]))
+    series = udf._to_series(pa.array([[{"ids": [value]}]]))
     assert series[0][0]["ids"] == [value]
     assert type(series[0][0]["ids"][0]) is type(value)
 
 
 def test_a_single_column_comes_bare():
-    assert compat._as_tuple(pa.array([1])) == (pa.array([1]),)
-    assert compat._as_tuple((1, 2)) == (1, 2)
+    assert udf._as_tuple(pa.array([1])) == (pa.array([1]),)
+    assert udf._as_tuple((1, 2)) == (1, 2)

@@ -1,0 +1,249 @@
+"""The reference DataFrame, read once: rows -> packed chunks -> the items in one table."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from types import TracebackType
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+from pyspark.sql import Column, DataFrame, Row
+from pyspark.sql import functions as F
+
+from pyspark_knn.engine import columns, compat, packing
+from pyspark_knn.engine.guard import guarded
+from pyspark_knn.engine.items import Items
+
+logger = logging.getLogger(__name__)
+
+_CHUNK_BYTES = 8 << 20
+_SLICE_BYTES = 64 << 20
+"""What one fetch brings to the driver, whose JVM holds a few copies of it for a moment."""
+
+_SUMMARY = ("partition", "chunk", "rows", "dim", "skipped", "problem", "narrow", "label", "size")
+
+
+@dataclass(frozen=True)
+class ItemSource:
+    """What to read of a reference DataFrame, and how.
+
+    Attributes
+    ----------
+    features : columns.Features
+        The vectors.
+    features_col : str
+        Name of their column, for messages.
+    keys : dict of str to Column
+        What else belongs to an item: "id", "label", "weight", "position".
+    sort_by : tuple of str
+        The keys that give the order of the items; empty keeps the order of the DataFrame.
+    id_col : str or None
+        Name of the id column, for messages.
+    handle_invalid : {"error", "skip", "keep"}
+        What to do with an invalid vector; "keep" leaves it out as "skip" does.
+    dtype : {"auto", "float32"}
+        How vectors are stored.
+    rules : tuple of packing.NumberRule
+        What labels and weights must be.
+    """
+
+    features: columns.Features
+    features_col: str
+    keys: dict[str, Column]
+    sort_by: tuple[str, ...]
+    id_col: str | None = None
+    handle_invalid: str = "error"
+    dtype: str = "auto"
+    rules: tuple[packing.NumberRule, ...] = ()
+
+
+class Chunk(NamedTuple):
+    """Where a chunk is, and how large."""
+
+    partition: int
+    chunk: int
+    rows: int
+    size: int
+
+
+class PackedItems:
+    """Items packed into chunks on the executors, persisted there, and what is known of them.
+
+    A context manager: leaving it frees what was persisted.
+
+    Attributes
+    ----------
+    num_items, num_features, num_skipped : int
+        Items, the dimension of their vectors, and rows left out as invalid.
+    dtype : numpy dtype
+        float32 where that holds every value exactly (or was asked for), else float64.
+    largest_label : float or None
+        Where the items have labels.
+    chunks : list of Chunk
+        The chunks that hold them, in order.
+    frame : DataFrame
+        Rows of `packing.CHUNK_SCHEMA`, those chunks among them.
+    source : ItemSource
+        What was read, and how.
+    """
+
+    def __init__(self, dataset: DataFrame, source: ItemSource) -> None:
+        session = dataset.sparkSession
+        limit = _bytes_of(compat.setting(session, "spark.driver.maxResultSize", "1g"))
+        # Half the limit: what is sent is compressed, but may grow a little by that.
+        self._slice_bytes = min(_SLICE_BYTES, limit // 2) if limit else _SLICE_BYTES
+        request = packing.PackRequest(
+            feature_columns=len(source.features.columns),
+            features=source.features_col,
+            id_column=source.id_col,
+            dim=source.features.attributes,
+            fail=source.handle_invalid == "error",
+            round32=source.dtype == "float32",
+            chunk_bytes=max(1, min(_CHUNK_BYTES, self._slice_bytes // 4)),
+            rules=source.rules,
+        )
+        self.source = source
+        self.frame = compat.persist(_pack(dataset, source, request))
+        try:
+            with compat.described(dataset.sparkSession, "pyspark_knn: pack the items"):
+                self._summarize(self.frame.select(*_SUMMARY).collect())
+        except BaseException:
+            compat.unpersist(self.frame)
+            raise
+
+    def __enter__(self) -> PackedItems:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        compat.unpersist(self.frame)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the item matrix."""
+        return self.num_items * self.num_features * self.dtype.itemsize
+
+    def _summarize(self, rows: list[Row]) -> None:
+        rows = sorted(rows, key=lambda row: (row.partition, row.chunk))
+        problems = [row.problem for row in rows if row.problem is not None]
+        if problems:
+            raise ValueError(problems[0])
+        chunks = [row for row in rows if row.chunk >= 0]
+        dims: Counter[int] = Counter()
+        for row in chunks:
+            dims[row.dim] += row.rows
+        name = self.source.features_col
+        self.num_skipped = sum(row.skipped for row in rows if row.chunk < 0)
+        if not dims:
+            skipped = f" ({self.num_skipped} invalid rows were left out)" * bool(self.num_skipped)
+            raise ValueError(f"there are no items to fit: featuresCol {name!r} is empty{skipped}")
+        if len(dims) > 1 and self.source.handle_invalid == "error":
+            found = ", ".join(f"{dim} ({dims[dim]} rows)" for dim in sorted(dims))
+            raise ValueError(f"featuresCol {name!r} holds vectors of several dimensions: {found}")
+        # Among several dimensions the most frequent one stays, whatever the partitioning.
+        self.num_features = min(dims, key=lambda dim: (-dims[dim], dim))
+        self.num_items = dims.pop(self.num_features)
+        self.num_skipped += dims.total()
+        kept = [row for row in chunks if row.dim == self.num_features]
+        self.dtype = np.dtype(np.float32 if all(row.narrow for row in kept) else np.float64)
+        labels = [row.label for row in kept if row.label is not None]
+        self.largest_label = max(labels, default=None)
+        self.chunks = [Chunk(row.partition, row.chunk, row.rows, row.size) for row in kept]
+
+    def gather(self) -> tuple[Items, NDArray[np.floating]]:
+        """Fetch the items to the driver, in slices, each vector straight to its final place.
+
+        Returns
+        -------
+        items : Items
+            Sorted by the keys of the source.
+        matrix : ndarray of shape (num_items, num_features), dtype `dtype`
+            Their vectors, in the same order.
+        """
+        keys = self._gather_keys()
+        place = np.arange(self.num_items)
+        if keys is not None and self.source.sort_by:
+            order = pc.sort_indices(keys, [(name, "ascending") for name in self.source.sort_by])
+            keys = keys.take(order)
+            place[order.to_numpy()] = np.arange(self.num_items)
+        matrix = np.empty((self.num_items, self.num_features), dtype=self.dtype)
+        start = 0
+        for row in self._fetch("rows", "narrow", "lengths", "places", "values"):
+            matrix[place[start : start + row.rows]] = packing.unpack(row, self.num_features)
+            start += row.rows
+        return self._items(keys), matrix
+
+    def _gather_keys(self) -> pa.Table | None:
+        if not self.source.keys:
+            return None
+        tables = [pa.ipc.open_stream(row["keys"]).read_all() for row in self._fetch("keys")]
+        return pa.concat_tables(tables).rename_columns(list(self.source.keys))
+
+    def _items(self, keys: pa.Table | None) -> Items:
+        parts = {} if keys is None else {name: keys[name] for name in keys.column_names}
+        ids = parts["id"].combine_chunks() if "id" in parts else None
+        labels = parts["label"].to_numpy() if "label" in parts else None
+        weights = parts["weight"].to_numpy() if "weight" in parts else None
+        return Items(self.num_items, ids, labels, weights)
+
+    def _fetch(self, *names: str) -> Iterator[Row]:
+        """The chunks in order, a bounded slice of them at a time."""
+        for part in self._slices():
+            first, last = part[0], part[-1]
+            at = F.struct("partition", "chunk")
+            wanted = self.frame.where(
+                # The plain comparison of partitions lets Spark pass over cached blocks.
+                F.col("partition").between(first.partition, last.partition)
+                & (at >= _key(first))
+                & (at <= _key(last))
+                & (F.col("dim") == self.num_features)
+            )
+            rows = wanted.select("partition", "chunk", *names).collect()
+            if len(rows) != len(part):
+                raise RuntimeError(
+                    f"{len(part)} packed chunks were expected, {len(rows)} came: the reference "
+                    "DataFrame gives other rows each time that it is computed; persist it"
+                )
+            yield from sorted(rows, key=lambda row: (row.partition, row.chunk))
+
+    def _slices(self) -> Iterator[list[Chunk]]:
+        part: list[Chunk] = []
+        size = 0
+        for chunk in self.chunks:
+            if part and size + chunk.size > self._slice_bytes:
+                yield part
+                part, size = [], 0
+            part.append(chunk)
+            size += chunk.size
+        yield part
+
+
+def _pack(dataset: DataFrame, source: ItemSource, request: packing.PackRequest) -> DataFrame:
+    inputs = [
+        *(part.alias(f"_{i}") for i, part in enumerate(source.features.columns)),
+        *(key.alias(name) for name, key in source.keys.items()),
+    ]
+    run = guarded(functools.partial(packing.pack, request))
+    return dataset.select(*inputs).mapInArrow(run, packing.CHUNK_SCHEMA)
+
+
+def _key(chunk: Chunk) -> Column:
+    return F.struct(F.lit(chunk.partition).alias("partition"), F.lit(chunk.chunk).alias("chunk"))
+
+
+def _bytes_of(size: str) -> int:
+    """The bytes that a Spark size setting ("64m", "1g", "1048576") means."""
+    text = size.strip().lower().rstrip("b")
+    unit = "kmgtp".find(text[-1:]) + 1 if text[-1:].isalpha() else 0
+    return int(float(text[:-1] if unit else text) * 1024**unit)
