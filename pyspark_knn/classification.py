@@ -11,7 +11,7 @@ from pyspark import keyword_only
 from pyspark.ml.classification import ProbabilisticClassificationModel, ProbabilisticClassifier
 from pyspark.ml.functions import array_to_vector
 from pyspark.ml.linalg import DenseVector, Vector
-from pyspark.sql import DataFrame
+from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 from sklearn.neighbors import KNeighborsClassifier
 
@@ -94,20 +94,21 @@ class KNNClassificationModel(VotingModel, CheckedThresholds, ProbabilisticClassi
         limits = None if thresholds is None else tuple(thresholds)
         return ClassVerdict(self.numClasses, self.getWeights(), limits)
 
-    def _finish(self, outputs: dict[str, str], frame: DataFrame) -> DataFrame:
+    def _finished(self, outputs: dict[str, str]) -> dict[str, Column]:
+        finished = super()._finished(outputs)
         nothing = F.array_repeat(F.lit(0.0), self.numClasses)
-        metadata = {"ml_attr": {"num_attrs": self.numClasses}}
+        size = {"num_attrs": self.numClasses}
         for param in ("rawPredictionCol", "probabilityCol"):
             if param in outputs:
                 name = outputs[param]
                 vector = array_to_vector(F.coalesce(columns.column(name), nothing))
-                frame = columns.replace_column(frame, name, vector, metadata)
-        return super()._finish(outputs, frame)
+                finished[name] = columns.with_attributes(name, vector, size)
+        return finished
 
-    def _prediction_metadata(self) -> dict[str, Any]:
+    def _prediction_attributes(self) -> dict[str, Any]:
         names = self._facts.classNames
         values = {"num_vals": self.numClasses} if names is None else {"vals": names}
-        return {"ml_attr": {"type": "nominal", **values}}
+        return {"type": "nominal", **values}
 
     def restore(self, packed: PackedItems, id_type: Any, record: dict[str, Any]) -> None:
         """Take back in what was saved; for the use of load alone."""

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, TypeVar, cast
 import numpy as np
 from numpy.typing import NDArray
 from pyspark.ml import Model
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
@@ -282,11 +282,15 @@ class NeighborModel(Model, HasNeighbors, SavedStage):
 
     def _finish(self, outputs: dict[str, str], frame: DataFrame) -> DataFrame:
         """Turn the columns as they come out of Python into what the user sees."""
+        return columns.replace_columns(frame, self._finished(outputs))
+
+    def _finished(self, outputs: dict[str, str]) -> dict[str, Column]:
+        """The columns that are not yet as the user sees them, as they shall be."""
         name, id_type = outputs.get("neighborsCol"), self._id_type
         if name is None or not columns.changes_on_wire(id_type):
-            return frame
+            return {}
         ids = F.transform(columns.column(name), lambda each: columns.from_wire(each, id_type))
-        return frame.withColumn(name, ids)
+        return {name: ids.alias(name)}
 
     @property
     def _id_type(self) -> T.DataType:

@@ -195,16 +195,17 @@ class VotingModel(NeighborModel, HasVotes, PredictionModel[Vector]):
             weighted=bool(self.getWeightCol()),
         )
 
-    def _finish(self, outputs: dict[str, str], frame: DataFrame) -> DataFrame:
-        frame = super()._finish(outputs, frame)
-        if "predictionCol" not in outputs:
-            return frame
-        name = outputs["predictionCol"]
-        # An invalid query that was kept comes out with nulls, which MLlib's evaluators cannot take.
-        value = F.coalesce(columns.column(name), F.lit(float("nan")))
-        return columns.replace_column(frame, name, value, self._prediction_metadata())
+    def _finished(self, outputs: dict[str, str]) -> dict[str, Column]:
+        finished = super()._finished(outputs)
+        if "predictionCol" in outputs:
+            name = outputs["predictionCol"]
+            # A query that is invalid but kept has nulls, which MLlib's evaluators cannot take.
+            value = F.coalesce(columns.column(name), F.lit(float("nan")))
+            attributes = self._prediction_attributes()
+            finished[name] = columns.with_attributes(name, value, attributes)
+        return finished
 
-    def _prediction_metadata(self) -> dict[str, Any]:
+    def _prediction_attributes(self) -> dict[str, Any]:
         """What the ML attributes of the prediction tell."""
         return {}
 

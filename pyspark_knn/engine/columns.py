@@ -40,14 +40,21 @@ def column(name: str) -> Column:
     return F.col(quoted(name))
 
 
-def replace_column(
-    frame: DataFrame, name: str, value: Column, metadata: dict[str, Any]
-) -> DataFrame:
-    """`frame` with another value in the column `name`, and ML attributes on it."""
-    new = value.alias(name, metadata=metadata)
+def replace_columns(frame: DataFrame, values: dict[str, Column]) -> DataFrame:
+    """`frame` with other values in the columns that `values` names, all at once.
+
+    Each step would make Spark analyze the plan once more, which takes longer than a small search.
+    """
+    if not values:
+        return frame
     if not compat.drops_metadata(frame.sparkSession):
-        return frame.withColumn(name, new)
-    return frame.select(*(new if each == name else column(each) for each in frame.columns))
+        return frame.withColumns(values)
+    return frame.select(*(values.get(name, column(name)) for name in frame.columns))
+
+
+def with_attributes(name: str, value: Column, attributes: dict[str, Any]) -> Column:
+    """`value` under the name `name`, with ML attributes on it, if any."""
+    return value.alias(name, metadata={"ml_attr": attributes} if attributes else {})
 
 
 def case_sensitive(dataset: DataFrame) -> bool:
@@ -170,7 +177,8 @@ class Features(NamedTuple):
     Attributes
     ----------
     columns : list of Column
-        The values; for MLlib vectors also indices and size, so that sparse ones stay sparse.
+        The values; for MLlib vectors also indices (empty for dense ones) and size (null for dense
+        ones), so that sparse ones stay sparse.
     types : list of DataType
         Their types.
     attributes : int or None
@@ -206,7 +214,10 @@ def features_of(dataset: DataFrame, param: str, name: str) -> Features:
     values = column(field.name)
     if isinstance(field.dataType, VectorUDT):
         plain = F.unwrap_udt(values)
-        parts = [plain.getField(part) for part in ("values", "indices", "size")]
+        # Spark takes quadratic time to hand a run of null arrays to Python (4.3.0): for the indices
+        # of dense vectors three times as long as for 64 values each.
+        indices = F.coalesce(plain["indices"], F.array().cast("array<int>"))
+        parts = [plain["values"], indices, plain["size"]]
         attributes = (field.metadata or {}).get("ml_attr", {})
         types = [T.ArrayType(T.DoubleType()), T.ArrayType(T.IntegerType()), T.IntegerType()]
         return Features(parts, types, attributes.get("num_attrs"), _attribute_names(attributes))

@@ -218,6 +218,25 @@ def remove_on_server(path: str) -> None:
     cast("Any", RemoteMLWriter).handleOverwrite(path, True)
 
 
+def collect(frame: DataFrame) -> list[dict[str, Any]]:
+    """The rows of `frame`, with binary cells as buffers.
+
+    As Arrow where there is `toArrow` (Spark 4.0 and later): rows are pickled in the JVM otherwise,
+    and copied several times over.
+    """
+    if _MAJOR < 4:
+        return [row.asDict() for row in frame.collect()]
+    table = cast("Any", frame).toArrow()
+    cells = (zip(*map(_cells, batch.columns), strict=True) for batch in table.to_batches())
+    return [dict(zip(table.column_names, row, strict=True)) for rows in cells for row in rows]
+
+
+def _cells(column: pa.Array) -> list[Any]:
+    if not pa.types.is_binary(column.type):
+        return list(column.to_pylist())
+    return [cell.as_buffer() if cell.is_valid else None for cell in column]
+
+
 def batch_udf(
     function: udf.BatchFunction,
     inputs: list[DataType],

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from types import TracebackType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -180,8 +180,9 @@ class PackedItems:
         matrix = np.empty((self.num_items, self.num_features), dtype=self.dtype)
         start = 0
         for row in self._fetch("rows", "narrow", "lengths", "places", "values"):
-            matrix[place[start : start + row.rows]] = packing.unpack(row, self.num_features)
-            start += row.rows
+            end = start + row["rows"]
+            matrix[place[start:end]] = packing.unpack(row, self.num_features)
+            start = end
         return self._items(keys), matrix
 
     def _gather_keys(self) -> pa.Table | None:
@@ -197,7 +198,7 @@ class PackedItems:
         weights = parts["weight"].to_numpy() if "weight" in parts else None
         return Items(self.num_items, ids, labels, weights)
 
-    def _fetch(self, *names: str) -> Iterator[Row]:
+    def _fetch(self, *names: str) -> Iterator[dict[str, Any]]:
         """The chunks in order, a bounded slice of them at a time."""
         for part in self._slices():
             first, last = part[0], part[-1]
@@ -209,13 +210,13 @@ class PackedItems:
                 & (at <= _key(last))
                 & (F.col("dim") == self.num_features)
             )
-            rows = wanted.select("partition", "chunk", *names).collect()
+            rows = compat.collect(wanted.select("partition", "chunk", *names))
             if len(rows) != len(part):
                 raise RuntimeError(
                     f"{len(part)} packed chunks were expected, {len(rows)} came: the reference "
                     "DataFrame gives other rows each time that it is computed; persist it"
                 )
-            yield from sorted(rows, key=lambda row: (row.partition, row.chunk))
+            yield from sorted(rows, key=lambda row: (row["partition"], row["chunk"]))
 
     def _slices(self) -> Iterator[list[Chunk]]:
         part: list[Chunk] = []

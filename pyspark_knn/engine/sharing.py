@@ -67,9 +67,12 @@ class _Wide:
     """The widest search of some queries: a cached DataFrame, freed when this object is gone."""
 
     def __init__(self, frame: DataFrame, names: list[str]) -> None:
-        self.frame = frame.persist()
+        persisted = frame.persist()
+        # A cut takes microseconds a query, and each of its tasks a tenth of a second: no more of
+        # them than run at a time.
+        self.frame = persisted.coalesce(compat.parallelism(frame.sparkSession))
         self.names = names
-        weakref.finalize(self, _free, frame).atexit = False
+        weakref.finalize(self, _free, persisted).atexit = False
 
 
 def _free(frame: DataFrame) -> None:

@@ -44,10 +44,10 @@ class VectorBatch:
         values, starts, lengths = list_parts(arrays[0])
         null = _null_mask(arrays[0])
         dims = np.where(null, -1, lengths)
-        if len(arrays) == 1 or arrays[1].null_count == len(arrays[1]):
+        if len(arrays) == 1 or arrays[2].null_count == len(arrays[2]):
             sparse = np.zeros(len(dims), dtype=bool)
             return cls(dims, sparse, starts, lengths, values, None, starts)
-        sparse = ~_null_mask(arrays[1])
+        sparse = ~_null_mask(arrays[2])
         indices, index_starts, _ = list_parts(arrays[1])
         sizes = arrays[2].fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
         dims = np.where(sparse, sizes, dims)

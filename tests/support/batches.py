@@ -13,7 +13,7 @@ Sparse = tuple[int, dict[int, float]]
 def vector_columns(vectors: Sequence[list[float] | Sparse | None]) -> tuple[pa.Array, ...]:
     """The values, indices and sizes of MLlib vectors, dense (a list) and sparse."""
     values: list[list[float] | None] = []
-    indices: list[list[int] | None] = []
+    indices: list[list[int]] = []
     sizes: list[int | None] = []
     for vector in vectors:
         if isinstance(vector, tuple):
@@ -22,7 +22,7 @@ def vector_columns(vectors: Sequence[list[float] | Sparse | None]) -> tuple[pa.A
             values.append(list(vector[1].values()))
         else:
             sizes.append(None)
-            indices.append(None)
+            indices.append([])
             values.append(vector)
     return (
         pa.array(values, pa.list_(pa.float64())),
