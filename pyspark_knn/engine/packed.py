@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, NamedTuple
@@ -171,7 +171,11 @@ class PackedItems:
         matrix : ndarray of shape (num_items, num_features), dtype `dtype`
             Their vectors, in the same order.
         """
-        keys = self._gather_keys()
+        names = ("rows", "narrow", "lengths", "places", "values")
+        # What fits into one slice comes in one job.
+        small = len(list(self._slices())) == 1
+        rows = list(self._fetch("keys", *names)) if small else self._fetch("keys")
+        keys = self._gather_keys(rows)
         place = np.arange(self.num_items)
         if keys is not None and self.source.sort_by:
             order = pc.sort_indices(keys, [(name, "ascending") for name in self.source.sort_by])
@@ -179,16 +183,16 @@ class PackedItems:
             place[order.to_numpy()] = np.arange(self.num_items)
         matrix = np.empty((self.num_items, self.num_features), dtype=self.dtype)
         start = 0
-        for row in self._fetch("rows", "narrow", "lengths", "places", "values"):
+        for row in rows if small else self._fetch(*names):
             end = start + row["rows"]
             matrix[place[start:end]] = packing.unpack(row, self.num_features)
             start = end
         return self._items(keys), matrix
 
-    def _gather_keys(self) -> pa.Table | None:
+    def _gather_keys(self, rows: Iterable[dict[str, Any]]) -> pa.Table | None:
         if not self.source.keys:
             return None
-        tables = [pa.ipc.open_stream(row["keys"]).read_all() for row in self._fetch("keys")]
+        tables = [pa.ipc.open_stream(row["keys"]).read_all() for row in rows]
         return pa.concat_tables(tables).rename_columns(list(self.source.keys))
 
     def _items(self, keys: pa.Table | None) -> Items:

@@ -221,7 +221,7 @@ class _Packer:
         pile = self._piles.setdefault((dim, sparse), _Pile(dim, sparse))
         # Copies: a view would keep the whole Arrow batch alive.
         pile.rows += len(rows)
-        pile.values.append(value.ravel().copy())
+        pile.values.append(self._stored(value.ravel()))
         pile.keys.append(keys.take(pa.array(rows)))
         pile.size += value.nbytes + pile.keys[-1].nbytes
         if sparse:
@@ -232,30 +232,32 @@ class _Packer:
             del self._piles[dim, sparse]
             yield self._chunk(pile)
 
+    def _stored(self, values: NDArray[np.floating]) -> NDArray[np.floating]:
+        """A copy: float32 where that holds every value exactly, or was asked for."""
+        with np.errstate(over="ignore", under="ignore"):
+            narrow = values.astype(np.float32)
+        if not self._request.round32:
+            return narrow if bool((narrow == values).all()) else values.copy()
+        if not np.isfinite(narrow).all() and self._problem is None:
+            self._problem = (
+                f"featuresCol {self._request.features!r} holds values beyond the range of "
+                "float32: leave dtype at 'auto'"
+            )
+        return narrow
+
     def _chunk(self, pile: _Pile) -> pa.RecordBatch:
         values = np.concatenate(pile.values)
-        with np.errstate(over="ignore", under="ignore"):
-            narrow = values.astype(np.float32, copy=False)
-        if self._request.round32:
-            if not np.isfinite(narrow).all() and self._problem is None:
-                self._problem = (
-                    f"featuresCol {self._request.features!r} holds values beyond the range of "
-                    "float32: leave dtype at 'auto'"
-                )
-            fits = True
-        else:
-            fits = bool((narrow == values).all())
         self._chunks += 1
         return self._row(
             chunk=self._chunks - 1,
             rows=pile.rows,
             dim=pile.dim,
-            narrow=fits,
+            narrow=values.dtype.itemsize == 4,
             label=_largest_label(pile.keys),
             keys=stream_of(pile.keys),
             lengths=np.concatenate(pile.lengths).tobytes() if pile.sparse else None,
             places=np.concatenate(pile.places).tobytes() if pile.sparse else None,
-            values=(narrow if fits else values).tobytes(),
+            values=values.tobytes(),
         )
 
     def _row(self, **cells: object) -> pa.RecordBatch:

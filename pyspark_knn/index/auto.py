@@ -118,13 +118,13 @@ def _fastest_of(
     return best, costs
 
 
-def _estimate(
-    algorithm: str, matrix: NDArray[np.floating], spec: IndexSpec, worst: float
-) -> float:
+def _estimate(algorithm: str, matrix: NDArray[np.floating], spec: IndexSpec, worst: float) -> float:
     """Seconds that a query is to take, as two samples of the items tell; at least, if > `worst`."""
     sample = _sample(matrix, _SAMPLE)
     if algorithm == "brute":
         return _seconds_per_query(_build(algorithm, sample, spec)) * len(matrix) / len(sample)
+    if len(sample) == len(matrix):
+        return _seconds_per_query(_build(algorithm, sample, spec), worst)
     part = _sample(sample, _PART)
     before = _seconds_per_query(_build(algorithm, part, spec), worst)
     if before > worst:  # no tree gets faster by more items
