@@ -1,8 +1,10 @@
 """Cells of items around centres, and which of them may hold a neighbour.
 
-By the triangle inequality no item of a cell is nearer to a query than the centre's distance less
-the cell's radius (P. N. Yianilos, "Data structures and algorithms for nearest neighbor
-search in general metric spaces", SODA 1993).
+Two bounds follow from the triangle inequality (P. Zezula et al., "Similarity Search: The Metric Space
+Approach", Springer 2006, section 1.7). No item of a cell is nearer to a query than the distance of
+the cell's centre less the cell's radius. And since its own centre is the nearest to each item, no
+item is nearer than half of what the distance of the cell's centre exceeds that of another centre by.
+The second one is what rules out a cell of far-flung clusters, whose radius says nothing.
 """
 
 from __future__ import annotations
@@ -140,8 +142,13 @@ class Cells:
             found = index.kneighbors(queries[part], count)
             distances = np.empty(found.distances.shape)
             np.put_along_axis(distances, found.positions, found.distances, axis=1)
-            with np.errstate(invalid="ignore", over="ignore"):
-                least = distances * (1 - _SLACK) - self.radii * (1 + _SLACK)
-                # Not "<=": what overflow makes of a figure rules nothing out.
-                open_[part] = ~(least > limits[part, None])
+            # Not "<=": what overflow makes of a figure rules nothing out.
+            open_[part] = ~(self._least(distances) > limits[part, None])
         return open_
+
+    def _least(self, distances: NDArray[np.float64]) -> NDArray[np.float64]:
+        """What no item is nearer than, given the distances of all centres; NaN by overflow."""
+        with np.errstate(invalid="ignore", over="ignore"):
+            centre = distances * (1 - _SLACK)
+            nearest = distances.min(axis=1, keepdims=True) * (1 + _SLACK)
+            return np.maximum(centre - self.radii * (1 + _SLACK), (centre - nearest) / 2)

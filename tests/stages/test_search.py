@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from pyspark.ml.linalg import Vectors
 
 from pyspark_knn import KNNEstimator
+from pyspark_knn.engine.columns import features_of
 from tests.support.frames import KINDS, answers, frame_of
 from tests.support.oracle import direct_distances, nearest
 
@@ -42,6 +44,20 @@ def batches_of_one(spark: SparkSession) -> Iterator[None]:
     spark.conf.set(name, "1")
     yield
     spark.conf.set(name, before or "10000")
+
+
+def test_dense_vectors_reach_python_without_null_arrays(spark: SparkSession) -> None:
+    # Spark takes quadratic time for runs of them; sparse and dense are told apart by the size.
+    sparse = Vectors.sparse(3, [1], [2.0])
+    rows = [(Vectors.dense(1.0, 2.0, 3.0),), (sparse,), (Vectors.sparse(3, [], []),)]
+    queries = spark.createDataFrame(rows, ["features"])
+    parts = features_of(queries, "featuresCol", "features").columns
+    found = queries.select(*(part.alias(f"_{i}") for i, part in enumerate(parts))).collect()
+    assert [list(row) for row in found] == [
+        [[1.0, 2.0, 3.0], [], None],
+        [[2.0], [1], 3],
+        [[], [], 3],
+    ]
 
 
 @pytest.mark.parametrize("metric", ["euclidean", "cosine", "inner_product"])

@@ -226,6 +226,33 @@ def test_the_bound_covers_every_order_of_summation(data):
                     assert below <= score <= above
 
 
+@pytest.mark.parametrize("name", ["euclidean", "sqeuclidean", "inner_product"])
+@pytest.mark.parametrize("dim", [100, 1000])
+def test_half_the_bound_of_float32_would_not_do(name, dim):
+    # The first term is a little above 1, and each of the others below half a unit in the last place
+    # of that: added in order, all of them are lost.
+    small = 2.0**-12 * (1 - 2.0**-10)
+    query, item = np.full(dim, small, np.float32), np.full(dim, small, np.float32)
+    query[0], item[0] = 1 - 2.0**-10, 1 + 2.0**-9
+    rows, items = query[None], np.stack([item, -item])  # their mean is zero: no centring
+    metric = resolve_metric(name)
+    space = score_space(metric, items)
+    queries = space.queries(rows)
+    figure = metric.distances(rows, items, np.array([0]), np.array([0]))[0]
+    score = exact_score(name, queries.vectors[0], item, figure, queries.exponents[0])
+    terms, widths = space.terms(slice(0, 2), np.float32)
+    left = np.append(queries.vectors[0], 1.0).astype(np.float32)
+    right = np.append(space.vectors(items, slice(0, 2))[0], terms[0]).astype(np.float32)
+    ceiling = np.float32(0)
+    for a, b in zip(left, right, strict=True):
+        ceiling += a * b
+    # The item's part of the bound is in the ceiling already.
+    part = Fraction(widths[0]) / 2
+    bound = part + Fraction(space.slack(queries, np.float32)[0])
+    missing = score - (Fraction(float(ceiling)) - part)
+    assert bound / 2 < missing <= bound
+
+
 @pytest.mark.parametrize(
     ("spread", "steps"), [(1.0, 0), (1e-5, 1), (1e-14, 2)], ids=["float32", "float64", "blocks"]
 )

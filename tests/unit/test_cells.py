@@ -1,0 +1,75 @@
+"""Cells: no cell is passed over that holds a neighbour, and most others are."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pyspark_knn.index.cells import METRICS, Cells, Cut, check_cells
+from pyspark_knn.index.distances import Metric, resolve_metric
+
+
+def metric_of(name: str, dim: int) -> Metric:
+    params = {"V": np.linspace(0.5, 3.0, dim)} if name == "seuclidean" else None
+    return resolve_metric(name, 3.0, params)
+
+
+def between(metric: Metric, left, right):
+    """All distances, by the figures that answers are made of."""
+    rows, columns = np.divmod(np.arange(len(left) * len(right)), len(right))
+    return metric.distances(left, right, rows, columns).reshape(len(left), len(right))
+
+
+def cut_up(metric: Metric, items, centers):
+    """Cells of these items, and the cell of each."""
+    ways = np.ones(len(centers), np.int64)
+    home = Cut(centers, np.arange(len(centers)), ways, metric).cells(items)
+    numbers = np.unique(home)
+    own = between(metric, items, centers)[np.arange(len(items)), home]
+    radii = np.array([own[home == number].max() for number in numbers])
+    return Cells(numbers, centers[numbers], radii, metric), home
+
+
+@settings(deadline=None, max_examples=150)
+@given(st.data())
+def test_no_neighbor_is_in_a_cell_that_is_passed_over(data):
+    rng = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1)))
+    name = data.draw(st.sampled_from(sorted(METRICS)))
+    dim = 2 if name == "haversine" else data.draw(st.sampled_from([1, 2, 5]))
+    metric = metric_of(name, dim)
+    step = data.draw(st.sampled_from([0.0, 0.5, 1e-9]))  # 0.5: a lattice, full of ties
+
+    def points(count):
+        spread = rng.uniform(-1.5, 1.5, (count, dim))
+        return np.round(spread / 0.5) * 0.5 if step == 0.5 else spread + step
+
+    items, queries = points(60), points(12)
+    centers = np.unique(items[: data.draw(st.integers(1, 10))], axis=0)
+    cells, home = cut_up(metric, items, centers)
+    distances = between(metric, queries, items)
+    k = data.draw(st.integers(1, 5))
+    limits = np.sort(distances, axis=1)[:, k - 1]
+    opened = cells.within(queries, limits)
+    for query, item in zip(*np.nonzero(distances <= limits[:, None]), strict=True):
+        assert opened[query, cells.numbers.tolist().index(home[item])]
+
+
+def test_a_cell_of_two_clusters_is_passed_over_from_a_third():
+    metric = resolve_metric("euclidean")
+    noise = 0.01 * np.random.default_rng(0).standard_normal((100, 2))
+    # The second cell has a cluster on either side: the ball around both holds the query too.
+    clusters = np.array([[0.0, 2.0], [-20.0, -15.0], [20.0, -15.0]])
+    items = np.concatenate([place + noise for place in clusters])
+    cells, home = cut_up(metric, items, np.array([[0.0, 2.0], [0.0, -15.0]]))
+    assert np.bincount(home).tolist() == [100, 200]
+    query = np.array([[0.0, 2.0]])
+    assert between(metric, query, cells.centers)[0, 1] < cells.radii[1]
+    assert cells.within(query, np.array([0.5])).tolist() == [[True, False]]
+
+
+@pytest.mark.parametrize("name", ["cosine", "sqeuclidean"])
+def test_what_breaks_the_triangle_inequality_is_refused(name):
+    with pytest.raises(ValueError, match="triangle inequality"):
+        check_cells(resolve_metric(name))
