@@ -33,7 +33,11 @@ MEMORY_SIZES = (100_000, 500_000, 2_000_000)
 def session(master: str, **settings: str) -> SparkSession:
     """A quiet session."""
     builder = SparkSession.builder.master(master).config("spark.ui.enabled", "false")
-    plain = {"spark.driver.memory": "4g", "spark.sql.shuffle.partitions": "4"}
+    plain = {
+        "spark.driver.memory": "6g",
+        "spark.sql.shuffle.partitions": "4",
+        "spark.ui.showConsoleProgress": "false",
+    }
     plain |= {name.replace("__", "."): value for name, value in settings.items()}
     for name, value in plain.items():
         builder = builder.config(name, value)
@@ -120,24 +124,31 @@ def search(scale: float) -> None:
 def cells(scale: float) -> None:
     """Cells against hash shards, exact and approximate."""
     spark = session("local[2]")
-    n, q = int(2_000_000 * scale), int(20_000 * scale)
+    n, q = int(2_000_000 * scale), int(100_000 * scale)
     items, queries = stored(clustered(spark, n, 8, 1)), stored(clustered(spark, q, 8, 9))
-    dealt = KNNEstimator(k=10, idCol="id", placement="sharded").fit(items)
-    near = KNNEstimator(k=10, idCol="id", placement="sharded", shardBy="kmeans").fit(items)
-    models = {"hash": dealt, "kmeans, exact": near}
-    for probes in (1, 2, 4):
-        models[f"kmeans, numProbes={probes}"] = near.copy({near.numProbes: probes})
-    taken = interleaved({m: lambda m=m: run(models[m].transform(queries)) for m in models}, 2)
-    exact = near.copy({near.neighborsCol: "exact", near.distancesCol: ""})
-    both = stored(exact.transform(queries))
-    print(
-        f"cells: {n:,} x 8 items in 200 clusters, {q:,} queries, k=10, {dealt.getNumShards()} hash "
-        f"shards, {near.getNumShards()} cells, local[2]"
-    )
-    for name, value in taken.items():
-        recall = NeighborsEvaluator().evaluate(models[name].transform(both))
-        ratio = taken["hash"] / value
-        print(f"  {name:<20} {value:7.2f} s {ratio:6.1f} times as fast   recall@10 {recall:.4f}")
+    for algorithm in ("brute", "auto"):
+        knn = KNNEstimator(k=10, idCol="id", placement="sharded", algorithm=algorithm)
+        dealt, near = knn.fit(items), knn.copy({knn.shardBy: "kmeans"}).fit(items)
+        print(
+            f"cells: {n:,} x 8 items in 200 clusters, {q:,} queries, k=10, algorithm {algorithm}: "
+            f"{dealt.getNumShards()} hash shards, {near.getNumShards()} cells, local[2]"
+        )
+        models = {"hash": dealt, "kmeans, exact": near}
+        for probes in (1, 2, 4):
+            models[f"kmeans, numProbes={probes}"] = near.copy({near.numProbes: probes})
+        taken = interleaved({m: lambda m=m: run(models[m].transform(queries)) for m in models}, 2)
+        exact = near.copy({near.neighborsCol: "exact", near.distancesCol: ""})
+        both = stored(exact.transform(queries.limit(10_000)))
+        for name, value in taken.items():
+            recall = NeighborsEvaluator().evaluate(models[name].transform(both))
+            ratio = taken["hash"] / value
+            print(
+                f"  {name:<20} {value:7.2f} s {ratio:6.1f} times as fast   recall@10 {recall:.4f}",
+                flush=True,
+            )
+        both.unpersist()
+        dealt.unpersist()
+        near.unpersist()
     spark.stop()
 
 

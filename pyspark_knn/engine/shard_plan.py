@@ -14,6 +14,7 @@ searched first, and tells which others the query must go to.
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from pyspark.sql import Column, DataFrame
@@ -29,6 +30,7 @@ from pyspark_knn.engine.shard_search import (
     search_shards,
 )
 from pyspark_knn.engine.spreading import int_array, row_hash, spreading_keys
+from pyspark_knn.engine.udf import BatchFunction
 from pyspark_knn.engine.worker import Request
 from pyspark_knn.index.cells import Cells
 
@@ -84,7 +86,7 @@ class ShardPlan:
             return self._searched(self.copies(queries), kinds, request)
         nearest = functools.partial(route_nearest, request, self.cells, request.probes or 1)
         vector, given = _vector(request, kinds)
-        route = compat.batch_udf(nearest, given, _INTS)(*vector)
+        route = _once(nearest, given)(*vector)
         found = self._searched(self._routed(queries, route), kinds, request)
         if request.probes is not None:
             return found
@@ -99,7 +101,7 @@ class ShardPlan:
         """
         within = functools.partial(route_within, request, cells)
         vector, given = _vector(request, kinds)
-        further = compat.batch_udf(within, [*given, T.IntegerType(), _DOUBLES], _INTS)
+        further = _once(within, [*given, T.IntegerType(), _DOUBLES])
         names = self._names()
         before = {name: f"before_{name}" for name in names}
         queries = first.withColumn("row", F.col("rest")["row"]).drop("rest")
@@ -196,6 +198,14 @@ class ShardPlan:
 
     def _names(self) -> list[str]:
         return ["distance", *(field.name for field in self.keys)]
+
+
+def _once(route: BatchFunction, given: list[T.DataType]) -> Callable[..., Column]:
+    """A UDF that gives routes, computed once.
+
+    Before it explodes the result of a deterministic one, Spark filters by it: it would run twice.
+    """
+    return compat.batch_udf(route, given, _INTS, deterministic=False)
 
 
 def _vector(request: Request, kinds: list[T.DataType]) -> tuple[list[Column], list[T.DataType]]:

@@ -13,7 +13,7 @@ LARGEST_SHARD = 1 << 30
 _SPREAD_SHARDS = 8
 """Shards of a small index: enough to build it side by side, few enough to search by."""
 
-_CELL_ITEMS = 1 << 15
+_CELL_ITEMS = 1 << 13
 _MOST_CELLS = 1024
 """More cells rule out more items, but each query has to look at all of their centres."""
 
@@ -27,7 +27,7 @@ def choose_num_shards(
     """How many shards to cut items into.
 
     Unless asked for: shards of 256 MiB, but no fewer than there are cores, up to 8, so that a small
-    index is built side by side too. Of cells at least one for 32,768 items, up to 1,024: they are
+    index is built side by side too. Of cells at least one for 8,192 items, up to 1,024: they are
     there to be passed over. Never more than there are items.
 
     Parameters

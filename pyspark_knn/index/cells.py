@@ -1,10 +1,10 @@
 """Cells of items around centres, and which of them may hold a neighbour.
 
-Two bounds follow from the triangle inequality (P. Zezula et al., "Similarity Search: The Metric Space
-Approach", Springer 2006, section 1.7). No item of a cell is nearer to a query than the distance of
-the cell's centre less the cell's radius. And since its own centre is the nearest to each item, no
-item is nearer than half of what the distance of the cell's centre exceeds that of another centre by.
-The second one is what rules out a cell of far-flung clusters, whose radius says nothing.
+Two bounds follow from the triangle inequality (P. Zezula et al., "Similarity Search: The Metric
+Space Approach", Springer 2006, section 1.7). No item of a cell is nearer to a query than the
+distance of the cell's centre less the cell's radius. And since its own centre is the nearest to
+each item, none is nearer than half of what that distance exceeds the distance of another centre by.
+The second one rules out a cell of far-flung clusters, whose radius says nothing.
 """
 
 from __future__ import annotations
@@ -151,4 +151,6 @@ class Cells:
         with np.errstate(invalid="ignore", over="ignore"):
             centre = distances * (1 - _SLACK)
             nearest = distances.min(axis=1, keepdims=True) * (1 + _SLACK)
-            return np.maximum(centre - self.radii * (1 + _SLACK), (centre - nearest) / 2)
+            least: NDArray[np.float64] = (centre - nearest) / 2
+            np.maximum(least, centre - self.radii * (1 + _SLACK), out=least)
+        return least
