@@ -25,6 +25,28 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default="local",
         help="where the tests run: local[2], local-cluster[2,1,2048], or a Spark Connect server",
     )
+    parser.addoption(
+        "--sharded",
+        action="store_true",
+        help="place every index in shards that does not say where; leave out tests "
+        "of the other placement",
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--sharded"):
+        skip = pytest.mark.skip(reason="about an index that is replicated")
+        for item in items:
+            if item.get_closest_marker("replicated"):
+                item.add_marker(skip)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _sharded(request: pytest.FixtureRequest) -> None:
+    if request.config.getoption("--sharded"):
+        from pyspark_knn.engine import placement
+
+        placement.AUTO_BYTES = 0
 
 
 @pytest.fixture(scope="session")
