@@ -55,7 +55,7 @@ format: $(VENV)/.dev  ## mend what ruff can mend
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
 
-bench: $(VENV)/.test  ## measure, and print the figures
+bench: $(VENV)/.bench  ## measure, and print the figures
 	@$(WITH_JAVA) for each in $(filter-out benchmarks/_%,$(wildcard benchmarks/*.py)); do $(PY) "$$each" $(ARGS) || exit; done
 
 docs: $(VENV)/.dev  ## write the API pages to build/docs
@@ -74,6 +74,12 @@ clean:  ## remove what make made, .venv too
 $(VENV)/.test: $(REQUIREMENTS) | $(VENV)/bin/python
 	@echo "Installing the packages (once)."
 	@$(PIP) --editable '.[connect,test]'
+	@touch $@
+
+# FAISS, joblibspark and real data to compare with.
+$(VENV)/.bench: $(REQUIREMENTS) | $(VENV)/bin/python
+	@echo "Installing the packages of the benchmarks (once)."
+	@$(PIP) --editable '.[bench,connect,test]'
 	@touch $@
 
 $(OLDEST)/.test: $(REQUIREMENTS) .ci/oldest.txt

@@ -222,12 +222,12 @@ def numbered(queries: DataFrame, inputs: Inputs) -> DataFrame:
     """
     fields = queries.schema.fields
     own = [f"own_{i}" for i in range(len(fields))]
+    whole = row_hash([(F.col(own[i]), field.dataType) for i, field in enumerate(fields)])
+    ordered = queries.toDF(*own).sortWithinPartitions(whole)
+    # Not before the sort, which would carry each vector twice.
+    named = ordered.toDF(*queries.columns).select("*", *(each for each, _ in inputs))
     names = own + [f"input_{i}" for i in range(len(inputs))]
-    plain = queries.select("*", *(each for each, _ in inputs)).toDF(*names)
-    kinds = [field.dataType for field in fields] + [kind for _, kind in inputs]
-    whole = row_hash([(F.col(name), kind) for name, kind in zip(names, kinds, strict=True)])
-    ordered = plain.withColumn("order", whole).sortWithinPartitions("order")
-    return ordered.select(
+    return named.toDF(*names).select(
         F.monotonically_increasing_id().alias("query"),
         F.struct(*own).alias("row"),
         *names[len(own) :],

@@ -13,18 +13,16 @@ on memory order, on alignment or on the width of a SIMD register. Two habits ens
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from pyspark_knn.index.distances import Metric
-
     Block = NDArray[np.float64]
-    Kernel = Callable[[Block, Block, Metric], NDArray[np.float64]]
+    Kernel = Callable[[Block, Block, "Constants"], NDArray[np.float64]]
 
 # Below it, squares may have lost bits to gradual underflow: a term is off by at most 2**-1075,
 # which is nothing beside 2**-900 even when 2**20 terms are summed.
@@ -33,6 +31,22 @@ _TINY = 2.0**-900
 # Directions whose unit vectors differ by less are one direction: the rounding of two unit vectors
 # of parallel rows makes them differ by up to about 5 units of 2**-53, see `cosine`.
 _PARALLEL = 2.0**-50
+
+
+class Constants(Protocol):
+    """What a formula needs beside the rows: see `pyspark_knn.index.distances.Metric`."""
+
+    @property
+    def name(self) -> str:
+        """Which of `KERNELS`: some share a formula."""
+
+    @property
+    def p(self) -> float:
+        """The exponent of minkowski."""
+
+    @property
+    def params(self) -> Mapping[str, NDArray[np.float64]]:
+        """Weights, variances, a matrix."""
 
 
 def fold(terms: Block) -> NDArray[np.float64]:
@@ -105,7 +119,7 @@ def _unsafe(sums: NDArray[np.float64]) -> NDArray[np.bool_]:
 
 
 def _sum_of_squares(
-    left: Block, right: Block, metric: Metric
+    left: Block, right: Block, metric: Constants
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Squared euclidean distance as ``sums * 4**exponents``, free of overflow and underflow.
 
@@ -126,28 +140,28 @@ def _sum_of_squares(
     return sums, exponents
 
 
-def euclidean(left: Block, right: Block, metric: Metric) -> NDArray[np.float64]:
+def euclidean(left: Block, right: Block, metric: Constants) -> NDArray[np.float64]:
     """Square root of the sum of squared differences."""
     sums, exponents = _sum_of_squares(left, right, metric)
     with np.errstate(over="ignore"):
         return np.ldexp(np.sqrt(sums), exponents)
 
 
-def sqeuclidean(left: Block, right: Block, metric: Metric) -> NDArray[np.float64]:
+def sqeuclidean(left: Block, right: Block, metric: Constants) -> NDArray[np.float64]:
     """Sum of squared differences."""
     sums, exponents = _sum_of_squares(left, right, metric)
     with np.errstate(over="ignore"):
         return np.ldexp(sums, 2 * exponents)
 
 
-def cityblock(left: Block, right: Block, metric: Metric) -> NDArray[np.float64]:
+def cityblock(left: Block, right: Block, metric: Constants) -> NDArray[np.float64]:
     """Sum of absolute differences. It overflows only where the true sum does."""
     with np.errstate(over="ignore"):
         terms = left - right
         return fold(np.abs(terms, out=terms))
 
 
-def chebyshev(left: Block, right: Block, metric: Metric) -> NDArray[np.float64]:
+def chebyshev(left: Block, right: Block, metric: Constants) -> NDArray[np.float64]:
     """Largest absolute difference; features of weight zero do not count."""
     with np.errstate(over="ignore"):
         terms = left - right
@@ -168,7 +182,7 @@ def _power(base: Block, exponent: float) -> Block:
     return np.power(base, exponent)
 
 
-def minkowski(left: Block, right: Block, metric: Metric) -> NDArray[np.float64]:
+def minkowski(left: Block, right: Block, metric: Constants) -> NDArray[np.float64]:
     """``sum(|factor * difference|**p) ** (1/p)`` for a finite p."""
     factor = metric.params.get("factor")
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
@@ -188,7 +202,7 @@ def minkowski(left: Block, right: Block, metric: Metric) -> NDArray[np.float64]:
     return distances
 
 
-def mahalanobis(left: Block, right: Block, metric: Metric) -> NDArray[np.float64]:
+def mahalanobis(left: Block, right: Block, metric: Constants) -> NDArray[np.float64]:
     """Square root of the quadratic form of the difference and VI; never negative."""
     inverse = metric.params["VI"]
     with np.errstate(over="ignore", invalid="ignore"):
@@ -213,7 +227,7 @@ def _quadratic_form(rows: Block, matrix: NDArray[np.float64]) -> NDArray[np.floa
     return fold(products)
 
 
-def inner_product(left: Block, right: Block, metric: Metric) -> NDArray[np.float64]:
+def inner_product(left: Block, right: Block, metric: Constants) -> NDArray[np.float64]:
     """Negated inner product. Terms that overflow are summed again after scaling both rows."""
     with np.errstate(over="ignore", invalid="ignore"):
         sums = fold(left * right)
@@ -239,7 +253,7 @@ def unit_rows(rows: Block) -> Block:
     return scaled
 
 
-def cosine(left: Block, right: Block, metric: Metric) -> NDArray[np.float64]:
+def cosine(left: Block, right: Block, metric: Constants) -> NDArray[np.float64]:
     """``1 - cos``, in [0, 2]; 1 where a row is all zeros, 0 where the rows are parallel.
 
     For wide angles it is one minus the product of the unit rows, which is exactly 1 for rows that
@@ -272,12 +286,12 @@ def centred_rows(rows: Block) -> Block:
     return scaled
 
 
-def correlation(left: Block, right: Block, metric: Metric) -> NDArray[np.float64]:
+def correlation(left: Block, right: Block, metric: Constants) -> NDArray[np.float64]:
     """Cosine distance of the centred rows; 1 where a row is constant."""
     return cosine(centred_rows(left), centred_rows(right), metric)
 
 
-def canberra(left: Block, right: Block, metric: Metric) -> NDArray[np.float64]:
+def canberra(left: Block, right: Block, metric: Constants) -> NDArray[np.float64]:
     """Sum of ``|a - b| / (|a| + |b|)``, where 0/0 counts as 0."""
     with np.errstate(over="ignore", invalid="ignore"):
         terms = np.abs(left - right)
@@ -291,7 +305,7 @@ def canberra(left: Block, right: Block, metric: Metric) -> NDArray[np.float64]:
     return fold(terms)
 
 
-def braycurtis(left: Block, right: Block, metric: Metric) -> NDArray[np.float64]:
+def braycurtis(left: Block, right: Block, metric: Constants) -> NDArray[np.float64]:
     """``sum|a - b| / sum|a + b|``, where 0/0 counts as 0."""
     with np.errstate(over="ignore"):
         above = fold(np.abs(left - right))
@@ -305,13 +319,13 @@ def braycurtis(left: Block, right: Block, metric: Metric) -> NDArray[np.float64]
         return np.where(above == 0, 0.0, above / below)
 
 
-def hamming(left: Block, right: Block, metric: Metric) -> NDArray[np.float64]:
+def hamming(left: Block, right: Block, metric: Constants) -> NDArray[np.float64]:
     """Share of the features that differ."""
     share: NDArray[np.float64] = np.count_nonzero(left != right, axis=1) / float(left.shape[1])
     return share
 
 
-def haversine(left: Block, right: Block, metric: Metric) -> NDArray[np.float64]:
+def haversine(left: Block, right: Block, metric: Constants) -> NDArray[np.float64]:
     """Great-circle distance on the unit sphere of (latitude, longitude) in radians."""
     # Halved before they are subtracted: no latitude is that large, but NaN is no answer.
     latitude = np.sin(left[:, 0] * 0.5 - right[:, 0] * 0.5)
@@ -353,7 +367,7 @@ def set_distance(name: str, both: Block, left: Block, right: Block, size: int) -
     return above / np.where(below == 0, 1.0, below)
 
 
-def _set_kernel(left: Block, right: Block, metric: Metric) -> NDArray[np.float64]:
+def _set_kernel(left: Block, right: Block, metric: Constants) -> NDArray[np.float64]:
     """Any of `SET_METRICS` on rows of numbers; what is not zero is in the set."""
     first, second = left != 0, right != 0
     both, one, other = (

@@ -81,8 +81,6 @@ class TestRows:
         with pytest.raises(Exception, match=re.escape(words)) as raised:
             model.transform(queries).collect()
         assert "featuresCol 'features' holds" in str(raised.value)
-        # Only rows that are searched can fail.
-        assert answers(model.transform(queries).where("id != 1")) == right
         skipping = model.copy({model.handleInvalid: "skip"})
         assert answers(skipping.transform(queries)) == right
         keeping = model.copy({model.handleInvalid: "keep"})
@@ -92,6 +90,14 @@ class TestRows:
             (None, None),
             ([1], [1.0]),
         ]
+
+    @pytest.mark.replicated
+    def test_only_rows_that_are_searched_can_fail(
+        self, spark: SparkSession, model: KNNModel
+    ) -> None:
+        queries = _frame(spark, "array<double>", [[1.0, 0.0], None, [4.0, 0.0]])
+        found = model.transform(queries).where("id != 1")
+        assert answers(found) == [[(0, 1.0)], [(1, 1.0)]]
 
     def test_all_of_a_partition(self, spark: SparkSession, model: KNNModel) -> None:
         queries = _frame(spark, "array<double>", [None, None])

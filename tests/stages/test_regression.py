@@ -115,6 +115,7 @@ def test_means_and_weights(
     assert math.isnan(rows[-1].near), "there is a query without any neighbour"
 
 
+@pytest.mark.replicated
 def test_a_query_by_itself(weighed: KNNRegressionModel, queries: DataFrame) -> None:
     fitted = weighed.copy().setWeights("distance")
     for row in fitted.transform(queries).collect():

@@ -104,7 +104,7 @@ def test_dtype_float32_rounds_the_items_once(spark: SparkSession) -> None:
     expected = nearest(direct_distances(queries, rounded), range(50), 3)
     found = answers(model.transform(frame_of(spark, queries)))
     assert [[i for i, _ in row] for row in found] == [[i for i, _ in row] for row in expected]
-    stored = sorted(model.items.collect(), key=lambda row: row.position)
+    stored = sorted(model.items.collect(), key=lambda row: row.id)
     assert [row.features for row in stored] == rounded.tolist()
 
 

@@ -314,6 +314,21 @@ def test_shards_vote_as_one_index(
         cut.predict(Vectors.dense([0.0, 0.0, 0.0]))
 
 
+def test_siblings_share_one_search_of_shards(items: DataFrame) -> None:
+    knn = KNNEstimator(idCol="id", placement="sharded", numShards=3)
+    maps = [{knn.k: 2}, {knn.k: 5}, {knn.k: 5, knn.maxDistance: 1.5}]
+    queries = items.limit(20)
+    cached = queries.persist()
+    siblings = dict(knn.fitMultiple(items, maps))
+    found = [siblings[i].transform(cached) for i in range(len(maps))]
+    alone = [knn.copy(each).fit(items).transform(queries) for each in maps]
+    for mine, other in zip(found, alone, strict=True):
+        assert sorted(map(str, mine.collect())) == sorted(map(str, other.collect()))
+    # All are cut out of one search, which is cached as one DataFrame.
+    assert len(siblings[0]._shared._made[cached]) == 1
+    cached.unpersist()
+
+
 def test_a_stream_is_refused(spark: SparkSession, models: tuple[KNNModel, KNNModel]) -> None:
     stream = spark.readStream.format("rate").load()
     stream = stream.select(F.array(*[F.lit(0.0)] * 3).alias("features"))

@@ -14,6 +14,8 @@ import venv
 from collections.abc import Iterator
 from pathlib import Path
 
+from tests.support.sessions import QUICK_JAVA
+
 ROOT = Path(__file__).parents[2]
 _OURS = ("pyspark_knn", "__editable__")
 START_UP_SECONDS = 120
@@ -46,7 +48,8 @@ def connect_server(folder: Path, python: Path, master: str) -> Iterator[str]:
     settings = {
         "spark.connect.grpc.binding.port": str(port),
         # Where a server keeps the files of its sessions.
-        "spark.driver.extraJavaOptions": f"-Djava.io.tmpdir={folder / 'kept'}",
+        "spark.driver.extraJavaOptions": f"{QUICK_JAVA} -Djava.io.tmpdir={folder / 'kept'}",
+        "spark.executor.extraJavaOptions": QUICK_JAVA,
         "spark.driver.memory": "1g",
         "spark.driver.host": "127.0.0.1",
         "spark.driver.bindAddress": "127.0.0.1",
