@@ -14,6 +14,12 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
+from pyspark.ml import Pipeline
+from pyspark.ml.tuning import ParamGridBuilder, TrainValidationSplit
+
+from pyspark_knn import KNNEstimator, NeighborsEvaluator
+from tests.support.stages import common_frame
+
 README = Path(__file__).parents[1] / "README.md"
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
@@ -47,6 +53,24 @@ def test_snippets(spark: SparkSession, tmp_path: Path) -> None:
         with contextlib.redirect_stdout(printed):
             exec(program, namespace)
         assert _trimmed(printed.getvalue()) == _trimmed(shown), f"README.md, line {line}"
+
+
+def test_the_snippet_of_the_page_on_scaling(spark: SparkSession) -> None:
+    page = README.parent / "docs" / "scaling.md"
+    (code,) = [block[2] for block in BLOCK.finditer(page.read_text()) if block[1] == "python"]
+    names = (KNNEstimator, NeighborsEvaluator, ParamGridBuilder, Pipeline, TrainValidationSplit)
+    namespace = {each.__name__: each for each in names}
+    exec(code, namespace)
+    tuned = namespace["tuned"]
+    points = common_frame(spark).select("id", "features")
+    model = tuned.getEstimator().fit(points)
+    recalls = [
+        tuned.getEvaluator().evaluate(model.transform(points, probes))
+        for probes in tuned.getEstimatorParamMaps()
+    ]
+    # All cells, or as many as there are: nothing is missed.
+    assert recalls == sorted(recalls)
+    assert recalls[-1] == 1.0
 
 
 def test_every_printing_snippet_shows_its_output() -> None:
