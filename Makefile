@@ -13,6 +13,8 @@ PY := $(VENV)/bin/python
 PIP := $(PY) -m pip install --quiet --disable-pip-version-check --use-pep517
 REQUIREMENTS := setup.py requirements.txt
 STAGES := tests/stages tests/contract
+# What does not count searches of a replicated index, or say for itself where it goes.
+SHARDED := $(addprefix tests/stages/test_,search.py classification.py regression.py ids.py invalid.py join.py)
 ARGS :=
 
 # Another Spark or another Python in the environment must not get between ours.
@@ -20,7 +22,7 @@ unexport SPARK_HOME PYTHONPATH PYSPARK_DRIVER_PYTHON PYSPARK_PYTHON
 # In a recipe, so that Java is looked for (and installed) only where it is used.
 WITH_JAVA = JAVA_HOME="$$(.ci/java_home)" && export JAVA_HOME &&
 
-.PHONY: help demo test test-connect test-oldest test-spark test-matrix check format bench docs build clean
+.PHONY: help demo test test-connect test-sharded test-oldest test-spark test-matrix check format bench docs build clean
 
 help:  ## say what there is
 	@echo "usage: make TARGET"
@@ -34,6 +36,9 @@ test: $(VENV)/.test  ## run all tests, or some: make test ARGS="-k join"
 
 test-connect: $(VENV)/.test  ## what every stage must do, on a Spark Connect server
 	@$(WITH_JAVA) .ci/test $(PY) $(STAGES) --spark=connect $(ARGS)
+
+test-sharded: $(VENV)/.test  ## search, classification and regression, with every index in shards
+	@$(WITH_JAVA) .ci/test $(PY) $(SHARDED) --sharded $(ARGS)
 
 test-oldest: $(OLDEST)/.test  ## the tests with the oldest packages that are supported (Python 3.10 or 3.11)
 	@export JAVA_MAXIMUM=17; $(WITH_JAVA) .ci/test $(OLDEST)/bin/python $(ARGS)
