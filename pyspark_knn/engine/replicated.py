@@ -33,6 +33,11 @@ if TYPE_CHECKING:
 
 _SAVED_PART_BYTES = 64 << 20
 
+_FOR_A_STREAM = "use queries.writeStream.foreachBatch, and transform each batch"
+_WITHOUT_FILES = (
+    "fit or load in this session, and the model is cut into shards, since the server takes no files"
+)
+
 
 class Replicated(Placement):
     """An index that is whole on every executor: one mapped file each, shared by its workers.
@@ -80,7 +85,7 @@ class Replicated(Placement):
     ) -> DataFrame:
         """See `Placement.search`."""
         if compat.is_stream_without_files(queries):
-            shipment = shipping.ship_inline(Searchable(self.items, self.index))
+            shipment = shipping.ship_inline(Searchable(self.items, self.index), _FOR_A_STREAM)
         else:
             shipment = self._shipment(queries.sparkSession)
         run = functools.partial(search_batches, shipment.ref, request)
@@ -141,5 +146,9 @@ class Replicated(Placement):
         with self._lock:
             if key not in self._shipments:
                 content = Searchable(self.items, self.index)
-                self._shipments = {key: shipping.ship(session, content)}
+                if shipping.takes_files(session):
+                    shipped = shipping.ship(session, content)
+                else:
+                    shipped = shipping.ship_inline(content, _WITHOUT_FILES)
+                self._shipments = {key: shipped}
             return self._shipments[key]

@@ -33,7 +33,6 @@ from pyspark_knn.engine.shard_build import (
     SHARD_SCHEMA,
     ShardRequest,
     build_shards,
-    parts_of,
     split_chunks,
 )
 from pyspark_knn.engine.shard_plan import ShardPlan
@@ -45,7 +44,7 @@ from pyspark_knn.engine.sizing import (
     enough_tasks,
 )
 from pyspark_knn.engine.spreading import int_array, spreading_keys
-from pyspark_knn.engine.worker import TIMING_SCHEMA, Answer, Request, Searchable
+from pyspark_knn.engine.worker import TIMING_SCHEMA, Answer, Request
 from pyspark_knn.index.cells import Cells, Cut
 
 if TYPE_CHECKING:
@@ -205,32 +204,6 @@ class Sharded(placement.Placement):
             single=request.narrow,
             num_features=packed.num_features,
             cut=cut,
-        )
-
-    @classmethod
-    def of(cls, session: SparkSession, content: Searchable, id_type: T.DataType | None) -> Sharded:
-        """One shard out of an index that is on the driver: its rows are all that is sent.
-
-        For a server that takes no files. They go with each plan, so this is for small indexes.
-        """
-        items, matrix = content.items, content.index.matrix
-        if items.ids is None:
-            items = replace(items, ids=pa.array(np.arange(items.count)))
-            content = Searchable(items, content.index)
-        facts = {"digest": "driver", "rows": items.count, "algorithm": content.index.algorithm}
-        rows = [tuple(part.to_pylist()[0].values()) for part in parts_of(0, content, facts)]
-        size = sum(len(row[-1]) for row in rows)
-        shard = Shard(0, items.count, 0, size, "driver", content.index.algorithm, "", None)
-        named = {"label": items.labels, "weight": items.weights}
-        return cls(
-            session.createDataFrame(rows, SHARD_SCHEMA),
-            [shard],
-            num_shards=1,
-            cores=compat.parallelism(session),
-            keys=_key_fields([name for name in named if named[name] is not None], id_type),
-            id_type=id_type,
-            single=matrix.dtype.itemsize == 4,
-            num_features=int(matrix.shape[1]),
         )
 
     @property

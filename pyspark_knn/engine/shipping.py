@@ -121,8 +121,15 @@ def _try_upload(session: Any) -> bool:
     return True
 
 
-def ship_inline(content: Any) -> Shipment:
+def ship_inline(content: Any, instead: str) -> Shipment:
     """Make a small `content` a part of the function that Spark ships.
+
+    Parameters
+    ----------
+    content : object
+        What `bundle.open_bundle` shall give in a worker.
+    instead : str
+        What a user can do where it is too large.
 
     Raises
     ------
@@ -134,10 +141,10 @@ def ship_inline(content: Any) -> Shipment:
     size = file.tell()
     if size > _INLINE_BYTES:
         raise ValueError(
-            f"the index takes {size / 2**20:.0f} MiB, and a stream on Spark Connect gets no more "
-            f"than {_INLINE_BYTES >> 20} MiB to its workers: use "
-            "queries.writeStream.foreachBatch, and transform each batch"
+            f"the index takes {size / 2**20:.0f} MiB, and workers that get no files get no more "
+            f"than {_INLINE_BYTES >> 20} MiB inside of a query: {instead}"
         )
+    logger.info("the index %s goes out inside of the query", digest)
     return Shipment(InlineRef(digest, file.getvalue()))
 
 

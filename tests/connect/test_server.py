@@ -5,10 +5,11 @@ Each test has sessions of its own on it, as users do.
 
 from __future__ import annotations
 
+import json
 import logging
 import subprocess
 import sys
-import tempfile
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,6 +19,7 @@ import numpy as np
 import pyspark
 import pytest
 from pyspark.errors import PySparkException
+from sklearn.neighbors import NearestNeighbors
 
 from pyspark_knn import KNNEstimator, KNNModel, supply_package
 from pyspark_knn.engine import shipping
@@ -31,6 +33,7 @@ from pyspark.errors.exceptions.connect import SparkConnectGrpcException
 
 ITEMS = np.random.default_rng(3).normal(size=(60, 4))
 QUERIES = np.random.default_rng(4).normal(size=(12, 4))
+NAMES = [f"n{i:02}" for i in range(60)]
 K = 3
 
 
@@ -69,7 +72,7 @@ def new_session(url: str) -> Any:
 
 
 def frame(session: Any, matrix: Any) -> Any:
-    rows = [(f"n{i:02}", row) for i, row in enumerate(matrix.tolist())]
+    rows = list(zip(NAMES, matrix.tolist(), strict=False))
     return session.createDataFrame(rows, "name string, features array<double>")
 
 
@@ -83,8 +86,8 @@ def neighbors(model: KNNModel, session: Any) -> list[list[str]]:
 
 
 def expected(items: Any = ITEMS) -> list[list[str]]:
-    names = [f"n{i:02}" for i in range(len(items))]
-    return [[i for i, _ in row] for row in nearest(direct_distances(QUERIES, items), names, K)]
+    found = nearest(direct_distances(QUERIES, items), NAMES[: len(items)], K)
+    return [[name for name, _ in row] for row in found]
 
 
 def kept_by(server_folder: Path) -> list[Path]:
@@ -92,8 +95,8 @@ def kept_by(server_folder: Path) -> list[Path]:
 
     Executors' copies are Spark's affair: it removes those of a session that was idle for long.
     """
-    names = ("knn-*.bundle", "pyspark_knn-*.zip")
-    return [path for name in names for path in (server_folder / "kept").rglob(name)]
+    sessions = (server_folder / "kept").glob("artifacts*")
+    return [path for folder in sessions for path in folder.rglob("*") if path.is_file()]
 
 
 def test_workers_without_the_package_say_so_and_can_be_supplied(bare_session: Any) -> None:
@@ -106,31 +109,72 @@ def test_workers_without_the_package_say_so_and_can_be_supplied(bare_session: An
     assert neighbors(fitted(session), session) == expected()
 
 
-def test_two_clients_do_not_mix_and_leave_no_index(
-    server: str, server_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    many = [ITEMS, -ITEMS[:50]]
+ONE_OF_TWO = """
+import json
+import sys
+import time
+from pathlib import Path
+from pyspark.sql import SparkSession
+from pyspark_knn import KNNEstimator, supply_package
 
-    def client(items: Any) -> list[list[list[str]]]:
-        session = new_session(server)
-        supply_package(session)
-        try:
-            model = fitted(session, items)
-            found = [neighbors(model, session) for _ in range(3)]
-            assert kept_by(server_folder)
-            return found
-        finally:
-            session.stop()
+url, kept, k, items, queries, here, other = sys.argv[1:]
+spark = SparkSession.builder.remote(url).create()
+
+
+def frame(text):
+    rows = [(f"n{i:02}", row) for i, row in enumerate(json.loads(text))]
+    return spark.createDataFrame(rows, "name string, features array<double>")
+
+
+def neighbors():
+    rows = model.transform(frame(queries)).collect()
+    return [row.neighbors for row in sorted(rows, key=lambda row: row.name)]
+
+
+supply_package(spark)
+model = KNNEstimator(k=int(k), idCol="name").fit(frame(items))
+found = [neighbors()]
+if not list(Path(kept).glob("artifacts*/**/knn-*.bundle")):
+    raise SystemExit("the server keeps the index elsewhere: nothing is tested")
+Path(here).touch()
+deadline = time.monotonic() + 120
+while not Path(other).exists():
+    if time.monotonic() > deadline:
+        raise SystemExit("the other client did not come")
+    time.sleep(0.05)
+# From here on both are at it, and each has its index on the server.
+found += [neighbors(), neighbors()]
+spark.stop()
+print(json.dumps(found))
+"""
+
+
+def test_two_clients_do_not_mix_and_leave_nothing(
+    server: str, server_folder: Path, tmp_path: Path
+) -> None:
+    many = [ITEMS, -ITEMS[:50]]
+    flags = [str(tmp_path / name) for name in ("first-is-up", "second-is-up")]
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+
+    def client(one: int) -> Any:
+        folder = tmp_path / str(one)
+        folder.mkdir()
+        matrices = [json.dumps(each.tolist()) for each in (many[one], QUERIES)]
+        arguments = [str(server_folder / "kept"), str(K), *matrices, flags[one], flags[1 - one]]
+        done = run_script(ONE_OF_TWO, server, *arguments, folder=folder, TMPDIR=str(temporary))
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
 
     with ThreadPoolExecutor(2) as pool:
-        first, second = pool.map(client, many)
-    assert first == [expected(many[0])] * 3
-    assert second == [expected(many[1])] * 3
-    assert first != second
-    assert not list(tmp_path.iterdir())
-    # Of the package's zip this is not asked: the server was seen to keep one now and then.
-    assert not [path for path in kept_by(server_folder) if path.suffix == ".bundle"]
+        found = list(pool.map(client, range(2)))
+    assert found == [[expected(items)] * 3 for items in many]
+    assert found[0] != found[1]
+    assert not list(temporary.iterdir())
+    deadline = time.monotonic() + 90
+    while kept_by(server_folder) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert not kept_by(server_folder)
 
 
 def test_one_upload_for_equal_content(session: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -165,6 +209,14 @@ def test_a_server_that_takes_no_files_and_persists_nothing(
         model = fitted(session)
         loaded = KNNModel.read().session(session).load(str(tmp_path / "saved"))
         assert neighbors(model, session) == neighbors(loaded, session) == expected()
+        # What is on the client already goes inside of the query, as far as that goes.
+        taken = KNNModel.fromSklearn(NearestNeighbors(n_neighbors=K).fit(ITEMS), ids=NAMES)
+        assert neighbors(taken, session) == expected()
+        assert taken.items_frame(session).count() == len(ITEMS)
+        monkeypatch.setattr(shipping, "_INLINE_BYTES", 1 << 10)
+        taken = KNNModel.fromSklearn(NearestNeighbors(n_neighbors=K).fit(ITEMS), ids=NAMES)
+        with pytest.raises(ValueError, match="fit or load in this session"):
+            taken.transform(frame(session, QUERIES))
     assert model.getPlacement() == loaded.getPlacement() == "sharded"
     assert "the server takes no files" in model.placementReason
     assert "indexes travel as rows" in caplog.text

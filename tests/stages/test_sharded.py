@@ -18,10 +18,8 @@ from pyspark.sql import types as T
 
 from pyspark_knn import KNNClassifier, KNNEstimator, KNNModel, KNNRegressor
 from pyspark_knn.engine import sharded
-from pyspark_knn.engine.replicated import Replicated
 from pyspark_knn.engine.shard_plan import numbered
 from pyspark_knn.engine.spreading import int_array, spreading_keys
-from pyspark_knn.engine.worker import Searchable
 from tests.support.counting import counted_shards
 from tests.support.frames import answers, frame_of
 
@@ -271,20 +269,6 @@ def test_explain_search(models: tuple[KNNModel, KNNModel], queries: DataFrame) -
     for report in (one, cut):
         assert "core-hours" in report
         assert "advice" not in report
-
-
-@pytest.mark.parametrize("named", [True, False])
-def test_an_index_of_the_driver_goes_as_rows(
-    spark: SparkSession, models: tuple[KNNModel, KNNModel], named: bool
-) -> None:
-    model = models[0] if named else KNNEstimator(k=6).fit(frame_of(spark, ITEMS))
-    held = model._index
-    assert isinstance(held, Replicated)
-    queries = frame_of(spark, QUERIES)
-    before = answers(model.transform(queries))
-    sent = model.copy()
-    sent._index = sharded.Sharded.of(spark, Searchable(held.items, held.index), held.id_type)
-    assert answers(sent.transform(queries)) == before
 
 
 @pytest.mark.parametrize("estimator", [KNNClassifier, KNNRegressor])

@@ -50,6 +50,8 @@ def connect_server(folder: Path, python: Path, master: str) -> Iterator[str]:
         # Where a server keeps the files of its sessions.
         "spark.driver.extraJavaOptions": f"{QUICK_JAVA} -Djava.io.tmpdir={folder / 'kept'}",
         "spark.executor.extraJavaOptions": QUICK_JAVA,
+        # To persist something, Spark copies the session and its files: these go with the garbage.
+        "spark.cleaner.periodicGC.interval": "3s",
         "spark.driver.memory": "1g",
         "spark.driver.host": "127.0.0.1",
         "spark.driver.bindAddress": "127.0.0.1",
