@@ -5,13 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pyspark
 import pytest
 from pyspark.ml import PipelineModel
+from pyspark.ml.feature import IndexToString
 from pyspark.sql import functions as F
 
-from pyspark_knn import KNNModel
-from tests.support import saved
+from pyspark_knn import KNNClassificationModel, KNNModel, KNNRegressionModel
+from tests.support import oracle, saved
 from tests.support.frames import answers, frame_of
 from tests.support.oracle import direct_distances, nearest
 
@@ -47,3 +49,30 @@ def test_loads_and_answers(spark: SparkSession, folder: Path) -> None:
     pipeline = PipelineModel.load(str(folder / "pipeline"))
     expected = nearest(DISTANCES, saved.NUMBERS, 4, max_distance=2.0)
     assert answers(pipeline.transform(saved.apart(queries))) == expected
+
+
+@pytest.mark.parametrize("folder", READABLE, ids=lambda path: path.name)
+def test_votes_and_means(spark: SparkSession, folder: Path) -> None:
+    queries = frame_of(spark, saved.QUERIES)
+    classifier = KNNClassificationModel.load(str(folder / "classes"))
+    assert (classifier.labels, classifier.getThresholds()) == (saved.CLASSES, saved.THRESHOLDS)
+    regressor = KNNRegressionModel.load(str(folder / "values"))
+    regressor.setPredictionCol("value")
+    # Without labels of its own it goes by the metadata that the model gives the prediction.
+    named = IndexToString(inputCol="prediction", outputCol="said")
+    found = named.transform(regressor.transform(classifier.transform(queries)))
+    rows = sorted(found.collect(), key=lambda row: row.id)
+    labels = dict(zip(saved.NUMBERS, saved.LABELS, strict=True))
+    targets = dict(zip(saved.NUMBERS, saved.TARGETS, strict=True))
+    weights = dict(zip(saved.NUMBERS, saved.WEIGHTS, strict=True))
+    near = nearest(DISTANCES, saved.NUMBERS, 5)
+    turned = 0
+    for row, pairs in zip(rows, near, strict=True):
+        cast = oracle.votes(pairs, labels, len(saved.CLASSES))
+        assert row.rawPrediction.toArray().tolist() == cast
+        best = int(np.argmax(np.array(cast) / saved.THRESHOLDS))
+        assert (row.prediction, row.said) == (best, saved.CLASSES[best])
+        turned += cast[best] < max(cast)
+        mean = oracle.mean(pairs[:4], targets, by_distance=True, weights=weights)
+        assert row.value == pytest.approx(mean, rel=1e-12)
+    assert turned, "the thresholds change something"

@@ -1,6 +1,7 @@
 """Models to be saved by each version of Spark, and what they must answer wherever they are loaded.
 
-``python -m tests.support.saved`` writes those of the Spark that is installed to tests/saved.
+``python -m tests.support.saved`` writes those of the Spark that is installed to tests/saved, unless
+they are there.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pyspark_knn import KNNEstimator
+from pyspark_knn import KNNClassifier, KNNEstimator, KNNRegressor
 from tests.support.frames import frame_of
 
 if TYPE_CHECKING:
@@ -32,6 +33,12 @@ NUMBERS = [17 * i % 30 - 5 for i in range(30)]
 _START = datetime.datetime(2021, 10, 30, 20, 0, tzinfo=datetime.timezone.utc)
 TIMES = [_START + datetime.timedelta(minutes=30 * i) for i in range(30)]
 
+CLASSES = ["rot", "grün", "blau"]
+LABELS = [float(i * 11 % 7 % 3) for i in range(30)]
+THRESHOLDS = [0.7, 0.5, 0.3]
+TARGETS = [float(i * 13 % 8) - 2.5 for i in range(30)]
+WEIGHTS = [float(i % 4) / 2 for i in range(30)]
+
 
 def models(spark: SparkSession) -> dict[str, Any]:
     """The models, by the names of their folders."""
@@ -47,12 +54,29 @@ def models(spark: SparkSession) -> dict[str, Any]:
             spark.createDataFrame(times, "id timestamp, features array<double>")
         ),
         "pipeline": pipeline.fit(apart(frame_of(spark, ITEMS, NUMBERS))),
+        "classes": KNNClassifier(k=5, idCol="id", thresholds=THRESHOLDS).fit(_classed(spark)),
+        "values": KNNRegressor(k=4, idCol="id", weights="distance", weightCol="weight").fit(
+            _labelled(spark, TARGETS)
+        ),
     }
 
 
 def _named(spark: SparkSession) -> DataFrame:
     rows = list(zip(NAMES, ITEMS.tolist(), strict=True))
     return spark.createDataFrame(rows, "id string, features array<float>")
+
+
+def _labelled(spark: SparkSession, labels: list[float]) -> DataFrame:
+    rows = list(zip(NUMBERS, ITEMS.tolist(), labels, WEIGHTS, strict=True))
+    return spark.createDataFrame(
+        rows, "id int, features array<double>, label double, weight double"
+    )
+
+
+def _classed(spark: SparkSession) -> DataFrame:
+    """Labels whose metadata names the classes."""
+    names = {"ml_attr": {"type": "nominal", "name": "label", "vals": CLASSES}}
+    return _labelled(spark, LABELS).withMetadata("label", names)
 
 
 def apart(frame: DataFrame) -> DataFrame:
@@ -72,7 +96,9 @@ def _main() -> None:
     with tempfile.TemporaryDirectory() as warehouse:
         spark = start("local", Path(warehouse))
         for name, model in models(spark).items():
-            model.write().overwrite().save(str(folder / name))
+            # What is there already was saved by an earlier version of this package, and stays.
+            if not (folder / name).exists():
+                model.write().save(str(folder / name))
         spark.stop()
     for file in [*folder.rglob("*.crc"), *folder.rglob("_SUCCESS")]:
         file.unlink()
