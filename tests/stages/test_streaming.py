@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from pyspark_knn import KNNEstimator, KNNModel
+from pyspark_knn.engine import shipping
 from tests.support.frames import answers, frame_of
 from tests.support.oracle import direct_distances, nearest
 
@@ -52,6 +53,22 @@ def test_transform_of_a_stream(
     writer = found.writeStream.format("parquet").option("path", target)
     run_to_end(writer, tmp_path / "checkpoint")
     assert answers(spark.read.parquet(target)) == EXPECTED
+
+
+def test_a_large_index_refuses_a_stream_where_tasks_get_no_files(
+    spark: SparkSession,
+    spark_kind: str,
+    model: KNNModel,
+    arriving: DataFrame,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(shipping, "_INLINE_BYTES", 1 << 10)
+    if spark_kind == "connect":
+        with pytest.raises(ValueError, match=r"no more than .*foreachBatch"):
+            model.transform(arriving)
+    else:
+        assert model.transform(arriving).isStreaming
+    assert answers(model.transform(frame_of(spark, QUERIES))) == EXPECTED
 
 
 def test_foreach_batch(
