@@ -9,6 +9,7 @@ from pathlib import Path
 import pyspark
 
 from tests.support.servers import ROOT, environment, python_without, run_script
+from tests.support.sessions import QUICK_JAVA
 
 SCRIPT = """
 import glob
@@ -56,7 +57,7 @@ assert "pyspark_knn.zip" in pyspark_knn.__file__, "the driver has another: nothi
 spark = SparkSession.builder.getOrCreate()
 items = spark.createDataFrame([(i, [float(i), 0.0]) for i in range(20)], ["id", "features"])
 model = pyspark_knn.KNNEstimator(k=2, idCol="id").fit(items)
-print(model.transform(items.where("id = 7").repartition(4)).first().neighbors)
+print(model.transform(items.where("id = 7").repartition(2)).first().neighbors)
 """
 
 
@@ -65,7 +66,8 @@ def test_a_zip_given_to_spark_submit_is_enough(tmp_path: Path) -> None:
     archive = shutil.make_archive(str(tmp_path / "pyspark_knn"), "zip", ROOT, "pyspark_knn")
     (tmp_path / "job.py").write_text(JOB)
     home = Path(pyspark.__file__).parent
-    command = [str(home / "bin" / "spark-submit"), "--master", "local-cluster[2,1,1024]"]
+    command = [str(home / "bin" / "spark-submit"), "--master", "local-cluster[1,1,1024]"]
+    command += ["--driver-java-options", QUICK_JAVA]
     for setting in ("ui.enabled=false", "driver.host=127.0.0.1", "driver.bindAddress=127.0.0.1"):
         command += ["--conf", f"spark.{setting}"]
     done = subprocess.run(
