@@ -67,7 +67,7 @@ class _Wide:
     """The widest search of some queries: a cached DataFrame, freed when this object is gone."""
 
     def __init__(self, frame: DataFrame, names: list[str]) -> None:
-        persisted = frame.persist()
+        persisted = compat.persist(frame)
         # A cut takes microseconds a query, and each of its tasks a tenth of a second: no more of
         # them than run at a time.
         self.frame = persisted.coalesce(compat.parallelism(frame.sparkSession))
