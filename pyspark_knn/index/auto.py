@@ -31,11 +31,10 @@ _PART = 2048
 # Neighbours and queries of a timed search, and when it has taken long enough to believe it.
 _K = 10
 _QUERIES = 1024
-_ENOUGH_SECONDS = 0.025
+_ENOUGH_SECONDS = 0.05
 
 # Algorithms whose estimates are within this factor are timed again with all items, unless these
-# have so many numbers that growing a tree over them takes more than seconds. Beyond it, an estimate
-# need not be precise.
+# have so many numbers that growing a tree over them takes more than seconds.
 _CLOSE = 2.5
 _MOST_NUMBERS = 1 << 25
 
@@ -92,10 +91,7 @@ def _fastest(matrix: NDArray[np.floating], spec: IndexSpec) -> tuple[NeighborInd
         return _build("brute", matrix, spec), f"brute is as good as any for {len(matrix)} items"
     # As in a worker: one thread, whatever the machine has.
     with threadpool_limits(limits=1):
-        costs: dict[str, float] = {}
-        for algorithm in able:
-            worst = _CLOSE * min(costs.values(), default=np.inf)
-            costs[algorithm] = _estimate(algorithm, matrix, spec, worst)
+        costs = {algorithm: _estimate(algorithm, matrix, spec) for algorithm in able}
         close = [each for each in able if costs[each] <= _CLOSE * min(costs.values())]
         if len(close) == 1 or matrix.size > _MOST_NUMBERS or len(matrix) <= _SAMPLE:
             winner = min(costs, key=lambda algorithm: costs[algorithm])
@@ -118,23 +114,20 @@ def _fastest_of(
     return best, costs
 
 
-def _estimate(algorithm: str, matrix: NDArray[np.floating], spec: IndexSpec, worst: float) -> float:
-    """Seconds that a query is to take, as two samples of the items tell; at least, if > `worst`."""
+def _estimate(algorithm: str, matrix: NDArray[np.floating], spec: IndexSpec) -> float:
+    """Seconds that a query is to take, as two samples of the items tell."""
     sample = _sample(matrix, _SAMPLE)
-    if algorithm == "brute":
-        return _seconds_per_query(_build(algorithm, sample, spec)) * len(matrix) / len(sample)
+    cost = _seconds_per_query(_build(algorithm, sample, spec))
     if len(sample) == len(matrix):
-        return _seconds_per_query(_build(algorithm, sample, spec), worst)
-    part = _sample(sample, _PART)
-    before = _seconds_per_query(_build(algorithm, part, spec), worst)
-    if before > worst:  # no tree gets faster by more items
-        return before
-    cost = _seconds_per_query(_build(algorithm, sample, spec), worst)
-    if cost > worst:
         return cost
-    # Trees take the logarithm of the number of items at their best, and all of them at worst.
-    growth = np.log(cost / before) / np.log(len(sample) / len(part))
-    return float(cost * (len(matrix) / len(sample)) ** np.clip(growth, 0.0, 1.0))
+    growth = 1.0
+    if algorithm != "brute":
+        # Trees take the logarithm of the number of items at their best, and all of them at worst.
+        part = _sample(sample, _PART)
+        before = _seconds_per_query(_build(algorithm, part, spec))
+        growth = np.log(cost / before) / np.log(len(sample) / len(part))
+        growth = float(np.clip(growth, 0.0, 1.0))
+    return float(cost * (len(matrix) / len(sample)) ** growth)
 
 
 def _sample(matrix: NDArray[np.floating], size: int) -> NDArray[np.floating]:
@@ -143,8 +136,8 @@ def _sample(matrix: NDArray[np.floating], size: int) -> NDArray[np.floating]:
     return matrix if step == 1 else np.ascontiguousarray(matrix[::step])
 
 
-def _seconds_per_query(index: NeighborIndex, worst: float = np.inf) -> float:
-    """The time of a search for the neighbours of some of the items; rough, if > `worst`."""
+def _seconds_per_query(index: NeighborIndex) -> float:
+    """The time of a search for the neighbours of some of the items themselves."""
     queries = _sample(index.matrix, _QUERIES)[:_QUERIES]
     k = min(_K, len(index.matrix))
     many = 8
@@ -153,8 +146,7 @@ def _seconds_per_query(index: NeighborIndex, worst: float = np.inf) -> float:
         start = time.thread_time()
         index.kneighbors(queries[:many], k)
         seconds = time.thread_time() - start
-        hopeless = many > 8 and seconds > worst * many
-        if seconds > _ENOUGH_SECONDS or many >= len(queries) or hopeless:
+        if seconds > _ENOUGH_SECONDS or many >= len(queries):
             return max(seconds, 1e-9) / min(many, len(queries))
         many *= 2
 

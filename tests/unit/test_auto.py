@@ -49,9 +49,7 @@ def test_metrics_of_one_algorithm_need_no_timing():
     ],
 )
 def test_the_fastest_wins_and_the_reason_says_by_what(monkeypatch, costs, winner):
-    monkeypatch.setattr(
-        auto, "_seconds_per_query", lambda index, worst=0: 1e-6 * costs[index.algorithm]
-    )
+    monkeypatch.setattr(auto, "_seconds_per_query", lambda index: 1e-6 * costs[index.algorithm])
     # Without growth, every estimate of a tree stays what it is.
     items = np.random.default_rng(0).standard_normal((3000, 2))
     index, reason = build(items)
@@ -65,7 +63,7 @@ def test_a_close_call_is_timed_with_all_items(monkeypatch):
     monkeypatch.setattr(auto, "_PART", 100)
     timed = []
 
-    def cost(index, worst=0):
+    def cost(index):
         timed.append((index.algorithm, len(index.matrix)))
         if index.algorithm == "brute":
             return len(index.matrix) * 1e-6
@@ -86,19 +84,10 @@ def test_the_time_of_a_search_is_that_of_this_thread(monkeypatch):
     assert auto._seconds_per_query(index) == 1.0 / 8
 
 
-def test_a_tree_that_cannot_win_is_not_timed_for_long(monkeypatch):
-    clock = iter(range(100))
-    monkeypatch.setattr(time, "thread_time", lambda: float(next(clock)) / 1000)
-    index = build(np.eye(40), algorithm="kd_tree")[0]
-    assert auto._seconds_per_query(index, worst=1e-6) == pytest.approx(1e-3 / 16)
-    # The same clock never comes to the time that is enough: all queries take their turn.
-    assert auto._seconds_per_query(index) == pytest.approx(1e-3 / 40)
-
-
 def test_timing_takes_one_thread_and_gives_the_others_back(monkeypatch):
     threads = []
 
-    def cost(index, worst=0):
+    def cost(index):
         threads.extend(pool["num_threads"] for pool in threadpool_info())
         return 1.0
 
