@@ -161,7 +161,7 @@ def print_transform(dataset: DataFrame, rounds: int) -> None:
             "search": lambda: use(alone.transform(queries)),
             "classifier": lambda: use(voting.transform(queries)),
         },
-        2 * rounds + 1,
+        7 * rounds,  # short runs: many of them
     )
     print(
         f"\n| transform of {queries.count():,} queries, k = 10 | seconds | ratio |\n|---|---:|---:|"
