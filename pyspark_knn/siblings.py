@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from pyspark.ml.param import Param
 from pyspark.sql import DataFrame
 
+from pyspark_knn.engine import compat
 from pyspark_knn.engine.sharing import Limits, SharedSearch
 
 if TYPE_CHECKING:
@@ -56,7 +57,9 @@ class _Group(Generic[M]):
         with self._lock:
             if self._first is None:
                 model = estimator.fit(dataset)
-                self._shared = SharedSearch(self._widest())
+                # On Spark Connect it takes a job to learn this: not for a transform.
+                tasks = compat.parallelism(dataset.sparkSession)
+                self._shared = SharedSearch(self._widest(), tasks)
                 self._first = model
             else:
                 model = estimator.follow(self._first)

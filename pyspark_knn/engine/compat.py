@@ -7,6 +7,8 @@ import functools
 import logging
 import re
 import shutil
+import threading
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -141,6 +143,31 @@ def unpersist(frame: DataFrame) -> None:
         return
     with contextlib.suppress(*refusals()):
         frame.unpersist()
+
+
+def free_with(owner: object, frame: DataFrame) -> weakref.finalize[[DataFrame], Any]:
+    """Unpersist `frame` when `owner` is gone.
+
+    In a thread of its own: garbage collection may come amid a call to Spark.
+
+    Returns
+    -------
+    weakref.finalize
+        To be detached where `frame` is freed before.
+    """
+    release = weakref.finalize(owner, _free, frame)
+    release.atexit = False
+    return release
+
+
+def _free(frame: DataFrame) -> None:
+    def run() -> None:
+        try:
+            unpersist(frame)
+        except Exception:  # whatever a stopping session raises: there is nothing left to free
+            logger.debug("a persisted DataFrame could not be freed", exc_info=True)
+
+    threading.Thread(target=run, name="pyspark_knn-free", daemon=True).start()
 
 
 def add_pyfile(session: SparkSession, path: Path) -> None:

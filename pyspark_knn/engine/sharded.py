@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import functools
 import logging
-import threading
-import weakref
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -135,8 +133,7 @@ class Sharded(placement.Placement):
         self._keys = keys
         self._single = single
         self._num_features = num_features
-        self._release = weakref.finalize(self, _free, frame)
-        self._release.atexit = False
+        self._release = compat.free_with(self, frame)
 
     @classmethod
     def build(
@@ -321,18 +318,6 @@ class Sharded(placement.Placement):
         """See `Placement.unpersist`: every later search builds the shards again."""
         self._release.detach()
         compat.unpersist(self._frame)
-
-
-def _free(frame: DataFrame) -> None:
-    """Unpersist, in a thread of its own: garbage collection may come amid a call to Spark."""
-
-    def run() -> None:
-        try:
-            compat.unpersist(frame)
-        except Exception:  # whatever a stopping session raises: there is nothing left to free
-            logger.debug("shards could not be freed", exc_info=True)
-
-    threading.Thread(target=run, name="pyspark_knn-free", daemon=True).start()
 
 
 _POSITION = T.StructField("position", T.LongType())

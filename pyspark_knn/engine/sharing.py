@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import logging
 import threading
 import uuid
 import weakref
@@ -17,8 +16,6 @@ from pyspark.sql import types as T
 from pyspark_knn.engine import columns, compat
 from pyspark_knn.engine.evidence import Cut, Evidence, cut_batches
 from pyspark_knn.engine.worker import Answer
-
-logger = logging.getLogger(__name__)
 
 _derived: weakref.WeakSet[DataFrame] = weakref.WeakSet()
 
@@ -66,26 +63,12 @@ class Limits(NamedTuple):
 class _Wide:
     """The widest search of some queries: a cached DataFrame, freed when this object is gone."""
 
-    def __init__(self, frame: DataFrame, names: list[str]) -> None:
+    def __init__(self, frame: DataFrame, names: list[str], tasks: int) -> None:
         persisted = compat.persist(frame)
-        # A cut takes microseconds a query, and each of its tasks a tenth of a second: no more of
-        # them than run at a time.
-        self.frame = persisted.coalesce(compat.parallelism(frame.sparkSession))
+        # A cut takes microseconds a query, and each of its tasks a tenth of a second.
+        self.frame = persisted.coalesce(tasks)
         self.names = names
-        weakref.finalize(self, _free, persisted).atexit = False
-
-
-def _free(frame: DataFrame) -> None:
-    """Unpersist, in a thread of its own: garbage collection may come amid a call to Spark."""
-
-    def run() -> None:
-        try:
-            compat.session_of(frame)
-            frame.unpersist()
-        except Exception:  # whatever a stopping session raises: there is nothing left to free
-            logger.debug("a shared search could not be freed", exc_info=True)
-
-    threading.Thread(target=run, name="pyspark_knn-free", daemon=True).start()
+        compat.free_with(self, persisted)
 
 
 class SharedSearch:
@@ -98,10 +81,13 @@ class SharedSearch:
     ----------
     widest : Limits
         As far as any of the models goes.
+    tasks : int
+        How many cut an answer out, at most: as many as run at a time.
     """
 
-    def __init__(self, widest: Limits) -> None:
+    def __init__(self, widest: Limits, tasks: int) -> None:
         self._widest = widest
+        self._tasks = tasks
         self._lock = threading.Lock()
         self._made: weakref.WeakKeyDictionary[DataFrame, dict[Hashable, _Wide]] = (
             weakref.WeakKeyDictionary()
@@ -149,7 +135,8 @@ class SharedSearch:
                 unique = uuid.uuid4().hex
                 names = [f"knn_{fact}_{unique}" for fact in ("distance", *facts)]
                 result = T.StructType(list(map(T.StructField, names, types)))
-                made[key, facts] = _Wide(search(Evidence(result, facts), *self._widest), names)
+                frame = search(Evidence(result, facts), *self._widest)
+                made[key, facts] = _Wide(frame, names, self._tasks)
             wide = made[key, facts]
         run = functools.partial(cut_batches, Cut(*limits, facts, answer))
         cut = compat.batch_udf(run, list(types), T.ArrayType(answer.result_type))
