@@ -10,17 +10,13 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import statistics
 import subprocess
 import sys
-import time
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
-
+from _harness import consume, medians, start
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
@@ -28,22 +24,6 @@ from pyspark_knn import KNNEstimator, NeighborsEvaluator
 
 RUNS = 3
 MEMORY_SIZES = (100_000, 500_000, 2_000_000)
-
-
-def session(master: str, **settings: str) -> SparkSession:
-    """A quiet session."""
-    builder = SparkSession.builder.master(master).config("spark.ui.enabled", "false")
-    plain = {
-        "spark.driver.memory": "6g",
-        "spark.sql.shuffle.partitions": "4",
-        "spark.ui.showConsoleProgress": "false",
-    }
-    plain |= {name.replace("__", "."): value for name, value in settings.items()}
-    for name, value in plain.items():
-        builder = builder.config(name, value)
-    spark = builder.getOrCreate()
-    spark.sparkContext.setLogLevel("ERROR")
-    return spark
 
 
 def unit(*what: Any) -> Any:
@@ -79,40 +59,20 @@ def stored(frame: DataFrame) -> DataFrame:
     return frame
 
 
-def seconds(work: Callable[[], Any]) -> float:
-    """How long `work` takes."""
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
-
-
-def run(found: DataFrame) -> None:
-    """Compute all of `found` and keep nothing."""
-    found.write.format("noop").mode("overwrite").save()
-
-
-def interleaved(works: dict[str, Callable[[], Any]], runs: int = RUNS) -> dict[str, float]:
-    """The median time of each work, in turns."""
-    taken: dict[str, list[float]] = {name: [] for name in works}
-    for _ in range(runs):
-        for name, work in works.items():
-            taken[name].append(seconds(work))
-    return {name: statistics.median(times) for name, times in taken.items()}
-
-
 def search(scale: float) -> None:
     """The search of a sharded index against that of a replicated one."""
-    spark = session("local[2]")
+    spark = start(spark__driver__memory="6g")
     n, q = int(500_000 * scale), int(20_000 * scale)
     items, queries = stored(uniform(spark, n, 64, 1)), stored(uniform(spark, q, 64, 2))
     one = KNNEstimator(k=10, idCol="id", placement="replicated").fit(items)
     cut = KNNEstimator(k=10, idCol="id", placement="sharded", numShards=8).fit(items)
-    run(one.transform(queries.limit(10)))  # ships the index
-    taken = interleaved(
+    consume(one.transform(queries.limit(10)))  # ships the index
+    taken = medians(
         {
-            "replicated": lambda: run(one.transform(queries)),
-            "sharded": lambda: run(cut.transform(queries)),
-        }
+            "replicated": lambda: consume(one.transform(queries)),
+            "sharded": lambda: consume(cut.transform(queries)),
+        },
+        RUNS,
     )
     print(f"search: {n:,} x 64 items, {q:,} queries, k=10, 8 shards, local[2]")
     for name, value in taken.items():
@@ -123,7 +83,7 @@ def search(scale: float) -> None:
 
 def cells(scale: float) -> None:
     """Cells against hash shards, exact and approximate."""
-    spark = session("local[2]")
+    spark = start(spark__driver__memory="6g")
     n, q = int(2_000_000 * scale), int(100_000 * scale)
     items, queries = stored(clustered(spark, n, 8, 1)), stored(clustered(spark, q, 8, 9))
     for algorithm in ("brute", "auto"):
@@ -136,7 +96,7 @@ def cells(scale: float) -> None:
         models = {"hash": dealt, "kmeans, exact": near}
         for probes in (1, 2, 4):
             models[f"kmeans, numProbes={probes}"] = near.copy({near.numProbes: probes})
-        taken = interleaved({m: lambda m=m: run(models[m].transform(queries)) for m in models}, 2)
+        taken = medians({m: lambda m=m: consume(models[m].transform(queries)) for m in models}, 2)
         exact = near.copy({near.neighborsCol: "exact", near.distancesCol: ""})
         both = stored(exact.transform(queries.limit(10_000)))
         for name, value in taken.items():
@@ -154,14 +114,14 @@ def cells(scale: float) -> None:
 
 def fit(scale: float) -> None:
     """Both fits."""
-    spark = session("local[2]")
+    spark = start(spark__driver__memory="6g")
     n = int(2_000_000 * scale)
     items = stored(uniform(spark, n, 64, 1))
 
     def once(**settings: Any) -> None:
         KNNEstimator(idCol="id", algorithm="brute", **settings).fit(items).unpersist()
 
-    taken = interleaved(
+    taken = medians(
         {
             "replicated": lambda: once(placement="replicated"),
             "sharded": lambda: once(placement="sharded"),
@@ -192,9 +152,9 @@ def memory(scale: float) -> None:
 
 def memory_of(rows: int) -> None:
     """Fit and search on executors of their own, and print this driver's peaks."""
-    spark = session("local-cluster[2,1,3072]", spark__driver__memory="512m")
+    spark = start("local-cluster[2,1,3072]", spark__driver__memory="512m")
     model = KNNEstimator(k=10, idCol="id", placement="sharded").fit(uniform(spark, rows, 64, 1))
-    run(model.transform(uniform(spark, 500, 64, 2)))
+    consume(model.transform(uniform(spark, 500, 64, 2)))
     jvm = spark.sparkContext._gateway.proc.pid
     peaks = {"items": rows, "python": _peak(os.getpid()), "jvm": _peak(jvm)}
     spark.stop()

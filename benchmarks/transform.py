@@ -16,7 +16,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from _harness import as_mllib, check, matrix_of, median, ratio, show, start, take_turns, vectors
+from _harness import (
+    as_mllib,
+    check,
+    consume,
+    matrix_of,
+    median,
+    ratio,
+    show,
+    start,
+    take_turns,
+    vectors,
+)
 from pyspark.ml.feature import BucketedRandomProjectionLSH
 from pyspark.sql import functions as F
 from sklearn.neighbors import NearestNeighbors
@@ -187,7 +198,7 @@ def overhead(spark: SparkSession, options: argparse.Namespace) -> None:
         halves = np.array_split(matrix_of(queries), 2)
         seconds, _ = take_turns(
             {
-                "spark": lambda q=queries: _consume(model.transform(q)),
+                "spark": lambda q=queries: consume(model.transform(q)),
                 "alone": lambda parts=halves: _one_process_a_core(index, parts),
             },
             options.rounds,
@@ -205,11 +216,6 @@ def overhead(spark: SparkSession, options: argparse.Namespace) -> None:
         ["queries", "transform, s", "plain processes, s", "ratio"],
         rows,
     )
-
-
-def _consume(frame: DataFrame) -> None:
-    """Compute all of it, and move nothing to the driver."""
-    frame.write.format("noop").mode("overwrite").save()
 
 
 def _one_process_a_core(index: Any, parts: list[np.ndarray]) -> None:
@@ -241,7 +247,7 @@ def growth(spark: SparkSession, options: argparse.Namespace) -> None:
             queries = vectors(spark, n_queries, options.dim, seed=2)
             model = KNNEstimator(k=K, idCol="id").fit(items)
             seconds, _ = take_turns(
-                {"ours": lambda m=model, q=queries: _consume(m.transform(q))}, options.rounds
+                {"ours": lambda m=model, q=queries: consume(m.transform(q))}, options.rounds
             )
             took = median(seconds["ours"])
             first = first or took

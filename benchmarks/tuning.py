@@ -15,16 +15,13 @@ All times are medians of interleaved rounds in one session: ratios mean somethin
 from __future__ import annotations
 
 import argparse
-import os
-import statistics
 import sys
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from _harness import consume, medians, start
 from pyspark.ml import Pipeline
 from pyspark.ml.evaluation import MulticlassClassificationEvaluator
 from pyspark.ml.feature import StandardScaler
@@ -106,22 +103,6 @@ def print_rows_searched(dataset: DataFrame) -> None:
             print(f"| CrossValidator around {name} | {plain:,} | {shared:,} | {plain / shared:g} |")
 
 
-def timed(run: Callable[[], Any]) -> float:
-    """Seconds."""
-    start = time.perf_counter()
-    run()
-    return time.perf_counter() - start
-
-
-def medians(runs: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
-    """Median seconds of each, round after round."""
-    times: dict[str, list[float]] = {name: [] for name in runs}
-    for _ in range(rounds):
-        for name, run in runs.items():
-            times[name].append(timed(run))
-    return {name: statistics.median(each) for name, each in times.items()}
-
-
 def print_grid_search(dataset: DataFrame, rounds: int) -> None:
     """Wall time of 3 folds x 16 values of k, shared and plain."""
     bare = dataset.withColumnRenamed("raw", "features")
@@ -151,15 +132,12 @@ def print_transform(dataset: DataFrame, rounds: int) -> None:
     alone = KNNEstimator(k=10, idCol="id").fit(items)
     voting = KNNClassifier(k=10, idCol="id").fit(items)
 
-    def use(frame: DataFrame) -> None:
-        frame.write.format("noop").mode("overwrite").save()
-
-    use(alone.transform(queries))
-    use(voting.transform(queries))
+    consume(alone.transform(queries))
+    consume(voting.transform(queries))
     found = medians(
         {
-            "search": lambda: use(alone.transform(queries)),
-            "classifier": lambda: use(voting.transform(queries)),
+            "search": lambda: consume(alone.transform(queries)),
+            "classifier": lambda: consume(voting.transform(queries)),
         },
         7 * rounds,  # short runs: many of them
     )
@@ -177,17 +155,7 @@ def main() -> None:
     parser.add_argument("--features", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=3)
     given = parser.parse_args()
-    os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
-    spark = (
-        SparkSession.builder.master("local[2]")
-        .appName("pyspark_knn tuning benchmark")
-        .config("spark.ui.enabled", "false")
-        .config("spark.ui.showConsoleProgress", "false")
-        .config("spark.driver.memory", "3g")
-        .config("spark.sql.shuffle.partitions", "4")
-        .getOrCreate()
-    )
-    spark.sparkContext.setLogLevel("ERROR")
+    spark = start(spark__driver__memory="3g")
     dataset = points(spark, given.rows, given.features)
     print(f"{given.rows:,} rows of {given.features} features, {spark.version}, 2 cores\n")
     print_transform(dataset, given.rounds)
