@@ -205,15 +205,9 @@ class PackedItems:
     def _fetch(self, *names: str) -> Iterator[dict[str, Any]]:
         """The chunks in order, a bounded slice of them at a time."""
         for part in self._slices():
-            first, last = part[0], part[-1]
-            at = F.struct("partition", "chunk")
-            wanted = self.frame.where(
-                # The plain comparison of partitions lets Spark pass over cached blocks.
-                F.col("partition").between(first.partition, last.partition)
-                & (at >= _key(first))
-                & (at <= _key(last))
-                & (F.col("dim") == self.num_features)
-            )
+            wanted = self.frame.where(F.col("dim") == self.num_features)
+            if len(part) < len(self.chunks):
+                wanted = wanted.where(_within(part[0], part[-1]))
             rows = compat.collect(wanted.select("partition", "chunk", *names))
             if len(rows) != len(part):
                 raise RuntimeError(
@@ -241,6 +235,14 @@ def _pack(dataset: DataFrame, source: ItemSource, request: packing.PackRequest) 
     ]
     run = guarded(functools.partial(packing.pack, request))
     return dataset.select(*inputs).mapInArrow(run, packing.CHUNK_SCHEMA)
+
+
+def _within(first: Chunk, last: Chunk) -> Column:
+    """Whether a row is one of these chunks, or stands between them."""
+    at = F.struct("partition", "chunk")
+    # The plain comparison of partitions lets Spark pass over cached blocks.
+    partitions = F.col("partition").between(first.partition, last.partition)
+    return partitions & (at >= _key(first)) & (at <= _key(last))
 
 
 def _key(chunk: Chunk) -> Column:

@@ -24,17 +24,22 @@ _LOG = logging.getLogger(__name__)
 # With fewer items, any search takes microseconds, and timing takes more than it can save.
 _FEW = 2048
 
-# Items of the sample that is timed, and the part of it that shows how the time grows.
+# Items of the sample that is timed, and of a smaller one that shows how the time grows.
 _SAMPLE = 16_384
 _PART = 2048
 
-# Neighbours and queries of a timed search, and when it has taken long enough to believe it.
+# Neighbours of a timed search, and the most queries of one.
 _K = 10
 _QUERIES = 1024
-_ENOUGH_SECONDS = 0.05
 
-# Algorithms whose estimates are within this factor are timed again with all items, unless these
-# have so many numbers that growing a tree over them takes more than seconds.
+# Queries of the first timed search, and when one has taken long enough to be believed. A block
+# search is slow with few queries; a tree, and a comparison of all pairs, take them one by one.
+_A_BLOCK, _BLOCK_SECONDS = 256, 0.02
+_A_FEW, _FEW_SECONDS = 8, 0.01
+
+# Trees whose estimates are within this factor of the best are timed again with all items, and brute
+# force beside them. Where items have so many numbers that growing a tree takes more than seconds,
+# that is done for a tree that is the best, and for no other.
 _CLOSE = 2.5
 _MOST_NUMBERS = 1 << 25
 
@@ -91,12 +96,18 @@ def _fastest(matrix: NDArray[np.floating], spec: IndexSpec) -> tuple[NeighborInd
         return _build("brute", matrix, spec), f"brute is as good as any for {len(matrix)} items"
     # As in a worker: one thread, whatever the machine has.
     with threadpool_limits(limits=1):
-        costs = {algorithm: _estimate(algorithm, matrix, spec) for algorithm in able}
-        close = [each for each in able if costs[each] <= _CLOSE * min(costs.values())]
-        if len(close) == 1 or matrix.size > _MOST_NUMBERS or len(matrix) <= _SAMPLE:
-            winner = min(costs, key=lambda algorithm: costs[algorithm])
-            return _build(winner, matrix, spec), _reason(costs, "estimated from a sample")
-        index, costs = _fastest_of(close, matrix, spec)
+        costs = {"brute": _estimate_brute(matrix, spec)}
+        for tree in able:
+            if tree != "brute":
+                costs[tree] = _estimate_tree(tree, matrix, spec, _CLOSE * costs["brute"])
+        best = min(costs, key=lambda algorithm: costs[algorithm])
+        trees = [each for each in able if each != "brute" and costs[each] <= _CLOSE * costs[best]]
+        if matrix.size > _MOST_NUMBERS:
+            trees = [each for each in trees if each == best]
+        if not trees or len(matrix) <= _SAMPLE:
+            return _build(best, matrix, spec), _reason(costs, "estimated from a sample")
+        # Even a tree that leads must prove itself: an estimate of one can be wrong several times.
+        index, costs = _fastest_of(["brute", *trees], matrix, spec)
         return index, _reason(costs, "timed with all items")
 
 
@@ -114,19 +125,29 @@ def _fastest_of(
     return best, costs
 
 
-def _estimate(algorithm: str, matrix: NDArray[np.floating], spec: IndexSpec) -> float:
-    """Seconds that a query is to take, as two samples of the items tell."""
+def _estimate_brute(matrix: NDArray[np.floating], spec: IndexSpec) -> float:
+    """Seconds that a query is to take by brute force, as a sample of the items tells."""
+    sample = _sample(matrix, _SAMPLE)
+    return _seconds_per_query(_build("brute", sample, spec)) * len(matrix) / len(sample)
+
+
+def _estimate_tree(
+    algorithm: str, matrix: NDArray[np.floating], spec: IndexSpec, limit: float
+) -> float:
+    """Seconds that a query is to take in a tree, as two samples of the items tell.
+
+    Trees take the logarithm of the number of items at their best, and all of them at worst. Where
+    not even the square root of the number brings one below `limit`, the smaller sample is enough.
+    """
+    part = _sample(matrix, _PART)
+    before = _seconds_per_query(_build(algorithm, part, spec))
+    times = len(matrix) / len(part)
+    if times == 1 or before * times**0.5 > limit:
+        return before * times
     sample = _sample(matrix, _SAMPLE)
     cost = _seconds_per_query(_build(algorithm, sample, spec))
-    if len(sample) == len(matrix):
-        return cost
-    growth = 1.0
-    if algorithm != "brute":
-        # Trees take the logarithm of the number of items at their best, and all of them at worst.
-        part = _sample(sample, _PART)
-        before = _seconds_per_query(_build(algorithm, part, spec))
-        growth = np.log(cost / before) / np.log(len(sample) / len(part))
-        growth = float(np.clip(growth, 0.0, 1.0))
+    growth = np.log(cost / before) / np.log(len(sample) / len(part))
+    growth = float(np.clip(growth, 0.0, 1.0))
     return float(cost * (len(matrix) / len(sample)) ** growth)
 
 
@@ -140,13 +161,14 @@ def _seconds_per_query(index: NeighborIndex) -> float:
     """The time of a search for the neighbours of some of the items themselves."""
     queries = _sample(index.matrix, _QUERIES)[:_QUERIES]
     k = min(_K, len(index.matrix))
-    many = 8
+    in_blocks = isinstance(index, BlockSearch)
+    many, enough = (_A_BLOCK, _BLOCK_SECONDS) if in_blocks else (_A_FEW, _FEW_SECONDS)
     while True:
         # The time of this thread: others, of this process or not, do not count.
         start = time.thread_time()
         index.kneighbors(queries[:many], k)
         seconds = time.thread_time() - start
-        if seconds > _ENOUGH_SECONDS or many >= len(queries):
+        if seconds > enough or many >= len(queries):
             return max(seconds, 1e-9) / min(many, len(queries))
         many *= 2
 

@@ -77,11 +77,33 @@ def test_a_close_call_is_timed_with_all_items(monkeypatch):
     assert {(name, 4000) for name in ("brute", "kd_tree", "ball_tree")} <= set(timed)
 
 
-def test_the_time_of_a_search_is_that_of_this_thread(monkeypatch):
+@pytest.mark.parametrize(("algorithm", "queries"), [("brute", 40), ("kd_tree", 8)])
+def test_the_time_of_a_search_is_that_of_this_thread(monkeypatch, algorithm, queries):
     clock = iter(range(100))
     monkeypatch.setattr(time, "thread_time", lambda: float(next(clock)))
-    index = build(np.eye(40), algorithm="brute")[0]
-    assert auto._seconds_per_query(index) == 1.0 / 8
+    index = build(np.eye(40), algorithm=algorithm)[0]
+    assert auto._seconds_per_query(index) == 1.0 / queries
+
+
+@pytest.mark.parametrize("most_numbers", [0, 1 << 25])
+def test_a_tree_that_leads_is_timed_against_brute_with_all_items(monkeypatch, most_numbers):
+    monkeypatch.setattr(auto, "_SAMPLE", 1000)
+    monkeypatch.setattr(auto, "_PART", 100)
+    monkeypatch.setattr(auto, "_MOST_NUMBERS", most_numbers)
+    timed = []
+
+    def cost(index):
+        timed.append((index.algorithm, len(index.matrix)))
+        if index.algorithm == "brute":
+            return len(index.matrix) * 1e-6
+        # Ten times faster in the sample, as it seems.
+        return 1e-4 if len(index.matrix) < 4000 else 1.0
+
+    monkeypatch.setattr(auto, "_seconds_per_query", cost)
+    assert build(np.random.default_rng(0).standard_normal((4000, 2)))[0].algorithm == "brute"
+    # Of two equal trees in many items, one is tried.
+    trees = sum(size == 4000 and name != "brute" for name, size in timed)
+    assert trees == (1 if most_numbers == 0 else 2)
 
 
 def test_timing_takes_one_thread_and_gives_the_others_back(monkeypatch):
