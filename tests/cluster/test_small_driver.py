@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.small_driver import ROWS, STEP
+
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 
 
@@ -17,5 +19,5 @@ def test_the_driver_holds_no_vectors(tmp_path: Path) -> None:
     program = [sys.executable, "-m", "tests.support.small_driver", str(tmp_path)]
     ended = subprocess.run(program, capture_output=True, text=True, timeout=880, check=False)
     assert ended.returncode == 0, ended.stderr[-3000:]
-    expected = [(i, i, 0.0) for i in range(7, 800_000, 200_000)]
+    expected = [(i, i, 0.0) for i in range(7, ROWS, STEP)]
     assert ended.stdout.splitlines() == [str(expected)] * 2

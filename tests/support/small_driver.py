@@ -4,16 +4,29 @@ from __future__ import annotations
 
 import resource
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
-from pyspark.sql import functions as F
+import numpy as np
+import pyarrow as pa
 
 from pyspark_knn import KNNEstimator, KNNModel
 from tests.support.sessions import start
 
-ROWS, DIM = 800_000, 64
+ROWS, DIM, STEP = 1_500_000, 128, 300_000
 ROOM = 100 << 20
-"""What Python may take on top of what it has; the vectors take 195 MiB."""
+"""What Python may take on top of what it has; the vectors take 1,465 MiB."""
+
+
+def with_vectors(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """Add the vectors to ids: a sequence without pattern, cut in pieces."""
+    for batch in batches:
+        for first in range(0, batch.num_rows, 1000):
+            ids = batch.column(0).slice(first, 1000)
+            places = ids.to_numpy()[:, None] * DIM + np.arange(DIM)
+            values = pa.array((places * 0.6180339887498949 % 1.0).ravel())
+            lists = pa.ListArray.from_arrays(np.arange(0, len(values) + 1, DIM, np.int32), values)
+            yield pa.RecordBatch.from_arrays([ids, lists], ["id", "features"])
 
 
 def main(folder: Path) -> None:
@@ -29,10 +42,11 @@ def main(folder: Path) -> None:
     limit = int(held) * resource.getpagesize() + ROOM
     resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
 
-    places = F.sequence(F.lit(1), F.lit(DIM))
-    value = F.transform(places, lambda i: (F.xxhash64("id", i) / F.lit(2.0**63)).cast("float"))
-    items = spark.range(0, ROWS, 1, 8).select("id", value.alias("features"))
-    queries = items.where("id % 200000 = 7")
+    ids = spark.range(0, ROWS, 1, 8)
+    items, queries = (
+        some.mapInArrow(with_vectors, "id long, features array<double>")
+        for some in (ids, ids.where(f"id % {STEP} = 7"))
+    )
     model = KNNEstimator(k=1, idCol="id", placement="sharded", algorithm="brute").fit(items)
     path = str(folder / "model")
     for held_model in (model, None):
