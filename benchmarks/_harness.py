@@ -7,6 +7,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -99,6 +100,25 @@ def take_turns(
 def consume(frame: DataFrame) -> None:
     """Compute all of it, and move nothing to the driver."""
     frame.write.format("noop").mode("overwrite").save()
+
+
+def processes_below(pid: int) -> dict[int, bytes]:
+    """The command lines of all processes that `pid` started, and theirs, by number (Linux)."""
+    parents, commands = {}, {}
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit():
+            try:
+                status = (folder / "status").read_text()
+                commands[int(folder.name)] = (folder / "cmdline").read_bytes()
+            except OSError:
+                continue  # it has just ended
+            parents[int(folder.name)] = int(status.split("PPid:")[1].split()[0])
+    found, grew = {pid}, True
+    while grew:
+        below = {each for each, parent in parents.items() if parent in found}
+        grew = not below <= found
+        found |= below
+    return {each: commands[each] for each in found - {pid} if each in commands}
 
 
 def ratio(slow: Sequence[float], fast: Sequence[float]) -> float:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from _harness import check, matrix_of, median, show, start, take_turns, vectors
+from _harness import check, matrix_of, median, processes_below, show, start, take_turns, vectors
 from sklearn.neighbors import NearestNeighbors
 from threadpoolctl import threadpool_limits
 
@@ -66,31 +66,13 @@ def _in_blocks(shared: Any, queries: DataFrame) -> DataFrame:
 
 def _worker_pss(spark: SparkSession) -> tuple[int, int]:
     """Asked of /proc while the workers of the last job still wait for more."""
-    mine = {os.getpid()}
     total, workers = 0, 0
-    tree = {}
-    for folder in Path("/proc").iterdir():
-        if folder.name.isdigit():
-            try:
-                status = (folder / "status").read_text()
-                tree[int(folder.name)] = (
-                    int(status.split("PPid:")[1].split()[0]),
-                    (folder / "cmdline").read_bytes(),
-                )
-            except (OSError, IndexError):
-                continue
-    grew = True
-    while grew:
-        below = {pid for pid, (parent, _) in tree.items() if parent in mine}
-        grew = not below <= mine
-        mine |= below
-    for pid in mine:
-        parent = tree.get(pid, (0, b""))[0]
-        is_worker = b"pyspark.daemon" in tree.get(pid, (0, b""))[1]
-        if is_worker and b"pyspark.daemon" in tree.get(parent, (0, b""))[1]:
-            rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
-            total += int(rollup.split("Pss:")[1].split()[0]) * 1024
-            workers += 1
+    for daemon, command in processes_below(os.getpid()).items():
+        if b"pyspark.daemon" in command:
+            for worker in processes_below(daemon):
+                rollup = Path(f"/proc/{worker}/smaps_rollup").read_text()
+                total += int(rollup.split("Pss:")[1].split()[0]) * 1024
+                workers += 1
     return total, workers
 
 

@@ -1,6 +1,6 @@
 """Sharded placement in figures: against replicated, memory of the driver, cells, and fit.
 
-python benchmarks/sharded.py [--scale 0.1] [--only search,memory,cells,fit]
+python benchmarks/sharded.py [--scale 0.1] [--only search,memory,cells,fit,busy]
 
 Times are medians of interleaved runs in one process, so that only their ratios mean much.
 """
@@ -8,15 +8,17 @@ Times are medians of interleaved runs in one process, so that only their ratios 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import subprocess
 import sys
+import time
 import warnings
 from pathlib import Path
 from typing import Any
 
-from _harness import consume, medians, start
+from _harness import consume, medians, processes_below, start
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
@@ -134,6 +136,39 @@ def fit(scale: float) -> None:
     spark.stop()
 
 
+def busy(scale: float) -> None:
+    """Who works during a fit: the driver or the executors."""
+    n = int(2_000_000 * scale)
+    print(f"busy: fit of {n:,} x 64 items, two executors of one core; CPU seconds")
+    for placement in ("replicated", "sharded"):
+        spark = start("local-cluster[2,1,4096]", spark__driver__memory="4g")
+        items = stored(uniform(spark, n, 64, 1))
+        drivers = {os.getpid(), spark.sparkContext._gateway.proc.pid}
+        before, begin = _cpu_seconds(), time.perf_counter()
+        model = KNNEstimator(idCol="id", algorithm="brute", placement=placement).fit(items)
+        wall = time.perf_counter() - begin
+        spent = {pid: cpu - before.get(pid, 0.0) for pid, cpu in _cpu_seconds().items()}
+        driver = sum(cpu for pid, cpu in spent.items() if pid in drivers)
+        executors = sum(spent.values()) - driver
+        print(
+            f"  {placement:<12} {wall:6.1f} s   driver {driver:5.1f}   executors {executors:5.1f} "
+            f"  executors busy {executors / wall / 2:4.0%}   driver busy {driver / wall:4.0%}",
+            flush=True,
+        )
+        model.unpersist()
+        spark.stop()
+
+
+def _cpu_seconds() -> dict[int, float]:
+    """CPU time of this process, and of all below it, so far."""
+    spent = {}
+    for pid in (os.getpid(), *processes_below(os.getpid())):
+        with contextlib.suppress(FileNotFoundError):
+            figures = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+            spent[pid] = (int(figures[11]) + int(figures[12])) / os.sysconf("SC_CLK_TCK")
+    return spent
+
+
 def memory(scale: float) -> None:
     """What the driver takes, for more and more items."""
     print("memory: peak of the driver (Python and JVM), 64 dimensions, two executors")
@@ -169,7 +204,7 @@ def _peak(pid: int) -> float:
 
 def main() -> None:
     """Run what is asked for."""
-    parts = {"search": search, "memory": memory, "cells": cells, "fit": fit}
+    parts = {"search": search, "memory": memory, "cells": cells, "fit": fit, "busy": busy}
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--scale", type=float, default=1.0, help="of items and queries")
     parser.add_argument("--only", default=",".join(parts), help="parts, with commas between")
