@@ -11,8 +11,9 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
+from pyspark_knn.converters import optional, text, whole
 from pyspark_knn.engine import columns
-from pyspark_knn.params import CheckedParams, optional, text, whole
+from pyspark_knn.params import CheckedParams
 from pyspark_knn.persistence import SavedStage, StageReader, StageWriter
 
 

@@ -15,6 +15,7 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
+from pyspark_knn.converters import Converter, choice, optional, real, text
 from pyspark_knn.engine import columns
 from pyspark_knn.engine.answers import Prediction, Verdict
 from pyspark_knn.engine.packed import ItemSource, PackedItems
@@ -23,15 +24,7 @@ from pyspark_knn.engine.worker import NeighborLists
 from pyspark_knn.estimator import NeighborEstimator
 from pyspark_knn.index.votes import WEIGHTS
 from pyspark_knn.model import NeighborModel
-from pyspark_knn.params import (
-    CheckedParams,
-    Converter,
-    HasNeighborColumns,
-    choice,
-    optional,
-    real,
-    text,
-)
+from pyspark_knn.params import CheckedParams, HasNeighborColumns
 
 M = TypeVar("M", bound="VotingModel")
 Self_ = TypeVar("Self_", bound="HasVotes")
