@@ -118,7 +118,7 @@ def processes_below(pid: int) -> dict[int, bytes]:
         below = {each for each, parent in parents.items() if parent in found}
         grew = not below <= found
         found |= below
-    return {each: commands[each] for each in found - {pid} if each in commands}
+    return {each: commands[each] for each in found - {pid}}
 
 
 def ratio(slow: Sequence[float], fast: Sequence[float]) -> float:

@@ -97,11 +97,11 @@ def _fastest(matrix: NDArray[np.floating], spec: IndexSpec) -> tuple[NeighborInd
     # As in a worker: one thread, whatever the machine has.
     with threadpool_limits(limits=1):
         costs = {"brute": _estimate_brute(matrix, spec)}
-        for tree in able:
-            if tree != "brute":
-                costs[tree] = _estimate_tree(tree, matrix, spec, _CLOSE * costs["brute"])
+        trees = [each for each in able if each != "brute"]
+        for tree in trees:
+            costs[tree] = _estimate_tree(tree, matrix, spec, _CLOSE * costs["brute"])
         best = min(costs, key=lambda algorithm: costs[algorithm])
-        trees = [each for each in able if each != "brute" and costs[each] <= _CLOSE * costs[best]]
+        trees = [each for each in trees if costs[each] <= _CLOSE * costs[best]]
         if matrix.size > _MOST_NUMBERS:
             trees = [each for each in trees if each == best]
         if not trees or len(matrix) <= _SAMPLE:
