@@ -177,8 +177,8 @@ class Features(NamedTuple):
     Attributes
     ----------
     columns : list of Column
-        The values; for MLlib vectors also indices (empty for dense ones) and size (null for dense
-        ones), so that sparse ones stay sparse.
+        The values; for MLlib vectors also a layout, so that sparse ones stay sparse: an array of
+        the dimension and the indices, empty for dense ones.
     types : list of DataType
         Their types.
     attributes : int or None
@@ -214,12 +214,14 @@ def features_of(dataset: DataFrame, param: str, name: str) -> Features:
     values = column(field.name)
     if isinstance(field.dataType, VectorUDT):
         plain = F.unwrap_udt(values)
-        # Spark takes quadratic time to hand a run of null arrays to Python (4.3.0): for the indices
-        # of dense vectors three times as long as for 64 values each.
-        indices = F.coalesce(plain["indices"], F.array().cast("array<int>"))
-        parts = [plain["values"], indices, plain["size"]]
+        # One column and not two: Spark adds up the bytes of every column after each row (4.3.0).
+        # For the same reason not null for dense vectors: it then counts the nulls each time.
+        layout = F.when(plain["size"].isNull(), F.array().cast("array<int>")).otherwise(
+            F.concat(F.array(plain["size"]), plain["indices"])
+        )
         attributes = (field.metadata or {}).get("ml_attr", {})
-        types = [T.ArrayType(T.DoubleType()), T.ArrayType(T.IntegerType()), T.IntegerType()]
+        types: list[T.DataType] = [T.ArrayType(T.DoubleType()), T.ArrayType(T.IntegerType())]
+        parts = [plain["values"], layout]
         return Features(parts, types, attributes.get("num_attrs"), _attribute_names(attributes))
     if isinstance(field.dataType, T.ArrayType):
         element = field.dataType.elementType

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+import numpy as np
 import pyarrow as pa
 import pyspark
 from pyspark.errors import PySparkException
@@ -261,7 +262,11 @@ def collect(frame: DataFrame) -> list[dict[str, Any]]:
 def _cells(column: pa.Array) -> list[Any]:
     if not pa.types.is_binary(column.type):
         return list(column.to_pylist())
-    return [cell.as_buffer() if cell.is_valid else None for cell in column]
+    # Slices of the column's one buffer: `as_buffer` of a cell is a copy (pyarrow 26).
+    _, offsets, values = column.buffers()
+    places = np.frombuffer(offsets, np.int32)[column.offset :].tolist()
+    cells = zip(places, places[1:], column.is_valid().to_pylist(), strict=False)
+    return [values.slice(start, end - start) if valid else None for start, end, valid in cells]
 
 
 def batch_udf(

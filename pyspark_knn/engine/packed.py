@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from pyspark.sql import Column, DataFrame, Row
 from pyspark.sql import functions as F
+from pyspark.sql.pandas.types import from_arrow_schema
 
 from pyspark_knn.engine import columns, compat, packing
 from pyspark_knn.engine.guard import guarded
@@ -151,6 +152,7 @@ class PackedItems:
         if len(dims) > 1 and self.source.handle_invalid == "error":
             found = ", ".join(f"{dim} ({dims[dim]} rows)" for dim in sorted(dims))
             raise ValueError(f"featuresCol {name!r} holds vectors of several dimensions: {found}")
+        self._several_dims = len(dims) > 1
         # Among several dimensions the most frequent one stays, whatever the partitioning.
         self.num_features = min(dims, key=lambda dim: (-dims[dim], dim))
         self.num_items = dims.pop(self.num_features)
@@ -172,9 +174,9 @@ class PackedItems:
             Their vectors, in the same order.
         """
         names = ("rows", "narrow", "lengths", "places", "values")
-        # What fits into one slice comes in one job.
+        # What fits into one slice comes in one job, of all columns: to plan a choice takes longer.
         small = len(list(self._slices())) == 1
-        rows = list(self._fetch("keys", *names)) if small else self._fetch("keys")
+        rows = list(self._fetch()) if small else self._fetch("keys")
         keys = self._gather_keys(rows)
         place = np.arange(self.num_items)
         if keys is not None and self.source.sort_by:
@@ -203,12 +205,16 @@ class PackedItems:
         return Items(self.num_items, ids, labels, weights)
 
     def _fetch(self, *names: str) -> Iterator[dict[str, Any]]:
-        """The chunks in order, a bounded slice of them at a time."""
+        """The chunks in order, a bounded slice of them at a time; all columns without `names`."""
         for part in self._slices():
-            wanted = self.frame.where(F.col("dim") == self.num_features)
+            wanted = self.frame
+            if self._several_dims:
+                wanted = wanted.where(F.col("dim") == self.num_features)
             if len(part) < len(self.chunks):
                 wanted = wanted.where(_within(part[0], part[-1]))
-            rows = compat.collect(wanted.select("partition", "chunk", *names))
+            if names:
+                wanted = wanted.select("partition", "chunk", *names)
+            rows = [row for row in compat.collect(wanted) if row["chunk"] >= 0]
             if len(rows) != len(part):
                 raise RuntimeError(
                     f"{len(part)} packed chunks were expected, {len(rows)} came: the reference "
@@ -234,7 +240,7 @@ def _pack(dataset: DataFrame, source: ItemSource, request: packing.PackRequest) 
         *(key.alias(name) for name, key in source.keys.items()),
     ]
     run = guarded(functools.partial(packing.pack, request))
-    return dataset.select(*inputs).mapInArrow(run, packing.CHUNK_SCHEMA)
+    return dataset.select(*inputs).mapInArrow(run, from_arrow_schema(packing.CHUNK_SCHEMA))
 
 
 def _within(first: Chunk, last: Chunk) -> Column:

@@ -13,16 +13,7 @@ from numpy.typing import NDArray
 
 from pyspark_knn.engine.vectors import VectorBatch, describe_invalid, invalid_rows
 
-CHUNK_SCHEMA = (
-    "partition int, chunk int, rows long, dim int, skipped long, problem string, narrow boolean, "
-    "label double, size long, keys binary, lengths binary, places binary, values binary"
-)
-"""A row for each chunk, and one more (chunk -1, no rows) that closes each partition and tells
-what was wrong in it. `narrow`: the values are float32. `label`: the largest one, where there are
-labels. `size`: bytes of the four binary columns together. `keys`: an Arrow stream. `lengths` and
-`places`: of sparse vectors only."""
-
-_CHUNK_TYPES = pa.schema(
+CHUNK_SCHEMA = pa.schema(
     [
         ("partition", pa.int32()),
         ("chunk", pa.int32()),
@@ -39,6 +30,10 @@ _CHUNK_TYPES = pa.schema(
         ("values", pa.binary()),
     ]
 )
+"""A row for each chunk, and one more (chunk -1, no rows) that closes each partition and tells
+what was wrong in it. `narrow`: the values are float32. `label`: the largest one, where there are
+labels. `size`: bytes of the four binary columns together. `keys`: an Arrow stream. `lengths` and
+`places`: of sparse vectors only."""
 
 
 @dataclass(frozen=True)
@@ -255,15 +250,15 @@ class _Packer:
             narrow=values.dtype.itemsize == 4,
             label=_largest_label(pile.keys),
             keys=stream_of(pile.keys),
-            lengths=np.concatenate(pile.lengths).tobytes() if pile.sparse else None,
-            places=np.concatenate(pile.places).tobytes() if pile.sparse else None,
-            values=values.tobytes(),
+            lengths=pa.py_buffer(np.concatenate(pile.lengths)) if pile.sparse else None,
+            places=pa.py_buffer(np.concatenate(pile.places)) if pile.sparse else None,
+            values=pa.py_buffer(values),
         )
 
     def _row(self, **cells: object) -> pa.RecordBatch:
         cells["partition"] = self._partition
-        cells["size"] = sum(len(cell) for cell in cells.values() if isinstance(cell, bytes))
-        return one_row(_CHUNK_TYPES, cells)
+        cells["size"] = sum(cell.size for cell in cells.values() if isinstance(cell, pa.Buffer))
+        return one_row(CHUNK_SCHEMA, cells)
 
 
 def unpack(row: Any, dim: int) -> NDArray[np.floating]:
@@ -280,9 +275,16 @@ def unpack(row: Any, dim: int) -> NDArray[np.floating]:
 
 
 def one_row(schema: pa.Schema, cells: Mapping[str, object]) -> pa.RecordBatch:
-    """A batch of one row; a cell that is not given is null."""
-    arrays = [pa.array([cells.get(each.name)], each.type) for each in schema]
+    """A batch of one row; a cell that is not given is null, a `pyarrow.Buffer` is not copied."""
+    arrays = [_one_cell(cells.get(each.name), each.type) for each in schema]
     return pa.RecordBatch.from_arrays(arrays, schema=schema)
+
+
+def _one_cell(cell: object, kind: pa.DataType) -> pa.Array:
+    if not isinstance(cell, pa.Buffer):
+        return pa.array([cell], kind)
+    ends = pa.py_buffer(np.array([0, cell.size], np.int32))
+    return pa.Array.from_buffers(kind, 1, [None, ends, cell])
 
 
 def _largest_label(batches: list[pa.RecordBatch]) -> float | None:
@@ -292,13 +294,12 @@ def _largest_label(batches: list[pa.RecordBatch]) -> float | None:
     return float(max(pc.max(batch.column("label")).as_py() for batch in batches))
 
 
-def stream_of(batches: list[pa.RecordBatch]) -> bytes | None:
-    """Record batches as bytes of an Arrow stream; None where they have no columns."""
+def stream_of(batches: list[pa.RecordBatch]) -> pa.Buffer | None:
+    """Record batches as an Arrow stream; None where they have no columns."""
     if not batches[0].num_columns:
         return None
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, batches[0].schema) as writer:
         for batch in batches:
             writer.write_batch(batch)
-    stream: bytes = sink.getvalue().to_pybytes()
-    return stream
+    return sink.getvalue()

@@ -24,10 +24,7 @@ from pyspark_knn.index.auto import build_index
 from pyspark_knn.index.base import IndexSpec
 from pyspark_knn.index.cells import Cut
 
-PIECE_SCHEMA = "shard int, narrow boolean, keys binary, values binary"
-"""The items of one chunk that belong to one shard. `keys`: an Arrow stream."""
-
-_PIECE_TYPES = pa.schema(
+PIECE_SCHEMA = pa.schema(
     [
         ("shard", pa.int32()),
         ("narrow", pa.bool_()),
@@ -35,15 +32,9 @@ _PIECE_TYPES = pa.schema(
         ("values", pa.binary()),
     ]
 )
+"""The items of one chunk that belong to one shard. `keys`: an Arrow stream."""
 
-SHARD_SCHEMA = (
-    "shard int, part int, offset long, size long, digest string, rows long, duplicates long, "
-    "algorithm string, reason string, radius double, bytes binary"
-)
-"""A shard's bundle in parts: `bytes` stand at `offset` of `size`. `digest` names the items of the
-shard, whatever order they came in. What follows it, and tells of the shard, is in part 0 alone."""
-
-_SHARD_TYPES = pa.schema(
+SHARD_SCHEMA = pa.schema(
     [
         ("shard", pa.int32()),
         ("part", pa.int32()),
@@ -58,6 +49,8 @@ _SHARD_TYPES = pa.schema(
         ("bytes", pa.binary()),
     ]
 )
+"""A shard's bundle in parts: `bytes` stand at `offset` of `size`. `digest` names the items of the
+shard, whatever order they came in. What follows it, and tells of the shard, is in part 0 alone."""
 
 _PART_BYTES = 8 << 20
 """Rows of this size pass every buffer of Spark; no batch of them outgrows Arrow's 2 GiB."""
@@ -153,9 +146,9 @@ def _pieces(
             "shard": shard,
             "narrow": chunk["narrow"],
             "keys": stream_of(part.to_batches()),
-            "values": matrix[rows].tobytes(),
+            "values": pa.py_buffer(matrix[rows]),
         }
-        yield one_row(_PIECE_TYPES, cells)
+        yield one_row(PIECE_SCHEMA, cells)
 
 
 def _keys(request: ShardRequest, chunk: Mapping[str, Any], start: int) -> pa.Table:
@@ -294,7 +287,7 @@ def parts_of(shard: int, content: Searchable, facts: Mapping[str, Any]) -> Itera
             "part": part,
             "offset": offset,
             "size": len(data),
-            "bytes": data[offset : offset + _PART_BYTES],
+            "bytes": pa.py_buffer(data[offset : offset + _PART_BYTES]),
             **told,
         }
-        yield one_row(_SHARD_TYPES, cells)
+        yield one_row(SHARD_SCHEMA, cells)

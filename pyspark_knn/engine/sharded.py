@@ -19,6 +19,7 @@ import pyarrow as pa
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
+from pyspark.sql.pandas.types import from_arrow_schema
 
 from pyspark_knn.engine import columns, compat, placement
 from pyspark_knn.engine.clustering import find_cut
@@ -182,11 +183,11 @@ class Sharded(placement.Placement):
         partitions = min(count, enough_tasks(packed.nbytes, cores))
         place = F.pmod("shard", F.lit(partitions)) + 1
         spread = F.element_at(int_array(spreading_keys(partitions)), place)
-        pieces = packed.frame.mapInArrow(split, PIECE_SCHEMA)
+        pieces = packed.frame.mapInArrow(split, from_arrow_schema(PIECE_SCHEMA))
         frame = compat.persist(
             pieces.repartition(partitions, spread)
             .sortWithinPartitions("shard")
-            .mapInArrow(build, SHARD_SCHEMA)
+            .mapInArrow(build, from_arrow_schema(SHARD_SCHEMA))
         )
         with compat.described(session, f"pyspark_knn: build {count} shards"):
             shards = _shards_of(frame)

@@ -27,7 +27,7 @@ class VectorBatch:
     indices : ndarray, dtype int32, or None
         The place of each stored value in its vector, as far as rows are sparse.
     index_starts : ndarray of shape (n_rows,), dtype int64
-        Where each row's indices lie.
+        Where each sparse row's indices lie.
     """
 
     dims: NDArray[np.int64]
@@ -44,14 +44,12 @@ class VectorBatch:
         values, starts, lengths = list_parts(arrays[0])
         null = _null_mask(arrays[0])
         dims = np.where(null, -1, lengths)
-        if len(arrays) == 1 or arrays[2].null_count == len(arrays[2]):
-            sparse = np.zeros(len(dims), dtype=bool)
-            return cls(dims, sparse, starts, lengths, values, None, starts)
-        sparse = ~_null_mask(arrays[2])
-        indices, index_starts, _ = list_parts(arrays[1])
-        sizes = arrays[2].fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
-        dims = np.where(sparse, sizes, dims)
-        return cls(dims, sparse, starts, lengths, values, indices, index_starts)
+        if len(arrays) == 1:
+            return cls(dims, np.zeros(len(dims), dtype=bool), starts, lengths, values, None, starts)
+        layout, layout_starts, layout_lengths = list_parts(arrays[1])
+        sparse = layout_lengths > 0
+        dims[sparse] = layout[layout_starts[sparse]]
+        return cls(dims, sparse, starts, lengths, values, layout, layout_starts + 1)
 
     def __len__(self) -> int:
         return len(self.dims)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from pyspark import StorageLevel
 
@@ -106,3 +107,19 @@ def test_param_maps(spark: SparkSession) -> None:
     queries = frame_of(spark, np.array([[5.0]]))
     assert answers(one.transform(queries)) == [[(1, 4.0)]]
     assert answers(two.transform(queries)) == [[(1, 2.0), (0, 5.0)]]
+
+
+def test_workers_set_aside_from_garbage_collection_what_they_have_imported(
+    spark: SparkSession,
+) -> None:
+    """Spark's daemon collects garbage after each task, while the next one waits for the worker."""
+
+    def report(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        import gc
+
+        for _ in batches:
+            yield pa.RecordBatch.from_pydict({"objects": [gc.get_freeze_count()]})
+
+    KNNEstimator(idCol="id").fit(frame_of(spark, np.eye(8), partitions=4))
+    rows = spark.range(0, 8, 1, 8).mapInArrow(report, "objects long").collect()
+    assert max(row.objects for row in rows) > 1000

@@ -11,24 +11,13 @@ Sparse = tuple[int, dict[int, float]]
 
 
 def vector_columns(vectors: Sequence[list[float] | Sparse | None]) -> tuple[pa.Array, ...]:
-    """The values, indices and sizes of MLlib vectors, dense (a list) and sparse."""
+    """The values and layouts of MLlib vectors, dense (a list) and sparse."""
     values: list[list[float] | None] = []
-    indices: list[list[int]] = []
-    sizes: list[int | None] = []
+    layouts: list[list[int]] = []
     for vector in vectors:
-        if isinstance(vector, tuple):
-            sizes.append(vector[0])
-            indices.append(list(vector[1]))
-            values.append(list(vector[1].values()))
-        else:
-            sizes.append(None)
-            indices.append([])
-            values.append(vector)
-    return (
-        pa.array(values, pa.list_(pa.float64())),
-        pa.array(indices, pa.list_(pa.int32())),
-        pa.array(sizes, pa.int32()),
-    )
+        values.append(list(vector[1].values()) if isinstance(vector, tuple) else vector)
+        layouts.append([vector[0], *vector[1]] if isinstance(vector, tuple) else [])
+    return (pa.array(values, pa.list_(pa.float64())), pa.array(layouts, pa.list_(pa.int32())))
 
 
 def array_column(

@@ -43,7 +43,7 @@ def test_metrics_of_one_algorithm_need_no_timing():
 @pytest.mark.parametrize(
     ("costs", "winner"),
     [
-        ({"brute": 1.0, "kd_tree": 9.0, "ball_tree": 8.0}, "brute"),
+        ({"brute": 1.0, "kd_tree": 2.0, "ball_tree": 8.0}, "brute"),
         ({"brute": 9.0, "kd_tree": 1.0, "ball_tree": 8.0}, "kd_tree"),
         ({"brute": 9.0, "kd_tree": 7.0, "ball_tree": 2.0}, "ball_tree"),
     ],
@@ -56,6 +56,23 @@ def test_the_fastest_wins_and_the_reason_says_by_what(monkeypatch, costs, winner
     assert index.algorithm == winner
     assert reason.startswith(f"{winner} is the fastest: {costs[winner]:.0f} us a query")
     assert all(algorithm in reason for algorithm in costs)
+
+
+def test_no_ball_tree_is_timed_where_a_kd_tree_is_hopeless(monkeypatch):
+    timed = []
+
+    def cost(index):
+        timed.append(index.algorithm)
+        return 1e-6 if index.algorithm == "brute" else 1e-5
+
+    monkeypatch.setattr(auto, "_seconds_per_query", cost)
+    items = np.random.default_rng(0).standard_normal((3000, 2))
+    assert build(items)[0].algorithm == "brute"
+    assert set(timed) == {"brute", "kd_tree"}
+    timed.clear()
+    # A kd_tree cannot serve this metric, so that it says nothing of a ball_tree.
+    assert build(items, "haversine")[0].algorithm == "brute"
+    assert set(timed) == {"brute", "ball_tree"}
 
 
 def test_a_close_call_is_timed_with_all_items(monkeypatch):

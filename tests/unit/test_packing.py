@@ -14,7 +14,7 @@ from pyspark_knn.engine.packing import PackRequest, pack, unpack
 from tests.support.batches import Sparse, array_column, vector_columns
 
 REQUEST = PackRequest(
-    feature_columns=3,
+    feature_columns=2,
     features="features",
     id_column="id",
     dim=None,
@@ -22,7 +22,7 @@ REQUEST = PackRequest(
     round32=False,
     chunk_bytes=1 << 20,
 )
-NAMES = ["values", "indices", "sizes", "id"]
+NAMES = ["values", "layout", "id"]
 
 
 def batch(vectors: Sequence[list[float] | Sparse | None], ids: pa.Array) -> pa.RecordBatch:

@@ -79,7 +79,7 @@ def ref(tmp_path_factory: pytest.TempPathFactory) -> FileRef:
     return shipped(tmp_path_factory.mktemp("bundle"), Searchable(Items(5, pa.array(IDS)), index))
 
 
-def request_for(vectors_in: int = 3, **changes: Any) -> Request:
+def request_for(vectors_in: int = 2, **changes: Any) -> Request:
     settings = {
         "k": 2,
         "max_distance": None,

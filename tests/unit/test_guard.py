@@ -1,0 +1,40 @@
+"""What happens around a function in a Python worker, without any Spark around it."""
+
+import gc
+import sys
+import types
+from collections.abc import Iterator
+
+import pytest
+from pyspark import cloudpickle
+
+from pyspark_knn.engine import guard
+
+
+@pytest.fixture
+def nothing_set_aside(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(guard, "_modules_set_aside", 0)
+    yield
+    gc.unfreeze()
+
+
+def test_what_was_imported_is_set_aside_once(monkeypatch, nothing_set_aside):
+    def double(batches):
+        return (2 * batch for batch in batches)
+
+    payload = cloudpickle.dumps(guard.guarded(double))
+    results = cloudpickle.loads(payload)(iter([1, 2]))
+    assert next(results) == 2
+    assert gc.get_freeze_count() == 0, "not before its end: more may be imported"
+    assert list(results) == [4]
+    first = gc.get_freeze_count()
+    assert first > 0
+
+    # No module more: what this task leaves must stay with the garbage collector.
+    mine = [[] for _ in range(1000)]
+    assert list(cloudpickle.loads(payload)(iter([3]))) == [6]
+    assert gc.get_freeze_count() <= first
+
+    monkeypatch.setitem(sys.modules, "one_more_for_this_test", types.ModuleType("one_more"))
+    assert list(cloudpickle.loads(payload)(iter([3]))) == [6]
+    assert gc.get_freeze_count() > first + len(mine) // 2
