@@ -13,6 +13,7 @@ from pyspark.sql import functions as F
 from pyspark_knn.engine import compat
 from pyspark_knn.engine.guard import guarded
 from pyspark_knn.engine.packed import PackedItems
+from pyspark_knn.engine.persisting import persist, unpersist
 from pyspark_knn.engine.routing import count_cells, sample_items
 from pyspark_knn.index.cells import Cut
 from pyspark_knn.index.distances import Metric
@@ -46,13 +47,13 @@ def find_cut(packed: PackedItems, num_cells: int, most_rows: int, metric: Metric
     share = min(1.0, _SAMPLED * num_cells / packed.num_items)
     sample = guarded(functools.partial(sample_items, packed.num_features, share))
     rows = packed.frame.mapInArrow(sample, "features array<double>")
-    vectors = compat.persist(rows.select(array_to_vector(F.col("features")).alias("features")))
+    vectors = persist(rows.select(array_to_vector(F.col("features")).alias("features")))
     try:
         with compat.described(session, f"pyspark_knn: find {num_cells} cells"):
             fitted = KMeans(k=num_cells, seed=_SEED, maxIter=_ROUNDS).fit(vectors)
             centers = np.unique(np.array(fitted.clusterCenters(), np.float64), axis=0)
     finally:
-        compat.unpersist(vectors)
+        unpersist(vectors)
     whole = np.ones(len(centers), np.int64)
     counts = _counts(packed, Cut(centers, np.cumsum(whole) - whole, whole, metric))
     most = min(most_rows, max(1, _LARGE * packed.num_items // len(centers)))

@@ -7,8 +7,6 @@ import functools
 import logging
 import re
 import shutil
-import threading
-import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -117,58 +115,6 @@ def refusals() -> tuple[type[Exception], ...]:
     import grpc
 
     return (PySparkException, grpc.RpcError)
-
-
-def persist(frame: DataFrame) -> DataFrame:
-    """Persist `frame` in memory and on disk.
-
-    Hosted Spark Connect servers without machines of their own decline that: a line in the log, and
-    `frame` is computed each time that it is used.
-    """
-    if not is_connect(frame.sparkSession):
-        return frame.persist()
-    try:
-        return frame.persist()
-    except refusals() as error:
-        logger.warning("the server persists nothing, so rows are computed once more: %s", error)
-        return frame
-
-
-def unpersist(frame: DataFrame) -> None:
-    """Free what `persist` keeps; nothing happens where the session is gone."""
-    session = frame.sparkSession
-    if not is_alive(session):
-        return
-    if not is_connect(session):
-        frame.unpersist()
-        return
-    with contextlib.suppress(*refusals()):
-        frame.unpersist()
-
-
-def free_with(owner: object, frame: DataFrame) -> weakref.finalize[[DataFrame], Any]:
-    """Unpersist `frame` when `owner` is gone.
-
-    In a thread of its own: garbage collection may come amid a call to Spark.
-
-    Returns
-    -------
-    weakref.finalize
-        To be detached where `frame` is freed before.
-    """
-    release = weakref.finalize(owner, _free, frame)
-    release.atexit = False
-    return release
-
-
-def _free(frame: DataFrame) -> None:
-    def run() -> None:
-        try:
-            unpersist(frame)
-        except Exception:  # whatever a stopping session raises: there is nothing left to free
-            logger.debug("a persisted DataFrame could not be freed", exc_info=True)
-
-    threading.Thread(target=run, name="pyspark_knn-free", daemon=True).start()
 
 
 def add_pyfile(session: SparkSession, path: Path) -> None:

@@ -21,6 +21,7 @@ from pyspark.sql.pandas.types import from_arrow_schema
 from pyspark_knn.engine import columns, compat, packing
 from pyspark_knn.engine.guard import guarded
 from pyspark_knn.engine.items import Items
+from pyspark_knn.engine.persisting import persist, unpersist
 
 logger = logging.getLogger(__name__)
 
@@ -111,12 +112,12 @@ class PackedItems:
             rules=source.rules,
         )
         self.source = source
-        self.frame = compat.persist(_pack(dataset, source, request))
+        self.frame = persist(_pack(dataset, source, request))
         try:
             with compat.described(dataset.sparkSession, "pyspark_knn: pack the items"):
                 self._summarize(self.frame.select(*_SUMMARY).collect())
         except BaseException:
-            compat.unpersist(self.frame)
+            unpersist(self.frame)
             raise
 
     def __enter__(self) -> PackedItems:
@@ -128,7 +129,7 @@ class PackedItems:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        compat.unpersist(self.frame)
+        unpersist(self.frame)
 
     @property
     def nbytes(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -94,6 +95,9 @@ class PackRequest:
         About how much goes into one chunk.
     rules : tuple of NumberRule
         What the keys must be like, in every row.
+    unique : str
+        Sets this packing apart from all others. Spark takes equal plans for one: to free what is
+        persisted for one fit would free it for another of equal items.
     """
 
     feature_columns: int
@@ -104,6 +108,7 @@ class PackRequest:
     round32: bool
     chunk_bytes: int
     rules: tuple[NumberRule, ...] = ()
+    unique: str = field(default_factory=lambda: uuid.uuid4().hex)
 
 
 @dataclass

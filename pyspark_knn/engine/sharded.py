@@ -26,6 +26,7 @@ from pyspark_knn.engine.clustering import find_cut
 from pyspark_knn.engine.guard import guarded
 from pyspark_knn.engine.items import Items
 from pyspark_knn.engine.packed import PackedItems
+from pyspark_knn.engine.persisting import free_with, persist, unpersist
 from pyspark_knn.engine.placement import PlacedCost
 from pyspark_knn.engine.shard_build import (
     PIECE_SCHEMA,
@@ -134,7 +135,7 @@ class Sharded(placement.Placement):
         self._keys = keys
         self._single = single
         self._num_features = num_features
-        self._release = compat.free_with(self, frame)
+        self._release = free_with(self, frame)
 
     @classmethod
     def build(
@@ -184,7 +185,7 @@ class Sharded(placement.Placement):
         place = F.pmod("shard", F.lit(partitions)) + 1
         spread = F.element_at(int_array(spreading_keys(partitions)), place)
         pieces = packed.frame.mapInArrow(split, from_arrow_schema(PIECE_SCHEMA))
-        frame = compat.persist(
+        frame = persist(
             pieces.repartition(partitions, spread)
             .sortWithinPartitions("shard")
             .mapInArrow(build, from_arrow_schema(SHARD_SCHEMA))
@@ -318,7 +319,7 @@ class Sharded(placement.Placement):
     def unpersist(self) -> None:
         """See `Placement.unpersist`: every later search builds the shards again."""
         self._release.detach()
-        compat.unpersist(self._frame)
+        unpersist(self._frame)
 
 
 _POSITION = T.StructField("position", T.LongType())

@@ -15,6 +15,7 @@ from pyspark.sql import types as T
 
 from pyspark_knn.engine import columns, compat
 from pyspark_knn.engine.evidence import Cut, Evidence, cut_batches
+from pyspark_knn.engine.persisting import free_with, persist
 from pyspark_knn.engine.worker import Answer
 
 _derived: weakref.WeakSet[DataFrame] = weakref.WeakSet()
@@ -64,11 +65,11 @@ class _Wide:
     """The widest search of some queries: a cached DataFrame, freed when this object is gone."""
 
     def __init__(self, frame: DataFrame, names: list[str], tasks: int) -> None:
-        persisted = compat.persist(frame)
+        persisted = persist(frame)
         # A cut takes microseconds a query, and each of its tasks a tenth of a second.
         self.frame = persisted.coalesce(tasks)
         self.names = names
-        compat.free_with(self, persisted)
+        free_with(self, persisted)
 
 
 class SharedSearch:

@@ -24,7 +24,7 @@ from sklearn.neighbors import NearestNeighbors
 from pyspark_knn import KNNEstimator, KNNModel, supply_package
 from pyspark_knn.engine import shipping
 from tests.support.oracle import direct_distances, nearest
-from tests.support.servers import connect_server, python_without, run_script
+from tests.support.servers import Server, connect_server, python_without, run_script
 
 if int(pyspark.__version__.split(".")[0]) < 4:
     pytest.skip("Spark Connect is for Spark 4.0 and later", allow_module_level=True)
@@ -43,17 +43,16 @@ def server_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def server(server_folder: Path) -> Iterator[str]:
-    """Its URL."""
+def server(server_folder: Path) -> Iterator[Server]:
     bare = python_without(server_folder / "bare")
-    with connect_server(server_folder, bare, "local-cluster[2,1,1024]") as url:
-        yield url
+    with connect_server(server_folder, bare, "local-cluster[2,1,1024]") as server:
+        yield server
 
 
 @pytest.fixture
-def bare_session(server: str) -> Iterator[Any]:
+def bare_session(server: Server) -> Iterator[Any]:
     """A session of its own, whose workers lack the package."""
-    made = new_session(server)
+    made = new_session(server.url)
     yield made
     made.stop()
 
@@ -150,7 +149,7 @@ print(json.dumps(found))
 
 
 def test_two_clients_do_not_mix_and_leave_nothing(
-    server: str, server_folder: Path, tmp_path: Path
+    server: Server, server_folder: Path, tmp_path: Path
 ) -> None:
     many = [ITEMS, -ITEMS[:50]]
     flags = [str(tmp_path / name) for name in ("first-is-up", "second-is-up")]
@@ -162,7 +161,7 @@ def test_two_clients_do_not_mix_and_leave_nothing(
         folder.mkdir()
         matrices = [json.dumps(each.tolist()) for each in (many[one], QUERIES)]
         arguments = [str(server_folder / "kept"), str(K), *matrices, flags[one], flags[1 - one]]
-        done = run_script(ONE_OF_TWO, server, *arguments, folder=folder, TMPDIR=str(temporary))
+        done = run_script(ONE_OF_TWO, server.url, *arguments, folder=folder, TMPDIR=str(temporary))
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)
 
@@ -175,6 +174,50 @@ def test_two_clients_do_not_mix_and_leave_nothing(
     while kept_by(server_folder) and time.monotonic() < deadline:
         time.sleep(0.2)
     assert not kept_by(server_folder)
+
+
+SHARDED = """
+import sys
+import time
+from pathlib import Path
+from pyspark.sql import SparkSession
+from pyspark_knn import KNNEstimator, supply_package
+
+url, end, fitted, seen = sys.argv[1:]
+spark = SparkSession.builder.remote(url).create()
+supply_package(spark)
+rows = [(i, [float(i)]) for i in range(9)]
+items = spark.createDataFrame(rows, "id long, features array<double>")
+knn = KNNEstimator(k=2, idCol="id", placement="sharded", numShards=2)
+models = [knn.fit(items), knn.fit(items.where("id < 5")), knn.fit(items)]
+models.pop().unpersist()
+print(sorted(row.neighbors for row in models[1].transform(items.where("id > 7")).collect()))
+Path(fitted).touch()
+while not Path(seen).exists():
+    time.sleep(0.05)
+if end == "stop":
+    spark.stop()
+"""
+
+
+@pytest.mark.parametrize("end", ["stop", "exit"])
+def test_shards_go_when_their_client_does(server: Server, tmp_path: Path, end: str) -> None:
+    fitted, seen = tmp_path / "fitted", tmp_path / "seen"
+    with ThreadPoolExecutor(1) as pool:
+        arguments = [server.url, end, str(fitted), str(seen)]
+        client = pool.submit(run_script, SHARDED, *arguments, folder=tmp_path)
+        while not (fitted.exists() or client.done()):
+            time.sleep(0.05)
+        held = server.persisted()
+        seen.touch()
+        done = client.result()
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "[[4, 3]]"
+    assert len(held) == 2, held
+    deadline = time.monotonic() + 60
+    while server.persisted() and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert server.persisted() == []
 
 
 def test_one_upload_for_equal_content(session: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -257,13 +300,13 @@ print(sorted((r.id, r.rank, r.neighbor, r.item.y) for r in found.where("id < 2")
 """
 
 
-def test_a_client_without_jars(server: str, tmp_path: Path) -> None:
+def test_a_client_without_jars(server: Server, tmp_path: Path) -> None:
     client = python_without(tmp_path / "client", "pyspark", "py4j")
     site = next((tmp_path / "client").glob("lib/python*/site-packages"))
     wanted = f"pyspark-client<={pyspark.__version__}"
     install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", site]
     subprocess.run([*install, wanted], check=True, timeout=240)
-    done = run_script(CLIENT, server, str(tmp_path / "saved"), python=client, folder=tmp_path)
+    done = run_script(CLIENT, server.url, str(tmp_path / "saved"), python=client, folder=tmp_path)
     assert done.returncode == 0, done.stderr
     # On the line of points (i, i mod 3), by Pythagoras: 1 and 2 are at sqrt(2) of each other.
     assert done.stdout.strip() == str(

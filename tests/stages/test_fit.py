@@ -54,6 +54,17 @@ def test_nothing_stays_persisted(spark: SparkSession) -> None:
     assert _persisted(spark) <= before
 
 
+def test_fits_of_equal_items_at_once_do_not_free_each_others_chunks(spark: SparkSession) -> None:
+    items = frame_of(spark, RANDOM.normal(size=(20, 2)))
+    source = packed_room.ItemSource(
+        packed_room.columns.features_of(items, "featuresCol", "features"), "features", {}, ()
+    )
+    with packed_room.PackedItems(items, source) as packed:
+        with packed_room.PackedItems(items, source) as other:
+            assert other.num_items == 20
+        assert packed.frame.storageLevel.useMemory
+
+
 def _persisted(spark: SparkSession) -> set[int]:
     """The numbers of what is persisted; a client of Spark Connect cannot see them."""
     if not hasattr(spark, "_jsparkSession"):

@@ -355,6 +355,16 @@ def test_shards_can_be_freed_and_come_back(items: DataFrame, spark: SparkSession
     model.unpersist()
 
 
+def test_a_model_keeps_its_shards_when_one_of_an_equal_fit_goes(items: DataFrame) -> None:
+    """As in a notebook whose cell is run again: Spark takes equal plans for one."""
+    knn = KNNEstimator(idCol="id", placement="sharded", numShards=2)
+    former, model = knn.fit(items), knn.fit(items)
+    frame = model._index._frame  # type: ignore[union-attr]
+    former.unpersist()
+    assert frame.storageLevel.useMemory
+    model.unpersist()
+
+
 @pytest.fixture
 def small_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pyspark_knn.engine.placement.AUTO_BYTES", 1000)

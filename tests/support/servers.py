@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import socket
@@ -10,9 +11,12 @@ import subprocess
 import sys
 import sysconfig
 import time
+import urllib.request
 import venv
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tests.support.sessions import QUICK_JAVA
 
@@ -38,13 +42,30 @@ def environment(python: Path, **more: str) -> dict[str, str]:
     return {**kept, "PYSPARK_PYTHON": str(python), **more}
 
 
+@dataclass(frozen=True)
+class Server:
+    """Where a Spark Connect server is: its URL for clients, and that of Spark's REST API."""
+
+    url: str
+    api: str
+
+    def persisted(self) -> list[str]:
+        """Names of what all sessions together have persisted."""
+        (application,) = self._ask("")
+        return [each["name"] for each in self._ask(f"/{application['id']}/storage/rdd")]
+
+    def _ask(self, path: str) -> Any:
+        with urllib.request.urlopen(self.api + path, timeout=60) as answer:
+            return json.load(answer)
+
+
 @contextlib.contextmanager
-def connect_server(folder: Path, python: Path, master: str) -> Iterator[str]:
-    """A server whose workers run `python`, with all its files in `folder`: its URL."""
+def connect_server(folder: Path, python: Path, master: str) -> Iterator[Server]:
+    """A server whose workers run `python`, with all its files in `folder`."""
     import pyspark
 
     home = Path(pyspark.__file__).parent
-    port = _free_port()
+    port, ui_port = _free_port(), _free_port()
     settings = {
         "spark.connect.grpc.binding.port": str(port),
         # Where a server keeps the files of its sessions.
@@ -58,7 +79,7 @@ def connect_server(folder: Path, python: Path, master: str) -> Iterator[str]:
         "spark.local.dir": str(folder / "local"),
         "spark.sql.shuffle.partitions": "4",
         "spark.sql.warehouse.dir": str(folder / "warehouse"),
-        "spark.ui.enabled": "false",
+        "spark.ui.port": str(ui_port),
     }
     (folder / "kept").mkdir()
     script = home / "sbin" / "start-connect-server.sh"
@@ -82,7 +103,9 @@ def connect_server(folder: Path, python: Path, master: str) -> Iterator[str]:
         )
         try:
             _await_port(server, port, folder / "server.log")
-            yield f"sc://127.0.0.1:{port}"
+            yield Server(
+                f"sc://127.0.0.1:{port}", f"http://127.0.0.1:{ui_port}/api/v1/applications"
+            )
         finally:
             os.killpg(server.pid, signal.SIGTERM)
             server.wait(timeout=60)

@@ -1,0 +1,109 @@
+"""DataFrames that are persisted on the cluster, and how they are freed again."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import functools
+import logging
+import threading
+import weakref
+from typing import Any
+
+from pyspark.sql import DataFrame, SparkSession
+
+from pyspark_knn.engine import compat
+
+logger = logging.getLogger(__name__)
+
+
+def persist(frame: DataFrame) -> DataFrame:
+    """Persist `frame` in memory and on disk.
+
+    Hosted Spark Connect servers without machines of their own decline that: a line in the log, and
+    `frame` is computed each time that it is used.
+    """
+    if not compat.is_connect(frame.sparkSession):
+        return frame.persist()
+    try:
+        return frame.persist()
+    except compat.refusals() as error:
+        logger.warning("the server persists nothing, so rows are computed once more: %s", error)
+        return frame
+
+
+def unpersist(frame: DataFrame) -> None:
+    """Free what `persist` keeps; nothing happens where the session is gone."""
+    session = frame.sparkSession
+    if not compat.is_alive(session):
+        return
+    if not compat.is_connect(session):
+        frame.unpersist()
+        return
+    with contextlib.suppress(*compat.refusals()):
+        frame.unpersist()
+
+
+def free_with(owner: object, frame: DataFrame) -> weakref.finalize[[DataFrame], Any]:
+    """Unpersist `frame` when `owner` is gone, or before its session ends.
+
+    Returns
+    -------
+    weakref.finalize
+        To be detached where `frame` is freed before.
+    """
+    release = weakref.finalize(owner, _free, frame)
+    release.atexit = False
+    if compat.is_connect(frame.sparkSession):
+        _free_before_end(frame.sparkSession, release)
+    return release
+
+
+def _free(frame: DataFrame) -> None:
+    # In a thread of its own: garbage collection may come amid a call to Spark.
+    threading.Thread(
+        target=_try_unpersist, args=[frame], name="pyspark_knn-free", daemon=True
+    ).start()
+
+
+def _try_unpersist(frame: DataFrame) -> None:
+    try:
+        unpersist(frame)
+    except Exception:  # whatever a stopping session raises: there is nothing left to free
+        logger.debug("a persisted DataFrame could not be freed", exc_info=True)
+
+
+_to_free: dict[str, list[weakref.finalize[[DataFrame], Any]]] = {}
+_to_free_lock = threading.Lock()
+
+
+def _free_before_end(session: SparkSession, release: weakref.finalize[[DataFrame], Any]) -> None:
+    """See to what a Spark Connect server would keep: its cache outlives all sessions (4.3.0).
+
+    A client is not told of the end of its session either. So `stop` of this one session is wrapped;
+    a client that ends without it does the same at its exit, as Spark does with its own models.
+    """
+    key = compat.session_key(session)
+    with _to_free_lock:
+        known = _to_free.get(key)
+        _to_free[key] = [*(each for each in known or [] if each.alive), release]
+    if known is not None:
+        return
+    stop = session.stop
+
+    @functools.wraps(stop)
+    def free_and_stop() -> None:
+        _free_all_of(key)
+        stop()
+
+    session.stop = free_and_stop  # type: ignore[method-assign]
+    atexit.register(_free_all_of, key)
+
+
+def _free_all_of(key: str) -> None:
+    with _to_free_lock:
+        releases = _to_free.pop(key, [])
+    for release in releases:
+        found = release.detach()
+        if found is not None:
+            _try_unpersist(*found[2])
