@@ -11,6 +11,7 @@ TEST = [
     "pandas<3",
     "pytest>=8",
     "pytest-timeout>=2.2",
+    "pytest-xdist>=3.5",
     "hypothesis>=6.90",
     # Real data for the examples, the README and their tests, without a download at run time.
     "plotly>=5.19",
