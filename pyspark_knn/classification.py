@@ -19,7 +19,7 @@ from pyspark_knn import interop
 from pyspark_knn.engine import columns
 from pyspark_knn.engine.answers import ClassVerdict
 from pyspark_knn.engine.packed import PackedItems
-from pyspark_knn.model import FitFacts
+from pyspark_knn.facts import FitFacts
 from pyspark_knn.voting import CheckedThresholds, VotingEstimator, VotingModel
 
 _MOST_CLASSES = 10_000

@@ -14,7 +14,8 @@ from pyspark.sql import types as T
 
 from pyspark_knn.engine import columns, compat
 from pyspark_knn.engine.packed import ItemSource, PackedItems
-from pyspark_knn.model import FitFacts, NeighborModel, check_max_distance, checked_metric
+from pyspark_knn.facts import FitFacts
+from pyspark_knn.model import NeighborModel, check_max_distance, checked_metric
 from pyspark_knn.params import FitSetters
 from pyspark_knn.persistence import SavedStage, StageReader, StageWriter
 from pyspark_knn.siblings import SiblingFits

@@ -16,7 +16,8 @@ from sklearn.neighbors import NearestNeighbors
 
 from pyspark_knn.engine import columns
 from pyspark_knn.engine.items import Items
-from pyspark_knn.model import FitFacts, NeighborModel
+from pyspark_knn.facts import FitFacts
+from pyspark_knn.model import NeighborModel
 
 if TYPE_CHECKING:
     from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from typing import Any, ClassVar, TypeVar, cast
 
 import numpy as np
@@ -25,6 +25,7 @@ from pyspark_knn.engine.sharded import Sharded
 from pyspark_knn.engine.sharing import Limits, SharedSearch, is_cached
 from pyspark_knn.engine.worker import Answer, Request
 from pyspark_knn.explain import EXPLAINED_QUERIES, SearchCost
+from pyspark_knn.facts import FitFacts
 from pyspark_knn.index.auto import build_index
 from pyspark_knn.index.base import IndexSpec
 from pyspark_knn.index.cells import check_cells
@@ -36,35 +37,6 @@ logger = logging.getLogger(__name__)
 
 M = TypeVar("M", bound="NeighborModel")
 Self_ = TypeVar("Self_", bound="NeighborModel")
-
-
-@dataclass(frozen=True)
-class FitFacts:
-    """What a fit found out; saved with the model.
-
-    Attributes
-    ----------
-    numSkipped : int
-        Items that were left out as invalid.
-    numDuplicates : int
-        Items that have the id of another one.
-    algorithmReason, placementReason : str
-        Why the index is what and where it is.
-    featureNames : list of str or None
-        Names that queries must have, where the index came from scikit-learn with names.
-    numClasses : int or None
-        Of a classifier.
-    classNames : list of str or None
-        Of a classifier, where the label's metadata or scikit-learn told them.
-    """
-
-    numSkipped: int = 0
-    numDuplicates: int = 0
-    algorithmReason: str = ""
-    placementReason: str = ""
-    featureNames: list[str] | None = None
-    numClasses: int | None = None
-    classNames: list[str] | None = None
 
 
 def checked_metric(params: HasNeighbors) -> Metric:

@@ -7,8 +7,8 @@ on memory order, on alignment or on the width of a SIMD register. Two habits ens
 * Everything but sums is elementwise. IEEE 754 rounds an elementwise ``+ - * / sqrt`` correctly,
   so there is one possible result. (`pow`, `sin`, `cos` and `arcsin` are elementwise too, but not
   correctly rounded: their last bit is a property of numpy's build for the processor.)
-* Sums are `fold`, which is made of elementwise additions in an order that the number of features
-  alone determines. `np.sum`, `np.dot` and `np.einsum` promise no order.
+* Sums are `summation.fold`, which is made of elementwise additions in an order that the number of
+  features alone determines. `np.sum`, `np.dot` and `np.einsum` promise no order.
 """
 
 from __future__ import annotations
@@ -18,15 +18,14 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
+from pyspark_knn.index.summation import fold, scale, scaled_difference, unsafe
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    Block = NDArray[np.float64]
-    Kernel = Callable[[Block, Block, "Constants"], NDArray[np.float64]]
+    from pyspark_knn.index.summation import Block
 
-# Below it, squares may have lost bits to gradual underflow: a term is off by at most 2**-1075,
-# which is nothing beside 2**-900 even when 2**20 terms are summed.
-_TINY = 2.0**-900
+    Kernel = Callable[[Block, Block, "Constants"], NDArray[np.float64]]
 
 # Directions whose unit vectors differ by less are one direction: the rounding of two unit vectors
 # of parallel rows makes them differ by up to about 5 units of 2**-53, see `cosine`.
@@ -49,75 +48,6 @@ class Constants(Protocol):
         """Weights, variances, a matrix."""
 
 
-def fold(terms: Block) -> NDArray[np.float64]:
-    """Sum each row in an order that its length alone determines.
-
-    The upper half of the columns is added to the lower half, until one column is left: a pairwise
-    sum, whose relative error for terms of one sign is at most ``ceil(log2(n)) * 2**-53`` (Higham,
-    Accuracy and Stability of Numerical Algorithms, 2nd ed., section 4.2).
-
-    Parameters
-    ----------
-    terms : ndarray of shape (n_pairs, n_features), dtype float64
-        At least one column. Overwritten.
-
-    Returns
-    -------
-    ndarray of shape (n_pairs,), dtype float64
-    """
-    width = terms.shape[1]
-    while width > 1:
-        half = width // 2
-        rest = width - half
-        if half <= 4:
-            # Short inner loops cost more than the additions in them: go column by column.
-            for column in range(half):
-                terms[:, column] += terms[:, rest + column]
-        else:
-            lower = terms[:, :half]
-            np.add(lower, terms[:, rest:width], out=lower)
-        width = rest
-    return terms[:, 0].copy()
-
-
-def _scaled(rows: Block) -> tuple[Block, NDArray[np.int64]]:
-    """Scale each row by a power of two so that its largest magnitude is in [0.5, 1).
-
-    Returns the scaled rows and the exponents: ``rows == scaled * 2**exponent``. Exact, but for
-    components below 2**-1021 of the largest, which may lose bits that no sum would notice.
-    """
-    exponents = np.frexp(np.abs(rows).max(axis=1))[1].astype(np.int64)
-    return np.ldexp(rows, -exponents[:, None]), exponents
-
-
-def _scaled_difference(
-    left: Block, right: Block, factor: NDArray[np.float64] | None = None
-) -> tuple[Block, NDArray[np.int64]]:
-    """Differences, scaled as by `_scaled`, also where they are beyond the range of float64.
-
-    With a `factor` they are multiplied by it, and the largest magnitude is in [0.25, 1).
-    """
-    with np.errstate(over="ignore"):
-        difference = left - right
-    beyond = np.isinf(difference).any(axis=1)
-    difference[beyond] = left[beyond] * 0.25 - right[beyond] * 0.25
-    if factor is None:
-        scaled, exponents = _scaled(difference)
-        return scaled, exponents + 2 * beyond
-    # Fractions and exponents apart, since a product may be out of range where its row is not.
-    fractions, powers = np.frexp(difference)
-    more_fractions, more_powers = np.frexp(factor)
-    fractions *= more_fractions
-    powers = np.where(fractions == 0, -10_000, powers.astype(np.int64) + more_powers)
-    exponents = powers.max(axis=1)
-    return np.ldexp(fractions, powers - exponents[:, None]), exponents + 2 * beyond
-
-
-def _unsafe(sums: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Tell which sums of powers overflowed, or are so small that terms may have lost bits."""
-    return ~((sums >= _TINY) & (sums < np.inf))
-
-
 def _sum_of_squares(
     left: Block, right: Block, metric: Constants
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
@@ -133,9 +63,9 @@ def _sum_of_squares(
         np.multiply(terms, terms, out=terms)
         sums = fold(terms)
     exponents = np.zeros(len(sums), np.int64)
-    redo = np.flatnonzero(_unsafe(sums))
+    redo = np.flatnonzero(unsafe(sums))
     if redo.size:
-        scaled, exponents[redo] = _scaled_difference(left[redo], right[redo], factor)
+        scaled, exponents[redo] = scaled_difference(left[redo], right[redo], factor)
         sums[redo] = fold(scaled * scaled)
     return sums, exponents
 
@@ -192,7 +122,7 @@ def minkowski(left: Block, right: Block, metric: Constants) -> NDArray[np.float6
         # Where 1/p is rounded, the root is off by log(sum) * 2**-53 of its size: keep that small.
         redo = np.flatnonzero(~((sums >= 2.0**-32) & (sums <= 2.0**32)))
         if redo.size:
-            scaled, exponents = _scaled_difference(left[redo], right[redo], factor)
+            scaled, exponents = scaled_difference(left[redo], right[redo], factor)
             np.abs(scaled, out=scaled)
             # Divided by the largest, powers stay in [0, 1] whatever p is, and one of them is 1.
             largest = scaled.max(axis=1)
@@ -208,9 +138,9 @@ def mahalanobis(left: Block, right: Block, metric: Constants) -> NDArray[np.floa
     with np.errstate(over="ignore", invalid="ignore"):
         sums = _quadratic_form(left - right, inverse)
     exponents = np.zeros(len(sums), np.int64)
-    redo = np.flatnonzero(_unsafe(sums))
+    redo = np.flatnonzero(unsafe(sums))
     if redo.size:
-        scaled, exponents[redo] = _scaled_difference(left[redo], right[redo])
+        scaled, exponents[redo] = scaled_difference(left[redo], right[redo])
         # Scaling VI by an even power of two keeps the root exact.
         half = int(np.frexp(np.abs(inverse).max())[1]) // 2
         sums[redo] = _quadratic_form(scaled, np.ldexp(inverse, -2 * half))
@@ -233,8 +163,8 @@ def inner_product(left: Block, right: Block, metric: Constants) -> NDArray[np.fl
         sums = fold(left * right)
     redo = np.flatnonzero(~np.isfinite(sums))
     if redo.size:
-        first, exponents = _scaled(left[redo])
-        second, more = _scaled(right[redo])
+        first, exponents = scale(left[redo])
+        second, more = scale(right[redo])
         with np.errstate(over="ignore"):
             sums[redo] = np.ldexp(fold(first * second), exponents + more)
     # Subtracting from zero, not negating: there is no distance of minus zero.
@@ -246,7 +176,7 @@ def unit_rows(rows: Block) -> Block:
 
     Each component is off by at most ``(ceil(log2(d)) / 2 + 3) * 2**-53`` of its size.
     """
-    scaled, _ = _scaled(rows)
+    scaled, _ = scale(rows)
     norms = np.sqrt(fold(scaled * scaled))
     norms[norms == 0] = 1.0
     scaled /= norms[:, None]
@@ -277,7 +207,7 @@ def _cosine_of_units(first: Block, second: Block) -> NDArray[np.float64]:
 
 def centred_rows(rows: Block) -> Block:
     """Subtract its mean from each row, scaled by a power of two; constant rows become zero."""
-    scaled, _ = _scaled(rows)
+    scaled, _ = scale(rows)
     constant = (scaled == scaled[:, :1]).all(axis=1)
     for _ in range(2):
         # The second round removes what the rounding of the first mean has left.

@@ -12,7 +12,8 @@ from sklearn.metrics import DistanceMetric
 
 from pyspark_knn.index import distances
 from pyspark_knn.index.distances import Metric, resolve_metric
-from pyspark_knn.index.kernels import SET_METRICS, fold
+from pyspark_knn.index.kernels import SET_METRICS
+from pyspark_knn.index.summation import fold
 from tests.support import exact
 from tests.support.strategies import METRIC_CASES, dims, rows
 
