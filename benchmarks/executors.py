@@ -21,7 +21,7 @@ from threadpoolctl import threadpool_limits
 from pyspark_knn import KNNEstimator
 
 if TYPE_CHECKING:
-    from pyspark.sql import DataFrame, SparkSession
+    from pyspark.sql import DataFrame
 
 K = 10
 
@@ -41,7 +41,7 @@ def worker_memory(items: int, dim: int) -> None:
             found = _in_blocks(spark.sparkContext.broadcast(fitted), queries)
         frame.unpersist()
         found.write.format("noop").mode("overwrite").save()
-        pss, workers = _worker_pss(spark)
+        pss, workers = _worker_pss()
         check(workers == 4, f"{workers} workers, not four")
         rows.append([name, f"{pss / 2**20:,.0f}", pss])
         spark.stop()
@@ -64,7 +64,7 @@ def _in_blocks(shared: Any, queries: DataFrame) -> DataFrame:
     return queries.mapInPandas(search, "id long, neighbors array<long>")
 
 
-def _worker_pss(spark: SparkSession) -> tuple[int, int]:
+def _worker_pss() -> tuple[int, int]:
     """Asked of /proc while the workers of the last job still wait for more."""
     total, workers = 0, 0
     for daemon, command in processes_below(os.getpid()).items():

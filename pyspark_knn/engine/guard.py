@@ -19,7 +19,7 @@ def guarded(function: F) -> F:
     """`function`, such that a worker which lacks a package says which, and what to do about it.
 
     Without this the unpickler fails there, with no word of whose function it was. The function must
-    return an iterator; see `_then_set_aside` for what happens at its end.
+    return an iterator; see `_with_imports_set_aside` for what happens before.
     """
     return _Guarded(function)  # type: ignore[return-value]
 
@@ -33,7 +33,7 @@ class _Guarded:
 
     def __reduce__(self) -> tuple[Callable[[bytes], Any], tuple[bytes]]:
         # Pickled now and not before: a broadcast in it tells Spark that it is needed.
-        run = functools.partial(_then_set_aside, self._function)
+        run = functools.partial(_with_imports_set_aside, self._function)
         payload = cast("bytes", cast("Any", cloudpickle).dumps(run))
         return _loader(), (payload,)
 
@@ -62,16 +62,19 @@ def _loader() -> Callable[[bytes], Any]:
     return load
 
 
-def _then_set_aside(function: Callable[[Any], Iterator[Any]], batches: Any) -> Iterator[Any]:
-    """The results of `function`; then what it has imported is set aside from garbage collection.
+def _with_imports_set_aside(
+    function: Callable[[Any], Iterator[Any]], batches: Any
+) -> Iterator[Any]:
+    """The results of `function`; what was imported so far is set aside from garbage collection.
 
     Spark's daemon collects garbage after each task, before the worker can take the next one. To
     look through all that numpy, pyarrow and scikit-learn have made takes 0.1 s (4.3.0), which is
     more than many a task; and none of it is ever garbage.
     """
     global _modules_set_aside
-    yield from function(batches)
-    # Not after each task: garbage that is set aside stays for good.
+    # At the start, where the daemon has just collected: garbage that is set aside stays for good.
+    # Only where there is something new, for the same reason.
     if len(sys.modules) > _modules_set_aside:
         gc.freeze()
         _modules_set_aside = len(sys.modules)
+    yield from function(batches)

@@ -21,7 +21,7 @@ from pyspark.sql.pandas.types import from_arrow_schema
 from pyspark_knn.engine import columns, compat, packing
 from pyspark_knn.engine.guard import guarded
 from pyspark_knn.engine.items import Items
-from pyspark_knn.engine.persisting import persist, unpersist
+from pyspark_knn.engine.persisting import persisted, unpersist
 
 logger = logging.getLogger(__name__)
 
@@ -112,13 +112,11 @@ class PackedItems:
             rules=source.rules,
         )
         self.source = source
-        self.frame = persist(_pack(dataset, source, request))
-        try:
-            with compat.described(dataset.sparkSession, "pyspark_knn: pack the items"):
-                self._summarize(self.frame.select(*_SUMMARY).collect())
-        except BaseException:
-            unpersist(self.frame)
-            raise
+        with (
+            compat.described(session, "pyspark_knn: pack the items"),
+            persisted(_pack(dataset, source, request)) as self.frame,
+        ):
+            self._summarize(self.frame.select(*_SUMMARY).collect())
 
     def __enter__(self) -> PackedItems:
         return self

@@ -8,6 +8,7 @@ import functools
 import logging
 import threading
 import weakref
+from collections.abc import Iterator
 from typing import Any
 
 from pyspark.sql import DataFrame, SparkSession
@@ -42,10 +43,22 @@ def unpersist(frame: DataFrame) -> None:
         return
     with contextlib.suppress(*compat.refusals()):
         frame.unpersist()
+    _forget(frame)
+
+
+@contextlib.contextmanager
+def persisted(frame: DataFrame) -> Iterator[DataFrame]:
+    """`frame`, persisted; it stays so after the block, unless that fails."""
+    kept = persist(frame)
+    try:
+        yield kept
+    except BaseException:
+        unpersist(kept)
+        raise
 
 
 def free_with(owner: object, frame: DataFrame) -> weakref.finalize[[DataFrame], Any]:
-    """Unpersist `frame` when `owner` is gone, or before its session ends.
+    """Unpersist `frame` when `owner` is gone; on Spark Connect also before the session ends.
 
     Returns
     -------
@@ -55,7 +68,7 @@ def free_with(owner: object, frame: DataFrame) -> weakref.finalize[[DataFrame], 
     release = weakref.finalize(owner, _free, frame)
     release.atexit = False
     if compat.is_connect(frame.sparkSession):
-        _free_before_end(frame.sparkSession, release)
+        _free_before_end(frame)
     return release
 
 
@@ -73,37 +86,54 @@ def _try_unpersist(frame: DataFrame) -> None:
         logger.debug("a persisted DataFrame could not be freed", exc_info=True)
 
 
-_to_free: dict[str, list[weakref.finalize[[DataFrame], Any]]] = {}
-_to_free_lock = threading.Lock()
+# --- the end of a client of Spark Connect ---------------------------------------------------------
+
+_held: dict[str, list[DataFrame]] = {}
+"""What is persisted by each session. Dead owners' frames too, until they are freed in truth."""
+
+_held_lock = threading.Lock()
+_watched: weakref.WeakSet[SparkSession] = weakref.WeakSet()
 
 
-def _free_before_end(session: SparkSession, release: weakref.finalize[[DataFrame], Any]) -> None:
+def _free_before_end(frame: DataFrame) -> None:
     """See to what a Spark Connect server would keep: its cache outlives all sessions (4.3.0).
 
     A client is not told of the end of its session either. So `stop` of this one session is wrapped;
     a client that ends without it does the same at its exit, as Spark does with its own models.
     """
+    session = frame.sparkSession
     key = compat.session_key(session)
-    with _to_free_lock:
-        known = _to_free.get(key)
-        _to_free[key] = [*(each for each in known or [] if each.alive), release]
-    if known is not None:
+    with _held_lock:
+        _held.setdefault(key, []).append(frame)
+    if session in _watched:
         return
+    _watched.add(session)
     stop = session.stop
 
     @functools.wraps(stop)
     def free_and_stop() -> None:
-        _free_all_of(key)
-        stop()
+        try:
+            _free_all_of(key)
+        finally:
+            stop()
 
     session.stop = free_and_stop  # type: ignore[method-assign]
     atexit.register(_free_all_of, key)
 
 
+def _forget(frame: DataFrame) -> None:
+    key = compat.session_key(frame.sparkSession)
+    with _held_lock:
+        _held[key] = [each for each in _held.get(key, []) if each is not frame]
+
+
 def _free_all_of(key: str) -> None:
-    with _to_free_lock:
-        releases = _to_free.pop(key, [])
-    for release in releases:
-        found = release.detach()
-        if found is not None:
-            _try_unpersist(*found[2])
+    with _held_lock:
+        frames = _held.pop(key, [])
+    for frame in frames:
+        try:
+            frame.unpersist()
+        except Exception:
+            # A server that does not answer costs minutes of trying: not again for the others.
+            logger.debug("persisted DataFrames could not be freed", exc_info=True)
+            break

@@ -171,7 +171,7 @@ def spread(ids: pa.ChunkedArray) -> NDArray[np.uint64]:
     if pa.types.is_integer(ids.type):
         plain = ids.to_numpy().astype(np.int64).view(np.uint64)
         return np.asarray(pd.util.hash_array(plain))
-    if not pa.types.is_binary(ids.type):
+    if not (pa.types.is_binary(ids.type) or pa.types.is_large_binary(ids.type)):
         ids = ids.cast(pa.string())
     objects = np.asarray(ids.to_pandas(), dtype=object)
     return np.asarray(pd.util.hash_array(objects, categorize=False))

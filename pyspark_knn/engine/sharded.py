@@ -26,7 +26,7 @@ from pyspark_knn.engine.clustering import find_cut
 from pyspark_knn.engine.guard import guarded
 from pyspark_knn.engine.items import Items
 from pyspark_knn.engine.packed import PackedItems
-from pyspark_knn.engine.persisting import free_with, persist, unpersist
+from pyspark_knn.engine.persisting import free_with, persisted, unpersist
 from pyspark_knn.engine.placement import PlacedCost
 from pyspark_knn.engine.shard_build import (
     PIECE_SCHEMA,
@@ -185,12 +185,15 @@ class Sharded(placement.Placement):
         place = F.pmod("shard", F.lit(partitions)) + 1
         spread = F.element_at(int_array(spreading_keys(partitions)), place)
         pieces = packed.frame.mapInArrow(split, from_arrow_schema(PIECE_SCHEMA))
-        frame = persist(
+        built = (
             pieces.repartition(partitions, spread)
             .sortWithinPartitions("shard")
             .mapInArrow(build, from_arrow_schema(SHARD_SCHEMA))
         )
-        with compat.described(session, f"pyspark_knn: build {count} shards"):
+        with (
+            compat.described(session, f"pyspark_knn: build {count} shards"),
+            persisted(built) as frame,
+        ):
             shards = _shards_of(frame)
         logger.info("built %d shards of %d items", len(shards), packed.num_items)
         return cls(

@@ -184,6 +184,7 @@ from pyspark.sql import SparkSession
 from pyspark_knn import KNNEstimator, supply_package
 
 url, end, fitted, seen = sys.argv[1:]
+
 spark = SparkSession.builder.remote(url).create()
 supply_package(spark)
 rows = [(i, [float(i)]) for i in range(9)]
@@ -195,12 +196,14 @@ print(sorted(row.neighbors for row in models[1].transform(items.where("id > 7"))
 Path(fitted).touch()
 while not Path(seen).exists():
     time.sleep(0.05)
-if end == "stop":
+if end == "garbage":
+    models.clear()
+if end != "exit":
     spark.stop()
 """
 
 
-@pytest.mark.parametrize("end", ["stop", "exit"])
+@pytest.mark.parametrize("end", ["stop", "garbage", "exit"])
 def test_shards_go_when_their_client_does(server: Server, tmp_path: Path, end: str) -> None:
     fitted, seen = tmp_path / "fitted", tmp_path / "seen"
     with ThreadPoolExecutor(1) as pool:
@@ -208,16 +211,21 @@ def test_shards_go_when_their_client_does(server: Server, tmp_path: Path, end: s
         client = pool.submit(run_script, SHARDED, *arguments, folder=tmp_path)
         while not (fitted.exists() or client.done()):
             time.sleep(0.05)
-        held = server.persisted()
+        held = _await(server, 2)
         seen.touch()
         done = client.result()
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "[[4, 3]]"
     assert len(held) == 2, held
+    assert _await(server, 0) == []
+
+
+def _await(server: Server, count: int) -> list[str]:
+    """What the server holds, as soon as it is so much: Spark counts with a delay."""
     deadline = time.monotonic() + 60
-    while server.persisted() and time.monotonic() < deadline:
+    while len(held := server.persisted()) != count and time.monotonic() < deadline:
         time.sleep(0.2)
-    assert server.persisted() == []
+    return held
 
 
 def test_one_upload_for_equal_content(session: Any, monkeypatch: pytest.MonkeyPatch) -> None:

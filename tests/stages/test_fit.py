@@ -54,6 +54,20 @@ def test_nothing_stays_persisted(spark: SparkSession) -> None:
     assert _persisted(spark) <= before
 
 
+def test_nothing_stays_persisted_of_shards_that_could_not_be_built(
+    spark: SparkSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(frame: DataFrame) -> None:
+        frame.count()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("pyspark_knn.engine.sharded._shards_of", fail)
+    before = _persisted(spark)
+    with pytest.raises(KeyboardInterrupt):
+        KNNEstimator(idCol="id", placement="sharded").fit(frame_of(spark, np.eye(3)))
+    assert _persisted(spark) <= before
+
+
 def test_fits_of_equal_items_at_once_do_not_free_each_others_chunks(spark: SparkSession) -> None:
     items = frame_of(spark, RANDOM.normal(size=(20, 2)))
     source = packed_room.ItemSource(

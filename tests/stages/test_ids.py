@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
@@ -115,3 +115,28 @@ def test_ids_of_queries_are_a_space_of_their_own(spark: SparkSession) -> None:
     model: KNNModel = KNNEstimator(k=2, idCol="id").fit(items)
     queries = spark.createDataFrame([("x", [0.0])], "id string, features array<double>")
     assert model.transform(queries).first()["neighbors"] == [1, 2]
+
+
+@pytest.fixture
+def large_offsets(spark: SparkSession) -> Iterator[None]:
+    """Arrow's types for strings and binaries beyond 2 GiB a batch."""
+    name = "spark.sql.execution.arrow.useLargeVarTypes"
+    spark.conf.set(name, "true")
+    yield
+    spark.conf.unset(name)
+
+
+@pytest.mark.usefixtures("large_offsets")
+@pytest.mark.parametrize("placement", ["replicated", "sharded"])
+@pytest.mark.parametrize("id_type", ["binary", "string"])
+def test_ids_with_large_offsets(spark: SparkSession, placement: str, id_type: str) -> None:
+    keys = [b"\xff\x01", b"", b"a"] if id_type == "binary" else ["\U0001f600", "", "a"]
+    rows = [(key, [float(n)]) for n, key in enumerate(keys)]
+    items = spark.createDataFrame(rows, f"key {id_type}, features array<double>")
+    model = KNNEstimator(k=2, idCol="key", placement=placement).fit(items)
+    found = {row["key"]: row["neighbors"] for row in model.transform(items).collect()}
+    assert {key: list(map(type(key), row)) for key, row in found.items()} == {
+        keys[0]: [keys[0], keys[1]],
+        keys[1]: [keys[1], keys[2]],
+        keys[2]: [keys[2], keys[1]],
+    }

@@ -65,7 +65,7 @@ def connect_server(folder: Path, python: Path, master: str) -> Iterator[Server]:
     import pyspark
 
     home = Path(pyspark.__file__).parent
-    port, ui_port = _free_port(), _free_port()
+    port, ui_port = _free_ports(2)
     settings = {
         "spark.connect.grpc.binding.port": str(port),
         # Where a server keeps the files of its sessions.
@@ -111,10 +111,12 @@ def connect_server(folder: Path, python: Path, master: str) -> Iterator[Server]:
             server.wait(timeout=60)
 
 
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
+def _free_ports(count: int) -> list[int]:
+    with contextlib.ExitStack() as stack:
+        listeners = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for listener in listeners:
+            listener.bind(("127.0.0.1", 0))
+        return [int(listener.getsockname()[1]) for listener in listeners]
 
 
 def _await_port(server: subprocess.Popen[bytes], port: int, log: Path) -> None:
