@@ -10,19 +10,40 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from pyspark.ml.param import Param
 from pyspark.sql import DataFrame
 
 from pyspark_knn.engine import compat
 from pyspark_knn.engine.sharing import Limits, SharedSearch
+from pyspark_knn.model import NeighborModel
 
-if TYPE_CHECKING:
-    from pyspark_knn.estimator import NeighborEstimator
-    from pyspark_knn.model import NeighborModel
+M = TypeVar("M", bound=NeighborModel)
+S = TypeVar("S", bound="Sibling[Any]")
 
-M = TypeVar("M", bound="NeighborModel")
+
+class Sibling(Protocol[M]):
+    """What is asked of an estimator here."""
+
+    def fit(self, dataset: DataFrame) -> M:
+        """Fit a model."""
+
+    def follow(self, first: M) -> M:
+        """The model of this estimator, given one that differs in no Param of the index."""
+
+    def copy(self: S, extra: dict[Param[Any], Any]) -> S:
+        """The same with other Params."""
+
+    def extractParamMap(self) -> dict[Param[Any], Any]:
+        """All Params."""
+
+    def getK(self) -> int:
+        """Neighbours per query."""
+
+    def getMaxDistance(self) -> float | None:
+        """Only those within."""
+
 
 _SEARCH_PARAMS = frozenset(
     {
@@ -47,12 +68,12 @@ class _Group(Generic[M]):
     """Estimators whose index is the same: the first that is asked for fits, the others follow."""
 
     def __init__(self) -> None:
-        self.estimators: list[NeighborEstimator[M]] = []
+        self.estimators: list[Sibling[M]] = []
         self._first: M | None = None
         self._shared: SharedSearch | None = None
         self._lock = threading.Lock()
 
-    def fit(self, estimator: NeighborEstimator[M], dataset: DataFrame) -> M:
+    def fit(self, estimator: Sibling[M], dataset: DataFrame) -> M:
         """The model of one of the estimators."""
         with self._lock:
             if self._first is None:
@@ -81,7 +102,7 @@ class SiblingFits(Generic[M]):
 
     Parameters
     ----------
-    estimator : NeighborEstimator
+    estimator : Sibling
         Has the Params that all share.
     dataset : DataFrame
         The items.
@@ -91,7 +112,7 @@ class SiblingFits(Generic[M]):
 
     def __init__(
         self,
-        estimator: NeighborEstimator[M],
+        estimator: Sibling[M],
         dataset: DataFrame,
         paramMaps: Sequence[dict[Param[Any], Any]],
     ) -> None:
@@ -109,7 +130,7 @@ class SiblingFits(Generic[M]):
         return self._groups[index].fit(self._estimators[index], self._dataset)
 
 
-def _index_key(estimator: NeighborEstimator[Any]) -> str:
+def _index_key(estimator: Sibling[Any]) -> str:
     """Equal for estimators that build the same index."""
     shaping = [
         (param.name, value)
