@@ -10,7 +10,7 @@ import logging
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -98,6 +98,14 @@ def kept_by(server_folder: Path) -> list[Path]:
     return [path for folder in sessions for path in folder.rglob("*") if path.is_file()]
 
 
+def as_many(count: int, ask: Callable[[], list[Any]], seconds: float) -> list[Any]:
+    """What `ask` finds, as soon as it is so many, or else then: a server cleans up with a delay."""
+    deadline = time.monotonic() + seconds
+    while len(found := ask()) != count and time.monotonic() < deadline:
+        time.sleep(0.2)
+    return found
+
+
 def test_workers_without_the_package_say_so_and_can_be_supplied(bare_session: Any) -> None:
     session = bare_session
     with pytest.raises(PySparkException, match="no package 'pyspark_knn'") as raised:
@@ -170,10 +178,7 @@ def test_two_clients_do_not_mix_and_leave_nothing(
     assert found == [[expected(items)] * 3 for items in many]
     assert found[0] != found[1]
     assert not list(temporary.iterdir())
-    deadline = time.monotonic() + 90
-    while kept_by(server_folder) and time.monotonic() < deadline:
-        time.sleep(0.2)
-    assert not kept_by(server_folder)
+    assert as_many(0, lambda: kept_by(server_folder), 90) == []
 
 
 SHARDED = """
@@ -184,7 +189,6 @@ from pyspark.sql import SparkSession
 from pyspark_knn import KNNEstimator, supply_package
 
 url, end, fitted, seen = sys.argv[1:]
-
 spark = SparkSession.builder.remote(url).create()
 supply_package(spark)
 rows = [(i, [float(i)]) for i in range(9)]
@@ -211,21 +215,13 @@ def test_shards_go_when_their_client_does(server: Server, tmp_path: Path, end: s
         client = pool.submit(run_script, SHARDED, *arguments, folder=tmp_path)
         while not (fitted.exists() or client.done()):
             time.sleep(0.05)
-        held = _await(server, 2)
+        held = as_many(2, server.persisted, 60)
         seen.touch()
         done = client.result()
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "[[4, 3]]"
     assert len(held) == 2, held
-    assert _await(server, 0) == []
-
-
-def _await(server: Server, count: int) -> list[str]:
-    """What the server holds, as soon as it is so much: Spark counts with a delay."""
-    deadline = time.monotonic() + 60
-    while len(held := server.persisted()) != count and time.monotonic() < deadline:
-        time.sleep(0.2)
-    return held
+    assert as_many(0, server.persisted, 60) == []
 
 
 def test_one_upload_for_equal_content(session: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -70,13 +70,15 @@ def test_nothing_stays_persisted_of_shards_that_could_not_be_built(
 
 def test_fits_of_equal_items_at_once_do_not_free_each_others_chunks(spark: SparkSession) -> None:
     items = frame_of(spark, RANDOM.normal(size=(20, 2)))
-    source = packed_room.ItemSource(
-        packed_room.columns.features_of(items, "featuresCol", "features"), "features", {}, ()
-    )
-    with packed_room.PackedItems(items, source) as packed:
-        with packed_room.PackedItems(items, source) as other:
+    with _packed(items) as packed:
+        with _packed(items) as other:
             assert other.num_items == 20
         assert packed.frame.storageLevel.useMemory
+
+
+def _packed(items: DataFrame) -> packed_room.PackedItems:
+    features = packed_room.columns.features_of(items, "featuresCol", "features")
+    return packed_room.PackedItems(items, packed_room.ItemSource(features, "features", {}, ()))
 
 
 def _persisted(spark: SparkSession) -> set[int]:
@@ -106,9 +108,7 @@ def test_chunks_come_in_slices_and_end_up_in_order(
 def test_an_input_that_changes_between_readings_is_noticed(spark: SparkSession) -> None:
     """Where persisted chunks are lost, a nondeterministic input may come back with other rows."""
     items = frame_of(spark, RANDOM.normal(size=(50, 2)), partitions=2)
-    features = packed_room.columns.features_of(items, "featuresCol", "features")
-    source = packed_room.ItemSource(features, "features", {}, ())
-    with packed_room.PackedItems(items, source) as packed:
+    with _packed(items) as packed:
         packed.chunks.append(packed.chunks[0]._replace(partition=99))
         with pytest.raises(
             RuntimeError, match=r"3 packed chunks were expected, 2 came.*persist it"
