@@ -213,16 +213,11 @@ def features_of(dataset: DataFrame, param: str, name: str) -> Features:
     field = field_of(dataset, param, name)
     values = column(field.name)
     if isinstance(field.dataType, VectorUDT):
-        plain = F.unwrap_udt(values)
-        # One column and not two: Spark adds up the bytes of every column after each row (4.3.0).
-        # For the same reason not null for dense vectors: it then counts the nulls each time.
-        layout = F.when(plain["size"].isNull(), F.array().cast("array<int>")).otherwise(
-            F.concat(F.array(plain["size"]), plain["indices"])
-        )
         attributes = (field.metadata or {}).get("ml_attr", {})
-        types: list[T.DataType] = [T.ArrayType(T.DoubleType()), T.ArrayType(T.IntegerType())]
-        parts = [plain["values"], layout]
-        return Features(parts, types, attributes.get("num_attrs"), _attribute_names(attributes))
+        names = _attribute_names(attributes)
+        return _vector_features(F.unwrap_udt(values), attributes.get("num_attrs"), names)
+    if isinstance(field.dataType, T.StructType) and _holds_vectors(field.dataType):
+        return _vector_features(_typed_vector(values, field.dataType), None, None)
     if isinstance(field.dataType, T.ArrayType):
         element = field.dataType.elementType
         if isinstance(element, (T.FloatType, T.DoubleType)):
@@ -235,6 +230,54 @@ def features_of(dataset: DataFrame, param: str, name: str) -> Features:
         f"actually {field.dataType.simpleString()}; pyspark.ml.feature.VectorAssembler makes one "
         "vector of several columns"
     )
+
+
+def _vector_features(plain: Column, attributes: int | None, names: list[str] | None) -> Features:
+    """The features of a column of vectors, given as the struct that `VectorUDT` stores."""
+    # One column and not two: Spark adds up the bytes of every column after each row (4.3.0).
+    # For the same reason not null for dense vectors: it then counts the nulls each time.
+    layout = F.when(plain["size"].isNull(), F.array().cast("array<int>")).otherwise(
+        F.concat(F.array(plain["size"]), plain["indices"])
+    )
+    types: list[T.DataType] = [T.ArrayType(T.DoubleType()), T.ArrayType(T.IntegerType())]
+    return Features([plain["values"], layout], types, attributes, names)
+
+
+_VECTOR_FIELDS: dict[str, T.DataType] = {
+    "type": T.ByteType(),
+    "size": T.IntegerType(),
+    "indices": T.ArrayType(T.IntegerType()),
+    "values": T.ArrayType(T.DoubleType()),
+}
+"""What a `VectorUDT` stores; size and indices are null in a dense vector."""
+
+
+def _holds_vectors(kind: T.StructType) -> bool:
+    """Whether a struct is a vector that was written to a format without user-defined types.
+
+    ORC keeps the fields as they are. JSON sorts them, widens their types, and leaves out `size` and
+    `indices` where all vectors are dense.
+    """
+    fields = {field.name: field.dataType for field in kind.fields}
+    if set(fields) not in ({"type", "values"}, set(_VECTOR_FIELDS)):
+        return False
+    return all(_is_widened(fields[name], _VECTOR_FIELDS[name]) for name in fields)
+
+
+def _is_widened(given: T.DataType, field_type: T.DataType) -> bool:
+    if isinstance(given, T.ArrayType) and isinstance(field_type, T.ArrayType):
+        return _is_widened(given.elementType, field_type.elementType)
+    wanted = T.IntegralType if isinstance(field_type, T.IntegralType) else T.NumericType
+    return isinstance(given, wanted)
+
+
+def _typed_vector(values: Column, kind: T.StructType) -> Column:
+    """A struct that holds a vector, with the fields and the types that `VectorUDT` gives it."""
+    fields = [
+        (values[name] if name in kind.names else F.lit(None)).cast(field_type).alias(name)
+        for name, field_type in _VECTOR_FIELDS.items()
+    ]
+    return F.when(values.isNotNull(), F.struct(*fields))
 
 
 def _attribute_names(attributes: dict[str, Any]) -> list[str] | None:

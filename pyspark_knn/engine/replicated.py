@@ -17,6 +17,7 @@ from pyspark_knn.engine import columns, compat, shipping
 from pyspark_knn.engine.guard import guarded
 from pyspark_knn.engine.items import Items
 from pyspark_knn.engine.placement import REPLICATED, PlacedCost, Placement
+from pyspark_knn.engine.scans import as_rows
 from pyspark_knn.engine.worker import (
     TIMING_SCHEMA,
     Answer,
@@ -92,9 +93,10 @@ class Replicated(Placement):
         result = request.answer.result_type
         given = [kind for _, kind in inputs]
         search = compat.batch_udf(run, given, T.ArrayType(result))
-        found = F.inline(search(*(each for each, _ in inputs))).alias(*result.names)
+        rows, read, added = as_rows(queries, [each for each, _ in inputs])
         # inline() and not a struct taken apart: Spark may evaluate a struct's fields twice.
-        return finish(queries.select("*", found))
+        found = F.inline(search(*read)).alias(*result.names)
+        return finish(rows.select("*", found).drop(*added))
 
     def answer(
         self, queries: NDArray[Any], k: int, max_distance: float | None, answer: Answer

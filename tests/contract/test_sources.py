@@ -1,0 +1,227 @@
+"""Every stage fits on and transforms what users read: files, tables, caches and streams."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyspark
+import pytest
+from pyspark.ml.functions import array_to_vector
+from pyspark.sql import functions as F
+
+from tests.support.stages import CASES, Case, common_frame
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame, SparkSession
+
+Source = Callable[["SparkSession", "DataFrame", str], "DataFrame"]
+
+SPARK_4 = int(pyspark.__version__.split(".")[0]) >= 4
+
+
+def _vectors(frame: DataFrame) -> DataFrame:
+    return frame.withColumn("features", array_to_vector("features"))
+
+
+def _parquet(spark: SparkSession, frame: DataFrame, path: str) -> DataFrame:
+    _vectors(frame).write.parquet(path)
+    return spark.read.parquet(path)
+
+
+def _parquet_partitioned(spark: SparkSession, frame: DataFrame, path: str) -> DataFrame:
+    _vectors(frame).withColumn("part", F.col("label")).write.partitionBy("part").parquet(path)
+    return spark.read.parquet(path)
+
+
+def _parquet_nested(spark: SparkSession, frame: DataFrame, path: str) -> DataFrame:
+    _vectors(frame).select(F.struct("features").alias("inside"), "*").write.parquet(path)
+    return spark.read.parquet(path).drop("features").select("inside.features", "*")
+
+
+def _parquet_arrays_beside_vectors(spark: SparkSession, frame: DataFrame, path: str) -> DataFrame:
+    inside = F.struct(array_to_vector("features").alias("v"))
+    frame.withColumns({"inside": inside, "vector": array_to_vector("features")}).write.parquet(path)
+    return spark.read.parquet(path)
+
+
+def _parquet_void(spark: SparkSession, frame: DataFrame, path: str) -> DataFrame:
+    frame.write.parquet(path)
+    return spark.read.schema(f"{_ddl(frame)}, nothing void").parquet(path)
+
+
+def _orc(spark: SparkSession, frame: DataFrame, path: str) -> DataFrame:
+    _vectors(frame).write.orc(path)
+    return spark.read.orc(path)
+
+
+def _orc_sparse(spark: SparkSession, frame: DataFrame, path: str) -> DataFrame:
+    from pyspark.ml.feature import VectorAssembler
+
+    parts = frame.select("*", F.lit(0.0).alias("zero"), array_to_vector("features").alias("dense"))
+    # Five zeros in a row: the assembler then makes sparse vectors.
+    wide = VectorAssembler(inputCols=["dense", *["zero"] * 5], outputCol="wide").transform(parts)
+    renamed = wide.drop("features", "dense", "zero").withColumnRenamed("wide", "features")
+    renamed.write.orc(path)
+    return spark.read.orc(path)
+
+
+def _json_arrays(spark: SparkSession, frame: DataFrame, path: str) -> DataFrame:
+    frame.write.json(path)
+    return spark.read.json(path)
+
+
+def _json_vectors(spark: SparkSession, frame: DataFrame, path: str) -> DataFrame:
+    _vectors(frame).write.json(path)
+    return spark.read.json(path)
+
+
+def _csv(spark: SparkSession, frame: DataFrame, path: str) -> DataFrame:
+    texts = {name: F.to_json(name) for name in ("features", "truth")}
+    frame.withColumns(texts).write.csv(path, header=True)
+    read = spark.read.csv(path, header=True, inferSchema=True)
+    arrays = {name: F.from_json(name, "array<double>") for name in texts}
+    return read.withColumns(arrays)
+
+
+def _table(spark: SparkSession, frame: DataFrame, path: str) -> DataFrame:
+    spark.sql("DROP TABLE IF EXISTS knn_source")
+    _vectors(frame).write.option("path", path).saveAsTable("knn_source")
+    return spark.table("knn_source")
+
+
+def _view(spark: SparkSession, frame: DataFrame, path: str) -> DataFrame:
+    _parquet(spark, frame, path).createOrReplaceTempView("knn_view")
+    return spark.sql("SELECT * FROM knn_view WHERE id >= 0")
+
+
+def _cached(spark: SparkSession, frame: DataFrame, path: str) -> DataFrame:
+    return _parquet(spark, frame, path).cache()
+
+
+def _checkpointed(spark: SparkSession, frame: DataFrame, path: str) -> DataFrame:
+    return _parquet(spark, frame, path).localCheckpoint()
+
+
+def _range(spark: SparkSession, frame: DataFrame, path: str) -> DataFrame:
+    known = F.map_from_entries(F.collect_list(F.struct("id", F.struct("*").alias("row"))))
+    rows = frame.agg(known.alias("rows"))
+    numbers = spark.range(frame.count()).select(F.col("id").cast("double").alias("key"))
+    return _vectors(
+        numbers.crossJoin(rows).select(F.col("rows")[F.col("key")].alias("r")).select("r.*")
+    )
+
+
+def _pandas(spark: SparkSession, frame: DataFrame, path: str) -> DataFrame:
+    return spark.createDataFrame(frame.toPandas(), frame.schema)
+
+
+def _arrow(spark: SparkSession, frame: DataFrame, path: str) -> DataFrame:
+    return spark.createDataFrame(frame.toArrow())
+
+
+def _ddl(frame: DataFrame) -> str:
+    return ", ".join(f"{each.name} {each.dataType.simpleString()}" for each in frame.schema)
+
+
+SOURCES: dict[str, Source] = {
+    "parquet": _parquet,
+    "parquet, partitioned": _parquet_partitioned,
+    "parquet, nested": _parquet_nested,
+    "parquet, arrays beside vectors": _parquet_arrays_beside_vectors,
+    "orc": _orc,
+    "orc, sparse": _orc_sparse,
+    "json": _json_arrays,
+    "json, vectors": _json_vectors,
+    "csv": _csv,
+    "table": _table,
+    "view": _view,
+    "cached": _cached,
+    "checkpointed": _checkpointed,
+    "range": _range,
+    "pandas": _pandas,
+    # Spark 3.5 knows neither.
+    **({"parquet, void": _parquet_void, "arrow": _arrow} if SPARK_4 else {}),
+}
+"""How the common frame reaches a stage: what to write and read, given a path that is free."""
+
+
+@pytest.fixture(scope="module", params=list(SOURCES))
+def source(
+    request: pytest.FixtureRequest, spark: SparkSession, tmp_path_factory: pytest.TempPathFactory
+) -> DataFrame:
+    path = (tmp_path_factory.mktemp("source") / "data").as_uri()
+    return SOURCES[request.param](spark, common_frame(spark), path)
+
+
+@pytest.fixture(scope="module", params=list(CASES))
+def case(request: pytest.FixtureRequest) -> Case:
+    return CASES[request.param]
+
+
+@pytest.fixture(scope="module")
+def expected(spark: SparkSession, case: Case) -> list[tuple[Any, ...]]:
+    """What the stage makes of the common frame as it is."""
+    frame = common_frame(spark)
+    return outputs(case, case.make(k=3).fit(frame).transform(frame))
+
+
+def outputs(case: Case, found: DataFrame) -> list[tuple[Any, ...]]:
+    # All columns: what nobody asks for, Spark would not even read.
+    rows = sorted(found.collect(), key=lambda row: row.id)
+    return [tuple(row[name] for name in ("id", *case.outputs.values())) for row in rows]
+
+
+def test_fit_and_transform(case: Case, expected: list[tuple[Any, ...]], source: DataFrame) -> None:
+    model = case.make(k=3).fit(source)
+    found = model.transform(source)
+    assert found.columns[: len(source.columns)] == source.columns
+    assert outputs(case, found) == expected
+
+
+def test_parquet_by_rows(
+    case: Case, expected: list[tuple[Any, ...]], spark: SparkSession, tmp_path: Path
+) -> None:
+    """With Spark's vectorized reader off."""
+    name = "spark.sql.parquet.enableVectorizedReader"
+    source = _parquet(spark, common_frame(spark), (tmp_path / "data").as_uri())
+    before = spark.conf.get(name)
+    spark.conf.set(name, "false")
+    try:
+        assert outputs(case, case.make(k=3).fit(source).transform(source)) == expected
+    finally:
+        spark.conf.set(name, before)
+
+
+def test_parquet_and_what_is_asked_of_it(spark: SparkSession, tmp_path: Path) -> None:
+    """Spark asks the scan for as few columns and rows as it can: all of that must work."""
+    source = _parquet(spark, common_frame(spark), (tmp_path / "data").as_uri())
+    model: Any = CASES["search"].make(k=3).fit(source)
+    found = model.transform(source)
+    assert found.count() == 60
+    assert len(found.select("neighbors").collect()) == 60
+    assert found.where("id < 3").count() == 3
+    assert found.where("size(neighbors) > 3").count() == 0
+    # Columns of the queries still name their own in the result.
+    assert found.where(source["id"] < 3).select(source["features"]).count() == 3
+    assert model.kneighborsJoin(source).count() == 180
+    assert model.kneighborsJoin(source, items=source).where("item.id IS NULL").count() == 0
+
+
+def test_a_stream_of_parquet(
+    case: Case, expected: list[tuple[Any, ...]], spark: SparkSession, tmp_path: Path
+) -> None:
+    source = _parquet(spark, common_frame(spark), (tmp_path / "data").as_uri())
+    model = case.make(k=3).fit(source)
+    stream = spark.readStream.schema(source.schema).parquet((tmp_path / "data").as_uri())
+    sink = (tmp_path / "sink").as_uri()
+    query = (
+        model.transform(stream)
+        .writeStream.option("checkpointLocation", (tmp_path / "kept").as_uri())
+        .trigger(availableNow=True)
+        .format("parquet")
+        .start(sink)
+    )
+    query.awaitTermination()
+    assert outputs(case, spark.read.parquet(sink)) == expected
