@@ -12,10 +12,11 @@ from pyspark.ml.param import Param
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import types as T
 
+from pyspark_knn.checks import check_exclusion, check_max_distance, checked_metric
 from pyspark_knn.engine import columns, compat
 from pyspark_knn.engine.packed import ItemSource, PackedItems
 from pyspark_knn.facts import FitFacts
-from pyspark_knn.model import NeighborModel, check_max_distance, checked_metric
+from pyspark_knn.model import NeighborModel
 from pyspark_knn.params import FitSetters
 from pyspark_knn.persistence import SavedStage, StageReader, StageWriter
 from pyspark_knn.siblings import SiblingFits
@@ -75,12 +76,12 @@ class NeighborEstimator(Estimator[M], FitSetters, SavedStage):
         self._check_params()
         model = first.copy()
         model._paramMap = {}
-        self._copyValues(model)
         model._set(
             algorithm=first.getAlgorithm(),
             placement=first.getPlacement(),
             numShards=first.getNumShards(),
         )
+        self._copyValues(model)
         self._warn(model)
         return model
 
@@ -88,6 +89,7 @@ class NeighborEstimator(Estimator[M], FitSetters, SavedStage):
         """Refuse Params that do not go together."""
         checked_metric(self)
         check_max_distance(self)
+        check_exclusion(self)
 
     def _learn(self, dataset: DataFrame, packed: PackedItems, facts: FitFacts) -> FitFacts:
         """Add what a stage is to know of the items beyond the search."""

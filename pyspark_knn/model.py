@@ -15,6 +15,7 @@ from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
+from pyspark_knn.checks import check_max_distance, checked_metric, warn_of_default_k
 from pyspark_knn.engine import columns, compat
 from pyspark_knn.engine.items import Items
 from pyspark_knn.engine.packed import PackedItems
@@ -26,10 +27,9 @@ from pyspark_knn.engine.sharing import Limits, SharedSearch, is_cached
 from pyspark_knn.engine.worker import Answer, Request
 from pyspark_knn.explain import EXPLAINED_QUERIES, SearchCost
 from pyspark_knn.facts import FitFacts
+from pyspark_knn.fitted_params import FittedParams
 from pyspark_knn.index.auto import build_index
 from pyspark_knn.index.base import IndexSpec
-from pyspark_knn.index.cells import check_cells
-from pyspark_knn.index.distances import Metric, check_algorithm, resolve_metric
 from pyspark_knn.params import HasNeighbors
 from pyspark_knn.persistence import ModelReader, ModelWriter, SavedStage
 
@@ -39,32 +39,7 @@ M = TypeVar("M", bound="NeighborModel")
 Self_ = TypeVar("Self_", bound="NeighborModel")
 
 
-def checked_metric(params: HasNeighbors) -> Metric:
-    """The metric that the Params mean.
-
-    Raises
-    ------
-    ValueError
-        If they do not go together: `metric`, `p`, `metricParams`, `algorithm` and `shardBy`.
-    """
-    metric = resolve_metric(params.getMetric(), params.getP(), params.getMetricParams())
-    check_algorithm(params.getAlgorithm(), metric)
-    if params.getShardBy() == "kmeans":
-        check_cells(metric)
-    return metric
-
-
-def check_max_distance(params: HasNeighbors) -> None:
-    """Refuse a negative maxDistance, unless distances can be negative."""
-    limit = params.getMaxDistance()
-    if limit is not None and limit < 0 and params.getMetric() != "inner_product":
-        raise ValueError(
-            f"maxDistance must be >= 0, got {limit!r} (only the distances of metric "
-            "'inner_product' can be negative)"
-        )
-
-
-class NeighborModel(Model, HasNeighbors, SavedStage):
+class NeighborModel(Model, FittedParams, HasNeighbors, SavedStage):
     """A fitted index in its place, and the template of a search."""
 
     _OUTPUTS: ClassVar[tuple[str, ...]]
@@ -76,6 +51,8 @@ class NeighborModel(Model, HasNeighbors, SavedStage):
         self._loaded_from: str | None = None
         self._facts = FitFacts()
         self._shared: SharedSearch | None = None
+        self._warned: set[str] = set()
+        """Warnings that were given; one set for a model and its copies."""
 
     def place(self, packed: PackedItems, id_type: T.DataType | None, facts: FitFacts) -> None:
         """Index packed items where the Params say; for the use of fit and load alone."""
@@ -89,9 +66,9 @@ class NeighborModel(Model, HasNeighbors, SavedStage):
             self.install(items, matrix, id_type, facts)
             return
         index = Sharded.build(packed, self._spec(), id_type, self.getNumShards(), self.getShardBy())
-        self._set(numShards=index.num_shards)
         algorithm, reason = index.algorithm
-        self._hold(index, algorithm, reason, replace(facts, numDuplicates=index.duplicates))
+        facts = replace(facts, numDuplicates=index.duplicates)
+        self._hold(index, reason, facts, algorithm=algorithm, numShards=index.num_shards)
 
     def install(
         self,
@@ -102,17 +79,18 @@ class NeighborModel(Model, HasNeighbors, SavedStage):
     ) -> None:
         """Index `matrix`, here on the driver, as the Params say."""
         index, reason = build_index(matrix, self._spec())
-        self._hold(Replicated(items, index, id_type), index.algorithm, reason, facts)
+        held = Replicated(items, index, id_type)
+        self._hold(held, reason, facts, algorithm=index.algorithm)
 
     def _spec(self) -> IndexSpec:
         return IndexSpec(checked_metric(self), self.getAlgorithm(), self.getLeafSize())
 
-    def _hold(self, index: Placement, algorithm: str, reason: str, facts: FitFacts) -> None:
+    def _hold(self, index: Placement, reason: str, facts: FitFacts, **chosen: Any) -> None:
         # The model's own Params tell what "auto" came to.
-        self._set(algorithm=algorithm, placement=index.name)
+        self._fix(placement=index.name, **chosen)
         self._index = index
         self._facts = replace(facts, algorithmReason=facts.algorithmReason or reason)
-        logger.info("algorithm %s: %s", algorithm, self._facts.algorithmReason)
+        logger.info("algorithm %s: %s", self.getAlgorithm(), self._facts.algorithmReason)
         logger.info("placement %s: %s", index.name, facts.placementReason)
 
     def share(self, search: SharedSearch | None) -> None:
@@ -283,6 +261,7 @@ class NeighborModel(Model, HasNeighbors, SavedStage):
         """Search the rows of `queries`, lazily; the output columns must have been checked."""
         compat.session_of(queries)
         check_max_distance(self)
+        warn_of_default_k(self, self._warned)
         answer, finish = self._answer(outputs), functools.partial(self._finish, outputs)
         if self._shared is not None and is_cached(queries):
             limits = Limits(self.getK(), self.getMaxDistance())

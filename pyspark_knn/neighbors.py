@@ -20,6 +20,9 @@ from pyspark_knn.params import HasNeighborColumns
 if TYPE_CHECKING:
     from sklearn.neighbors import NearestNeighbors
 
+JOIN_TYPES = ("inner", "left")
+"""What `KNNModel.kneighborsJoin` can do with a query without neighbours."""
+
 
 class _SearchParams(HasNeighborColumns):
     """The output columns with the names that they have unless told otherwise."""
@@ -72,57 +75,81 @@ class KNNModel(NeighborModel, _SearchParams):
             distances="distancesCol" in outputs,
         )
 
-    def kneighborsJoin(self, queries: DataFrame, items: DataFrame | None = None) -> DataFrame:
-        """One row for each pair of a query and one of its neighbours, lazily.
+    def kneighborsJoin(
+        self,
+        queries: DataFrame,
+        items: DataFrame | None = None,
+        *,
+        how: str = "inner",
+        neighborCol: str = "neighbor",
+        rankCol: str = "rank",
+        distanceCol: str = "distance",
+        itemCol: str = "item",
+    ) -> DataFrame:
+        """Join each query with its neighbours, one row for each pair; lazy.
 
         Parameters
         ----------
         queries : DataFrame
-            Has the features column; all its columns stay. A query without neighbours has no row.
+            Has the features column. All its columns are kept.
         items : DataFrame, optional
-            Has the id column (the estimator's ``idCol``); its rows join by a plain equi-join as a
-            struct. An id that it lacks gets a null, one that it has twice gets two rows.
+            Has the id column (the estimator's ``idCol``). Its rows are joined by id, as a struct.
+            An id that it lacks gets a null, and one that it has twice gets two rows.
+        how : {"inner", "left"}, default="inner"
+            What happens to a query without neighbours: "inner" drops it, "left" keeps one row of
+            it, with nulls in the new columns.
+        neighborCol, rankCol, distanceCol, itemCol : str
+            Names of the new columns, by default "neighbor", "rank", "distance" and "item". An empty
+            name leaves the column out.
 
         Returns
         -------
         DataFrame
-            The columns of `queries`, then ``neighbor`` (of the type of idCol), ``rank`` (int, from
-            1, nearest first), ``distance`` (double) and, with `items`, ``item`` (struct).
+            The columns of `queries`, then the neighbour's id (of the type of ``idCol``), its rank
+            (int, from 1, nearest first), its distance (double, in the unit of the metric) and, with
+            `items`, the item (struct).
 
         Raises
         ------
+        TypeError
+            If `queries` or `items` is not a DataFrame.
         ValueError
-            If an output column exists already, if `items` is given but ``idCol`` is unset, or if
-            `items` lacks the id column.
+            If an output column exists already, if `how` is something else, if `items` is given but
+            ``idCol`` is unset, or if `items` lacks the id column.
         """
         compat.session_of(queries)
-        added = ["neighbor", "rank", "distance"] + ["item"] * (items is not None)
-        columns.refuse_existing(queries, {f"the output column {name}": name for name in added})
-        kept = [columns.column(name) for name in queries.columns]
+        if how not in JOIN_TYPES:
+            raise ValueError(f"how must be one of {', '.join(JOIN_TYPES)}, got {how!r}")
+        names = {"neighborCol": neighborCol, "rankCol": rankCol, "distanceCol": distanceCol}
+        if items is not None:
+            names["itemCol"] = itemCol
+        columns.refuse_existing(queries, {param: name for param, name in names.items() if name})
         # Names that no user has, so that they cannot collide.
-        unique = uuid.uuid4().hex
-        plain = self.copy()._set(neighborsCol=f"n_{unique}", distancesCol=f"d_{unique}")
-        found = plain.transform(queries)
-        pairs = F.posexplode(F.arrays_zip(f"n_{unique}", f"d_{unique}"))
-        rows = found.select(*kept, pairs.alias("rank", f"pair_{unique}")).select(
-            *kept,
-            F.col(f"pair_{unique}")[f"n_{unique}"].alias("neighbor"),
-            (F.col("rank") + 1).alias("rank"),
-            F.col(f"pair_{unique}")[f"d_{unique}"].alias("distance"),
+        ids, distances, rank, pair, key = (f"{each}_{uuid.uuid4().hex}" for each in "ndrpk")
+        plain = self.copy()._set(neighborsCol=ids, distancesCol=distances)
+        explode = F.posexplode if how == "inner" else F.posexplode_outer
+        pairs = plain.transform(queries).select(
+            "*", explode(F.arrays_zip(ids, distances)).alias(rank, pair)
         )
-        if items is None:
-            return rows
+        added = {
+            neighborCol: F.col(pair)[ids],
+            rankCol: F.col(rank) + 1,
+            distanceCol: F.col(pair)[distances],
+        }
+        joined = pairs.select("*", *(value.alias(name) for name, value in added.items() if name))
+        if items is not None and itemCol:
+            lookup = self._lookup(items, key, itemCol)
+            joined = joined.join(lookup, F.col(pair)[ids] == F.col(key), "left")
+        return joined.drop(ids, distances, rank, pair, key)
+
+    def _lookup(self, items: DataFrame, key: str, item_col: str) -> DataFrame:
+        """The ids of `items` in the column `key`, and their rows as structs in `item_col`."""
+        compat.session_of(items)
         name = self.getIdCol()
         if name is None:
-            raise ValueError(
-                "items can be joined by id only, and idCol is unset: fit with an idCol"
-            )
+            raise ValueError("items are joined by id, but idCol is unset: set idCol and fit again")
         field = columns.field_of(items, "idCol", name)
-        lookup = items.select(
-            columns.column(field.name).alias(f"id_{unique}"), F.struct("*").alias("item")
-        )
-        joined = rows.join(lookup, F.col("neighbor") == F.col(f"id_{unique}"), "left")
-        return joined.drop(f"id_{unique}")
+        return items.select(columns.column(field.name).alias(key), F.struct("*").alias(item_col))
 
     def toSklearn(self) -> NearestNeighbors:
         """The same items as a fitted scikit-learn index; its positions are those of `ids`.

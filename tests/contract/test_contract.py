@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,6 +37,13 @@ def frame(spark: SparkSession) -> DataFrame:
 @pytest.fixture(scope="module")
 def model(case: Case, frame: DataFrame) -> Any:
     return case.make(k=3).fit(frame)
+
+
+@pytest.fixture(scope="module")
+def fitted(case: Case, frame: DataFrame) -> Any:
+    """A model that has all that a fit reads."""
+    weights = {"weightCol": "weight"} if hasattr(case.estimator, "weightCol") else {}
+    return case.make(k=3, algorithm="brute", placement="replicated", **weights).fit(frame)
 
 
 def rows_of(found: DataFrame) -> list[Row]:
@@ -158,6 +166,77 @@ class TestCopies:
         assert copied.numItems == model.numItems
         assert rows_of(copied.transform(frame)) == rows_of(model.transform(frame, {model.k: 1}))
         assert model.getK() == 3
+
+
+OTHER_VALUES = {
+    "algorithm": "ball_tree",
+    "dtype": "float32",
+    "idCol": "label",
+    "labelCol": "weight",
+    "leafSize": 7,
+    "metric": "cosine",
+    "metricParams": {"w": [1.0, 2.0]},
+    "numShards": 3,
+    "p": 3.0,
+    "placement": "sharded",
+    "shardBy": "kmeans",
+    "weightCol": None,
+}
+"""For each Param that a fit reads, a value that it was not fitted with."""
+
+
+class TestFittedParams:
+    """A model refuses what needs a fit, by every way to set a Param."""
+
+    def test_refused(self, fitted: Any, frame: DataFrame) -> None:
+        before = fitted.explainParams()
+        for name, value in OTHER_VALUES.items():
+            if not fitted.hasParam(name):
+                continue
+            param = fitted.getParam(name)
+            for attempt in (
+                functools.partial(fitted.copy, {param: value}),
+                functools.partial(fitted.transform, frame, {param: value}),
+                functools.partial(fitted._set, **{name: value}),
+                functools.partial(fitted.set, param, value),
+            ):
+                with pytest.raises(ValueError, match=f"^{name} cannot be changed on a fitted"):
+                    attempt()
+        assert fitted.explainParams() == before
+
+    def test_the_list_is_whole(self, fitted: Any) -> None:
+        """A Param either has a setter on the model, or it is refused."""
+        for param in fitted.params:
+            setter = f"set{param.name[0].upper()}{param.name[1:]}"
+            assert hasattr(fitted, setter) != (param.name in OTHER_VALUES), param.name
+
+    def test_unset(self, fitted: Any) -> None:
+        with pytest.raises(ValueError, match="idCol cannot be changed"):
+            fitted.clear(fitted.idCol)
+        assert fitted.getIdCol() == "id"
+        copied = fitted.copy()
+        copied.clear(copied.k)
+        assert copied.getK() == 5
+
+    def test_what_was_asked_for_may_be_asked_again(
+        self, case: Case, frame: DataFrame, tmp_path: Path
+    ) -> None:
+        """A CrossValidator gives `transform` the whole param map that it fitted with."""
+        stage = case.make(k=3, p=2)
+        asked = {stage.algorithm: "auto", stage.placement: "auto", stage.p: 2, stage.k: 2}
+        fitted = stage.fit(frame, asked)
+        again = fitted.copy(asked)
+        assert (again.getAlgorithm(), again.getPlacement()) == (
+            fitted.getAlgorithm(),
+            fitted.getPlacement(),
+        )
+        path = (tmp_path / "again").as_uri()
+        again.save(path)
+        loaded = case.model.load(path)
+        assert loaded.explainParams() == fitted.explainParams()
+        assert rows_of(loaded.transform(frame)) == rows_of(fitted.transform(frame, asked))
+        with pytest.raises(ValueError, match="metric cannot be changed"):
+            loaded.copy({loaded.metric: "cosine"})
 
 
 class TestColumns:

@@ -112,5 +112,62 @@ def test_items_need_the_id_column(spark: SparkSession, model: KNNModel) -> None:
         model.kneighborsJoin(queries, items=spark.range(1).toDF("key"))
     with pytest.warns(UserWarning, match="idCol is unset"):
         unnamed = KNNEstimator(k=1).fit(queries)
-    with pytest.raises(ValueError, match="idCol is unset: fit with an idCol"):
+    with pytest.raises(ValueError, match="idCol is unset: set idCol and fit again"):
         unnamed.kneighborsJoin(queries, items=queries)
+
+
+def test_a_left_join_keeps_queries_without_neighbors(
+    spark: SparkSession, model: KNNModel, items: DataFrame
+) -> None:
+    near = model.copy({model.maxDistance: 0.5, model.handleInvalid: "keep"})
+    queries = spark.createDataFrame(
+        [(1, [0.0]), (2, [99.0]), (3, None)], "q int, features array<double>"
+    )
+    pairs = near.kneighborsJoin(queries, items=items, how="left")
+    found = pairs.orderBy("q").collect()
+    rows = [(r.q, r.neighbor, r.rank, r.distance, r.item and r.item.id) for r in found]
+    assert rows == [(1, "a", 1, 0.0, "a"), (2, None, None, None, None), (3, None, None, None, None)]
+    assert near.kneighborsJoin(queries, items=items, how="inner").count() == 1
+    for how in ("outer", "LEFT", None):
+        with pytest.raises(ValueError, match="how must be one of inner, left, got"):
+            near.kneighborsJoin(queries, how=how)  # type: ignore[arg-type]
+
+
+def test_names_of_the_new_columns(spark: SparkSession, model: KNNModel, items: DataFrame) -> None:
+    queries = spark.createDataFrame(
+        [([0.0], 1, 2, 3, 4)],
+        "features array<double>, neighbor int, rank int, distance int, item int",
+    )
+    pairs = model.kneighborsJoin(
+        queries, items=items, neighborCol="n", rankCol="r.1", distanceCol="d", itemCol="i"
+    )
+    assert pairs.columns == [*queries.columns, "n", "r.1", "d", "i"]
+    assert [tuple(row)[1:8] for row in pairs.orderBy("d").collect()] == [
+        (1, 2, 3, 4, "a", 1, 0.0),
+        (1, 2, 3, 4, "b", 2, 1.0),
+    ]
+    few = model.kneighborsJoin(
+        queries, items=items, neighborCol="", rankCol="", distanceCol="d", itemCol=""
+    )
+    assert few.columns == [*queries.columns, "d"]
+    assert sorted(row.d for row in few.collect()) == [0.0, 1.0]
+    with pytest.raises(ValueError, match="rankCol 'rank' already exists"):
+        model.kneighborsJoin(queries, neighborCol="n", distanceCol="d")
+    with pytest.raises(ValueError, match="distanceCol 'n' already exists"):
+        model.kneighborsJoin(queries, neighborCol="n", rankCol="r", distanceCol="n")
+
+
+def test_queries_with_duplicate_names(
+    spark: SparkSession, model: KNNModel, items: DataFrame
+) -> None:
+    """As a join leaves them; `transform` takes them too."""
+    queries = frame_of(spark, np.array([[0.0]])).selectExpr("id", "7 AS id", "features", "8 AS x")
+    assert [tuple(row) for row in model.transform(queries).collect()] == [
+        (0, 7, [0.0], 8, ["a", "b"], [0.0, 1.0])
+    ]
+    pairs = model.kneighborsJoin(queries, items=items)
+    assert pairs.columns == ["id", "id", "features", "x", "neighbor", "rank", "distance", "item"]
+    assert sorted(tuple(row)[:7] for row in pairs.collect()) == [
+        (0, 7, [0.0], 8, "a", 1, 0.0),
+        (0, 7, [0.0], 8, "b", 2, 1.0),
+    ]

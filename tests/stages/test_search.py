@@ -256,10 +256,10 @@ class TestExclusion:
 
     def test_positions_are_excluded_where_there_are_no_ids(self, spark: SparkSession) -> None:
         with pytest.warns(UserWarning, match="idCol is unset"):
-            model = KNNEstimator(k=4, excludeIdCol="id").fit(
+            model = KNNEstimator(k=4).fit(
                 frame_of(spark, TWINS, partitions=1).orderBy("id").select("features")
             )
-        found = answers(model.transform(frame_of(spark, TWINS[:2])))
+        found = answers(model.setExcludeIdCol("id").transform(frame_of(spark, TWINS[:2])))
         assert found == [[(1, 0.0), (2, 1.0), (3, 2.0)], [(0, 0.0), (2, 1.0), (3, 2.0)]]
 
 

@@ -1,0 +1,56 @@
+"""Params that do not go together, or hardly as meant."""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+from pyspark_knn import KNNClassifier, KNNEstimator, KNNModel
+from tests.support.frames import frame_of
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame, SparkSession
+
+
+@pytest.fixture(scope="module")
+def items(spark: SparkSession) -> DataFrame:
+    return frame_of(spark, np.arange(8.0)[:, None], ids=range(100, 108)).cache()
+
+
+def test_excluded_ids_need_ids(items: DataFrame) -> None:
+    """Without idCol, ids in the queries would be taken for positions of other items."""
+    for stage in (KNNEstimator(excludeIdCol="id"), KNNClassifier(excludeIdCol="id", labelCol="id")):
+        with pytest.raises(ValueError, match="excludeIdCol 'id' needs idCol"):
+            stage.fit(items)
+        with pytest.raises(ValueError, match="excludeIdCol 'id' needs idCol"):
+            list(stage.fitMultiple(items, [{stage.k: 1}]))
+
+
+def test_within_a_distance_up_to_a_k_that_nobody_chose(items: DataFrame) -> None:
+    """Half of the items are within 4 of each, and 5 of them come: this is said once."""
+    model = KNNEstimator(idCol="id", maxDistance=4.0).fit(items)
+    with pytest.warns(UserWarning, match=r"maxDistance is 4\.0 but k is not set: .* the 5 nearest"):
+        found = model.transform(items)
+    assert max(len(row.neighbors) for row in found.collect()) == 5
+    _is_silent(model, items)
+    _is_silent(model.copy({model.distancesCol: "d"}), items)
+    _is_silent(KNNEstimator(idCol="id", maxDistance=4.0, k=5).fit(items), items)
+    _is_silent(KNNEstimator(idCol="id", maxDistance=4.0).fit(items).setK(5), items)
+    _is_silent(KNNEstimator(idCol="id").fit(items), items)
+
+
+def test_the_warning_points_at_the_user(items: DataFrame) -> None:
+    model: Any = KNNEstimator(idCol="id").fit(items).setMaxDistance(1.0)
+    with pytest.warns(UserWarning, match="k is not set") as caught:
+        model.transform(items)
+    assert [each.filename for each in caught] == [__file__]
+
+
+def _is_silent(model: KNNModel, items: DataFrame) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model.transform(items)
+        model.kneighborsJoin(items)
