@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from typing import Any, cast
 
 from pyspark.ml import Estimator, Pipeline, PipelineModel, Transformer
-from pyspark.ml.param import Param, Params
+from pyspark.ml.param import Param
 from pyspark.ml.pipeline import PipelineReader
 from pyspark.ml.util import MLWriter
 from pyspark.sql import DataFrame
 
 from pyspark_knn.engine.sharing import tell_derived
+from pyspark_knn.fingerprint import fingerprint
 
 ParamMap = dict[Param[Any], Any]
 
@@ -80,7 +81,8 @@ class SharedPrefixPipeline(Pipeline):
             (i for i, stage in enumerate(self.getStages()) if isinstance(stage, Estimator)),
             default=None,
         )
-        if at is None:  # nothing to fit
+        replaced = any(self.stages in params for params in paramMaps)
+        if at is None or replaced:  # nothing to fit, or pipelines that have nothing in common
             return super().fitMultiple(dataset, paramMaps)
         return _Fits(self.copy(), at, dataset, paramMaps)
 
@@ -119,16 +121,16 @@ class _Prefix:
         self._parent = parent
         self._stage = stage
         self._lock = threading.Lock()
-        self._children: dict[str, _Prefix] = {}
+        self._children: dict[Hashable, _Prefix] = {}
         self._fitted: tuple[list[Transformer], DataFrame] | None = None
         self._dataset = dataset
 
     def child(self, stage: Any) -> _Prefix:
         """The prefix that `stage` makes longer; the same one for the same Params."""
-        params = _fingerprint([stage])
-        if params not in self._children:
-            self._children[params] = _Prefix(self._dataset, self, stage)
-        return self._children[params]
+        key = fingerprint(stage)
+        if key not in self._children:
+            self._children[key] = _Prefix(self._dataset, self, stage)
+        return self._children[key]
 
     def fit(self) -> tuple[list[Transformer], DataFrame]:
         """The fitted stages, and what they make of the dataset."""
@@ -205,24 +207,24 @@ class _SharedOutput:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._made: weakref.WeakKeyDictionary[DataFrame, dict[str, DataFrame]] = (
+        self._made: weakref.WeakKeyDictionary[DataFrame, dict[Hashable, DataFrame]] = (
             weakref.WeakKeyDictionary()
         )
 
     def of(self, stages: Sequence[Transformer], dataset: DataFrame) -> DataFrame:
         """What `stages`, a prefix that was fitted once, make of `dataset`."""
-        # Params of a fitted stage can still be set: they are part of what was made.
-        params = _fingerprint(stages)
+        # Params of a fitted stage can still be set: they are part of the key.
+        key = tuple(fingerprint(stage) for stage in stages)
         with self._lock:
             made = self._made.setdefault(dataset, {})
-            if params not in made:
+            if key not in made:
                 output = dataset
                 for stage in stages:
                     output = stage.transform(output)
                 if output is dataset:  # as its own value it would never die
                     return output
-                made[params] = output
-            output = made[params]
+                made[key] = output
+            output = made[key]
         tell_derived(output, dataset)
         return output
 
@@ -233,10 +235,15 @@ class _CandidateModel(PipelineModel):
     def __init__(self, stages: list[Transformer], count: int, shared: _SharedOutput) -> None:
         super().__init__(stages)
         self._count = count
+        self._prefix = stages[:count]
         self._shared = shared
 
     def _transform(self, dataset: DataFrame) -> DataFrame:
-        dataset = self._shared.of(self.stages[: self._count], dataset)
+        prefix = self.stages[: self._count]
+        # `stages` is public: what somebody else fitted has nothing in common with the siblings.
+        if [*map(id, prefix)] != [*map(id, self._prefix)]:
+            return super()._transform(dataset)
+        dataset = self._shared.of(prefix, dataset)
         for stage in self.stages[self._count :]:
             dataset = stage.transform(dataset)
         return dataset
@@ -250,12 +257,3 @@ class _CandidateModel(PipelineModel):
         plain = PipelineModel(self.stages)
         plain._resetUid(self.uid)
         return plain.write()
-
-
-def _fingerprint(stages: Sequence[Params]) -> str:
-    """Equal for stages that do the same, given that they are the same by their uids."""
-    told = []
-    for stage in stages:
-        params = {param.name: value for param, value in stage.extractParamMap().items()}
-        told.append((stage.uid, sorted(params.items())))
-    return repr(told)

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Sequence
-from typing import Any, Generic, Protocol, TypeVar
+from collections.abc import Hashable, Sequence
+from typing import Any, Generic, Protocol, TypeVar, cast
 
-from pyspark.ml.param import Param
+from pyspark.ml.param import Param, Params
 from pyspark.sql import DataFrame
 
 from pyspark_knn.engine import compat
 from pyspark_knn.engine.sharing import Limits, SharedSearch
+from pyspark_knn.fingerprint import fingerprint
 from pyspark_knn.model import NeighborModel
 
 M = TypeVar("M", bound=NeighborModel)
@@ -34,9 +35,6 @@ class Sibling(Protocol[M]):
 
     def copy(self: S, extra: dict[Param[Any], Any]) -> S:
         """The same with other Params."""
-
-    def extractParamMap(self) -> dict[Param[Any], Any]:
-        """All Params."""
 
     def getK(self) -> int:
         """Neighbours per query."""
@@ -118,23 +116,13 @@ class SiblingFits(Generic[M]):
     ) -> None:
         self._dataset = dataset
         self._estimators = [estimator.copy(each) for each in paramMaps]
-        groups: dict[str, _Group[M]] = {}
+        groups: dict[Hashable, _Group[M]] = {}
         self._groups = []
         for each in self._estimators:
-            group = groups.setdefault(_index_key(each), _Group())
+            group = groups.setdefault(fingerprint(cast("Params", each), _SEARCH_PARAMS), _Group())
             group.estimators.append(each)
             self._groups.append(group)
 
     def model(self, index: int) -> M:
         """The model of one param map."""
         return self._groups[index].fit(self._estimators[index], self._dataset)
-
-
-def _index_key(estimator: Sibling[Any]) -> str:
-    """Equal for estimators that build the same index."""
-    shaping = [
-        (param.name, value)
-        for param, value in estimator.extractParamMap().items()
-        if param.name not in _SEARCH_PARAMS
-    ]
-    return repr(sorted(shaping))

@@ -9,15 +9,24 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from pyspark.ml import Pipeline, PipelineModel
-from pyspark.ml.classification import LogisticRegression
+from pyspark.ml import Pipeline, PipelineModel, Transformer
+from pyspark.ml.classification import LogisticRegression, OneVsRest
 from pyspark.ml.evaluation import (
     BinaryClassificationEvaluator,
     MulticlassClassificationEvaluator,
     RegressionEvaluator,
 )
-from pyspark.ml.feature import PCA, IndexToString, StandardScaler, StringIndexer, VectorAssembler
+from pyspark.ml.feature import (
+    PCA,
+    ElementwiseProduct,
+    IndexToString,
+    StandardScaler,
+    StringIndexer,
+    VectorAssembler,
+)
+from pyspark.ml.functions import vector_to_array
 from pyspark.ml.linalg import Vectors
+from pyspark.ml.param import Param, Params
 from pyspark.ml.tuning import (
     CrossValidator,
     CrossValidatorModel,
@@ -25,6 +34,7 @@ from pyspark.ml.tuning import (
     TrainValidationSplit,
     TrainValidationSplitModel,
 )
+from pyspark.sql import functions as F
 from sklearn.metrics import average_precision_score, log_loss
 from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor
 
@@ -442,3 +452,135 @@ def test_pipelines_that_end_in_something_else(points: DataFrame) -> None:
     assert (first.stages[0].getK(), second.stages[0].getK()) == (1, 3)
     with pytest.raises(TypeError, match="Cannot recognize a pipeline stage"):
         SharedPrefixPipeline(stages=["scaler"]).fit(points)
+
+
+# --- what a prefix is known by --------------------------------------------------------------------
+
+
+class Affine(Transformer):
+    """A transformer in Python whose state is no Param."""
+
+    factor: Param[Any] = Param(Params._dummy(), "factor", "an object that holds a number")
+
+    def __init__(self, offset: float) -> None:
+        super().__init__()
+        self.offset = offset
+
+    def _transform(self, dataset: DataFrame) -> DataFrame:
+        factor = self.getOrDefault(self.factor).value if self.isDefined(self.factor) else 1.0
+        moved = F.transform(vector_to_array("features"), lambda x: x * factor + self.offset)
+        return dataset.withColumn("scaled", moved)
+
+
+class Number:
+    """An object that no one understands: its repr tells nothing."""
+
+    def __init__(self, value: float) -> None:
+        self.value = value
+
+    def __repr__(self) -> str:
+        return "Number"
+
+
+def as_plain(points: DataFrame, stages: list[Any], maps: list[dict[Any, Any]]) -> list[float]:
+    """The metrics of a grid search, which must be those around a plain Pipeline."""
+    metrics = []
+    for kind in (SharedPrefixPipeline, Pipeline):
+        split = TrainValidationSplit(
+            estimator=kind(stages=stages),
+            estimatorParamMaps=maps,
+            evaluator=MulticlassClassificationEvaluator(metricName="logLoss"),
+            seed=4,
+        )
+        metrics.append(split.fit(points).validationMetrics)
+    assert metrics[0] == metrics[1]
+    return list(metrics[0])
+
+
+def test_vectors_that_print_alike_are_told_apart(points: DataFrame) -> None:
+    product = ElementwiseProduct(inputCol="features", outputCol="scaled")
+    knn = KNNClassifier(idCol="id", featuresCol="scaled", weights="distance")
+    values = [Vectors.dense([1.0, 1e-6, 1e-6 * i]) for i in (1, 2)]
+    values += [Vectors.sparse(3, {1: 1e-6}), Vectors.sparse(3, {1: 1e-6, 2: 1e-6 + 1e-15})]
+    metrics = as_plain(points, [product, knn], [{product.scalingVec: each} for each in values])
+    assert len(set(metrics)) > 1
+
+
+def test_params_of_stages_within_stages_count(points: DataFrame) -> None:
+    pca = PCA(inputCol="features", outputCol="scaled")
+    knn = KNNClassifier(idCol="id", featuresCol="scaled", weights="distance")
+    nested = Pipeline(stages=[Pipeline(stages=[pca])])
+    maps = [{pca.k: 1}, {pca.k: 3}, {pca.k: 3, knn.k: 2}]
+    assert len(set(as_plain(points, [nested, knn], maps))) == len(maps)
+
+
+def test_params_of_what_a_stage_wraps_count(points: DataFrame) -> None:
+    regression = LogisticRegression(maxIter=2, rawPredictionCol="scaled")
+    wrapped = OneVsRest(classifier=regression, rawPredictionCol="scaled", predictionCol="guess")
+    knn = KNNClassifier(idCol="id", featuresCol="scaled", weights="distance")
+    maps = [{regression.regParam: 0.01}, {regression.regParam: 9.0}]
+    assert len(set(as_plain(points, [wrapped, knn], maps))) == len(maps)
+
+
+def test_params_of_a_search_within_a_search_count(points: DataFrame) -> None:
+    pca = PCA(inputCol="features", outputCol="scaled")
+    inner = KNNClassifier(idCol="id", featuresCol="scaled", predictionCol="guess")
+    inner.setRawPredictionCol("votes").setProbabilityCol("shares")
+    evaluator = MulticlassClassificationEvaluator(metricName="accuracy", predictionCol="guess")
+    best = TrainValidationSplit(
+        estimator=Pipeline(stages=[pca, inner]),
+        estimatorParamMaps=[{inner.k: 3}],
+        evaluator=evaluator,
+        seed=2,
+    )
+    knn = KNNClassifier(idCol="id", featuresCol="scaled", weights="distance")
+    stages = [best, knn]
+    maps = [{pca.k: 1}, {pca.k: 3}]
+    models = SharedPrefixPipeline(stages=stages).fit(points, maps)
+    for model, params in zip(models, maps, strict=True):
+        plain = Pipeline(stages=stages).fit(points, params)
+        assert results(model, points, "scaled") == results(plain, points, "scaled")
+
+
+def test_values_that_nobody_understands_are_not_shared(points: DataFrame) -> None:
+    affine = Affine(0.0)
+    knn = KNNClassifier(idCol="id", featuresCol="scaled", maxDistance=1.0, weights="distance")
+    values = [Number(1.0), Number(0.3)]
+    metrics = as_plain(points, [affine, knn], [{affine.factor: each} for each in values])
+    assert len(set(metrics)) == 2
+
+
+def test_stages_that_are_replaced_or_changed_afterwards(
+    points: DataFrame, searches: AllSearches
+) -> None:
+    knn = KNNClassifier(idCol="id", featuresCol="scaled", neighborsCol="near")
+    shared = SharedPrefixPipeline(stages=[Affine(0.0), knn])
+    first, second = shared.fit(points, [{knn.k: 1}, {knn.k: 2}])
+    near = results(first, points, "near")
+    results(second, points, "near")
+    assert searches.take() == ROWS
+    first.stages[0] = first.stages[0].copy()
+    first.stages[0].offset = 100.0
+    assert results(first, points, "near") != near
+    second.stages[0].offset = 100.0
+    assert results(second, points, "near") != near
+    # The same estimator, and hence the same uid, fitted on something else.
+    scaler = StandardScaler(inputCol="features", outputCol="scaled", withMean=True)
+    shared = SharedPrefixPipeline(stages=[scaler, knn])
+    first, second = shared.fit(points, [{knn.k: 1}, {knn.k: 2}])
+    results(first, points, "near")
+    moved = scaler.fit(points.where("target > 0"))
+    second.stages[0] = moved
+    plain = PipelineModel([moved, second.stages[1]])
+    assert results(second, points, "scaled") == results(plain, points, "scaled")
+
+
+def test_maps_that_replace_the_stages(points: DataFrame) -> None:
+    knn = KNNClassifier(idCol="id", featuresCol="scaled")
+    other = KNNClassifier(idCol="id", k=1, neighborsCol="near")
+    shared = SharedPrefixPipeline(stages=[Affine(0.0), knn])
+    maps = [{shared.stages: [other]}, {knn.k: 2}]
+    first, second = shared.fit(points, maps)
+    assert [type(stage) for stage in first.stages] == [KNNClassificationModel]
+    assert results(first, points, "near") == [[i] for i in range(ROWS)]
+    assert second.stages[-1].getK() == 2
