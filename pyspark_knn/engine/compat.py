@@ -168,6 +168,16 @@ def setting(session: SparkSession, name: str, default: str) -> str:
         return default
 
 
+def flag(session: SparkSession, name: str, *, default: bool) -> bool:
+    """A yes-or-no setting of the session, read as Spark reads it: "TRUE" is true."""
+    return setting(session, name, str(default)).strip().lower() == "true"
+
+
+def is_encrypted(session: SparkSession) -> bool:
+    """Whether a classic session encrypts what it writes to disk (`spark.io.encryption.enabled`)."""
+    return bool(cast("Any", session.sparkContext)._encryption_enabled)
+
+
 def drops_metadata(session: SparkSession) -> bool:
     """Whether `DataFrame.withColumn` forgets the metadata of an alias: it does on Spark Connect.
 

@@ -149,13 +149,9 @@ def ship_inline(content: Any, instead: str) -> Shipment:
 
 
 def _classic_route(session: SparkSession) -> Callable[[Any, str, Any], Shipment]:
-    if _encrypted(session):
+    if compat.is_encrypted(session):
         return _by_value
     return _by_local_file if compat.is_local(session) else _by_file
-
-
-def _encrypted(session: SparkSession) -> bool:
-    return session.conf.get("spark.io.encryption.enabled", "false") == "true"
 
 
 def _write(folder: str, content: Any, *, broadcast: bool) -> tuple[Path, str]:
@@ -208,7 +204,8 @@ def _by_value(context: Any, application: str, content: Any) -> Shipment:
     """Encrypted I/O: nothing may touch the disk in the clear, so the bytes stay in memory."""
     file = io.BytesIO()
     digest = write_bundle(content, file)
-    value = pickle.PickleBuffer(file.getbuffer())
+    # bytes, since Spark's stream for encrypted data takes nothing else; getvalue() copies nothing.
+    value = file.getvalue()
     return _shared(application, digest, lambda: BroadcastRef(digest, context.broadcast(value)))
 
 
