@@ -10,11 +10,11 @@ from typing import Any, ClassVar, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
-from pyspark.ml import Model
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
+from pyspark_knn.copying import SharedIndex
 from pyspark_knn.engine import columns, compat
 from pyspark_knn.engine.items import Items
 from pyspark_knn.engine.packed import PackedItems
@@ -64,7 +64,7 @@ def check_max_distance(params: HasNeighbors) -> None:
         )
 
 
-class NeighborModel(Model, HasNeighbors, SavedStage):
+class NeighborModel(SharedIndex, HasNeighbors, SavedStage):
     """A fitted index in its place, and the template of a search."""
 
     _OUTPUTS: ClassVar[tuple[str, ...]]
