@@ -125,8 +125,10 @@ def add_pyfile(session: SparkSession, path: Path) -> None:
     context = session.sparkContext
     # Executors fetch it from here whenever they come up: it must live as long as the session.
     kept = Path(cast("Any", context)._temp_dir) / path.name
+    # A cleaner of temporary files may have removed it: executors that come up need it again.
     if not kept.exists():
         shutil.copy(path, kept)
+    if path.name not in cast("Any", context)._python_includes:
         context.addPyFile(str(kept))
 
 
