@@ -1,7 +1,12 @@
-"""Converters of Params: they check types and ranges, and name the Param in what they raise."""
+"""Converters of Params: they check types and ranges, and name the Param in what they raise.
+
+A converter is a partial of a function of a module, so that the stages that hold it can be pickled.
+"""
 
 from __future__ import annotations
 
+import functools
+import math
 import numbers
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -13,81 +18,111 @@ Converter = Callable[[Any], Any]
 
 def whole(name: str, minimum: int) -> Converter:
     """A converter to int, for any integral type, that refuses what is below `minimum`."""
+    return functools.partial(_whole, name, minimum)
 
-    def convert(value: Any) -> int:
-        given = f"{name} must be an integer >= {minimum}, got {value!r}"
-        if isinstance(value, bool) or not isinstance(value, (numbers.Integral, float, np.floating)):
-            raise TypeError(given)
-        whole_number = isinstance(value, numbers.Integral) or value.is_integer()
-        if not whole_number or int(value) < minimum:
-            raise ValueError(given)
-        return int(value)
 
-    return convert
+def _whole(name: str, minimum: int, value: Any) -> int:
+    given = f"{name} must be an integer >= {minimum}, got {value!r}"
+    if isinstance(value, bool) or not isinstance(value, (numbers.Integral, float, np.floating)):
+        raise TypeError(given)
+    whole_number = isinstance(value, numbers.Integral) or value.is_integer()
+    if not whole_number or int(value) < minimum:
+        raise ValueError(given)
+    return int(value)
 
 
 def real(name: str, allowed: str, check: Callable[[float], bool]) -> Converter:
-    """A converter to float, for any real type; `allowed` says in words what `check` does."""
+    """A converter to float, for any real type.
 
-    def convert(value: Any) -> float:
-        given = f"{name} must be {allowed}, got {value!r}"
-        if not isinstance(value, (numbers.Real, np.floating)) or isinstance(value, bool):
-            raise TypeError(given)
-        try:
-            number = float(value)
-        except OverflowError as error:
-            raise ValueError(given) from error
-        if not check(number):
-            raise ValueError(given)
-        return number
+    Parameters
+    ----------
+    name : str
+        Of the Param.
+    allowed : str
+        Says in words what `check` does.
+    check : callable
+        A function of a module (no lambda): it is pickled with the stage.
+    """
+    return functools.partial(_real, name, allowed, check)
 
-    return convert
+
+def _real(name: str, allowed: str, check: Callable[[float], bool], value: Any) -> float:
+    given = f"{name} must be {allowed}, got {value!r}"
+    if not isinstance(value, (numbers.Real, np.floating)) or isinstance(value, bool):
+        raise TypeError(given)
+    try:
+        number = float(value)
+    except OverflowError as error:
+        raise ValueError(given) from error
+    if not check(number):
+        raise ValueError(given)
+    return number
+
+
+def is_number(value: float) -> bool:
+    """Whether it is not NaN."""
+    return not math.isnan(value)
+
+
+def is_positive(value: float) -> bool:
+    """Whether it is above 0."""
+    return value > 0
+
+
+def is_not_negative(value: float) -> bool:
+    """Whether it is 0 or above."""
+    return value >= 0
 
 
 def choice(name: str, options: tuple[str, ...]) -> Converter:
     """A converter that takes one of a few words."""
+    return functools.partial(_choice, name, options)
 
-    def convert(value: Any) -> str:
-        if not isinstance(value, str):
-            raise TypeError(f"{name} must be one of {', '.join(options)}, got {value!r}")
-        if value not in options:
-            raise ValueError(f"{name} must be one of {', '.join(options)}, got {value!r}")
-        return str(value)  # numpy has strings of its own
 
-    return convert
+def _choice(name: str, options: tuple[str, ...], value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{name} must be one of {', '.join(options)}, got {value!r}")
+    if value not in options:
+        raise ValueError(f"{name} must be one of {', '.join(options)}, got {value!r}")
+    return str(value)  # numpy has strings of its own
 
 
 def text(name: str) -> Converter:
     """A converter that takes a string."""
+    return functools.partial(_text, name)
 
-    def convert(value: Any) -> str:
-        if not isinstance(value, str):
-            raise TypeError(f"{name} must be a string, got {value!r}")
-        return str(value)
 
-    return convert
+def _text(name: str, value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{name} must be a string, got {value!r}")
+    return str(value)
 
 
 def optional(convert: Converter) -> Converter:
     """Let None through: it means that the Param is unset."""
-    return lambda value: None if value is None else convert(value)
+    return functools.partial(_optional, convert)
+
+
+def _optional(convert: Converter, value: Any) -> Any:
+    return None if value is None else convert(value)
 
 
 def json_dict(name: str) -> Converter:
     """A converter to a dict for JSON: numpy arrays become lists, numpy scalars numbers."""
+    return functools.partial(_json_dict, name)
 
-    def plain(value: Any) -> Any:
-        if isinstance(value, (np.ndarray, np.generic)):
-            value = value.tolist()
-        if isinstance(value, (list, tuple)):
-            return [plain(each) for each in value]
-        if value is None or isinstance(value, (str, bool, int, float)):
-            return value
-        raise TypeError(f"{name} must hold numbers, strings, lists and arrays, got {value!r}")
 
-    def convert(value: Any) -> dict[str, Any]:
-        if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
-            raise TypeError(f"{name} must be a dict with names as keys, got {value!r}")
-        return {key: plain(each) for key, each in value.items()}
+def _json_dict(name: str, value: Any) -> dict[str, Any]:
+    if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
+        raise TypeError(f"{name} must be a dict with names as keys, got {value!r}")
+    return {key: _plain(name, each) for key, each in value.items()}
 
-    return convert
+
+def _plain(name: str, value: Any) -> Any:
+    if isinstance(value, (np.ndarray, np.generic)):
+        value = value.tolist()
+    if isinstance(value, (list, tuple)):
+        return [_plain(name, each) for each in value]
+    if value is None or isinstance(value, (str, bool, int, float)):
+        return value
+    raise TypeError(f"{name} must hold numbers, strings, lists and arrays, got {value!r}")

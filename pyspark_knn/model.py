@@ -10,12 +10,12 @@ from typing import Any, ClassVar, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
-from pyspark.ml import Model
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
 from pyspark_knn.checks import check_max_distance, checked_metric, warn_of_default_k
+from pyspark_knn.copying import SharedIndex
 from pyspark_knn.engine import columns, compat
 from pyspark_knn.engine.items import Items
 from pyspark_knn.engine.packed import PackedItems
@@ -39,7 +39,7 @@ M = TypeVar("M", bound="NeighborModel")
 Self_ = TypeVar("Self_", bound="NeighborModel")
 
 
-class NeighborModel(Model, FittedParams, HasNeighbors, SavedStage):
+class NeighborModel(SharedIndex, FittedParams, HasNeighbors, SavedStage):
     """A fitted index in its place, and the template of a search."""
 
     _OUTPUTS: ClassVar[tuple[str, ...]]

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from pyspark.ml.param import Param, Params
 from pyspark.ml.param.shared import HasFeaturesCol
 
-from pyspark_knn.converters import choice, json_dict, optional, real, text, whole
+from pyspark_knn.converters import (
+    choice,
+    is_number,
+    is_positive,
+    json_dict,
+    optional,
+    real,
+    text,
+    whole,
+)
 
 ALGORITHMS = ("auto", "brute", "kd_tree", "ball_tree")
 DTYPES = ("auto", "float32")
@@ -49,7 +57,7 @@ class HasNeighbors(CheckedParams, HasFeaturesCol):
         Params._dummy(),
         "maxDistance",
         "neighbours farther than this are left out; inclusive; may be negative for inner_product",
-        optional(real("maxDistance", "a number (not NaN)", lambda v: not math.isnan(v))),
+        optional(real("maxDistance", "a number (not NaN)", is_number)),
     )
     excludeIdCol: Param[str | None] = Param(
         Params._dummy(),
@@ -81,7 +89,7 @@ class HasNeighbors(CheckedParams, HasFeaturesCol):
         Params._dummy(),
         "p",
         "power of the minkowski metric, > 0",
-        real("p", "a number > 0", lambda v: v > 0),
+        real("p", "a number > 0", is_positive),
     )
     metricParams: Param[dict[str, Any] | None] = Param(
         Params._dummy(),

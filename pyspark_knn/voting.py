@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -15,7 +16,7 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
-from pyspark_knn.converters import Converter, choice, optional, real, text
+from pyspark_knn.converters import Converter, choice, is_not_negative, optional, real, text
 from pyspark_knn.engine import columns
 from pyspark_knn.engine.answers import Prediction, Verdict
 from pyspark_knn.engine.packed import ItemSource, PackedItems
@@ -35,31 +36,30 @@ Self_ = TypeVar("Self_", bound="HasVotes")
 
 def _weighing(name: str) -> Converter:
     """A converter for the way that votes are weighed, which many take for the items' weights."""
-    known = choice(name, WEIGHTS)
+    return functools.partial(_weighed, choice(name, WEIGHTS))
 
-    def convert(value: Any) -> str:
-        try:
-            return str(known(value))
-        except (TypeError, ValueError) as error:
-            raise type(error)(f"{error}; a column of weights is named by weightCol") from None
 
-    return convert
+def _weighed(known: Converter, value: Any) -> str:
+    try:
+        return str(known(value))
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"{error}; a column of weights is named by weightCol") from None
 
 
 def _thresholds(name: str) -> Converter:
     """A converter to a list of thresholds, by MLlib's rule."""
+    return functools.partial(_threshold_list, name)
+
+
+def _threshold_list(name: str, value: Any) -> list[float]:
     allowed = "numbers >= 0, at most one of them 0"
-    single = real(name, allowed, lambda value: value >= 0)
-
-    def convert(value: Any) -> list[float]:
-        if isinstance(value, str) or not isinstance(value, (Sequence, np.ndarray)):
-            raise TypeError(f"{name} must be {allowed}, got {value!r}")
-        found = [single(each) for each in value]
-        if found.count(0.0) > 1:
-            raise ValueError(f"{name} must be {allowed}, got {value!r}")
-        return found
-
-    return convert
+    if isinstance(value, str) or not isinstance(value, (Sequence, np.ndarray)):
+        raise TypeError(f"{name} must be {allowed}, got {value!r}")
+    single = real(name, allowed, is_not_negative)
+    found = [single(each) for each in value]
+    if found.count(0.0) > 1:
+        raise ValueError(f"{name} must be {allowed}, got {value!r}")
+    return found
 
 
 class HasVotes(HasNeighborColumns, HasWeightCol):

@@ -119,6 +119,19 @@ def map_file(path: str) -> memoryview:
     return data[lead : lead + size]
 
 
+def _map_shipped(path: str, remedy: str) -> memoryview:
+    """Map a file that was there when the index was shipped."""
+    try:
+        return map_file(path)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            error.errno,
+            "the file of the index was removed while the Spark session was running, perhaps by a "
+            f"cleaner of temporary files. {remedy}",
+            path,
+        ) from error
+
+
 class BundleRef(Protocol):
     """Where a worker finds a bundle; small, and travels inside the function that Spark ships."""
 
@@ -147,7 +160,11 @@ class FileRef:
 
     def data(self) -> memoryview:
         """Map the file."""
-        return map_file(self.path)
+        return _map_shipped(
+            self.path,
+            "Call model.transform(queries) again, which writes it again, or set spark.local.dir to "
+            "a folder that is not cleaned",
+        )
 
 
 @dataclass(frozen=True)
@@ -168,7 +185,12 @@ class BroadcastRef:
     def data(self) -> memoryview:
         """Map the broadcast's local file; where there is none (I/O encryption), take its value."""
         path = getattr(self.broadcast, "_path", None)
-        return memoryview(self.broadcast.value) if path is None else map_file(path)
+        if path is None:
+            return memoryview(self.broadcast.value)
+        return _map_shipped(
+            path,
+            "Call model.unpersist(), then model.transform(queries) again, which sends it again",
+        )
 
 
 @dataclass(frozen=True)
@@ -191,7 +213,9 @@ class ArtifactRef:
 
     def data(self) -> memoryview:
         """Map the executor's copy of the file."""
-        return map_file(self.locate(self.name))
+        return _map_shipped(
+            self.locate(self.name), "Fit or load the model in a new session of Spark Connect"
+        )
 
 
 @dataclass(frozen=True)

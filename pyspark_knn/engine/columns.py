@@ -59,7 +59,7 @@ def with_attributes(name: str, value: Column, attributes: dict[str, Any]) -> Col
 
 def case_sensitive(dataset: DataFrame) -> bool:
     """Whether this session tells `Id` from `id`."""
-    return compat.setting(dataset.sparkSession, "spark.sql.caseSensitive", "false") == "true"
+    return compat.flag(dataset.sparkSession, "spark.sql.caseSensitive", default=False)
 
 
 def field_of(dataset: DataFrame, param: str, name: str) -> T.StructField:

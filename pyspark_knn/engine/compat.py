@@ -125,8 +125,10 @@ def add_pyfile(session: SparkSession, path: Path) -> None:
     context = session.sparkContext
     # Executors fetch it from here whenever they come up: it must live as long as the session.
     kept = Path(cast("Any", context)._temp_dir) / path.name
+    # A cleaner of temporary files may have removed it: executors that come up need it again.
     if not kept.exists():
         shutil.copy(path, kept)
+    if path.name not in cast("Any", context)._python_includes:
         context.addPyFile(str(kept))
 
 
@@ -166,6 +168,16 @@ def setting(session: SparkSession, name: str, default: str) -> str:
         return session.conf.get(name, default) or default
     except refusals():
         return default
+
+
+def flag(session: SparkSession, name: str, *, default: bool) -> bool:
+    """A yes-or-no setting of the session, read as Spark reads it: "TRUE" is true."""
+    return setting(session, name, str(default)).strip().lower() == "true"
+
+
+def is_encrypted(session: SparkSession) -> bool:
+    """Whether a classic session encrypts what it writes to disk (`spark.io.encryption.enabled`)."""
+    return bool(cast("Any", session.sparkContext)._encryption_enabled)
 
 
 def drops_metadata(session: SparkSession) -> bool:

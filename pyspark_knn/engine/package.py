@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import tempfile
 import zipfile
 from collections.abc import Iterator
 from importlib import resources
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING
 from pyspark.sql import SparkSession
 
 from pyspark_knn.engine import compat
+from pyspark_knn.engine.temporary import private_folder
 
 if TYPE_CHECKING:
     from importlib.resources.abc import Traversable
@@ -35,8 +35,8 @@ def supply_package(session: SparkSession) -> None:
     session : SparkSession
         Classic (the package goes out by ``addPyFile``) or Spark Connect (by ``addArtifact``).
     """
-    with tempfile.TemporaryDirectory(prefix="knn-") as folder:
-        compat.add_pyfile(session, _zip(Path(folder)))
+    with private_folder("the zip of this package") as folder:
+        compat.add_pyfile(session, _zip(folder))
 
 
 def _zip(folder: Path) -> Path:

@@ -14,6 +14,7 @@ from typing import Any
 from pyspark.sql import DataFrame, SparkSession
 
 from pyspark_knn.engine import compat
+from pyspark_knn.engine.releasing import when_gone
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +58,7 @@ def persisted(frame: DataFrame) -> Iterator[DataFrame]:
         raise
 
 
-def free_with(owner: object, frame: DataFrame) -> weakref.finalize[[DataFrame], Any]:
+def free_with(owner: object, frame: DataFrame) -> weakref.finalize[..., Any]:
     """Unpersist `frame` when `owner` is gone; on Spark Connect also before the session ends.
 
     Returns
@@ -65,25 +66,10 @@ def free_with(owner: object, frame: DataFrame) -> weakref.finalize[[DataFrame], 
     weakref.finalize
         To be detached where `frame` is freed before.
     """
-    release = weakref.finalize(owner, _free, frame)
-    release.atexit = False
+    release = when_gone(owner, unpersist, frame)
     if compat.is_connect(frame.sparkSession):
         _free_before_end(frame)
     return release
-
-
-def _free(frame: DataFrame) -> None:
-    # In a thread of its own: garbage collection may come amid a call to Spark.
-    threading.Thread(
-        target=_try_unpersist, args=[frame], name="pyspark_knn-free", daemon=True
-    ).start()
-
-
-def _try_unpersist(frame: DataFrame) -> None:
-    try:
-        unpersist(frame)
-    except Exception:  # whatever a stopping session raises: there is nothing left to free
-        logger.debug("a persisted DataFrame could not be freed", exc_info=True)
 
 
 # --- the end of a client of Spark Connect ---------------------------------------------------------

@@ -146,7 +146,8 @@ class Replicated(Placement):
         """The bundle in `session`, shipped when it is first needed there."""
         key = compat.session_key(session)
         with self._lock:
-            if key not in self._shipments:
+            known = self._shipments.get(key)
+            if known is None or not shipping.is_there(known):
                 content = Searchable(self.items, self.index)
                 if shipping.takes_files(session):
                     shipped = shipping.ship(session, content)

@@ -7,7 +7,6 @@ import logging
 import mmap
 import os
 import pickle
-import tempfile
 import threading
 import weakref
 from collections.abc import Callable
@@ -16,7 +15,7 @@ from typing import Any
 
 from pyspark.sql import SparkSession
 
-from pyspark_knn.engine import compat
+from pyspark_knn.engine import broadcasting, compat
 from pyspark_knn.engine.bundle import (
     ArtifactRef,
     BroadcastRef,
@@ -25,9 +24,15 @@ from pyspark_knn.engine.bundle import (
     InlineRef,
     write_bundle,
 )
+from pyspark_knn.engine.releasing import when_gone
+from pyspark_knn.engine.temporary import TMPDIR_REMEDY, explained, private_file, private_folder
 
 logger = logging.getLogger(__name__)
 
+
+_LOCAL_DIR_REMEDY = (
+    "Set spark.local.dir to a folder that is writable and has room, before the session starts."
+)
 
 _INLINE_BYTES = 64 << 20
 """A message to a Spark Connect server ends at 128 MiB, and holds a plan beside the index."""
@@ -95,6 +100,14 @@ def ship(session: SparkSession, content: Any) -> Shipment:
     return shipped
 
 
+def is_there(shipment: Shipment) -> bool:
+    """Whether workers can still open what was shipped, as far as the driver sees.
+
+    In local mode the file may be gone: cleaners of temporary files remove what looks old.
+    """
+    return not isinstance(shipment.ref, FileRef) or Path(shipment.ref.path).exists()
+
+
 def takes_files(session: SparkSession) -> bool:
     """Whether `ship` can work: a Spark Connect server may refuse the files of its clients.
 
@@ -110,8 +123,8 @@ def takes_files(session: SparkSession) -> bool:
 
 
 def _try_upload(session: Any) -> bool:
-    with tempfile.TemporaryDirectory(prefix="knn-") as folder:
-        path = Path(folder) / "knn-question"
+    with private_folder("a test file for the Spark Connect server") as folder:
+        path = folder / "knn-question"
         path.write_text("Do you take files?\n")
         try:
             _upload(session, path)
@@ -149,44 +162,41 @@ def ship_inline(content: Any, instead: str) -> Shipment:
 
 
 def _classic_route(session: SparkSession) -> Callable[[Any, str, Any], Shipment]:
-    if _encrypted(session):
+    if compat.is_encrypted(session):
         return _by_value
     return _by_local_file if compat.is_local(session) else _by_file
 
 
-def _encrypted(session: SparkSession) -> bool:
-    return session.conf.get("spark.io.encryption.enabled", "false") == "true"
-
-
-def _write(folder: str, content: Any, *, broadcast: bool) -> tuple[Path, str]:
+def _write(folder: str, content: Any, remedy: str, *, broadcast: bool) -> tuple[Path, str]:
     """Write a bundle into a private file of `folder`, and tell the digest of its content."""
-    descriptor, name = tempfile.mkstemp(prefix="knn-", suffix=".bundle", dir=folder)
-    path = Path(name)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            return path, write_bundle(content, file, broadcast=broadcast)
-    except BaseException:
-        path.unlink()
-        raise
+    with explained("the index", remedy):
+        descriptor, path = private_file(folder)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                return path, write_bundle(content, file, broadcast=broadcast)
+        except BaseException:
+            path.unlink()
+            raise
 
 
 def _by_local_file(context: Any, application: str, content: Any) -> Shipment:
     """Local mode: executors are threads of this machine, so its file is theirs."""
     _forget_stopped(application)
     # The session's own folder: Spark removes it at its end.
-    path, digest = _write(context._temp_dir, content, broadcast=False)
+    path, digest = _write(context._temp_dir, content, _LOCAL_DIR_REMEDY, broadcast=False)
     known = _files.setdefault(application, {})
-    if digest in known:
+    if digest in known and known[digest].exists():
         path.unlink()
     else:
-        # A name made of the content: it never changes under a worker that has it mapped.
+        # A name made of the content: it never changes under a worker that has it mapped, and what
+        # was removed comes back for all who were told of it.
         known[digest] = path.rename(path.with_name(f"knn-{digest}.bundle"))
     return _shared(application, digest, lambda: FileRef(digest, str(known[digest])))
 
 
 def _by_file(context: Any, application: str, content: Any) -> Shipment:
     """A cluster: the file's bytes go out as a broadcast, without a copy in the driver's memory."""
-    path, digest = _write(context._temp_dir, content, broadcast=True)
+    path, digest = _write(context._temp_dir, content, _LOCAL_DIR_REMEDY, broadcast=True)
     try:
         return _shared(application, digest, lambda: _broadcast_file(context, path, digest))
     finally:
@@ -196,26 +206,22 @@ def _by_file(context: Any, application: str, content: Any) -> Shipment:
 def _broadcast_file(context: Any, path: Path, digest: str) -> BroadcastRef:
     with path.open("rb") as file:
         data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    broadcast = context.broadcast(pickle.PickleBuffer(data))
-    # Spark has the bytes in blocks of its own by now, and never reads the driver's file again.
-    written = getattr(broadcast, "_path", None)
-    if written is not None:
-        Path(written).unlink(missing_ok=True)
-    return BroadcastRef(digest, broadcast)
+    return broadcasting.broadcast(context, digest, pickle.PickleBuffer(data))
 
 
 def _by_value(context: Any, application: str, content: Any) -> Shipment:
     """Encrypted I/O: nothing may touch the disk in the clear, so the bytes stay in memory."""
     file = io.BytesIO()
     digest = write_bundle(content, file)
-    value = pickle.PickleBuffer(file.getbuffer())
-    return _shared(application, digest, lambda: BroadcastRef(digest, context.broadcast(value)))
+    # bytes, since Spark's stream for encrypted data takes nothing else; getvalue() copies nothing.
+    value = file.getvalue()
+    return _shared(application, digest, lambda: broadcasting.broadcast(context, digest, value))
 
 
 def _by_artifact(session: Any, key: str, content: Any) -> Shipment:
     """Spark Connect: the server hands the file to every executor, and removes it at the end."""
-    with tempfile.TemporaryDirectory(prefix="knn-") as folder:
-        path, digest = _write(folder, content, broadcast=False)
+    with private_folder("the index") as folder:
+        path, digest = _write(str(folder), content, TMPDIR_REMEDY, broadcast=False)
         # A name made of the content: the server refuses another content under a name that it has.
         path = path.rename(path.with_name(f"knn-{digest}.bundle"))
         if digest not in _uploads.setdefault(key, set()):
@@ -239,17 +245,8 @@ def _shared(key: str, digest: str, make: Callable[[], BundleRef]) -> Shipment:
     if shipped is None:
         shipped = _alive[key, digest] = Shipment(make())
         if isinstance(shipped.ref, BroadcastRef):
-            weakref.finalize(shipped, _unpersist, shipped.ref.broadcast).atexit = False
+            when_gone(shipped, broadcasting.free, shipped.ref.broadcast)
     return shipped
-
-
-def _unpersist(broadcast: Any) -> None:
-    """Free the executors' copies. Never destroy: a lazy DataFrame may still need the broadcast.
-
-    The driver's blocks go when the JVM collects the broadcast, which no plan refers to any more.
-    """
-    if broadcast._sc is not None and broadcast._sc._jsc is not None:
-        broadcast.unpersist()
 
 
 def _forget_stopped(application: str) -> None:

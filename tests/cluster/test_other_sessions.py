@@ -39,20 +39,26 @@ def _run(tmp_path: Path, code: str) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["local", "cluster"])
-def test_encrypted_io(tmp_path: Path, kind: str) -> None:
-    """The index never touches the disk in the clear."""
+@pytest.mark.parametrize(("kind", "setting"), [("local", "TRUE"), ("cluster", "true")])
+def test_encrypted_io(tmp_path: Path, kind: str, setting: str) -> None:
+    """The index never touches the disk in the clear, however the setting is spelled."""
     _run(
         tmp_path,
         f"""
-spark = start("{kind}", Path(sys.argv[1]), spark__io__encryption__enabled="true")
-model = KNNEstimator(k=2, idCol="id").fit(frame_of(spark, items))
-assert answers(model.transform(frame_of(spark, queries))) == expected
-assert not list(Path(spark.sparkContext._temp_dir).glob("knn-*"))
-model.save(Path(sys.argv[1], "model").as_uri())
-loaded = KNNModel.load(Path(sys.argv[1], "model").as_uri())
-assert answers(loaded.transform(frame_of(spark, queries))) == expected
-spark.stop()
+folder = Path(sys.argv[1])
+os.environ["SPARK_WORKER_DIR"] = str(folder / "work")
+spark = start(
+    "{kind}", folder, spark__io__encryption__enabled="{setting}", spark__local__dir=sys.argv[1]
+)
+items = np.random.default_rng(3).normal(size=(4000, 2))
+queries = items[[7, 3999]]
+found = [[(7, 0.0)], [(3999, 0.0)]]
+model = KNNEstimator(k=1, idCol="id").fit(frame_of(spark, items))
+assert answers(model.transform(frame_of(spark, queries, partitions=2))) == found
+files = [path for path in folder.rglob("*") if path.is_file()]
+assert files and Path(spark.sparkContext._temp_dir).is_relative_to(folder)
+assert [path for path in files if items[7:9].tobytes() in path.read_bytes()] == []
+assert not list(folder.rglob("knn-*"))
 """,
     )
 

@@ -9,6 +9,7 @@ import json
 import logging
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -268,6 +269,16 @@ def test_a_server_that_takes_no_files_and_persists_nothing(
     assert "the server takes no files" in model.placementReason
     assert "indexes travel as rows" in caplog.text
     assert "persists nothing" in caplog.text
+
+
+def test_a_client_without_a_temporary_folder(
+    session: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    model = fitted(session)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
+    with pytest.raises(OSError, match=r"the index cannot be written.*variable TMPDIR") as raised:
+        model.transform(frame(session, QUERIES))
+    assert str(tmp_path / "gone") in str(raised.value)
 
 
 CLIENT = """

@@ -180,6 +180,18 @@ def test_an_existing_output_column_is_refused(spark: SparkSession, model: KNNMod
         model.kneighborsJoin(queries.withColumnRenamed("id", "rank"))
 
 
+@pytest.mark.parametrize("setting", ["true", "TRUE"])
+def test_names_that_differ_in_case_alone(
+    spark: SparkSession, model: KNNModel, setting: str
+) -> None:
+    queries = frame_of(spark, np.eye(2)).withColumnRenamed("id", "Neighbors")
+    spark.conf.set("spark.sql.caseSensitive", setting)
+    try:
+        assert model.transform(queries).columns[-2:] == ["neighbors", "distances"]
+    finally:
+        spark.conf.unset("spark.sql.caseSensitive")
+
+
 def test_names_with_dots_spaces_and_backticks(spark: SparkSession) -> None:
     names = {"id_col": "the id.no", "features_col": "my `features`.v1"}
     items = frame_of(spark, np.array([[0.0], [2.0]]), kind="dense", **names)

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 import datetime as dt
+import pickle
 from pathlib import Path
+from pickle import PicklingError
 from typing import TYPE_CHECKING, Any
 
 import joblib
 import numpy as np
 import pandas as pd
 import pytest
+from pyspark.ml import PipelineModel
+from pyspark.sql import functions as F
 from sklearn.neighbors import NearestNeighbors
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -165,3 +170,25 @@ def test_from_sklearn_checks_feature_names(spark: SparkSession) -> None:
     wrong = VectorAssembler(inputCols=["b", "a"], outputCol="features").transform(numbers)
     with pytest.raises(ValueError, match=r"is made of \['b', 'a'\], but the index of \['a', 'b'\]"):
         model.transform(wrong)
+
+
+def test_pickling_says_to_save(spark: SparkSession, model: KNNModel) -> None:
+    says = r"KNNModel cannot be pickled.*model\.transform\(queries\).*model\.save\(path\)"
+    with pytest.raises(TypeError, match=says):
+        pickle.dumps(model)
+    with pytest.raises(TypeError, match=says):
+        pickle.dumps(PipelineModel([model]))
+    captures = F.udf(lambda value: value + model.numItems, "long")
+    # Spark wraps the error in one of its own.
+    with pytest.raises(PicklingError, match=says):
+        spark.range(1).select(captures("id")).collect()
+
+
+def test_copies_share_the_index(spark: SparkSession, model: KNNModel) -> None:
+    for made in (copy.copy(model), copy.deepcopy(model), model.copy()):
+        assert type(made) is KNNModel
+        assert made._index is model._index
+        assert (made.uid, made.numItems) == (model.uid, 40)
+    deep = copy.deepcopy([model])[0].setK(1)
+    assert (deep.getK(), model.getK()) == (1, 4)
+    assert answers(deep.transform(frame_of(spark, ITEMS[:1]))) == [[(IDS[0], 0.0)]]

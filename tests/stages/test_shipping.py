@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import gc
+import sys
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+from pyspark.errors import PySparkException
 
-from pyspark_knn import KNNEstimator, KNNModel
+from pyspark_knn import KNNEstimator, KNNModel, supply_package
 from tests.support.frames import answers, frame_of
 
 if TYPE_CHECKING:
@@ -71,3 +74,68 @@ def test_a_copy_shares_the_index(spark: SparkSession) -> None:
     model.copy({model.k: 1}).transform(queries)
     KNNModel.transform(model, queries, {model.k: 3})
     assert len(_bundles(spark) - before) == 1
+
+
+@pytest.mark.parametrize("gone", ["the file", "the folder"])
+def test_a_removed_file_is_written_again(
+    spark: SparkSession, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, gone: str
+) -> None:
+    """As cleaners of temporary files do to a session that runs for weeks."""
+    queries = frame_of(spark, np.zeros((2, 4)))
+    model, again = (_model(spark, seed=len(gone)) for _ in range(2))
+    monkeypatch.setattr(spark.sparkContext, "_temp_dir", str(tmp_path / "session"))
+    lazy = model.transform(queries)
+
+    def remove() -> None:
+        for path in _bundles(spark):
+            path.unlink()
+        if gone == "the folder":
+            (tmp_path / "session").rmdir()
+
+    remove()
+    with pytest.raises(PySparkException, match="file of the index was removed") as raised:
+        lazy.collect()
+    assert "Call model.transform(queries) again" in str(raised.value)
+    expected = answers(model.transform(queries))
+    assert answers(lazy) == expected
+    remove()
+    assert answers(again.transform(queries)) == expected
+    # The items of a model are read from the same file.
+    remove()
+    assert model.items_frame(spark).count() == 20
+    (made,) = _bundles(spark)
+    assert made.stat().st_mode & 0o077 == 0
+
+
+def test_a_folder_that_cannot_be_written_to(
+    spark: SparkSession, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    model, queries = _model(spark, seed=6), frame_of(spark, np.zeros((2, 4)))
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(spark.sparkContext, "_temp_dir", str(tmp_path / "file" / "session"))
+    with pytest.raises(OSError, match=r"the index cannot be written.*Set spark\.local\.dir to"):
+        model.transform(queries)
+
+
+def test_the_package_is_sent_once_and_its_zip_comes_back(spark: SparkSession) -> None:
+    def zips() -> list[Path]:
+        return list(Path(spark.sparkContext._temp_dir).glob("pyspark_knn-*.zip"))
+
+    path = list(sys.path)
+    try:
+        supply_package(spark)
+        (made,) = zips()
+        made.unlink()
+        supply_package(spark)
+        assert zips() == [made]
+        assert spark.sparkContext._python_includes.count(made.name) == 1
+    finally:
+        sys.path[:] = path
+
+
+def test_no_temporary_folder_on_the_driver(
+    spark: SparkSession, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
+    with pytest.raises(OSError, match=r"the zip of this package cannot be written.*TMPDIR"):
+        supply_package(spark)

@@ -1,0 +1,33 @@
+"""What copy and pickle do with a fitted model."""
+
+from __future__ import annotations
+
+from typing import Any, NoReturn, SupportsIndex, TypeVar
+
+from pyspark.ml import Model
+
+Self_ = TypeVar("Self_", bound="SharedIndex")
+
+
+class SharedIndex(Model):
+    """A model whose copies share one index, and which cannot be pickled: the index lives in Spark.
+
+    Without this the error names a lock or the SparkContext, and not the model.
+    """
+
+    def __copy__(self: Self_) -> Self_:
+        # copy.copy() would go through __reduce_ex__.
+        copied = type(self).__new__(type(self))
+        copied.__dict__.update(self.__dict__)
+        return copied
+
+    def __deepcopy__(self: Self_, memo: dict[int, Any]) -> Self_:
+        return self.copy()
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> NoReturn:
+        name = type(self).__name__
+        raise TypeError(
+            f"{name} cannot be pickled or captured in a UDF, because its index lives in the Spark "
+            "session. Call model.transform(queries) instead of a UDF. For another process, save "
+            f"the model with model.save(path) and load it there with {name}.load(path)."
+        )
