@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from pyspark_knn.engine.packing import unpack
+from pyspark_knn.engine.chunks import rows_of, unpack
 from pyspark_knn.engine.shard_search import PASSING
 from pyspark_knn.engine.vectors import VectorBatch
 from pyspark_knn.engine.worker import Request, list_offsets, valid_queries
@@ -113,8 +113,9 @@ def sample_items(
     pyarrow.RecordBatch
         One column, an array of double.
     """
-    for matrix in _chunks(dim, batches):
-        few = matrix[:: max(1, int(1 / share))].astype(np.float64)
+    step = max(1, int(1 / share))
+    for start, matrix in _chunks(dim, batches):
+        few = matrix[-start % step :: step].astype(np.float64)
         lists = pa.ListArray.from_arrays(
             list_offsets(np.full(len(few), dim)), pa.array(few.ravel())
         )
@@ -123,13 +124,15 @@ def sample_items(
 
 def count_cells(dim: int, cut: Cut, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
     """How many items of packed chunks are in each cell; rows of cell and rows."""
-    for matrix in _chunks(dim, batches):
+    for _, matrix in _chunks(dim, batches):
         cells, counts = np.unique(cut.cells(matrix), return_counts=True)
         yield pa.RecordBatch.from_pydict({"cell": cells, "rows": counts})
 
 
-def _chunks(dim: int, batches: Iterator[pa.RecordBatch]) -> Iterator[NDArray[np.floating]]:
+def _chunks(
+    dim: int, batches: Iterator[pa.RecordBatch]
+) -> Iterator[tuple[int, NDArray[np.floating]]]:
     for batch in batches:
-        for chunk in batch.to_pylist():
+        for chunk in rows_of(batch):
             if chunk["chunk"] >= 0 and chunk["dim"] == dim:
-                yield unpack(chunk, dim)
+                yield from unpack(chunk, dim)
