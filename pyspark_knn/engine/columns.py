@@ -246,8 +246,15 @@ def _attribute_names(attributes: dict[str, Any]) -> list[str] | None:
     return [names[i] for i in range(len(names))]
 
 
+_SAMPLE_BYTES = 32 << 20
+
+
 def valid_sample(rows: list[Row], types: list[T.DataType], dim: int) -> NDArray[np.floating]:
-    """The valid vectors of dimension `dim` among rows of `Features.columns`, brought here."""
+    """The valid vectors of dimension `dim` among rows of `Features.columns`, brought here.
+
+    Not more of them than take 32 MiB: sparse ones grow when they are made dense.
+    """
+    rows = rows[: max(1, _SAMPLE_BYTES // (8 * dim))]
     arrays = tuple(
         pa.array([row[i] for row in rows], to_arrow_type(kind)) for i, kind in enumerate(types)
     )

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from pyspark_knn.engine.chunks import rows_of, unpack
 from pyspark_knn.engine.shard_search import PASSING
 from pyspark_knn.engine.vectors import VectorBatch
-from pyspark_knn.engine.worker import Request, list_offsets, valid_queries
+from pyspark_knn.engine.worker import Request, list_offsets, query_step, valid_queries
 from pyspark_knn.index.cells import Cells, Cut
 
 
@@ -35,7 +35,7 @@ def route_nearest(
     pyarrow.ListArray
         Of int. An invalid query goes to one shard, where it is told to be invalid.
     """
-    for arrays in batches:
+    for arrays in _blocks(cells, batches):
         matrix, valid = _vectors(request, cells, arrays)
         shards = np.full((len(valid), min(probes, len(cells.numbers))), cells.numbers[0])
         shards[valid] = cells.nearest(matrix, probes)
@@ -63,7 +63,7 @@ def route_within(
     pyarrow.ListArray
         Of int; `PASSING` comes first in each list.
     """
-    for *arrays, searched, found in batches:
+    for *arrays, searched, found in _blocks(cells, batches):
         matrix, valid = _vectors(request, cells, tuple(arrays))
         opened = np.zeros((len(valid), len(cells.numbers)), dtype=bool)
         opened[valid] = cells.within(matrix, _limits(request, found)[valid])
@@ -73,6 +73,16 @@ def route_within(
         lengths = opened.sum(axis=1)
         shards = np.insert(cells.numbers[column], np.cumsum(lengths) - lengths, PASSING)
         yield pa.ListArray.from_arrays(list_offsets(lengths + 1), pa.array(shards, pa.int32()))
+
+
+def _blocks(
+    cells: Cells, batches: Iterator[tuple[pa.Array, ...]]
+) -> Iterator[tuple[pa.Array, ...]]:
+    """Batches of so few rows that their vectors may be made dense, however wide they are."""
+    step = query_step(cells.centers.shape[1])
+    for arrays in batches:
+        for start in range(0, max(1, len(arrays[0])), step):
+            yield tuple(each.slice(start, step) for each in arrays)
 
 
 def _limits(request: Request, found: pa.Array) -> NDArray[np.float64]:
@@ -106,7 +116,7 @@ def sample_items(
     share : float
         From 0 (exclusive) to 1.
     batches : iterator of pyarrow.RecordBatch
-        Of `packing.CHUNK_SCHEMA`.
+        Of `chunks.CHUNK_SCHEMA`.
 
     Yields
     ------

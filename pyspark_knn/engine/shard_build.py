@@ -116,7 +116,7 @@ def split_chunks(
     ----------
     request : ShardRequest
     batches : iterator of pyarrow.RecordBatch
-        Of `packing.CHUNK_SCHEMA`.
+        Of `chunks.CHUNK_SCHEMA`.
 
     Yields
     ------

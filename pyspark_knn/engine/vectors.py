@@ -108,9 +108,11 @@ def list_parts(
 ) -> tuple[NDArray[Any], NDArray[np.int64], NDArray[np.int64]]:
     """The flat values of a list array, and each row's start and length in them."""
     offsets = array.offsets.to_numpy().astype(np.int64)
-    flat = array.values  # of the whole buffer: the offsets of a slice point into it
+    # The values are those of the whole buffer, of which a slice has a part.
+    flat = array.values[offsets[0] : offsets[-1]]
     if flat.null_count:
         flat = flat.cast(pa.float64()).fill_null(np.nan)
+    offsets -= offsets[0]
     starts = offsets[:-1]
     lengths = np.where(_null_mask(array), 0, offsets[1:] - starts)
     return flat.to_numpy(zero_copy_only=False), starts, lengths

@@ -10,11 +10,13 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from pyspark import StorageLevel
+from pyspark.ml.linalg import VectorUDT
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
 from pyspark_knn import KNNEstimator
 from pyspark_knn.engine import packed as packed_room
+from pyspark_knn.engine import placement as placement_room
 from pyspark_knn.engine.sharded import Sharded
 from pyspark_knn.index.base import IndexSpec
 from pyspark_knn.index.distances import resolve_metric
@@ -180,6 +182,44 @@ def test_shards_of_an_input_that_changes_between_readings_are_refused(
             return
         with pytest.raises(Exception, match="items DataFrame is not deterministic"):
             Sharded.build(packed, spec, T.LongType(), 2)
+
+
+def _hashed(spark: SparkSession, rows: int, dim: int, stored: int) -> DataFrame:
+    """Sparse vectors as HashingTF and IDF make them."""
+    places = f"transform(sequence(1, {stored}), i -> int(i * 7 + id % 13))"
+    values = f"transform(sequence(1, {stored}), i -> i / 10D)"
+    vector = f"named_struct('type', 0Y, 'size', {dim}, 'indices', {places}, 'values', {values})"
+    schema = T.StructType(
+        [T.StructField("id", T.LongType()), T.StructField("features", VectorUDT())]
+    )
+    plain = spark.range(0, rows, 1, 2).selectExpr("id", f"{vector} AS features")
+    return plain.mapInArrow(lambda batches: batches, schema)
+
+
+@pytest.mark.parametrize("placement", ["auto", "replicated", "sharded"])
+def test_wide_sparse_items_are_refused_before_they_are_made_dense(
+    spark: SparkSession, placement: str
+) -> None:
+    knn = KNNEstimator(idCol="id", placement=placement)
+    with pytest.raises(ValueError, match=r"featuresCol 'features': 3,376 items") as raised:
+        knn.fit(_hashed(spark, 3376, 1 << 18, 14))
+    text = str(raised.value)
+    assert "of 262,144 dimensions take 0.6 MiB as sparse vectors" in text
+    assert "would be stored dense, in 6.59 GiB" in text
+    for way in ("numFeatures of HashingTF", "vocabSize", "PCA", "vector_to_array"):
+        assert way in text
+
+
+def test_sparse_items_that_grow_by_little_or_are_few_are_taken(
+    spark: SparkSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    knn = KNNEstimator(k=1, idCol="id")
+    assert knn.fit(_hashed(spark, 10, 1 << 18, 14)).numItems == 10
+    monkeypatch.setattr(placement_room, "GROWN_BYTES", 1000)
+    # A one-hot of 400 categories beside a few numbers.
+    assert knn.fit(_hashed(spark, 20, 420, 6)).numItems == 20
+    with pytest.raises(ValueError, match="would be stored dense"):
+        knn.fit(_hashed(spark, 20, 42_000, 6))
 
 
 def test_fit_does_not_change_the_estimator(spark: SparkSession) -> None:

@@ -15,14 +15,18 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pyspark.sql import Row
 from pyspark.sql import types as T
 
-from pyspark_knn.engine import packing, shard_build, shard_search, sizing
+from pyspark_knn.engine import columns, packing, routing, shard_build, shard_search, sizing
 from pyspark_knn.engine.items import Items
+from pyspark_knn.engine.vectors import VectorBatch
 from pyspark_knn.engine.worker import NeighborLists, Request, Searchable, answer_batch
 from pyspark_knn.index.auto import build_index
 from pyspark_knn.index.base import IndexSpec
+from pyspark_knn.index.cells import Cells
 from pyspark_knn.index.distances import resolve_metric
+from tests.support.batches import vector_columns
 
 DOUBLES = T.ArrayType(T.DoubleType())
 
@@ -294,6 +298,42 @@ def test_numbers_of_shards() -> None:
     assert sizing.choose_num_shards(7, mib, 10**6, 2) == 7
     with pytest.raises(ValueError, match="numShards must be >= 3"):
         sizing.choose_num_shards(2, 3 * gib, 10**6, 2)
+
+
+def test_wide_sparse_queries_are_routed_block_by_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    dim = 1000
+    vectors: list[Any] = [(dim, {i % dim: 1.0}) if i % 5 else None for i in range(50)]
+    centers = np.eye(3, dim) * 2.0
+    cells = Cells(np.arange(3), centers, np.full(3, 0.5), resolve_metric("euclidean"))
+    request = request_for(T.LongType(), feature_columns=2)
+    arrays = vector_columns(vectors)
+    searched, found = pa.array([0] * 50, pa.int32()), pa.array([[1.0, 2.0, 9.0]] * 50)
+
+    def routes() -> list[Any]:
+        nearest = routing.route_nearest(request, cells, 2, iter([arrays]))
+        within = routing.route_within(request, cells, iter([(*arrays, searched, found)]))
+        return [each for batch in (*nearest, *within) for each in batch.to_pylist()]
+
+    whole = routes()
+    assert len(whole) == 100
+    sizes = []
+    dense = VectorBatch.dense
+
+    def watched(batch: VectorBatch, rows: Any, dim: int) -> Any:
+        sizes.append(len(rows) * dim * 8)
+        return dense(batch, rows, dim)
+
+    monkeypatch.setattr(VectorBatch, "dense", watched)
+    monkeypatch.setattr("pyspark_knn.engine.worker._BLOCK_BYTES", 7 * 8 * dim)
+    assert routes() == whole
+    assert max(sizes) <= 7 * 8 * dim
+
+
+def test_a_sample_of_wide_queries_is_bounded() -> None:
+    row = Row(values=[1.0], layout=[1 << 18, 3])
+    types = [DOUBLES, T.ArrayType(T.IntegerType())]
+    assert columns.valid_sample([row] * 256, types, 1 << 18).nbytes <= 32 << 20
+    assert len(columns.valid_sample([row] * 256, types, 1 << 24)) == 0
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no module resource")
