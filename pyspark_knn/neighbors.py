@@ -118,6 +118,8 @@ class KNNModel(NeighborModel, _SearchParams):
                 "items can be joined by id only, and idCol is unset: fit with an idCol"
             )
         field = columns.field_of(items, "idCol", name)
+        if collated := columns.collation_hint(field.dataType):
+            raise TypeError(f"idCol {field.name!r} of items {collated}")
         lookup = items.select(
             columns.column(field.name).alias(f"id_{unique}"), F.struct("*").alias("item")
         )

@@ -14,7 +14,12 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pyspark_knn.engine.chunks import CHUNK_SCHEMA, CONTENT_WRAP, content_of, one_row, stream_of
-from pyspark_knn.engine.vectors import VectorBatch, describe_invalid, invalid_rows
+from pyspark_knn.engine.vectors import (
+    InexactValueError,
+    VectorBatch,
+    describe_invalid,
+    invalid_rows,
+)
 
 
 @dataclass(frozen=True)
@@ -137,7 +142,12 @@ class _Packer:
         if self._problem is not None:
             return  # Spark wants its input read to the end, but nothing of it counts any more
         request = self._request
-        vectors = VectorBatch.from_arrow(tuple(batch.columns[: request.feature_columns]))
+        arrays = tuple(batch.columns[: request.feature_columns])
+        try:
+            vectors = VectorBatch.from_arrow(arrays, request.features)
+        except InexactValueError as error:
+            self._problem = str(error)
+            return
         keys = batch.select(batch.schema.names[request.feature_columns :])
         if request.id_column is not None and keys.column(0).null_count:
             self._problem = f"idCol {request.id_column!r} holds a null: every item needs an id"

@@ -100,7 +100,7 @@ def _limits(request: Request, found: pa.Array) -> NDArray[np.float64]:
 def _vectors(
     request: Request, cells: Cells, arrays: tuple[pa.Array, ...]
 ) -> tuple[NDArray[np.floating], NDArray[np.bool_]]:
-    queries = VectorBatch.from_arrow(arrays)
+    queries = VectorBatch.from_arrow(arrays, request.features_col)
     return valid_queries(queries, np.arange(len(queries)), cells.centers.shape[1])
 
 

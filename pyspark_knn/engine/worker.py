@@ -142,7 +142,7 @@ def answer_batch(
     items, index = searchable.items, searchable.index
     dim = index.matrix.shape[1]
     k = min(request.k, items.count)
-    queries = VectorBatch.from_arrow(arrays[: request.feature_columns])
+    queries = VectorBatch.from_arrow(arrays[: request.feature_columns], request.features_col)
     excluded = arrays[request.feature_columns] if len(arrays) > request.feature_columns else None
     step = min(query_step(dim), max(1, BLOCK_ANSWERS // (k + request.answer.width)))
     for start in range(0, len(queries), step):
