@@ -149,6 +149,8 @@ class KNNModel(NeighborModel, _SearchParams):
         if name is None:
             raise ValueError("items are joined by id, but idCol is unset: set idCol and fit again")
         field = columns.field_of(items, "idCol", name)
+        if collated := columns.collation_hint(field.dataType):
+            raise TypeError(f"idCol {field.name!r} of items {collated}")
         return items.select(columns.column(field.name).alias(key), F.struct("*").alias(item_col))
 
     def toSklearn(self) -> NearestNeighbors:

@@ -28,6 +28,16 @@ INVALID = ("error", "skip", "keep")
 Self_ = TypeVar("Self_", bound="CheckedParams")
 
 
+def _one_column(value: Any) -> str:
+    if isinstance(value, (list, tuple)):
+        raise TypeError(
+            f"idCol must be a string, the name of one column, got {value!r}: make one column of "
+            "several by pyspark.sql.functions.concat_ws"
+        )
+    name: str = text("idCol")(value)
+    return name
+
+
 class CheckedParams(Params):
     """Params whose None means "unset" where that is allowed, and is refused elsewhere."""
 
@@ -76,7 +86,7 @@ class HasNeighbors(CheckedParams, HasFeaturesCol):
         Params._dummy(),
         "idCol",
         "item column that names a neighbour, any atomic type; unset: the item's position, a long",
-        optional(text("idCol")),
+        optional(_one_column),
     )
     metric: Param[str] = Param(
         Params._dummy(),

@@ -113,14 +113,42 @@ def check_id_type(param: str, field: T.StructField) -> T.DataType:
     Raises
     ------
     TypeError
-        If it is not an atomic type.
+        If it is not an atomic type, or a string with a collation of its own.
     """
-    if not isinstance(field.dataType, _ID_TYPES):
+    given = field.dataType
+    if not isinstance(given, _ID_TYPES):
         raise TypeError(
             f"{param} {field.name!r} must be of an atomic type (a number, string, binary, boolean, "
-            f"date or timestamp) but was actually {field.dataType.simpleString()}"
+            f"date or timestamp) but was actually {given.simpleString()}{_atomic_hint(given)}"
         )
-    return field.dataType
+    if collated := collation_hint(given):
+        raise TypeError(f"{param} {field.name!r} {collated}")
+    return given
+
+
+def _atomic_hint(given: T.DataType) -> str:
+    """How to make one id of several values."""
+    if not isinstance(given, (T.StructType, T.ArrayType, T.MapType)):
+        return ""
+    return (
+        ": make one column of it by pyspark.sql.functions.concat_ws, to_json or (short, but not "
+        "quite unique) xxhash64"
+    )
+
+
+def collation_hint(given: T.DataType) -> str | None:
+    """What is wrong with strings of this type as ids: a collation that calls others equal.
+
+    Joins and grouping in Spark go by the collation; the search tells ids apart by their bytes.
+    """
+    collation = getattr(given, "collation", "UTF8_BINARY")  # strings of Spark 4 have one
+    if collation == "UTF8_BINARY":
+        return None
+    return (
+        f"has collation {collation}, under which different strings may be equal; ids are compared "
+        "by their bytes: cast the column to string, or add COLLATE UTF8_BINARY, and lower() it "
+        "first where its case must not matter"
+    )
 
 
 def wire_type(id_type: T.DataType) -> T.DataType:
@@ -147,6 +175,9 @@ def to_wire(ids: Column, id_type: T.DataType) -> Column:
         minutes = (F.unix_date(F.to_date(ids)).cast("long") * 24 + F.hour(ids)) * 60 + F.minute(ids)
         seconds = F.date_part(F.lit("SECOND"), ids).cast("decimal(8,6)") * 1_000_000
         return minutes * 60_000_000 + seconds.cast("long")
+    if isinstance(id_type, (T.FloatType, T.DoubleType)):
+        # Spark joins and groups -0.0 and 0.0 as one value, so they are one id: 0.0.
+        return ids + F.lit(0.0).cast(id_type)
     return ids
 
 
@@ -220,7 +251,8 @@ def features_of(dataset: DataFrame, param: str, name: str) -> Features:
         return _vector_features(_typed_vector(values, field.dataType), None, None)
     if isinstance(field.dataType, T.ArrayType):
         element = field.dataType.elementType
-        if isinstance(element, (T.FloatType, T.DoubleType)):
+        # Longs travel as they are: Python refuses those that a double would round.
+        if isinstance(element, (T.FloatType, T.DoubleType, T.LongType)):
             return Features([values], [field.dataType], None, None)
         if isinstance(element, T.NumericType):
             doubles = T.ArrayType(T.DoubleType())
@@ -289,8 +321,15 @@ def _attribute_names(attributes: dict[str, Any]) -> list[str] | None:
     return [names[i] for i in range(len(names))]
 
 
+_SAMPLE_BYTES = 32 << 20
+
+
 def valid_sample(rows: list[Row], types: list[T.DataType], dim: int) -> NDArray[np.floating]:
-    """The valid vectors of dimension `dim` among rows of `Features.columns`, brought here."""
+    """The valid vectors of dimension `dim` among rows of `Features.columns`, brought here.
+
+    Not more of them than take 32 MiB: sparse ones grow when they are made dense.
+    """
+    rows = rows[: max(1, _SAMPLE_BYTES // (8 * dim))]
     arrays = tuple(
         pa.array([row[i] for row in rows], to_arrow_type(kind)) for i, kind in enumerate(types)
     )

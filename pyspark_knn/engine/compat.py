@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-import numpy as np
 import pyarrow as pa
 import pyspark
 from pyspark.errors import PySparkException
@@ -20,6 +19,7 @@ from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import to_arrow_type
 
 from pyspark_knn.engine import udf
+from pyspark_knn.engine.chunks import rows_of
 from pyspark_knn.engine.guard import guarded
 
 if TYPE_CHECKING:
@@ -213,18 +213,7 @@ def collect(frame: DataFrame) -> list[dict[str, Any]]:
     if _MAJOR < 4:
         return [row.asDict() for row in frame.collect()]
     table = cast("Any", frame).toArrow()
-    cells = (zip(*map(_cells, batch.columns), strict=True) for batch in table.to_batches())
-    return [dict(zip(table.column_names, row, strict=True)) for rows in cells for row in rows]
-
-
-def _cells(column: pa.Array) -> list[Any]:
-    if not pa.types.is_binary(column.type):
-        return list(column.to_pylist())
-    # Slices of the column's one buffer: `as_buffer` of a cell is a copy (pyarrow 26).
-    _, offsets, values = column.buffers()
-    places = np.frombuffer(offsets, np.int32)[column.offset :].tolist()
-    cells = zip(places, places[1:], column.is_valid().to_pylist(), strict=False)
-    return [values.slice(start, end - start) if valid else None for start, end, valid in cells]
+    return [row for batch in table.to_batches() for row in rows_of(batch)]
 
 
 def batch_udf(

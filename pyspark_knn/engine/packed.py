@@ -19,6 +19,7 @@ from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import from_arrow_schema
 
 from pyspark_knn.engine import columns, compat, packing
+from pyspark_knn.engine.chunks import CHANGED, CHUNK_SCHEMA, unpack
 from pyspark_knn.engine.guard import guarded
 from pyspark_knn.engine.items import Items
 from pyspark_knn.engine.persisting import persisted, unpersist
@@ -29,7 +30,10 @@ _CHUNK_BYTES = 8 << 20
 _SLICE_BYTES = 64 << 20
 """What one fetch brings to the driver, whose JVM holds a few copies of it for a moment."""
 
-_SUMMARY = ("partition", "chunk", "rows", "dim", "skipped", "problem", "narrow", "label", "size")
+_SUMMARY = (
+    *("partition", "chunk", "rows", "dim", "skipped", "problem", "narrow", "label", "size"),
+    *("stored", "content", "digest"),
+)
 
 
 @dataclass(frozen=True)
@@ -67,12 +71,15 @@ class ItemSource:
 
 
 class Chunk(NamedTuple):
-    """Where a chunk is, and how large."""
+    """Where a chunk is, how large, and what tells it from others; see `chunks.CHUNK_SCHEMA`."""
 
     partition: int
     chunk: int
     rows: int
     size: int
+    stored: int | None
+    content: int
+    digest: int
 
 
 class PackedItems:
@@ -91,7 +98,7 @@ class PackedItems:
     chunks : list of Chunk
         The chunks that hold them, in order.
     frame : DataFrame
-        Rows of `packing.CHUNK_SCHEMA`, those chunks among them.
+        Rows of `chunks.CHUNK_SCHEMA`, those chunks among them.
     source : ItemSource
         What was read, and how.
     """
@@ -134,6 +141,13 @@ class PackedItems:
         """Bytes of the item matrix."""
         return self.num_items * self.num_features * self.dtype.itemsize
 
+    def sparse_size(self) -> tuple[int, int]:
+        """Bytes of the items that are packed as sparse vectors: as they are, and dense."""
+        sparse = [(chunk.rows, chunk.stored) for chunk in self.chunks if chunk.stored is not None]
+        rows, stored = (sum(each) for each in zip(*sparse, strict=True)) if sparse else (0, 0)
+        width = self.dtype.itemsize
+        return stored * (width + 4) + rows * 8, rows * self.num_features * width
+
     def _summarize(self, rows: list[Row]) -> None:
         rows = sorted(rows, key=lambda row: (row.partition, row.chunk))
         problems = [row.problem for row in rows if row.problem is not None]
@@ -160,7 +174,7 @@ class PackedItems:
         self.dtype = np.dtype(np.float32 if all(row.narrow for row in kept) else np.float64)
         labels = [row.label for row in kept if row.label is not None]
         self.largest_label = max(labels, default=None)
-        self.chunks = [Chunk(row.partition, row.chunk, row.rows, row.size) for row in kept]
+        self.chunks = [Chunk(*(row[name] for name in Chunk._fields)) for row in kept]
 
     def gather(self) -> tuple[Items, NDArray[np.floating]]:
         """Fetch the items to the driver, in slices, each vector straight to its final place.
@@ -172,7 +186,7 @@ class PackedItems:
         matrix : ndarray of shape (num_items, num_features), dtype `dtype`
             Their vectors, in the same order.
         """
-        names = ("rows", "narrow", "lengths", "places", "values")
+        names = ("narrow", "lengths", "places", "values")
         # What fits into one slice comes in one job, of all columns: to plan a choice takes longer.
         small = len(list(self._slices())) == 1
         rows = list(self._fetch()) if small else self._fetch("keys")
@@ -185,9 +199,10 @@ class PackedItems:
         matrix = np.empty((self.num_items, self.num_features), dtype=self.dtype)
         start = 0
         for row in rows if small else self._fetch(*names):
-            end = start + row["rows"]
-            matrix[place[start:end]] = packing.unpack(row, self.num_features)
-            start = end
+            for first, part in unpack(row, self.num_features):
+                at = start + first
+                matrix[place[at : at + len(part)]] = part
+            start += row["rows"]
         return self._items(keys), matrix
 
     def _gather_keys(self, rows: Iterable[dict[str, Any]]) -> pa.Table | None:
@@ -212,14 +227,16 @@ class PackedItems:
             if len(part) < len(self.chunks):
                 wanted = wanted.where(_within(part[0], part[-1]))
             if names:
-                wanted = wanted.select("partition", "chunk", *names)
+                wanted = wanted.select("partition", "chunk", "rows", "digest", *names)
             rows = [row for row in compat.collect(wanted) if row["chunk"] >= 0]
-            if len(rows) != len(part):
+            rows.sort(key=lambda row: (row["partition"], row["chunk"]))
+            marks = ("partition", "chunk", "rows", "digest")
+            counted = [tuple(getattr(chunk, mark) for mark in marks) for chunk in part]
+            if [tuple(row[mark] for mark in marks) for row in rows] != counted:
                 raise RuntimeError(
-                    f"{len(part)} packed chunks were expected, {len(rows)} came: the reference "
-                    "DataFrame gives other rows each time that it is computed; persist it"
+                    CHANGED.format(what="other rows were fetched than had been counted before")
                 )
-            yield from sorted(rows, key=lambda row: (row["partition"], row["chunk"]))
+            yield from rows
 
     def _slices(self) -> Iterator[list[Chunk]]:
         part: list[Chunk] = []
@@ -239,7 +256,7 @@ def _pack(dataset: DataFrame, source: ItemSource, request: packing.PackRequest) 
         *(key.alias(name) for name, key in source.keys.items()),
     ]
     run = guarded(functools.partial(packing.pack, request))
-    return dataset.select(*inputs).mapInArrow(run, from_arrow_schema(packing.CHUNK_SCHEMA))
+    return dataset.select(*inputs).mapInArrow(run, from_arrow_schema(CHUNK_SCHEMA))
 
 
 def _within(first: Chunk, last: Chunk) -> Column:

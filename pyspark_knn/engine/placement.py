@@ -33,6 +33,11 @@ SHARDED = "sharded"
 AUTO_BYTES = 2 << 30
 """Vectors up to this size are replicated without being asked."""
 
+GROWN_BYTES = 2 << 30
+MOST_GROWTH = 100
+"""Sparse vectors that would grow beyond both as dense ones are refused. What VectorAssembler makes
+of numbers and one-hot vectors grows by far less."""
+
 
 @dataclass(frozen=True)
 class PlacedCost:
@@ -162,8 +167,10 @@ def choose_placement(placement: str, packed: PackedItems) -> tuple[str, str]:
     Raises
     ------
     ValueError
-        If "replicated" was asked for, and the item matrix is too large; names its size in GiB.
+        If sparse vectors would grow too much as dense ones, wherever they go, or if "replicated"
+        was asked for, and the item matrix is too large; names its size in GiB.
     """
+    _check_growth(packed)
     needed, free = packed.nbytes, _available_memory()
     size = (
         f"{packed.num_items:,} items of {packed.num_features:,} dimensions in "
@@ -180,11 +187,27 @@ def choose_placement(placement: str, packed: PackedItems) -> tuple[str, str]:
     if placement == "auto" and too_large:
         return SHARDED, f"{size}, and {room}"
     if too_large:
+        dense = ", since sparse vectors would be stored dense" * bool(packed.sparse_size()[1])
         raise ValueError(
-            f"featuresCol: {size}, and {room}: use placement='sharded', a driver with more memory, "
-            "fewer items, or vectors of fewer dimensions (pyspark.ml.feature.PCA)"
+            f"featuresCol: {size}{dense}, and {room}: use placement='sharded', a driver with more "
+            "memory, fewer items, or vectors of fewer dimensions (pyspark.ml.feature.PCA)"
         )
     return REPLICATED, f"{size}, which every executor can hold"
+
+
+def _check_growth(packed: PackedItems) -> None:
+    """Refuse sparse vectors that would be too large as dense ones, before any of them is."""
+    sparse, dense = packed.sparse_size()
+    if dense <= GROWN_BYTES or dense < MOST_GROWTH * sparse:
+        return
+    raise ValueError(
+        f"featuresCol {packed.source.features_col!r}: {packed.num_items:,} items of "
+        f"{packed.num_features:,} dimensions take {sparse / 2**20:.1f} MiB as sparse vectors, but "
+        f"would be stored dense, in {packed.nbytes / 2**30:.2f} GiB. Use vectors of fewer "
+        "dimensions: a smaller numFeatures of HashingTF or vocabSize of CountVectorizer, or "
+        "pyspark.ml.feature.PCA. To store them dense on purpose, convert the column by "
+        "pyspark.ml.functions.vector_to_array before fit"
+    )
 
 
 def check_fetch(packed: PackedItems) -> None:

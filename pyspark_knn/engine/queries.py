@@ -61,21 +61,51 @@ def excluded_ids(queries: DataFrame, name: str, id_type: T.DataType) -> tuple[Co
     ValueError
         If there is no such column.
     TypeError
-        If it holds neither ids of the items' type nor arrays of them.
+        If it holds neither ids of the items' type (of any integers for integers) nor arrays of
+        them.
     """
     field = columns.field_of(queries, "excludeIdCol", name)
     given, values = field.dataType, columns.column(field.name)
-    if given == id_type:
+    if isinstance(given, T.ArrayType):
+        given = given.elementType
+    else:
         values = F.array(values)
-    elif not (isinstance(given, T.ArrayType) and given.elementType == id_type):
-        wanted = id_type.simpleString()
-        raise TypeError(
-            f"excludeIdCol {name!r} must be of the items' id type, {wanted} or array<{wanted}>,"
-            f" but was actually {given.simpleString()}: cast it"
-        )
-    wire = columns.wire_type(id_type)
     known = F.array_compact(values)
+    if given != id_type:
+        _check_excluded_type(field, given, id_type)
+        known = _cast_integers(known, given, id_type)
+    wire = columns.wire_type(id_type)
     if wire != id_type:
         known = F.transform(known, lambda each: columns.to_wire(each, id_type))
     nothing = F.array().cast(T.ArrayType(wire))
     return F.coalesce(known, nothing), T.ArrayType(wire)
+
+
+_INTEGER_BITS: dict[type[T.DataType], int] = {
+    T.ByteType: 8,
+    T.ShortType: 16,
+    T.IntegerType: 32,
+    T.LongType: 64,
+}
+
+
+def _check_excluded_type(field: T.StructField, given: T.DataType, id_type: T.DataType) -> None:
+    """Refuse what is not of the items' id type, unless both are integers."""
+    if type(given) in _INTEGER_BITS and type(id_type) in _INTEGER_BITS:
+        return
+    if collated := columns.collation_hint(given):
+        raise TypeError(f"excludeIdCol {field.name!r} {collated}")
+    wanted = id_type.simpleString()
+    raise TypeError(
+        f"excludeIdCol {field.name!r} must be of the items' id type, {wanted} or array<{wanted}>,"
+        f" but was actually {field.dataType.simpleString()}: cast it"
+    )
+
+
+def _cast_integers(values: Column, given: T.DataType, id_type: T.DataType) -> Column:
+    """Arrays of integers as those of the ids' type, without those that are beyond its range."""
+    bits = _INTEGER_BITS[type(id_type)]
+    if _INTEGER_BITS[type(given)] > bits:
+        limit = 1 << (bits - 1)
+        values = F.filter(values, lambda each: each.between(-limit, limit - 1))
+    return values.cast(T.ArrayType(id_type))

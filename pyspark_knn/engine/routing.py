@@ -8,10 +8,10 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from pyspark_knn.engine.packing import unpack
+from pyspark_knn.engine.chunks import rows_of, unpack
 from pyspark_knn.engine.shard_search import PASSING
 from pyspark_knn.engine.vectors import VectorBatch
-from pyspark_knn.engine.worker import Request, list_offsets, valid_queries
+from pyspark_knn.engine.worker import Request, list_offsets, query_step, valid_queries
 from pyspark_knn.index.cells import Cells, Cut
 
 
@@ -35,7 +35,7 @@ def route_nearest(
     pyarrow.ListArray
         Of int. An invalid query goes to one shard, where it is told to be invalid.
     """
-    for arrays in batches:
+    for arrays in _blocks(cells, batches):
         matrix, valid = _vectors(request, cells, arrays)
         shards = np.full((len(valid), min(probes, len(cells.numbers))), cells.numbers[0])
         shards[valid] = cells.nearest(matrix, probes)
@@ -63,7 +63,7 @@ def route_within(
     pyarrow.ListArray
         Of int; `PASSING` comes first in each list.
     """
-    for *arrays, searched, found in batches:
+    for *arrays, searched, found in _blocks(cells, batches):
         matrix, valid = _vectors(request, cells, tuple(arrays))
         opened = np.zeros((len(valid), len(cells.numbers)), dtype=bool)
         opened[valid] = cells.within(matrix, _limits(request, found)[valid])
@@ -73,6 +73,16 @@ def route_within(
         lengths = opened.sum(axis=1)
         shards = np.insert(cells.numbers[column], np.cumsum(lengths) - lengths, PASSING)
         yield pa.ListArray.from_arrays(list_offsets(lengths + 1), pa.array(shards, pa.int32()))
+
+
+def _blocks(
+    cells: Cells, batches: Iterator[tuple[pa.Array, ...]]
+) -> Iterator[tuple[pa.Array, ...]]:
+    """Batches of so few rows that their vectors may be made dense, however wide they are."""
+    step = query_step(cells.centers.shape[1])
+    for arrays in batches:
+        for start in range(0, max(1, len(arrays[0])), step):
+            yield tuple(each.slice(start, step) for each in arrays)
 
 
 def _limits(request: Request, found: pa.Array) -> NDArray[np.float64]:
@@ -90,7 +100,7 @@ def _limits(request: Request, found: pa.Array) -> NDArray[np.float64]:
 def _vectors(
     request: Request, cells: Cells, arrays: tuple[pa.Array, ...]
 ) -> tuple[NDArray[np.floating], NDArray[np.bool_]]:
-    queries = VectorBatch.from_arrow(arrays)
+    queries = VectorBatch.from_arrow(arrays, request.features_col)
     return valid_queries(queries, np.arange(len(queries)), cells.centers.shape[1])
 
 
@@ -106,15 +116,16 @@ def sample_items(
     share : float
         From 0 (exclusive) to 1.
     batches : iterator of pyarrow.RecordBatch
-        Of `packing.CHUNK_SCHEMA`.
+        Of `chunks.CHUNK_SCHEMA`.
 
     Yields
     ------
     pyarrow.RecordBatch
         One column, an array of double.
     """
-    for matrix in _chunks(dim, batches):
-        few = matrix[:: max(1, int(1 / share))].astype(np.float64)
+    step = max(1, int(1 / share))
+    for start, matrix in _chunks(dim, batches):
+        few = matrix[-start % step :: step].astype(np.float64)
         lists = pa.ListArray.from_arrays(
             list_offsets(np.full(len(few), dim)), pa.array(few.ravel())
         )
@@ -123,13 +134,15 @@ def sample_items(
 
 def count_cells(dim: int, cut: Cut, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
     """How many items of packed chunks are in each cell; rows of cell and rows."""
-    for matrix in _chunks(dim, batches):
+    for _, matrix in _chunks(dim, batches):
         cells, counts = np.unique(cut.cells(matrix), return_counts=True)
         yield pa.RecordBatch.from_pydict({"cell": cells, "rows": counts})
 
 
-def _chunks(dim: int, batches: Iterator[pa.RecordBatch]) -> Iterator[NDArray[np.floating]]:
+def _chunks(
+    dim: int, batches: Iterator[pa.RecordBatch]
+) -> Iterator[tuple[int, NDArray[np.floating]]]:
     for batch in batches:
-        for chunk in batch.to_pylist():
+        for chunk in rows_of(batch):
             if chunk["chunk"] >= 0 and chunk["dim"] == dim:
-                yield unpack(chunk, dim)
+                yield from unpack(chunk, dim)

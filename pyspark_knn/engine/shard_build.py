@@ -17,8 +17,15 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from pyspark_knn.engine.bundle import write_bundle
+from pyspark_knn.engine.chunks import (
+    CHANGED,
+    CONTENT_WRAP,
+    one_row,
+    rows_of,
+    stream_of,
+    unpack,
+)
 from pyspark_knn.engine.items import Items
-from pyspark_knn.engine.packing import one_row, stream_of, unpack
 from pyspark_knn.engine.worker import Searchable, task_threads
 from pyspark_knn.index.auto import build_index
 from pyspark_knn.index.base import IndexSpec
@@ -32,7 +39,7 @@ PIECE_SCHEMA = pa.schema(
         ("values", pa.binary()),
     ]
 )
-"""The items of one chunk that belong to one shard. `keys`: an Arrow stream."""
+"""Items of one chunk that belong to one shard. `keys`: an Arrow stream."""
 
 SHARD_SCHEMA = pa.schema(
     [
@@ -51,6 +58,8 @@ SHARD_SCHEMA = pa.schema(
 )
 """A shard's bundle in parts: `bytes` stand at `offset` of `size`. `digest` names the items of the
 shard, whatever order they came in. What follows it, and tells of the shard, is in part 0 alone."""
+
+_CHANGED = CHANGED.format(what="other rows were cut into shards than had been counted before")
 
 _PART_BYTES = 8 << 20
 """Rows of this size pass every buffer of Spark; no batch of them outgrows Arrow's 2 GiB."""
@@ -72,8 +81,8 @@ class ShardRequest:
         The columns of a chunk's keys.
     order : tuple of str
         What sorts the items of a shard, from "id" on.
-    chunks : ndarray of shape (n_chunks, 4), dtype int64
-        Partition, chunk, position of the first item and number of items of each chunk.
+    chunks : ndarray of shape (n_chunks, 5), dtype int64
+        Partition, chunk, position of the first item, number of items and content of each chunk.
     spec : IndexSpec
         The index to build.
     cut : Cut or None
@@ -89,6 +98,11 @@ class ShardRequest:
     spec: IndexSpec
     cut: Cut | None = None
 
+    @property
+    def named(self) -> bool:
+        """Whether items have ids or positions of their own, wherever they stand."""
+        return "id" in self.keys or "position" in self.keys
+
 
 # --- chunks -> pieces -----------------------------------------------------------------------------
 
@@ -102,7 +116,7 @@ def split_chunks(
     ----------
     request : ShardRequest
     batches : iterator of pyarrow.RecordBatch
-        Of `packing.CHUNK_SCHEMA`.
+        Of `chunks.CHUNK_SCHEMA`.
 
     Yields
     ------
@@ -115,40 +129,59 @@ def split_chunks(
         If the chunks are not those that were counted before.
     """
     starts = {(row[0], row[1]): (row[2], row[3]) for row in request.chunks.tolist()}
+    found: dict[int, _Tally] = {}
     for batch in batches:
-        for chunk in batch.to_pylist():
+        for chunk in rows_of(batch):
+            tally = found.setdefault(chunk["partition"], _Tally())
             if chunk["chunk"] < 0 or chunk["dim"] != request.dim:
                 continue  # the row that closes a partition, or vectors that are left out
+            tally.add(chunk["rows"], chunk["content"])
             start, rows = starts.get((chunk["partition"], chunk["chunk"]), (0, -1))
-            if rows != chunk["rows"]:
-                raise RuntimeError(
-                    "the reference DataFrame gives other rows each time that it is computed: "
-                    "persist it, or write it down first"
-                )
+            if rows != chunk["rows"] and not request.named:
+                raise RuntimeError(_CHANGED)
             yield from _pieces(request, chunk, start)
+    # By partitions, not by chunks: what is out of a shuffle may come in another order.
+    for partition, tally in found.items():
+        counted = _Tally()
+        for *_, rows, content in request.chunks[request.chunks[:, 0] == partition].tolist():
+            counted.add(rows, content)
+        if tally != counted:
+            raise RuntimeError(_CHANGED)
+
+
+@dataclass
+class _Tally:
+    """What the chunks of a partition hold together."""
+
+    rows: int = 0
+    content: int = 0
+
+    def add(self, rows: int, content: int) -> None:
+        self.rows += rows
+        self.content = (self.content + content) % CONTENT_WRAP
 
 
 def _pieces(
     request: ShardRequest, chunk: Mapping[str, Any], start: int
 ) -> Iterator[pa.RecordBatch]:
-    matrix = unpack(chunk, request.dim)
     keys = _keys(request, chunk, start)
-    hashes = spread(keys["id"])
-    if request.cut is None:
-        shards = hashes % np.uint64(request.num_shards)
-    else:
-        shards = request.cut.shards(matrix, hashes)
-    order = np.argsort(shards, kind="stable")
-    found, firsts = np.unique(shards[order], return_index=True)
-    for shard, rows in zip(found.tolist(), np.split(order, firsts[1:]), strict=True):
-        part = keys.take(pa.array(rows)).combine_chunks()
-        cells = {
-            "shard": shard,
-            "narrow": chunk["narrow"],
-            "keys": stream_of(part.to_batches()),
-            "values": pa.py_buffer(matrix[rows]),
-        }
-        yield one_row(PIECE_SCHEMA, cells)
+    for first, matrix in unpack(chunk, request.dim):
+        part = keys.slice(first, len(matrix))
+        hashes = spread(part["id"])
+        if request.cut is None:
+            shards = hashes % np.uint64(request.num_shards)
+        else:
+            shards = request.cut.shards(matrix, hashes)
+        order = np.argsort(shards, kind="stable")
+        found, firsts = np.unique(shards[order], return_index=True)
+        for shard, rows in zip(found.tolist(), np.split(order, firsts[1:]), strict=True):
+            cells = {
+                "shard": shard,
+                "narrow": chunk["narrow"],
+                "keys": stream_of(part.take(pa.array(rows)).combine_chunks().to_batches()),
+                "values": pa.py_buffer(matrix[rows]),
+            }
+            yield one_row(PIECE_SCHEMA, cells)
 
 
 def _keys(request: ShardRequest, chunk: Mapping[str, Any], start: int) -> pa.Table:
@@ -196,7 +229,7 @@ def build_shards(
     pyarrow.RecordBatch
         Of `SHARD_SCHEMA`.
     """
-    pieces = (piece for batch in batches for piece in batch.to_pylist())
+    pieces = (piece for batch in batches for piece in rows_of(batch))
     with threadpool_limits(limits=task_threads()):
         for shard, group in itertools.groupby(pieces, key=lambda piece: int(piece["shard"])):
             yield from _shard(request, shard, group)
@@ -238,24 +271,47 @@ def _sorted(
     request: ShardRequest, pieces: Iterable[Mapping[str, Any]]
 ) -> tuple[pa.Table, NDArray[np.floating]]:
     """The items of a shard in the order of their ids, whatever order the pieces come in."""
-    dtype = np.float32 if request.narrow else np.float64
-    tables, matrices = [], []
+    keys, matrix = _placed(request, pieces)
+    # Arrow keeps what the pieces took for later: as much as the shard, which is to be copied now.
+    pa.default_memory_pool().release_unused()
+    if len(keys) < 2 or pc.count_distinct(keys["id"]).as_py() == len(keys):
+        return keys, matrix
+    # Items that their keys do not tell apart go by their vectors: a shard that is lost and built
+    # again must be the same.
+    rows = matrix.view(np.dtype((np.void, matrix.strides[0]))).ravel()
+    ranks = np.empty(len(keys), np.int64)
+    ranks[np.argsort(rows, kind="stable")] = np.arange(len(keys))
+    order = _order(request, keys.append_column(" ", pa.array(ranks)), " ")
+    return keys.take(order).combine_chunks(), matrix[order.to_numpy()]
+
+
+def _placed(
+    request: ShardRequest, pieces: Iterable[Mapping[str, Any]]
+) -> tuple[pa.Table, NDArray[np.floating]]:
+    """The items of a shard, sorted by their keys alone.
+
+    Each vector goes straight to its place, so that no more than two copies of a shard are here at
+    a time: nothing of the pieces outlives this function.
+    """
+    tables, stored = [], []
     for piece in pieces:
         tables.append(pa.ipc.open_stream(piece["keys"]).read_all())
-        stored = np.float32 if piece["narrow"] else np.float64
-        values: NDArray[np.floating] = np.frombuffer(piece["values"], dtype=stored)
-        matrices.append(values.astype(dtype, copy=False).reshape(-1, request.dim))
-    keys, matrix = pa.concat_tables(tables), np.concatenate(matrices)
-    by = [(name, "ascending") for name in request.order]
-    if len(keys) > 1 and pc.count_distinct(keys["id"]).as_py() < len(keys):
-        # Items that their keys do not tell apart go by their vectors: a shard that is lost and
-        # built again must be the same.
-        rows = matrix.view(np.dtype((np.void, matrix.strides[0]))).ravel()
-        _, ranks = np.unique(rows, return_inverse=True)
-        order = pc.sort_indices(keys.append_column(" ", pa.array(ranks)), [*by, (" ", "ascending")])
-    else:
-        order = pc.sort_indices(keys, by)
-    return keys.take(order).combine_chunks(), matrix[order.to_numpy()]
+        dtype = np.float32 if piece["narrow"] else np.float64
+        stored.append(np.frombuffer(piece["values"], dtype=dtype).reshape(-1, request.dim))
+    keys = pa.concat_tables(tables)
+    order = _order(request, keys)
+    place = np.empty(len(keys), np.int64)
+    place[order.to_numpy()] = np.arange(len(keys))
+    matrix = np.empty((len(keys), request.dim), np.float32 if request.narrow else np.float64)
+    start = 0
+    for values in stored:
+        matrix[place[start : start + len(values)]] = values
+        start += len(values)
+    return keys.take(order).combine_chunks(), matrix
+
+
+def _order(request: ShardRequest, keys: pa.Table, *more: str) -> pa.Array:
+    return pc.sort_indices(keys, [(name, "ascending") for name in (*request.order, *more)])
 
 
 def _digest(keys: pa.Table, matrix: NDArray[np.floating]) -> str:

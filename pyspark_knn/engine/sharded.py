@@ -22,6 +22,7 @@ from pyspark.sql import types as T
 from pyspark.sql.pandas.types import from_arrow_schema
 
 from pyspark_knn.engine import columns, compat, placement
+from pyspark_knn.engine.chunks import CHANGED
 from pyspark_knn.engine.clustering import find_cut
 from pyspark_knn.engine.guard import guarded
 from pyspark_knn.engine.items import Items
@@ -195,6 +196,10 @@ class Sharded(placement.Placement):
             persisted(built) as frame,
         ):
             shards = _shards_of(frame)
+            if sum(shard.rows for shard in shards) != packed.num_items:
+                raise RuntimeError(
+                    CHANGED.format(what="the shards hold other rows than had been counted before")
+                )
         logger.info("built %d shards of %d items", len(shards), packed.num_items)
         return cls(
             frame,
@@ -335,7 +340,8 @@ def _cells(cut: Cut, shards: list[Shard]) -> Cells:
 
 
 def _chunk_table(packed: PackedItems) -> NDArray[np.int64]:
-    rows = np.array([(c.partition, c.chunk, 0, c.rows) for c in packed.chunks], np.int64)
+    known = [(c.partition, c.chunk, 0, c.rows, c.content) for c in packed.chunks]
+    rows = np.array(known, np.int64)
     rows[:, 2] = np.cumsum(rows[:, 3]) - rows[:, 3]
     return rows
 

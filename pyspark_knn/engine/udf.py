@@ -38,8 +38,18 @@ def _as_tuple(columns: Any) -> tuple[Any, ...]:
 def _to_arrow(series: pd.Series, kind: pa.DataType) -> pa.Array:
     """An Arrow array out of a pandas UDF's column: lists are objects, nulls None or NaN."""
     if pa.types.is_list(kind):
-        return pa.array(series.tolist(), type=kind)
+        rows = series.tolist()
+        if pa.types.is_integer(kind.value_type):
+            rows = list(map(_integers, rows))
+        return pa.array(rows, type=kind)
     return pa.array(series, type=kind, from_pandas=True)
+
+
+def _integers(row: Any) -> Any:
+    """An array of integers, which pandas has as floats where one of them is null."""
+    if row is None or getattr(row, "dtype", None) != "float64":
+        return row
+    return [None if each != each else int(each) for each in row.tolist()]
 
 
 def _to_series(array: pa.Array) -> pd.Series:

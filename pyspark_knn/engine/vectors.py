@@ -7,7 +7,15 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
+
+_EXACT = 1 << 53
+"""Up to here a double holds every integer."""
+
+
+class InexactValueError(ValueError):
+    """An integer of a vector that no double equals."""
 
 
 @dataclass(frozen=True)
@@ -39,9 +47,21 @@ class VectorBatch:
     index_starts: NDArray[np.int64]
 
     @classmethod
-    def from_arrow(cls, arrays: tuple[pa.Array, ...]) -> VectorBatch:
-        """Read the columns that `columns.features_of` selects."""
-        values, starts, lengths = list_parts(arrays[0])
+    def from_arrow(cls, arrays: tuple[pa.Array, ...], name: str = "features") -> VectorBatch:
+        """Read the columns that `columns.features_of` selects.
+
+        Parameters
+        ----------
+        arrays : tuple of pyarrow.Array
+        name : str
+            What the features column is called, for messages.
+
+        Raises
+        ------
+        InexactValueError
+            If an array of integers holds one that a double cannot hold exactly.
+        """
+        values, starts, lengths = list_parts(arrays[0], name)
         null = _null_mask(arrays[0])
         dims = np.where(null, -1, lengths)
         if len(arrays) == 1:
@@ -104,16 +124,37 @@ def _null_mask(array: pa.Array) -> NDArray[np.bool_]:
 
 
 def list_parts(
-    array: pa.Array,
+    array: pa.Array, name: str = "features"
 ) -> tuple[NDArray[Any], NDArray[np.int64], NDArray[np.int64]]:
     """The flat values of a list array, and each row's start and length in them."""
     offsets = array.offsets.to_numpy().astype(np.int64)
-    flat = array.values  # of the whole buffer: the offsets of a slice point into it
+    # The values are those of the whole buffer, of which a slice has a part.
+    flat = array.values[offsets[0] : offsets[-1]]
+    if pa.types.is_int64(flat.type):
+        flat = _as_doubles(flat, name)
     if flat.null_count:
         flat = flat.cast(pa.float64()).fill_null(np.nan)
+    offsets -= offsets[0]
     starts = offsets[:-1]
     lengths = np.where(_null_mask(array), 0, offsets[1:] - starts)
     return flat.to_numpy(zero_copy_only=False), starts, lengths
+
+
+def _as_doubles(integers: pa.Array, name: str) -> pa.Array:
+    bounds = pc.min_max(integers).as_py()
+    if bounds["min"] is None or (bounds["min"] >= -_EXACT and bounds["max"] <= _EXACT):
+        return integers.cast(pa.float64())
+    exact = integers.fill_null(0).to_numpy()
+    doubles = exact.astype(np.float64)
+    # 2**63 - 1 becomes 2**63, which is no int64: whatever the cast makes of it is another number.
+    with np.errstate(invalid="ignore"):
+        changed = np.flatnonzero(doubles.astype(np.int64) != exact)
+    if len(changed):
+        raise InexactValueError(
+            f"featuresCol {name!r} holds {exact[changed[0]]}, which no double equals: to round "
+            "such values on purpose, cast the column to array<double>"
+        )
+    return pa.array(doubles, mask=integers.is_null().to_numpy(zero_copy_only=False))
 
 
 def invalid_rows(matrix: NDArray[np.floating]) -> NDArray[np.bool_]:

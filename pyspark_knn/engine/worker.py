@@ -142,9 +142,9 @@ def answer_batch(
     items, index = searchable.items, searchable.index
     dim = index.matrix.shape[1]
     k = min(request.k, items.count)
-    queries = VectorBatch.from_arrow(arrays[: request.feature_columns])
+    queries = VectorBatch.from_arrow(arrays[: request.feature_columns], request.features_col)
     excluded = arrays[request.feature_columns] if len(arrays) > request.feature_columns else None
-    step = max(1, min(_BLOCK_BYTES // (8 * dim), BLOCK_ANSWERS // (k + request.answer.width)))
+    step = min(query_step(dim), max(1, BLOCK_ANSWERS // (k + request.answer.width)))
     for start in range(0, len(queries), step):
         rows = np.arange(start, min(start + step, len(queries)))
         matrix, valid = valid_queries(queries, rows, dim)
@@ -161,6 +161,11 @@ def answer_batch(
         )
         answers = request.answer.rows(found, items)
         yield fan_out(answers, valid, keep=request.handle_invalid == "keep")
+
+
+def query_step(dim: int) -> int:
+    """How many queries are made dense at once."""
+    return max(1, _BLOCK_BYTES // (8 * dim))
 
 
 def valid_queries(

@@ -10,9 +10,16 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from pyspark import StorageLevel
+from pyspark.ml.linalg import VectorUDT
+from pyspark.sql import functions as F
+from pyspark.sql import types as T
 
 from pyspark_knn import KNNEstimator
 from pyspark_knn.engine import packed as packed_room
+from pyspark_knn.engine import placement as placement_room
+from pyspark_knn.engine.sharded import Sharded
+from pyspark_knn.index.base import IndexSpec
+from pyspark_knn.index.distances import resolve_metric
 from tests.support.frames import answers, frame_of
 from tests.support.oracle import direct_distances, nearest
 
@@ -76,9 +83,11 @@ def test_fits_of_equal_items_at_once_do_not_free_each_others_chunks(spark: Spark
         assert packed.frame.storageLevel.useMemory
 
 
-def _packed(items: DataFrame) -> packed_room.PackedItems:
+def _packed(items: DataFrame, *, named: bool = False) -> packed_room.PackedItems:
     features = packed_room.columns.features_of(items, "featuresCol", "features")
-    return packed_room.PackedItems(items, packed_room.ItemSource(features, "features", {}, ()))
+    keys = {"id": F.col("id")} if named else {}
+    source = packed_room.ItemSource(features, "features", keys, tuple(keys))
+    return packed_room.PackedItems(items, source)
 
 
 def _persisted(spark: SparkSession) -> set[int]:
@@ -105,15 +114,112 @@ def test_chunks_come_in_slices_and_end_up_in_order(
     assert [[i for i, _ in row] for row in found] == [[i for i, _ in row] for row in expected]
 
 
-def test_an_input_that_changes_between_readings_is_noticed(spark: SparkSession) -> None:
+def _changing(spark: SparkSession, what: str) -> DataFrame:
+    """40 items, of which `what` differs each time that they are computed."""
+
+    def change(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        random = np.random.default_rng()
+        for batch in batches:
+            ids = batch.column(0).to_numpy()
+            vectors = np.repeat(ids.astype(float), 2)
+            if what == "rows":
+                # As many rows in all as there are in the other reading, or not.
+                ids = ids[random.random(len(ids)) < 0.5]
+                vectors = vectors[: 2 * len(ids)]
+            elif what == "vectors":
+                vectors = random.normal(size=2 * len(ids))
+            elif what == "ids":
+                ids = random.integers(0, 1 << 40, len(ids))
+            elif what == "order":
+                ids = random.permutation(ids)
+                vectors = np.repeat(ids.astype(float), 2)
+            ends = np.arange(len(ids) + 1, dtype=np.int32) * 2
+            yield pa.RecordBatch.from_arrays(
+                [pa.array(ids), pa.ListArray.from_arrays(ends, vectors)], ["id", "features"]
+            )
+
+    return spark.range(0, 40, 1, 2).mapInArrow(change, "id long, features array<double>")
+
+
+@pytest.mark.parametrize(
+    ("what", "slices", "named"),
+    [
+        ("rows", "one slice", True),
+        ("rows", "one slice", False),
+        ("vectors", "one slice", True),
+        ("vectors", "several slices", False),
+        ("ids", "several slices", True),
+        ("order", "several slices", True),
+        ("nothing", "several slices", True),
+    ],
+)
+def test_an_input_that_changes_between_readings_is_noticed(
+    spark: SparkSession, monkeypatch: pytest.MonkeyPatch, slices: str, named: bool, what: str
+) -> None:
     """Where persisted chunks are lost, a nondeterministic input may come back with other rows."""
-    items = frame_of(spark, RANDOM.normal(size=(50, 2)), partitions=2)
-    with _packed(items) as packed:
-        packed.chunks.append(packed.chunks[0]._replace(partition=99))
-        with pytest.raises(
-            RuntimeError, match=r"3 packed chunks were expected, 2 came.*persist it"
-        ):
+    if slices == "several slices":
+        monkeypatch.setattr(packed_room, "_CHUNK_BYTES", 100)
+        monkeypatch.setattr(packed_room, "_SLICE_BYTES", 400)
+    with _packed(_changing(spark, what), named=named) as packed:
+        packed.frame.unpersist()
+        if what == "nothing":
+            assert packed.gather()[1][:, 0].tolist() == list(range(40))
+            return
+        with pytest.raises(RuntimeError, match=r"items DataFrame is not deterministic.*Persist"):
             packed.gather()
+
+
+@pytest.mark.parametrize("what", ["rows", "vectors", "ids", "order", "nothing"])
+def test_shards_of_an_input_that_changes_between_readings_are_refused(
+    spark: SparkSession, what: str
+) -> None:
+    """Another order alone is none: rows out of a shuffle have it when an executor was lost."""
+    with _packed(_changing(spark, what), named=True) as packed:
+        packed.frame.unpersist()
+        spec = IndexSpec(resolve_metric("euclidean"))
+        if what in ("order", "nothing"):
+            assert Sharded.build(packed, spec, T.LongType(), 2).num_items == 40
+            return
+        with pytest.raises(Exception, match="items DataFrame is not deterministic"):
+            Sharded.build(packed, spec, T.LongType(), 2)
+
+
+def _hashed(spark: SparkSession, rows: int, dim: int, stored: int) -> DataFrame:
+    """Sparse vectors as HashingTF and IDF make them."""
+    places = f"transform(sequence(1, {stored}), i -> int(i * 7 + id % 13))"
+    values = f"transform(sequence(1, {stored}), i -> i / 10D)"
+    vector = f"named_struct('type', 0Y, 'size', {dim}, 'indices', {places}, 'values', {values})"
+    schema = T.StructType(
+        [T.StructField("id", T.LongType()), T.StructField("features", VectorUDT())]
+    )
+    plain = spark.range(0, rows, 1, 2).selectExpr("id", f"{vector} AS features")
+    return plain.mapInArrow(lambda batches: batches, schema)
+
+
+@pytest.mark.parametrize("placement", ["auto", "replicated", "sharded"])
+def test_wide_sparse_items_are_refused_before_they_are_made_dense(
+    spark: SparkSession, placement: str
+) -> None:
+    knn = KNNEstimator(idCol="id", placement=placement)
+    with pytest.raises(ValueError, match=r"featuresCol 'features': 3,376 items") as raised:
+        knn.fit(_hashed(spark, 3376, 1 << 18, 14))
+    text = str(raised.value)
+    assert "of 262,144 dimensions take 0.6 MiB as sparse vectors" in text
+    assert "would be stored dense, in 6.59 GiB" in text
+    for way in ("numFeatures of HashingTF", "vocabSize", "PCA", "vector_to_array"):
+        assert way in text
+
+
+def test_sparse_items_that_grow_by_little_or_are_few_are_taken(
+    spark: SparkSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    knn = KNNEstimator(k=1, idCol="id")
+    assert knn.fit(_hashed(spark, 10, 1 << 18, 14)).numItems == 10
+    monkeypatch.setattr(placement_room, "GROWN_BYTES", 1000)
+    # A one-hot of 400 categories beside a few numbers.
+    assert knn.fit(_hashed(spark, 20, 420, 6)).numItems == 20
+    with pytest.raises(ValueError, match="would be stored dense"):
+        knn.fit(_hashed(spark, 20, 42_000, 6))
 
 
 def test_fit_does_not_change_the_estimator(spark: SparkSession) -> None:

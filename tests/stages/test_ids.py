@@ -8,6 +8,7 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyspark
 import pytest
 
 from pyspark_knn import KNNEstimator, KNNModel
@@ -16,6 +17,8 @@ from tests.support.frames import frame_of
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
+
+SPARK = int(pyspark.__version__.split(".")[0])
 
 # Berlin, the session's time zone, has the hour from 2 to 3 twice on 2023-10-29, and the hour from 2
 # to 3 on 2023-03-26 not at all.
@@ -99,8 +102,103 @@ def test_model_ids(spark: SparkSession, id_type: str, ids: list[Any]) -> None:
 @pytest.mark.parametrize("id_type", ["array<int>", "struct<a:int>", "map<string,int>"])
 def test_compound_ids_are_refused(spark: SparkSession, id_type: str) -> None:
     items = spark.createDataFrame([], f"id {id_type}, features array<double>")
-    with pytest.raises(TypeError, match="idCol 'id' must be of an atomic type"):
+    with pytest.raises(
+        TypeError, match=r"idCol 'id' must be of an atomic type.*concat_ws, to_json"
+    ):
         KNNEstimator(idCol="id").fit(items)
+
+
+def test_several_id_columns_are_refused() -> None:
+    for names in (["a", "b"], ("a", "b")):
+        with pytest.raises(TypeError, match=r"idCol must be a string.*'b'.*concat_ws"):
+            KNNEstimator(idCol=names)  # type: ignore[arg-type]
+
+
+PLACEMENTS = pytest.mark.parametrize("placement", ["replicated", "sharded"])
+
+
+@PLACEMENTS
+@pytest.mark.parametrize("id_type", ["double", "float"])
+def test_signed_zeros_are_one_id_and_nan_is_one(
+    spark: SparkSession, placement: str, id_type: str
+) -> None:
+    """As in Spark's joins and groups. All items are one point."""
+    ids = [0.0, float("nan"), -0.0, float("nan"), 2.0, -1.0]
+    rows = [(key, [1.0]) for key in ids]
+    items = spark.createDataFrame(rows, f"id {id_type}, features array<double>").repartition(3)
+    knn = KNNEstimator(k=6, idCol="id", placement=placement)
+    with pytest.warns(UserWarning, match="idCol 'id'"):
+        model = knn.fit(items)
+    query = spark.createDataFrame(
+        [([1.0], [-0.0]), ([1.0], [float("nan")])], f"features array<double>, seen array<{id_type}>"
+    )
+    (found, _) = model.transform(query).collect()
+    assert list(map(str, found.neighbors)) == ["-1.0", "0.0", "0.0", "2.0", "nan", "nan"]
+    excluding = model.copy({model.excludeIdCol: "seen"}).transform(query)
+    rest = [[str(each) for each in row.neighbors] for row in excluding.collect()]
+    assert sorted(rest) == [["-1.0", "0.0", "0.0", "2.0"], ["-1.0", "2.0", "nan", "nan"]]
+    joined = model.setK(1).setExcludeIdCol("seen").kneighborsJoin(query, items=items)
+    assert {row.item is None for row in joined.collect()} == {False}
+
+
+@pytest.mark.parametrize(
+    ("id_type", "given", "wanted"),
+    [
+        ("bigint", "int", [1, 1 << 40]),
+        ("int", "bigint", [-(1 << 40), 1, 1 + (1 << 32)]),
+        ("tinyint", "smallint", [1, 257]),
+        ("bigint", "tinyint", [1, None]),
+    ],
+)
+def test_ids_to_exclude_may_be_other_integers(
+    spark: SparkSession, id_type: str, given: str, wanted: list[Any]
+) -> None:
+    """What is beyond the range of the ids excludes nothing, and does not wrap around."""
+    items = spark.sql(f"SELECT CAST(id AS {id_type}) AS id, array(0D) AS features FROM range(1, 4)")
+    model = KNNEstimator(k=3, idCol="id").fit(items)
+    limit = 1 << {"tinyint": 7, "smallint": 15, "int": 31, "bigint": 63}[given]
+    lists = [value for value in wanted if value is None or -limit <= value < limit]
+    kind = f"features array<double>, one {given}, many array<{given}>"
+    queries = spark.createDataFrame([([0.0], lists[0], lists)], kind)
+    for name, left in (("one", [1, 2, 3] if lists[0] != 1 else [2, 3]), ("many", [2, 3])):
+        found = model.copy({model.excludeIdCol: name}).transform(queries).first()
+        assert found.neighbors == left
+    other = queries.selectExpr("features", "CAST(one AS string) AS one")
+    with pytest.raises(TypeError, match="excludeIdCol 'one' must be of the items' id type"):
+        model.copy({model.excludeIdCol: "one"}).transform(other)
+
+
+@pytest.mark.skipif(SPARK < 4, reason="strings have collations since Spark 4")
+def test_collated_ids_are_refused(spark: SparkSession) -> None:
+    """Spark's joins call "ann" and "ANN" equal under UTF8_LCASE, and the search does not."""
+    items = spark.sql("SELECT explode(array('ann', 'ANN')) AS id, array(0D) AS features")
+    collated = items.selectExpr("id COLLATE UTF8_LCASE AS id", "features")
+    hint = "has collation UTF8_LCASE.*COLLATE UTF8_BINARY"
+    with pytest.raises(TypeError, match=f"idCol 'id' {hint}"):
+        KNNEstimator(idCol="id").fit(collated)
+    model = KNNEstimator(k=1, idCol="id", excludeIdCol="id").fit(items)
+    for queries in (collated, collated.selectExpr("array(id) AS id", "features")):
+        with pytest.raises(TypeError, match=f"excludeIdCol 'id' {hint}"):
+            model.transform(queries)
+    with pytest.raises(TypeError, match=f"idCol 'id' of items {hint}"):
+        model.kneighborsJoin(items, items=collated)
+    plain = items.selectExpr("id COLLATE UTF8_BINARY AS id", "features")
+    assert KNNEstimator(k=1, idCol="id").fit(plain).ids.tolist() == ["ANN", "ann"]
+
+
+@pytest.mark.parametrize("kind", ["char(3)", "varchar(3)"])
+def test_ids_of_bounded_strings(spark: SparkSession, kind: str) -> None:
+    spark.sql(f"CREATE TABLE bounded (id {kind}, features array<double>) USING parquet")
+    try:
+        spark.sql("INSERT INTO bounded VALUES ('abc', array(0D)), ('xyz', array(1D))")
+        items = spark.table("bounded")
+        model = KNNEstimator(k=2, idCol="id", excludeIdCol="id").fit(items)
+        found = {row.id: row.neighbors for row in model.transform(items).collect()}
+        assert found == {"abc": ["xyz"], "xyz": ["abc"]}
+        joined = model.kneighborsJoin(items, items=items)
+        assert {row.item.id for row in joined.collect()} == {"abc", "xyz"}
+    finally:
+        spark.sql("DROP TABLE bounded")
 
 
 def test_a_null_id_is_an_error(spark: SparkSession) -> None:

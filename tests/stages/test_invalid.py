@@ -246,17 +246,15 @@ def test_haversine_takes_two_features(spark: SparkSession) -> None:
         KNNEstimator(idCol="id", metric="haversine").fit(frame_of(spark, np.eye(3)))
 
 
-def test_items_that_do_not_fit_are_refused_with_their_size(spark: SparkSession) -> None:
-    """HashingTF's default dimension: 20,000 rows of 2**18 would take 39 GiB as float64."""
-    sparse = "named_struct('type', 0Y, 'size', 262144, 'indices', array(1), 'values', array(0.1D))"
-    rows = spark.range(20_000).selectExpr("id", f"{sparse} AS features")
-    schema = T.StructType(
-        [T.StructField("id", T.LongType()), T.StructField("features", VectorUDT())]
-    )
-    items = rows.mapInArrow(lambda batches: batches, schema)
-    message = r"featuresCol: 20,000 items of 262,144 dimensions in float64 take 39.06 GiB"
-    with pytest.raises(ValueError, match=message):
-        KNNEstimator(idCol="id", placement="replicated").fit(items)
+def test_items_that_do_not_fit_are_refused_with_their_size(
+    spark: SparkSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pyspark_knn.engine.placement._available_memory", lambda: 1 << 10)
+    size = r"featuresCol: 100 items of 40 dimensions in float32 take 0.00 GiB"
+    for kind, why in (("double", ", and"), ("sparse", ", since sparse vectors would be stored")):
+        items = frame_of(spark, np.eye(100, 40), kind=kind)
+        with pytest.raises(ValueError, match=size + why):
+            KNNEstimator(idCol="id", placement="replicated").fit(items)
 
 
 def test_sparse_queries_are_made_dense_block_by_block(spark: SparkSession) -> None:

@@ -10,7 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyspark_knn.engine.packing import PackRequest, pack, unpack
+from pyspark_knn.engine import chunks as chunk_room
+from pyspark_knn.engine.chunks import CONTENT_WRAP, unpack
+from pyspark_knn.engine.packing import PackRequest, pack
 from tests.support.batches import Sparse, array_column, vector_columns
 
 REQUEST = PackRequest(
@@ -44,11 +46,19 @@ def packed(
     return chunks, last
 
 
+def dense(chunk: dict[str, Any]) -> np.ndarray:
+    """All vectors of a chunk."""
+    slices = list(unpack(chunk, chunk["dim"]))
+    starts = np.cumsum([0, *(len(matrix) for _, matrix in slices)]).tolist()
+    assert [start for start, _ in slices] == starts[:-1]
+    return np.concatenate([matrix for _, matrix in slices])
+
+
 def unpacked(chunks: list[dict[str, Any]]) -> dict[Any, list[float]]:
     """Id -> vector, of all chunks."""
     found = {}
     for chunk in chunks:
-        matrix = unpack(chunk, chunk["dim"])
+        matrix = dense(chunk)
         (ids,) = pa.ipc.open_stream(chunk["keys"]).read_all().columns
         assert len(matrix) == len(ids) == chunk["rows"]
         found |= zip(ids.to_pylist(), matrix.tolist(), strict=True)
@@ -100,7 +110,7 @@ def test_rows_keep_their_order_within_a_dimension():
     rows = [[float(i), 1.0] if i % 3 else [float(i)] for i in range(50)]
     chunks, _ = packed(replace(REQUEST, chunk_bytes=100), [batch(rows, pa.array(range(50)))])
     for dim in (1, 2):
-        values = [v for chunk in chunks if chunk["dim"] == dim for v in unpack(chunk, dim)[:, 0]]
+        values = [v for chunk in chunks if chunk["dim"] == dim for v in dense(chunk)[:, 0]]
         assert values == sorted(values)
 
 
@@ -125,7 +135,7 @@ def test_float32_arrays_stay_float32():
     (chunk,), _ = packed(request, [rows])
     assert chunk["narrow"]
     assert chunk["keys"] is None
-    np.testing.assert_array_equal(unpack(chunk, 2), np.array([[0.1, 0.2], [0.3, 0.4]], np.float32))
+    np.testing.assert_array_equal(dense(chunk), np.array([[0.1, 0.2], [0.3, 0.4]], np.float32))
 
 
 def test_rounding_beyond_float32_is_a_problem():
@@ -201,3 +211,63 @@ def test_chunks_are_bounded_whatever_fills_them(vector, width):
     assert max(chunk["size"] for chunk in chunks) < 2.5 * limit
     # And they are not small either: each is a row that Spark has to handle.
     assert sum(chunk["size"] for chunk in chunks) > len(chunks) * limit / 4
+
+
+def test_sparse_chunks_are_made_dense_slice_by_slice(monkeypatch):
+    rows: list[Any] = [
+        (1000, {i % 1000: float(i), 999: 1.0}) if i % 7 else (1000, {}) for i in range(90)
+    ]
+    (chunk,), _ = packed(REQUEST, [batch(rows, pa.array(range(90)))])
+    whole = dense(chunk)
+    monkeypatch.setattr(chunk_room, "DENSE_BYTES", 10_000)
+    assert max(matrix.nbytes for _, matrix in unpack(chunk, 1000)) <= 10_000
+    np.testing.assert_array_equal(dense(chunk), whole)
+    monkeypatch.setattr(chunk_room, "DENSE_BYTES", 1)
+    assert len(list(unpack(chunk, 1000))) == 90
+
+
+def test_dense_chunks_are_one_slice_without_a_copy(monkeypatch):
+    monkeypatch.setattr(chunk_room, "DENSE_BYTES", 1)
+    (chunk,), _ = packed(REQUEST, [batch([[0.1, 0.2]] * 9, pa.array(range(9)))])
+    ((start, matrix),) = unpack(chunk, 2)
+    assert (start, matrix.shape, matrix.flags.owndata) == (0, (9, 2), False)
+
+
+IDS = {
+    "long": pa.array([5, 1, 2, 9, 5, 7], pa.int64()),
+    "byte": pa.array([5, 1, 2, 9, 5, 7], pa.int8()),
+    "string": pa.array(["b", "", "aé", "x", "b", "yy"]),
+    "boolean": pa.array([True, False, True, True, True, False]),
+    "decimal": pa.array([5, 1, 2, 9, 5, 7]).cast(pa.decimal128(38, 2)),
+}
+
+
+@pytest.mark.parametrize("kind", IDS)
+def test_the_content_of_a_partition_depends_on_its_rows_alone(kind):
+    """Not on their order, on where chunks begin, or on how the rows beside them are stored."""
+    rows: list[Any] = [
+        *([0.5, 0.1, 0.0], (40, {3: 1.5}), (40, {}), [0.0] * 40, (3, {1: 0.1}), [1.0, 2.0, 3.0])
+    ]
+
+    def content(order: Sequence[int], size: int, ids: pa.Array = IDS[kind]) -> int:
+        some = batch([rows[i] for i in order], ids.take(pa.array(order)))
+        chunks, _ = packed(replace(REQUEST, chunk_bytes=size), [some])
+        return sum(chunk["content"] for chunk in chunks) % CONTENT_WRAP
+
+    found = content(range(6), 1)
+    assert found == content([3, 1, 5, 0, 4, 2], 1) == content([5, 4, 3, 2, 1, 0], 1 << 20)
+    assert found != content(range(6), 1, ids=pa.concat_arrays([IDS[kind][1:], IDS[kind][1:2]]))
+    rows[5] = [1.0, 3.0, 2.0]
+    assert found != content(range(6), 1)
+
+
+def test_a_chunk_has_a_digest_of_all_that_it_holds():
+    def digests(vectors: list[Any], ids: list[int]) -> list[int]:
+        chunks, _ = packed(REQUEST, [batch(vectors, pa.array(ids))])
+        return [chunk["digest"] for chunk in chunks]
+
+    first = digests([[1.0], [2.0]], [1, 2])
+    assert first == digests([[1.0], [2.0]], [1, 2])
+    assert first != digests([[2.0], [1.0]], [2, 1])
+    assert first != digests([[1.0], [2.0]], [2, 1])
+    assert digests([(9, {1: 1.0})], [1]) != digests([(9, {2: 1.0})], [1])

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,14 +15,18 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pyspark.sql import Row
 from pyspark.sql import types as T
 
-from pyspark_knn.engine import packing, shard_build, shard_search, sizing
+from pyspark_knn.engine import columns, packing, routing, shard_build, shard_search, sizing
 from pyspark_knn.engine.items import Items
+from pyspark_knn.engine.vectors import VectorBatch
 from pyspark_knn.engine.worker import NeighborLists, Request, Searchable, answer_batch
 from pyspark_knn.index.auto import build_index
 from pyspark_knn.index.base import IndexSpec
+from pyspark_knn.index.cells import Cells
 from pyspark_knn.index.distances import resolve_metric
+from tests.support.batches import vector_columns
 
 DOUBLES = T.ArrayType(T.DoubleType())
 
@@ -47,7 +55,8 @@ def packed(
             column = pa.array([partition], pa.int32())
             batches.append(chunk.set_column(0, chunk.schema.field(0), column))
     rows_of = [row for batch in batches for row in batch.to_pylist() if row["chunk"] >= 0]
-    table = np.array([(r["partition"], r["chunk"], 0, r["rows"]) for r in rows_of], np.int64)
+    known = [(r["partition"], r["chunk"], 0, r["rows"], r["content"]) for r in rows_of]
+    table = np.array(known, np.int64)
     table[:, 2] = np.cumsum(table[:, 3]) - table[:, 3]
     return batches, table
 
@@ -218,12 +227,25 @@ def test_a_shard_that_became_another_is_refused() -> None:
         list(search)
 
 
-def test_chunks_that_became_others_are_refused() -> None:
-    batches, table = packed(np.eye(3), None)
-    request, _ = build(np.eye(3), None, 1)
-    table[0, 3] += 1
-    with pytest.raises(RuntimeError, match="gives other rows each time"):
+@pytest.mark.parametrize("ids", [None, [7, 8, 9]], ids=["positions", "ids"])
+@pytest.mark.parametrize("column", [3, 4], ids=["rows", "content"])
+def test_chunks_that_became_others_are_refused(ids: list[int] | None, column: int) -> None:
+    batches, table = packed(np.eye(3), ids)
+    request, _ = build(np.eye(3), ids, 1)
+    table[0, column] += 1
+    with pytest.raises(RuntimeError, match="the items DataFrame is not deterministic"):
         list(shard_build.split_chunks(replace(request, chunks=table), iter(batches)))
+
+
+def test_rows_of_a_partition_may_come_in_another_order() -> None:
+    """As they do out of a shuffle, when an executor was lost."""
+    matrix, order = np.arange(60.0).reshape(20, 3), np.random.default_rng(0).permutation(20)
+    ids = [f"{n:0{1 + n}d}" for n in range(20)]  # chunks of other lengths
+    request, _ = build(matrix, ids, 2, partitions=1)
+    batches, table = packed(matrix[order], [ids[i] for i in order], partitions=1)
+    assert table[:, 3].tolist() != request.chunks[:, 3].tolist()
+    pieces = list(shard_build.split_chunks(request, iter(batches)))
+    assert sum(len(piece["values"][0].as_py()) for piece in pieces) == matrix.nbytes // 2
 
 
 @pytest.mark.parametrize(
@@ -276,3 +298,52 @@ def test_numbers_of_shards() -> None:
     assert sizing.choose_num_shards(7, mib, 10**6, 2) == 7
     with pytest.raises(ValueError, match="numShards must be >= 3"):
         sizing.choose_num_shards(2, 3 * gib, 10**6, 2)
+
+
+def test_wide_sparse_queries_are_routed_block_by_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    dim = 1000
+    vectors: list[Any] = [(dim, {i % dim: 1.0}) if i % 5 else None for i in range(50)]
+    centers = np.eye(3, dim) * 2.0
+    cells = Cells(np.arange(3), centers, np.full(3, 0.5), resolve_metric("euclidean"))
+    request = request_for(T.LongType(), feature_columns=2)
+    arrays = vector_columns(vectors)
+    searched, found = pa.array([0] * 50, pa.int32()), pa.array([[1.0, 2.0, 9.0]] * 50)
+
+    def routes() -> list[Any]:
+        nearest = routing.route_nearest(request, cells, 2, iter([arrays]))
+        within = routing.route_within(request, cells, iter([(*arrays, searched, found)]))
+        return [each for batch in (*nearest, *within) for each in batch.to_pylist()]
+
+    whole = routes()
+    assert len(whole) == 100
+    sizes = []
+    dense = VectorBatch.dense
+
+    def watched(batch: VectorBatch, rows: Any, dim: int) -> Any:
+        sizes.append(len(rows) * dim * 8)
+        return dense(batch, rows, dim)
+
+    monkeypatch.setattr(VectorBatch, "dense", watched)
+    monkeypatch.setattr("pyspark_knn.engine.worker._BLOCK_BYTES", 7 * 8 * dim)
+    assert routes() == whole
+    assert max(sizes) <= 7 * 8 * dim
+
+
+def test_a_sample_of_wide_queries_is_bounded() -> None:
+    row = Row(values=[1.0], layout=[1 << 18, 3])
+    types = [DOUBLES, T.ArrayType(T.IntegerType())]
+    assert columns.valid_sample([row] * 256, types, 1 << 18).nbytes <= 32 << 20
+    assert len(columns.valid_sample([row] * 256, types, 1 << 24)) == 0
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no module resource")
+@pytest.mark.parametrize("ids", ["distinct", "repeated"])
+def test_a_task_takes_twice_its_shard_and_128_mib(ids: str, tmp_path: Path) -> None:
+    """What docs/scaling.md promises, of a shard that comes out of wide sparse vectors."""
+    program = [sys.executable, "-m", "tests.support.one_shard", ids, str(tmp_path / "pieces")]
+    ended = subprocess.run(program, capture_output=True, text=True, timeout=120, check=False)
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    found = json.loads(ended.stdout)
+    assert found["shard"] > 100
+    assert found["split"] < 128
+    assert found["build"] < 2 * found["shard"] + 128
