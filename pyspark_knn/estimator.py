@@ -82,7 +82,6 @@ class NeighborEstimator(Estimator[M], FitSetters, SavedStage):
             numShards=first.getNumShards(),
         )
         self._copyValues(model)
-        self._warn(model)
         return model
 
     def _check_params(self) -> None:

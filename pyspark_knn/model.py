@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import uuid
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from typing import Any, ClassVar, TypeVar, cast
@@ -23,7 +24,7 @@ from pyspark_knn.engine.placement import Placement, choose_placement
 from pyspark_knn.engine.queries import check_attributes, excluded_ids
 from pyspark_knn.engine.replicated import Replicated
 from pyspark_knn.engine.sharded import Sharded
-from pyspark_knn.engine.sharing import Limits, SharedSearch, is_cached
+from pyspark_knn.engine.sharing import Limits, Prepared, SharedSearch, is_cached
 from pyspark_knn.engine.worker import Answer, Request
 from pyspark_knn.explain import EXPLAINED_QUERIES, SearchCost
 from pyspark_knn.facts import FitFacts
@@ -96,6 +97,15 @@ class NeighborModel(SharedIndex, FittedParams, HasNeighbors, SavedStage):
     def share(self, search: SharedSearch | None) -> None:
         """Search together with the other models of a `fitMultiple`."""
         self._shared = search
+
+    def prepared(self) -> Prepared:
+        """The answer that this model will be asked for, with its Params as they are."""
+        unique = uuid.uuid4().hex
+        outputs = {
+            name: f"knn_{name}_{unique}" for name in self._OUTPUTS if self.getOrDefault(name)
+        }
+        limits = Limits(self.getK(), self.getMaxDistance())
+        return Prepared(limits, self._answer(outputs), self._finished(outputs))
 
     def fit_record(self) -> dict[str, Any]:
         """What is to be known of the fit when this model is loaded."""
@@ -272,9 +282,11 @@ class NeighborModel(SharedIndex, FittedParams, HasNeighbors, SavedStage):
                 self.getNumProbes(),
             )
             search = functools.partial(self._run, queries, finish=lambda frame: frame)
-            shared = self._shared.answer(queries, key, limits, answer, self._id_type, search)
+            shared = self._shared.answer(
+                queries, key, limits, answer, self._id_type, search, finish
+            )
             if shared is not None:
-                return finish(shared)
+                return shared
         return self._run(queries, answer, self.getK(), self.getMaxDistance(), finish)
 
     def _run(

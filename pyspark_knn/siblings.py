@@ -7,6 +7,7 @@ model cuts its own answer out. The result is kept until the models or the querie
 
 from __future__ import annotations
 
+import contextlib
 import math
 import threading
 from collections.abc import Hashable, Sequence
@@ -16,7 +17,7 @@ from pyspark.ml.param import Param, Params
 from pyspark.sql import DataFrame
 
 from pyspark_knn.engine import compat
-from pyspark_knn.engine.sharing import Limits, SharedSearch
+from pyspark_knn.engine.sharing import Limits, Prepared, SharedSearch
 from pyspark_knn.fingerprint import fingerprint
 from pyspark_knn.model import NeighborModel
 
@@ -32,6 +33,9 @@ class Sibling(Protocol[M]):
 
     def follow(self, first: M) -> M:
         """The model of this estimator, given one that differs in no Param of the index."""
+
+    def _warn(self, model: M) -> None:
+        """Warn of what works, but hardly as meant."""
 
     def copy(self: S, extra: dict[Param[Any], Any]) -> S:
         """The same with other Params."""
@@ -62,6 +66,11 @@ _SEARCH_PARAMS = frozenset(
 """What does not change the index. A Param that is not listed is taken to change it."""
 
 
+_PREPARED_BYTES = 64 << 20
+"""Answers are prepared up to this size, if there are as many queries as items. Of larger ones the
+search takes most of the time, and the memory would be missed."""
+
+
 class _Group(Generic[M]):
     """Estimators whose index is the same: the first that is asked for fits, the others follow."""
 
@@ -78,12 +87,25 @@ class _Group(Generic[M]):
                 model = estimator.fit(dataset)
                 # On Spark Connect it takes a job to learn this: not for a transform.
                 tasks = compat.parallelism(dataset.sparkSession)
-                self._shared = SharedSearch(self._widest(), tasks)
+                self._shared = SharedSearch(self._widest(), tasks, self._prepared(model))
                 self._first = model
             else:
                 model = estimator.follow(self._first)
+                estimator._warn(model)
         model.share(self._shared)
         return model
+
+    def _prepared(self, first: M) -> list[Prepared]:
+        """The answers of all models, unless they would take much memory."""
+        if len(self.estimators) == 1:
+            return []
+        prepared = []
+        for each in self.estimators:
+            # What is wrong with one of them is told when its own turn comes.
+            with contextlib.suppress(TypeError, ValueError):
+                prepared.append(each.follow(first).prepared())
+        figures = sum(2 * each.limits.k + each.answer.width for each in prepared)
+        return prepared if 8 * figures * first.numItems <= _PREPARED_BYTES else []
 
     def _widest(self) -> Limits:
         reach = [

@@ -6,12 +6,13 @@ alone. So the lists of both for the widest search hold the answer of every narro
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from pyspark_knn.engine.items import Items
 from pyspark_knn.engine.vectors import list_parts
@@ -95,14 +96,47 @@ def cut_batches(cut: Cut, batches: Iterator[tuple[pa.Array, ...]]) -> Iterator[p
     pyarrow.ListArray
         As `worker.search_batches` yields.
     """
-    step = max(1, BLOCK_ANSWERS // (cut.k + cut.answer.width))
+    for valid, lists in _blocks(batches, cut.k + cut.answer.width):
+        yield fan_out(_cut_block(cut, valid, lists), valid, keep=True)
+
+
+def cut_all_batches(
+    cuts: Sequence[Cut], batches: Iterator[tuple[pa.Array, ...]]
+) -> Iterator[pa.Array]:
+    """Answer several times out of the same evidence.
+
+    Parameters
+    ----------
+    cuts : sequence of Cut
+        What is wanted, all with the same facts.
+    batches : iterator of tuples of pyarrow.Array
+        As of `cut_batches`.
+
+    Yields
+    ------
+    pyarrow.ListArray
+        For each query a list of one struct, whose fields are the answers; null where an invalid
+        query was kept.
+    """
+    names = [str(i) for i in range(len(cuts))]
+    for valid, lists in _blocks(batches, sum(cut.k + cut.answer.width for cut in cuts)):
+        answers = [_cut_block(cut, valid, lists) for cut in cuts]
+        yield fan_out(pa.StructArray.from_arrays(answers, names), valid, keep=True)
+
+
+def _blocks(
+    batches: Iterator[tuple[pa.Array, ...]], width: int
+) -> Iterator[tuple[NDArray[np.bool_], list[pa.ListArray]]]:
+    """Blocks of evidence with answers of bounded size, and which of their queries are valid."""
+    step = max(1, BLOCK_ANSWERS // width)
     for lists in batches:
         for start in range(0, len(lists[0]), step):
-            yield _cut_block(cut, [each.slice(start, step) for each in lists])
+            block = [each.slice(start, step) for each in lists]
+            yield block[0].is_valid().to_numpy(zero_copy_only=False), block
 
 
-def _cut_block(cut: Cut, lists: list[pa.ListArray]) -> pa.Array:
-    valid = lists[0].is_valid().to_numpy(zero_copy_only=False)
+def _cut_block(cut: Cut, valid: NDArray[np.bool_], lists: list[pa.ListArray]) -> pa.StructArray:
+    """The answers of the valid queries."""
     distances, starts, lengths = list_parts(lists[0])
     starts, lengths = starts[valid], lengths[valid]
     place = np.arange(min(cut.k, lengths.max(initial=0)))
@@ -125,5 +159,4 @@ def _cut_block(cut: Cut, lists: list[pa.ListArray]) -> pa.Array:
         facts["label"].to_numpy() if "label" in facts else None,
         facts["weight"].to_numpy() if "weight" in facts else None,
     )
-    answers = cut.answer.rows(Neighbors(found, positions), items)
-    return fan_out(answers, valid, keep=True)
+    return cut.answer.rows(Neighbors(found, positions), items)

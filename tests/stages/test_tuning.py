@@ -544,7 +544,7 @@ def test_params_of_a_search_within_a_search_count(points: DataFrame) -> None:
 
 def test_values_that_nobody_understands_are_not_shared(points: DataFrame) -> None:
     affine = Affine(0.0)
-    knn = KNNClassifier(idCol="id", featuresCol="scaled", maxDistance=1.0, weights="distance")
+    knn = KNNClassifier(idCol="id", featuresCol="scaled", k=5, maxDistance=1.0, weights="distance")
     values = [Number(1.0), Number(0.3)]
     metrics = as_plain(points, [affine, knn], [{affine.factor: each} for each in values])
     assert len(set(metrics)) == 2
