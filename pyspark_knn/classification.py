@@ -18,8 +18,8 @@ from sklearn.neighbors import KNeighborsClassifier
 from pyspark_knn import interop
 from pyspark_knn.engine import columns
 from pyspark_knn.engine.answers import ClassVerdict
-from pyspark_knn.engine.packed import PackedItems
-from pyspark_knn.facts import FitFacts
+from pyspark_knn.engine.packed import ItemSource, PackedItems
+from pyspark_knn.facts import FitFacts, checked_facts
 from pyspark_knn.voting import CheckedThresholds, VotingEstimator, VotingModel
 
 _MOST_CLASSES = 10_000
@@ -31,6 +31,20 @@ def _check_thresholds(thresholds: list[float] | None, classes: int) -> None:
         raise ValueError(
             f"thresholds must be one for each of the {classes} classes, got {len(thresholds)}"
         )
+
+
+def _check_saved_classes(classes: int | None, names: list[str] | None) -> int:
+    """Refuse classes that no fit finds, at save and at load, which may be of a stranger's model."""
+    if classes is None or classes < 2:
+        raise ValueError(f"numClasses must be an integer >= 2, got {classes}")
+    if names is not None and len(names) != classes:
+        raise ValueError(f"{len(names)} classNames for {classes} classes")
+    if names is None and classes > _MOST_CLASSES:
+        raise ValueError(
+            f"numClasses must be at most {_MOST_CLASSES} where the classes have no names, got "
+            f"{classes}"
+        )
+    return classes
 
 
 class KNNClassificationModel(VotingModel, CheckedThresholds, ProbabilisticClassificationModel):
@@ -110,11 +124,27 @@ class KNNClassificationModel(VotingModel, CheckedThresholds, ProbabilisticClassi
         values = {"num_vals": self.numClasses} if names is None else {"vals": names}
         return {"type": "nominal", **values}
 
+    def fit_record(self) -> dict[str, Any]:
+        """What is to be known of the fit when this model is loaded."""
+        record = super().fit_record()
+        _check_saved_classes(record["numClasses"], record["classNames"])
+        return record
+
+    def read_as(self, source: ItemSource) -> ItemSource:
+        """How to read saved items, given how anybody's are read."""
+        source = super().read_as(source)
+        rules = [
+            replace(rule, negative=False, fractional=rule.key != "label") for rule in source.rules
+        ]
+        return replace(source, rules=tuple(rules))
+
     def restore(self, packed: PackedItems, id_type: Any, record: dict[str, Any]) -> None:
         """Take back in what was saved; for the use of load alone."""
-        classes = record["numClasses"]
+        facts = checked_facts(record)
+        classes = _check_saved_classes(facts.numClasses, facts.classNames)
         if packed.largest_label is not None and packed.largest_label >= classes:
             raise ValueError(f"its items have a label {packed.largest_label} of {classes} classes")
+        _check_thresholds(self.getThresholds(), classes)
         super().restore(packed, id_type, record)
 
     def predictRaw(self, value: Vector) -> Vector:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import types
+from dataclasses import dataclass, fields
+from typing import Any, get_args, get_origin, get_type_hints
 
 
 @dataclass(frozen=True)
@@ -32,3 +34,31 @@ class FitFacts:
     featureNames: list[str] | None = None
     numClasses: int | None = None
     classNames: list[str] | None = None
+
+
+def checked_facts(record: dict[str, Any]) -> FitFacts:
+    """The facts out of a saved record; what a later release may have added is left out.
+
+    Raises
+    ------
+    ValueError
+        If a fact is of another type than it must be.
+    """
+    hints = get_type_hints(FitFacts)
+    known = {field.name: record[field.name] for field in fields(FitFacts) if field.name in record}
+    for name, value in known.items():
+        if not _suits(value, hints[name]):
+            kind = getattr(hints[name], "__name__", hints[name])
+            raise ValueError(f"{name} must be of type {kind}, got {str(value)[:80]!r}")
+    return FitFacts(**known)
+
+
+def _suits(value: Any, hint: Any) -> bool:
+    """Whether a value out of JSON is of a type; counts are not negative."""
+    if isinstance(hint, types.UnionType):
+        return any(_suits(value, each) for each in get_args(hint))
+    if get_origin(hint) is list:
+        return isinstance(value, list) and all(_suits(each, get_args(hint)[0]) for each in value)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+    return isinstance(value, get_origin(hint) or hint)

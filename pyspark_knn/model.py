@@ -18,8 +18,9 @@ from pyspark.sql import types as T
 from pyspark_knn.checks import check_max_distance, checked_metric, warn_of_default_k
 from pyspark_knn.copying import SharedIndex
 from pyspark_knn.engine import columns, compat
+from pyspark_knn.engine.folders import SavedAt
 from pyspark_knn.engine.items import Items
-from pyspark_knn.engine.packed import PackedItems
+from pyspark_knn.engine.packed import ItemSource, PackedItems
 from pyspark_knn.engine.placement import Placement, choose_placement
 from pyspark_knn.engine.queries import check_attributes, excluded_ids
 from pyspark_knn.engine.replicated import Replicated
@@ -27,7 +28,7 @@ from pyspark_knn.engine.sharded import Sharded
 from pyspark_knn.engine.sharing import Limits, Prepared, SharedSearch, is_cached
 from pyspark_knn.engine.worker import Answer, Request
 from pyspark_knn.explain import EXPLAINED_QUERIES, SearchCost
-from pyspark_knn.facts import FitFacts
+from pyspark_knn.facts import FitFacts, checked_facts
 from pyspark_knn.fitted_params import FittedParams
 from pyspark_knn.index.auto import build_index
 from pyspark_knn.index.base import IndexSpec
@@ -49,7 +50,7 @@ class NeighborModel(SharedIndex, FittedParams, HasNeighbors, SavedStage):
     def __init__(self) -> None:
         super().__init__()
         self._index: Placement | None = None
-        self._loaded_from: str | None = None
+        self._loaded_from: SavedAt | None = None
         self._facts = FitFacts()
         self._shared: SharedSearch | None = None
         self._warned: set[str] = set()
@@ -115,17 +116,29 @@ class NeighborModel(SharedIndex, FittedParams, HasNeighbors, SavedStage):
         self, packed: PackedItems, id_type: T.DataType | None, record: dict[str, Any]
     ) -> None:
         """Take back in what was saved; for the use of load alone."""
-        self.place(packed, id_type, FitFacts(**record))
+        facts = checked_facts(record)
+        names = facts.featureNames
+        if names is not None and len(names) != packed.num_features:
+            raise ValueError(f"{len(names)} featureNames for {packed.num_features} features")
+        self.place(packed, id_type, facts)
 
-    def came_from(self, path: str) -> None:
+    def saved_columns(self) -> dict[str, tuple[str, ...]]:
+        """The columns that saved items must have, and their types; of ids any type."""
+        names = {"position": ("bigint",)} if self.getIdCol() is None else {"id": ()}
+        return {**names, "features": ("array<double>", "array<float>")}
+
+    def read_as(self, source: ItemSource) -> ItemSource:
+        """How to read saved items, given how anybody's are read."""
+        return replace(source, id_col=None if self.getIdCol() is None else "id")
+
+    def came_from(self, place: SavedAt) -> None:
         """Remember where this model was loaded from."""
-        self._loaded_from = path
+        self._loaded_from = place
 
-    def needs(self, path: str) -> bool:
-        """Whether the index may still have to be built again out of what is saved at `path`."""
+    def needs(self, place: SavedAt) -> bool:
+        """Whether the index may still have to be built again out of what is saved there."""
         loaded = self._loaded_from
-        sharded = isinstance(self._index, Sharded)
-        return sharded and loaded is not None and loaded.rstrip("/") == path.rstrip("/")
+        return isinstance(self._index, Sharded) and loaded is not None and loaded.overlaps(place)
 
     @property
     def numItems(self) -> int:

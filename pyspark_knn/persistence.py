@@ -9,29 +9,25 @@ write.
 from __future__ import annotations
 
 import contextlib
-import json
+import uuid
 from importlib import metadata as distributions
 from typing import Any, Generic, Protocol, TypeVar, cast
 
 from pyspark.errors import PySparkException
 from pyspark.ml.param import Params
-from pyspark.ml.util import (
-    DefaultParamsReader,
-    DefaultParamsWriter,
-    MLReadable,
-    MLReader,
-    MLWritable,
-    MLWriter,
-)
+from pyspark.ml.util import DefaultParamsWriter, MLReadable, MLReader, MLWritable, MLWriter
 from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
 from pyspark.sql.types import DataType
 
+from pyspark_knn import saved
 from pyspark_knn.engine import compat
-from pyspark_knn.engine.packed import PackedItems
+from pyspark_knn.engine.folders import SavedAt, address, replacing
+from pyspark_knn.engine.packed import ItemSource, PackedItems
 from pyspark_knn.engine.placement import saved_source
 
-FORMAT_VERSION = 1
-"""Goes up when an older release could not read what this one writes."""
+_ATTEMPTS = 3
+"""How often a model is loaded that somebody else overwrites meanwhile."""
 
 S = TypeVar("S", bound="SavedStage")
 
@@ -57,20 +53,29 @@ class SavedModel(Protocol):
     def fit_record(self) -> dict[str, Any]:
         """What is to be known of the fit; goes into the metadata as JSON."""
 
+    def unpersist(self) -> Any:
+        """Free what the executors hold of it."""
+
     def restore(
         self, packed: PackedItems, id_type: DataType | None, record: dict[str, Any]
     ) -> None:
         """Take back in what was saved."""
 
-    def came_from(self, path: str) -> None:
+    def saved_columns(self) -> dict[str, tuple[str, ...]]:
+        """The columns that its saved items must have, see `saved.check_columns`."""
+
+    def read_as(self, source: ItemSource) -> ItemSource:
+        """How to read its saved items, given how anybody's are read."""
+
+    def came_from(self, place: SavedAt) -> None:
         """Remember where this model was loaded from."""
 
-    def needs(self, path: str) -> bool:
-        """Whether this model cannot do without what is saved at `path`."""
+    def needs(self, place: SavedAt) -> bool:
+        """Whether this model cannot do without what is saved there."""
 
 
 class _Writer(MLWriter):
-    """Refuses to write into what is there already; overwriting works on every kind of session."""
+    """Refuses to write into what is there already; replaces it only by what is whole."""
 
     def __init__(self, instance: Params) -> None:
         super().__init__()
@@ -79,22 +84,45 @@ class _Writer(MLWriter):
     def save(self, path: str) -> None:
         """Save to `path`.
 
+        With `overwrite` the new folder is written beside the old one, which stays until the new one
+        is complete.
+
         Raises
         ------
         FileExistsError
             If there is a saved stage already, and `overwrite` was not called.
+        ValueError
+            If what would be saved could not be loaded.
         """
-        if not self.shouldOverwrite and _metadata(self.sparkSession, path) is not None:
-            raise FileExistsError(
-                f"{path} holds a saved stage already: use write().overwrite().save(path)"
-            )
-        super().save(path)
+        saved.check_uid(self._instance.uid)
+        saved.check_limits(self._instance)
+        session = self.sparkSession
+        place = SavedAt(address(session, path), saved.read_metadata(session, path))
+        if not self.shouldOverwrite:
+            if place.metadata is not None:
+                raise FileExistsError(
+                    f"{path} holds a saved stage already: use write().overwrite().save(path)"
+                )
+            self._save_to(path, place)
+            return
+        self._check_overwrite(path, place)
+        if place.metadata is None and not compat.can_rename(session):
+            compat.remove_folder(session, path)  # nothing that could be loaded
+            self.saveImpl(path)
+            return
+        with replacing(session, path, self._copy) as folder:
+            self.saveImpl(folder)
 
-    def _handleOverwrite(self, path: str) -> None:
-        if compat.is_connect(self.sparkSession):
-            compat.remove_on_server(path)
-        else:
-            super()._handleOverwrite(path)
+    def _save_to(self, path: str, place: SavedAt) -> None:
+        self.saveImpl(path)
+
+    def _check_overwrite(self, path: str, place: SavedAt) -> None:
+        """Refuse to overwrite what is needed."""
+
+    def _copy(self, source: str, target: str) -> None:
+        """Copy what `saveImpl` wrote, by Spark; what makes it loadable comes last."""
+        text = compat.plain_reader(self.sparkSession).text(f"{source}/metadata")
+        text.coalesce(1).write.text(f"{target}/metadata")
 
     def _save_metadata(self, path: str, extra: dict[str, Any]) -> None:
         DefaultParamsWriter.saveMetadata(
@@ -102,8 +130,9 @@ class _Writer(MLWriter):
             path,
             compat.metadata_session(self.sparkSession),
             extraMetadata={
-                "formatVersion": FORMAT_VERSION,
+                "formatVersion": saved.FORMAT_VERSION,
                 "libraryVersions": _versions(),
+                "nonce": uuid.uuid4().hex,
                 **extra,
             },
         )
@@ -120,29 +149,43 @@ class StageWriter(_Writer):
 class ModelWriter(_Writer):
     """Writes a fitted model: its items, and then its Params and what it is to know of itself."""
 
-    def save(self, path: str) -> None:
-        """Save to `path`.
+    @property
+    def _model(self) -> SavedModel:
+        return cast("SavedModel", self._instance)
 
-        Raises
-        ------
-        FileExistsError
-            If there is a saved stage already, and `overwrite` was not called.
-        ValueError
-            If a sharded model was loaded from there: lost shards are built again out of its files.
-        """
-        if self.shouldOverwrite and cast("SavedModel", self._instance).needs(path):
+    def _check_overwrite(self, path: str, place: SavedAt) -> None:
+        if self._model.needs(place):
             raise ValueError(
-                f"a sharded model that was loaded from {path} cannot be overwritten by itself: "
-                "save it elsewhere"
+                f"a sharded model that was loaded from {path} (or from within it) cannot be "
+                "overwritten by itself, because lost shards are rebuilt from its files: save it "
+                "elsewhere"
             )
-        super().save(path)
+
+    def _save_to(self, path: str, place: SavedAt) -> None:
+        try:
+            self.saveImpl(path)
+        except Exception as error:
+            if not self._model.needs(place):
+                raise
+            raise ValueError(
+                f"{path} held the files of this sharded model, which were deleted before it could "
+                "be saved again, and its shards were no longer in memory. The writer of a "
+                "PipelineModel deletes first what it overwrites: save a PipelineModel with a "
+                "sharded model elsewhere than where it was loaded from"
+            ) from error
 
     def saveImpl(self, path: str) -> None:
         """Write the items, then the metadata: without the latter nothing can be loaded."""
-        model = cast("SavedModel", self._instance)
-        model.items_frame(self.sparkSession).write.parquet(f"{path}/items")
+        model = self._model
         facts = {"numItems": model.numItems, "numFeatures": model.numFeatures}
-        self._save_metadata(path, {**facts, "fit": model.fit_record()})
+        record = model.fit_record()
+        model.items_frame(self.sparkSession).write.parquet(f"{path}/items")
+        self._save_metadata(path, {**facts, "fit": record})
+
+    def _copy(self, source: str, target: str) -> None:
+        items = compat.plain_reader(self.sparkSession).parquet(f"{source}/items")
+        items.write.parquet(f"{target}/items")
+        super()._copy(source, target)
 
 
 class StageReader(MLReader[S], Generic[S]):
@@ -168,32 +211,40 @@ class StageReader(MLReader[S], Generic[S]):
         ValueError
             If there is another class, a format from a newer release, or something unreadable.
         """
-        return self._instance(self._read_metadata(path))
+        return self._instance(path, self._read(path))
 
-    def _read_metadata(self, path: str) -> dict[str, Any]:
-        text = _metadata(self.sparkSession, path)
+    def _read(self, path: str) -> str:
+        text = saved.read_metadata(self.sparkSession, path)
         if text is None:
             raise FileNotFoundError(f"there is no saved {self._kind.__name__} at {path}")
-        try:
-            found: dict[str, Any] = json.loads(text)
-            name, version = str(found["class"]), int(found.get("formatVersion", 0))
-        except (ValueError, TypeError, KeyError) as error:
-            raise ValueError(f"{path}/metadata is damaged: {error}") from error
-        expected = f"{self._kind.__module__}.{self._kind.__qualname__}"
-        if name != expected:
-            raise ValueError(f"{path} holds a {name}, not a {expected}: load it with that class")
-        if version > FORMAT_VERSION:
-            raise ValueError(
-                f"{path} has format {version}, and this release of pyspark_knn reads up to "
-                f"{FORMAT_VERSION}: it was saved by a newer release, "
-                f"with {found.get('libraryVersions')}"
-            )
-        return DefaultParamsReader._parseMetaData(text, expected)
+        return text
 
-    def _instance(self, metadata: dict[str, Any]) -> S:
+    def _parsed(self, path: str, text: str) -> dict[str, Any]:
+        try:
+            found = saved.parse_metadata(text)
+        except ValueError as error:
+            raise ValueError(f"{path}/metadata is damaged: {compat.reason(error)}") from error
+        expected = f"{self._kind.__module__}.{self._kind.__qualname__}"
+        if found["class"] != expected:
+            raise ValueError(
+                f"{path} holds a {found['class'][:80]}, not a {expected}: load it with that class"
+            )
+        if found["formatVersion"] > saved.FORMAT_VERSION:
+            raise ValueError(
+                f"{path} has format {saved.shown(found['formatVersion'])}, and this release of "
+                f"pyspark_knn reads up to {saved.FORMAT_VERSION}: it was saved by a newer release, "
+                f"with {saved.shown(found.get('libraryVersions'))}"
+            )
+        return found
+
+    def _instance(self, path: str, text: str) -> S:
+        metadata = self._parsed(path, text)
         instance = self._kind()
         instance._resetUid(metadata["uid"])
-        DefaultParamsReader.getAndSetParams(instance, metadata)
+        try:
+            saved.set_params(instance, metadata)
+        except ValueError as error:
+            raise ValueError(f"{path}/metadata is damaged: {compat.reason(error)}") from error
         return instance
 
 
@@ -202,51 +253,55 @@ class ModelReader(StageReader[S]):
 
     def load(self, path: str) -> S:
         """Load from `path`; for the errors see `StageReader.load`."""
-        metadata = self._read_metadata(path)
-        model = self._instance(metadata)
+        for _ in range(_ATTEMPTS):
+            text = self._read(path)
+            try:
+                model = self._restored(path, text)
+            except ValueError:
+                if saved.read_metadata(self.sparkSession, path) == text:
+                    raise
+                continue  # these were the metadata of one model, and items of another
+            if saved.read_metadata(self.sparkSession, path) == text:
+                place = SavedAt(address(self.sparkSession, path), text)
+                cast("SavedModel", model).came_from(place)
+                return model
+            cast("SavedModel", model).unpersist()
+        raise ValueError(
+            f"{path} was overwritten while it was being loaded, {_ATTEMPTS} times: load it again"
+        )
+
+    def _restored(self, path: str, text: str) -> S:
+        stage = self._instance(path, text)
+        model, metadata = cast("SavedModel", stage), self._parsed(path, text)
         try:
-            frame = self.sparkSession.read.parquet(f"{path}/items")
-            with PackedItems(frame, saved_source(frame)) as packed:
-                _check_complete(packed, metadata)
-                cast("SavedModel", model).restore(packed, _id_type(frame), metadata["fit"])
-            cast("SavedModel", model).came_from(path)
+            for name in ("numItems", "numFeatures"):
+                saved.whole(metadata, name, 1)
+            record = saved.record(metadata)
+            frame = compat.plain_reader(self.sparkSession).parquet(f"{path}/items")
+            saved.check_columns(frame, model.saved_columns())
+            with PackedItems(frame, model.read_as(saved_source(frame))) as packed:
+                saved.check_complete(packed.num_items, packed.num_features, metadata)
+                if "id" not in frame.columns:
+                    _check_positions(frame, packed.num_items)
+                model.restore(packed, _id_type(frame), record)
         except (PySparkException, KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"{path} is damaged: {_first_line(error)}") from error
+            raise ValueError(f"{path} is damaged: {compat.reason(error)}") from error
         except Exception as error:
             if type(error).__module__.startswith("py4j."):
-                raise ValueError(f"{path} is damaged: {_first_line(error)}") from error
+                raise ValueError(f"{path} is damaged: {compat.reason(error)}") from error
             raise
-        return model
+        return stage
 
 
-def _check_complete(packed: PackedItems, metadata: dict[str, Any]) -> None:
-    """Refuse items of which a file is missing: Parquet itself would not notice."""
-    saved = metadata["numItems"], metadata["numFeatures"]
-    found = packed.num_items, packed.num_features
-    if found != saved:
-        raise ValueError(
-            f"{saved[0]} items of {saved[1]} dimensions were saved, but there are {found[0]} of "
-            f"{found[1]}"
-        )
+def _check_positions(frame: DataFrame, count: int) -> None:
+    """Refuse positions that are not each item's own: neighbours are named by them."""
+    positions = F.min("position"), F.max("position"), F.count_distinct("position")
+    if tuple(frame.agg(*positions).collect()[0]) != (0, count - 1, count):
+        raise ValueError(f"positions must be 0 to {count - 1}, each of one item")
 
 
 def _id_type(frame: DataFrame) -> DataType | None:
     return frame.schema["id"].dataType if "id" in frame.columns else None
-
-
-def _metadata(session: SparkSession, path: str) -> str | None:
-    """The metadata of a saved stage; None where there is none."""
-    try:
-        rows = session.read.text(f"{path}/metadata").take(1)
-    except PySparkException as error:
-        if "PATH_NOT_FOUND" in str(error) or "does not exist" in str(error):
-            return None
-        raise
-    return str(rows[0][0]) if rows else ""
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().splitlines()[0]
 
 
 def _versions() -> dict[str, str]:

@@ -202,6 +202,11 @@ class VotingModel(NeighborModel, HasVotes, PredictionModel[Vector]):
         """What the ML attributes of the prediction tell."""
         return {}
 
+    def saved_columns(self) -> dict[str, tuple[str, ...]]:
+        """The columns that saved items must have, and their types; of ids any type."""
+        keys = {"label": self.getLabelCol(), "weight": self.getWeightCol()}
+        return super().saved_columns() | {name: ("double",) for name in keys if keys[name]}
+
     def restore(
         self, packed: PackedItems, id_type: T.DataType | None, record: dict[str, Any]
     ) -> None:

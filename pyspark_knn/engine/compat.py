@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
+import os
 import re
 import shutil
 from collections.abc import Callable, Iterator
@@ -23,6 +24,7 @@ from pyspark_knn.engine.chunks import rows_of
 from pyspark_knn.engine.guard import guarded
 
 if TYPE_CHECKING:
+    from pyspark.sql import DataFrameReader
     from pyspark.sql.types import DataType
 
 logger = logging.getLogger(__name__)
@@ -193,15 +195,72 @@ def metadata_session(session: SparkSession) -> Any:
     return session if _MAJOR >= 4 else session.sparkContext
 
 
-def remove_on_server(path: str) -> None:
-    """Remove a saved stage on a Spark Connect server.
+def can_rename(session: SparkSession) -> bool:
+    """Whether folders can be renamed: a Spark Connect client can only have them removed."""
+    return not is_connect(session)
 
-    MLWriter's own way goes through the JVM, which a Connect client has not (Spark 4.0 to 4.3). This
-    is what Spark does there for a Pipeline.
-    """
+
+def qualified(session: SparkSession, path: str) -> str | None:
+    """`path` with its file system and its root; None on Spark Connect, which does not tell."""
+    return None if is_connect(session) else str(_hadoop(session, path)[1])
+
+
+def resolved(session: SparkSession, path: str) -> str | None:
+    """`path` behind mounts and links, where it exists; None on Spark Connect."""
+    if is_connect(session):
+        return None
+    system, place = _hadoop(session, path)
+    if system.exists(place):
+        place = system.resolvePath(place)
+    uri = place.toUri()
+    if uri.getScheme() != "file":
+        return str(place)
+    return "file:" + os.path.realpath(str(uri.getPath()))
+
+
+def rename_folder(session: SparkSession, source: str, target: str) -> bool:
+    """Rename a folder, on classic Spark; False where there is none."""
+    system, place = _hadoop(session, source)
+    if not system.exists(place):
+        return False
+    if not system.rename(place, _hadoop(session, target)[1]):
+        raise OSError(f"{source} could not be renamed to {target}")
+    return True
+
+
+def remove_folder(session: SparkSession, path: str) -> None:
+    """Remove a folder and all that is in it, if it exists."""
+    if not is_connect(session):
+        system, place = _hadoop(session, path)
+        system.delete(place, True)
+        return
+    # What Spark does there for a Pipeline: MLWriter's own way goes through the JVM, which a Connect
+    # client has not (Spark 4.0 to 4.3).
     from pyspark.ml.connect.readwrite import RemoteMLWriter
 
     cast("Any", RemoteMLWriter).handleOverwrite(path, True)
+
+
+def _hadoop(session: SparkSession, path: str) -> tuple[Any, Any]:
+    """Hadoop's file system for `path`, and the path on it."""
+    classic = cast("Any", session)
+    place = classic._jvm.org.apache.hadoop.fs.Path(path)
+    system = place.getFileSystem(classic._jsparkSession.sessionState().newHadoopConf())
+    return system, place.makeQualified(system.getUri(), system.getWorkingDirectory())
+
+
+def plain_reader(session: SparkSession) -> DataFrameReader:
+    """A reader that takes a path as it stands, though there is a ``*`` or a ``[`` in it."""
+    return session.read.option("__globPaths__", "false")
+
+
+def reason(error: BaseException) -> str:
+    """The first line of what went wrong, behind whatever Java wrapped around it."""
+    java = getattr(error, "java_exception", None)
+    while java is not None and java.getCause() is not None:
+        java = java.getCause()
+    text = str(error) if java is None else str(java.getMessage())
+    return text.strip().splitlines()[0] if text.strip() else type(error).__name__
 
 
 def collect(frame: DataFrame) -> list[dict[str, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,8 +13,9 @@ import pytest
 from pyspark.ml import Pipeline, PipelineModel
 from pyspark.ml.feature import Normalizer, SQLTransformer, VectorAssembler
 
-from pyspark_knn import KNNEstimator, KNNModel
+from pyspark_knn import KNNEstimator, KNNModel, persistence
 from pyspark_knn.engine import compat
+from pyspark_knn.persistence import ModelReader
 from tests.support.frames import answers, frame_of
 
 if TYPE_CHECKING:
@@ -231,6 +233,116 @@ def test_a_failed_save_leaves_nothing_that_loads(
     assert not (folder / "metadata").exists()
     with pytest.raises(FileNotFoundError, match="there is no saved KNNModel"):
         KNNModel.load(folder.as_uri())
+
+
+def test_a_failed_overwrite_keeps_the_old_model(
+    spark: SparkSession, model: KNNModel, copied: Path, queries: DataFrame
+) -> None:
+    """The items cannot be written: what they are rebuilt from is gone."""
+    path = copied.as_uri()
+    doomed = _lost_its_files(spark, copied.parent / "other")
+    with pytest.raises(Exception, match="part-"):
+        doomed.write().overwrite().save(path)
+    assert answers(KNNModel.load(path).transform(queries)) == answers(model.transform(queries))
+    assert [each.name for each in copied.parent.iterdir()] == ["model"]
+    # And of one that succeeds nothing else is left either.
+    model.copy({model.k: 1}).write().overwrite().save(path)
+    assert KNNModel.load(path).getK() == 1
+    KNNEstimator(k=7).write().overwrite().save(path)
+    assert KNNEstimator.load(path).getK() == 7
+    assert [each.name for each in copied.parent.iterdir()] == ["model"]
+
+
+def _sharded(spark: SparkSession, folder: Path) -> KNNModel:
+    knn = KNNEstimator(k=3, idCol="id", placement="sharded", numShards=2)
+    knn.fit(frame_of(spark, ITEMS, IDS)).save(folder.as_uri())
+    return KNNModel.load(folder.as_uri())
+
+
+def _lost_its_files(spark: SparkSession, folder: Path) -> KNNModel:
+    """A sharded model that has nothing in memory, and nothing to be rebuilt from."""
+    model = _sharded(spark, folder).unpersist()
+    shutil.rmtree(folder)
+    return model
+
+
+ALIASES = ["file://{}", "file:{}", "{}", "{}/", "{}/.", "{}/../sh", "//{}", "{}/items", "{}/.."]
+
+
+def test_a_sharded_model_does_not_destroy_itself(spark: SparkSession, tmp_path: Path) -> None:
+    folder = tmp_path / "models" / "sh"
+    model = _sharded(spark, folder).unpersist()
+    before = sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*"))
+    (tmp_path / "link").symlink_to(folder)
+    given = [alias.format(folder) for alias in ALIASES]
+    given += [os.path.relpath(folder), str(tmp_path / "link"), (tmp_path / "models").as_uri()]
+    for path in given:
+        with pytest.raises(ValueError, match=r"sharded model that was loaded from .*save it else"):
+            model.write().overwrite().save(path)
+    (tmp_path / "link").unlink()
+    assert sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*")) == before
+    model.write().overwrite().save((tmp_path / "models" / "sh2").as_uri())
+    assert KNNModel.load((tmp_path / "models" / "sh2").as_uri()).numItems == 30
+
+
+def test_a_pipeline_that_deletes_what_its_stage_needs(spark: SparkSession, tmp_path: Path) -> None:
+    """The writer of MLlib's PipelineModel deletes before any stage is asked."""
+    path = (tmp_path / "pipeline").as_uri()
+    knn = KNNEstimator(k=3, idCol="id", placement="sharded", numShards=2)
+    PipelineModel([knn.fit(frame_of(spark, ITEMS, IDS))]).save(path)
+    loaded = PipelineModel.load(path)
+    loaded.write().overwrite().save(path)  # all shards are in memory
+    again = PipelineModel.load(path)
+    assert again.stages[0].numItems == 30
+    again.stages[0].unpersist()
+    with pytest.raises(ValueError, match=r"were deleted.*save a PipelineModel.*elsewhere"):
+        again.write().overwrite().save(path)
+
+
+@pytest.mark.parametrize("step", ["_instance", "saved_source"])
+def test_a_model_that_is_overwritten_while_it_is_loaded(
+    spark: SparkSession,
+    model: KNNModel,
+    copied: Path,
+    queries: DataFrame,
+    monkeypatch: pytest.MonkeyPatch,
+    step: str,
+) -> None:
+    """After its metadata were read, before or after its files were listed."""
+    other = KNNEstimator(k=2, idCol="id").fit(frame_of(spark, -ITEMS, IDS))
+    path, place = copied.as_uri(), ModelReader if step == "_instance" else persistence
+    waiting, plain = [other], getattr(place, step)
+
+    def overwrite_first(*args: Any) -> Any:
+        found = plain(*args)
+        if waiting:
+            waiting.pop().write().overwrite().save(path)
+        return found
+
+    monkeypatch.setattr(place, step, overwrite_first)
+    found = KNNModel.load(path)
+    assert not waiting
+    assert found.getK() == 2
+    assert answers(found.transform(queries)) == answers(other.transform(queries))
+    waiting.extend([model, other, model, other])
+    with pytest.raises(ValueError, match="was overwritten while it was being loaded"):
+        KNNModel.load(path)
+
+
+@pytest.mark.parametrize("name", ["x[1]", "x{a,b}", "x*", "x?", "x\\y", "x y%20#"])
+def test_names_that_look_like_patterns(
+    spark: SparkSession, model: KNNModel, tmp_path: Path, name: str
+) -> None:
+    path = str(tmp_path / name)
+    with pytest.raises(FileNotFoundError, match="there is no saved KNNModel"):
+        KNNModel.load(path)
+    model.save(path)
+    (tmp_path / "x1").mkdir()
+    with pytest.raises(FileExistsError):
+        model.save(path)
+    model.write().overwrite().save(path)
+    assert KNNModel.load(path).uid == model.uid
+    assert len(list(tmp_path.iterdir())) == 2
 
 
 def test_a_file_system_that_python_cannot_see(
