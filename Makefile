@@ -91,7 +91,7 @@ $(OLDEST)/.test: $(REQUIREMENTS) .ci/oldest.txt
 	@.ci/make_venv $(OLDEST)
 	@echo "Installing the oldest packages (once)."
 	@$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check --use-pep517 \
-		--constraint .ci/oldest.txt --editable '.[test]'
+		--constraint .ci/oldest.txt --editable '.[spark,test]'
 	@touch $@
 
 # MLlib came to Spark Connect with 4.0; what Spark 3.5 asks for there does not go with our packages.
@@ -104,7 +104,7 @@ $(OTHER)/.test: $(REQUIREMENTS)
 
 $(VENV)/.dev: $(REQUIREMENTS) | $(VENV)/bin/python
 	@echo "Installing the developers' packages (once)."
-	@$(PIP) --editable '.[dev]'
+	@$(PIP) --editable '.[spark,dev]'
 	@touch $@
 
 $(VENV)/bin/python:

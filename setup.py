@@ -6,6 +6,10 @@ from setuptools import find_packages, setup
 
 HERE = Path(__file__).parent
 
+REQUIREMENTS = (HERE / "requirements.txt").read_text(encoding="utf-8").split()
+# Not required by the wheel: pip would install a whole pyspark over pyspark-client or
+# databricks-connect, which have the same folder.
+SPARK = [each for each in REQUIREMENTS if each.startswith("pyspark")]
 TEST = [
     # PySpark 4 runs with pandas 3, but warns of it at every start.
     "pandas<3",
@@ -39,8 +43,9 @@ setup(
     packages=find_packages(include=["pyspark_knn", "pyspark_knn.*"]),
     package_data={"pyspark_knn": ["py.typed"]},
     python_requires=">=3.10",
-    install_requires=(HERE / "requirements.txt").read_text(encoding="utf-8").split(),
+    install_requires=[each for each in REQUIREMENTS if each not in SPARK],
     extras_require={
+        "spark": SPARK,
         "connect": ["pyspark[connect]>=4.0"],
         "test": TEST,
         "docs": DOCS,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
+import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -24,6 +26,22 @@ __all__ = [
     "SharedPrefixPipeline",
     "supply_package",
 ]
+
+
+def _has_pyspark() -> bool:
+    if "pyspark" in sys.modules:
+        return True
+    found = importlib.util.find_spec("pyspark")
+    # Uninstalling pyspark beside pyspark-client leaves folders, which pass for a package.
+    return found is not None and found.origin is not None
+
+
+if not _has_pyspark():
+    raise ModuleNotFoundError(
+        "pyspark_knn needs a pyspark, and none is installed: run pip install 'pyspark_knn[spark]', "
+        "or install the pyspark-client or databricks-connect of your Spark Connect server",
+        name="pyspark",
+    )
 
 _HOMES = {
     "KNNClassificationModel": "classification",

@@ -32,7 +32,11 @@ logger = logging.getLogger(__name__)
 # What it holds depends on the version of Spark, so no type checker knows it.
 _FUNCTIONS: Any = F
 
-_MAJOR = int(pyspark.__version__.split(".")[0])
+_MAJOR, _MINOR = (int(number) for number in re.findall(r"\d+", pyspark.__version__)[:2])
+
+# No requirement of the wheel sees to it: which pyspark there is, is up to the user.
+if (_MAJOR, _MINOR) < (3, 5):
+    raise ImportError(f"pyspark_knn needs Spark 3.5 or later, and pyspark is {pyspark.__version__}")
 
 
 def is_connect(session: SparkSession) -> bool:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import logging
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -25,7 +24,14 @@ from sklearn.neighbors import NearestNeighbors
 from pyspark_knn import KNNEstimator, KNNModel, supply_package
 from pyspark_knn.engine import shipping
 from tests.support.oracle import direct_distances, nearest
-from tests.support.servers import Server, connect_server, python_without, run_script
+from tests.support.servers import (
+    Server,
+    connect_server,
+    environment,
+    python_without,
+    run_script,
+)
+from tests.support.wheels import build_wheel, packages, pip
 
 if int(pyspark.__version__.split(".")[0]) < 4:
     pytest.skip("Spark Connect is for Spark 4.0 and later", allow_module_level=True)
@@ -296,6 +302,8 @@ except ModuleNotFoundError:
     pass
 else:
     raise SystemExit("this is not a client without a JVM")
+if "site-packages" not in pyspark_knn.__file__:
+    raise SystemExit("this is not what was installed")
 url, folder = sys.argv[1:]
 spark = SparkSession.builder.remote(url).getOrCreate()
 pyspark_knn.supply_package(spark)
@@ -316,12 +324,21 @@ print(sorted((r.id, r.rank, r.neighbor, r.item.y) for r in found.where("id < 2")
 
 
 def test_a_client_without_jars(server: Server, tmp_path: Path) -> None:
+    """pyspark-client and our wheel, as pip installs it there: no checkout, no pyspark."""
     client = python_without(tmp_path / "client", "pyspark", "py4j")
-    site = next((tmp_path / "client").glob("lib/python*/site-packages"))
-    wanted = f"pyspark-client<={pyspark.__version__}"
-    install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", site]
-    subprocess.run([*install, wanted], check=True, timeout=240)
-    done = run_script(CLIENT, server.url, str(tmp_path / "saved"), python=client, folder=tmp_path)
+    pip(client, "install", "--no-deps", f"pyspark-client<={pyspark.__version__}")
+    pip(client, "install", "--no-index", str(build_wheel(tmp_path)))
+    assert "pyspark" not in packages(client)
+    script = tmp_path / "script.py"
+    script.write_text(CLIENT)
+    done = subprocess.run(
+        [str(client), "-W", "error::UserWarning", str(script), server.url, str(tmp_path / "saved")],
+        cwd=tmp_path,
+        env=environment(client),
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
     assert done.returncode == 0, done.stderr
     # On the line of points (i, i mod 3), by Pythagoras: 1 and 2 are at sqrt(2) of each other.
     assert done.stdout.strip() == str(

@@ -1,0 +1,109 @@
+"""The wheel leaves the Spark of an environment alone, whatever kind it is."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pyspark
+import pytest
+
+from tests.support.servers import ROOT, environment, python_without
+from tests.support.wheels import build_wheel, packages, pip
+
+MAJOR = int(pyspark.__version__.split(".")[0])
+
+IMPORT_ALL = """
+import importlib, pkgutil, pyspark_knn
+
+assert "site-packages" in pyspark_knn.__file__, pyspark_knn.__file__
+for name in pyspark_knn.__all__:
+    getattr(pyspark_knn, name)
+for module in pkgutil.walk_packages(pyspark_knn.__path__, "pyspark_knn."):
+    importlib.import_module(module.name)
+"""
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_wheel(tmp_path_factory.mktemp("wheel"))
+
+
+def _run(python: Path, code: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [str(python), "-c", code],
+        cwd=folder,
+        env=environment(python),
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+def _install_alone(python: Path, wheel: Path) -> None:
+    """Install the wheel, and see to it that nothing else came, changed or went."""
+    before = packages(python)
+    pip(python, "install", "--no-index", str(wheel))
+    after = packages(python)
+    (added,) = set(after) - set(before)
+    assert added.replace("-", "_") == "pyspark_knn"
+    assert {name: after[name] for name in before} == before
+
+
+def test_beside_a_whole_pyspark(wheel: Path, tmp_path: Path) -> None:
+    """Of the version that runs these tests: 3.5 among them."""
+    python = python_without(tmp_path / "whole")
+    assert packages(python)["pyspark"] == pyspark.__version__
+    _install_alone(python, wheel)
+    done = _run(python, IMPORT_ALL, tmp_path)
+    assert done.returncode == 0, done.stderr
+    # What the extra asks for is there already.
+    pip(python, "install", "--no-index", f"{wheel}[spark]")
+
+
+@pytest.mark.skipif(MAJOR < 4, reason="pyspark-client came with Spark 4.0")
+def test_beside_a_client_without_a_jvm(wheel: Path, tmp_path: Path) -> None:
+    python = python_without(tmp_path / "client", "pyspark", "py4j")
+    pip(python, "install", "--no-deps", f"pyspark-client<={pyspark.__version__}")
+    _install_alone(python, wheel)
+    assert "pyspark" not in packages(python)
+    done = _run(python, IMPORT_ALL, tmp_path)
+    assert done.returncode == 0, done.stderr
+
+
+def test_without_any_pyspark(wheel: Path, tmp_path: Path) -> None:
+    python = python_without(tmp_path / "nothing", "pyspark", "py4j")
+    _install_alone(python, wheel)
+    for code in ("import pyspark_knn", "from pyspark_knn import KNNEstimator"):
+        done = _run(python, code, tmp_path)
+        assert done.stderr.splitlines()[-1] == (
+            "ModuleNotFoundError: pyspark_knn needs a pyspark, and none is installed: run "
+            "pip install 'pyspark_knn[spark]', or install the pyspark-client or databricks-connect "
+            "of your Spark Connect server"
+        )
+    with pytest.raises(AssertionError, match=r"No matching distribution found for pyspark>=3\.5"):
+        pip(python, "install", "--no-index", f"{wheel}[spark]")
+
+
+def test_an_emptied_pyspark_counts_as_none(wheel: Path, tmp_path: Path) -> None:
+    """Uninstalling pyspark beside pyspark-client leaves folders that can be imported."""
+    python = python_without(tmp_path / "emptied", "pyspark", "py4j")
+    pip(python, "install", "--no-index", "--no-deps", str(wheel))
+    (site,) = (tmp_path / "emptied").glob("lib/python*/site-packages")
+    (site / "pyspark" / "sql").mkdir(parents=True)
+    done = _run(python, "import pyspark_knn", tmp_path)
+    assert "none is installed" in done.stderr.splitlines()[-1]
+
+
+def test_an_old_pyspark_is_named(wheel: Path, tmp_path: Path) -> None:
+    python = python_without(tmp_path / "whole")
+    pip(python, "install", "--no-index", "--no-deps", str(wheel))
+    pretend = "import pyspark; pyspark.__version__ = '3.4.3'; from pyspark_knn import KNNModel"
+    done = _run(python, pretend, tmp_path)
+    assert done.stderr.splitlines()[-1] == (
+        "ImportError: pyspark_knn needs Spark 3.5 or later, and pyspark is 3.4.3"
+    )
+
+
+def test_the_requirements_of_a_clone_are_whole() -> None:
+    assert "pyspark>=3.5" in (ROOT / "requirements.txt").read_text().split()
