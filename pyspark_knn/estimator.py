@@ -14,6 +14,7 @@ from pyspark.sql import types as T
 
 from pyspark_knn.checks import check_exclusion, check_max_distance, checked_metric
 from pyspark_knn.engine import columns, compat
+from pyspark_knn.engine.determinism import is_drawn
 from pyspark_knn.engine.packed import ItemSource, PackedItems
 from pyspark_knn.facts import FitFacts
 from pyspark_knn.model import NeighborModel
@@ -111,10 +112,19 @@ class NeighborEstimator(Estimator[M], FitSetters, SavedStage):
         )
 
     def _id_type(self, dataset: DataFrame) -> T.DataType | None:
+        """The type of the ids; warns of ids that are drawn anew each time that they are read."""
         name = self.getIdCol()
         if name is None:
             return None
-        return columns.check_id_type("idCol", columns.field_of(dataset, "idCol", name))
+        id_type = columns.check_id_type("idCol", columns.field_of(dataset, "idCol", name))
+        if is_drawn(dataset, name):
+            _warn(
+                f"idCol {name!r} may get other values each time that Spark computes it, since it "
+                "comes from a nondeterministic expression (uuid(), rand(), "
+                "monotonically_increasing_id() or a Python function without arguments). Persist "
+                "the items or write them to storage before fit, or make the id of their values"
+            )
+        return id_type
 
     def _warn(self, model: M) -> None:
         """Warn once of each thing that works, but hardly as meant."""

@@ -87,6 +87,11 @@ class Items:
 
 
 def _repeats(ids: pa.Array) -> NDArray[np.bool_]:
-    """Whether each id but the first equals the one before it."""
+    """Whether each id but the first equals the one before it; a NaN does, as in Spark."""
+    if pa.types.is_floating(ids.type):
+        values: NDArray[np.floating] = ids.to_numpy()
+        both_nan = np.isnan(values[1:]) & np.isnan(values[:-1])
+        repeated: NDArray[np.bool_] = (values[1:] == values[:-1]) | both_nan
+        return repeated
     same: NDArray[np.bool_] = pc.equal(ids[1:], ids[:-1]).to_numpy(zero_copy_only=False)
     return same.astype(bool)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import uuid
 from collections.abc import Iterator, Sequence
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
@@ -10,13 +11,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyspark
 import pytest
+from pyspark.sql import functions as F
 
 from pyspark_knn import KNNEstimator, KNNModel
 from pyspark_knn.engine import compat
+from pyspark_knn.engine.determinism import is_drawn
 from tests.support.frames import frame_of
 
 if TYPE_CHECKING:
-    from pyspark.sql import SparkSession
+    from pyspark.sql import DataFrame, SparkSession
 
 SPARK = int(pyspark.__version__.split(".")[0])
 
@@ -199,6 +202,87 @@ def test_ids_of_bounded_strings(spark: SparkSession, kind: str) -> None:
         assert {row.item.id for row in joined.collect()} == {"abc", "xyz"}
     finally:
         spark.sql("DROP TABLE bounded")
+
+
+def _functions() -> tuple[Any, Any]:
+    """A Python function that draws, and one that does not; Spark is told nothing of either."""
+    # Functions with type hints become Arrow UDFs in some Sparks and warn in others.
+    return (
+        F.udf(lambda: str(uuid.uuid4()), "string"),
+        F.udf(lambda value: str(value), "string"),
+    )
+
+
+def _drawn(spark: SparkSession) -> dict[str, DataFrame]:
+    """Items whose column "key" is drawn, by ways that hide it."""
+    plain = spark.range(0, 4, 1, 2).selectExpr("id", "array(double(id)) AS features")
+    blind, text = _functions()
+    uuids = plain.withColumn("key", F.expr("uuid()"))
+    return {
+        "uuid": uuids,
+        "rand": plain.withColumn("key", F.rand()),
+        "monotonic": plain.withColumn("key", F.monotonically_increasing_id()),
+        "blind function": plain.withColumn("key", blind()),
+        "told function": plain.withColumn("key", text.asNondeterministic()("id")),
+        "derived": uuids.withColumn("key", F.concat(F.lit("a"), F.upper("key"))),
+        "behind a function": plain.withColumn("key", text(F.monotonically_increasing_id())),
+        "union": plain.withColumn("key", F.lit("a")).union(uuids),
+        "join": plain.join(uuids.select("id", "key"), "id"),
+        "window": plain.withColumn("key", F.expr("row_number() OVER (ORDER BY rand())")),
+        "explode": plain.withColumn("key", F.explode(F.array(F.expr("uuid()")))),
+        "aggregate": uuids.groupBy("id", "features").agg(F.max("key").alias("key")),
+        "a cached one beside": plain.cache().withColumn("key", F.expr("uuid()")),
+    }
+
+
+def _steady(spark: SparkSession) -> dict[str, DataFrame]:
+    """Items whose column "key" is not, though things beside it are."""
+    blind, text = _functions()
+    plain = spark.range(0, 4, 1, 2).selectExpr("id", "id AS key", "array(double(id)) AS features")
+    drawn = plain.withColumn("key", F.expr("uuid()"))
+    beside = plain.withColumn("chance", F.rand(1))
+    return {
+        "plain": plain,
+        "cached": drawn.cache(),
+        "cached and more": drawn.cache().withColumn("key", F.upper("key")).where("id < 9"),
+        "checkpointed": drawn.localCheckpoint(),
+        "beside": beside,
+        "filtered": beside.where("chance < 2").drop("chance"),
+        "sampled": plain.sample(fraction=1.0, seed=1),
+        "split": plain.randomSplit([1.0, 0.0], seed=3)[0],
+        "shuffled": plain.orderBy(F.rand()),
+        "hashed": plain.withColumn("key", F.xxhash64("features")),
+        "function": plain.withColumn("key", text("key")),
+        "blind function beside": plain.withColumn("more", blind()),
+        "union": plain.union(plain),
+        "vectors": plain.withColumn("features", F.array(F.rand())),
+    }
+
+
+@pytest.fixture
+def classic(spark: SparkSession) -> Iterator[SparkSession]:
+    """Spark Connect does not show its plans."""
+    if compat.is_connect(spark):
+        pytest.skip("a client of Spark Connect sees no plan")
+    yield spark
+    spark.catalog.clearCache()
+
+
+def test_ids_that_are_drawn_each_time_are_found_in_the_plan(classic: SparkSession) -> None:
+    found = {name: is_drawn(frame, "key") for name, frame in _drawn(classic).items()}
+    assert [name for name, drawn in found.items() if not drawn] == []
+    found = {name: is_drawn(frame, "key") for name, frame in _steady(classic).items()}
+    assert [name for name, drawn in found.items() if drawn] == []
+
+
+def test_fit_warns_of_ids_that_are_drawn_each_time(classic: SparkSession) -> None:
+    knn = KNNEstimator(k=1, idCol="key")
+    for name in ("blind function", "uuid"):
+        items = _drawn(classic)[name]
+        with pytest.warns(UserWarning, match=r"idCol 'key' may get other values.*Persist") as noted:
+            knn.fit(items)
+        assert noted[0].filename == __file__
+        knn.fit(items.cache())  # warnings are errors
 
 
 def test_a_null_id_is_an_error(spark: SparkSession) -> None:

@@ -73,6 +73,7 @@ def test_floats_are_equal_as_they_are_in_spark(kind):
     which, positions = items.positions_of(wanted)
     assert which.tolist() == [0, 0, 1, 1, 2, 2]
     assert positions.tolist() == [1, 2, 4, 5, 1, 2]
+    assert items.duplicates() == 2
 
 
 def test_without_ids_a_position_is_its_own_name():
