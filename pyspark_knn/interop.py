@@ -12,12 +12,12 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from pyspark.sql import types as T
 from pyspark.sql.pandas.types import from_arrow_type
-from sklearn.neighbors import NearestNeighbors
+from sklearn.neighbors import VALID_METRICS, NearestNeighbors
 
 from pyspark_knn.engine import columns
 from pyspark_knn.engine.items import Items
 from pyspark_knn.facts import FitFacts
-from pyspark_knn.model import NeighborModel
+from pyspark_knn.model import NeighborModel, checked_metric
 
 if TYPE_CHECKING:
     from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor
@@ -240,17 +240,30 @@ def to_sklearn_voter(
 
 def _arguments(params: HasNeighbors, count: int) -> dict[str, Any]:
     """The scikit-learn parameters that mean what the Params do, for `count` items."""
-    if params.getMetric() == "inner_product":
+    metric = checked_metric(params)
+    if metric.name == "inner_product":
         raise ValueError("scikit-learn has no metric 'inner_product'")
+    if metric.radius != 1.0:
+        raise ValueError(
+            "scikit-learn's haversine has no radius: fit without metricParams and multiply the "
+            f"distances by {metric.radius:g}"
+        )
+    name, p, given = metric.name, metric.p, dict(metric.params)
+    # What differences are multiplied by follows from V or w.
+    given.pop("factor", None)
+    algorithm = params.getAlgorithm()
+    weighted = "w" in given
+    if name == "chebyshev" and weighted:
+        # Its weights are in scipy alone; there as here only whether they are 0 counts.
+        given["w"] = (given["w"] > 0).astype(np.float64)
+    served = algorithm == "auto" or name in VALID_METRICS[algorithm]
+    if not served or (weighted and name == "chebyshev"):
+        algorithm = "brute"
     return {
         "n_neighbors": min(params.getK(), count),
-        "metric": params.getMetric(),
-        "p": params.getP(),
-        "metric_params": {
-            name: np.asarray(value) if isinstance(value, list) else value
-            for name, value in (params.getMetricParams() or {}).items()
-        }
-        or None,
-        "algorithm": params.getAlgorithm(),
+        "metric": name,
+        "p": p,
+        "metric_params": given or None,
+        "algorithm": algorithm,
         "leaf_size": params.getLeafSize(),
     }
