@@ -16,6 +16,7 @@ from pyspark_knn.checks import check_exclusion, check_max_distance, checked_metr
 from pyspark_knn.engine import columns, compat
 from pyspark_knn.engine.determinism import is_drawn
 from pyspark_knn.engine.packed import ItemSource, PackedItems
+from pyspark_knn.engine.queries import names_to_keep
 from pyspark_knn.facts import FitFacts
 from pyspark_knn.model import NeighborModel
 from pyspark_knn.params import FitSetters
@@ -43,7 +44,8 @@ class NeighborEstimator(Estimator[M], FitSetters, SavedStage):
             model = self._new_model()
             model._resetUid(self.uid)
             self._copyValues(model)
-            facts = self._learn(dataset, packed, FitFacts(packed.num_skipped))
+            known = FitFacts(packed.num_skipped, featureNames=names_to_keep(packed.source.features))
+            facts = self._learn(dataset, packed, known)
             model.place(packed, id_type, facts)
         self._warn(model)
         return model
@@ -137,6 +139,13 @@ class NeighborEstimator(Estimator[M], FitSetters, SavedStage):
             _warn(
                 f"idCol {self.getIdCol()!r}: {model._facts.numDuplicates} items have the id of "
                 "another item"
+            )
+        if model._fitted.converts:
+            _warn(
+                f"metric {self.getMetric()!r} compares sets and counts every value that is not 0 "
+                f"as 1, but featuresCol {self.getFeaturesCol()!r} holds other numbers than 0 and "
+                "1: binarize them on purpose (pyspark.ml.feature.Binarizer), or use a metric of "
+                "numbers such as 'euclidean'"
             )
         if self.getK() > model.numItems:
             _warn(f"k is {self.getK()}, but there are only {model.numItems} items")

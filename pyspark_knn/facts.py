@@ -20,7 +20,8 @@ class FitFacts:
     algorithmReason, placementReason : str
         Why the index is what and where it is.
     featureNames : list of str or None
-        Names that queries must have, where the index came from scikit-learn with names.
+        The features' names in the order of the vector, by the ML attributes of the items or by
+        scikit-learn: queries that have names must have these.
     numClasses : int or None
         Of a classifier.
     classNames : list of str or None

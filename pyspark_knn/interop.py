@@ -12,12 +12,14 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from pyspark.sql import types as T
 from pyspark.sql.pandas.types import from_arrow_type
-from sklearn.neighbors import NearestNeighbors
+from scipy.spatial.distance import chebyshev
+from sklearn.neighbors import VALID_METRICS, NearestNeighbors
 
 from pyspark_knn.engine import columns
 from pyspark_knn.engine.items import Items
 from pyspark_knn.facts import FitFacts
-from pyspark_knn.model import NeighborModel
+from pyspark_knn.index.distances import algorithms_for, resolve_metric
+from pyspark_knn.model import NeighborModel, checked_metric
 
 if TYPE_CHECKING:
     from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor
@@ -47,6 +49,8 @@ class Taken:
         The Spark type of the ids.
     names : list of str or None
         The features' names that it was fitted with.
+    reason : str
+        Why the algorithm is not the one that it was fitted with, if so.
     """
 
     settings: dict[str, Any]
@@ -54,6 +58,7 @@ class Taken:
     matrix: NDArray[np.floating]
     id_type: T.DataType | None
     names: list[str] | None
+    reason: str = ""
 
     def install(self, model: Model, **facts: Any) -> Model:
         """Make `model`, an empty one, the model of these items; `facts` go to its `FitFacts`."""
@@ -62,6 +67,7 @@ class Taken:
             numDuplicates=self.items.duplicates(),
             placementReason="it came from scikit-learn on the driver",
             featureNames=self.names,
+            algorithmReason=self.reason,
             **facts,
         )
         model.install(self.items, self.matrix, self.id_type, known)
@@ -108,12 +114,27 @@ def from_sklearn(
         values = None if values is None else values[order]
         settings["idCol"] = "id"
     names = getattr(fitted, "feature_names_in_", None)
+    reason = _exact_algorithm(settings)
     return Taken(
         settings,
         Items(len(matrix), sorted_ids, values),
         matrix,
         id_type,
         None if names is None else [str(name) for name in names],
+        reason,
+    )
+
+
+def _exact_algorithm(settings: dict[str, Any]) -> str:
+    """Take brute in `settings` for a tree that is not exact; the reason, where that was done."""
+    metric = resolve_metric(settings["metric"], settings["p"], settings["metricParams"])
+    asked = settings["algorithm"]
+    if asked == "auto" or asked in algorithms_for(metric):
+        return ""
+    settings["algorithm"] = "brute"
+    return (
+        f"scikit-learn's {asked} can miss neighbors by metric {metric.name!r}, so it was replaced "
+        "by brute"
     )
 
 
@@ -210,7 +231,8 @@ def to_sklearn(params: HasNeighbors, matrix: NDArray[np.floating]) -> NearestNei
     ValueError
         For metric "inner_product".
     """
-    return NearestNeighbors(**_arguments(params, len(matrix))).fit(np.array(matrix))
+    arguments = _arguments(params, len(matrix))
+    return NearestNeighbors(**arguments).fit(_rows(params, matrix))
 
 
 def to_sklearn_voter(
@@ -237,22 +259,37 @@ def to_sklearn_voter(
     if items.weights is not None:
         raise ValueError("scikit-learn has no weights of items: fit without weightCol")
     arguments = _arguments(params, len(matrix))
-    return kind(**arguments, weights=params.getWeights()).fit(np.array(matrix), target)
+    return kind(**arguments, weights=params.getWeights()).fit(_rows(params, matrix), target)
+
+
+def _rows(params: HasNeighbors, matrix: NDArray[np.floating]) -> NDArray[Any]:
+    """The items as scikit-learn wants them: a copy, of booleans where the metric compares sets."""
+    return matrix != 0 if checked_metric(params).compares_sets else np.array(matrix)
 
 
 def _arguments(params: HasNeighbors, count: int) -> dict[str, Any]:
     """The scikit-learn parameters that mean what the Params do, for `count` items."""
-    if params.getMetric() == "inner_product":
+    metric = checked_metric(params)
+    if metric.name == "inner_product":
         raise ValueError("scikit-learn has no metric 'inner_product'")
+    if metric.radius != 1.0:
+        raise ValueError(
+            "scikit-learn's haversine has no radius: fit without metricParams and multiply the "
+            f"distances by {metric.radius:g}"
+        )
+    name: Any = metric.name
+    given = {key: metric.params[key] for key in ("w", "V", "VI") if key in metric.params}
+    algorithm = params.getAlgorithm()
+    if algorithm not in ("auto", "brute") and name not in VALID_METRICS[algorithm]:
+        algorithm = "brute"
+    if name == "chebyshev" and given:
+        # scikit-learn's takes no weights; of those of scipy, as of ours, only a 0 counts.
+        name, algorithm = chebyshev, "brute"
     return {
         "n_neighbors": min(params.getK(), count),
-        "metric": params.getMetric(),
-        "p": params.getP(),
-        "metric_params": {
-            name: np.asarray(value) if isinstance(value, list) else value
-            for name, value in (params.getMetricParams() or {}).items()
-        }
-        or None,
-        "algorithm": params.getAlgorithm(),
+        "metric": name,
+        "p": metric.p,
+        "metric_params": given or None,
+        "algorithm": algorithm,
         "leaf_size": params.getLeafSize(),
     }

@@ -222,7 +222,9 @@ class KNNEstimator(NeighborEstimator[KNNModel], _SearchParams):
     p : float, default=2.0
         Power of the minkowski metric, > 0.
     metricParams : dict, optional
-        ``V`` of seuclidean, ``VI`` of mahalanobis, ``w`` of minkowski; lists or arrays.
+        ``V`` of seuclidean (variances), ``V`` (covariance) or ``VI`` (its inverse) of mahalanobis,
+        ``w`` of minkowski: lists or arrays. ``radius`` of haversine: a number > 0 that multiplies
+        distances, for example 6371.0088 for kilometres.
     algorithm : {"auto", "brute", "kd_tree", "ball_tree"}, default="auto"
         How to search. All give the same answer.
     leafSize : int, default=30

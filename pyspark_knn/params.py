@@ -104,7 +104,8 @@ class HasNeighbors(CheckedParams, HasFeaturesCol):
     metricParams: Param[dict[str, Any] | None] = Param(
         Params._dummy(),
         "metricParams",
-        "further parameters of the metric: V of seuclidean, VI of mahalanobis, w of minkowski",
+        "further parameters of the metric: V of seuclidean, V or VI of mahalanobis, w of "
+        "minkowski, radius of haversine",
         optional(json_dict("metricParams")),
     )
     algorithm: Param[str] = Param(

@@ -24,7 +24,7 @@ from pyspark_knn.engine.packing import NumberRule
 from pyspark_knn.engine.worker import NeighborLists
 from pyspark_knn.estimator import NeighborEstimator
 from pyspark_knn.index.votes import WEIGHTS
-from pyspark_knn.model import NeighborModel
+from pyspark_knn.model import NeighborModel, checked_metric
 from pyspark_knn.params import CheckedParams, HasNeighborColumns
 
 M = TypeVar("M", bound="VotingModel")
@@ -225,6 +225,7 @@ class VotingModel(NeighborModel, HasVotes, PredictionModel[Vector]):
             )
         if not np.isfinite(query).all():
             raise ValueError(f"the vector holds a NaN or an infinity: {value}")
+        checked_metric(self).check_values(query)
         limits = self.getK(), self.getMaxDistance()
         return self._fitted.answer(query, *limits, answer).field(0)[0].as_py()
 

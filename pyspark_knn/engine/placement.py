@@ -75,6 +75,11 @@ class Placement(ABC):
     def num_features(self) -> int:
         """The dimension of their vectors."""
 
+    @property
+    @abstractmethod
+    def converts(self) -> bool:
+        """Whether the metric compares sets, and the items hold other numbers than 0 and 1."""
+
     @abstractmethod
     def search(
         self,

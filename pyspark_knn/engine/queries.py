@@ -9,6 +9,9 @@ from pyspark.sql import types as T
 from pyspark_knn.engine import columns
 from pyspark_knn.engine.columns import Features
 
+_MOST_NAMES = 10_000
+"""Some 200 KiB in the metadata of a saved model."""
+
 
 def check_attributes(
     name: str, features: Features, dim: int, names: list[str] | None, *, strict: bool
@@ -38,10 +41,24 @@ def check_attributes(
             f"featuresCol {name!r} holds vectors of dimension {features.attributes} where "
             f"{dim} is needed"
         )
-    if names is not None and features.names is not None and features.names != names:
+    given = features.names
+    if names is None or given is None or len(given) != len(names):
+        return
+    differ = [i for i, both in enumerate(zip(given, names, strict=True)) if both[0] != both[1]]
+    if differ:
+        first = differ[0]
         raise ValueError(
-            f"featuresCol {name!r} is made of {features.names}, but the index of {names}"
+            f"featuresCol {name!r} is made of other features than the items: feature {first} is "
+            f"{given[first]!r}, but the items have {names[first]!r} there ({len(differ)} of "
+            f"{len(names)} differ). Assemble the queries as the items were, or, if only the names "
+            f"differ, drop them: queries.withMetadata({name!r}, {{}})"
         )
+
+
+def names_to_keep(features: Features) -> list[str] | None:
+    """The names of the items' features that a model remembers; None where they are too many."""
+    names = features.names
+    return None if names is None or len(names) > _MOST_NAMES else names
 
 
 def excluded_ids(queries: DataFrame, name: str, id_type: T.DataType) -> tuple[Column, T.DataType]:

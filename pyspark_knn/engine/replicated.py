@@ -73,6 +73,11 @@ class Replicated(Placement):
         return int(self.matrix.shape[1])
 
     @property
+    def converts(self) -> bool:
+        """See `Placement.converts`; a pass over the items where the metric compares sets."""
+        return self.index.metric.converts(self.matrix)
+
+    @property
     def matrix(self) -> NDArray[Any]:
         """The items' vectors, of shape (num_items, num_features)."""
         return self.index.matrix

@@ -53,6 +53,7 @@ SHARD_SCHEMA = pa.schema(
         ("algorithm", pa.string()),
         ("reason", pa.string()),
         ("radius", pa.float64()),
+        ("converts", pa.bool_()),
         ("bytes", pa.binary()),
     ]
 )
@@ -252,19 +253,11 @@ def _shard(
         "duplicates": items.duplicates(),
         "algorithm": index.algorithm,
         "reason": reason,
-        "radius": _radius(request, shard, matrix),
+        "radius": None if request.cut is None else request.cut.radius(shard, matrix),
+        "converts": request.spec.metric.converts(matrix),
     }
     del keys, matrix
     yield from parts_of(shard, Searchable(items, index), facts)
-
-
-def _radius(request: ShardRequest, shard: int, matrix: NDArray[np.floating]) -> float | None:
-    """The largest distance of an item from the centre of its cell."""
-    if request.cut is None:
-        return None
-    center = request.cut.shard_centers()[shard : shard + 1]
-    every = np.arange(len(matrix))
-    return float(request.spec.metric.distances(center, matrix, every * 0, every).max())
 
 
 def _sorted(
@@ -331,7 +324,7 @@ def parts_of(shard: int, content: Searchable, facts: Mapping[str, Any]) -> Itera
         Its items and their index.
     facts : mapping
         ``digest``, and what part 0 shall tell: ``rows``, ``duplicates``, ``algorithm``,
-        ``reason``, ``radius``.
+        ``reason``, ``radius``, ``converts``.
     """
     file = io.BytesIO()
     write_bundle(content, file)

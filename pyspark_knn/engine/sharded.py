@@ -74,6 +74,8 @@ class Shard:
         The index that it has, and why.
     radius : float or None
         Where shards are cells, the largest distance of an item from the centre.
+    converts : bool
+        See `Placement.converts`.
     """
 
     number: int
@@ -84,6 +86,7 @@ class Shard:
     algorithm: str
     reason: str
     radius: float | None
+    converts: bool
 
 
 class Sharded(placement.Placement):
@@ -224,6 +227,11 @@ class Sharded(placement.Placement):
         return self._num_features
 
     @property
+    def converts(self) -> bool:
+        """See `Placement.converts`; the tasks that built the shards looked."""
+        return any(shard.converts for shard in self.shards)
+
+    @property
     def duplicates(self) -> int:
         """How many items have the id of another one."""
         return sum(shard.duplicates for shard in self.shards)
@@ -355,6 +363,6 @@ def _key_fields(names: list[str], id_type: T.DataType | None) -> list[T.StructFi
 
 def _shards_of(frame: DataFrame) -> list[Shard]:
     """What the first parts tell; this is what builds the shards."""
-    told = ("rows", "duplicates", "size", "digest", "algorithm", "reason", "radius")
+    told = ("rows", "duplicates", "size", "digest", "algorithm", "reason", "radius", "converts")
     rows = frame.where("part = 0").select("shard", *told).collect()
     return sorted((Shard(*row) for row in rows), key=lambda shard: shard.number)

@@ -119,7 +119,7 @@ def search_batches(
     Raises
     ------
     ValueError
-        For an invalid query, if `handle_invalid` is "error".
+        For an invalid query, if `handle_invalid` is "error"; for one in a wrong unit always.
     """
     searchable = open_bundle(ref)
     with threadpool_limits(limits=task_threads()):
@@ -153,6 +153,7 @@ def answer_batch(
             raise ValueError(
                 describe_invalid("featuresCol", request.features_col, queries, row, dim)
             )
+        index.metric.check_values(matrix)
         found = index.kneighbors(
             matrix,
             k,

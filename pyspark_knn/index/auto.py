@@ -64,9 +64,11 @@ def build_index(matrix: NDArray[np.floating], spec: IndexSpec) -> tuple[Neighbor
     Raises
     ------
     ValueError
-        If the metric cannot compare rows of so many features, or the algorithm cannot serve it.
+        If the metric cannot compare rows of so many features or with such values, or the algorithm
+        cannot serve it.
     """
     spec.metric.check_dimension(matrix.shape[1])
+    spec.metric.check_values(matrix)
     check_algorithm(spec.algorithm, spec.metric)
     if spec.algorithm == "auto":
         index, reason = _fastest(matrix, spec)

@@ -95,6 +95,11 @@ class NeighborIndex(ABC):
     def matrix(self) -> NDArray[np.floating]:
         """The items, as given to `build`."""
 
+    @property
+    @abstractmethod
+    def metric(self) -> Metric:
+        """What the distances are measured by."""
+
     @abstractmethod
     def kneighbors(
         self,

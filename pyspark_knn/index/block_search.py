@@ -74,6 +74,11 @@ class BlockSearch(NeighborIndex):
         """The items, as given to `build`."""
         return self._matrix
 
+    @property
+    def metric(self) -> Metric:
+        """See `NeighborIndex.metric`."""
+        return self._metric
+
     def kneighbors(
         self,
         queries: NDArray[np.floating],

@@ -16,6 +16,7 @@ import numpy as np
 
 from pyspark_knn.index.auto import build_index
 from pyspark_knn.index.base import IndexSpec
+from pyspark_knn.index.distances import resolve_metric
 from pyspark_knn.index.pairwise import block_distances
 
 if TYPE_CHECKING:
@@ -37,9 +38,14 @@ METRICS = frozenset(
         "haversine",
         "minkowski",
         "seuclidean",
+        "sqeuclidean",
     }
 )
-"""Metrics that keep the triangle inequality, and around whose centres cells make sense."""
+"""Metrics that keep the triangle inequality, and around whose centres cells make sense; and
+sqeuclidean, whose cells are those of its root (see `ruler`)."""
+
+_TINY = 2.0**-1070
+"""More than figures below 2**-1022 are off by, which have few digits."""
 
 _ALL_AT_ONCE = 1 << 19
 """Distances between queries and centres that are held at a time."""
@@ -47,12 +53,24 @@ _ALL_AT_ONCE = 1 << 19
 
 def check_cells(metric: Metric) -> None:
     """Raise ValueError unless cells may be cut by `metric`."""
-    if metric.name not in METRICS or metric.p < 1:
-        detail = f" with p={metric.p:g}" if metric.name == "minkowski" else ""
-        raise ValueError(
-            f"shardBy 'kmeans' needs the triangle inequality, which metric {metric.name!r}{detail} "
-            f"has not (or not for centres); these have: {', '.join(sorted(METRICS))}"
+    if metric.name in METRICS and metric.p >= 1:
+        return
+    detail = f" with p={metric.p:g}" if metric.name == "minkowski" else ""
+    way_out = ""
+    if metric.name == "cosine":
+        way_out = (
+            ". Vectors normalized with pyspark.ml.feature.Normalizer (none of them zero) have the "
+            "same neighbors by metric 'euclidean'"
         )
+    raise ValueError(
+        f"shardBy 'kmeans' needs the triangle inequality, which metric {metric.name!r}{detail} "
+        f"has not (or not for centres); these have: {', '.join(sorted(METRICS))}{way_out}"
+    )
+
+
+def ruler(metric: Metric) -> Metric:
+    """The metric that cells are measured by: one that keeps the triangle inequality."""
+    return resolve_metric("euclidean") if metric.name == "sqeuclidean" else metric
 
 
 @dataclass(frozen=True)
@@ -77,7 +95,7 @@ class Cut:
 
     def cells(self, items: NDArray[np.floating]) -> NDArray[np.int64]:
         """The cell of each item."""
-        index, _ = build_index(self.centers, IndexSpec(self.metric, "brute"))
+        index, _ = build_index(self.centers, IndexSpec(ruler(self.metric), "brute"))
         nearest: NDArray[np.int64] = index.kneighbors(items, 1).positions[:, 0]
         return nearest
 
@@ -91,6 +109,12 @@ class Cut:
         """The centre of each shard."""
         return np.repeat(self.centers, self.ways, axis=0)
 
+    def radius(self, shard: int, items: NDArray[np.floating]) -> float:
+        """The largest distance of any of a shard's items from its centre, as `ruler` measures."""
+        center = self.shard_centers()[shard : shard + 1]
+        every = np.arange(len(items))
+        return float(ruler(self.metric).distances(center, items, every * 0, every).max())
+
 
 @dataclass(frozen=True)
 class Cells:
@@ -103,8 +127,9 @@ class Cells:
     centers : ndarray of shape (n_shards, n_features), dtype float64
         The centre of each.
     radii : ndarray of shape (n_shards,), dtype float64
-        The largest distance of an item of it from its centre.
+        The largest distance of an item of it from its centre, as `ruler` measures.
     metric : Metric
+        Of the answers.
     """
 
     numbers: NDArray[np.int64]
@@ -114,7 +139,7 @@ class Cells:
 
     def nearest(self, queries: NDArray[np.floating], many: int) -> NDArray[np.int64]:
         """The shards of the `many` nearest centres, of shape (n_queries, many), nearest first."""
-        index, _ = build_index(self.centers, IndexSpec(self.metric, "brute"))
+        index, _ = build_index(self.centers, IndexSpec(ruler(self.metric), "brute"))
         many = min(many, len(self.numbers))
         shards: NDArray[np.int64] = self.numbers[index.kneighbors(queries, many).positions]
         return shards
@@ -134,13 +159,18 @@ class Cells:
         ndarray of shape (n_queries, n_shards), dtype bool
             Columns in the order of `numbers`.
         """
+        if self.metric.name == "sqeuclidean":
+            # The square of a figure that underflows may be short by half the smallest float64 a
+            # term; the rounding of the root is within the slack.
+            limits = np.sqrt(limits + queries.shape[1] * 2.0**-1073)
+        metric = ruler(self.metric)
         count = len(self.numbers)
         open_ = np.ones((len(queries), count), dtype=bool)
         step = max(1, _ALL_AT_ONCE // count)
         for start in range(0, len(queries), step):
             part = slice(start, start + step)
             # All of them, and in no order: a search for all neighbours sorts for six times as long.
-            distances = block_distances(self.metric, queries[part], self.centers)
+            distances = block_distances(metric, queries[part], self.centers)
             # Not "<=": what overflow makes of a figure rules nothing out.
             open_[part] = ~(self._least(distances) > limits[part, None])
         return open_
@@ -152,4 +182,4 @@ class Cells:
             nearest = distances.min(axis=1, keepdims=True) * (1 + _SLACK)
             least: NDArray[np.float64] = (centre - nearest) / 2
             np.maximum(least, centre - self.radii * (1 + _SLACK), out=least)
-        return least
+        return least - _TINY

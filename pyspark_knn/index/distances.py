@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pyspark_knn.index.kernels import KERNELS, euclidean
+from pyspark_knn.index.kernels import KERNELS, SET_METRICS, euclidean
+from pyspark_knn.index.metric_params import checked_params, inverse_covariance, variances
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -62,6 +63,12 @@ _BALL_TREE = _KD_TREE | {
 }
 
 
+_LARGEST_ANGLES = {"latitude": math.pi / 2, "longitude": 2 * math.pi}
+
+# Radians: pi / 2 and 2 pi rounded to float32 are larger than they should be, by less than this.
+_ANGLE_ROUNDING = 1e-6
+
+
 @dataclass(frozen=True, eq=False)
 class Metric:
     """A metric with all that its formula needs. Made by `resolve_metric`.
@@ -76,11 +83,14 @@ class Metric:
     params : mapping of str to ndarray, dtype float64
         ``w`` (minkowski, chebyshev), ``V`` (seuclidean) or ``VI`` (mahalanobis), and ``factor``,
         by which differences are multiplied, derived from ``V`` or ``w``.
+    radius : float
+        Of the sphere; only haversine reads it.
     """
 
     name: str
     p: float = 2.0
     params: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
+    radius: float = 1.0
 
     @property
     def kernel(self) -> Kernel:
@@ -122,6 +132,35 @@ class Metric:
             result[chunk] = self.kernel(left, right, self)
         return result
 
+    @property
+    def compares_sets(self) -> bool:
+        """Whether a row is the set of its features that are not 0."""
+        return self.name in SET_METRICS
+
+    def converts(self, rows: NDArray[np.floating]) -> bool:
+        """Whether `rows` hold numbers that a metric of sets counts as 1, though they are not."""
+        if not self.compares_sets:
+            return False
+        step = max(1, _CHUNK // rows.shape[1])
+        parts = (rows[start : start + step] for start in range(0, len(rows), step))
+        return any(bool(((part != 0) & (part != 1)).any()) for part in parts)
+
+    def check_values(self, rows: NDArray[np.floating]) -> None:
+        """Raise ValueError if `rows` are in another unit than this metric takes.
+
+        Only haversine takes one: degrees in place of radians give answers that look right.
+        """
+        if self.name != "haversine" or not len(rows):
+            return
+        for column, (name, limit) in enumerate(_LARGEST_ANGLES.items()):
+            sizes = np.abs(rows[:, column])
+            if sizes.max() > limit + _ANGLE_ROUNDING:
+                raise ValueError(
+                    "featuresCol must hold latitude and longitude in radians for metric "
+                    f"'haversine', but holds {name} {rows[sizes.argmax(), column]:.6g}: convert "
+                    "degrees with radians(lat) and radians(lon) in Spark SQL, latitude first"
+                )
+
     def check_dimension(self, n_features: int) -> None:
         """Raise ValueError unless rows of `n_features` numbers can be compared by this metric."""
         if self.name == "haversine" and n_features != 2:
@@ -148,7 +187,8 @@ def resolve_metric(name: str, p: float = 2.0, params: Mapping[str, Any] | None =
     p : float
         The exponent of minkowski, above 0; may be infinite. Other metrics do not read it.
     params : mapping, optional
-        ``w`` for minkowski, ``V`` for seuclidean, ``VI`` for mahalanobis, as lists or arrays.
+        ``w`` for minkowski, ``V`` for seuclidean, ``V`` or ``VI`` for mahalanobis, as lists or
+        arrays; ``radius`` for haversine, a number.
 
     Raises
     ------
@@ -156,14 +196,14 @@ def resolve_metric(name: str, p: float = 2.0, params: Mapping[str, Any] | None =
         Naming `metric`, `p` or `metricParams` and what was wrong with it.
     """
     canonical = _canonical_name(name)
-    given = _checked_params(name, canonical, params)
+    given = checked_params(name, canonical, params)
     if canonical == "minkowski":
         return _minkowski(_checked_p(p), given.get("w"))
     if canonical == "seuclidean":
-        return Metric(canonical, params=_variances(given))
+        return Metric(canonical, params=variances(given))
     if canonical == "mahalanobis":
-        return Metric(canonical, params={"VI": _inverse_covariance(given)})
-    return Metric(canonical)
+        return Metric(canonical, params={"VI": inverse_covariance(given)})
+    return Metric(canonical, radius=given.get("radius", 1.0))
 
 
 def algorithms_for(metric: Metric) -> tuple[str, ...]:
@@ -206,32 +246,6 @@ def _canonical_name(name: object) -> str:
     return canonical
 
 
-def _checked_params(
-    name: str, canonical: str, params: Mapping[str, Any] | None
-) -> dict[str, NDArray[np.float64]]:
-    if params is not None and not isinstance(params, Mapping):
-        raise TypeError(f"metricParams must be a dict, got {params!r}")
-    known = {"minkowski": "w", "seuclidean": "V", "mahalanobis": "VI"}.get(canonical)
-    arrays = {}
-    for key, value in (params or {}).items():
-        if key == "p":
-            raise ValueError("metricParams must not hold 'p': it is a Param of its own, p")
-        if key != known:
-            takes = f"it takes {known!r}" if known else "it takes none"
-            raise ValueError(f"metricParams[{key!r}] is unknown to metric {name!r}; {takes}")
-        try:
-            array = np.array(value, dtype=np.float64)
-        except (TypeError, ValueError) as error:
-            raise TypeError(f"metricParams[{key!r}] must hold numbers: {error}") from error
-        if array.ndim != (2 if key == "VI" else 1) or array.size == 0:
-            shape = "a square matrix" if key == "VI" else "a list with one number a feature"
-            raise ValueError(f"metricParams[{key!r}] must be {shape}, got shape {array.shape}")
-        if not np.isfinite(array).all():
-            raise ValueError(f"metricParams[{key!r}] must be finite")
-        arrays[key] = array
-    return arrays
-
-
 def _checked_p(p: object) -> float:
     if isinstance(p, (bool, np.bool_)) or not isinstance(p, (int, float, np.number)):
         raise TypeError(f"p must be a number, got {p!r}")
@@ -254,38 +268,3 @@ def _minkowski(p: float, weights: NDArray[np.float64] | None) -> Metric:
     if not np.isfinite(factor).all():
         raise ValueError(f"metricParams['w'] is too large for p={p:g}: w ** (1 / p) overflows")
     return Metric("minkowski", p, {"w": weights, "factor": factor})
-
-
-def _variances(given: Mapping[str, NDArray[np.float64]]) -> dict[str, NDArray[np.float64]]:
-    if "V" not in given:
-        raise ValueError(
-            "metric 'seuclidean' needs metricParams['V'], the variance of each feature: for "
-            "example the squares of Summarizer.std, or numpy.var(rows, axis=0, ddof=1)"
-        )
-    variances = given["V"]
-    if not (variances > 0).all():
-        raise ValueError("metricParams['V'] must be positive: drop the features that are constant")
-    return {"V": variances, "factor": 1.0 / np.sqrt(variances)}
-
-
-def _inverse_covariance(given: Mapping[str, NDArray[np.float64]]) -> NDArray[np.float64]:
-    if "VI" not in given:
-        raise ValueError(
-            "metric 'mahalanobis' needs metricParams['VI'], the inverse of the covariance matrix: "
-            "for example numpy.linalg.inv(numpy.cov(rows, rowvar=False))"
-        )
-    inverse = given["VI"]
-    if inverse.shape[0] != inverse.shape[1]:
-        raise ValueError(f"metricParams['VI'] must be square, got shape {inverse.shape}")
-    largest = float(np.abs(inverse).max())
-    # An inverse comes out of its computation with an error of about its condition number: what is
-    # within it of being symmetric or semi-definite is meant to be.
-    if float(np.abs(inverse - inverse.T).max()) > 1e-8 * largest:
-        raise ValueError("metricParams['VI'] must be symmetric")
-    symmetric = 0.5 * inverse + 0.5 * inverse.T
-    scaled = np.ldexp(symmetric, -int(np.frexp(largest)[1]))
-    if float(np.linalg.eigvalsh(scaled)[0]) < -1e-8:
-        raise ValueError(
-            "metricParams['VI'] must be positive semi-definite: it has a negative eigenvalue"
-        )
-    return symmetric

@@ -47,6 +47,10 @@ class Constants(Protocol):
     def params(self) -> Mapping[str, NDArray[np.float64]]:
         """Weights, variances, a matrix."""
 
+    @property
+    def radius(self) -> float:
+        """The radius of haversine's sphere."""
+
 
 def _sum_of_squares(
     left: Block, right: Block, metric: Constants
@@ -256,14 +260,15 @@ def hamming(left: Block, right: Block, metric: Constants) -> NDArray[np.float64]
 
 
 def haversine(left: Block, right: Block, metric: Constants) -> NDArray[np.float64]:
-    """Great-circle distance on the unit sphere of (latitude, longitude) in radians."""
+    """Great-circle distance of (latitude, longitude) in radians, on a sphere of some radius."""
     # Halved before they are subtracted: no latitude is that large, but NaN is no answer.
     latitude = np.sin(left[:, 0] * 0.5 - right[:, 0] * 0.5)
     longitude = np.sin(left[:, 1] * 0.5 - right[:, 1] * 0.5)
     cosines = np.cos(left[:, 0].copy()) * np.cos(right[:, 0].copy())
     chord = latitude * latitude + cosines * (longitude * longitude)
     halves: NDArray[np.float64] = np.arcsin(np.sqrt(np.clip(chord, 0.0, 1.0)))
-    return 2.0 * halves
+    with np.errstate(over="ignore", under="ignore"):
+        return 2.0 * halves * metric.radius
 
 
 def set_distance(name: str, both: Block, left: Block, right: Block, size: int) -> Block:

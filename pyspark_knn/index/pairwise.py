@@ -39,6 +39,11 @@ class PairwiseSearch(NeighborIndex):
         """The items, as given to `build`."""
         return self._matrix
 
+    @property
+    def metric(self) -> Metric:
+        """See `NeighborIndex.metric`."""
+        return self._metric
+
     def kneighbors(
         self,
         queries: NDArray[np.floating],

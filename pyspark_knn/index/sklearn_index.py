@@ -59,6 +59,11 @@ class TreeSearch(NeighborIndex):
         """The items, as given to `build`."""
         return np.asarray(self._tree.data) if self._matrix is None else self._matrix
 
+    @property
+    def metric(self) -> Metric:
+        """See `NeighborIndex.metric`."""
+        return self._metric
+
     def kneighbors(
         self,
         queries: NDArray[np.floating],

@@ -171,13 +171,18 @@ class TreeSpace:
     def _chords(
         self, limits: NDArray[np.float64], queries: NDArray[np.floating]
     ) -> NDArray[np.float64]:
-        """Angles as chords of the unit sphere.
+        """Distances as chords of the unit sphere.
 
+        A distance is an angle times the radius, rounded: below 2**-1022 to a multiple of 2**-1074.
         The sine squared that our figure is made of is right to some units in the last place, since
         it is a sum of terms that are not negative. Beyond the poles (latitudes that are no
         latitudes) a cosine is negative, and it is off by some units of 1.
         """
-        half = np.sin(np.clip(limits, 0.0, np.pi) / 2.0)
+        with np.errstate(over="ignore"):
+            angles = limits
+            if self.source.radius != 1.0:
+                angles = (limits + 2.0**-1074) / self.source.radius * (1.0 + 4.0 * _EPS)
+        half = np.sin(np.clip(angles, 0.0, np.pi) / 2.0)
         beyond = np.maximum(np.abs(queries[:, 0]), self.norm) > np.pi / 2
         squares = half * half * (1.0 + 64.0 * _EPS) + np.where(beyond, 64.0 * _EPS, 0.0)
         return 2.0 * np.sqrt(squares)

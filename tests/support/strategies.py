@@ -48,6 +48,12 @@ METRIC_CASES: dict[str, Callable[[int], Metric]] = {
         )
         for p in (0.5, 1.0, 2.0, 3.0, np.inf)
     },
+    **{
+        f"haversine of radius {radius}": lambda dim, radius=radius: resolve_metric(
+            "haversine", params={"radius": radius}
+        )
+        for radius in (6371.0088, 1e-320, 1e308)
+    },
     "singular mahalanobis": lambda dim: resolve_metric(
         "mahalanobis", params={"VI": np.ones((dim, dim))}
     ),
@@ -62,7 +68,7 @@ _ANY = st.floats(-4.0, 4.0, width=32)
 
 def dims(metric_case: str, largest: int = 6) -> st.SearchStrategy[int]:
     """How many features the metric can have."""
-    return st.just(2) if metric_case == "haversine" else st.integers(1, largest)
+    return st.just(2) if metric_case.startswith("haversine") else st.integers(1, largest)
 
 
 @st.composite

@@ -24,5 +24,9 @@ class WrappedIndex(NeighborIndex):
     def matrix(self) -> Any:
         return self._index.matrix
 
+    @property
+    def metric(self) -> Any:
+        return self._index.metric
+
     def kneighbors(self, queries: Any, k: int, **options: Any) -> Neighbors:
         return self._index.kneighbors(queries, k, **options)

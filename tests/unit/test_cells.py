@@ -9,10 +9,13 @@ from hypothesis import strategies as st
 
 from pyspark_knn.index.cells import METRICS, Cells, Cut, check_cells
 from pyspark_knn.index.distances import Metric, resolve_metric
+from tests.support.strategies import MAGNITUDES
 
 
 def metric_of(name: str, dim: int) -> Metric:
     params = {"V": np.linspace(0.5, 3.0, dim)} if name == "seuclidean" else None
+    if name == "haversine":
+        params = {"radius": 6371.0088}
     return resolve_metric(name, 3.0, params)
 
 
@@ -25,10 +28,10 @@ def between(metric: Metric, left, right):
 def cut_up(metric: Metric, items, centers):
     """Cells of these items, and the cell of each."""
     ways = np.ones(len(centers), np.int64)
-    home = Cut(centers, np.arange(len(centers)), ways, metric).cells(items)
+    cut = Cut(centers, np.arange(len(centers)), ways, metric)
+    home = cut.cells(items)
     numbers = np.unique(home)
-    own = between(metric, items, centers)[np.arange(len(items)), home]
-    radii = np.array([own[home == number].max() for number in numbers])
+    radii = np.array([cut.radius(number, items[home == number]) for number in numbers])
     return Cells(numbers, centers[numbers], radii, metric), home
 
 
@@ -40,10 +43,12 @@ def test_no_neighbor_is_in_a_cell_that_is_passed_over(data):
     dim = 2 if name == "haversine" else data.draw(st.sampled_from([1, 2, 5]))
     metric = metric_of(name, dim)
     step = data.draw(st.sampled_from([0.0, 0.5, 1e-9]))  # 0.5: a lattice, full of ties
+    # Squares of the small ones underflow, and of the large ones overflow.
+    size = 1.0 if name == "haversine" else data.draw(st.sampled_from(MAGNITUDES))
 
     def points(count):
         spread = rng.uniform(-1.5, 1.5, (count, dim))
-        return np.round(spread / 0.5) * 0.5 if step == 0.5 else spread + step
+        return size * (np.round(spread / 0.5) * 0.5 if step == 0.5 else spread + step)
 
     items, queries = points(60), points(12)
     centers = np.unique(items[: data.draw(st.integers(1, 10))], axis=0)
@@ -69,7 +74,40 @@ def test_a_cell_of_two_clusters_is_passed_over_from_a_third():
     assert cells.within(query, np.array([0.5])).tolist() == [[True, False]]
 
 
-@pytest.mark.parametrize("name", ["cosine", "sqeuclidean"])
+@pytest.mark.parametrize("size", [1.0, 2.0**-530, 2.0**-538, 2.0**-1070])
+def test_the_limit_of_squares_is_that_of_their_roots(size):
+    """Near ties: squares that differ in their last place, or not at all, have roots that do."""
+    metric = resolve_metric("sqeuclidean")
+    steps = 1.0 + np.arange(-6, 7) * 2.0**-52 if size > 2.0**-1000 else np.arange(1.0, 14.0)
+    items = np.concatenate([steps, -steps])[:, None] * size
+    cells, home = cut_up(metric, items, np.array([[size], [-size]]))
+    query = np.zeros((1, 1))
+    squares = between(metric, query, items)[0]
+    for limit in np.unique(squares):
+        opened = cells.within(query, np.array([limit]))[0]
+        assert set(home[squares <= limit]) <= set(cells.numbers[opened])
+
+
+def test_squares_pass_over_the_cells_that_distances_pass_over():
+    rng = np.random.default_rng(4)
+    items = rng.normal(size=(300, 2)) + 20.0 * rng.integers(0, 4, (300, 2))
+    centers = items[:12]
+    queries = rng.normal(size=(50, 2)) + 20.0 * rng.integers(0, 4, (50, 2))
+    plain, _ = cut_up(resolve_metric("euclidean"), items, centers)
+    squared, _ = cut_up(resolve_metric("sqeuclidean"), items, centers)
+    limits = np.full(50, 3.0)
+    opened = squared.within(queries, limits**2)
+    assert opened.tolist() == plain.within(queries, limits).tolist()
+    assert opened.mean() < 0.5
+    assert squared.nearest(queries, 3).tolist() == plain.nearest(queries, 3).tolist()
+
+
+@pytest.mark.parametrize("name", ["cosine", "braycurtis"])
 def test_what_breaks_the_triangle_inequality_is_refused(name):
     with pytest.raises(ValueError, match="triangle inequality"):
         check_cells(resolve_metric(name))
+
+
+def test_for_cosine_the_way_out_is_named():
+    with pytest.raises(ValueError, match=r"pyspark\.ml\.feature\.Normalizer.*'euclidean'"):
+        check_cells(resolve_metric("cosine"))

@@ -127,11 +127,33 @@ def test_bad_p(p, kind, message):
         ("seuclidean", {"V": [math.nan]}, ValueError, r"\['V'\] must be finite"),
         ("seuclidean", {"V": ["x"]}, TypeError, r"\['V'\] must hold numbers"),
         ("seuclidean", {"V": [1], "w": [1]}, ValueError, r"\['w'\] is unknown .* it takes 'V'"),
-        ("mahalanobis", {}, ValueError, r"'mahalanobis' needs metricParams\['VI'\], the inverse"),
+        ("mahalanobis", {}, ValueError, r"'mahalanobis' needs metricParams\['V'\], the cov"),
         ("mahalanobis", {"VI": [1.0]}, ValueError, r"\['VI'\] must be a square matrix"),
         ("mahalanobis", {"VI": [[1, 2]]}, ValueError, r"\['VI'\] must be square, got shape \(1, 2"),
         ("mahalanobis", {"VI": [[1, 2], [0, 1]]}, ValueError, r"\['VI'\] must be symmetric"),
         ("mahalanobis", {"VI": [[1, 2], [2, 1]]}, ValueError, "positive semi-definite"),
+        ("mahalanobis", {"V": [1.0, 2.0]}, ValueError, r"\['V'\] must be a square matrix"),
+        ("mahalanobis", {"V": [[1, 2], [0, 1]]}, ValueError, r"\['V'\] must be symmetric"),
+        ("mahalanobis", {"V": [[1, 2], [2, 1]]}, ValueError, r"\['V'\] must be positive semi-def"),
+        ("mahalanobis", {"V": VI, "VI": VI}, ValueError, r"both 'V' and 'VI': pass one of them"),
+        (
+            "haversine",
+            {"radius": 0},
+            ValueError,
+            r"\['radius'\] must be a finite number > 0, got 0",
+        ),
+        ("haversine", {"radius": math.inf}, ValueError, r"must be a finite number > 0, got inf"),
+        ("haversine", {"radius": math.nan}, ValueError, r"must be a finite number > 0, got nan"),
+        ("haversine", {"radius": -1.5}, ValueError, r"must be a finite number > 0, got -1.5"),
+        ("haversine", {"radius": "km"}, TypeError, r"must be a finite number > 0, got 'km'"),
+        ("haversine", {"radius": True}, TypeError, r"must be a finite number > 0, got True"),
+        ("haversine", {"radius": [1.0]}, TypeError, r"must be a finite number > 0, got \[1.0\]"),
+        (
+            "euclidean",
+            {"radius": 2.0},
+            ValueError,
+            r"\['radius'\] is unknown to metric 'euclidean'",
+        ),
         ("minkowski", {"w": [1, -1]}, ValueError, r"\['w'\] must not be negative"),
         ("minkowski", {"p": 3}, ValueError, "must not hold 'p': it is a Param of its own"),
         ("cosine", {"w": [1]}, ValueError, r"\['w'\] is unknown to metric 'cosine'; it takes none"),
@@ -161,6 +183,89 @@ def test_an_inverse_that_rounding_made_unsymmetric_is_taken():
     inverse = np.linalg.inv(np.cov(rows, rowvar=False))
     found = resolve_metric("mahalanobis", params={"VI": inverse}).params["VI"]
     np.testing.assert_array_equal(found, found.T)
+
+
+def one_hots(count: int, columns: int) -> np.ndarray:
+    rows = np.random.default_rng(0)
+    return np.column_stack(
+        [rows.normal(size=count), np.eye(columns)[rows.integers(0, columns, count)]]
+    )
+
+
+def test_a_covariance_is_inverted_once():
+    rows = np.random.default_rng(0).normal(size=(50, 4)) * [1, 1e3, 1e-9, 1]
+    covariance = np.cov(rows, rowvar=False)
+    found = resolve_metric("mahalanobis", params={"V": covariance})
+    assert set(found.params) == {"VI"}
+    inverse = found.params["VI"]
+    np.testing.assert_array_equal(inverse, inverse.T)
+    scale = np.sqrt(np.diag(covariance))
+    np.testing.assert_allclose(
+        inverse * np.outer(scale, scale),
+        np.linalg.inv(covariance / np.outer(scale, scale)),
+        rtol=1e-9,
+        atol=1e-9,
+    )
+
+
+@pytest.mark.parametrize("columns", [2, 3, 12])
+def test_a_singular_covariance_is_called_that_and_the_remedies_are_named(columns):
+    """All one-hot columns of a category sum to 1: a pseudo-inverse or one column less helps."""
+    covariance = np.cov(one_hots(400, columns), rowvar=False)
+    remedies = r"numpy\.linalg\.pinv.*dropLast"
+    with pytest.raises(ValueError, match=rf"\['V'\] is singular.*{remedies}"):
+        resolve_metric("mahalanobis", params={"V": covariance})
+    resolve_metric("mahalanobis", params={"VI": np.linalg.pinv(covariance)})
+    resolve_metric("mahalanobis", params={"V": covariance[:-1, :-1]})
+
+
+def test_the_inverse_of_a_singular_covariance_is_refused_with_the_remedies():
+    """numpy.linalg.inv raises for some of these matrices, and returns noise for others."""
+    for inverse in ([[1.0, 2.0], [2.0, 1.0]], [[1e16, 3e15], [2e15, 1e16]]):
+        with pytest.raises(ValueError, match=r"singular.*numpy\.linalg\.pinv.*dropLast"):
+            resolve_metric("mahalanobis", params={"VI": inverse})
+
+
+def test_a_constant_feature_makes_a_covariance_singular():
+    with pytest.raises(ValueError, match=r"\['V'\] is singular"):
+        resolve_metric("mahalanobis", params={"V": [[1.0, 0.0], [0.0, 0.0]]})
+
+
+def test_the_radius_scales_every_distance():
+    points = np.random.default_rng(1).uniform(-1.5, 1.5, (30, 2))
+    pairs = np.arange(30), np.arange(30)[::-1]
+    angles = resolve_metric("haversine").distances(points, points, *pairs)
+    radius = 6371.0088
+    metric = resolve_metric("haversine", params={"radius": radius})
+    assert metric.radius == radius
+    metric.check_dimension(2)
+    assert metric.distances(points, points, *pairs).tolist() == (angles * radius).tolist()
+
+
+@pytest.mark.parametrize(
+    ("row", "what"),
+    [
+        ([48.8566, 2.3522], "latitude 48.8566"),
+        ([-1.6, 0.0], "latitude -1.6"),
+        ([0.5, 139.7], "longitude 139.7"),
+        ([0.5, -6.4], "longitude -6.4"),
+    ],
+)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_degrees_are_refused(row, what, dtype):
+    rows = np.array([[0.8, 0.1], row], dtype)
+    recipe = r"radians\(lat\).*radians\(lon\)"
+    with pytest.raises(ValueError, match=rf"featuresCol.*{what}.*{recipe}"):
+        resolve_metric("haversine").check_values(rows)
+    resolve_metric("euclidean").check_values(rows)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_all_places_on_earth_are_taken_even_rounded_to_float32(dtype):
+    lat, lon = np.meshgrid([-90.0, 90.0], [-360.0, -180.0, 180.0, 360.0])
+    rows = np.radians(np.stack([lat, lon], axis=-1).reshape(-1, 2)).astype(dtype)
+    resolve_metric("haversine").check_values(rows)
+    resolve_metric("haversine").check_values(rows[:0])
 
 
 @pytest.mark.parametrize("name", METRICS)

@@ -58,6 +58,10 @@ class Spy(NeighborIndex):
     def matrix(self) -> Any:
         return self._index.matrix
 
+    @property
+    def metric(self) -> Any:
+        return self._index.metric
+
     def kneighbors(self, queries: Any, k: int, **options: Any) -> Neighbors:
         self.asked.append((len(queries), k))
         self.threads.update(pool["num_threads"] for pool in threadpoolctl.threadpool_info())
