@@ -16,6 +16,7 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
+from pyspark_knn.checks import checked_metric
 from pyspark_knn.converters import Converter, choice, is_not_negative, optional, real, text
 from pyspark_knn.engine import columns
 from pyspark_knn.engine.answers import Prediction, Verdict
@@ -24,7 +25,7 @@ from pyspark_knn.engine.packing import NumberRule
 from pyspark_knn.engine.worker import NeighborLists
 from pyspark_knn.estimator import NeighborEstimator
 from pyspark_knn.index.votes import WEIGHTS
-from pyspark_knn.model import NeighborModel, checked_metric
+from pyspark_knn.model import NeighborModel
 from pyspark_knn.params import CheckedParams, HasNeighborColumns
 
 M = TypeVar("M", bound="VotingModel")
