@@ -49,7 +49,15 @@ def replace_columns(frame: DataFrame, values: dict[str, Column]) -> DataFrame:
         return frame
     if not compat.drops_metadata(frame.sparkSession):
         return frame.withColumns(values)
-    return frame.select(*(values.get(name, column(name)) for name in frame.columns))
+    names = frame.columns
+    if len(set(names)) == len(names):
+        return frame.select(*(values.get(name, column(name)) for name in names))
+    # Names of the queries that stand for two columns select neither of them.
+    first = min(map(names.index, values))
+    own = [f"own_{i}" for i in range(first)]
+    plain = frame.toDF(*own, *names[first:])
+    replaced = (values.get(name, column(name)) for name in names[first:])
+    return plain.select(*own, *replaced).toDF(*names)
 
 
 def with_attributes(name: str, value: Column, attributes: dict[str, Any]) -> Column:

@@ -370,3 +370,14 @@ class TestRules:
         assert all(row.id not in row.n for row in rows)
         assert all(distance <= 0.5 for row in rows for distance in row.d)
         assert {len(row.n) for row in rows} >= {0, 3}
+
+
+def test_queries_with_duplicate_names(case: Case, model: Any, frame: DataFrame) -> None:
+    """As a join leaves them."""
+    twice = frame.selectExpr("*", "id AS twin", "7 AS id", "label AS truth").drop("weight")
+    found = model.transform(twice)
+    assert found.columns[: len(twice.columns)] == twice.columns
+    expected = rows_of(model.transform(frame))
+    outputs = list(case.outputs.values())
+    rows = sorted(found.collect(), key=lambda row: row.twin)
+    assert [row[-len(outputs) :] for row in rows] == [row[-len(outputs) :] for row in expected]
