@@ -19,7 +19,7 @@ from pyspark_knn import interop
 from pyspark_knn.engine import columns
 from pyspark_knn.engine.answers import ClassVerdict
 from pyspark_knn.engine.packed import ItemSource, PackedItems
-from pyspark_knn.facts import FitFacts, checked_facts
+from pyspark_knn.facts import FitFacts, check_classes, checked_facts
 from pyspark_knn.voting import CheckedThresholds, VotingEstimator, VotingModel
 
 _MOST_CLASSES = 10_000
@@ -31,20 +31,6 @@ def _check_thresholds(thresholds: list[float] | None, classes: int) -> None:
         raise ValueError(
             f"thresholds must be one for each of the {classes} classes, got {len(thresholds)}"
         )
-
-
-def _check_saved_classes(classes: int | None, names: list[str] | None) -> int:
-    """Refuse classes that no fit finds, at save and at load, which may be of a stranger's model."""
-    if classes is None or classes < 2:
-        raise ValueError(f"numClasses must be an integer >= 2, got {classes}")
-    if names is not None and len(names) != classes:
-        raise ValueError(f"{len(names)} classNames for {classes} classes")
-    if names is None and classes > _MOST_CLASSES:
-        raise ValueError(
-            f"numClasses must be at most {_MOST_CLASSES} where the classes have no names, got "
-            f"{classes}"
-        )
-    return classes
 
 
 class KNNClassificationModel(VotingModel, CheckedThresholds, ProbabilisticClassificationModel):
@@ -127,7 +113,7 @@ class KNNClassificationModel(VotingModel, CheckedThresholds, ProbabilisticClassi
     def fit_record(self) -> dict[str, Any]:
         """What is to be known of the fit when this model is loaded."""
         record = super().fit_record()
-        _check_saved_classes(record["numClasses"], record["classNames"])
+        check_classes(record["numClasses"], record["classNames"], _MOST_CLASSES)
         return record
 
     def read_as(self, source: ItemSource) -> ItemSource:
@@ -141,7 +127,7 @@ class KNNClassificationModel(VotingModel, CheckedThresholds, ProbabilisticClassi
     def restore(self, packed: PackedItems, id_type: Any, record: dict[str, Any]) -> None:
         """Take back in what was saved; for the use of load alone."""
         facts = checked_facts(record)
-        classes = _check_saved_classes(facts.numClasses, facts.classNames)
+        classes = check_classes(facts.numClasses, facts.classNames, _MOST_CLASSES)
         if packed.largest_label is not None and packed.largest_label >= classes:
             raise ValueError(f"its items have a label {packed.largest_label} of {classes} classes")
         _check_thresholds(self.getThresholds(), classes)
@@ -348,7 +334,8 @@ class KNNClassifier(
         """How many classes there are, and their names: by the label's metadata, or its values."""
         name = self.getLabelCol()
         attribute = columns.field_of(dataset, "labelCol", name).metadata.get("ml_attr", {})
-        names = attribute.get("vals")
+        values = attribute.get("vals")
+        names = None if values is None else [str(value) for value in values]
         told = attribute.get("num_vals") if names is None else len(names)
         if told is None and largest >= _MOST_CLASSES:
             raise ValueError(

@@ -54,6 +54,19 @@ def checked_facts(record: dict[str, Any]) -> FitFacts:
     return FitFacts(**known)
 
 
+def check_classes(classes: int | None, names: list[str] | None, most: int) -> int:
+    """Refuse classes that a saved model may not claim: more than `most` need a name each."""
+    if classes is None or classes < 2:
+        raise ValueError(f"numClasses must be an integer >= 2, got {classes}")
+    if names is not None and len(names) != classes:
+        raise ValueError(f"{len(names)} classNames for {classes} classes")
+    if names is None and classes > most:
+        raise ValueError(
+            f"numClasses must be at most {most} where the classes have no names, got {classes}"
+        )
+    return classes
+
+
 def _suits(value: Any, hint: Any) -> bool:
     """Whether a value out of JSON is of a type; counts are not negative."""
     if isinstance(hint, types.UnionType):

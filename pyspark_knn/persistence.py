@@ -22,7 +22,7 @@ from pyspark.sql.types import DataType
 
 from pyspark_knn import saved
 from pyspark_knn.engine import compat
-from pyspark_knn.engine.folders import SavedAt, address, replacing
+from pyspark_knn.engine.folders import SavedAt, address, literal, replacing
 from pyspark_knn.engine.packed import ItemSource, PackedItems
 from pyspark_knn.engine.placement import saved_source
 
@@ -121,7 +121,7 @@ class _Writer(MLWriter):
 
     def _copy(self, source: str, target: str) -> None:
         """Copy what `saveImpl` wrote, by Spark; what makes it loadable comes last."""
-        text = compat.plain_reader(self.sparkSession).text(f"{source}/metadata")
+        text = self.sparkSession.read.text(literal(f"{source}/metadata"))
         text.coalesce(1).write.text(f"{target}/metadata")
 
     def _save_metadata(self, path: str, extra: dict[str, Any]) -> None:
@@ -183,7 +183,7 @@ class ModelWriter(_Writer):
         self._save_metadata(path, {**facts, "fit": record})
 
     def _copy(self, source: str, target: str) -> None:
-        items = compat.plain_reader(self.sparkSession).parquet(f"{source}/items")
+        items = self.sparkSession.read.parquet(literal(f"{source}/items"))
         items.write.parquet(f"{target}/items")
         super()._copy(source, target)
 
@@ -277,7 +277,7 @@ class ModelReader(StageReader[S]):
             for name in ("numItems", "numFeatures"):
                 saved.whole(metadata, name, 1)
             record = saved.record(metadata)
-            frame = compat.plain_reader(self.sparkSession).parquet(f"{path}/items")
+            frame = self.sparkSession.read.parquet(literal(f"{path}/items"))
             saved.check_columns(frame, model.saved_columns())
             with PackedItems(frame, model.read_as(saved_source(frame))) as packed:
                 saved.check_complete(packed.num_items, packed.num_features, metadata)

@@ -13,7 +13,8 @@ from typing import Any, TypeVar
 from pyspark.ml.param import Params
 from pyspark.sql import DataFrame, SparkSession
 
-from pyspark_knn.engine import columns, compat
+from pyspark_knn.engine import columns
+from pyspark_knn.engine.folders import literal
 
 FORMAT_VERSION = 1
 """Goes up when an older release could not read what this one writes."""
@@ -38,13 +39,11 @@ P = TypeVar("P", bound=Params)
 def read_metadata(session: SparkSession, path: str) -> str | None:
     """The metadata of a saved stage, as text; None where there is none."""
     try:
-        rows = compat.plain_reader(session).text(f"{path}/metadata").take(2)
+        rows = session.read.text(literal(f"{path}/metadata")).take(2)
     except Exception as error:
         if "PATH_NOT_FOUND" in str(error) or "does not exist" in str(error):
             return None
         raise
-    if not rows and re.search(r"[][{}*?\\]", path):
-        return None  # whether such a path exists is not checked
     return "\n".join(row[0] for row in rows)
 
 

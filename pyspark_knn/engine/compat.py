@@ -24,7 +24,6 @@ from pyspark_knn.engine.chunks import rows_of
 from pyspark_knn.engine.guard import guarded
 
 if TYPE_CHECKING:
-    from pyspark.sql import DataFrameReader
     from pyspark.sql.types import DataType
 
 logger = logging.getLogger(__name__)
@@ -251,11 +250,6 @@ def _hadoop(session: SparkSession, path: str) -> tuple[Any, Any]:
     place = classic._jvm.org.apache.hadoop.fs.Path(path)
     system = place.getFileSystem(classic._jsparkSession.sessionState().newHadoopConf())
     return system, place.makeQualified(system.getUri(), system.getWorkingDirectory())
-
-
-def plain_reader(session: SparkSession) -> DataFrameReader:
-    """A reader that takes a path as it stands, though there is a ``*`` or a ``[`` in it."""
-    return session.read.option("__globPaths__", "false")
 
 
 def reason(error: BaseException) -> str:

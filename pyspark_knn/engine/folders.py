@@ -57,6 +57,14 @@ def normalized(path: str) -> str:
     return given + rest
 
 
+def literal(path: str) -> str:
+    """`path` for one of Spark's readers, which take some characters as a pattern.
+
+    The option ``__globPaths__`` would do as well, but not on Spark Connect (4.3.0).
+    """
+    return re.sub(r"([][{}*?\\])", r"\\\1", path)
+
+
 def overlap(one: str, other: str) -> bool:
     """Whether two paths may mean the same folder, or one within the other.
 

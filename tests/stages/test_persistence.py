@@ -15,7 +15,7 @@ from pyspark.ml.feature import Normalizer, SQLTransformer, VectorAssembler
 
 from pyspark_knn import KNNEstimator, KNNModel, persistence
 from pyspark_knn.engine import compat
-from pyspark_knn.persistence import ModelReader
+from pyspark_knn.persistence import ModelReader, ModelWriter
 from tests.support.frames import answers, frame_of
 
 if TYPE_CHECKING:
@@ -251,6 +251,35 @@ def test_a_failed_overwrite_keeps_the_old_model(
     KNNEstimator(k=7).write().overwrite().save(path)
     assert KNNEstimator.load(path).getK() == 7
     assert [each.name for each in copied.parent.iterdir()] == ["model"]
+
+
+def test_a_new_folder_that_cannot_take_its_place(
+    spark: SparkSession, model: KNNModel, copied: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, smaller = copied.as_uri(), model.copy({model.k: 1})
+    if compat.can_rename(spark):
+        rename = compat.rename_folder
+
+        def fail_to_place(session: SparkSession, source: str, target: str) -> bool:
+            if "saving" in source:
+                raise OSError("no room")
+            return rename(session, source, target)
+
+        monkeypatch.setattr(compat, "rename_folder", fail_to_place)
+        with pytest.raises(OSError, match="no room"):
+            smaller.write().overwrite().save(path)
+        assert KNNModel.load(path).getK() == 3
+        return
+
+    def fail_to_copy(self: ModelWriter, source: str, target: str) -> None:
+        raise OSError("no room")
+
+    monkeypatch.setattr(ModelWriter, "_copy", fail_to_copy)
+    with pytest.raises(RuntimeError, match="no room") as caught:
+        smaller.write().overwrite().save(path)
+    (beside,) = copied.parent.iterdir()
+    assert beside.name in str(caught.value)
+    assert KNNModel.load(beside.as_uri()).getK() == 1
 
 
 def _sharded(spark: SparkSession, folder: Path) -> KNNModel:

@@ -277,6 +277,24 @@ def test_evaluators(points: DataFrame) -> None:
     judged.unpersist()
 
 
+def test_models_of_each_fold_come_back(points: DataFrame, tmp_path: Path) -> None:
+    """Each by its own path: CrossValidatorModel.load gives all folds the models of the last one."""
+    knn = KNNClassifier(idCol="id")
+    evaluator = MulticlassClassificationEvaluator(metricName="accuracy")
+    model = search(knn, [{knn.k: 1}, {knn.k: 3}], evaluator, collectSubModels=True).fit(points)
+    path = (tmp_path / "search").as_uri()
+    model.save(path)
+    found = [
+        [KNNClassificationModel.load(f"{path}/subModels/fold{fold}/{i}") for i in range(2)]
+        for fold in range(FOLDS)
+    ]
+    for fold in range(FOLDS):
+        for loaded, kept in zip(found[fold], model.subModels[fold], strict=True):
+            assert loaded.getK() == kept.getK()
+            assert loaded.ids.tolist() == kept.ids.tolist()
+    assert found[0][0].ids.tolist() != found[1][0].ids.tolist()
+
+
 def test_regression(points: DataFrame, searches: AllSearches) -> None:
     knn = KNNRegressor(idCol="id", labelCol="target")
     maps = grid(knn, weights=["uniform", "distance"])
