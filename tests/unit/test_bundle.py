@@ -260,8 +260,6 @@ def test_refs_to_a_file_and_to_a_broadcast(tmp_path):
 )
 def test_a_file_that_was_removed(ref, remedy, tmp_path):
     path = str(tmp_path / "gone")
-    with pytest.raises(
-        FileNotFoundError, match=rf"file of the index was removed.*{remedy}"
-    ) as told:
+    with pytest.raises(FileNotFoundError, match=rf"index file was deleted.*{remedy}") as told:
         open_bundle(ref(path))
     assert path in str(told.value)
