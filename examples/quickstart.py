@@ -4,7 +4,7 @@ Gapminder's data set, as it comes with plotly, has the life expectancy and the i
 142 countries in twelve years from 1952 to 2007. This script makes a vector of them with stages of
 MLlib, searches the nearest countries, prints them by name, and saves and loads the whole pipeline.
 
-Run it with `make demo`, or with `pip install pyspark_knn plotly` and Java 17.
+Run it with `make demo`, or with `pip install 'pyspark_knn[spark]' plotly` and Java 17.
 """
 
 from __future__ import annotations

@@ -38,8 +38,8 @@ def _has_pyspark() -> bool:
 
 if not _has_pyspark():
     raise ModuleNotFoundError(
-        "pyspark_knn needs a pyspark, and none is installed: run pip install 'pyspark_knn[spark]', "
-        "or install the pyspark-client or databricks-connect of your Spark Connect server",
+        "pyspark_knn requires PySpark, which is not installed: run pip install "
+        "'pyspark_knn[spark]', or install pyspark-client or databricks-connect for Spark Connect",
         name="pyspark",
     )
 

@@ -28,6 +28,6 @@ class SharedIndex(Model):
         name = type(self).__name__
         raise TypeError(
             f"{name} cannot be pickled or captured in a UDF, because its index lives in the Spark "
-            "session. Call model.transform(queries) instead of a UDF. For another process, save "
-            f"the model with model.save(path) and load it there with {name}.load(path)."
+            "session. Call model.transform(queries) instead of a UDF. To use the model in another "
+            f"process, save it with model.save(path) and load it there with {name}.load(path)."
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from dataclasses import dataclass
@@ -9,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from pyspark_knn.engine.bundle import BroadcastRef
+
+logger = logging.getLogger(__name__)
 
 _CLEANED_SECONDS = 60.0
 """Spark's cleaner removes the blocks of a collected broadcast soon, but not at once."""
@@ -85,7 +88,11 @@ def _is_held(left: _Leftover) -> bool:
     """Whether the driver may still have blocks of a broadcast."""
     if left.broadcast is None or not _is_running(left.context):
         return False
-    if not left.broadcast.refersTo(None):
+    try:
+        if not left.broadcast.refersTo(None):
+            return True
+    except Exception:  # before Java 16: then the file stays until the session ends
+        logger.debug("whether a broadcast was collected is unknown", exc_info=True)
         return True
     now = time.monotonic()
     left.collected = now if left.collected is None else left.collected

@@ -126,7 +126,7 @@ def _map_shipped(path: str, remedy: str) -> memoryview:
     except FileNotFoundError as error:
         raise FileNotFoundError(
             error.errno,
-            "the file of the index was removed while the Spark session was running, perhaps by a "
+            "the index file was deleted while the Spark session was running, possibly by a "
             f"cleaner of temporary files. {remedy}",
             path,
         ) from error

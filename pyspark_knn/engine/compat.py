@@ -35,7 +35,9 @@ _MAJOR, _MINOR = (int(number) for number in re.findall(r"\d+", pyspark.__version
 
 # No requirement of the wheel sees to it: which pyspark there is, is up to the user.
 if (_MAJOR, _MINOR) < (3, 5):
-    raise ImportError(f"pyspark_knn needs Spark 3.5 or later, and pyspark is {pyspark.__version__}")
+    raise ImportError(
+        f"pyspark_knn requires Spark 3.5 or later, but pyspark {pyspark.__version__} is installed"
+    )
 
 
 def is_connect(session: SparkSession) -> bool:

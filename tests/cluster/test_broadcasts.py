@@ -115,13 +115,16 @@ from pyspark_knn import KNNEstimator
 from tests.support.frames import answers, frame_of
 from tests.support.sessions import start
 
-spark = start("small-driver", Path(sys.argv[1]), spark__driver__memory="512m")
+# 42 MiB for blocks.
+spark = start(
+    "small-driver", Path(sys.argv[1]), spark__driver__memory="512m", spark__memory__fraction="0.2"
+)
 items = np.random.default_rng(3).normal(size=(4000, 8))
 queries = frame_of(spark, items[:2])
 model = KNNEstimator(k=1, idCol="id").fit(frame_of(spark, items))
 assert answers(model.transform(queries)) == [[(0, 0.0)], [(1, 0.0)]]
-for _ in range(5):
-    spark.sparkContext.broadcast(os.urandom(40 << 20))
+for _ in range(4):
+    spark.sparkContext.broadcast(os.urandom(15 << 20))
 # The index has gone to disk on the driver, and still serves executors that lack it.
 (shipment,) = model._index._shipments.values()
 shipment.ref.broadcast.unpersist(blocking=True)
@@ -130,6 +133,7 @@ spark.stop()
 """
 
 
+@pytest.mark.slow
 def test_broadcasts_of_the_user_when_the_driver_is_full(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", FULL, str(tmp_path)],

@@ -77,9 +77,9 @@ def test_without_any_pyspark(wheel: Path, tmp_path: Path) -> None:
     for code in ("import pyspark_knn", "from pyspark_knn import KNNEstimator"):
         done = _run(python, code, tmp_path)
         assert done.stderr.splitlines()[-1] == (
-            "ModuleNotFoundError: pyspark_knn needs a pyspark, and none is installed: run "
-            "pip install 'pyspark_knn[spark]', or install the pyspark-client or databricks-connect "
-            "of your Spark Connect server"
+            "ModuleNotFoundError: pyspark_knn requires PySpark, which is not installed: run pip "
+            "install 'pyspark_knn[spark]', or install pyspark-client or databricks-connect for "
+            "Spark Connect"
         )
     with pytest.raises(AssertionError, match=r"No matching distribution found for pyspark>=3\.5"):
         pip(python, "install", "--no-index", f"{wheel}[spark]")
@@ -92,7 +92,7 @@ def test_an_emptied_pyspark_counts_as_none(wheel: Path, tmp_path: Path) -> None:
     (site,) = (tmp_path / "emptied").glob("lib/python*/site-packages")
     (site / "pyspark" / "sql").mkdir(parents=True)
     done = _run(python, "import pyspark_knn", tmp_path)
-    assert "none is installed" in done.stderr.splitlines()[-1]
+    assert "requires PySpark, which is not installed" in done.stderr.splitlines()[-1]
 
 
 def test_an_old_pyspark_is_named(wheel: Path, tmp_path: Path) -> None:
@@ -101,7 +101,7 @@ def test_an_old_pyspark_is_named(wheel: Path, tmp_path: Path) -> None:
     pretend = "import pyspark; pyspark.__version__ = '3.4.3'; from pyspark_knn import KNNModel"
     done = _run(python, pretend, tmp_path)
     assert done.stderr.splitlines()[-1] == (
-        "ImportError: pyspark_knn needs Spark 3.5 or later, and pyspark is 3.4.3"
+        "ImportError: pyspark_knn requires Spark 3.5 or later, but pyspark 3.4.3 is installed"
     )
 
 

@@ -93,7 +93,7 @@ def test_a_removed_file_is_written_again(
             (tmp_path / "session").rmdir()
 
     remove()
-    with pytest.raises(PySparkException, match="file of the index was removed") as raised:
+    with pytest.raises(PySparkException, match="index file was deleted") as raised:
         lazy.collect()
     assert "Call model.transform(queries) again" in str(raised.value)
     expected = answers(model.transform(queries))

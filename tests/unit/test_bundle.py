@@ -6,13 +6,21 @@ import mmap
 import pickle
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
 from pyspark_knn.engine import bundle
-from pyspark_knn.engine.bundle import BroadcastRef, FileRef, map_file, open_bundle, read_bundle
+from pyspark_knn.engine.bundle import (
+    ArtifactRef,
+    BroadcastRef,
+    FileRef,
+    map_file,
+    open_bundle,
+    read_bundle,
+)
 from pyspark_knn.engine.items import Items
 from pyspark_knn.engine.worker import Searchable
 from pyspark_knn.index.base import IndexSpec
@@ -239,3 +247,19 @@ def test_refs_to_a_file_and_to_a_broadcast(tmp_path):
     path.write_bytes(data)
     found = open_bundle(FileRef(digest, str(path)))
     assert found["a"].tolist() == list(range(30_000))
+
+
+@pytest.mark.parametrize(
+    ("ref", "remedy"),
+    [
+        (lambda path: FileRef("d", path), r"Call model\.transform\(queries\) again"),
+        (lambda path: BroadcastRef("d", SimpleNamespace(_path=path)), r"Call model\.unpersist\(\)"),
+        (lambda path: ArtifactRef("d", path, str), "in a new session of Spark Connect"),
+    ],
+    ids=["file", "broadcast", "artifact"],
+)
+def test_a_file_that_was_removed(ref, remedy, tmp_path):
+    path = str(tmp_path / "gone")
+    with pytest.raises(FileNotFoundError, match=rf"index file was deleted.*{remedy}") as told:
+        open_bundle(ref(path))
+    assert path in str(told.value)
