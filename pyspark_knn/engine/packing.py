@@ -149,8 +149,8 @@ class _Packer:
             self._problem = str(error)
             return
         keys = batch.select(batch.schema.names[request.feature_columns :])
-        if request.id_column is not None and keys.column(0).null_count:
-            self._problem = f"idCol {request.id_column!r} holds a null: every item needs an id"
+        if request.id_column is not None and (missing := _missing(keys.column(0))):
+            self._problem = f"idCol {request.id_column!r} holds a {missing}: every item needs an id"
             return
         problems = (rule.problem(keys.column(rule.key)) for rule in request.rules)
         self._problem = next(filter(None, problems), None)
@@ -261,6 +261,15 @@ class _Packer:
         # Against accidents, not against forgery: CRC-32 takes a fifth of the time of BLAKE2.
         cells["digest"] = functools.reduce(lambda crc, part: zlib.crc32(part, crc), buffers, 0)
         return one_row(CHUNK_SCHEMA, cells)
+
+
+def _missing(ids: pa.Array) -> str | None:
+    """What stands for an id that is not there, if any: pandas makes NaN of a missing number."""
+    if ids.null_count:
+        return "null"
+    if pa.types.is_floating(ids.type) and pc.any(pc.is_nan(ids)).as_py():
+        return "NaN"
+    return None
 
 
 def _largest_label(batches: list[pa.RecordBatch]) -> float | None:

@@ -190,9 +190,13 @@ def test_all_input_is_read_after_a_problem():
     assert read == [True]
 
 
-def test_a_null_id_is_a_problem():
-    _, last = packed(REQUEST, [batch([[1.0], [2.0]], pa.array([1, None]))])
-    assert last["problem"] == "idCol 'id' holds a null: every item needs an id"
+@pytest.mark.parametrize(
+    ("ids", "missing"), [([1, None], "null"), ([1.0, None], "null"), ([1.0, np.nan], "NaN")]
+)
+def test_a_missing_id_is_a_problem(ids, missing):
+    """A missing id is a null or, out of pandas, a NaN."""
+    _, last = packed(REQUEST, [batch([[1.0], [2.0]], pa.array(ids))])
+    assert last["problem"] == f"idCol 'id' holds a {missing}: every item needs an id"
 
 
 @pytest.mark.parametrize(
