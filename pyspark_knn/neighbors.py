@@ -95,7 +95,9 @@ class KNNModel(NeighborModel, _SearchParams):
             If an output column exists already, if `items` is given but ``idCol`` is unset, or if
             `items` lacks the id column.
         """
-        compat.session_of(queries)
+        compat.session_of(queries, "queries")
+        if items is not None:
+            compat.session_of(items, "items")
         added = ["neighbor", "rank", "distance"] + ["item"] * (items is not None)
         columns.refuse_existing(queries, {f"the output column {name}": name for name in added})
         kept = [columns.column(name) for name in queries.columns]
