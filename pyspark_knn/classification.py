@@ -137,7 +137,8 @@ class KNNClassificationModel(VotingModel, CheckedThresholds, ProbabilisticClassi
         Raises
         ------
         ValueError
-            For what scikit-learn has not: metric "inner_product", weights of items, thresholds.
+            For what scikit-learn has not: metric "inner_product", a radius of "haversine", weights
+            of items, thresholds.
         """
         if self.getThresholds() is not None:
             raise ValueError("scikit-learn has no thresholds: unset them first")

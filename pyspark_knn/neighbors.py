@@ -137,8 +137,8 @@ class KNNModel(NeighborModel, _SearchParams):
         Raises
         ------
         ValueError
-            For metric "inner_product", which scikit-learn has not; for a sharded model whose
-            items the driver cannot hold (others are fetched, by a job).
+            For metric "inner_product" and for a radius of "haversine", which scikit-learn has not;
+            for a sharded model whose items the driver cannot hold (others are fetched, by a job).
         """
         return interop.to_sklearn(self, self._fitted.fetch()[1])
 
@@ -150,8 +150,8 @@ class KNNModel(NeighborModel, _SearchParams):
         ----------
         fitted : sklearn.neighbors.NearestNeighbors
             Fitted on a dense or sparse matrix; its metric, its n_neighbors and its algorithm are
-            taken over. Where it was fitted with feature names, queries whose ML attributes tell
-            other names are refused.
+            taken over, but for a ball_tree whose metric needs brute force to be exact. Where it was
+            fitted with feature names, queries whose ML attributes tell other names are refused.
         ids : sequence, optional
             An id for each fitted row, all of one type. Unset: the rows' positions.
 

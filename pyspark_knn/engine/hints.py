@@ -35,11 +35,15 @@ def instead_of(value: object) -> str:
     if module.startswith("pyspark.pandas"):
         return "call to_spark() on it" if kind == "DataFrame" else "call to_frame().to_spark()"
     if module.startswith("pandas"):
-        return "use spark.createDataFrame(frame)" + " of a DataFrame" * (kind != "DataFrame")
+        frame = "frame" if kind == "DataFrame" else "series.to_frame()"
+        return f"use spark.createDataFrame({frame})"
     if module.split(".")[0] in ("polars", "pyarrow"):
         return "use spark.createDataFrame(table.to_pandas())"
     if kind in ("RDD", "PipelinedRDD"):
-        return "call toDF() on it; of vectors make rows first, rdd.map(lambda vector: (vector,))"
+        return (
+            "call toDF() on it, or, if it holds vectors, "
+            'rdd.map(lambda vector: (vector,)).toDF(["features"])'
+        )
     if _is_vector(value):
         return _ONE_ROW
     if isinstance(value, np.ndarray):
@@ -96,6 +100,7 @@ def missing(param: str, name: str, fields: list[T.StructField]) -> str:
 
 def features(name: str, kind: T.DataType) -> str:
     """What makes vectors out of a features column of a wrong type."""
+    name = _sql(name)
     if isinstance(kind, T.ArrayType):
         return _elements(name, kind.elementType)
     if isinstance(kind, (T.NumericType, T.BooleanType)):
@@ -140,6 +145,11 @@ def _elements(name: str, kind: T.DataType) -> str:
     return f"make an array of numbers of it: transform({name}, x -> ...)"
 
 
+def _sql(name: str) -> str:
+    """The name of a column as Spark SQL takes it."""
+    return name if name.isidentifier() else "`" + name.replace("`", "``") + "`"
+
+
 def _time(kind: T.DataType, name: str) -> str | None:
     """A date or a timestamp as a number, in Spark SQL; None for other types."""
     if isinstance(kind, T.DateType):
@@ -163,6 +173,7 @@ def number(name: str, kind: T.DataType, *, classes: bool) -> str:
     classes : bool
         Whether it holds the labels of a classifier.
     """
+    name = _sql(name)
     if isinstance(kind, T.StringType):
         if classes:
             return "pyspark.ml.feature.StringIndexer makes labels of names"

@@ -55,7 +55,7 @@ def regressor(spark: SparkSession) -> KNNRegressionModel:
 # What is no DataFrame -> words of the error.
 NO_FRAMES: dict[str, tuple[Any, str]] = {
     "pandas": (pd.DataFrame({"a": [1.0]}), "a pandas DataFrame: use spark.createDataFrame(frame)"),
-    "series": (pd.Series([1.0]), "a pandas Series: use spark.createDataFrame(frame)"),
+    "series": (pd.Series([1.0]), "a pandas Series: use spark.createDataFrame(series.to_frame())"),
     "arrow": (
         pa.table({"a": [1]}),
         "a pyarrow Table: use spark.createDataFrame(table.to_pandas())",
@@ -115,6 +115,17 @@ class TestNoFrame:
     def test_items_of_a_join(self, spark: SparkSession, model: KNNModel, items: Any) -> None:
         with pytest.raises(TypeError, match=r"^items must be a Spark DataFrame, got a "):
             model.kneighborsJoin(frame_of(spark, ITEMS), items=items)
+
+    def test_the_recipes_work(self, spark: SparkSession, model: KNNModel) -> None:
+        names: dict[str, Any] = {"spark": spark, "Vectors": Vectors}
+        for value in (ITEMS[3], ITEMS, ITEMS.tolist()):
+            with pytest.raises(TypeError) as raised:
+                model.transform(value)
+            code = re.search(r"spark\.createDataFrame\(.*\)$", str(raised.value))
+            assert code is not None
+            frame = eval(code[0], names | {"values": value, "rows": value})
+            assert frame.count() == len(np.atleast_2d(value))
+            assert 3 in [row.neighbors[0] for row in model.transform(frame).collect()]
 
     def test_an_rdd(self, spark: SparkSession, spark_kind: str, model: KNNModel) -> None:
         if spark_kind == "connect":
