@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
+from numpy.typing import NDArray
 from pyspark import keyword_only
 from pyspark.ml.classification import ProbabilisticClassificationModel, ProbabilisticClassifier
 from pyspark.ml.functions import array_to_vector
@@ -133,11 +134,11 @@ class KNNClassificationModel(VotingModel, CheckedThresholds, ProbabilisticClassi
         _check_thresholds(self.getThresholds(), classes)
         super().restore(packed, id_type, record)
 
-    def predictRaw(self, value: Vector) -> Vector:
+    def predictRaw(self, value: Vector | Sequence[float] | NDArray[Any]) -> Vector:
         """The votes of each class for one vector, on the driver."""
         return DenseVector(self._predict(value, "rawPredictionCol"))
 
-    def predictProbability(self, value: Vector) -> Vector:
+    def predictProbability(self, value: Vector | Sequence[float] | NDArray[Any]) -> Vector:
         """The probability of each class for one vector, on the driver."""
         return DenseVector(self._predict(value, "probabilityCol"))
 
@@ -152,7 +153,8 @@ class KNNClassificationModel(VotingModel, CheckedThresholds, ProbabilisticClassi
         Raises
         ------
         ValueError
-            For what scikit-learn has not: metric "inner_product", weights of items, thresholds.
+            For what scikit-learn has not: metric "inner_product", a radius of "haversine", weights
+            of items, thresholds.
         """
         if self.getThresholds() is not None:
             raise ValueError("scikit-learn has no thresholds: unset them first")

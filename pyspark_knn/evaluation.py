@@ -12,7 +12,7 @@ from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
 from pyspark_knn.converters import optional, text, whole
-from pyspark_knn.engine import columns
+from pyspark_knn.engine import columns, compat
 from pyspark_knn.params import CheckedParams
 from pyspark_knn.persistence import SavedStage, StageReader, StageWriter
 
@@ -83,6 +83,7 @@ class NeighborsEvaluator(CheckedParams, Evaluator, SavedStage):
         return self._set(**self._input_kwargs)
 
     def _evaluate(self, dataset: DataFrame) -> float:
+        compat.session_of(dataset)
         names = [self.getOrDefault(self.neighborsCol), self.getOrDefault(self.exactCol)]
         fields = [
             columns.field_of(dataset, param, name)

@@ -230,7 +230,7 @@ def to_sklearn(params: HasNeighbors, matrix: NDArray[np.floating]) -> NearestNei
     Raises
     ------
     ValueError
-        For metric "inner_product".
+        For metric "inner_product", and for a radius of "haversine".
     """
     arguments = _arguments(params, len(matrix))
     return NearestNeighbors(**arguments).fit(_rows(params, matrix))
@@ -255,7 +255,7 @@ def to_sklearn_voter(
     Raises
     ------
     ValueError
-        For metric "inner_product", and where the items have weights.
+        For metric "inner_product", for a radius of "haversine", and where the items have weights.
     """
     if items.weights is not None:
         raise ValueError("scikit-learn has no weights of items: fit without weightCol")

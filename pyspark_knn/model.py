@@ -209,6 +209,7 @@ class NeighborModel(SharedIndex, FittedParams, HasNeighbors, SavedStage):
             Items, queries and pairs; placement, shards and replicas; bytes that move; Python
             memory; an estimate of the time; and settings to raise, if any. For people to read.
         """
+        compat.session_of(queries, "queries")
         features = columns.features_of(queries, "featuresCol", self.getFeaturesCol())
         rows = queries.select(*features.columns).limit(EXPLAINED_QUERIES).collect()
         sample = columns.valid_sample(rows, features.types, self.numFeatures)
@@ -243,6 +244,7 @@ class NeighborModel(SharedIndex, FittedParams, HasNeighbors, SavedStage):
         return self._index
 
     def _transform(self, dataset: DataFrame) -> DataFrame:
+        compat.session_of(dataset)
         outputs = {param: name for param in self._OUTPUTS if (name := self.getOrDefault(param))}
         if not outputs:
             raise ValueError(f"{', '.join(self._OUTPUTS)} are all empty: nothing would be added")
@@ -282,7 +284,6 @@ class NeighborModel(SharedIndex, FittedParams, HasNeighbors, SavedStage):
 
     def _search(self, queries: DataFrame, outputs: dict[str, str]) -> DataFrame:
         """Search the rows of `queries`, lazily; the output columns must have been checked."""
-        compat.session_of(queries)
         check_max_distance(self)
         warn_of_default_k(self, self._warned)
         answer, finish = self._answer(outputs), functools.partial(self._finish, outputs)

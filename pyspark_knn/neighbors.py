@@ -117,7 +117,9 @@ class KNNModel(NeighborModel, _SearchParams):
             If an output column exists already, if `how` is something else, if `items` is given but
             ``idCol`` is unset, or if `items` lacks the id column.
         """
-        compat.session_of(queries)
+        compat.session_of(queries, "queries")
+        if items is not None:
+            compat.session_of(items, "items")
         if how not in JOIN_TYPES:
             raise ValueError(f"how must be one of {', '.join(JOIN_TYPES)}, got {how!r}")
         names = {"neighborCol": neighborCol, "rankCol": rankCol, "distanceCol": distanceCol}
@@ -144,7 +146,6 @@ class KNNModel(NeighborModel, _SearchParams):
 
     def _lookup(self, items: DataFrame, key: str, item_col: str) -> DataFrame:
         """The ids of `items` in the column `key`, and their rows as structs in `item_col`."""
-        compat.session_of(items)
         name = self.getIdCol()
         if name is None:
             raise ValueError("items are joined by id, but idCol is unset: set idCol and fit again")
@@ -164,8 +165,8 @@ class KNNModel(NeighborModel, _SearchParams):
         Raises
         ------
         ValueError
-            For metric "inner_product", which scikit-learn has not; for a sharded model whose
-            items the driver cannot hold (others are fetched, by a job).
+            For metric "inner_product" and for a radius of "haversine", which scikit-learn has not;
+            for a sharded model whose items the driver cannot hold (others are fetched, by a job).
         """
         return interop.to_sklearn(self, self._fitted.fetch()[1])
 
@@ -177,8 +178,8 @@ class KNNModel(NeighborModel, _SearchParams):
         ----------
         fitted : sklearn.neighbors.NearestNeighbors
             Fitted on a dense or sparse matrix; its metric, its n_neighbors and its algorithm are
-            taken over. Where it was fitted with feature names, queries whose ML attributes tell
-            other names are refused.
+            taken over, but for a ball_tree whose metric needs brute force to be exact. Where it was
+            fitted with feature names, queries whose ML attributes tell other names are refused.
         ids : sequence, optional
             An id for each fitted row, all of one type. Unset: the rows' positions.
 

@@ -18,6 +18,7 @@ from pyspark_knn.converters import (
     text,
     whole,
 )
+from pyspark_knn.engine import hints
 
 ALGORITHMS = ("auto", "brute", "kd_tree", "ball_tree")
 DTYPES = ("auto", "float32")
@@ -50,6 +51,16 @@ class CheckedParams(Params):
         return self
 
 
+def _features_name(value: Any) -> str:
+    """A converter to the name of the features column, which many take for several columns."""
+    if isinstance(value, (list, tuple)) and all(isinstance(each, str) for each in value):
+        raise TypeError(
+            f"featuresCol must be a string, got {value!r}: make one vector of several columns with "
+            f"{hints.assembler(value)}"
+        )
+    return str(text("featuresCol")(value))
+
+
 class HasNeighbors(CheckedParams, HasFeaturesCol):
     """What every k-nearest-neighbour stage and model has: all that a search needs to know."""
 
@@ -58,7 +69,7 @@ class HasNeighbors(CheckedParams, HasFeaturesCol):
         Params._dummy(),
         "featuresCol",
         "column of vectors (dense or sparse), or of arrays of numbers",
-        text("featuresCol"),
+        _features_name,
     )
     k: Param[int] = Param(
         Params._dummy(), "k", "neighbours per query, >= 1; counts items", whole("k", 1)

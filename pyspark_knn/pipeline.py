@@ -17,6 +17,7 @@ from pyspark.ml.pipeline import PipelineReader
 from pyspark.ml.util import MLWriter
 from pyspark.sql import DataFrame
 
+from pyspark_knn.engine import compat
 from pyspark_knn.engine.sharing import tell_derived
 from pyspark_knn.fingerprint import fingerprint
 
@@ -60,6 +61,10 @@ class SharedPrefixPipeline(Pipeline):
     [1.0, 1.0]
     """
 
+    def _fit(self, dataset: DataFrame) -> PipelineModel:
+        compat.session_of(dataset)
+        return super()._fit(dataset)
+
     def fitMultiple(
         self, dataset: DataFrame, paramMaps: Sequence[ParamMap]
     ) -> Iterator[tuple[int, PipelineModel]]:
@@ -77,6 +82,7 @@ class SharedPrefixPipeline(Pipeline):
         iterator of (int, PipelineModel)
             The index into `paramMaps`, and the model.
         """
+        compat.session_of(dataset)
         at = max(
             (i for i, stage in enumerate(self.getStages()) if isinstance(stage, Estimator)),
             default=None,

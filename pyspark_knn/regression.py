@@ -59,7 +59,8 @@ class KNNRegressionModel(VotingModel, RegressionModel[Vector]):
         Raises
         ------
         ValueError
-            For what scikit-learn has not: metric "inner_product", weights of items.
+            For what scikit-learn has not: metric "inner_product", a radius of "haversine", weights
+            of items.
         """
         items, matrix = self._fitted.fetch()
         return interop.to_sklearn_voter(

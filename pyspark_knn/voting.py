@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import functools
+from array import array
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 from pyspark.ml.base import PredictionModel, Predictor
-from pyspark.ml.linalg import DenseVector, Vector
+from pyspark.ml.linalg import Vector
 from pyspark.ml.param import Param, Params
 from pyspark.ml.param.shared import HasThresholds, HasWeightCol
 from pyspark.sql import Column, DataFrame
@@ -18,7 +20,7 @@ from pyspark.sql import types as T
 
 from pyspark_knn.checks import checked_metric
 from pyspark_knn.converters import Converter, choice, is_not_negative, optional, real, text
-from pyspark_knn.engine import columns
+from pyspark_knn.engine import columns, hints
 from pyspark_knn.engine.answers import Prediction, Verdict
 from pyspark_knn.engine.packed import ItemSource, PackedItems
 from pyspark_knn.engine.packing import NumberRule
@@ -54,10 +56,11 @@ def _thresholds(name: str) -> Converter:
 
 def _threshold_list(name: str, value: Any) -> list[float]:
     allowed = "numbers >= 0, at most one of them 0"
-    if isinstance(value, str) or not isinstance(value, (Sequence, np.ndarray)):
+    listed = value.toArray() if isinstance(value, Vector) else value
+    if isinstance(listed, str) or not isinstance(listed, (Sequence, np.ndarray, array)):
         raise TypeError(f"{name} must be {allowed}, got {value!r}")
     single = real(name, allowed, is_not_negative)
-    found = [single(each) for each in value]
+    found = [single(each) for each in listed]
     if found.count(0.0) > 1:
         raise ValueError(f"{name} must be {allowed}, got {value!r}")
     return found
@@ -141,7 +144,11 @@ class VotingEstimator(NeighborEstimator[M], HasVotes, Predictor[M]):
         rules = [NumberRule("label", "labelCol", self.getLabelCol(), **self._LABEL_RULE)]
         if self.getWeightCol():
             rules.append(NumberRule("weight", "weightCol", self.getWeightCol(), negative=False))
-        keys = {rule.key: _number(dataset, rule.param, rule.name) for rule in rules}
+        classes = not self._LABEL_RULE.get("fractional", True)
+        keys = {
+            rule.key: _number(dataset, rule, classes=classes and rule.key == "label")
+            for rule in rules
+        }
         # Among equal ids the smaller label comes first, so that ties have one answer.
         order = (*source.sort_by, *keys) if source.sort_by else ()
         return replace(source, keys=source.keys | keys, rules=tuple(rules), sort_by=order)
@@ -150,14 +157,31 @@ class VotingEstimator(NeighborEstimator[M], HasVotes, Predictor[M]):
         return bool(self.getNeighborsCol())
 
 
-def _number(dataset: DataFrame, param: str, name: str) -> Column:
-    field = columns.field_of(dataset, param, name)
+def _number(dataset: DataFrame, rule: NumberRule, *, classes: bool) -> Column:
+    field = columns.field_of(dataset, rule.param, rule.name)
     if not isinstance(field.dataType, T.NumericType):
         raise TypeError(
-            f"{param} {name!r} must be numeric but was actually {field.dataType.simpleString()}"
-            + "; pyspark.ml.feature.StringIndexer makes labels of names" * (param == "labelCol")
+            f"{rule.param} {rule.name!r} must be numeric but was actually "
+            f"{field.dataType.simpleString()}; "
+            + hints.number(field.name, field.dataType, classes=classes)
         )
     return columns.column(field.name).cast("double")
+
+
+def _one_row(value: Any) -> NDArray[np.float64]:
+    """One vector, of MLlib or plain numbers, as a matrix of one row."""
+    plain = value.toArray() if isinstance(value, Vector) else value
+    if isinstance(plain, (Sequence, np.ndarray, array)) and not isinstance(plain, (str, bytes)):
+        try:
+            numbers = np.array(plain, dtype=np.float64)
+        except (TypeError, ValueError):
+            numbers = np.empty(())
+        if numbers.ndim == 1:
+            return numbers[None, :]
+    raise TypeError(
+        "predict takes one vector: a pyspark.ml.linalg Vector or a sequence of numbers, got "
+        f"{hints.described(value)}; for several rows use transform on a DataFrame"
+    )
 
 
 # --- models ---------------------------------------------------------------------------------------
@@ -216,10 +240,10 @@ class VotingModel(NeighborModel, HasVotes, PredictionModel[Vector]):
             raise ValueError("its items have no labels")
         super().restore(packed, id_type, record)
 
-    def _predict(self, value: Vector, param: str) -> Any:
+    def _predict(self, value: Any, param: str) -> Any:
         """One output for one query, on the driver."""
         answer = self._answer({param: param})
-        query = np.array([DenseVector(value.toArray())], dtype=np.float64)
+        query = _one_row(value)
         if query.shape[1] != self.numFeatures:
             raise ValueError(
                 f"the vector has dimension {query.shape[1]} where {self.numFeatures} is needed"
@@ -230,6 +254,6 @@ class VotingModel(NeighborModel, HasVotes, PredictionModel[Vector]):
         limits = self.getK(), self.getMaxDistance()
         return self._fitted.answer(query, *limits, answer).field(0)[0].as_py()
 
-    def predict(self, value: Vector) -> float:
+    def predict(self, value: Vector | Sequence[float] | NDArray[Any]) -> float:
         """The prediction for one vector, on the driver; NaN where it has no neighbour."""
         return float(self._predict(value, "predictionCol"))

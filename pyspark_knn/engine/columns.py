@@ -13,7 +13,7 @@ from pyspark.sql import functions as F
 from pyspark.sql import types as T
 from pyspark.sql.pandas.types import to_arrow_type
 
-from pyspark_knn.engine import compat
+from pyspark_knn.engine import compat, hints
 from pyspark_knn.engine.vectors import VectorBatch, invalid_rows
 
 _ID_TYPES = (
@@ -82,7 +82,8 @@ def field_of(dataset: DataFrame, param: str, name: str) -> T.StructField:
     found = [field for field in dataset.schema.fields if fold(field.name) == fold(name)]
     if len(found) != 1:
         problem = "does not exist" if not found else "stands for more than one column"
-        raise ValueError(f"{param} {name!r} {problem}; the columns are {dataset.columns}")
+        hint = "" if found else hints.missing(param, name, dataset.schema.fields)
+        raise ValueError(f"{param} {name!r} {problem}; the columns are {dataset.columns}{hint}")
     return found[0]
 
 
@@ -267,8 +268,7 @@ def features_of(dataset: DataFrame, param: str, name: str) -> Features:
             return Features([values.cast(doubles)], [doubles], None, None)
     raise TypeError(
         f"{param} {name!r} must hold vectors (pyspark.ml.linalg) or arrays of numbers but was "
-        f"actually {field.dataType.simpleString()}; pyspark.ml.feature.VectorAssembler makes one "
-        "vector of several columns"
+        f"actually {field.dataType.simpleString()}; {hints.features(name, field.dataType)}"
     )
 
 

@@ -19,7 +19,7 @@ from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import to_arrow_type
 
-from pyspark_knn.engine import udf
+from pyspark_knn.engine import hints, udf
 from pyspark_knn.engine.chunks import rows_of
 from pyspark_knn.engine.guard import guarded
 
@@ -45,14 +45,30 @@ def is_connect(session: SparkSession) -> bool:
     return "connect" in type(session).__module__.split(".")
 
 
-def session_of(dataset: DataFrame) -> SparkSession:
-    """The session of `dataset`, which must be alive.
+def session_of(dataset: DataFrame, argument: str = "dataset") -> SparkSession:
+    """The session of a user's DataFrame, which must be one, and the session alive.
+
+    Parameters
+    ----------
+    dataset : DataFrame
+        What the user gave.
+    argument : str
+        The name that it was given as, for messages.
 
     Raises
     ------
+    TypeError
+        If it is no Spark DataFrame; says how to make one.
     ValueError
         If the session was stopped, or if it is one of Spark Connect 3.5.
     """
+    # On Spark 3.5 that of Spark Connect is a class of its own, which cannot be imported everywhere.
+    connect = type(dataset).__module__ == "pyspark.sql.connect.dataframe"
+    if not (connect or isinstance(dataset, DataFrame)):
+        raise TypeError(
+            f"{argument} must be a Spark DataFrame, got {hints.described(dataset)}: "
+            f"{hints.instead_of(dataset)}"
+        )
     session = dataset.sparkSession
     if is_connect(session) and _MAJOR < 4:
         # MLlib itself came to Spark Connect with 4.0: before, neither vectors nor the writers of

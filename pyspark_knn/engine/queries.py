@@ -47,11 +47,13 @@ def check_attributes(
     differ = [i for i, both in enumerate(zip(given, names, strict=True)) if both[0] != both[1]]
     if differ:
         first = differ[0]
+        # Spark 3.5 takes empty metadata for none, and keeps what was there.
+        dropped = f"queries.withMetadata({name!r}, {{'ml_attr': {{}}}})"
         raise ValueError(
             f"featuresCol {name!r} is made of other features than the items: feature {first} is "
             f"{given[first]!r}, but the items have {names[first]!r} there ({len(differ)} of "
             f"{len(names)} differ). Assemble the queries as the items were, or, if only the names "
-            f"differ, drop them: queries.withMetadata({name!r}, {{}})"
+            f"differ, drop them: {dropped}"
         )
 
 

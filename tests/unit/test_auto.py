@@ -71,7 +71,7 @@ def test_no_ball_tree_is_timed_where_a_kd_tree_is_hopeless(monkeypatch):
     assert set(timed) == {"brute", "kd_tree"}
     timed.clear()
     # A kd_tree cannot serve this metric, so that it says nothing of a ball_tree.
-    assert build(0.1 * items, "haversine")[0].algorithm == "brute"
+    assert build(0.2 * items, "haversine")[0].algorithm == "brute"
     assert set(timed) == {"brute", "ball_tree"}
 
 
