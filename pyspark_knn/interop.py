@@ -12,7 +12,6 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from pyspark.sql import types as T
 from pyspark.sql.pandas.types import from_arrow_type
-from scipy.spatial.distance import chebyshev
 from sklearn.neighbors import VALID_METRICS, NearestNeighbors
 
 from pyspark_knn.checks import checked_metric
@@ -284,7 +283,10 @@ def _arguments(params: HasNeighbors, count: int) -> dict[str, Any]:
     if algorithm not in ("auto", "brute") and name not in VALID_METRICS[algorithm]:
         algorithm = "brute"
     if name == "chebyshev" and given:
-        # scikit-learn's takes no weights; of those of scipy, as of ours, only a 0 counts.
+        # scikit-learn's takes no weights. scipy is there because scikit-learn needs it; of its
+        # weights, as of ours, only a 0 counts.
+        from scipy.spatial.distance import chebyshev
+
         name, algorithm = chebyshev, "brute"
     return {
         "n_neighbors": min(params.getK(), count),
