@@ -59,6 +59,10 @@ files = [path for path in folder.rglob("*") if path.is_file()]
 assert files and Path(spark.sparkContext._temp_dir).is_relative_to(folder)
 assert [path for path in files if items[7:9].tobytes() in path.read_bytes()] == []
 assert not list(folder.rglob("knn-*"))
+model.save((folder / "model").as_uri())
+loaded = KNNModel.load((folder / "model").as_uri())
+assert answers(loaded.transform(frame_of(spark, queries))) == found
+spark.stop()
 """,
     )
 
