@@ -22,7 +22,7 @@ from pyspark_knn.checks import checked_metric
 from pyspark_knn.converters import Converter, choice, is_not_negative, optional, real, text
 from pyspark_knn.engine import columns, hints
 from pyspark_knn.engine.answers import Prediction, Verdict
-from pyspark_knn.engine.packed import ItemSource, PackedItems
+from pyspark_knn.engine.packed import ItemSource
 from pyspark_knn.engine.packing import NumberRule
 from pyspark_knn.engine.worker import NeighborLists
 from pyspark_knn.estimator import NeighborEstimator
@@ -231,14 +231,6 @@ class VotingModel(NeighborModel, HasVotes, PredictionModel[Vector]):
         """The columns that saved items must have, and their types; of ids any type."""
         keys = {"label": self.getLabelCol(), "weight": self.getWeightCol()}
         return super().saved_columns() | {name: ("double",) for name in keys if keys[name]}
-
-    def restore(
-        self, packed: PackedItems, id_type: T.DataType | None, record: dict[str, Any]
-    ) -> None:
-        """Take back in what was saved; for the use of load alone."""
-        if packed.largest_label is None:
-            raise ValueError("its items have no labels")
-        super().restore(packed, id_type, record)
 
     def _predict(self, value: Any, param: str) -> Any:
         """One output for one query, on the driver."""

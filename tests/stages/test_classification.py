@@ -390,7 +390,7 @@ def test_a_saved_model_without_labels_is_refused(
     whole = session.read.parquet(f"{path}/items")
     rows = whole.localCheckpoint() if hasattr(whole, "localCheckpoint") else whole
     rows.drop("label").write.mode("overwrite").parquet(f"{path}/items")
-    with pytest.raises(ValueError, match="is damaged: its items have no labels"):
+    with pytest.raises(ValueError, match="is damaged: its items have no column 'label'"):
         KNNClassificationModel.load(path)
     rows.withColumn("label", F.lit(3.0)).write.mode("overwrite").parquet(f"{path}/items")
     with pytest.raises(ValueError, match=r"is damaged: its items have a label 3\.0 of 3 classes"):
