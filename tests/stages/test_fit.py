@@ -161,7 +161,7 @@ def test_an_input_that_changes_between_readings_is_noticed(
         monkeypatch.setattr(packed_room, "_CHUNK_BYTES", 100)
         monkeypatch.setattr(packed_room, "_SLICE_BYTES", 400)
     with _packed(_changing(spark, what), named=named) as packed:
-        packed.frame.unpersist()
+        packed.frame.unpersist(blocking=True)
         if what == "nothing":
             assert packed.gather()[1][:, 0].tolist() == list(range(40))
             return
@@ -175,7 +175,7 @@ def test_shards_of_an_input_that_changes_between_readings_are_refused(
 ) -> None:
     """Another order alone is none: rows out of a shuffle have it when an executor was lost."""
     with _packed(_changing(spark, what), named=True) as packed:
-        packed.frame.unpersist()
+        packed.frame.unpersist(blocking=True)
         spec = IndexSpec(resolve_metric("euclidean"))
         if what in ("order", "nothing"):
             assert Sharded.build(packed, spec, T.LongType(), 2).num_items == 40
