@@ -74,6 +74,25 @@ def test_a_cell_of_two_clusters_is_passed_over_from_a_third():
     assert cells.within(query, np.array([0.5])).tolist() == [[True, False]]
 
 
+@pytest.mark.parametrize("name", ["euclidean", "haversine"])
+def test_figures_of_few_digits_rule_nothing_out_that_is_near(name):
+    """Below 2**-1022 a rounding is far more than the slack of larger figures."""
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        if name == "haversine":
+            metric = resolve_metric(name, params={"radius": 10.0 ** -rng.integers(321, 324)})
+            items, queries = (rng.uniform(-1.5, 1.5, (count, 2)) for count in (40, 10))
+        else:
+            metric = resolve_metric(name)
+            items, queries = (rng.integers(-3, 4, (count, 2)) * 2.0**-1073 for count in (40, 10))
+        cells, home = cut_up(metric, items, np.unique(items[:6], axis=0))
+        distances = between(metric, queries, items)
+        limits = np.sort(distances, axis=1)[:, 2]
+        opened = cells.within(queries, limits)
+        for query, item in zip(*np.nonzero(distances <= limits[:, None]), strict=True):
+            assert opened[query, cells.numbers.tolist().index(home[item])]
+
+
 @pytest.mark.parametrize("size", [1.0, 2.0**-530, 2.0**-538, 2.0**-1070])
 def test_the_limit_of_squares_is_that_of_their_roots(size):
     """Near ties: squares that differ in their last place, or not at all, have roots that do."""
