@@ -250,7 +250,7 @@ class TestExclusion:
         model = KNNEstimator(idCol="id", excludeIdCol="id", k=2).fit(twins)
         message = "excludeIdCol 'id' must be of the items' id type, bigint or array<bigint>"
         with pytest.raises(TypeError, match=message):
-            model.transform(twins.selectExpr("cast(id AS int) AS id", "features"))
+            model.transform(twins.selectExpr("string(id) AS id", "features"))
         with pytest.raises(ValueError, match="excludeIdCol 'id' does not exist"):
             model.transform(twins.select("features"))
 
