@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 
 from pyspark_knn.index.cells import check_cells
@@ -45,16 +46,34 @@ def check_exclusion(params: HasNeighbors) -> None:
         )
 
 
-def warn_of_default_k(params: HasNeighbors, warned: set[str]) -> None:
-    """Warn, once for `warned`, that a search within maxDistance ends at a k that nobody chose."""
+def warn_of_limits(params: HasNeighbors, warned: set[str]) -> None:
+    """Warn, once for `warned`, of a maxDistance that hardly limits what its user means it to.
+
+    A search that ends at a k that nobody chose is one such case, and kilometres where haversine
+    gives angles are another.
+    """
     limit = params.getMaxDistance()
-    if limit is None or params.isSet(params.k) or "k" in warned:
+    if limit is None:
         return
-    warned.add("k")
-    # From here to the user's line: _search and _transform of the model, Transformer.transform.
-    warnings.warn(
-        f"maxDistance is {limit!r} but k is not set: a query gets the {params.getK()} nearest "
-        "items within maxDistance, and no more. Set k.",
-        UserWarning,
-        stacklevel=5,
-    )
+    if not params.isSet(params.k) and "k" not in warned:
+        warned.add("k")
+        _warn(
+            f"maxDistance is {limit!r} but k is not set: a query gets the {params.getK()} nearest "
+            "items within maxDistance, and no more. Set k."
+        )
+    if params.getMetric() != "haversine" or "maxDistance" in warned:
+        return
+    farthest = math.pi * checked_metric(params).radius
+    if limit > farthest:
+        warned.add("maxDistance")
+        _warn(
+            f"maxDistance is {limit!r}, but no two points are farther than {farthest:.6g} apart by "
+            "metric 'haversine'. Distances are angles in radians, unless metricParams has the "
+            "radius of the sphere, such as {'radius': 6371.0088} for kilometres on Earth."
+        )
+
+
+def _warn(message: str) -> None:
+    # From here to the user's line: warn_of_limits, _search and _transform of the model,
+    # Transformer.transform.
+    warnings.warn(message, UserWarning, stacklevel=6)

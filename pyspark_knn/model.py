@@ -15,7 +15,7 @@ from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
-from pyspark_knn.checks import check_max_distance, checked_metric, warn_of_default_k
+from pyspark_knn.checks import check_max_distance, checked_metric, warn_of_limits
 from pyspark_knn.copying import SharedIndex
 from pyspark_knn.engine import columns, compat
 from pyspark_knn.engine.folders import SavedAt
@@ -285,7 +285,7 @@ class NeighborModel(SharedIndex, FittedParams, HasNeighbors, SavedStage):
     def _search(self, queries: DataFrame, outputs: dict[str, str]) -> DataFrame:
         """Search the rows of `queries`, lazily; the output columns must have been checked."""
         check_max_distance(self)
-        warn_of_default_k(self, self._warned)
+        warn_of_limits(self, self._warned)
         answer, finish = self._answer(outputs), functools.partial(self._finish, outputs)
         if self._shared is not None and is_cached(queries):
             limits = Limits(self.getK(), self.getMaxDistance())

@@ -49,6 +49,15 @@ def test_the_warning_points_at_the_user(items: DataFrame) -> None:
     assert [each.filename for each in caught] == [__file__]
 
 
+def test_kilometres_where_distances_are_angles(spark: SparkSession) -> None:
+    points = frame_of(spark, np.radians([[48.9, 2.4], [41.9, 12.5]]))
+    knn = KNNEstimator(idCol="id", k=2, metric="haversine", maxDistance=500.0)
+    with pytest.warns(UserWarning, match=r"no two points are farther than 3\.14159 .*radians"):
+        knn.fit(points).transform(points)
+    _is_silent(knn.copy({knn.maxDistance: 3.1}).fit(points), points)
+    _is_silent(knn.copy({knn.metricParams: {"radius": 6371.0088}}).fit(points), points)
+
+
 def _is_silent(model: KNNModel, items: DataFrame) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
