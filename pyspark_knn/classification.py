@@ -20,7 +20,7 @@ from pyspark_knn import interop
 from pyspark_knn.engine import columns
 from pyspark_knn.engine.answers import ClassVerdict
 from pyspark_knn.engine.packed import ItemSource, PackedItems
-from pyspark_knn.facts import FitFacts, check_classes, checked_facts
+from pyspark_knn.facts import FitFacts, check_classes
 from pyspark_knn.voting import CheckedThresholds, VotingEstimator, VotingModel
 
 _MOST_CLASSES = 10_000
@@ -125,14 +125,12 @@ class KNNClassificationModel(VotingModel, CheckedThresholds, ProbabilisticClassi
         ]
         return replace(source, rules=tuple(rules))
 
-    def restore(self, packed: PackedItems, id_type: Any, record: dict[str, Any]) -> None:
-        """Take back in what was saved; for the use of load alone."""
-        facts = checked_facts(record)
+    def _check_facts(self, facts: FitFacts, packed: PackedItems) -> None:
+        super()._check_facts(facts, packed)
         classes = check_classes(facts.numClasses, facts.classNames, _MOST_CLASSES)
         if packed.largest_label is not None and packed.largest_label >= classes:
             raise ValueError(f"its items have a label {packed.largest_label} of {classes} classes")
         _check_thresholds(self.getThresholds(), classes)
-        super().restore(packed, id_type, record)
 
     def predictRaw(self, value: Vector | Sequence[float] | NDArray[Any]) -> Vector:
         """The votes of each class for one vector, on the driver."""

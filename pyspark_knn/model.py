@@ -117,10 +117,14 @@ class NeighborModel(SharedIndex, FittedParams, HasNeighbors, SavedStage):
     ) -> None:
         """Take back in what was saved; for the use of load alone."""
         facts = checked_facts(record)
+        self._check_facts(facts, packed)
+        self.place(packed, id_type, facts)
+
+    def _check_facts(self, facts: FitFacts, packed: PackedItems) -> None:
+        """Refuse saved facts that do not go with the saved items."""
         names = facts.featureNames
         if names is not None and len(names) != packed.num_features:
             raise ValueError(f"{len(names)} featureNames for {packed.num_features} features")
-        self.place(packed, id_type, facts)
 
     def saved_columns(self) -> dict[str, tuple[str, ...]]:
         """The columns that saved items must have, and their types; of ids any type."""

@@ -211,7 +211,7 @@ class StageReader(MLReader[S], Generic[S]):
         ValueError
             If there is another class, a format from a newer release, or something unreadable.
         """
-        return self._instance(path, self._read(path))
+        return self._instance(path, self._parsed(path, self._read(path)))
 
     def _read(self, path: str) -> str:
         text = saved.read_metadata(self.sparkSession, path)
@@ -237,8 +237,7 @@ class StageReader(MLReader[S], Generic[S]):
             )
         return found
 
-    def _instance(self, path: str, text: str) -> S:
-        metadata = self._parsed(path, text)
+    def _instance(self, path: str, metadata: dict[str, Any]) -> S:
         instance = self._kind()
         instance._resetUid(metadata["uid"])
         try:
@@ -271,8 +270,9 @@ class ModelReader(StageReader[S]):
         )
 
     def _restored(self, path: str, text: str) -> S:
-        stage = self._instance(path, text)
-        model, metadata = cast("SavedModel", stage), self._parsed(path, text)
+        metadata = self._parsed(path, text)
+        stage = self._instance(path, metadata)
+        model = cast("SavedModel", stage)
         try:
             for name in ("numItems", "numFeatures"):
                 saved.whole(metadata, name, 1)

@@ -72,9 +72,9 @@ class Replicated(Placement):
         """The dimension of their vectors."""
         return int(self.matrix.shape[1])
 
-    @property
+    @functools.cached_property
     def converts(self) -> bool:
-        """See `Placement.converts`; a pass over the items where the metric compares sets."""
+        """See `Placement.converts`; one pass over the items where the metric compares sets."""
         return self.index.metric.converts(self.matrix)
 
     @property

@@ -54,6 +54,17 @@ def test_nothing_is_held_on_to() -> None:
     assert seen() is None
 
 
+def _run(code: str) -> subprocess.CompletedProcess[str]:
+    """Run `code` in a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
 AT_EXIT = """
 import gc, sys, time
 from pyspark_knn.engine.releasing import when_gone
@@ -72,13 +83,7 @@ del cycle
 
 
 def test_the_end_of_python_is_quick_and_silent() -> None:
-    ended = subprocess.run(
-        [sys.executable, "-c", AT_EXIT],
-        cwd=Path(__file__).parents[2],
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    ended = _run(AT_EXIT)
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "")
 
 
@@ -106,11 +111,5 @@ time.sleep(0.5)
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
 def test_a_forked_process_leaves_alone_what_is_its_parents() -> None:
-    ended = subprocess.run(
-        [sys.executable, "-c", FORK],
-        cwd=Path(__file__).parents[2],
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    ended = _run(FORK)
     assert (ended.returncode, ended.stdout) == (0, "the child's\nthe parent's\n"), ended.stderr
