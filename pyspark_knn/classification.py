@@ -17,9 +17,9 @@ from pyspark.sql import functions as F
 from sklearn.neighbors import KNeighborsClassifier
 
 from pyspark_knn import interop
-from pyspark_knn.engine import columns
-from pyspark_knn.engine.answers import ClassVerdict
-from pyspark_knn.engine.packed import ItemSource, PackedItems
+from pyspark_knn.engine.fit.packed import ItemSource, PackedItems
+from pyspark_knn.engine.rows import columns
+from pyspark_knn.engine.search.answers import ClassVerdict
 from pyspark_knn.facts import FitFacts, check_classes
 from pyspark_knn.voting import CheckedThresholds, VotingEstimator, VotingModel
 

@@ -13,10 +13,11 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import types as T
 
 from pyspark_knn.checks import check_exclusion, check_max_distance, checked_metric
-from pyspark_knn.engine import columns, compat
-from pyspark_knn.engine.determinism import is_drawn
-from pyspark_knn.engine.packed import ItemSource, PackedItems
-from pyspark_knn.engine.queries import names_to_keep
+from pyspark_knn.engine.fit.determinism import is_drawn
+from pyspark_knn.engine.fit.packed import ItemSource, PackedItems
+from pyspark_knn.engine.rows import columns
+from pyspark_knn.engine.rows.queries import names_to_keep
+from pyspark_knn.engine.spark import compat
 from pyspark_knn.facts import FitFacts
 from pyspark_knn.model import NeighborModel
 from pyspark_knn.params import FitSetters

@@ -15,8 +15,8 @@ from pyspark.sql.pandas.types import from_arrow_type
 from sklearn.neighbors import VALID_METRICS, NearestNeighbors
 
 from pyspark_knn.checks import checked_metric
-from pyspark_knn.engine import columns
-from pyspark_knn.engine.items import Items
+from pyspark_knn.engine.rows import columns
+from pyspark_knn.engine.rows.items import Items
 from pyspark_knn.facts import FitFacts
 from pyspark_knn.index.distances import algorithms_for, resolve_metric
 from pyspark_knn.model import NeighborModel

@@ -17,16 +17,17 @@ from pyspark.sql import types as T
 
 from pyspark_knn.checks import check_max_distance, checked_metric, warn_of_limits
 from pyspark_knn.copying import SharedIndex
-from pyspark_knn.engine import columns, compat
-from pyspark_knn.engine.folders import SavedAt
-from pyspark_knn.engine.items import Items
-from pyspark_knn.engine.packed import ItemSource, PackedItems
+from pyspark_knn.engine.fit.packed import ItemSource, PackedItems
 from pyspark_knn.engine.placement import Placement, choose_placement
-from pyspark_knn.engine.queries import check_attributes, excluded_ids
 from pyspark_knn.engine.replicated import Replicated
+from pyspark_knn.engine.rows import columns
+from pyspark_knn.engine.rows.items import Items
+from pyspark_knn.engine.rows.queries import check_attributes, excluded_ids
+from pyspark_knn.engine.search.batches import Answer, Request
 from pyspark_knn.engine.sharded import Sharded
-from pyspark_knn.engine.sharing import Limits, Prepared, SharedSearch, is_cached
-from pyspark_knn.engine.worker import Answer, Request
+from pyspark_knn.engine.shared_search import Limits, Prepared, SharedSearch, is_cached
+from pyspark_knn.engine.spark import compat
+from pyspark_knn.engine.spark.folders import SavedAt
 from pyspark_knn.explain import EXPLAINED_QUERIES, SearchCost
 from pyspark_knn.facts import FitFacts, checked_facts
 from pyspark_knn.fitted_params import FittedParams

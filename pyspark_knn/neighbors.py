@@ -11,8 +11,9 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from pyspark_knn import interop
-from pyspark_knn.engine import columns, compat
-from pyspark_knn.engine.worker import NeighborLists
+from pyspark_knn.engine.rows import columns
+from pyspark_knn.engine.search.batches import NeighborLists
+from pyspark_knn.engine.spark import compat
 from pyspark_knn.estimator import NeighborEstimator
 from pyspark_knn.model import NeighborModel
 from pyspark_knn.params import HasNeighborColumns

@@ -18,7 +18,7 @@ from pyspark_knn.converters import (
     text,
     whole,
 )
-from pyspark_knn.engine import hints
+from pyspark_knn.engine.spark import hints
 
 ALGORITHMS = ("auto", "brute", "kd_tree", "ball_tree")
 DTYPES = ("auto", "float32")

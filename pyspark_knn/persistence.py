@@ -21,10 +21,10 @@ from pyspark.sql import functions as F
 from pyspark.sql.types import DataType
 
 from pyspark_knn import saved
-from pyspark_knn.engine import compat
-from pyspark_knn.engine.folders import SavedAt, address, literal, replacing
-from pyspark_knn.engine.packed import ItemSource, PackedItems
+from pyspark_knn.engine.fit.packed import ItemSource, PackedItems
 from pyspark_knn.engine.placement import saved_source
+from pyspark_knn.engine.spark import compat
+from pyspark_knn.engine.spark.folders import SavedAt, address, literal, replacing
 
 _ATTEMPTS = 3
 """How often a model is loaded that somebody else overwrites meanwhile."""

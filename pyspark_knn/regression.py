@@ -11,7 +11,7 @@ from pyspark.ml.regression import RegressionModel, Regressor
 from sklearn.neighbors import KNeighborsRegressor
 
 from pyspark_knn import interop
-from pyspark_knn.engine.answers import MeanVerdict
+from pyspark_knn.engine.search.answers import MeanVerdict
 from pyspark_knn.voting import VotingEstimator, VotingModel
 
 

@@ -16,8 +16,8 @@ from typing import Any, Generic, Protocol, TypeVar, cast
 from pyspark.ml.param import Param, Params
 from pyspark.sql import DataFrame
 
-from pyspark_knn.engine import compat
-from pyspark_knn.engine.sharing import Limits, Prepared, SharedSearch
+from pyspark_knn.engine.shared_search import Limits, Prepared, SharedSearch
+from pyspark_knn.engine.spark import compat
 from pyspark_knn.fingerprint import fingerprint
 from pyspark_knn.model import NeighborModel
 

@@ -20,11 +20,12 @@ from pyspark.sql import types as T
 
 from pyspark_knn.checks import checked_metric
 from pyspark_knn.converters import Converter, choice, is_not_negative, optional, real, text
-from pyspark_knn.engine import columns, hints
-from pyspark_knn.engine.answers import Prediction, Verdict
-from pyspark_knn.engine.packed import ItemSource
-from pyspark_knn.engine.packing import NumberRule
-from pyspark_knn.engine.worker import NeighborLists
+from pyspark_knn.engine.fit.packed import ItemSource
+from pyspark_knn.engine.fit.packing import NumberRule
+from pyspark_knn.engine.rows import columns
+from pyspark_knn.engine.search.answers import Prediction, Verdict
+from pyspark_knn.engine.search.batches import NeighborLists
+from pyspark_knn.engine.spark import hints
 from pyspark_knn.estimator import NeighborEstimator
 from pyspark_knn.index.votes import WEIGHTS
 from pyspark_knn.model import NeighborModel

@@ -15,15 +15,16 @@ from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
-from pyspark_knn.engine import columns, shipping
-from pyspark_knn.engine.items import Items
-from pyspark_knn.engine.packed import ItemSource, PackedItems
-from pyspark_knn.engine.packing import NumberRule
+from pyspark_knn.engine.fit.packed import ItemSource, PackedItems
+from pyspark_knn.engine.fit.packing import NumberRule
+from pyspark_knn.engine.rows import columns
+from pyspark_knn.engine.rows.items import Items
+from pyspark_knn.engine.ship import shipping
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from pyspark_knn.engine.worker import Answer, Request
+    from pyspark_knn.engine.search.batches import Answer, Request
 
 logger = logging.getLogger(__name__)
 

@@ -13,12 +13,11 @@ from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
-from pyspark_knn.engine import columns, compat, shipping
-from pyspark_knn.engine.guard import guarded
-from pyspark_knn.engine.items import Items
 from pyspark_knn.engine.placement import REPLICATED, PlacedCost, Placement
-from pyspark_knn.engine.scans import as_rows
-from pyspark_knn.engine.worker import (
+from pyspark_knn.engine.rows import columns
+from pyspark_knn.engine.rows.items import Items
+from pyspark_knn.engine.rows.scans import as_rows
+from pyspark_knn.engine.search.batches import (
     TIMING_SCHEMA,
     Answer,
     Request,
@@ -27,6 +26,9 @@ from pyspark_knn.engine.worker import (
     search_batches,
     time_bundle,
 )
+from pyspark_knn.engine.ship import shipping
+from pyspark_knn.engine.ship.guard import guarded
+from pyspark_knn.engine.spark import compat
 from pyspark_knn.index.base import NeighborIndex
 
 if TYPE_CHECKING:

@@ -21,31 +21,33 @@ from pyspark.sql import functions as F
 from pyspark.sql import types as T
 from pyspark.sql.pandas.types import from_arrow_schema
 
-from pyspark_knn.engine import columns, compat, placement
-from pyspark_knn.engine.chunks import CHANGED
-from pyspark_knn.engine.clustering import find_cut
-from pyspark_knn.engine.guard import guarded
-from pyspark_knn.engine.items import Items
-from pyspark_knn.engine.packed import PackedItems
-from pyspark_knn.engine.persisting import free_with, persisted, unpersist
+from pyspark_knn.engine import placement
+from pyspark_knn.engine.fit.chunks import CHANGED
+from pyspark_knn.engine.fit.packed import PackedItems
 from pyspark_knn.engine.placement import PlacedCost
-from pyspark_knn.engine.shard_build import (
+from pyspark_knn.engine.rows import columns
+from pyspark_knn.engine.rows.items import Items
+from pyspark_knn.engine.search.batches import TIMING_SCHEMA, Answer, Request
+from pyspark_knn.engine.search.in_shards import SHARD_COLUMNS, read_shards, time_shards
+from pyspark_knn.engine.shards.build import (
     PIECE_SCHEMA,
     SHARD_SCHEMA,
     ShardRequest,
     build_shards,
     split_chunks,
 )
-from pyspark_knn.engine.shard_plan import ShardPlan
-from pyspark_knn.engine.shard_search import SHARD_COLUMNS, read_shards, time_shards
-from pyspark_knn.engine.sizing import (
+from pyspark_knn.engine.shards.clustering import find_cut
+from pyspark_knn.engine.shards.plan import ShardPlan
+from pyspark_knn.engine.shards.sizing import (
     LARGEST_SHARD,
     choose_num_replicas,
     choose_num_shards,
     enough_tasks,
 )
-from pyspark_knn.engine.spreading import int_array, spreading_keys
-from pyspark_knn.engine.worker import TIMING_SCHEMA, Answer, Request
+from pyspark_knn.engine.ship.guard import guarded
+from pyspark_knn.engine.spark import compat
+from pyspark_knn.engine.spark.caching import free_with, persisted, unpersist
+from pyspark_knn.engine.spark.spreading import int_array, spreading_keys
 from pyspark_knn.index.cells import Cells, Cut
 
 if TYPE_CHECKING:

@@ -22,7 +22,7 @@ from pyspark.errors import PySparkException
 from sklearn.neighbors import NearestNeighbors
 
 from pyspark_knn import KNNEstimator, KNNModel, supply_package
-from pyspark_knn.engine import shipping
+from pyspark_knn.engine.ship import shipping
 from tests.support.oracle import direct_distances, nearest
 from tests.support.servers import (
     Server,

@@ -1,4 +1,4 @@
-"""Feature vectors as Spark hands them to Python: see pyspark_knn.engine.columns.features_of."""
+"""Feature vectors as Spark hands them to Python: see pyspark_knn.engine.rows.columns.features_of."""
 
 from __future__ import annotations
 

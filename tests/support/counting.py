@@ -74,7 +74,7 @@ class AllSearches(_Notes):
 
 def counted_shards(monkeypatch: Any, folder: Path) -> Callable[[], int]:
     """Count the queries that any sharded model searches, one for each shard it is searched in."""
-    from pyspark_knn.engine import shard_plan
+    from pyspark_knn.engine.shards import plan as shard_plan
 
     count = functools.partial(_search_and_note, str(folder / "searched"), shard_plan.search_shards)
     monkeypatch.setattr(shard_plan, "search_shards", count)

@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from pyspark_knn.engine import packing, shard_build
+from pyspark_knn.engine.fit import packing
+from pyspark_knn.engine.shards import build as shard_build
 from pyspark_knn.index.base import IndexSpec
 from pyspark_knn.index.distances import resolve_metric
 

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pyspark.sql import types as T
 
-from pyspark_knn.engine import columns
-from pyspark_knn.engine.vectors import VectorBatch, describe_invalid, invalid_rows
+from pyspark_knn.engine.rows import columns
+from pyspark_knn.engine.rows.vectors import VectorBatch, describe_invalid, invalid_rows
 from tests.support.batches import Sparse, array_column, vector_columns
 
 Vector = list[float] | Sparse | None

@@ -12,7 +12,7 @@ import sklearn
 from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor, NearestNeighbors
 
 from pyspark_knn import KNNClassificationModel, KNNModel, KNNRegressionModel
-from pyspark_knn.engine.items import Items
+from pyspark_knn.engine.rows.items import Items
 from pyspark_knn.facts import FitFacts
 from pyspark_knn.index.distances import ALGORITHMS, METRICS, algorithms_for, resolve_metric
 

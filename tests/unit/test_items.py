@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyspark_knn.engine.items import Items
-from pyspark_knn.engine.packed import _bytes_of
+from pyspark_knn.engine.fit.packed import _bytes_of
+from pyspark_knn.engine.rows.items import Items
 
 TYPES = {
     "byte": pa.int8(),

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyspark_knn.engine import chunks as chunk_room
-from pyspark_knn.engine.chunks import CONTENT_WRAP, unpack
-from pyspark_knn.engine.packing import PackRequest, pack
+from pyspark_knn.engine.fit import chunks as chunk_room
+from pyspark_knn.engine.fit.chunks import CONTENT_WRAP, unpack
+from pyspark_knn.engine.fit.packing import PackRequest, pack
 from tests.support.batches import Sparse, array_column, vector_columns
 
 REQUEST = PackRequest(

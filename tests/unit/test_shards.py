@@ -18,10 +18,15 @@ from hypothesis import strategies as st
 from pyspark.sql import Row
 from pyspark.sql import types as T
 
-from pyspark_knn.engine import columns, packing, routing, shard_build, shard_search, sizing
-from pyspark_knn.engine.items import Items
-from pyspark_knn.engine.vectors import VectorBatch
-from pyspark_knn.engine.worker import NeighborLists, Request, Searchable, answer_batch
+from pyspark_knn.engine.fit import packing
+from pyspark_knn.engine.rows import columns
+from pyspark_knn.engine.rows.items import Items
+from pyspark_knn.engine.rows.vectors import VectorBatch
+from pyspark_knn.engine.search import in_shards as shard_search
+from pyspark_knn.engine.search import routing
+from pyspark_knn.engine.search.batches import NeighborLists, Request, Searchable, answer_batch
+from pyspark_knn.engine.shards import build as shard_build
+from pyspark_knn.engine.shards import sizing
 from pyspark_knn.index.auto import build_index
 from pyspark_knn.index.base import IndexSpec
 from pyspark_knn.index.cells import Cells
@@ -325,7 +330,7 @@ def test_wide_sparse_queries_are_routed_block_by_block(monkeypatch: pytest.Monke
         return dense(batch, rows, dim)
 
     monkeypatch.setattr(VectorBatch, "dense", watched)
-    monkeypatch.setattr("pyspark_knn.engine.worker._BLOCK_BYTES", 7 * 8 * dim)
+    monkeypatch.setattr("pyspark_knn.engine.search.batches._BLOCK_BYTES", 7 * 8 * dim)
     assert routes() == whole
     assert max(sizes) <= 7 * 8 * dim
 

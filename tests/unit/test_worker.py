@@ -12,16 +12,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pyspark.sql import types as T
 
-from pyspark_knn.engine import worker
-from pyspark_knn.engine.bundle import FileRef, write_bundle
-from pyspark_knn.engine.items import Items
-from pyspark_knn.engine.worker import (
+from pyspark_knn.engine.rows.items import Items
+from pyspark_knn.engine.search import batches as worker
+from pyspark_knn.engine.search.batches import (
     NeighborLists,
     Request,
     Searchable,
     read_items,
     search_batches,
 )
+from pyspark_knn.engine.ship.bundle import FileRef, write_bundle
 from pyspark_knn.index.base import IndexSpec, NeighborIndex, Neighbors
 from pyspark_knn.index.distances import resolve_metric
 from pyspark_knn.index.pairwise import PairwiseSearch

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from pyspark.sql import SparkSession
 
-from pyspark_knn.engine import compat
+from pyspark_knn.engine.spark import compat
 
 logger = logging.getLogger(__name__)
 

@@ -6,8 +6,8 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
-from pyspark_knn.engine import columns
-from pyspark_knn.engine.columns import Features
+from pyspark_knn.engine.rows import columns
+from pyspark_knn.engine.rows.columns import Features
 
 _MOST_NAMES = 10_000
 """Some 200 KiB in the metadata of a saved model."""

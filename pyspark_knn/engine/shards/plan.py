@@ -21,17 +21,17 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
-from pyspark_knn.engine import compat
-from pyspark_knn.engine.routing import route_nearest, route_within
-from pyspark_knn.engine.shard_search import (
+from pyspark_knn.engine.search.batches import Request
+from pyspark_knn.engine.search.in_shards import (
     SHARD_COLUMNS,
     Candidates,
     merge_candidates,
     search_shards,
 )
-from pyspark_knn.engine.spreading import int_array, row_hash, spreading_keys
-from pyspark_knn.engine.udf import BatchFunction
-from pyspark_knn.engine.worker import Request
+from pyspark_knn.engine.search.routing import route_nearest, route_within
+from pyspark_knn.engine.ship.udf import BatchFunction
+from pyspark_knn.engine.spark import compat
+from pyspark_knn.engine.spark.spreading import int_array, row_hash, spreading_keys
 from pyspark_knn.index.cells import Cells
 
 Inputs = list[tuple[Column, T.DataType]]

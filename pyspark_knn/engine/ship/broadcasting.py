@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pyspark_knn.engine.bundle import BroadcastRef
+from pyspark_knn.engine.ship.bundle import BroadcastRef
 
 logger = logging.getLogger(__name__)
 

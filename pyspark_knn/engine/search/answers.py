@@ -9,8 +9,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from pyspark_knn.engine.items import Items
-from pyspark_knn.engine.worker import NeighborLists, list_offsets
+from pyspark_knn.engine.rows.items import Items
+from pyspark_knn.engine.search.batches import NeighborLists, list_offsets
 from pyspark_knn.index import votes
 from pyspark_knn.index.base import Neighbors
 

@@ -13,8 +13,8 @@ from typing import Any
 
 from pyspark.sql import DataFrame, SparkSession
 
-from pyspark_knn.engine import compat
-from pyspark_knn.engine.releasing import when_gone
+from pyspark_knn.engine.spark import compat
+from pyspark_knn.engine.spark.releasing import when_gone
 
 logger = logging.getLogger(__name__)
 

@@ -18,11 +18,13 @@ from pyspark.sql import Column, DataFrame, Row
 from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import from_arrow_schema
 
-from pyspark_knn.engine import columns, compat, packing
-from pyspark_knn.engine.chunks import CHANGED, CHUNK_SCHEMA, unpack
-from pyspark_knn.engine.guard import guarded
-from pyspark_knn.engine.items import Items
-from pyspark_knn.engine.persisting import persisted, unpersist
+from pyspark_knn.engine.fit import packing
+from pyspark_knn.engine.fit.chunks import CHANGED, CHUNK_SCHEMA, unpack
+from pyspark_knn.engine.rows import columns
+from pyspark_knn.engine.rows.items import Items
+from pyspark_knn.engine.ship.guard import guarded
+from pyspark_knn.engine.spark import compat
+from pyspark_knn.engine.spark.caching import persisted, unpersist
 
 logger = logging.getLogger(__name__)
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 from pyspark.sql import SparkSession
 
-from pyspark_knn.engine import compat
-from pyspark_knn.engine.temporary import private_folder
+from pyspark_knn.engine.spark import compat
+from pyspark_knn.engine.spark.temporary import private_folder
 
 if TYPE_CHECKING:
     from importlib.resources.abc import Traversable

@@ -12,9 +12,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from pyspark_knn.engine.bundle import BundleRef, open_bundle
-from pyspark_knn.engine.items import Items
-from pyspark_knn.engine.vectors import VectorBatch, describe_invalid, invalid_rows
+from pyspark_knn.engine.rows.items import Items
+from pyspark_knn.engine.rows.vectors import VectorBatch, describe_invalid, invalid_rows
+from pyspark_knn.engine.ship.bundle import BundleRef, open_bundle
 from pyspark_knn.index.base import Exclusion, NeighborIndex, Neighbors
 
 if TYPE_CHECKING:

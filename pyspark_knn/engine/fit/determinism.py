@@ -8,7 +8,8 @@ from typing import Any, cast
 
 from pyspark.sql import DataFrame
 
-from pyspark_knn.engine import columns, compat
+from pyspark_knn.engine.rows import columns
+from pyspark_knn.engine.spark import compat
 
 logger = logging.getLogger(__name__)
 

@@ -10,11 +10,11 @@ from pyspark.ml.clustering import KMeans
 from pyspark.ml.functions import array_to_vector
 from pyspark.sql import functions as F
 
-from pyspark_knn.engine import compat
-from pyspark_knn.engine.guard import guarded
-from pyspark_knn.engine.packed import PackedItems
-from pyspark_knn.engine.persisting import persist, unpersist
-from pyspark_knn.engine.routing import count_cells, sample_items
+from pyspark_knn.engine.fit.packed import PackedItems
+from pyspark_knn.engine.search.routing import count_cells, sample_items
+from pyspark_knn.engine.ship.guard import guarded
+from pyspark_knn.engine.spark import compat
+from pyspark_knn.engine.spark.caching import persist, unpersist
 from pyspark_knn.index.cells import Cut
 from pyspark_knn.index.distances import Metric
 

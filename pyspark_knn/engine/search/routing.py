@@ -8,10 +8,10 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from pyspark_knn.engine.chunks import rows_of, unpack
-from pyspark_knn.engine.shard_search import PASSING
-from pyspark_knn.engine.vectors import VectorBatch
-from pyspark_knn.engine.worker import Request, list_offsets, query_step, valid_queries
+from pyspark_knn.engine.fit.chunks import rows_of, unpack
+from pyspark_knn.engine.rows.vectors import VectorBatch
+from pyspark_knn.engine.search.batches import Request, list_offsets, query_step, valid_queries
+from pyspark_knn.engine.search.in_shards import PASSING
 from pyspark_knn.index.cells import Cells, Cut
 
 

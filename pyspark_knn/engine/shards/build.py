@@ -16,8 +16,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from pyspark_knn.engine.bundle import write_bundle
-from pyspark_knn.engine.chunks import (
+from pyspark_knn.engine.fit.chunks import (
     CHANGED,
     CONTENT_WRAP,
     one_row,
@@ -25,8 +24,9 @@ from pyspark_knn.engine.chunks import (
     stream_of,
     unpack,
 )
-from pyspark_knn.engine.items import Items
-from pyspark_knn.engine.worker import Searchable, task_threads
+from pyspark_knn.engine.rows.items import Items
+from pyspark_knn.engine.search.batches import Searchable, task_threads
+from pyspark_knn.engine.ship.bundle import write_bundle
 from pyspark_knn.index.auto import build_index
 from pyspark_knn.index.base import IndexSpec
 from pyspark_knn.index.cells import Cut

@@ -15,8 +15,8 @@ from typing import Any
 
 from pyspark.sql import SparkSession
 
-from pyspark_knn.engine import broadcasting, compat
-from pyspark_knn.engine.bundle import (
+from pyspark_knn.engine.ship import broadcasting
+from pyspark_knn.engine.ship.bundle import (
     ArtifactRef,
     BroadcastRef,
     BundleRef,
@@ -24,8 +24,14 @@ from pyspark_knn.engine.bundle import (
     InlineRef,
     write_bundle,
 )
-from pyspark_knn.engine.releasing import when_gone
-from pyspark_knn.engine.temporary import TMPDIR_REMEDY, explained, private_file, private_folder
+from pyspark_knn.engine.spark import compat
+from pyspark_knn.engine.spark.releasing import when_gone
+from pyspark_knn.engine.spark.temporary import (
+    TMPDIR_REMEDY,
+    explained,
+    private_file,
+    private_folder,
+)
 
 logger = logging.getLogger(__name__)
 

@@ -14,9 +14,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from pyspark_knn.engine.items import Items
-from pyspark_knn.engine.vectors import list_parts
-from pyspark_knn.engine.worker import BLOCK_ANSWERS, Answer, fan_out, list_offsets
+from pyspark_knn.engine.rows.items import Items
+from pyspark_knn.engine.rows.vectors import list_parts
+from pyspark_knn.engine.search.batches import BLOCK_ANSWERS, Answer, fan_out, list_offsets
 from pyspark_knn.index.base import Neighbors
 
 if TYPE_CHECKING:

@@ -15,10 +15,11 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
-from pyspark_knn.engine import columns, compat
-from pyspark_knn.engine.evidence import Cut, Evidence, cut_all_batches, cut_batches
-from pyspark_knn.engine.persisting import free_with, persist
-from pyspark_knn.engine.worker import Answer
+from pyspark_knn.engine.rows import columns
+from pyspark_knn.engine.search.batches import Answer
+from pyspark_knn.engine.search.narrower import Cut, Evidence, cut_all_batches, cut_batches
+from pyspark_knn.engine.spark import compat
+from pyspark_knn.engine.spark.caching import free_with, persist
 
 _derived: weakref.WeakSet[DataFrame] = weakref.WeakSet()
 

@@ -13,9 +13,8 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from pyspark_knn.engine.bundle import read_bundle
-from pyspark_knn.engine.items import Items
-from pyspark_knn.engine.worker import (
+from pyspark_knn.engine.rows.items import Items
+from pyspark_knn.engine.search.batches import (
     Request,
     Searchable,
     answer_batch,
@@ -26,6 +25,7 @@ from pyspark_knn.engine.worker import (
     task_threads,
     time_search,
 )
+from pyspark_knn.engine.ship.bundle import read_bundle
 from pyspark_knn.index.base import Neighbors
 
 if TYPE_CHECKING:

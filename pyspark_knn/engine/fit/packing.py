@@ -13,8 +13,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from pyspark_knn.engine.chunks import CHUNK_SCHEMA, CONTENT_WRAP, content_of, one_row, stream_of
-from pyspark_knn.engine.vectors import (
+from pyspark_knn.engine.fit.chunks import CHUNK_SCHEMA, CONTENT_WRAP, content_of, one_row, stream_of
+from pyspark_knn.engine.rows.vectors import (
     InexactValueError,
     VectorBatch,
     describe_invalid,

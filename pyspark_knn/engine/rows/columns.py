@@ -13,8 +13,8 @@ from pyspark.sql import functions as F
 from pyspark.sql import types as T
 from pyspark.sql.pandas.types import to_arrow_type
 
-from pyspark_knn.engine import compat, hints
-from pyspark_knn.engine.vectors import VectorBatch, invalid_rows
+from pyspark_knn.engine.rows.vectors import VectorBatch, invalid_rows
+from pyspark_knn.engine.spark import compat, hints
 
 _ID_TYPES = (
     T.NumericType,
