@@ -52,7 +52,7 @@ _HOMES = {
     "KNNRegressor": "regression",
     "NeighborsEvaluator": "evaluation",
     "SharedPrefixPipeline": "pipeline",
-    "supply_package": "engine.package",
+    "supply_package": "engine.ship.package",
 }
 
 

@@ -18,6 +18,7 @@ from pyspark_knn.converters import (
     text,
     whole,
 )
+from pyspark_knn.engine.fit.source import ItemColumn
 from pyspark_knn.engine.spark import hints
 
 ALGORITHMS = ("auto", "brute", "kd_tree", "ball_tree")
@@ -190,6 +191,11 @@ class HasNeighbors(CheckedParams, HasFeaturesCol):
             numProbes=None,
             numReplicas=None,
         )
+
+    def _item_columns(self) -> list[ItemColumn]:
+        """Return what every item has beside its vector, ids first."""
+        name = self.getIdCol()
+        return [] if name is None else [ItemColumn("id", "idCol", name)]
 
     def getK(self) -> int:
         """Value of k."""

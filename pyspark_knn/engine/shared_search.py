@@ -1,4 +1,4 @@
-"""Searches that models share: the widest one of the same queries is cached, each cuts its own."""
+"""Searches that models share: the widest one is cached, and answers the narrower ones."""
 
 from __future__ import annotations
 
@@ -11,13 +11,17 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, cast
 
-from pyspark.sql import Column, DataFrame
+from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
 from pyspark_knn.engine.rows import columns
-from pyspark_knn.engine.search.batches import Answer
-from pyspark_knn.engine.search.narrower import Cut, Evidence, cut_all_batches, cut_batches
+from pyspark_knn.engine.search.answers import DISTANCE, Answer, FoundLists
+from pyspark_knn.engine.search.narrower import (
+    NarrowerSearch,
+    all_narrower_batches,
+    narrower_batches,
+)
 from pyspark_knn.engine.spark import compat
 from pyspark_knn.engine.spark.caching import free_with, persist
 
@@ -25,12 +29,12 @@ _derived: weakref.WeakSet[DataFrame] = weakref.WeakSet()
 
 
 def is_cached(dataset: DataFrame) -> bool:
-    """Whether `dataset` is cached, or derived from what is (see `tell_derived`); no job."""
+    """Whether `dataset` is cached, or derived from one that is (`mark_derived`); runs no job."""
     return dataset in _derived or _is_persisted(dataset)
 
 
-def tell_derived(dataset: DataFrame, source: DataFrame) -> None:
-    """Let `dataset`, made of `source` alone, count as cached as long as `source` is."""
+def mark_derived(dataset: DataFrame, source: DataFrame) -> None:
+    """Count `dataset`, which is computed from `source` alone, as cached as long as `source` is."""
     if is_cached(source):
         _derived.add(dataset)
     else:
@@ -43,21 +47,21 @@ def _is_persisted(dataset: DataFrame) -> bool:
 
 
 class Limits(NamedTuple):
-    """How far a search goes.
+    """The limits of a search.
 
     Attributes
     ----------
     k : int
-        Neighbours per query.
+        Neighbors per query.
     max_distance : float or None
-        Only those within.
+        The largest distance of a neighbor, inclusive, in the unit of the metric.
     """
 
     k: int
     max_distance: float | None
 
     def within(self, widest: Limits) -> bool:
-        """Whether the answer can be cut out of a search with the limits `widest`."""
+        """Whether all that is found within these limits is found within the limits `widest`."""
         near = widest.max_distance is None or (
             self.max_distance is not None and self.max_distance <= widest.max_distance
         )
@@ -66,82 +70,91 @@ class Limits(NamedTuple):
 
 @dataclass(frozen=True)
 class Prepared:
-    """An answer that one of the models will be asked for, if its Params stay as they are.
+    """An answer that one of the models will be asked for, unless its Params change.
 
     Attributes
     ----------
     limits : Limits
-        Of the model.
+        The limits of the model.
     answer : Answer
         Makes the columns, under names that no other column has.
-    finished : dict of str to Column
-        Those of them that are not yet as the user sees them, as they shall be.
     """
 
     limits: Limits
     answer: Answer
-    finished: dict[str, Column]
 
     def is_for(self, limits: Limits, answer: Answer) -> bool:
-        """Whether `answer` asks for the same, whatever the names of its columns are."""
+        """Whether `answer` returns the same, whatever its columns are called."""
         nameless = [
             replace(cast("Any", each), result_type=T.StructType()) for each in (self.answer, answer)
         ]
         return self.limits == limits and nameless[0] == nameless[1]
 
 
-class _Wide:
+class _WidestSearch:
     """The widest search of some queries: a cached DataFrame, freed when this object is gone.
 
-    Attributes
+    Parameters
     ----------
     frame : DataFrame
-        The queries, the lists of `Evidence`, and the prepared answers.
-    names : list of str
-        The columns of the lists.
+        The queries, the lists of `FoundLists`, and the prepared answers; not yet cached.
+    lists : list of str
+        The columns that hold the lists.
     prepared : list of Prepared
-        The answers that are there.
+        The answers in `frame`.
+    tasks : int
+        The number of tasks that read it, at most.
     """
 
     def __init__(
-        self, frame: DataFrame, names: list[str], prepared: list[Prepared], tasks: int
+        self, frame: DataFrame, lists: list[str], prepared: list[Prepared], tasks: int
     ) -> None:
         persisted = persist(frame)
-        # A cut takes microseconds a query, and each of its tasks a tenth of a second.
+        # A narrower search takes microseconds a query, and each of its tasks a tenth of a second.
         self.frame = persisted.coalesce(tasks)
-        self.names = names
+        self.lists = lists
         self.prepared = prepared
         free_with(self, persisted)
 
     def own_columns(self, frame: DataFrame) -> DataFrame:
-        """`frame` without the columns that are there for the answers alone."""
+        """Return `frame` without the columns that are there for the answers alone."""
         answers = (each.answer.result_type.names for each in self.prepared)
-        return frame.drop(*self.names, *itertools.chain.from_iterable(answers))
+        return frame.drop(*self.lists, *itertools.chain.from_iterable(answers))
 
 
 class SharedSearch:
-    """What models with one index share: for queries that are cached anyway, their widest search.
+    """The searches that models of one index share, of queries that are cached.
 
-    The search is kept as long as both the models and the DataFrame of queries are alive. It holds
-    all columns of the queries, and for each the lists of `Evidence`. The answers of all models are
-    made with it, so that an evaluation of one of them starts no Python.
+    The widest search of a DataFrame of queries is kept as long as both the models and that
+    DataFrame are alive. It holds all columns of the queries, and for each the lists of
+    `FoundLists`. The answers of all models are computed with it, so that the evaluation of one of
+    them starts no Python.
 
     Parameters
     ----------
     widest : Limits
-        As far as any of the models goes.
+        The widest limits of the models.
     tasks : int
-        How many cut an answer out, at most: as many as run at a time.
+        The number of tasks that answer a narrower search, at most: as many as run at a time.
+    types : dict of str to DataType
+        What every item has beside its vector, see `Placement.item_columns`.
     prepared : list of Prepared
-        The answers of the models; others are cut out when they are asked for.
+        The answers of the models; other answers are computed when they are asked for.
     """
 
-    def __init__(self, widest: Limits, tasks: int, prepared: list[Prepared]) -> None:
+    def __init__(
+        self,
+        widest: Limits,
+        tasks: int,
+        types: dict[str, T.DataType],
+        prepared: list[Prepared],
+    ) -> None:
         self._widest = widest
         self._tasks = tasks
+        self._types = {DISTANCE: T.DoubleType(), **types}
         self._prepared = prepared
         self._lock = threading.Lock()
-        self._made: weakref.WeakKeyDictionary[DataFrame, dict[Hashable, _Wide]] = (
+        self._searches: weakref.WeakKeyDictionary[DataFrame, dict[Hashable, _WidestSearch]] = (
             weakref.WeakKeyDictionary()
         )
 
@@ -151,9 +164,7 @@ class SharedSearch:
         key: Hashable,
         limits: Limits,
         answer: Answer,
-        id_type: T.DataType,
-        search: Callable[[Answer, int, float | None], DataFrame],
-        finish: Callable[[DataFrame], DataFrame],
+        search: Callable[[Answer, Limits], DataFrame],
     ) -> DataFrame | None:
         """Add the columns of `answer` to the rows of `queries`; lazy.
 
@@ -162,85 +173,75 @@ class SharedSearch:
         queries : DataFrame
             For which `is_cached` holds.
         key : hashable
-            All that the neighbours depend on, besides the index and the limits.
+            All that the neighbors depend on, besides the index and the limits.
         limits : Limits
-            Of this model.
+            The limits of this model.
         answer : Answer
             Makes the columns.
-        id_type : DataType
-            The Spark type of ids.
         search : callable
-            Searches `queries` for an answer, k and a largest distance.
-        finish : callable
-            Turns the columns as they come out of Python into what the user sees.
+            Searches `queries` for an answer within limits.
 
         Returns
         -------
         DataFrame or None
-            None where the model goes farther than all did when they were fitted.
+            None where the limits are wider than those of all models when they were fitted.
         """
         if not limits.within(self._widest):
             return None
-        facts = answer.needs
+        lists = (DISTANCE, *answer.needs)
         with self._lock:
-            made = self._made.setdefault(queries, {})
-            if (key, facts) not in made:
-                made[key, facts] = self._search(facts, id_type, search)
-            wide = made[key, facts]
+            known = self._searches.setdefault(queries, {})
+            if (key, lists) not in known:
+                known[key, lists] = self._search(lists, search)
+            widest = known[key, lists]
         names = answer.result_type.names
-        for each in wide.prepared:
+        for each in widest.prepared:
             if each.is_for(limits, answer):
-                there = zip(each.answer.result_type.names, names, strict=True)
-                found = [columns.column(ready).alias(name) for ready, name in there]
-                return wide.own_columns(wide.frame.select("*", *found))
-        run = functools.partial(cut_batches, Cut(*limits, facts, answer))
-        cut = compat.batch_udf(run, _types(facts, id_type), T.ArrayType(answer.result_type))
-        inline = F.inline(cut(*wide.names)).alias(*names)
-        return finish(wide.own_columns(wide.frame.select("*", inline)))
+                both = zip(each.answer.result_type.names, names, strict=True)
+                found = [columns.column(ready).alias(name) for ready, name in both]
+                return widest.own_columns(widest.frame.select("*", *found))
+        run = functools.partial(narrower_batches, NarrowerSearch(*limits, lists, answer))
+        narrower = compat.batch_udf(run, self._list_types(lists), T.ArrayType(answer.result_type))
+        inline = F.inline(narrower(*widest.lists)).alias(*names)
+        return widest.own_columns(widest.frame.select("*", inline))
 
     def _search(
-        self,
-        facts: tuple[str, ...],
-        id_type: T.DataType,
-        search: Callable[[Answer, int, float | None], DataFrame],
-    ) -> _Wide:
-        """The widest search, and all that is to be prepared of it."""
+        self, lists: tuple[str, ...], search: Callable[[Answer, Limits], DataFrame]
+    ) -> _WidestSearch:
+        """Return the widest search, with all answers that can be prepared from it."""
         unique = uuid.uuid4().hex
-        names = [f"knn_{fact}_{unique}" for fact in ("distance", *facts)]
-        types = _types(facts, id_type)
+        names = [f"knn_{name}_{unique}" for name in lists]
+        types = self._list_types(lists)
         result = T.StructType(list(map(T.StructField, names, types)))
-        frame = search(Evidence(result, facts), *self._widest)
-        prepared = [each for each in self._prepared if each.answer.needs == facts]
+        frame = search(FoundLists(result, lists), self._widest)
+        prepared = [each for each in self._prepared if (DISTANCE, *each.answer.needs) == lists]
         if prepared:
-            frame = _with_answers(frame, names, types, facts, prepared)
-        return _Wide(frame, names, prepared, self._tasks)
+            frame = _with_answers(frame, lists, names, types, prepared)
+        return _WidestSearch(frame, names, prepared, self._tasks)
 
-
-def _types(facts: tuple[str, ...], id_type: T.DataType) -> list[T.DataType]:
-    """The types of the lists of `Evidence`."""
-    kinds = {"id": columns.wire_type(id_type)}
-    return [T.ArrayType(kinds.get(fact, T.DoubleType())) for fact in ("distance", *facts)]
+    def _list_types(self, lists: tuple[str, ...]) -> list[T.DataType]:
+        return [T.ArrayType(self._types[name]) for name in lists]
 
 
 def _with_answers(
     frame: DataFrame,
+    lists: tuple[str, ...],
     names: list[str],
     types: list[T.DataType],
-    facts: tuple[str, ...],
     prepared: list[Prepared],
 ) -> DataFrame:
-    """A search, and all prepared answers beside it."""
-    cuts = [Cut(*each.limits, facts, each.answer) for each in prepared]
+    """Return a search with all prepared answers beside it."""
+    searches = [NarrowerSearch(*each.limits, lists, each.answer) for each in prepared]
     result = T.StructType(
         [T.StructField(str(i), each.answer.result_type) for i, each in enumerate(prepared)]
     )
-    cut = compat.batch_udf(functools.partial(cut_all_batches, cuts), types, T.ArrayType(result))
-    marks = [f"{names[0]}_{i}" for i in range(len(prepared))]
-    found = frame.select("*", F.inline(cut(*names)).alias(*marks))
+    run = functools.partial(all_narrower_batches, searches)
+    narrower = compat.batch_udf(run, types, T.ArrayType(result))
+    structs = [f"{names[0]}_{i}" for i in range(len(prepared))]
+    found = frame.select("*", F.inline(narrower(*names)).alias(*structs))
     fields = [
-        F.col(mark)[name].alias(name)
-        for mark, each in zip(marks, prepared, strict=True)
+        F.col(struct)[name].alias(name)
+        for struct, each in zip(structs, prepared, strict=True)
         for name in each.answer.result_type.names
     ]
-    finished = {name: value for each in prepared for name, value in each.finished.items()}
-    return columns.replace_columns(found.select("*", *fields).drop(*marks), finished)
+    return found.select("*", *fields).drop(*structs)

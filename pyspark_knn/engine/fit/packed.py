@@ -6,7 +6,6 @@ import functools
 import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, NamedTuple
 
@@ -19,8 +18,8 @@ from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import from_arrow_schema
 
 from pyspark_knn.engine.fit import packing
-from pyspark_knn.engine.fit.chunks import CHANGED, CHUNK_SCHEMA, unpack
-from pyspark_knn.engine.rows import columns
+from pyspark_knn.engine.fit.chunks import CHANGED, CHUNK_SCHEMA, POSITION, columns_of, unpack
+from pyspark_knn.engine.fit.source import ItemSource
 from pyspark_knn.engine.rows.items import Items
 from pyspark_knn.engine.ship.guard import guarded
 from pyspark_knn.engine.spark import compat
@@ -33,43 +32,9 @@ _SLICE_BYTES = 64 << 20
 """What one fetch brings to the driver, whose JVM holds a few copies of it for a moment."""
 
 _SUMMARY = (
-    *("partition", "chunk", "rows", "dim", "skipped", "problem", "narrow", "label", "size"),
+    *("partition", "chunk", "rows", "dim", "skipped", "problem", "dtype", "label", "size"),
     *("stored", "content", "digest"),
 )
-
-
-@dataclass(frozen=True)
-class ItemSource:
-    """What to read of a reference DataFrame, and how.
-
-    Attributes
-    ----------
-    features : columns.Features
-        The vectors.
-    features_col : str
-        Name of their column, for messages.
-    keys : dict of str to Column
-        What else belongs to an item: "id", "label", "weight", "position".
-    sort_by : tuple of str
-        The keys that give the order of the items; empty keeps the order of the DataFrame.
-    id_col : str or None
-        Name of the id column, for messages.
-    handle_invalid : {"error", "skip", "keep"}
-        What to do with an invalid vector; "keep" leaves it out as "skip" does.
-    dtype : {"auto", "float32"}
-        How vectors are stored.
-    rules : tuple of packing.NumberRule
-        What labels and weights must be.
-    """
-
-    features: columns.Features
-    features_col: str
-    keys: dict[str, Column]
-    sort_by: tuple[str, ...]
-    id_col: str | None = None
-    handle_invalid: str = "error"
-    dtype: str = "auto"
-    rules: tuple[packing.NumberRule, ...] = ()
 
 
 class Chunk(NamedTuple):
@@ -111,12 +76,12 @@ class PackedItems:
         # Half the limit: what is sent is compressed, but may grow a little by that.
         self._slice_bytes = min(_SLICE_BYTES, limit // 2) if limit else _SLICE_BYTES
         request = packing.PackRequest(
-            feature_columns=len(source.features.columns),
-            features=source.features_col,
-            id_column=source.id_col,
+            features_col=source.features_col,
+            columns=tuple(source.columns),
+            id_col=source.id_col,
             dim=source.features.attributes,
-            fail=source.handle_invalid == "error",
-            round32=source.dtype == "float32",
+            handle_invalid=source.handle_invalid,
+            dtype=source.dtype,
             chunk_bytes=max(1, min(_CHUNK_BYTES, self._slice_bytes // 4)),
             rules=source.rules,
         )
@@ -173,7 +138,7 @@ class PackedItems:
         self.num_items = dims.pop(self.num_features)
         self.num_skipped += dims.total()
         kept = [row for row in chunks if row.dim == self.num_features]
-        self.dtype = np.dtype(np.float32 if all(row.narrow for row in kept) else np.float64)
+        self.dtype = np.result_type(*{row.dtype for row in kept})
         labels = [row.label for row in kept if row.label is not None]
         self.largest_label = max(labels, default=None)
         self.chunks = [Chunk(*(row[name] for name in Chunk._fields)) for row in kept]
@@ -188,37 +153,33 @@ class PackedItems:
         matrix : ndarray of shape (num_items, num_features), dtype `dtype`
             Their vectors, in the same order.
         """
-        names = ("narrow", "lengths", "places", "values")
         # What fits into one slice comes in one job, of all columns: to plan a choice takes longer.
         small = len(list(self._slices())) == 1
-        rows = list(self._fetch()) if small else self._fetch("keys")
-        keys = self._gather_keys(rows)
+        rows = list(self._fetch()) if small else self._fetch("columns")
+        table = self._gather_columns(rows)
         place = np.arange(self.num_items)
-        if keys is not None and self.source.sort_by:
-            order = pc.sort_indices(keys, [(name, "ascending") for name in self.source.sort_by])
-            keys = keys.take(order)
+        if table is not None and self.source.sort_by:
+            order = pc.sort_indices(table, [(name, "ascending") for name in self.source.sort_by])
+            table = table.take(order)
             place[order.to_numpy()] = np.arange(self.num_items)
         matrix = np.empty((self.num_items, self.num_features), dtype=self.dtype)
         start = 0
-        for row in rows if small else self._fetch(*names):
+        for row in rows if small else self._fetch("dtype", "lengths", "indices", "values"):
             for first, part in unpack(row, self.num_features):
                 at = start + first
                 matrix[place[at : at + len(part)]] = part
             start += row["rows"]
-        return self._items(keys), matrix
+        return self._items(table), matrix
 
-    def _gather_keys(self, rows: Iterable[dict[str, Any]]) -> pa.Table | None:
-        if not self.source.keys:
+    def _gather_columns(self, rows: Iterable[dict[str, Any]]) -> pa.Table | None:
+        if not self.source.columns:
             return None
-        tables = [pa.ipc.open_stream(row["keys"]).read_all() for row in rows]
-        return pa.concat_tables(tables).rename_columns(list(self.source.keys))
+        return pa.concat_tables(columns_of(row) for row in rows)
 
-    def _items(self, keys: pa.Table | None) -> Items:
-        parts = {} if keys is None else {name: keys[name] for name in keys.column_names}
-        ids = parts["id"].combine_chunks() if "id" in parts else None
-        labels = parts["label"].to_numpy() if "label" in parts else None
-        weights = parts["weight"].to_numpy() if "weight" in parts else None
-        return Items(self.num_items, ids, labels, weights)
+    def _items(self, table: pa.Table | None) -> Items:
+        if table is None:
+            return Items(self.num_items, {})
+        return Items.from_table(table.drop([POSITION] if POSITION in table.column_names else []))
 
     def _fetch(self, *names: str) -> Iterator[dict[str, Any]]:
         """The chunks in order, a bounded slice of them at a time; all columns without `names`."""
@@ -253,12 +214,10 @@ class PackedItems:
 
 
 def _pack(dataset: DataFrame, source: ItemSource, request: packing.PackRequest) -> DataFrame:
-    inputs = [
-        *(part.alias(f"_{i}") for i, part in enumerate(source.features.columns)),
-        *(key.alias(name) for name, key in source.keys.items()),
-    ]
+    inputs = source.features.inputs | source.columns
     run = guarded(functools.partial(packing.pack, request))
-    return dataset.select(*inputs).mapInArrow(run, from_arrow_schema(CHUNK_SCHEMA))
+    read = dataset.select(*(each.value.alias(name) for name, each in inputs.items()))
+    return read.mapInArrow(run, from_arrow_schema(CHUNK_SCHEMA))
 
 
 def _within(first: Chunk, last: Chunk) -> Column:

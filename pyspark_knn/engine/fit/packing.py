@@ -13,37 +13,38 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from pyspark_knn.engine.fit.chunks import CHUNK_SCHEMA, CONTENT_WRAP, content_of, one_row, stream_of
+from pyspark_knn.engine.fit.chunks import CHUNK_SCHEMA, CONTENT_WRAP, content_of
 from pyspark_knn.engine.rows.vectors import (
     InexactValueError,
     VectorBatch,
     describe_invalid,
     invalid_rows,
 )
+from pyspark_knn.engine.spark.arrow import one_row, stream_of
 
 
 @dataclass(frozen=True)
 class NumberRule:
-    """What the numbers of a key column must be: finite, and as told.
+    """The numbers that a column of the items may hold; they must be finite.
 
     Attributes
     ----------
-    key : str
-        The key: "label" or "weight".
-    param, name : str
+    name : str
+        What the column is called in here: "label" or "weight".
+    param, column : str
         The Param that names the column, and the column's name, for messages.
     negative, fractional : bool
         Whether such numbers are allowed.
     """
 
-    key: str
-    param: str
     name: str
+    param: str
+    column: str
     negative: bool = True
     fractional: bool = True
 
     def problem(self, values: pa.Array) -> str | None:
-        """What is wrong with `values` (double), if anything."""
+        """Return what is wrong with `values`, of type double; None if nothing is."""
         numbers = values.to_numpy(zero_copy_only=False)
         with np.errstate(invalid="ignore"):
             bad = ~np.isfinite(numbers)
@@ -55,7 +56,7 @@ class NumberRule:
         found = "a null" if first is None else repr(first)
         wanted = "finite" if self.fractional else "whole"
         least = "" if self.negative else " >= 0"
-        return f"{self.param} {self.name!r} holds {found}; it must hold {wanted} numbers{least}"
+        return f"{self.param} {self.column!r} holds {found}; it must hold {wanted} numbers{least}"
 
 
 @dataclass(frozen=True)
@@ -64,33 +65,33 @@ class PackRequest:
 
     Attributes
     ----------
-    feature_columns : int
-        How many of the first columns make up the feature vector.
-    features : str
-        Name of the features column, for messages.
-    id_column : str or None
-        Name of the id column, for messages; None where there is none.
+    features_col : str
+        The name of the features column, for messages.
+    columns : tuple of str
+        The names of the item columns.
+    id_col : str or None
+        The name of the id column, for messages; None where the items have no ids.
     dim : int or None
         The dimension that the vectors must have, where it is known beforehand.
-    fail : bool
-        Whether an invalid vector is a problem (handleInvalid is "error"), or left out.
-    round32 : bool
-        Round to float32 even where that loses digits.
+    handle_invalid : {"error", "skip", "keep"}
+        What to do with an invalid vector: "skip" and "keep" drop the item.
+    dtype : {"auto", "float32"}
+        "float32" rounds the values; "auto" stores them as float32 where that changes none.
     chunk_bytes : int
-        About how much goes into one chunk.
+        About how much goes into one chunk, in bytes.
     rules : tuple of NumberRule
-        What the keys must be like, in every row.
+        What the item columns may hold, in every row.
     unique : str
         Sets this packing apart from all others. Spark takes equal plans for one: to free what is
         persisted for one fit would free it for another of equal items.
     """
 
-    feature_columns: int
-    features: str
-    id_column: str | None
+    features_col: str
+    columns: tuple[str, ...]
+    id_col: str | None
     dim: int | None
-    fail: bool
-    round32: bool
+    handle_invalid: str
+    dtype: str
     chunk_bytes: int
     rules: tuple[NumberRule, ...] = ()
     unique: str = field(default_factory=lambda: uuid.uuid4().hex)
@@ -106,9 +107,9 @@ class _Pile:
     size: int = 0
     content: int = 0
     lengths: list[NDArray[np.int64]] = field(default_factory=list)
-    places: list[NDArray[np.int32]] = field(default_factory=list)
+    indices: list[NDArray[np.int32]] = field(default_factory=list)
     values: list[NDArray[np.floating]] = field(default_factory=list)
-    keys: list[pa.RecordBatch] = field(default_factory=list)
+    columns: list[pa.RecordBatch] = field(default_factory=list)
 
 
 def pack(request: PackRequest, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
@@ -142,17 +143,17 @@ class _Packer:
         if self._problem is not None:
             return  # Spark wants its input read to the end, but nothing of it counts any more
         request = self._request
-        arrays = tuple(batch.columns[: request.feature_columns])
+        arrays = dict(zip(batch.schema.names, batch.columns, strict=True))
         try:
-            vectors = VectorBatch.from_arrow(arrays, request.features)
+            vectors = VectorBatch.from_arrow(arrays, request.features_col)
         except InexactValueError as error:
             self._problem = str(error)
             return
-        keys = batch.select(batch.schema.names[request.feature_columns :])
-        if request.id_column is not None and (missing := _missing(keys.column(0))):
-            self._problem = f"idCol {request.id_column!r} holds a {missing}: every item needs an id"
+        columns = batch.select(list(request.columns))
+        if request.id_col is not None and (missing := _missing(arrays["id"])):
+            self._problem = f"idCol {request.id_col!r} holds a {missing}: every item needs an id"
             return
-        problems = (rule.problem(keys.column(rule.key)) for rule in request.rules)
+        problems = (rule.problem(arrays[rule.name]) for rule in request.rules)
         self._problem = next(filter(None, problems), None)
         if self._problem is not None:
             return
@@ -165,31 +166,31 @@ class _Packer:
             # dense one.
             sparse = stored * 12 < len(rows) * dim * 8
             width = 12 * stored // len(rows) + 8 if sparse else 8 * dim
-            step = max(1, request.chunk_bytes // (width + keys.nbytes // batch.num_rows))
+            step = max(1, request.chunk_bytes // (width + columns.nbytes // batch.num_rows))
             for start in range(0, len(rows), step):
                 part = rows[start : start + step]
-                yield from self._pile(vectors, keys, part, dim, sparse=sparse)
+                yield from self._pile(vectors, columns, part, dim, sparse=sparse)
 
     def close(self) -> Iterator[pa.RecordBatch]:
         """Yield what is left, and the row that closes the partition."""
         for pile in self._piles.values():
             yield self._chunk(pile)
         yield self._row(
-            chunk=-1, rows=0, dim=0, narrow=True, skipped=self._skipped, problem=self._problem
+            chunk=-1, rows=0, dim=0, dtype="float32", skipped=self._skipped, problem=self._problem
         )
 
     def _reject(self, vectors: VectorBatch, rows: NDArray[np.int64]) -> None:
-        if len(rows) and self._request.fail and self._problem is None:
+        if len(rows) and self._request.handle_invalid == "error" and self._problem is None:
             request = self._request
             self._problem = describe_invalid(
-                "featuresCol", request.features, vectors, int(rows[0]), request.dim
+                "featuresCol", request.features_col, vectors, int(rows[0]), request.dim
             )
         self._skipped += len(rows)
 
     def _pile(
         self,
         vectors: VectorBatch,
-        keys: pa.RecordBatch,
+        columns: pa.RecordBatch,
         rows: NDArray[np.int64],
         dim: int,
         *,
@@ -197,7 +198,7 @@ class _Packer:
     ) -> Iterator[pa.RecordBatch]:
         """Put `rows` on their pile; yields a chunk when that makes it full."""
         if sparse:
-            row, place, value = vectors.entries(rows)
+            row, index, value = vectors.entries(rows)
             bad = np.zeros(len(rows), dtype=bool)
             bad[row[~np.isfinite(value)]] = True
         else:
@@ -207,19 +208,19 @@ class _Packer:
             self._reject(vectors, rows[bad])
             rows = rows[~bad]
             if len(rows):
-                yield from self._pile(vectors, keys, rows, dim, sparse=sparse)
+                yield from self._pile(vectors, columns, rows, dim, sparse=sparse)
             return
         pile = self._piles.setdefault((dim, sparse), _Pile(dim, sparse))
         # Copies: a view would keep the whole Arrow batch alive.
         pile.rows += len(rows)
         pile.values.append(self._stored(value.ravel()))
-        pile.keys.append(keys.take(pa.array(rows)))
-        pile.size += value.nbytes + pile.keys[-1].nbytes
-        pile.content += content_of(value, place if sparse else None, pile.keys[-1])
+        pile.columns.append(columns.take(pa.array(rows)))
+        pile.size += value.nbytes + pile.columns[-1].nbytes
+        pile.content += content_of(value, index if sparse else None, pile.columns[-1])
         if sparse:
             pile.lengths.append(np.bincount(row, minlength=len(rows)).astype(np.int64))
-            pile.places.append(place.astype(np.int32))
-            pile.size += pile.lengths[-1].nbytes + pile.places[-1].nbytes
+            pile.indices.append(index.astype(np.int32))
+            pile.size += pile.lengths[-1].nbytes + pile.indices[-1].nbytes
         if pile.size >= self._request.chunk_bytes:
             del self._piles[dim, sparse]
             yield self._chunk(pile)
@@ -227,15 +228,15 @@ class _Packer:
     def _stored(self, values: NDArray[np.floating]) -> NDArray[np.floating]:
         """A copy: float32 where that holds every value exactly, or was asked for."""
         with np.errstate(over="ignore", under="ignore"):
-            narrow = values.astype(np.float32)
-        if not self._request.round32:
-            return narrow if bool((narrow == values).all()) else values.copy()
-        if not np.isfinite(narrow).all() and self._problem is None:
+            rounded = values.astype(np.float32)
+        if self._request.dtype == "auto":
+            return rounded if bool((rounded == values).all()) else values.copy()
+        if not np.isfinite(rounded).all() and self._problem is None:
             self._problem = (
-                f"featuresCol {self._request.features!r} holds values beyond the range of "
+                f"featuresCol {self._request.features_col!r} holds values beyond the range of "
                 "float32: leave dtype at 'auto'"
             )
-        return narrow
+        return rounded
 
     def _chunk(self, pile: _Pile) -> pa.RecordBatch:
         values = np.concatenate(pile.values)
@@ -244,13 +245,13 @@ class _Packer:
             chunk=self._chunks - 1,
             rows=pile.rows,
             dim=pile.dim,
-            narrow=values.dtype.itemsize == 4,
-            label=_largest_label(pile.keys),
+            dtype=values.dtype.name,
+            label=_largest_label(pile.columns),
             stored=len(values) if pile.sparse else None,
             content=pile.content % CONTENT_WRAP,
-            keys=stream_of(pile.keys),
+            columns=stream_of(pile.columns),
             lengths=pa.py_buffer(np.concatenate(pile.lengths)) if pile.sparse else None,
-            places=pa.py_buffer(np.concatenate(pile.places)) if pile.sparse else None,
+            indices=pa.py_buffer(np.concatenate(pile.indices)) if pile.sparse else None,
             values=pa.py_buffer(values),
         )
 

@@ -13,7 +13,7 @@ from pyspark.sql import functions as F
 from pyspark.sql import types as T
 from pyspark.sql.pandas.types import to_arrow_type
 
-from pyspark_knn.engine.rows.vectors import VectorBatch, invalid_rows
+from pyspark_knn.engine.rows.vectors import LAYOUT, VALUES, VectorBatch, invalid_rows
 from pyspark_knn.engine.spark import compat, hints
 
 _ID_TYPES = (
@@ -211,24 +211,36 @@ def changes_on_wire(id_type: T.DataType) -> bool:
 # --- feature vectors --------------------------------------------------------------------------
 
 
+class Input(NamedTuple):
+    """A column as a Python function gets it.
+
+    Attributes
+    ----------
+    value : Column
+        Its values.
+    type : DataType
+        Their type.
+    """
+
+    value: Column
+    type: T.DataType
+
+
 class Features(NamedTuple):
     """A features column as Spark hands it to Python.
 
     Attributes
     ----------
-    columns : list of Column
-        The values; for MLlib vectors also a layout, so that sparse ones stay sparse: an array of
-        the dimension and the indices, empty for dense ones.
-    types : list of DataType
-        Their types.
+    inputs : dict of str to Input
+        `vectors.VALUES`, the values; for MLlib vectors also `vectors.LAYOUT`, so that sparse ones
+        stay sparse: an array of the dimension and the indices, empty for dense ones.
     attributes : int or None
-        The dimension that the column's ML attributes tell.
+        The dimension that the column's ML attributes declare.
     names : list of str or None
-        The features' names that the column's ML attributes tell.
+        The features' names that the column's ML attributes declare.
     """
 
-    columns: list[Column]
-    types: list[T.DataType]
+    inputs: dict[str, Input]
     attributes: int | None
     names: list[str] | None
 
@@ -262,10 +274,10 @@ def features_of(dataset: DataFrame, param: str, name: str) -> Features:
         element = field.dataType.elementType
         # Longs travel as they are: Python refuses those that a double would round.
         if isinstance(element, (T.FloatType, T.DoubleType, T.LongType)):
-            return Features([values], [field.dataType], None, None)
+            return Features({VALUES: Input(values, field.dataType)}, None, None)
         if isinstance(element, T.NumericType):
             doubles = T.ArrayType(T.DoubleType())
-            return Features([values.cast(doubles)], [doubles], None, None)
+            return Features({VALUES: Input(values.cast(doubles), doubles)}, None, None)
     raise TypeError(
         f"{param} {name!r} must hold vectors (pyspark.ml.linalg) or arrays of numbers but was "
         f"actually {field.dataType.simpleString()}; {hints.features(name, field.dataType)}"
@@ -279,8 +291,11 @@ def _vector_features(plain: Column, attributes: int | None, names: list[str] | N
     layout = F.when(plain["size"].isNull(), F.array().cast("array<int>")).otherwise(
         F.concat(F.array(plain["size"]), plain["indices"])
     )
-    types: list[T.DataType] = [T.ArrayType(T.DoubleType()), T.ArrayType(T.IntegerType())]
-    return Features([plain["values"], layout], types, attributes, names)
+    inputs = {
+        VALUES: Input(plain["values"], T.ArrayType(T.DoubleType())),
+        LAYOUT: Input(layout, T.ArrayType(T.IntegerType())),
+    }
+    return Features(inputs, attributes, names)
 
 
 _VECTOR_FIELDS: dict[str, T.DataType] = {
@@ -332,15 +347,16 @@ def _attribute_names(attributes: dict[str, Any]) -> list[str] | None:
 _SAMPLE_BYTES = 32 << 20
 
 
-def valid_sample(rows: list[Row], types: list[T.DataType], dim: int) -> NDArray[np.floating]:
-    """The valid vectors of dimension `dim` among rows of `Features.columns`, brought here.
+def valid_sample(rows: list[Row], features: Features, dim: int) -> NDArray[np.floating]:
+    """The valid vectors of dimension `dim` among rows of `features.inputs`, brought here.
 
     Not more of them than take 32 MiB: sparse ones grow when they are made dense.
     """
     rows = rows[: max(1, _SAMPLE_BYTES // (8 * dim))]
-    arrays = tuple(
-        pa.array([row[i] for row in rows], to_arrow_type(kind)) for i, kind in enumerate(types)
-    )
+    arrays = {
+        name: pa.array([row[i] for row in rows], to_arrow_type(each.type))
+        for i, (name, each) in enumerate(features.inputs.items())
+    }
     batch = VectorBatch.from_arrow(arrays)
     matrix = batch.dense(np.flatnonzero(batch.dims == dim), dim)
     return matrix[~invalid_rows(matrix)]

@@ -1,8 +1,9 @@
-"""The items beside their vectors: what the index's positions stand for. No Spark in here."""
+"""The items without their vectors: what the positions of an index stand for. No Spark in here."""
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,47 +14,72 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class Items:
-    """All about the items except their vectors, in the order of the index's matrix.
+    """The items without their vectors, in the order of the index's matrix.
+
+    Whatever an item has beside its vector is a column in here, and goes by its name from the fit to
+    the answer: see `pyspark_knn.engine.fit.source.ItemColumn`.
 
     Attributes
     ----------
     count : int
-        How many there are.
-    ids : pyarrow.Array or None
-        Ascending, as they travel (see `columns.to_wire`); None where positions stand for ids.
-    labels, weights : ndarray of shape (count,), dtype float64, or None
-        What classification and regression need.
+        The number of items.
+    columns : dict of str to pyarrow.Array of length count
+        Without nulls. "id", in the type that ids have in Python (see `columns.to_wire`) and in
+        ascending order; it is missing where the positions are the ids.
     """
 
     count: int
-    ids: pa.Array | None
-    labels: NDArray[np.float64] | None = None
-    weights: NDArray[np.float64] | None = None
+    columns: Mapping[str, pa.Array]
 
-    def known_labels(self) -> NDArray[np.float64]:
-        """The labels of items that must have them."""
-        if self.labels is None:
-            raise ValueError("these items have no labels")
-        return self.labels
+    @classmethod
+    def from_table(cls, table: pa.Table) -> Items:
+        """Return items that have the columns of a table."""
+        columns = {name: table[name].combine_chunks() for name in table.column_names}
+        return cls(table.num_rows, columns)
 
-    def take_ids(self, positions: NDArray[np.int64]) -> pa.Array:
-        """The ids at `positions`."""
-        wanted = pa.array(positions)
-        return wanted if self.ids is None else self.ids.take(wanted)
+    @property
+    def ids(self) -> pa.Array | None:
+        """The ids; None where the positions are the ids."""
+        return self.columns.get("id")
 
-    def positions_of(self, wanted: pa.Array) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Where `wanted` ids stand.
+    def take(self, name: str, positions: NDArray[np.int64]) -> pa.Array:
+        """Return the column `name` at `positions`.
 
         Parameters
         ----------
-        wanted : pyarrow.Array
-            Ids, of the type of `ids`, no nulls.
+        name : str
+            "id" works for items without ids too: their positions are their ids.
+        positions : ndarray of shape (n_rows,), dtype int64
+            Row numbers in the item matrix.
+        """
+        wanted = pa.array(positions)
+        if name == "id" and self.ids is None:
+            return wanted
+        return self._known(name).take(wanted)
+
+    def numbers(self, name: str) -> NDArray[np.float64]:
+        """Return the column `name`, whose type is double, as an array of shape (count,)."""
+        numbers: NDArray[np.float64] = self._known(name).to_numpy()
+        return numbers
+
+    def _known(self, name: str) -> pa.Array:
+        if name not in self.columns:
+            raise ValueError(f"the items have no column {name!r}, only {list(self.columns)}")
+        return self.columns[name]
+
+    def positions_of(self, wanted: pa.Array) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return the positions of the items that have the `wanted` ids.
+
+        Parameters
+        ----------
+        wanted : pyarrow.Array of shape (n_wanted,)
+            Ids in the type of `ids`, without nulls.
 
         Returns
         -------
         which, positions : ndarray of shape (n_found,), dtype int64
-            ``wanted[which[i]]`` is the id of the item at ``positions[i]``. Duplicate ids are all
-            found, unknown ones are left out.
+            The item at ``positions[i]`` has the id ``wanted[which[i]]``. An id that several items
+            have is returned once for each of them, an unknown one not at all.
         """
         if self.ids is None:
             positions = wanted.to_numpy()
@@ -76,18 +102,18 @@ class Items:
 
     @functools.cached_property
     def _run_ends(self) -> NDArray[np.int64]:
-        """For each position, the position behind the last item of the same id."""
+        """The end of each item's run of equal ids: ndarray of shape (count,), dtype int64."""
         ends = np.append(np.flatnonzero(~_repeats(self.ids)) + 1, self.count)
         starts = np.append(0, ends[:-1])
         return np.repeat(ends, ends - starts)
 
     def duplicates(self) -> int:
-        """How many items have the id of an item before them."""
+        """Return how many items have the same id as an item before them."""
         return 0 if self.ids is None else int(_repeats(self.ids).sum())
 
 
 def _repeats(ids: pa.Array) -> NDArray[np.bool_]:
-    """Whether each id but the first equals the one before it; a NaN does, as in Spark."""
+    """Whether each id but the first equals the one before it; NaN equals NaN, as in Spark."""
     if pa.types.is_floating(ids.type):
         values: NDArray[np.floating] = ids.to_numpy()
         both_nan = np.isnan(values[1:]) & np.isnan(values[:-1])

@@ -7,7 +7,7 @@ from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
 from pyspark_knn.engine.rows import columns
-from pyspark_knn.engine.rows.columns import Features
+from pyspark_knn.engine.rows.columns import Features, Input
 
 _MOST_NAMES = 10_000
 """Some 200 KiB in the metadata of a saved model."""
@@ -63,7 +63,7 @@ def names_to_keep(features: Features) -> list[str] | None:
     return None if names is None or len(names) > _MOST_NAMES else names
 
 
-def excluded_ids(queries: DataFrame, name: str, id_type: T.DataType) -> tuple[Column, T.DataType]:
+def excluded_ids(queries: DataFrame, name: str, id_type: T.DataType) -> Input:
     """For each query the ids never to be returned: an array on the wire, without nulls.
 
     Parameters
@@ -97,7 +97,7 @@ def excluded_ids(queries: DataFrame, name: str, id_type: T.DataType) -> tuple[Co
     if wire != id_type:
         known = F.transform(known, lambda each: columns.to_wire(each, id_type))
     nothing = F.array().cast(T.ArrayType(wire))
-    return F.coalesce(known, nothing), T.ArrayType(wire)
+    return Input(F.coalesce(known, nothing), T.ArrayType(wire))
 
 
 _INTEGER_BITS: dict[type[T.DataType], int] = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +10,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
+
+VALUES = "values"
+LAYOUT = "layout"
+"""The inputs that make up a feature vector, see `columns.Features`."""
 
 _EXACT = 1 << 53
 """Up to here a double holds every integer."""
@@ -47,12 +52,13 @@ class VectorBatch:
     index_starts: NDArray[np.int64]
 
     @classmethod
-    def from_arrow(cls, arrays: tuple[pa.Array, ...], name: str = "features") -> VectorBatch:
+    def from_arrow(cls, arrays: Mapping[str, pa.Array], name: str = "features") -> VectorBatch:
         """Read the columns that `columns.features_of` selects.
 
         Parameters
         ----------
-        arrays : tuple of pyarrow.Array
+        arrays : mapping of str to pyarrow.Array
+            `VALUES`, and `LAYOUT` where vectors may be sparse; others are ignored.
         name : str
             What the features column is called, for messages.
 
@@ -61,12 +67,12 @@ class VectorBatch:
         InexactValueError
             If an array of integers holds one that a double cannot hold exactly.
         """
-        values, starts, lengths = list_parts(arrays[0], name)
-        null = _null_mask(arrays[0])
+        values, starts, lengths = list_parts(arrays[VALUES], name)
+        null = _null_mask(arrays[VALUES])
         dims = np.where(null, -1, lengths)
-        if len(arrays) == 1:
+        if LAYOUT not in arrays:
             return cls(dims, np.zeros(len(dims), dtype=bool), starts, lengths, values, None, starts)
-        layout, layout_starts, layout_lengths = list_parts(arrays[1])
+        layout, layout_starts, layout_lengths = list_parts(arrays[LAYOUT])
         sparse = layout_lengths > 0
         dims[sparse] = layout[layout_starts[sparse]]
         return cls(dims, sparse, starts, lengths, values, layout, layout_starts + 1)

@@ -1,162 +1,114 @@
-"""A search kept as columns, and answers cut out of it, in a worker. No driver-side name.
+"""The answers of narrower searches out of the neighbors that a wider one found, in a worker.
 
-What a stage makes of neighbours depends on their distances and on what is known of their items
-alone. So the lists of both for the widest search hold the answer of every narrower one.
+What a stage returns depends on the distances and on columns of the neighbors alone. So the lists of
+both for the widest search hold the answer of every narrower one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from pyspark_knn.engine.rows.items import Items
-from pyspark_knn.engine.rows.vectors import list_parts
-from pyspark_knn.engine.search.batches import BLOCK_ANSWERS, Answer, fan_out, list_offsets
-from pyspark_knn.index.base import Neighbors
-
-if TYPE_CHECKING:
-    from pyspark.sql.types import StructType
+from pyspark_knn.engine.search.answers import DISTANCE, Answer
+from pyspark_knn.engine.search.batches import BLOCK_NUMBERS, fan_out
+from pyspark_knn.index.base import Found
 
 
 @dataclass(frozen=True)
-class Evidence:
-    """The answer that others can be made of: a list of distances, and one for each fact.
-
-    Attributes
-    ----------
-    result_type : StructType
-        The output columns.
-    facts : tuple of str
-        What other answers need to know of items: "id", "label", "weight".
-    """
-
-    result_type: StructType
-    facts: tuple[str, ...]
-    width = 0
-
-    @property
-    def needs(self) -> tuple[str, ...]:
-        """The facts."""
-        return self.facts
-
-    def rows(self, neighbors: Neighbors, items: Items) -> pa.StructArray:
-        """One struct of lists for each query, nearest first, only as long as there are any."""
-        there = neighbors.positions >= 0
-        at = neighbors.positions[there]
-        known = {
-            "id": lambda: items.take_ids(at),
-            "label": lambda: pa.array(items.labels).take(pa.array(at)),
-            "weight": lambda: pa.array(items.weights).take(pa.array(at)),
-        }
-        cells = [pa.array(neighbors.distances[there]), *(known[fact]() for fact in self.facts)]
-        offsets = list_offsets(there.sum(axis=1))
-        lists = [pa.ListArray.from_arrays(offsets, cell) for cell in cells]
-        return pa.StructArray.from_arrays(lists, names=self.result_type.names)
-
-
-@dataclass(frozen=True)
-class Cut:
-    """What to cut out of evidence.
+class NarrowerSearch:
+    """A search whose neighbors are among those of another one.
 
     Attributes
     ----------
     k : int
-        The first so many neighbours, at most as many as were searched.
+        Neighbors per query, at most as many as in the other search.
     max_distance : float or None
-        Only those within, at most as far as was searched.
-    facts : tuple of str
-        As in the `Evidence`.
+        The largest distance of a neighbor, at most that of the other search, in the unit of the
+        metric.
+    names : tuple of str
+        The lists that the other search gave, as in its `FoundLists`.
     answer : Answer
         Makes the output.
     """
 
     k: int
     max_distance: float | None
-    facts: tuple[str, ...]
+    names: tuple[str, ...]
     answer: Answer
 
-
-def cut_batches(cut: Cut, batches: Iterator[tuple[pa.Array, ...]]) -> Iterator[pa.Array]:
-    """Answer out of evidence.
-
-    Parameters
-    ----------
-    cut : Cut
-        What is wanted.
-    batches : iterator of tuples of pyarrow.Array
-        The columns of an `Evidence`; null where an invalid query was kept.
-
-    Yields
-    ------
-    pyarrow.ListArray
-        As `worker.search_batches` yields.
-    """
-    for valid, lists in _blocks(batches, cut.k + cut.answer.width):
-        yield fan_out(_cut_block(cut, valid, lists), valid, keep=True)
+    def rows(self, valid: NDArray[np.bool_], lists: list[pa.ListArray]) -> pa.StructArray:
+        """Return the answers to the valid queries, out of the lists for all of them."""
+        lengths = lists[0].value_lengths().fill_null(0).to_numpy(zero_copy_only=False)[valid]
+        columns = {name: each.flatten() for name, each in zip(self.names, lists, strict=True)}
+        distances = columns.pop(DISTANCE).to_numpy()
+        starts = np.cumsum(lengths) - lengths
+        rank = np.arange(len(distances)) - np.repeat(starts, lengths)
+        kept = rank < self.k
+        if self.max_distance is not None:
+            kept &= distances <= self.max_distance
+        kept_before = np.append(0, np.cumsum(kept))
+        offsets = np.append(0, kept_before[starts + lengths])
+        positions = np.flatnonzero(kept)
+        found = Found(offsets, distances[positions], positions)
+        return self.answer.rows(found, Items(len(distances), columns))
 
 
-def cut_all_batches(
-    cuts: Sequence[Cut], batches: Iterator[tuple[pa.Array, ...]]
+def narrower_batches(
+    search: NarrowerSearch, batches: Iterator[tuple[pa.Array, ...]]
 ) -> Iterator[pa.Array]:
-    """Answer several times out of the same evidence.
+    """Answer one narrower search.
 
     Parameters
     ----------
-    cuts : sequence of Cut
-        What is wanted, all with the same facts.
+    search : NarrowerSearch
+        What to answer.
     batches : iterator of tuples of pyarrow.Array
-        As of `cut_batches`.
+        The lists `search.names` of the wider search; null for an invalid query.
 
     Yields
     ------
     pyarrow.ListArray
-        For each query a list of one struct, whose fields are the answers; null where an invalid
-        query was kept.
+        See `batches.search_batches`.
     """
-    names = [str(i) for i in range(len(cuts))]
-    for valid, lists in _blocks(batches, sum(cut.k + cut.answer.width for cut in cuts)):
-        answers = [_cut_block(cut, valid, lists) for cut in cuts]
+    for valid, lists in _blocks(batches, search.k + search.answer.width):
+        yield fan_out(search.rows(valid, lists), valid, keep=True)
+
+
+def all_narrower_batches(
+    searches: Sequence[NarrowerSearch], batches: Iterator[tuple[pa.Array, ...]]
+) -> Iterator[pa.Array]:
+    """Answer several narrower searches at once.
+
+    Parameters
+    ----------
+    searches : sequence of NarrowerSearch
+        What to answer, all with the same `names`.
+    batches : iterator of tuples of pyarrow.Array
+        See `narrower_batches`.
+
+    Yields
+    ------
+    pyarrow.ListArray
+        For each query a list of one struct, whose fields are the answers; null for an invalid
+        query.
+    """
+    names = [str(i) for i in range(len(searches))]
+    for valid, lists in _blocks(batches, sum(each.k + each.answer.width for each in searches)):
+        answers = [each.rows(valid, lists) for each in searches]
         yield fan_out(pa.StructArray.from_arrays(answers, names), valid, keep=True)
 
 
 def _blocks(
     batches: Iterator[tuple[pa.Array, ...]], width: int
 ) -> Iterator[tuple[NDArray[np.bool_], list[pa.ListArray]]]:
-    """Blocks of evidence with answers of bounded size, and which of their queries are valid."""
-    step = max(1, BLOCK_ANSWERS // width)
+    """Yield blocks whose answers have a bounded size: which queries are valid, and the lists."""
+    step = max(1, BLOCK_NUMBERS // width)
     for lists in batches:
         for start in range(0, len(lists[0]), step):
             block = [each.slice(start, step) for each in lists]
             yield block[0].is_valid().to_numpy(zero_copy_only=False), block
-
-
-def _cut_block(cut: Cut, valid: NDArray[np.bool_], lists: list[pa.ListArray]) -> pa.StructArray:
-    """The answers of the valid queries."""
-    distances, starts, lengths = list_parts(lists[0])
-    starts, lengths = starts[valid], lengths[valid]
-    place = np.arange(min(cut.k, lengths.max(initial=0)))
-    there = place < lengths[:, None]
-    found = np.full(there.shape, np.inf)
-    found[there] = distances[(starts[:, None] + place)[there]]
-    if cut.max_distance is not None:
-        there &= found <= cut.max_distance
-        found[~there] = np.inf
-    positions = np.full(there.shape, -1, dtype=np.int64)
-    count = int(there.sum())
-    positions[there] = np.arange(count)
-    facts = {}
-    for name, each in zip(cut.facts, lists[1:], strict=True):
-        at = (each.offsets.to_numpy()[:-1][valid][:, None] + place)[there]
-        facts[name] = each.values.take(pa.array(at))
-    items = Items(
-        count,
-        facts.get("id"),
-        facts["label"].to_numpy() if "label" in facts else None,
-        facts["weight"].to_numpy() if "weight" in facts else None,
-    )
-    return cut.answer.rows(Neighbors(found, positions), items)

@@ -8,11 +8,11 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from pyspark_knn.engine.fit.chunks import rows_of, unpack
 from pyspark_knn.engine.rows.vectors import VectorBatch
-from pyspark_knn.engine.search.batches import Request, list_offsets, query_step, valid_queries
+from pyspark_knn.engine.search.batches import Request, query_step, valid_queries
 from pyspark_knn.engine.search.in_shards import PASSING
-from pyspark_knn.index.cells import Cells, Cut
+from pyspark_knn.engine.spark.arrow import list_offsets
+from pyspark_knn.index.cells import Cells
 
 
 def route_nearest(
@@ -28,7 +28,7 @@ def route_nearest(
     probes : int
         How many shards.
     batches : iterator of tuples of pyarrow.Array
-        The columns that make up the feature vector.
+        The columns `request.vector` of the queries.
 
     Yields
     ------
@@ -55,8 +55,8 @@ def route_within(
         What is wanted.
     cells : Cells
     batches : iterator of tuples of pyarrow.Array
-        The columns that make up the feature vector, the shard that was searched, and the distances
-        that it gave.
+        The columns `request.vector` of the queries, the shard that was searched, and the distances
+        of the neighbors in it.
 
     Yields
     ------
@@ -100,49 +100,6 @@ def _limits(request: Request, found: pa.Array) -> NDArray[np.float64]:
 def _vectors(
     request: Request, cells: Cells, arrays: tuple[pa.Array, ...]
 ) -> tuple[NDArray[np.floating], NDArray[np.bool_]]:
-    queries = VectorBatch.from_arrow(arrays, request.features_col)
+    named = dict(zip(request.vector, arrays, strict=True))
+    queries = VectorBatch.from_arrow(named, request.features_col)
     return valid_queries(queries, np.arange(len(queries)), cells.centers.shape[1])
-
-
-def sample_items(
-    dim: int, share: float, batches: Iterator[pa.RecordBatch]
-) -> Iterator[pa.RecordBatch]:
-    """A share of the vectors in packed chunks, evenly spaced.
-
-    Parameters
-    ----------
-    dim : int
-        The dimension of the vectors; chunks of another one are left out.
-    share : float
-        From 0 (exclusive) to 1.
-    batches : iterator of pyarrow.RecordBatch
-        Of `chunks.CHUNK_SCHEMA`.
-
-    Yields
-    ------
-    pyarrow.RecordBatch
-        One column, an array of double.
-    """
-    step = max(1, int(1 / share))
-    for start, matrix in _chunks(dim, batches):
-        few = matrix[-start % step :: step].astype(np.float64)
-        lists = pa.ListArray.from_arrays(
-            list_offsets(np.full(len(few), dim)), pa.array(few.ravel())
-        )
-        yield pa.RecordBatch.from_arrays([lists], names=["features"])
-
-
-def count_cells(dim: int, cut: Cut, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """How many items of packed chunks are in each cell; rows of cell and rows."""
-    for _, matrix in _chunks(dim, batches):
-        cells, counts = np.unique(cut.cells(matrix), return_counts=True)
-        yield pa.RecordBatch.from_pydict({"cell": cells, "rows": counts})
-
-
-def _chunks(
-    dim: int, batches: Iterator[pa.RecordBatch]
-) -> Iterator[tuple[int, NDArray[np.floating]]]:
-    for batch in batches:
-        for chunk in rows_of(batch):
-            if chunk["chunk"] >= 0 and chunk["dim"] == dim:
-                yield from unpack(chunk, dim)

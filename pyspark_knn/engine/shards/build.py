@@ -19,14 +19,15 @@ from threadpoolctl import threadpool_limits
 from pyspark_knn.engine.fit.chunks import (
     CHANGED,
     CONTENT_WRAP,
-    one_row,
-    rows_of,
-    stream_of,
+    POSITION,
+    columns_of,
     unpack,
 )
 from pyspark_knn.engine.rows.items import Items
 from pyspark_knn.engine.search.batches import Searchable, task_threads
 from pyspark_knn.engine.ship.bundle import write_bundle
+from pyspark_knn.engine.ship.shard_rows import Shard, shard_rows
+from pyspark_knn.engine.spark.arrow import one_row, rows_of, stream_of
 from pyspark_knn.index.auto import build_index
 from pyspark_knn.index.base import IndexSpec
 from pyspark_knn.index.cells import Cut
@@ -34,36 +35,15 @@ from pyspark_knn.index.cells import Cut
 PIECE_SCHEMA = pa.schema(
     [
         ("shard", pa.int32()),
-        ("narrow", pa.bool_()),
-        ("keys", pa.binary()),
+        ("dtype", pa.string()),
+        ("columns", pa.binary()),
         ("values", pa.binary()),
     ]
 )
-"""Items of one chunk that belong to one shard. `keys`: an Arrow stream."""
-
-SHARD_SCHEMA = pa.schema(
-    [
-        ("shard", pa.int32()),
-        ("part", pa.int32()),
-        ("offset", pa.int64()),
-        ("size", pa.int64()),
-        ("digest", pa.string()),
-        ("rows", pa.int64()),
-        ("duplicates", pa.int64()),
-        ("algorithm", pa.string()),
-        ("reason", pa.string()),
-        ("radius", pa.float64()),
-        ("converts", pa.bool_()),
-        ("bytes", pa.binary()),
-    ]
-)
-"""A shard's bundle in parts: `bytes` stand at `offset` of `size`. `digest` names the items of the
-shard, whatever order they came in. What follows it, and tells of the shard, is in part 0 alone."""
+"""Items of one chunk that belong to one shard: their vectors, whose values are of type `dtype`, and
+their columns, an Arrow stream."""
 
 _CHANGED = CHANGED.format(what="other rows were cut into shards than had been counted before")
-
-_PART_BYTES = 8 << 20
-"""Rows of this size pass every buffer of Spark; no batch of them outgrows Arrow's 2 GiB."""
 
 
 @dataclass(frozen=True)
@@ -74,14 +54,14 @@ class ShardRequest:
     ----------
     dim : int
         The dimension of the vectors; chunks of another one are left out.
-    narrow : bool
-        Whether the vectors are float32, in all shards alike.
+    dtype : numpy dtype
+        The type of the vectors in all shards, float32 or float64.
     num_shards : int
-        Shards, some of which may come out empty.
-    keys : tuple of str
-        The columns of a chunk's keys.
+        The number of shards, some of which may stay empty.
     order : tuple of str
-        What sorts the items of a shard, from "id" on.
+        The item columns that sort the items of a shard, "id" first.
+    named : bool
+        Whether the items have ids or saved positions. If not, the positions come from `chunks`.
     chunks : ndarray of shape (n_chunks, 5), dtype int64
         Partition, chunk, position of the first item, number of items and content of each chunk.
     spec : IndexSpec
@@ -91,18 +71,13 @@ class ShardRequest:
     """
 
     dim: int
-    narrow: bool
+    dtype: np.dtype[np.floating]
     num_shards: int
-    keys: tuple[str, ...]
     order: tuple[str, ...]
+    named: bool
     chunks: NDArray[np.int64]
     spec: IndexSpec
     cut: Cut | None = None
-
-    @property
-    def named(self) -> bool:
-        """Whether items have ids or positions of their own, wherever they stand."""
-        return "id" in self.keys or "position" in self.keys
 
 
 # --- chunks -> pieces -----------------------------------------------------------------------------
@@ -165,9 +140,9 @@ class _Tally:
 def _pieces(
     request: ShardRequest, chunk: Mapping[str, Any], start: int
 ) -> Iterator[pa.RecordBatch]:
-    keys = _keys(request, chunk, start)
+    columns = _columns(chunk, start)
     for first, matrix in unpack(chunk, request.dim):
-        part = keys.slice(first, len(matrix))
+        part = columns.slice(first, len(matrix))
         hashes = spread(part["id"])
         if request.cut is None:
             shards = hashes % np.uint64(request.num_shards)
@@ -178,26 +153,25 @@ def _pieces(
         for shard, rows in zip(found.tolist(), np.split(order, firsts[1:]), strict=True):
             cells = {
                 "shard": shard,
-                "narrow": chunk["narrow"],
-                "keys": stream_of(part.take(pa.array(rows)).combine_chunks().to_batches()),
+                "dtype": chunk["dtype"],
+                "columns": stream_of(part.take(pa.array(rows)).combine_chunks().to_batches()),
                 "values": pa.py_buffer(matrix[rows]),
             }
             yield one_row(PIECE_SCHEMA, cells)
 
 
-def _keys(request: ShardRequest, chunk: Mapping[str, Any], start: int) -> pa.Table:
-    """The keys of a chunk's items, positions standing for ids where there are none."""
-    rows = chunk["rows"]
-    keys = pa.table({})
-    if chunk["keys"] is not None:
-        keys = pa.ipc.open_stream(chunk["keys"]).read_all().rename_columns(list(request.keys))
-    if "id" in keys.column_names:
-        return keys
-    if "position" in keys.column_names:
-        names = ["id" if name == "position" else name for name in keys.column_names]
-        return keys.rename_columns(names)
-    positions = pa.array(np.arange(start, start + rows))
-    return keys.append_column("id", positions) if keys.num_columns else pa.table({"id": positions})
+def _columns(chunk: Mapping[str, Any], start: int) -> pa.Table:
+    """Return the columns of a chunk's items, with positions as "id" where they have no ids."""
+    columns = pa.table({}) if chunk["columns"] is None else columns_of(chunk)
+    given = columns.drop([POSITION]) if POSITION in columns.column_names else columns
+    if "id" in columns.column_names:
+        return given
+    if POSITION in columns.column_names:
+        positions = columns[POSITION]
+    else:
+        positions = pa.chunked_array([np.arange(start, start + chunk["rows"])])
+    named = {name: given[name] for name in given.column_names}
+    return pa.table({"id": positions, **named})
 
 
 def spread(ids: pa.ChunkedArray) -> NDArray[np.uint64]:
@@ -228,7 +202,7 @@ def build_shards(
     Yields
     ------
     pyarrow.RecordBatch
-        Of `SHARD_SCHEMA`.
+        Of `shard_rows.SHARD_SCHEMA`.
     """
     pieces = (piece for batch in batches for piece in rows_of(batch))
     with threadpool_limits(limits=task_threads()):
@@ -237,106 +211,79 @@ def build_shards(
 
 
 def _shard(
-    request: ShardRequest, shard: int, pieces: Iterable[Mapping[str, Any]]
+    request: ShardRequest, number: int, pieces: Iterable[Mapping[str, Any]]
 ) -> Iterator[pa.RecordBatch]:
-    keys, matrix = _sorted(request, pieces)
-    items = Items(
-        len(matrix),
-        keys["id"].combine_chunks(),
-        keys["label"].to_numpy() if "label" in keys.column_names else None,
-        keys["weight"].to_numpy() if "weight" in keys.column_names else None,
-    )
+    table, matrix = _sorted(request, pieces)
+    items = Items.from_table(table)
     index, reason = build_index(matrix, request.spec)
-    facts: dict[str, Any] = {
-        "digest": _digest(keys, matrix),
-        "rows": items.count,
-        "duplicates": items.duplicates(),
-        "algorithm": index.algorithm,
-        "reason": reason,
-        "radius": None if request.cut is None else request.cut.radius(shard, matrix),
-        "converts": request.spec.metric.converts(matrix),
-    }
-    del keys, matrix
-    yield from parts_of(shard, Searchable(items, index), facts)
+    digest = _digest(table, matrix)
+    radius = None if request.cut is None else request.cut.radius(number, matrix)
+    converts = request.spec.metric.converts(matrix)
+    del table, matrix
+    file = io.BytesIO()
+    write_bundle(Searchable(items, index), file)
+    shard = Shard(
+        shard=number,
+        rows=items.count,
+        duplicates=items.duplicates(),
+        size=file.tell(),
+        digest=digest,
+        algorithm=index.algorithm,
+        reason=reason,
+        radius=radius,
+        converts=converts,
+    )
+    yield from shard_rows(shard, file.getbuffer())
 
 
 def _sorted(
     request: ShardRequest, pieces: Iterable[Mapping[str, Any]]
 ) -> tuple[pa.Table, NDArray[np.floating]]:
-    """The items of a shard in the order of their ids, whatever order the pieces come in."""
-    keys, matrix = _placed(request, pieces)
+    """Return the items of a shard sorted by id, whatever the order of the pieces."""
+    table, matrix = _placed(request, pieces)
     # Arrow keeps what the pieces took for later: as much as the shard, which is to be copied now.
     pa.default_memory_pool().release_unused()
-    if len(keys) < 2 or pc.count_distinct(keys["id"]).as_py() == len(keys):
-        return keys, matrix
-    # Items that their keys do not tell apart go by their vectors: a shard that is lost and built
-    # again must be the same.
+    if len(table) < 2 or pc.count_distinct(table["id"]).as_py() == len(table):
+        return table, matrix
+    # Items with equal columns are sorted by their vectors: a shard that is lost and rebuilt must be
+    # the same.
     rows = matrix.view(np.dtype((np.void, matrix.strides[0]))).ravel()
-    ranks = np.empty(len(keys), np.int64)
-    ranks[np.argsort(rows, kind="stable")] = np.arange(len(keys))
-    order = _order(request, keys.append_column(" ", pa.array(ranks)), " ")
-    return keys.take(order).combine_chunks(), matrix[order.to_numpy()]
+    ranks = np.empty(len(table), np.int64)
+    ranks[np.argsort(rows, kind="stable")] = np.arange(len(table))
+    order = _order(request, table.append_column(" ", pa.array(ranks)), " ")
+    return table.take(order).combine_chunks(), matrix[order.to_numpy()]
 
 
 def _placed(
     request: ShardRequest, pieces: Iterable[Mapping[str, Any]]
 ) -> tuple[pa.Table, NDArray[np.floating]]:
-    """The items of a shard, sorted by their keys alone.
+    """Return the items of a shard sorted by their columns alone.
 
     Each vector goes straight to its place, so that no more than two copies of a shard are here at
     a time: nothing of the pieces outlives this function.
     """
     tables, stored = [], []
     for piece in pieces:
-        tables.append(pa.ipc.open_stream(piece["keys"]).read_all())
-        dtype = np.float32 if piece["narrow"] else np.float64
-        stored.append(np.frombuffer(piece["values"], dtype=dtype).reshape(-1, request.dim))
-    keys = pa.concat_tables(tables)
-    order = _order(request, keys)
-    place = np.empty(len(keys), np.int64)
-    place[order.to_numpy()] = np.arange(len(keys))
-    matrix = np.empty((len(keys), request.dim), np.float32 if request.narrow else np.float64)
+        tables.append(columns_of(piece))
+        values = np.frombuffer(piece["values"], dtype=piece["dtype"])
+        stored.append(values.reshape(-1, request.dim))
+    table = pa.concat_tables(tables)
+    order = _order(request, table)
+    place = np.empty(len(table), np.int64)
+    place[order.to_numpy()] = np.arange(len(table))
+    matrix: NDArray[np.floating] = np.empty((len(table), request.dim), request.dtype)
     start = 0
     for values in stored:
         matrix[place[start : start + len(values)]] = values
         start += len(values)
-    return keys.take(order).combine_chunks(), matrix
+    return table.take(order).combine_chunks(), matrix
 
 
-def _order(request: ShardRequest, keys: pa.Table, *more: str) -> pa.Array:
-    return pc.sort_indices(keys, [(name, "ascending") for name in (*request.order, *more)])
+def _order(request: ShardRequest, table: pa.Table, *more: str) -> pa.Array:
+    return pc.sort_indices(table, [(name, "ascending") for name in (*request.order, *more)])
 
 
-def _digest(keys: pa.Table, matrix: NDArray[np.floating]) -> str:
-    digest = hashlib.blake2b(stream_of(keys.to_batches()) or b"", digest_size=16)
+def _digest(table: pa.Table, matrix: NDArray[np.floating]) -> str:
+    digest = hashlib.blake2b(stream_of(table.to_batches()) or b"", digest_size=16)
     digest.update(matrix.data)
     return digest.hexdigest()
-
-
-def parts_of(shard: int, content: Searchable, facts: Mapping[str, Any]) -> Iterator[pa.RecordBatch]:
-    """The bundle of a shard as rows of `SHARD_SCHEMA`.
-
-    Parameters
-    ----------
-    shard : int
-        Its number.
-    content : Searchable
-        Its items and their index.
-    facts : mapping
-        ``digest``, and what part 0 shall tell: ``rows``, ``duplicates``, ``algorithm``,
-        ``reason``, ``radius``, ``converts``.
-    """
-    file = io.BytesIO()
-    write_bundle(content, file)
-    data = file.getbuffer()
-    for part, offset in enumerate(range(0, len(data), _PART_BYTES)):
-        told = facts if part == 0 else {"digest": facts["digest"]}
-        cells = {
-            "shard": shard,
-            "part": part,
-            "offset": offset,
-            "size": len(data),
-            "bytes": pa.py_buffer(data[offset : offset + _PART_BYTES]),
-            **told,
-        }
-        yield one_row(SHARD_SCHEMA, cells)

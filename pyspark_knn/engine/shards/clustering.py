@@ -11,7 +11,7 @@ from pyspark.ml.functions import array_to_vector
 from pyspark.sql import functions as F
 
 from pyspark_knn.engine.fit.packed import PackedItems
-from pyspark_knn.engine.search.routing import count_cells, sample_items
+from pyspark_knn.engine.shards.sampling import count_cells, sample_items
 from pyspark_knn.engine.ship.guard import guarded
 from pyspark_knn.engine.spark import compat
 from pyspark_knn.engine.spark.caching import persist, unpersist

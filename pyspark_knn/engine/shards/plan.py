@@ -14,31 +14,31 @@ searched first, and tells which others the query must go to.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
+from pyspark.sql.pandas.types import from_arrow_type
 
+from pyspark_knn.engine.rows.columns import Input
+from pyspark_knn.engine.search.answers import DISTANCE, FoundLists
 from pyspark_knn.engine.search.batches import Request
-from pyspark_knn.engine.search.in_shards import (
-    SHARD_COLUMNS,
-    Candidates,
-    merge_candidates,
-    search_shards,
-)
+from pyspark_knn.engine.search.in_shards import search_shards
+from pyspark_knn.engine.search.merge import merge_batches
 from pyspark_knn.engine.search.routing import route_nearest, route_within
+from pyspark_knn.engine.ship.shard_rows import SHARD_COLUMNS, SHARD_SCHEMA
 from pyspark_knn.engine.ship.udf import BatchFunction
 from pyspark_knn.engine.spark import compat
 from pyspark_knn.engine.spark.spreading import int_array, row_hash, spreading_keys
 from pyspark_knn.index.cells import Cells
 
-Inputs = list[tuple[Column, T.DataType]]
+InputTypes = dict[str, T.DataType]
+"""The inputs of a query and their types."""
 
 _DOUBLES = T.ArrayType(T.DoubleType())
 _INTS = T.ArrayType(T.IntegerType())
-_SHARD_TYPES = [T.IntegerType(), T.LongType(), T.LongType(), T.StringType(), T.BinaryType()]
 
 _QUERY = (1 << 31) - 1
 """As the number of a part: behind all parts."""
@@ -60,8 +60,8 @@ class ShardPlan:
         Tasks that share the queries of one shard.
     partitions : int
         Of the shuffle that brings shards and queries together.
-    keys : list of StructField
-        What an item has beside its vector: "id", and "label" and "weight" if any.
+    columns : list of StructField
+        The item columns, in the order that breaks ties; "id" comes first.
     cells : Cells or None
         Where shards are cells.
     """
@@ -71,47 +71,46 @@ class ShardPlan:
     num_shards: int
     replicas: int
     partitions: int
-    keys: list[T.StructField]
+    columns: list[T.StructField]
     cells: Cells | None
 
-    def answers(self, queries: DataFrame, inputs: Inputs, request: Request) -> DataFrame:
+    def answers(self, queries: DataFrame, inputs: dict[str, Input], request: Request) -> DataFrame:
         """`queries` with the columns of `request.answer`; see `Placement.search`."""
-        kinds = [kind for _, kind in inputs]
-        found = self._found(numbered(queries, inputs), kinds, request)
+        types = {name: each.type for name, each in inputs.items()}
+        found = self._found(numbered(queries, inputs), types, request)
         return self._merged(found, queries.schema, request)
 
-    def _found(self, queries: DataFrame, kinds: list[T.DataType], request: Request) -> DataFrame:
+    def _found(self, queries: DataFrame, types: InputTypes, request: Request) -> DataFrame:
         """The candidates of each query: a row for each shard that it goes to."""
         if self.cells is None:
-            return self._searched(self.copies(queries), kinds, request)
+            return self._searched(self.copies(queries), types, request)
         nearest = functools.partial(route_nearest, request, self.cells, request.probes or 1)
-        vector, given = _vector(request, kinds)
-        route = _once(nearest, given)(*vector)
-        found = self._searched(self._routed(queries, route), kinds, request)
+        vector = [types[name] for name in request.vector]
+        route = _once(nearest, vector)(*_inputs(request.vector))
+        found = self._searched(self._routed(queries, route), types, request)
         if request.probes is not None:
             return found
-        return self._further(found, self.cells, kinds, request)
+        return self._further(found, self.cells, types, request)
 
     def _further(
-        self, first: DataFrame, cells: Cells, kinds: list[T.DataType], request: Request
+        self, first: DataFrame, cells: Cells, types: InputTypes, request: Request
     ) -> DataFrame:
         """The candidates of each query, a row of which tells what its nearest cell had.
 
         This row passes by the second search, with the query's other columns, and its copies do not.
         """
         within = functools.partial(route_within, request, cells)
-        vector, given = _vector(request, kinds)
-        further = _once(within, [*given, T.IntegerType(), _DOUBLES])
-        names = self._names()
-        before = {name: f"before_{name}" for name in names}
+        vector = [types[name] for name in request.vector]
+        further = _once(within, [*vector, T.IntegerType(), _DOUBLES])
+        before = {name: f"before_{name}" for name in self._names}
         queries = first.withColumn("row", F.col("rest")["row"]).drop("rest")
         queries = queries.withColumnsRenamed(before)
-        route = further(*vector, F.col("shard"), F.col("before_distance"))
+        route = further(*_inputs(request.vector), F.col("shard"), F.col(before[DISTANCE]))
         carrier = F.col("rest").isNotNull()
         kept = {name: F.when(carrier, F.col(name)) for name in before.values()}
         copies = self._routed(queries, route).withColumns(kept)
-        found = self._searched(copies, kinds, request)
-        either = [F.coalesce(name, before[name]).alias(name) for name in names]
+        found = self._searched(copies, types, request)
+        either = [F.coalesce(name, before[name]).alias(name) for name in self._names]
         return found.select("query", "rest", *either)
 
     def copies(self, queries: DataFrame) -> DataFrame:
@@ -143,7 +142,7 @@ class ShardPlan:
             }
         ).drop("row", "place")
 
-    def _searched(self, copies: DataFrame, kinds: list[T.DataType], request: Request) -> DataFrame:
+    def _searched(self, copies: DataFrame, types: InputTypes, request: Request) -> DataFrame:
         """`copies` with the lists of the candidates of each, searched beside its shard."""
         replicas = F.explode(int_array(range(self.replicas))).alias("replica")
         shards = self.frame.select("*", replicas).select(
@@ -158,37 +157,35 @@ class ShardPlan:
             .repartition(self.partitions, spread)
             .sortWithinPartitions("target", "part")
         )
-        lists = [T.StructField(each.name, T.ArrayType(each.dataType)) for each in self.keys]
-        answer = Candidates(T.StructType([T.StructField("distance", _DOUBLES), *lists]))
+        lists = [T.StructField(name, kind) for name, kind in self._lists.items()]
+        answer = FoundLists(T.StructType(lists), self._names)
         keep = "error" if request.handle_invalid == "error" else "keep"
         wanted = replace(request, answer=answer, handle_invalid=keep)
         run = functools.partial(search_shards, wanted, self.digests)
+        given = [from_arrow_type(SHARD_SCHEMA.field(name).type) for name in SHARD_COLUMNS]
         # It depends on the rows before it: Spark must not move, repeat or leave out any of it.
         search = compat.batch_udf(
-            run, [*_SHARD_TYPES, *kinds], T.ArrayType(answer.result_type), deterministic=False
+            run, [*given, *types.values()], T.ArrayType(answer.result_type), deterministic=False
         )
-        inputs = [*SHARD_COLUMNS, *(f"input_{i}" for i in range(len(kinds)))]
-        found = rows.withColumn("found", search(*map(F.col, inputs)))
+        found = rows.withColumn("found", search(*map(F.col, SHARD_COLUMNS), *_inputs(types)))
         kept = [name for name in copies.columns if name not in ("target", "part")]
-        return found.select(*kept, F.inline("found").alias(*self._names()))
+        return found.select(*kept, F.inline("found").alias(*self._names))
 
     def _merged(self, found: DataFrame, schema: T.StructType, request: Request) -> DataFrame:
         """The k nearest of the candidates of each query, beside the query's own columns."""
-        names = self._names()
-        candidates = F.when(F.col("distance").isNotNull(), F.struct(*names))
+        candidates = F.when(F.col(DISTANCE).isNotNull(), F.struct(*self._names))
         whole = found.groupBy("query").agg(
             F.collect_list(candidates).alias("found"), F.collect_list("rest").alias("rest")
         )
-        run = functools.partial(merge_candidates, request, names)
-        given = [T.IntegerType(), T.IntegerType(), T.IntegerType(), _DOUBLES]
-        given += [T.ArrayType(field.dataType) for field in self.keys]
+        run = functools.partial(merge_batches, request, self._names)
+        given = [T.IntegerType(), T.IntegerType(), T.IntegerType(), *self._lists.values()]
         merge = compat.batch_udf(run, given, T.ArrayType(request.answer.result_type))
         rest = F.get("rest", F.lit(0))
         answers = merge(
             rest["sent"],
             F.size("found"),
             F.size("rest"),
-            *(F.flatten(F.col("found").getField(name)) for name in names),
+            *(F.flatten(F.col("found").getField(name)) for name in self._names),
         )
         own = [
             rest["row"][f"own_{i}"].alias(field.name, metadata=field.metadata)
@@ -196,8 +193,15 @@ class ShardPlan:
         ]
         return whole.select(*own, F.inline(answers).alias(*request.answer.result_type.names))
 
-    def _names(self) -> list[str]:
-        return ["distance", *(field.name for field in self.keys)]
+    @property
+    def _names(self) -> tuple[str, ...]:
+        return tuple(self._lists)
+
+    @property
+    def _lists(self) -> dict[str, T.DataType]:
+        """The lists that a shard returns for a query, and their types."""
+        columns = {field.name: T.ArrayType(field.dataType) for field in self.columns}
+        return {DISTANCE: _DOUBLES, **columns}
 
 
 def _once(route: BatchFunction, given: list[T.DataType]) -> Callable[..., Column]:
@@ -208,14 +212,13 @@ def _once(route: BatchFunction, given: list[T.DataType]) -> Callable[..., Column
     return compat.batch_udf(route, given, _INTS, deterministic=False)
 
 
-def _vector(request: Request, kinds: list[T.DataType]) -> tuple[list[Column], list[T.DataType]]:
-    """The inputs that make up a query's vector, and their types."""
-    count = request.feature_columns
-    return [F.col(f"input_{i}") for i in range(count)], kinds[:count]
+def _inputs(names: Iterable[str]) -> list[Column]:
+    """Return the columns of a query that the worker needs."""
+    return [F.col(f"input_{name}") for name in names]
 
 
-def numbered(queries: DataFrame, inputs: Inputs) -> DataFrame:
-    """The queries with a number each: all they are in "row", what the worker needs in "input_i".
+def numbered(queries: DataFrame, inputs: dict[str, Input]) -> DataFrame:
+    """The queries with a number each: all they are in "row", what the worker needs in "input_…".
 
     A task that is repeated must give each row its number again, though rows out of a shuffle come
     in another order then. So they are sorted by all that they hold before they are numbered.
@@ -225,8 +228,8 @@ def numbered(queries: DataFrame, inputs: Inputs) -> DataFrame:
     whole = row_hash([(F.col(own[i]), field.dataType) for i, field in enumerate(fields)])
     ordered = queries.toDF(*own).sortWithinPartitions(whole)
     # Not before the sort, which would carry each vector twice.
-    named = ordered.toDF(*queries.columns).select("*", *(each for each, _ in inputs))
-    names = own + [f"input_{i}" for i in range(len(inputs))]
+    named = ordered.toDF(*queries.columns).select("*", *(each.value for each in inputs.values()))
+    names = own + [f"input_{name}" for name in inputs]
     return named.toDF(*names).select(
         F.monotonically_increasing_id().alias("query"),
         F.struct(*own).alias("row"),

@@ -19,10 +19,10 @@ from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import to_arrow_type
 
-from pyspark_knn.engine.fit.chunks import rows_of
 from pyspark_knn.engine.ship import udf
 from pyspark_knn.engine.ship.guard import guarded
 from pyspark_knn.engine.spark import hints
+from pyspark_knn.engine.spark.arrow import rows_of
 
 if TYPE_CHECKING:
     from pyspark.sql.types import DataType
