@@ -1,4 +1,4 @@
-"""What all models have in common: an index in its place, and the template of a search."""
+"""The base class of all models: an index in its place, and the search."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ Self_ = TypeVar("Self_", bound="NeighborModel")
 
 
 class NeighborModel(SharedIndex, FittedParams, HasNeighbors, SavedStage):
-    """A fitted index in its place, and the template of a search."""
+    """The base class of all models: an index in its place, and the search."""
 
     _OUTPUTS: ClassVar[tuple[str, ...]]
-    """The Params that name output columns, in the order of the columns."""
+    """The Params that name output columns, in the order of these columns."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -52,7 +52,7 @@ class NeighborModel(SharedIndex, FittedParams, HasNeighbors, SavedStage):
         self._facts = FitFacts()
         self._shared: SharedSearch | None = None
         self._warned: set[str] = set()
-        """Warnings that were given; one set for a model and its copies."""
+        """The warnings that were given; a model shares this set with its copies."""
 
     def _place(self, packed: PackedItems, facts: FitFacts) -> None:
         """Index packed items where the Params say."""
@@ -128,7 +128,7 @@ class NeighborModel(SharedIndex, FittedParams, HasNeighbors, SavedStage):
 
     @property
     def numItems(self) -> int:
-        """How many items there are."""
+        """The number of items."""
         return self._fitted.num_items
 
     @property
@@ -138,24 +138,24 @@ class NeighborModel(SharedIndex, FittedParams, HasNeighbors, SavedStage):
 
     @property
     def numSkipped(self) -> int:
-        """How many items were left out as invalid (handleInvalid "skip" or "keep")."""
+        """The number of invalid items that were skipped (handleInvalid "skip" or "keep")."""
         return self._facts.numSkipped
 
     @property
     def algorithmReason(self) -> str:
-        """Why the index is of the kind that `getAlgorithm` tells."""
+        """Why the index has the algorithm that `getAlgorithm` returns."""
         return self._facts.algorithmReason
 
     @property
     def placementReason(self) -> str:
-        """Why the index is where `getPlacement` tells."""
+        """Why the index has the placement that `getPlacement` returns."""
         return self._facts.placementReason
 
     @property
     def ids(self) -> NDArray[Any]:
-        """The items' ids, of shape (numItems,), in the order of their positions.
+        """The ids of the items in the order of their positions: ndarray of shape (numItems,).
 
-        Of a sharded model they are fetched from the executors each time, by a job.
+        For a sharded model, each access runs a job that fetches them from the executors.
         """
         ids = self._fitted.fetch()[0].ids
         if ids is None:
@@ -168,28 +168,41 @@ class NeighborModel(SharedIndex, FittedParams, HasNeighbors, SavedStage):
 
     @property
     def items(self) -> DataFrame:
-        """The items: position, id (where idCol is set), features (array of float or double)."""
+        """The items as a DataFrame.
+
+        It has the columns position (of a replicated model, or where idCol is unset), id (where
+        idCol is set), features (array of float or double), and label and weight, where items have
+        these.
+        """
         session = SparkSession.getActiveSession()
         if session is None:
-            raise ValueError("there is no running Spark session to make a DataFrame in")
+            raise ValueError("items needs an active Spark session, and there is none")
         return self._fitted.items_frame(session)
 
     def explainSearch(self, queries: DataFrame) -> str:
-        """What a search of `queries` would cost, before it is run.
+        """Estimate the cost of a search of `queries` without running it.
 
-        It counts the queries and times a few hundred of them in one shard, or in the replicated
-        index; the search itself is not run.
+        This counts the queries, and times a few hundred of them in one shard or in the replicated
+        index.
 
         Parameters
         ----------
         queries : DataFrame
-            Has the features column.
+            The queries; only the features column is used.
 
         Returns
         -------
         str
-            Items, queries and pairs; placement, shards and replicas; bytes that move; Python
-            memory; an estimate of the time; and settings to raise, if any. For people to read.
+            A text for people to read: the numbers of items, queries and pairs; the placement,
+            shards and replicas; the bytes to transfer; the memory of the Python workers; an
+            estimate of the time; and the settings to raise, if any.
+
+        Raises
+        ------
+        TypeError
+            If `queries` is not a DataFrame, or the features column has another type.
+        ValueError
+            If there is no features column.
         """
         compat.session_of(queries, "queries")
         features = columns.features_of(queries, "featuresCol", self.getFeaturesCol())
@@ -211,8 +224,13 @@ class NeighborModel(SharedIndex, FittedParams, HasNeighbors, SavedStage):
     def unpersist(self: Self_) -> Self_:
         """Free what the executors hold of the index.
 
-        The model can still be used: a replicated index is shipped again, and shards are built again
-        from the items, in each search.
+        The model can still be used: the next search ships a replicated index again, and each later
+        search of a sharded model rebuilds its shards from the items.
+
+        Returns
+        -------
+        KNNModel, KNNClassificationModel or KNNRegressionModel
+            This model.
         """
         self._fitted.unpersist()
         return self
@@ -221,8 +239,8 @@ class NeighborModel(SharedIndex, FittedParams, HasNeighbors, SavedStage):
     def _fitted(self) -> Placement:
         if self._index is None:
             raise ValueError(
-                f"this {type(self).__name__} has no index: it comes from fit() or load(), not from "
-                "its constructor"
+                f"{type(self).__name__} has no index. Create it with fit() of its estimator, or "
+                f"with {type(self).__name__}.load()."
             )
         return self._index
 
@@ -230,7 +248,9 @@ class NeighborModel(SharedIndex, FittedParams, HasNeighbors, SavedStage):
         compat.session_of(dataset)
         outputs = {param: name for param in self._OUTPUTS if (name := self.getOrDefault(param))}
         if not outputs:
-            raise ValueError(f"{', '.join(self._OUTPUTS)} are all empty: nothing would be added")
+            raise ValueError(
+                f"{', '.join(self._OUTPUTS)} are all empty. Name at least one of them."
+            )
         columns.refuse_existing(dataset, outputs)
         return self._search(dataset, outputs)
 
@@ -248,7 +268,7 @@ class NeighborModel(SharedIndex, FittedParams, HasNeighbors, SavedStage):
 
     @property
     def _id_type(self) -> T.DataType:
-        """The type that neighbours are named in."""
+        """The type of the ids of neighbors."""
         return self._fitted.id_type or T.LongType()
 
     def _found_lists(self, outputs: dict[str, str]) -> FoundLists:
@@ -310,11 +330,11 @@ class NeighborModel(SharedIndex, FittedParams, HasNeighbors, SavedStage):
         )
 
     def write(self) -> ModelWriter:
-        """A writer of this model."""
+        """Return a writer of this model."""
         self._fitted  # noqa: B018 - refuses an empty model before anything is overwritten
         return ModelWriter(self)
 
     @classmethod
     def read(cls: type[M]) -> ModelReader[M]:
-        """A reader of a saved model."""
+        """Return a reader of saved models."""
         return ModelReader(cls)

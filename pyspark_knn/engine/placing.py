@@ -83,26 +83,27 @@ def replicate(
 
 
 def choose_placement(placement: str, packed: PackedItems) -> tuple[str, str]:
-    """Choose where the items go, and check that they fit there, before any of them is fetched.
+    """Choose the placement of items, and check that they fit there, before any of them is fetched.
 
     Parameters
     ----------
     placement : {"auto", "replicated", "sharded"}
-        What was asked for.
+        The Param ``placement``.
     packed : PackedItems
         The items.
 
     Returns
     -------
     name : {"replicated", "sharded"}
+        The placement.
     reason : str
-        The estimate and the reason, one sentence.
+        The size of the items in GiB and the reason for the placement, one sentence.
 
     Raises
     ------
     ValueError
-        If sparse vectors would grow too much as dense ones, wherever they go, or if "replicated"
-        was asked for, and the item matrix is too large; names its size in GiB.
+        If sparse vectors would grow too much as dense ones, or if the item matrix is too large for
+        `placement` "replicated".
     """
     _check_growth(packed)
     needed, free = packed.nbytes, available_memory()
@@ -110,27 +111,29 @@ def choose_placement(placement: str, packed: PackedItems) -> tuple[str, str]:
         f"{packed.num_items:,} items of {packed.num_features:,} dimensions in "
         f"{packed.dtype.name} take {needed / 2**30:.2f} GiB"
     )
-    room = "" if free is None else f"the driver has {free / 2**30:.2f} GiB free"
+    driver = "" if free is None else f"{free / 2**30:.2f} GiB are free on the driver"
     too_large = free is not None and needed > free
     if placement == SHARDED:
-        return SHARDED, f"sharded was asked for; {size}"
+        return SHARDED, f"placement is 'sharded'; {size}"
     if not shipping.takes_files(packed.frame.sparkSession):
-        return SHARDED, f"{size}, and the server takes no files, so that only rows can travel"
+        return SHARDED, f"{size}, and the server accepts no files, so the index is sent as rows"
     if placement == "auto" and needed > AUTO_BYTES:
-        return SHARDED, f"{size}, more than the {AUTO_BYTES / 2**30:.0f} GiB that are replicated"
+        limit = f"{AUTO_BYTES / 2**30:.0f} GiB"
+        return SHARDED, f"{size}, more than the {limit} up to which 'auto' replicates"
     if placement == "auto" and too_large:
-        return SHARDED, f"{size}, and {room}"
+        return SHARDED, f"{size}, and {driver}"
     if too_large:
-        dense = ", since sparse vectors would be stored dense" * bool(packed.sparse_size()[1])
+        dense = ", since sparse vectors are stored dense" * bool(packed.sparse_size()[1])
         raise ValueError(
-            f"featuresCol: {size}{dense}, and {room}: use placement='sharded', a driver with more "
-            "memory, fewer items, or vectors of fewer dimensions (pyspark.ml.feature.PCA)"
+            f"placement 'replicated' needs too much memory: {size}{dense}, but {driver}. Use "
+            "placement='sharded', a driver with more memory, fewer items, or vectors of fewer "
+            "dimensions (pyspark.ml.feature.PCA)."
         )
     return REPLICATED, f"{size}, which every executor can hold"
 
 
 def _check_growth(packed: PackedItems) -> None:
-    """Refuse sparse vectors that would be too large as dense ones, before any of them is."""
+    """Refuse sparse vectors that would be too large as dense ones."""
     sparse, dense = packed.sparse_size()
     if dense <= GROWN_BYTES or dense < MOST_GROWTH * sparse:
         return

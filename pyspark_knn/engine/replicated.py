@@ -1,4 +1,4 @@
-"""Placement 1: every executor holds the whole index."""
+"""Placement "replicated": every executor holds the whole index."""
 
 from __future__ import annotations
 
@@ -35,15 +35,17 @@ if TYPE_CHECKING:
     import numpy as np
 
 _SAVED_PART_BYTES = 64 << 20
+"""The vectors in one partition of the items as a DataFrame, in bytes."""
 
-_FOR_A_STREAM = "use queries.writeStream.foreachBatch, and transform each batch"
+_FOR_A_STREAM = "Use queries.writeStream.foreachBatch, and transform each batch."
 _WITHOUT_FILES = (
-    "fit or load in this session, and the model is cut into shards, since the server takes no files"
+    "Fit or load the model in this session, which makes it sharded, because the server accepts no "
+    "files."
 )
 
 
 class Replicated(Placement):
-    """An index that is whole on every executor: one mapped file each, shared by its workers.
+    """An index that every executor holds as one mapped file, which its workers share.
 
     Parameters
     ----------
@@ -148,7 +150,7 @@ class Replicated(Placement):
         result = request.answer.result_type
         search = compat.batch_udf(run, [each.type for each in inputs.values()], T.ArrayType(result))
         rows, read, added = as_rows(queries, [each.value for each in inputs.values()])
-        # inline() and not a struct taken apart: Spark may evaluate a struct's fields twice.
+        # inline() and not the fields of a struct, for which Spark may evaluate the UDF twice.
         found = F.inline(search(*read)).alias(*result.names)
         return rows.select("*", found).drop(*added)
 
@@ -158,7 +160,7 @@ class Replicated(Placement):
         types = {"position": T.LongType(), **self.item_columns}
         if self.id_type is None:
             del types["id"]
-        # After the position and the id, where saved models have had the vectors from the start.
+        # The order of the columns is that of saved models.
         head = [name for name in types if name in ("position", "id")]
         names = [*head, "features", *(name for name in types if name not in head)]
         types["features"] = T.ArrayType(values)
@@ -182,12 +184,12 @@ class Replicated(Placement):
         return PlacedCost(self._matrix.nbytes, pair, compat.parallelism(session))
 
     def unpersist(self) -> None:
-        """See `Placement.unpersist`: the next search ships the index again."""
+        """See `Placement.unpersist`; the next search ships the index again."""
         with self._lock:
             self._shipments = {}
 
     def _shipment(self, session: SparkSession) -> shipping.Shipment:
-        """The bundle in `session`, shipped when it is first needed there."""
+        """Return the bundle in `session`, which is shipped when it is first needed there."""
         key = compat.session_key(session)
         with self._lock:
             known = self._shipments.get(key)

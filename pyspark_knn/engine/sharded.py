@@ -1,8 +1,9 @@
-"""Placement 2: the index is cut into shards, which no machine ever holds together.
+"""Placement "sharded": the index is divided into shards, which no machine ever holds together.
 
     packed chunks -split-> pieces -shuffle-> build -> shards: rows (shard, part, bytes), persisted
 
-The driver sees counts, and of cells the centres. How shards are searched is in `shard_plan`.
+The driver gets counts and, where shards are cells, their centres. For the search of the shards see
+`pyspark_knn.engine.shards.plan`.
 """
 
 from __future__ import annotations
@@ -113,7 +114,7 @@ class Sharded(Placement):
         num_shards: int | None = None,
         shard_by: str = "hash",
     ) -> Sharded:
-        """Cut packed items into shards, and build the index of each on the executors.
+        """Divide packed items into shards, and build the index of each on the executors.
 
         Parameters
         ----------
@@ -124,7 +125,7 @@ class Sharded(Placement):
         num_shards : int, optional
             The number of shards. Default: see `choose_num_shards`.
         shard_by : {"hash", "kmeans"}
-            Deal the items out by a hash of their ids, or make shards of cells of near ones.
+            Assign items to shards by a hash of their ids, or by cells of near items.
         """
         session = packed.frame.sparkSession
         cores = compat.parallelism(session)
@@ -163,7 +164,7 @@ class Sharded(Placement):
             shards = _shards_of(frame)
             if sum(shard.rows for shard in shards) != packed.num_items:
                 raise RuntimeError(
-                    CHANGED.format(what="the shards hold other rows than had been counted before")
+                    CHANGED.format(what="the rows in the shards differ from those counted before")
                 )
         logger.info("built %d shards of %d items", len(shards), packed.num_items)
         return cls(
@@ -194,7 +195,7 @@ class Sharded(Placement):
 
     @property
     def converts(self) -> bool:
-        """See `Placement.converts`; the tasks that built the shards looked."""
+        """See `Placement.converts`; the tasks that build the shards check it."""
         return any(shard.converts for shard in self.shards)
 
     @property
@@ -219,12 +220,11 @@ class Sharded(Placement):
         return {field.name: field.dataType for field in self._fields}
 
     def search(self, queries: DataFrame, inputs: dict[str, Input], request: Request) -> DataFrame:
-        """See `Placement.search`; one plan of two shuffles, without a job."""
+        """See `Placement.search`; a plan with two shuffles, without a job."""
         if queries.isStreaming:
             raise ValueError(
-                "a sharded index cannot search a stream: use "
-                "queries.writeStream.foreachBatch(lambda batch, _: model.transform(batch)...), or "
-                "placement='replicated'"
+                "a sharded index does not support streams. Use queries.writeStream.foreachBatch("
+                "lambda batch, _: model.transform(batch)...), or placement='replicated'."
             )
         self._check_session(queries.sparkSession)
         return self.plan(request.replicas).answers(queries, inputs, request)
@@ -264,12 +264,12 @@ class Sharded(Placement):
     def _check_session(self, session: SparkSession) -> None:
         if not compat.same_cluster(self._frame.sparkSession, session):
             raise ValueError(
-                "the shards of this model are in another Spark session, or in one that was "
-                "stopped: save the model there, and load it in this one"
+                "This sharded model belongs to another or a stopped Spark session. Save it in that "
+                "session and load it here."
             )
 
     def fetch(self) -> tuple[Items, NDArray[np.floating]]:
-        """See `Placement.fetch`; nothing else brings vectors of shards to the driver."""
+        """See `Placement.fetch`; no other method brings vectors of shards to the driver."""
         frame = self._stored()
         source = ItemSource(
             features=columns.features_of(frame, "featuresCol", "features"),
@@ -286,7 +286,7 @@ class Sharded(Placement):
             return packed.gather()
 
     def cost(self, session: SparkSession, queries: NDArray[np.floating], k: int) -> PlacedCost:
-        """See `Placement.cost`; the largest shard stands for all."""
+        """See `Placement.cost`; it is measured in the largest shard."""
         plan = self.plan()
         largest = max(self.shards, key=lambda shard: shard.rows)
         run = guarded(functools.partial(time_shards, plan.digests, queries, k))
@@ -302,7 +302,7 @@ class Sharded(Placement):
         )
 
     def unpersist(self) -> None:
-        """See `Placement.unpersist`: every later search builds the shards again."""
+        """See `Placement.unpersist`; every later search rebuilds the shards."""
         self._release.detach()
         unpersist(self._frame)
 
@@ -312,8 +312,8 @@ def _check_memory(needed: int) -> None:
     free = available_memory()
     if free is not None and needed > free:
         raise ValueError(
-            f"the items take {needed / 2**30:.2f} GiB, and the driver has {free / 2**30:.2f} GiB "
-            "free: use model.items, a DataFrame"
+            f"the items need {needed / 2**30:.2f} GiB on the driver, but {free / 2**30:.2f} GiB "
+            "are free. Use model.items, which is a DataFrame."
         )
 
 

@@ -1,4 +1,4 @@
-"""Packed chunks of items: what a row of them holds, and how it is read. No Spark in here."""
+"""The format of packed chunks of items, and how they are read. No Spark in here."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ stored values of sparse vectors; null for dense ones. `content`: equal for equal
 and `indices`: of sparse vectors only."""
 
 DENSE_BYTES = 16 << 20
-"""Sparse vectors that are made dense at once."""
+"""The bytes of the sparse vectors that are made dense at once."""
 
 CHANGED = (
     "the items DataFrame is not deterministic: {what}. Persist it or write it to storage first."
@@ -48,16 +48,16 @@ POSITION = "position"
 """The column of saved items that holds their order; it is not kept in `Items`."""
 
 CONTENT_WRAP = 1 << 63
-"""Contents add up modulo this."""
+"""The contents of chunks are added modulo this number."""
 
 
 def content_of(
     value: NDArray[np.floating], index: NDArray[np.integer] | None, columns: pa.RecordBatch
 ) -> int:
-    """A sum over rows, so that it depends neither on their order nor on where chunks begin.
+    """Return a sum over rows, which depends neither on their order nor on where chunks begin.
 
-    It is taken before values are narrowed, and a zero adds nothing: how the vectors come to be
-    stored, which depends on the rows beside them, makes no difference.
+    It is computed before values are rounded, and a zero adds nothing. So it does not depend on how
+    the vectors are stored, which depends on the other rows of a chunk.
     """
     bits = value.view(f"u{value.itemsize}")
     if index is None:
@@ -82,12 +82,12 @@ def _sum_of_column(column: pa.Array) -> int:
 
 
 def unpack(row: Any, dim: int) -> Iterator[tuple[int, NDArray[np.floating]]]:
-    """The vectors of a chunk, dense.
+    """Yield the vectors of a chunk, dense.
 
     Parameters
     ----------
     row : Row or dict
-        One of `CHUNK_SCHEMA`.
+        A row of `CHUNK_SCHEMA`.
     dim : int
         The dimension of the vectors.
 
@@ -96,8 +96,8 @@ def unpack(row: Any, dim: int) -> Iterator[tuple[int, NDArray[np.floating]]]:
     start : int
         The first row of a slice of the chunk.
     matrix : ndarray of shape (n_rows, dim), dtype float32 or float64
-        Its vectors: all of them, without a copy, where they are stored dense; up to `DENSE_BYTES`
-        where they are sparse.
+        The vectors of the slice. Dense vectors are yielded in one slice without a copy, sparse ones
+        in slices of up to `DENSE_BYTES`.
     """
     values: NDArray[np.floating] = np.frombuffer(row["values"], dtype=row["dtype"])
     if row["lengths"] is None:

@@ -1,4 +1,4 @@
-"""The reference DataFrame, read once: rows -> packed chunks -> the items in one table."""
+"""The items DataFrame, read once: rows -> packed chunks -> `Items` and a matrix."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 _CHUNK_BYTES = 8 << 20
 _SLICE_BYTES = 64 << 20
-"""What one fetch brings to the driver, whose JVM holds a few copies of it for a moment."""
+"""The bytes of one fetch, of which the JVM of the driver briefly holds a few copies."""
 
 _SUMMARY = (
     *("partition", "chunk", "rows", "dim", "skipped", "problem", "dtype", "label", "size"),
@@ -38,7 +38,7 @@ _SUMMARY = (
 
 
 class Chunk(NamedTuple):
-    """Where a chunk is, how large, and what tells it from others; see `chunks.CHUNK_SCHEMA`."""
+    """What the driver knows of a chunk; for the fields see `chunks.CHUNK_SCHEMA`."""
 
     partition: int
     chunk: int
@@ -50,30 +50,32 @@ class Chunk(NamedTuple):
 
 
 class PackedItems:
-    """Items packed into chunks on the executors, persisted there, and what is known of them.
+    """Items packed into chunks, which are persisted on the executors.
 
-    A context manager: leaving it frees what was persisted.
+    A context manager that unpersists them at its end.
 
     Attributes
     ----------
     num_items, num_features, num_skipped : int
-        Items, the dimension of their vectors, and rows left out as invalid.
+        The number of items, the dimension of their vectors, and the number of invalid rows that
+        were skipped.
     dtype : numpy dtype
-        float32 where that holds every value exactly (or was asked for), else float64.
+        The type of the vectors: float32 where that holds every value exactly or the source asks
+        for it, otherwise float64.
     largest_label : float or None
-        Where the items have labels.
+        The largest label, where the items have labels.
     chunks : list of Chunk
-        The chunks that hold them, in order.
+        The chunks that hold the items, in order.
     frame : DataFrame
-        Rows of `chunks.CHUNK_SCHEMA`, those chunks among them.
+        Rows of `chunks.CHUNK_SCHEMA`, which include these chunks.
     source : ItemSource
-        What was read, and how.
+        What was read.
     """
 
     def __init__(self, dataset: DataFrame, source: ItemSource) -> None:
         session = dataset.sparkSession
         limit = _bytes_of(compat.setting(session, "spark.driver.maxResultSize", "1g"))
-        # Half the limit: what is sent is compressed, but may grow a little by that.
+        # Half the limit, since the compression of what is sent may also make it a little larger.
         self._slice_bytes = min(_SLICE_BYTES, limit // 2) if limit else _SLICE_BYTES
         request = packing.PackRequest(
             features_col=source.features_col,
@@ -105,11 +107,11 @@ class PackedItems:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the item matrix."""
+        """The bytes of the item matrix."""
         return self.num_items * self.num_features * self.dtype.itemsize
 
     def sparse_size(self) -> tuple[int, int]:
-        """Bytes of the items that are packed as sparse vectors: as they are, and dense."""
+        """Return the bytes of the items that are packed as sparse vectors: sparse, and dense."""
         sparse = [(chunk.rows, chunk.stored) for chunk in self.chunks if chunk.stored is not None]
         rows, stored = (sum(each) for each in zip(*sparse, strict=True)) if sparse else (0, 0)
         width = self.dtype.itemsize
@@ -127,13 +129,13 @@ class PackedItems:
         name = self.source.features_col
         self.num_skipped = sum(row.skipped for row in rows if row.chunk < 0)
         if not dims:
-            skipped = f" ({self.num_skipped} invalid rows were left out)" * bool(self.num_skipped)
-            raise ValueError(f"there are no items to fit: featuresCol {name!r} is empty{skipped}")
+            skipped = f" ({self.num_skipped} invalid rows were skipped)" * bool(self.num_skipped)
+            raise ValueError(f"featuresCol {name!r} has no items to fit{skipped}")
         if len(dims) > 1 and self.source.handle_invalid == "error":
             found = ", ".join(f"{dim} ({dims[dim]} rows)" for dim in sorted(dims))
-            raise ValueError(f"featuresCol {name!r} holds vectors of several dimensions: {found}")
+            raise ValueError(f"featuresCol {name!r} has vectors of several dimensions: {found}")
         self._several_dims = len(dims) > 1
-        # Among several dimensions the most frequent one stays, whatever the partitioning.
+        # The most frequent dimension is kept, which does not depend on the partitioning.
         self.num_features = min(dims, key=lambda dim: (-dims[dim], dim))
         self.num_items = dims.pop(self.num_features)
         self.num_skipped += dims.total()
@@ -144,16 +146,16 @@ class PackedItems:
         self.chunks = [Chunk(*(row[name] for name in Chunk._fields)) for row in kept]
 
     def gather(self) -> tuple[Items, NDArray[np.floating]]:
-        """Fetch the items to the driver, in slices, each vector straight to its final place.
+        """Fetch the items to the driver in slices, and copy each vector straight to its place.
 
         Returns
         -------
         items : Items
-            Sorted by the keys of the source.
+            The items without their vectors, sorted by `source.sort_by`.
         matrix : ndarray of shape (num_items, num_features), dtype `dtype`
             Their vectors, in the same order.
         """
-        # What fits into one slice comes in one job, of all columns: to plan a choice takes longer.
+        # A single slice is fetched with all columns in one job, which is faster than planning two.
         small = len(list(self._slices())) == 1
         rows = list(self._fetch()) if small else self._fetch("columns")
         table = self._gather_columns(rows)
@@ -182,7 +184,7 @@ class PackedItems:
         return Items.from_table(table.drop([POSITION] if POSITION in table.column_names else []))
 
     def _fetch(self, *names: str) -> Iterator[dict[str, Any]]:
-        """The chunks in order, a bounded slice of them at a time; all columns without `names`."""
+        """Yield the chunks in order, fetched in bounded slices; by default with all columns."""
         for part in self._slices():
             wanted = self.frame
             if self._several_dims:
@@ -197,7 +199,9 @@ class PackedItems:
             counted = [tuple(getattr(chunk, mark) for mark in marks) for chunk in part]
             if [tuple(row[mark] for mark in marks) for row in rows] != counted:
                 raise RuntimeError(
-                    CHANGED.format(what="other rows were fetched than had been counted before")
+                    CHANGED.format(
+                        what="the rows that were fetched differ from those counted before"
+                    )
                 )
             yield from rows
 
@@ -221,9 +225,9 @@ def _pack(dataset: DataFrame, source: ItemSource, request: packing.PackRequest) 
 
 
 def _within(first: Chunk, last: Chunk) -> Column:
-    """Whether a row is one of these chunks, or stands between them."""
+    """Whether a row is one of these chunks, or a chunk between them."""
     at = F.struct("partition", "chunk")
-    # The plain comparison of partitions lets Spark pass over cached blocks.
+    # The plain comparison of partitions lets Spark skip cached blocks.
     partitions = F.col("partition").between(first.partition, last.partition)
     return partitions & (at >= _key(first)) & (at <= _key(last))
 
@@ -233,7 +237,7 @@ def _key(chunk: Chunk) -> Column:
 
 
 def _bytes_of(size: str) -> int:
-    """The bytes that a Spark size setting ("64m", "1g", "1048576") means."""
+    """Return the bytes of a size in Spark's settings, such as "64m", "1g" or "1048576"."""
     text = size.strip().lower().rstrip("b")
     unit = "kmgtp".find(text[-1:]) + 1 if text[-1:].isalpha() else 0
     return int(float(text[:-1] if unit else text) * 1024**unit)

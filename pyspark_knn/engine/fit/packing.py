@@ -1,4 +1,4 @@
-"""What packs items on the executors: batches of rows in, few rows of large binary chunks out."""
+"""Packs items into chunks in Python workers: batches of rows -> few rows of large binary cells."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class NumberRule:
 
 @dataclass(frozen=True)
 class PackRequest:
-    """What a packing task must know.
+    """All that a task that packs items must know.
 
     Attributes
     ----------
@@ -72,18 +72,18 @@ class PackRequest:
     id_col : str or None
         The name of the id column, for messages; None where the items have no ids.
     dim : int or None
-        The dimension that the vectors must have, where it is known beforehand.
+        The dimension that the vectors must have; None where it is not known yet.
     handle_invalid : {"error", "skip", "keep"}
         What to do with an invalid vector: "skip" and "keep" drop the item.
     dtype : {"auto", "float32"}
         "float32" rounds the values; "auto" stores them as float32 where that changes none.
     chunk_bytes : int
-        About how much goes into one chunk, in bytes.
+        The approximate size of a chunk, in bytes.
     rules : tuple of NumberRule
         What the item columns may hold, in every row.
     unique : str
-        Sets this packing apart from all others. Spark takes equal plans for one: to free what is
-        persisted for one fit would free it for another of equal items.
+        Makes this packing differ from all others. Spark treats equal plans as one, so unpersisting
+        the chunks of one fit would unpersist those of another fit of equal items.
     """
 
     features_col: str
@@ -99,7 +99,7 @@ class PackRequest:
 
 @dataclass
 class _Pile:
-    """Rows of one dimension and layout that wait to fill a chunk."""
+    """Rows of one dimension and layout that do not fill a chunk yet."""
 
     dim: int
     sparse: bool
@@ -115,8 +115,8 @@ class _Pile:
 def pack(request: PackRequest, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
     """Pack the rows of one partition into chunks of `CHUNK_SCHEMA`.
 
-    A problem does not raise here: it goes to the driver in the last row, which can then say it in
-    one line instead of a stack of Python and Java traces.
+    A problem raises no error here. It is put into the last row, so that the driver can raise it in
+    one line instead of Python and Java stack traces.
     """
     from pyspark import TaskContext
 
@@ -139,9 +139,9 @@ class _Packer:
         self._piles: dict[tuple[int, bool], _Pile] = {}
 
     def add(self, batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
-        """Take the rows of a batch in; yields the chunks that got full."""
+        """Add the rows of a batch, and yield the chunks that are full."""
         if self._problem is not None:
-            return  # Spark wants its input read to the end, but nothing of it counts any more
+            return  # Spark requires that its input is read to the end
         request = self._request
         arrays = dict(zip(batch.schema.names, batch.columns, strict=True))
         try:
@@ -151,7 +151,7 @@ class _Packer:
             return
         columns = batch.select(list(request.columns))
         if request.id_col is not None and (missing := _missing(arrays["id"])):
-            self._problem = f"idCol {request.id_col!r} holds a {missing}: every item needs an id"
+            self._problem = f"idCol {request.id_col!r} has a {missing}, but every item needs an id"
             return
         problems = (rule.problem(arrays[rule.name]) for rule in request.rules)
         self._problem = next(filter(None, problems), None)
@@ -162,8 +162,7 @@ class _Packer:
         for dim in np.unique(vectors.dims[wanted]).tolist():
             rows = np.flatnonzero(vectors.dims == dim)
             stored = int(vectors.lengths[rows].sum())
-            # A stored value of a sparse vector takes 12 bytes, against 8 for every value of a
-            # dense one.
+            # A stored value of a sparse vector takes 12 bytes, and each value of a dense one 8.
             sparse = stored * 12 < len(rows) * dim * 8
             width = 12 * stored // len(rows) + 8 if sparse else 8 * dim
             step = max(1, request.chunk_bytes // (width + columns.nbytes // batch.num_rows))
@@ -172,7 +171,7 @@ class _Packer:
                 yield from self._pile(vectors, columns, part, dim, sparse=sparse)
 
     def close(self) -> Iterator[pa.RecordBatch]:
-        """Yield what is left, and the row that closes the partition."""
+        """Yield the remaining chunks, and the row that closes the partition."""
         for pile in self._piles.values():
             yield self._chunk(pile)
         yield self._row(
@@ -196,7 +195,7 @@ class _Packer:
         *,
         sparse: bool,
     ) -> Iterator[pa.RecordBatch]:
-        """Put `rows` on their pile; yields a chunk when that makes it full."""
+        """Put `rows` on their pile, and yield a chunk if that fills it."""
         if sparse:
             row, index, value = vectors.entries(rows)
             bad = np.zeros(len(rows), dtype=bool)
@@ -211,7 +210,7 @@ class _Packer:
                 yield from self._pile(vectors, columns, rows, dim, sparse=sparse)
             return
         pile = self._piles.setdefault((dim, sparse), _Pile(dim, sparse))
-        # Copies: a view would keep the whole Arrow batch alive.
+        # Copies, since a view would keep the whole Arrow batch in memory.
         pile.rows += len(rows)
         pile.values.append(self._stored(value.ravel()))
         pile.columns.append(columns.take(pa.array(rows)))
@@ -226,15 +225,15 @@ class _Packer:
             yield self._chunk(pile)
 
     def _stored(self, values: NDArray[np.floating]) -> NDArray[np.floating]:
-        """A copy: float32 where that holds every value exactly, or was asked for."""
+        """Return a copy, as float32 where that holds every value exactly or is asked for."""
         with np.errstate(over="ignore", under="ignore"):
             rounded = values.astype(np.float32)
         if self._request.dtype == "auto":
             return rounded if bool((rounded == values).all()) else values.copy()
         if not np.isfinite(rounded).all() and self._problem is None:
             self._problem = (
-                f"featuresCol {self._request.features_col!r} holds values beyond the range of "
-                "float32: leave dtype at 'auto'"
+                f"featuresCol {self._request.features_col!r} has values beyond the range of "
+                "float32. Use dtype='auto'."
             )
         return rounded
 
@@ -259,13 +258,13 @@ class _Packer:
         buffers = [cell for cell in cells.values() if isinstance(cell, pa.Buffer)]
         cells["partition"] = self._partition
         cells["size"] = sum(buffer.size for buffer in buffers)
-        # Against accidents, not against forgery: CRC-32 takes a fifth of the time of BLAKE2.
+        # CRC-32 detects accidental changes in a fifth of the time of BLAKE2.
         cells["digest"] = functools.reduce(lambda crc, part: zlib.crc32(part, crc), buffers, 0)
         return one_row(CHUNK_SCHEMA, cells)
 
 
 def _missing(ids: pa.Array) -> str | None:
-    """What stands for an id that is not there, if any: pandas makes NaN of a missing number."""
+    """Return "null" or "NaN" if an id is missing; pandas turns a missing number into NaN."""
     if ids.null_count:
         return "null"
     if pa.types.is_floating(ids.type) and pc.any(pc.is_nan(ids)).as_py():
@@ -274,7 +273,7 @@ def _missing(ids: pa.Array) -> str | None:
 
 
 def _largest_label(batches: list[pa.RecordBatch]) -> float | None:
-    """The largest label of record batches; None where they have none."""
+    """Return the largest label of record batches; None where they have no labels."""
     if "label" not in batches[0].schema.names:
         return None
     return float(max(pc.max(batch.column("label")).as_py() for batch in batches))

@@ -1,4 +1,4 @@
-"""Which shards a query goes to, where shards are cells: what runs on the executors."""
+"""The shards that a query is sent to, where shards are cells, in a Python worker."""
 
 from __future__ import annotations
 
@@ -18,22 +18,23 @@ from pyspark_knn.index.cells import Cells
 def route_nearest(
     request: Request, cells: Cells, probes: int, batches: Iterator[tuple[pa.Array, ...]]
 ) -> Iterator[pa.Array]:
-    """The shards of the nearest centres of each query, nearest first.
+    """Yield the shards whose centres are nearest to each query, nearest first.
 
     Parameters
     ----------
     request : Request
-        What is wanted.
+        The search.
     cells : Cells
+        The cells that the shards are.
     probes : int
-        How many shards.
+        The number of shards per query.
     batches : iterator of tuples of pyarrow.Array
         The columns `request.vector` of the queries.
 
     Yields
     ------
     pyarrow.ListArray
-        Of int. An invalid query goes to one shard, where it is told to be invalid.
+        Lists of int. An invalid query is sent to one shard, whose search handles it as invalid.
     """
     for arrays in _blocks(cells, batches):
         matrix, valid = _vectors(request, cells, arrays)
@@ -47,13 +48,14 @@ def route_nearest(
 def route_within(
     request: Request, cells: Cells, batches: Iterator[tuple[pa.Array, ...]]
 ) -> Iterator[pa.Array]:
-    """Which further shards may hold a neighbour of each query.
+    """Yield the further shards that may hold a neighbor of each query.
 
     Parameters
     ----------
     request : Request
-        What is wanted.
+        The search.
     cells : Cells
+        The cells that the shards are.
     batches : iterator of tuples of pyarrow.Array
         The columns `request.vector` of the queries, the shard that was searched, and the distances
         of the neighbors in it.
@@ -61,7 +63,7 @@ def route_within(
     Yields
     ------
     pyarrow.ListArray
-        Of int; `PASSING` comes first in each list.
+        Lists of int, each of which starts with `PASSING`.
     """
     for *arrays, searched, found in _blocks(cells, batches):
         matrix, valid = _vectors(request, cells, tuple(arrays))
@@ -78,7 +80,7 @@ def route_within(
 def _blocks(
     cells: Cells, batches: Iterator[tuple[pa.Array, ...]]
 ) -> Iterator[tuple[pa.Array, ...]]:
-    """Batches of so few rows that their vectors may be made dense, however wide they are."""
+    """Yield batches of so few rows that their dense vectors fit in memory at any dimension."""
     step = query_step(cells.centers.shape[1])
     for arrays in batches:
         for start in range(0, max(1, len(arrays[0])), step):
@@ -86,7 +88,7 @@ def _blocks(
 
 
 def _limits(request: Request, found: pa.Array) -> NDArray[np.float64]:
-    """How far a further neighbour may be, for each query."""
+    """Return the largest distance that a further neighbor of each query may have."""
     limit = np.inf if request.max_distance is None else request.max_distance
     counts = found.value_lengths().fill_null(0).to_numpy(zero_copy_only=False)
     limits = np.full(len(found), limit)

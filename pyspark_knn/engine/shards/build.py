@@ -1,4 +1,4 @@
-"""What builds shards on the executors: packed chunks -> pieces of shards -> bundles, in parts."""
+"""Builds shards in Python workers: packed chunks -> pieces of shards -> bundles."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ _CHANGED = CHANGED.format(what="other rows were cut into shards than had been co
 
 @dataclass(frozen=True)
 class ShardRequest:
-    """What a task that builds shards must know.
+    """All that a task that builds shards must know.
 
     Attributes
     ----------
@@ -57,7 +57,7 @@ class ShardRequest:
     dtype : numpy dtype
         The type of the vectors in all shards, float32 or float64.
     num_shards : int
-        The number of shards, some of which may stay empty.
+        The number of shards; some of them may be empty.
     order : tuple of str
         The item columns that sort the items of a shard, "id" first.
     named : bool
@@ -67,7 +67,7 @@ class ShardRequest:
     spec : IndexSpec
         The index to build.
     cut : Cut or None
-        The cells that shards are made of; None deals items out by a hash of their ids.
+        The cells that the shards are; None assigns items to shards by a hash of their ids.
     """
 
     dim: int
@@ -86,23 +86,24 @@ class ShardRequest:
 def split_chunks(
     request: ShardRequest, batches: Iterator[pa.RecordBatch]
 ) -> Iterator[pa.RecordBatch]:
-    """Cut packed chunks into the pieces that belong to each shard.
+    """Divide packed chunks into pieces, one for each shard that their items belong to.
 
     Parameters
     ----------
     request : ShardRequest
+        The shards.
     batches : iterator of pyarrow.RecordBatch
-        Of `chunks.CHUNK_SCHEMA`.
+        Rows of `chunks.CHUNK_SCHEMA`.
 
     Yields
     ------
     pyarrow.RecordBatch
-        Of `PIECE_SCHEMA`.
+        Rows of `PIECE_SCHEMA`.
 
     Raises
     ------
     RuntimeError
-        If the chunks are not those that were counted before.
+        If the chunks differ from those that were counted before.
     """
     starts = {(row[0], row[1]): (row[2], row[3]) for row in request.chunks.tolist()}
     found: dict[int, _Tally] = {}
@@ -116,7 +117,7 @@ def split_chunks(
             if rows != chunk["rows"] and not request.named:
                 raise RuntimeError(_CHANGED)
             yield from _pieces(request, chunk, start)
-    # By partitions, not by chunks: what is out of a shuffle may come in another order.
+    # By partitions and not by chunks, since the rows of a shuffle may come in another order.
     for partition, tally in found.items():
         counted = _Tally()
         for *_, rows, content in request.chunks[request.chunks[:, 0] == partition].tolist():
@@ -127,7 +128,7 @@ def split_chunks(
 
 @dataclass
 class _Tally:
-    """What the chunks of a partition hold together."""
+    """The number of rows and the content of all chunks of a partition."""
 
     rows: int = 0
     content: int = 0
@@ -175,7 +176,7 @@ def _columns(chunk: Mapping[str, Any], start: int) -> pa.Table:
 
 
 def spread(ids: pa.ChunkedArray) -> NDArray[np.uint64]:
-    """A hash of each id: equal ids share a shard, and no pattern in ids makes a large one."""
+    """Hash ids: equal ids get the same shard, and no pattern in the ids makes a shard large."""
     if pa.types.is_integer(ids.type):
         plain = ids.to_numpy().astype(np.int64).view(np.uint64)
         return np.asarray(pd.util.hash_array(plain))
@@ -191,18 +192,19 @@ def spread(ids: pa.ChunkedArray) -> NDArray[np.uint64]:
 def build_shards(
     request: ShardRequest, batches: Iterator[pa.RecordBatch]
 ) -> Iterator[pa.RecordBatch]:
-    """Build the index of each shard and hand its bundle out in parts.
+    """Build the index of each shard, and yield its bundle part by part.
 
     Parameters
     ----------
     request : ShardRequest
+        The shards.
     batches : iterator of pyarrow.RecordBatch
-        Of `PIECE_SCHEMA`, the pieces of a shard next to each other.
+        Rows of `PIECE_SCHEMA`; the pieces of a shard follow one another.
 
     Yields
     ------
     pyarrow.RecordBatch
-        Of `shard_rows.SHARD_SCHEMA`.
+        Rows of `shard_rows.SHARD_SCHEMA`.
     """
     pieces = (piece for batch in batches for piece in rows_of(batch))
     with threadpool_limits(limits=task_threads()):
@@ -241,7 +243,7 @@ def _sorted(
 ) -> tuple[pa.Table, NDArray[np.floating]]:
     """Return the items of a shard sorted by id, whatever the order of the pieces."""
     table, matrix = _placed(request, pieces)
-    # Arrow keeps what the pieces took for later: as much as the shard, which is to be copied now.
+    # Arrow keeps the memory of the pieces for reuse: as much as the shard, which is copied next.
     pa.default_memory_pool().release_unused()
     if len(table) < 2 or pc.count_distinct(table["id"]).as_py() == len(table):
         return table, matrix
@@ -257,10 +259,10 @@ def _sorted(
 def _placed(
     request: ShardRequest, pieces: Iterable[Mapping[str, Any]]
 ) -> tuple[pa.Table, NDArray[np.floating]]:
-    """Return the items of a shard sorted by their columns alone.
+    """Return the items of a shard sorted by their columns.
 
-    Each vector goes straight to its place, so that no more than two copies of a shard are here at
-    a time: nothing of the pieces outlives this function.
+    Each vector is copied straight to its place, so that there are never more than two copies of a
+    shard in memory: the pieces are freed when this function returns.
     """
     tables, stored = [], []
     for piece in pieces:

@@ -1,4 +1,4 @@
-"""Finds cells for shards: MLlib's KMeans over a sample, and the cut that comes of it."""
+"""Finds the cells of a sharded index by MLlib's KMeans over a sample of the items."""
 
 from __future__ import annotations
 
@@ -19,29 +19,32 @@ from pyspark_knn.index.cells import Cut
 from pyspark_knn.index.distances import Metric
 
 _SAMPLED = 256
-"""Items a cell that KMeans sees: more of them hardly move the centres."""
+"""Items per cell that KMeans sees: more of them hardly move the centres."""
 
-_ROUNDS = 10
+_ITERATIONS = 10
+"""The maxIter of KMeans."""
 
 _LARGE = 2
-"""A cell beyond this many times the mean is cut into several shards."""
+"""A cell with more items than this many times the mean is divided into several shards."""
 
 _SEED = 17
+"""The seed of KMeans."""
 
 
 def find_cut(packed: PackedItems, num_cells: int, most_rows: int, metric: Metric) -> Cut:
-    """Cut items into cells; the driver sees centres and counts.
+    """Find cells, and divide the large ones; the driver gets centres and counts.
 
     Parameters
     ----------
     packed : PackedItems
+        The items.
     num_cells : int
-        Cells wanted; fewer come out where items are equal.
+        The number of cells; there are fewer of them where many items are equal.
     most_rows : int
-        Items that a shard may hold.
+        The largest number of items in a shard.
     metric : Metric
-        Says which centre is the nearest of an item. KMeans itself knows euclidean distances only,
-        which is good enough for cells.
+        The distance that decides which centre is nearest to an item. KMeans itself uses euclidean
+        distances, which is good enough to find centres.
     """
     session = packed.frame.sparkSession
     share = min(1.0, _SAMPLED * num_cells / packed.num_items)
@@ -50,7 +53,7 @@ def find_cut(packed: PackedItems, num_cells: int, most_rows: int, metric: Metric
     vectors = persist(rows.select(array_to_vector(F.col("features")).alias("features")))
     try:
         with compat.described(session, f"pyspark_knn: find {num_cells} cells"):
-            fitted = KMeans(k=num_cells, seed=_SEED, maxIter=_ROUNDS).fit(vectors)
+            fitted = KMeans(k=num_cells, seed=_SEED, maxIter=_ITERATIONS).fit(vectors)
             centers = np.unique(np.array(fitted.clusterCenters(), np.float64), axis=0)
     finally:
         unpersist(vectors)
@@ -62,7 +65,7 @@ def find_cut(packed: PackedItems, num_cells: int, most_rows: int, metric: Metric
 
 
 def _counts(packed: PackedItems, cut: Cut) -> NDArray[np.int64]:
-    """How many items are in each cell."""
+    """Return the number of items in each cell."""
     count = guarded(functools.partial(count_cells, packed.num_features, cut))
     rows = packed.frame.mapInArrow(count, "cell long, rows long").groupBy("cell").sum("rows")
     counts = np.zeros(len(cut.centers), np.int64)

@@ -1,14 +1,16 @@
-"""The plan of a sharded search: what Spark is asked to do, lazily.
+"""The Spark plan of a sharded search.
 
-    numbered queries --route--> copies, one a shard --.
-                                                       union -shuffle-> search -> candidates
-    rows of shards ---one a replica-------------------'                              |
-                                     answers <- merge <- shuffle by query -----------'
+    numbered queries --route--> copies, one per shard --.
+                                                         union -shuffle-> search -> candidates
+    rows of shards --copied--> one per replica ---------'                               |
+                                     answers <- merge <- shuffle by query --------------'
 
-A copy has the query's number and vector. The query's other columns go with one copy only, the
-carrier, and never leave the JVM: the search is a scalar function, from which Spark keeps what it
-does not ask for. Where shards are cells, and the answer is to be exact, the nearest cell is
-searched first, and tells which others the query must go to.
+A copy holds the number and the vector of its query. The other columns of the query travel with one
+of its copies, the carrier, and never leave the JVM, since the search is a scalar function and Spark
+does not send it columns that are no arguments. Where shards are cells and the search is exact, the
+nearest cell is searched first, and its distances decide to which other cells the query is sent.
+
+The candidates of a query are the nearest items of each shard that it was sent to.
 """
 
 from __future__ import annotations
@@ -41,29 +43,29 @@ _DOUBLES = T.ArrayType(T.DoubleType())
 _INTS = T.ArrayType(T.IntegerType())
 
 _QUERY = (1 << 31) - 1
-"""As the number of a part: behind all parts."""
+"""The part number of a query, which sorts it after all parts of its shard."""
 
 
 @dataclass(frozen=True)
 class ShardPlan:
-    """How to search the shards of one index.
+    """A plan to search the shards of one index.
 
     Attributes
     ----------
     frame : DataFrame
-        Rows of `shard_build.SHARD_SCHEMA`.
+        Rows of `shard_rows.SHARD_SCHEMA`.
     digests : dict of int to str
-        The numbers of the shards that hold items, and what each must be.
+        The digest of each shard that holds items, by the number of the shard.
     num_shards : int
-        Shards, the empty ones too.
+        The number of shards, the empty ones included.
     replicas : int
-        Tasks that share the queries of one shard.
+        The number of tasks that share the queries of one shard.
     partitions : int
-        Of the shuffle that brings shards and queries together.
+        The number of partitions of the shuffle that brings shards and queries together.
     columns : list of StructField
         The item columns, in the order that breaks ties; "id" comes first.
     cells : Cells or None
-        Where shards are cells.
+        The cells that the shards are; None where they are no cells.
     """
 
     frame: DataFrame
@@ -75,13 +77,13 @@ class ShardPlan:
     cells: Cells | None
 
     def answers(self, queries: DataFrame, inputs: dict[str, Input], request: Request) -> DataFrame:
-        """`queries` with the columns of `request.answer`; see `Placement.search`."""
+        """Add the columns of `request.answer` to `queries`; see `Placement.search`."""
         types = {name: each.type for name, each in inputs.items()}
         found = self._found(numbered(queries, inputs), types, request)
         return self._merged(found, queries.schema, request)
 
     def _found(self, queries: DataFrame, types: InputTypes, request: Request) -> DataFrame:
-        """The candidates of each query: a row for each shard that it goes to."""
+        """Return the candidates of each query: a row for each shard that it is sent to."""
         if self.cells is None:
             return self._searched(self.copies(queries), types, request)
         nearest = functools.partial(route_nearest, request, self.cells, request.probes or 1)
@@ -95,9 +97,9 @@ class ShardPlan:
     def _further(
         self, first: DataFrame, cells: Cells, types: InputTypes, request: Request
     ) -> DataFrame:
-        """The candidates of each query, a row of which tells what its nearest cell had.
+        """Search further cells, given the candidates of each query in its nearest cell.
 
-        This row passes by the second search, with the query's other columns, and its copies do not.
+        The row of the nearest cell passes through this search, with the other columns of its query.
         """
         within = functools.partial(route_within, request, cells)
         vector = [types[name] for name in request.vector]
@@ -114,26 +116,30 @@ class ShardPlan:
         return found.select("query", "rest", *either)
 
     def copies(self, queries: DataFrame) -> DataFrame:
-        """A copy of each query for each shard; any of them may be the carrier."""
+        """Return a copy of each query for each shard; any of them may be the carrier."""
         shards = sorted(self.digests)
-        # Other bits of the hash than those that pick the replica.
+        # Not the bits of the hash that pick the replica.
         bits = F.shiftrightunsigned(F.xxhash64("query"), 32)
         carrier = F.pmod(bits, F.lit(len(shards)))
         every = queries.select("*", F.posexplode(int_array(shards)).alias("place", "shard"))
         return self._addressed(every, F.lit(len(shards)), carrier)
 
     def _routed(self, queries: DataFrame, route: Column) -> DataFrame:
-        """A copy of each query for each shard of its route; the first is the carrier."""
+        """Return a copy of each query for each shard of its route; the first is the carrier."""
         every = queries.withColumn("route", route).drop("shard")
         every = every.select("*", F.posexplode("route").alias("place", "shard"))
         return self._addressed(every, F.size("route"), F.lit(0)).drop("route")
 
     def _addressed(self, copies: DataFrame, sent: Column, carrier: Column) -> DataFrame:
+        """Add the task that searches a copy, its part number and, to the carrier, the other columns.
+
+        The other columns of a query come with the number of its copies.
+        """
         replica = F.pmod(F.xxhash64("query"), F.lit(self.replicas))
         rest = F.when(F.col("place") == carrier, F.struct(sent.alias("sent"), "row"))
         return copies.withColumns(
             {
-                # What passes by belongs to no shard, so it goes anywhere.
+                # A row that passes through belongs to no shard, so any task will do.
                 "target": F.when(F.col("shard") >= 0, F.col("shard") * self.replicas + replica)
                 .otherwise(F.pmod(F.xxhash64("query"), F.lit(self.num_shards * self.replicas)))
                 .cast("int"),
@@ -143,7 +149,7 @@ class ShardPlan:
         ).drop("row", "place")
 
     def _searched(self, copies: DataFrame, types: InputTypes, request: Request) -> DataFrame:
-        """`copies` with the lists of the candidates of each, searched beside its shard."""
+        """Return `copies` with the candidates of each, found where its shard is."""
         replicas = F.explode(int_array(range(self.replicas))).alias("replica")
         shards = self.frame.select("*", replicas).select(
             (F.col("shard") * self.replicas + F.col("replica")).alias("target"),
@@ -163,7 +169,7 @@ class ShardPlan:
         wanted = replace(request, answer=answer, handle_invalid=keep)
         run = functools.partial(search_shards, wanted, self.digests)
         given = [from_arrow_type(SHARD_SCHEMA.field(name).type) for name in SHARD_COLUMNS]
-        # It depends on the rows before it: Spark must not move, repeat or leave out any of it.
+        # A result depends on the rows before it, so Spark must not reorder, repeat or drop any.
         search = compat.batch_udf(
             run, [*given, *types.values()], T.ArrayType(answer.result_type), deterministic=False
         )
@@ -172,7 +178,7 @@ class ShardPlan:
         return found.select(*kept, F.inline("found").alias(*self._names))
 
     def _merged(self, found: DataFrame, schema: T.StructType, request: Request) -> DataFrame:
-        """The k nearest of the candidates of each query, beside the query's own columns."""
+        """Return the k nearest candidates of each query, beside the columns of the query."""
         candidates = F.when(F.col(DISTANCE).isNotNull(), F.struct(*self._names))
         whole = found.groupBy("query").agg(
             F.collect_list(candidates).alias("found"), F.collect_list("rest").alias("rest")
@@ -199,15 +205,15 @@ class ShardPlan:
 
     @property
     def _lists(self) -> dict[str, T.DataType]:
-        """The lists that a shard returns for a query, and their types."""
+        """The lists that a shard returns for a query, and their types, by name."""
         columns = {field.name: T.ArrayType(field.dataType) for field in self.columns}
         return {DISTANCE: _DOUBLES, **columns}
 
 
 def _once(route: BatchFunction, given: list[T.DataType]) -> Callable[..., Column]:
-    """A UDF that gives routes, computed once.
+    """Return a UDF of routes that Spark evaluates once.
 
-    Before it explodes the result of a deterministic one, Spark filters by it: it would run twice.
+    Spark filters by the result of a deterministic UDF before it explodes it, which runs it twice.
     """
     return compat.batch_udf(route, given, _INTS, deterministic=False)
 
@@ -218,16 +224,16 @@ def _inputs(names: Iterable[str]) -> list[Column]:
 
 
 def numbered(queries: DataFrame, inputs: dict[str, Input]) -> DataFrame:
-    """The queries with a number each: all they are in "row", what the worker needs in "input_…".
+    """Number the queries: their columns are in "row", those that the worker needs in "input_...".
 
-    A task that is repeated must give each row its number again, though rows out of a shuffle come
-    in another order then. So they are sorted by all that they hold before they are numbered.
+    A retried task must give each row the same number, although the rows of a shuffle may come in
+    another order then. So rows are sorted by a hash of all their columns before they are numbered.
     """
     fields = queries.schema.fields
     own = [f"own_{i}" for i in range(len(fields))]
     whole = row_hash([(F.col(own[i]), field.dataType) for i, field in enumerate(fields)])
     ordered = queries.toDF(*own).sortWithinPartitions(whole)
-    # Not before the sort, which would carry each vector twice.
+    # After the sort, which would otherwise move each vector twice.
     named = ordered.toDF(*queries.columns).select("*", *(each.value for each in inputs.values()))
     names = own + [f"input_{name}" for name in inputs]
     return named.toDF(*names).select(

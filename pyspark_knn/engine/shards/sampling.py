@@ -16,16 +16,16 @@ from pyspark_knn.index.cells import Cut
 def sample_items(
     dim: int, share: float, batches: Iterator[pa.RecordBatch]
 ) -> Iterator[pa.RecordBatch]:
-    """A share of the vectors in packed chunks, evenly spaced.
+    """Yield a share of the vectors in packed chunks, evenly spaced.
 
     Parameters
     ----------
     dim : int
         The dimension of the vectors; chunks of another one are left out.
     share : float
-        From 0 (exclusive) to 1.
+        The share of the vectors, greater than 0 and at most 1.
     batches : iterator of pyarrow.RecordBatch
-        Of `chunks.CHUNK_SCHEMA`.
+        Rows of `chunks.CHUNK_SCHEMA`.
 
     Yields
     ------
@@ -39,7 +39,7 @@ def sample_items(
 
 
 def count_cells(dim: int, cut: Cut, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """How many items of packed chunks are in each cell; rows of cell and rows."""
+    """Yield how many items of packed chunks are in each cell, in columns "cell" and "rows"."""
     for _, matrix in _chunks(dim, batches):
         cells, counts = np.unique(cut.cells(matrix), return_counts=True)
         yield pa.RecordBatch.from_pydict({"cell": cells, "rows": counts})

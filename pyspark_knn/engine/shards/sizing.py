@@ -1,49 +1,53 @@
-"""How many shards, replicas and tasks: rules for what is left unset."""
+"""The defaults for the numbers of shards, replicas and tasks."""
 
 from __future__ import annotations
 
 import math
 
 _SHARD_BYTES = 256 << 20
-"""Vectors of one shard, unless numShards says otherwise."""
+"""The vectors of one shard, in bytes, unless numShards is set."""
 
 LARGEST_SHARD = 1 << 30
-"""Before Spark 4 a batch of Arrow may hold all of a shard, and ends at 2 GiB."""
+"""The largest vectors of one shard, in bytes: before Spark 4 an Arrow batch may hold a whole shard,
+and its limit is 2 GiB."""
 
 _SPREAD_SHARDS = 8
-"""Shards of a small index: enough to build it side by side, few enough to search by."""
+"""Shards of a small index: enough to build them in parallel, few enough to search them quickly."""
 
 _CELL_ITEMS = 1 << 13
+"""Items in a cell, unless numShards is set."""
+
 _MOST_CELLS = 1024
-"""More cells rule out more items, but each query has to look at all of their centres."""
+"""More cells exclude more items from a search, but each query is compared with all centres."""
 
 _TASKS_PER_CORE = 4
-"""Small shards share tasks, which take a while to start."""
+"""Small shards share tasks, since a task takes a while to start."""
 
 
 def choose_num_shards(
     asked: int | None, nbytes: int, num_items: int, cores: int, shard_by: str = "hash"
 ) -> int:
-    """How many shards to cut items into.
+    """Return the number of shards.
 
-    Unless asked for: shards of 256 MiB, but no fewer than there are cores, up to 8, so that a small
-    index is built side by side too. Of cells at least one for 8,192 items, up to 1,024: they are
-    there to be passed over. Never more than there are items.
+    The default is shards of 256 MiB, but at least as many as there are cores, up to 8, so that a
+    small index is built in parallel too. Of cells there is at least one for 8,192 items, up to
+    1,024 cells, since a search skips most of them. There are never more shards than items.
 
     Parameters
     ----------
     asked : int or None
         The Param ``numShards``.
     nbytes : int
-        Bytes of the item matrix.
+        The bytes of the item matrix.
     num_items, cores : int
-        Items, and tasks that the cluster runs at a time.
+        The number of items, and of tasks that the cluster runs at a time.
     shard_by : {"hash", "kmeans"}
+        The Param ``shardBy``.
 
     Raises
     ------
     ValueError
-        If the shards that were asked for would be larger than 1 GiB.
+        If `asked` makes shards larger than 1 GiB.
     """
     least = -(-nbytes // LARGEST_SHARD)
     if asked is not None and asked < least:
@@ -57,9 +61,9 @@ def choose_num_shards(
 
 
 def choose_num_replicas(num_shards: int, cores: int) -> int:
-    """How many tasks share the queries of a shard: so many that few cores idle in the last wave.
+    """Return the number of tasks that share the queries of a shard, so that few cores are idle.
 
-    Of up to two tasks a core, the fewest that keep the largest share of the cores busy.
+    It is the smallest number, of up to two tasks per core, that keeps most cores busy at the end.
     """
 
     def busy(replicas: int) -> float:
@@ -70,5 +74,5 @@ def choose_num_replicas(num_shards: int, cores: int) -> int:
 
 
 def enough_tasks(nbytes: int, cores: int) -> int:
-    """Tasks that are enough to keep all cores busy, and that none of them is too large."""
+    """Return a number of tasks that keeps all cores busy with none of the tasks too large."""
     return max(_TASKS_PER_CORE * cores, -(-nbytes // _SHARD_BYTES))

@@ -22,16 +22,16 @@ def list_rows(matrix: NDArray[Any]) -> pa.ListArray:
 
 
 def rows_of(batch: pa.RecordBatch) -> Iterator[dict[str, Any]]:
-    """The rows of a batch, with binary cells as buffers: they stay where they are."""
+    """Yield the rows of a batch, with binary cells as buffers, which are not copied."""
     cells = zip(*map(cells_of, batch.columns), strict=True)
     return (dict(zip(batch.schema.names, row, strict=True)) for row in cells)
 
 
 def cells_of(column: pa.Array) -> list[Any]:
-    """The cells of a column, those of a binary one as buffers."""
+    """Return the cells of a column; those of a binary column as buffers."""
     if not pa.types.is_binary(column.type):
         return list(column.to_pylist())
-    # Slices of the column's one buffer: `as_buffer` of a cell is a copy (pyarrow 26).
+    # Slices of the column's buffer, because `as_buffer` of a cell makes a copy (pyarrow 26).
     _, offsets, values = column.buffers()
     ends = np.frombuffer(offsets, np.int32)[column.offset :].tolist()
     cells = zip(ends, ends[1:], column.is_valid().to_pylist(), strict=False)
@@ -39,7 +39,7 @@ def cells_of(column: pa.Array) -> list[Any]:
 
 
 def one_row(schema: pa.Schema, cells: Mapping[str, object]) -> pa.RecordBatch:
-    """A batch of one row; a cell that is not given is null, a `pyarrow.Buffer` is not copied."""
+    """Return a batch of one row. A missing cell is null, a `pyarrow.Buffer` is not copied."""
     arrays = [_one_cell(cells.get(each.name), each.type) for each in schema]
     return pa.RecordBatch.from_arrays(arrays, schema=schema)
 
@@ -52,7 +52,7 @@ def _one_cell(cell: object, kind: pa.DataType) -> pa.Array:
 
 
 def stream_of(batches: list[pa.RecordBatch]) -> pa.Buffer | None:
-    """Record batches as an Arrow stream; None where they have no columns."""
+    """Return record batches as an Arrow stream; None where they have no columns."""
     if not batches[0].num_columns:
         return None
     sink = pa.BufferOutputStream()
