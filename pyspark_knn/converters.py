@@ -74,17 +74,33 @@ def is_not_negative(value: float) -> bool:
     return value >= 0
 
 
-def choice(name: str, options: tuple[str, ...]) -> Converter:
-    """A converter that takes one of a few words."""
+def choice(name: str, options: tuple[str, ...] | Callable[[], tuple[str, ...]]) -> Converter:
+    """Return a converter that accepts one of a few strings.
+
+    Parameters
+    ----------
+    name : str
+        The name of the Param.
+    options : tuple of str, or callable
+        The strings that are accepted, or a function of a module that returns them at each
+        conversion.
+
+    Returns
+    -------
+    callable
+        The converter.
+    """
     return functools.partial(_choice, name, options)
 
 
-def _choice(name: str, options: tuple[str, ...], value: Any) -> str:
+def _choice(name: str, options: tuple[str, ...] | Callable[[], tuple[str, ...]], value: Any) -> str:
+    allowed = options() if callable(options) else options
+    problem = f"{name} must be one of {', '.join(allowed)}, got {value!r}"
     if not isinstance(value, str):
-        raise TypeError(f"{name} must be one of {', '.join(options)}, got {value!r}")
-    if value not in options:
-        raise ValueError(f"{name} must be one of {', '.join(options)}, got {value!r}")
-    return str(value)  # numpy has strings of its own
+        raise TypeError(problem)
+    if value not in allowed:
+        raise ValueError(problem)
+    return str(value)  # a numpy.str_ becomes a str
 
 
 def text(name: str) -> Converter:

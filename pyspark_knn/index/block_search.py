@@ -22,15 +22,15 @@ import numpy as np
 
 from pyspark_knn.index.base import Exclusion, IndexSpec, NeighborIndex, Neighbors
 from pyspark_knn.index.candidates import Candidates
+from pyspark_knn.index.distances import Metric
+from pyspark_knn.index.kernels import KERNELS
 from pyspark_knn.index.pairwise import PairwiseSearch
 from pyspark_knn.index.score_blocks import ScoreBlocks
-from pyspark_knn.index.score_space import Queries, ScoreSpace, score_space
+from pyspark_knn.index.score_space import Queries, ScoreSpace, has_scores, score_space
 from pyspark_knn.index.selection import NearestSoFar, exclusion_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-    from pyspark_knn.index.distances import Metric
 
 # Queries at a time: the more, the less it matters what the items of a block cost to prepare.
 _QUERIES = 1024
@@ -52,6 +52,14 @@ class BlockSearch(NeighborIndex):
     """Compares each query with each item, by matrix products wherever that is certain."""
 
     algorithm: ClassVar[str] = "brute"
+    metrics: ClassVar[frozenset[str]] = frozenset(
+        name for name in KERNELS if has_scores(Metric(name))
+    )
+
+    @classmethod
+    def supports(cls, metric: Metric) -> bool:
+        """Whether a metric has scores: minkowski does with p of 2 only."""
+        return has_scores(metric)
 
     def __init__(self, matrix: NDArray[np.floating], metric: Metric, space: ScoreSpace) -> None:
         self._matrix = matrix

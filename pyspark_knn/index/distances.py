@@ -36,32 +36,12 @@ _ALIASES = {
 
 METRICS: tuple[str, ...] = tuple(sorted({*KERNELS, *_ALIASES}))
 
-ALGORITHMS = ("brute", "kd_tree", "ball_tree")
-
 _REFUSED = {
     "precomputed": "there are no vectors to search in; compute neighbors from your distances",
     "nan_euclidean": "missing values are not supported yet; impute them, for example with "
     "pyspark.ml.feature.Imputer",
     "pyfunc": "a Python function cannot be saved with a model",
 }
-
-# Boxes bound a difference feature by feature, which only sums and maxima of them can use.
-_KD_TREE = frozenset({"chebyshev", "cityblock", "euclidean", "minkowski", "sqeuclidean"})
-
-# Balls need the triangle inequality. Of what scikit-learn offers for its ball tree these are left
-# out: braycurtis and dice break the inequality, so that the tree prunes true neighbours (the tests
-# hold a counterexample of each), and sokalsneath is NaN there for a pair of empty sets.
-_BALL_TREE = _KD_TREE | {
-    "canberra",
-    "hamming",
-    "haversine",
-    "jaccard",
-    "mahalanobis",
-    "rogerstanimoto",
-    "russellrao",
-    "seuclidean",
-}
-
 
 _LARGEST_ANGLES = {"latitude": math.pi / 2, "longitude": 2 * math.pi}
 
@@ -204,33 +184,6 @@ def resolve_metric(name: str, p: float = 2.0, params: Mapping[str, Any] | None =
     if canonical == "mahalanobis":
         return Metric(canonical, params={"VI": inverse_covariance(given)})
     return Metric(canonical, radius=given.get("radius", 1.0))
-
-
-def algorithms_for(metric: Metric) -> tuple[str, ...]:
-    """Which of `ALGORITHMS` find the exact neighbours by this metric."""
-    trees_can = metric.p >= 1 or metric.name != "minkowski"
-    # Boxes of a kd_tree know nothing of weights.
-    kd_tree = trees_can and metric.name in _KD_TREE and not metric.params
-    ball_tree = trees_can and metric.name in _BALL_TREE
-    able = {"brute": True, "kd_tree": kd_tree, "ball_tree": ball_tree}
-    return tuple(algorithm for algorithm in ALGORITHMS if able[algorithm])
-
-
-def check_algorithm(algorithm: str, metric: Metric) -> None:
-    """Raise ValueError unless `algorithm` exists and serves `metric`; "auto" serves all."""
-    if not isinstance(algorithm, str):
-        raise TypeError(f"algorithm must be a string, got {algorithm!r}")
-    if algorithm not in ("auto", *ALGORITHMS):
-        names = ", ".join(("auto", *ALGORITHMS))
-        raise ValueError(f"unknown algorithm {algorithm!r}; there are: {names}")
-    able = algorithms_for(metric)
-    if algorithm != "auto" and algorithm not in able:
-        detail = f" with p={metric.p:g}" if metric.name == "minkowski" else ""
-        weights = " and weights" if "w" in metric.params else ""
-        raise ValueError(
-            f"algorithm {algorithm!r} cannot serve metric {metric.name!r}{detail}{weights}; "
-            f"these can: {', '.join(('auto', *able))}"
-        )
 
 
 def _canonical_name(name: object) -> str:

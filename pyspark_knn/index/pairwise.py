@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from pyspark_knn.index.base import Exclusion, IndexSpec, NeighborIndex, Neighbors
-from pyspark_knn.index.kernels import SET_METRICS, set_distance
+from pyspark_knn.index.kernels import KERNELS, SET_METRICS, set_distance
 from pyspark_knn.index.selection import NearestSoFar, exclusion_of_items, search_in_blocks
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ class PairwiseSearch(NeighborIndex):
     """Compares each query with each item. Serves every metric."""
 
     algorithm: ClassVar[str] = "brute"
+    metrics: ClassVar[frozenset[str]] = frozenset(KERNELS)
 
     def __init__(self, matrix: NDArray[np.floating], metric: Metric) -> None:
         self._matrix = matrix

@@ -9,10 +9,10 @@ much to hold, as among thousands of equal items, brute force answers it.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-from sklearn.neighbors import BallTree, KDTree
 
 from pyspark_knn.index.base import Exclusion, IndexSpec, NeighborIndex, Neighbors
 from pyspark_knn.index.pairwise import PairwiseSearch
@@ -35,7 +35,7 @@ _QUERIES = 4096
 class TreeSearch(NeighborIndex):
     """What the two trees share: everything but the class of the tree."""
 
-    tree_class: ClassVar[Any]
+    options: ClassVar[frozenset[str]] = frozenset({"leaf_size"})
 
     def __init__(
         self, matrix: NDArray[np.floating], metric: Metric, space: TreeSpace, leaf_size: int
@@ -43,11 +43,21 @@ class TreeSearch(NeighborIndex):
         self._metric = metric
         self._space = space
         coordinates = space.coordinates(matrix)
-        self._tree = self.tree_class(
+        self._tree = self._tree_class()(
             coordinates, leaf_size=leaf_size, metric=space.metric, **space.arguments
         )
         # The tree keeps the matrix itself where it can use it as it is: hold it once.
         self._matrix = None if coordinates is matrix else matrix
+
+    @staticmethod
+    @abstractmethod
+    def _tree_class() -> Any:
+        """Import scikit-learn's class; not with this module, since that takes 100 MiB."""
+
+    @classmethod
+    def supports(cls, metric: Metric) -> bool:
+        """Whether the tree prunes correctly by a metric: minkowski needs p of at least 1."""
+        return super().supports(metric) and (metric.name != "minkowski" or metric.p >= 1)
 
     @classmethod
     def build(cls, matrix: NDArray[np.floating], spec: IndexSpec) -> TreeSearch:
@@ -194,14 +204,51 @@ class TreeSearch(NeighborIndex):
 
 
 class KDTreeSearch(TreeSearch):
-    """Search in a kd_tree."""
+    """Search in a kd_tree.
+
+    Its boxes bound a difference feature by feature, so it supports only metrics that are sums or
+    maxima of such differences.
+    """
 
     algorithm: ClassVar[str] = "kd_tree"
-    tree_class: ClassVar[Any] = KDTree
+    metrics: ClassVar[frozenset[str]] = frozenset(
+        {"chebyshev", "cityblock", "euclidean", "minkowski", "sqeuclidean"}
+    )
+
+    @classmethod
+    def supports(cls, metric: Metric) -> bool:
+        """Whether the tree prunes correctly by a metric: its boxes do not know weights."""
+        return super().supports(metric) and not metric.params
+
+    @staticmethod
+    def _tree_class() -> Any:
+        from sklearn.neighbors import KDTree
+
+        return KDTree
 
 
 class BallTreeSearch(TreeSearch):
-    """Search in a ball_tree."""
+    """Search in a ball_tree.
+
+    Its balls need the triangle inequality. Three metrics of scikit-learn's ball tree are not
+    supported: braycurtis and dice violate the inequality, so that the tree prunes true neighbors
+    (the tests have a counterexample of each), and sokalsneath is NaN for a pair of empty sets.
+    """
 
     algorithm: ClassVar[str] = "ball_tree"
-    tree_class: ClassVar[Any] = BallTree
+    metrics: ClassVar[frozenset[str]] = KDTreeSearch.metrics | {
+        "canberra",
+        "hamming",
+        "haversine",
+        "jaccard",
+        "mahalanobis",
+        "rogerstanimoto",
+        "russellrao",
+        "seuclidean",
+    }
+
+    @staticmethod
+    def _tree_class() -> Any:
+        from sklearn.neighbors import BallTree
+
+        return BallTree

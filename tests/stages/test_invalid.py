@@ -228,7 +228,7 @@ def test_names_with_dots_spaces_and_backticks(spark: SparkSession) -> None:
         ),
         (
             {"metric": "cosine", "algorithm": "kd_tree"},
-            "algorithm 'kd_tree' cannot serve metric 'cosine'; these can: auto, brute",
+            "algorithm 'kd_tree' does not support metric 'cosine'. Supported: 'auto', 'brute'.",
         ),
         (
             {"metric": "mahalanobis", "metricParams": {"VI": [[1.0]]}},

@@ -6,14 +6,7 @@ import numpy as np
 import pytest
 from sklearn.neighbors import VALID_METRICS
 
-from pyspark_knn.index.distances import (
-    ALGORITHMS,
-    METRICS,
-    Metric,
-    algorithms_for,
-    check_algorithm,
-    resolve_metric,
-)
+from pyspark_knn.index.distances import METRICS, Metric, resolve_metric
 
 VI = [[2.0, 0.5], [0.5, 1.0]]
 PARAMS = {"seuclidean": {"V": [1.0, 2.0]}, "mahalanobis": {"VI": VI}}
@@ -29,15 +22,6 @@ def test_all_that_scikit_learn_takes_is_taken_or_refused_with_a_reason():
     assert set(METRICS) - theirs <= {"inner_product", "sokalmichener"}
     for name in theirs & set(METRICS):
         assert resolved(name).name in METRICS
-
-
-@pytest.mark.parametrize("algorithm", ["kd_tree", "ball_tree"])
-def test_each_tree_serves_what_scikit_learns_does_but_for_the_inexact(algorithm):
-    able = {name for name in METRICS if algorithm in algorithms_for(resolved(name))}
-    missing = set(VALID_METRICS[algorithm]) - able
-    assert missing <= {"braycurtis", "dice", "sokalsneath", "pyfunc"}
-    # Squares have the order of their roots, so the trees can find them too.
-    assert able - set(VALID_METRICS[algorithm]) <= {"sqeuclidean", "sokalmichener"}
 
 
 @pytest.mark.parametrize(
@@ -281,46 +265,3 @@ def test_the_dimension_that_a_metric_demands(name):
             metric.check_dimension(3)
     else:
         metric.check_dimension(3)
-
-
-@pytest.mark.parametrize("name", METRICS)
-def test_an_algorithm_that_cannot_serve_a_metric_names_those_that_can(name):
-    metric = resolved(name)
-    able = algorithms_for(metric)
-    check_algorithm("auto", metric)
-    for algorithm in ALGORITHMS:
-        if algorithm in able:
-            check_algorithm(algorithm, metric)
-            continue
-        with pytest.raises(ValueError, match="cannot serve metric") as error:
-            check_algorithm(algorithm, metric)
-        assert f"algorithm {algorithm!r} cannot serve metric {metric.name!r}" in str(error.value)
-        assert str(error.value).endswith("these can: " + ", ".join(("auto", *able)))
-
-
-@pytest.mark.parametrize(
-    ("p", "w", "able"),
-    [
-        (0.5, None, ("brute",)),
-        (0.5, [1.0], ("brute",)),
-        (3.0, None, ("brute", "kd_tree", "ball_tree")),
-        (3.0, [1.0], ("brute", "ball_tree")),
-        (2.0, [1.0], ("brute", "ball_tree")),
-        (math.inf, [1.0], ("brute", "ball_tree")),
-    ],
-)
-def test_which_algorithms_serve_minkowski(p, w, able):
-    metric = resolve_metric("minkowski", p, None if w is None else {"w": w})
-    assert algorithms_for(metric) == able
-    if "kd_tree" not in able:
-        detail = rf"with p={p:g}|weights"
-        with pytest.raises(ValueError, match=detail):
-            check_algorithm("kd_tree", metric)
-
-
-def test_unknown_algorithms():
-    metric = resolve_metric("euclidean")
-    with pytest.raises(ValueError, match="unknown algorithm 'hnsw'; there are: auto, brute, kd_tr"):
-        check_algorithm("hnsw", metric)
-    with pytest.raises(TypeError, match="algorithm must be a string, got 3"):
-        check_algorithm(3, metric)
