@@ -15,7 +15,7 @@ from pyspark_knn.engine.guard import guarded
 from pyspark_knn.engine.packed import PackedItems
 from pyspark_knn.engine.persisting import persist, unpersist
 from pyspark_knn.engine.routing import count_cells, sample_items
-from pyspark_knn.index.cells import Cut
+from pyspark_knn.index.cells import ShardAssignment as Cut
 from pyspark_knn.index.distances import Metric
 
 _SAMPLED = 256

@@ -12,7 +12,8 @@ from pyspark_knn.engine.chunks import rows_of, unpack
 from pyspark_knn.engine.shard_search import PASSING
 from pyspark_knn.engine.vectors import VectorBatch
 from pyspark_knn.engine.worker import Request, list_offsets, query_step, valid_queries
-from pyspark_knn.index.cells import Cells, Cut
+from pyspark_knn.index.cells import Cells
+from pyspark_knn.index.cells import ShardAssignment as Cut
 
 
 def route_nearest(

@@ -29,7 +29,7 @@ from pyspark_knn.engine.items import Items
 from pyspark_knn.engine.worker import Searchable, task_threads
 from pyspark_knn.index.auto import build_index
 from pyspark_knn.index.base import IndexSpec
-from pyspark_knn.index.cells import Cut
+from pyspark_knn.index.cells import ShardAssignment as Cut
 
 PIECE_SCHEMA = pa.schema(
     [

@@ -46,7 +46,8 @@ from pyspark_knn.engine.sizing import (
 )
 from pyspark_knn.engine.spreading import int_array, spreading_keys
 from pyspark_knn.engine.worker import TIMING_SCHEMA, Answer, Request
-from pyspark_knn.index.cells import Cells, Cut
+from pyspark_knn.index.cells import Cells
+from pyspark_knn.index.cells import ShardAssignment as Cut
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
