@@ -1,9 +1,9 @@
 """Exact block search: brute force by matrix products, without the effect of their rounding errors.
 
 A matrix product in float32 compares queries with items many times faster than differences do, but
-with rounding errors. So it is used only to *rule out* items: `pyspark_knn.index.rounding` bounds the
-error of a score, and the items whose scores are within the bounds of the k-th best one are ranked by
-their distances. Most queries need the first step only:
+with rounding errors. So it is used only to *rule out* items: `pyspark_knn.index.rounding` bounds
+the error of a score, and the items whose scores are within the bounds of the k-th best one are
+ranked by their distances. Most queries need the first step only:
 
 1. Compute products in float32, block by block of the items. Keep the items that cannot be ruled
    out, and rank them at the end (`_filter`).

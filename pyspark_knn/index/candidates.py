@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 class Candidates:
     """The candidates of each query: the items that cannot be ruled out yet.
 
-    Let f be the k-th largest ``ceiling - width`` of the items that a query was compared with. Then k
-    of them have a score of at least f less the slack. An item whose ceiling plus slack is below that
-    is not one of the k nearest.
+    Let f be the k-th largest ``ceiling - width`` of the items that a query was compared with. Then
+    k of them have a score of at least f less the slack. An item whose ceiling plus slack is below
+    that is not one of the k nearest.
 
     Parameters
     ----------

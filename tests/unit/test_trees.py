@@ -59,8 +59,8 @@ def test_the_size_of_blocks_changes_nothing(tree, data):
     search = data.draw(searches("euclidean"))
     expected = by_sorting(search)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sklearn_index, "_CANDIDATES", data.draw(st.integers(1, 40)))
-        patch.setattr(sklearn_index, "_QUERIES", data.draw(st.integers(1, 3)))
+        patch.setattr(sklearn_index, "_BATCH_CANDIDATES", data.draw(st.integers(1, 40)))
+        patch.setattr(sklearn_index, "_BATCH_QUERIES", data.draw(st.integers(1, 3)))
         assert_same(ask(build(tree, search), search), expected)
 
 
