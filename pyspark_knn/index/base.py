@@ -6,13 +6,12 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
-from pyspark_knn.index.registry import Entry, entries
-
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
     from pyspark_knn.index.distances import Metric
+    from pyspark_knn.index.registry import Entry
 
 
 class Neighbors(NamedTuple):
@@ -46,6 +45,13 @@ class Exclusion(NamedTuple):
     positions: NDArray[np.int64]
 
 
+def _registered() -> tuple[Entry, ...]:
+    # Not at the top: a worker that only searches an index does not need the registry.
+    from pyspark_knn.index.registry import entries
+
+    return entries()
+
+
 @dataclass(frozen=True)
 class IndexSpec:
     """How to build an index.
@@ -68,7 +74,7 @@ class IndexSpec:
     metric: Metric
     algorithm: str = "auto"
     leaf_size: int = 30
-    registered: tuple[Entry, ...] = field(default_factory=entries)
+    registered: tuple[Entry, ...] = field(default_factory=_registered)
 
 
 OPTIONS = frozenset(each.name for each in fields(IndexSpec)) - {"metric", "algorithm", "registered"}
@@ -164,6 +170,8 @@ class NeighborIndex(ABC):
         exclude: Exclusion | None = None,
     ) -> Neighbors:
         """Return the k nearest items of each query, ordered by distance, then by position.
+
+        An index that is not `exact` may miss some of them.
 
         Parameters
         ----------

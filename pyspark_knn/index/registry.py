@@ -25,6 +25,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
+from pyspark_knn.index.base import OPTIONS
+
 if TYPE_CHECKING:
     from pyspark_knn.index.base import NeighborIndex
     from pyspark_knn.index.distances import Metric
@@ -66,7 +68,7 @@ _entries = _BUILT_IN
 
 
 def register(index_class: Class) -> Class:
-    """Register a class, so that `algorithm` takes its name. May decorate the class.
+    """Register a class, so that the `algorithm` Param accepts its name. Can be used as a decorator.
 
     Parameters
     ----------
@@ -82,13 +84,10 @@ def register(index_class: Class) -> Class:
     Raises
     ------
     ValueError
-        If the workers could not import the class, or if the class takes an option that
-        `IndexSpec` does not have.
+        If the workers could not import the class, if its algorithm is called "auto", or if it reads
+        an option that `IndexSpec` does not have.
     """
     global _entries
-    # Not at the top, since base imports this module.
-    from pyspark_knn.index.base import OPTIONS
-
     name = index_class.__qualname__
     if index_class.__module__ == "__main__" or "." in name:
         raise ValueError(
@@ -125,12 +124,24 @@ def _entry_of(index_class: type[NeighborIndex]) -> Entry:
 
 
 def entries() -> tuple[Entry, ...]:
-    """Return what is registered in this process, the classes of this package first."""
+    """Return the classes that are registered in this process, those of this package first.
+
+    Returns
+    -------
+    tuple of Entry
+        The entries, in the order in which "auto" tries them.
+    """
     return _entries
 
 
 def algorithm_choices() -> tuple[str, ...]:
-    """Return the values of the `algorithm` Param: "auto", and the name of each algorithm."""
+    """Return the values of the `algorithm` Param.
+
+    Returns
+    -------
+    tuple of str
+        "auto", and the name of each algorithm.
+    """
     return ("auto", *_names(_entries))
 
 

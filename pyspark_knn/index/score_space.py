@@ -84,7 +84,10 @@ class Queries(NamedTuple):
 
 
 class ScoreSpace(ABC):
-    """The transform of items and queries to vectors, and of final figures to scores."""
+    """The transform of items and queries to vectors, and of final figures to scores.
+
+    A final figure is the distance that `Metric.distances` computes.
+    """
 
     least_figure: ClassVar[float] = 0.0
     """The smallest final figure. A query with k of them needs no item of a later position."""

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from sklearn.neighbors import VALID_METRICS
 
-from pyspark_knn.index import auto, registry
+from pyspark_knn.index import auto
 from pyspark_knn.index.auto import build_index
 from pyspark_knn.index.base import OPTIONS, IndexSpec
 from pyspark_knn.index.distances import METRICS, Metric, resolve_metric
@@ -204,11 +204,10 @@ def test_asking_what_the_classes_support_imports_no_large_library():
     assert found.stdout.splitlines() == ["brute kd_tree ball_tree", ""]
 
 
-def test_the_registry_alone_imports_no_index():
-    assert registry.__name__ in sys.modules
+def test_a_worker_that_searches_an_index_imports_no_registry():
     code = (
-        "import sys, pyspark_knn.index.registry\n"
-        "print([name for name in sys.modules if name.startswith(('numpy', 'pyspark_knn.index.'))])"
+        "import sys, pyspark_knn.index.block_search, pyspark_knn.index.distances\n"
+        "print('pyspark_knn.index.registry' in sys.modules)"
     )
     found = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
-    assert found.stdout.strip() == "['pyspark_knn.index.registry']"
+    assert found.stdout.strip() == "False"
