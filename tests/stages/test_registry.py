@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -12,24 +14,40 @@ from pyspark.sql import types as T
 
 from pyspark_knn import KNNEstimator, KNNModel
 from pyspark_knn.index.registry import register, unregister
+from tests.support import toy_index
 from tests.support.frames import answers, frame_of
-from tests.support.toy_index import ToyIndex
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
 
+@pytest.fixture(scope="module")
+def toy_class(
+    spark: SparkSession, spark_kind: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Any]:
+    """The class in a module of its own, sent to the workers as a user would send it."""
+    name = "knn_toy_index"
+    path = tmp_path_factory.mktemp("modules") / f"{name}.py"
+    shutil.copy(toy_index.__file__, path)
+    if spark_kind == "connect":
+        spark.addArtifact(str(path), pyfile=True)
+    else:
+        spark.sparkContext.addPyFile(str(path))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(path.parent)
+        yield importlib.import_module(name).ToyIndex
+
+
 @pytest.fixture
-def toy() -> Iterator[None]:
-    register(ToyIndex)
-    yield
-    unregister(ToyIndex)
+def toy(toy_class: Any) -> Iterator[Any]:
+    register(toy_class)
+    yield toy_class
+    unregister(toy_class)
 
 
-@pytest.mark.usefixtures("toy")
 @pytest.mark.parametrize("placement", ["replicated", "sharded"])
 def test_a_registered_index_answers_as_brute_does(
-    spark: SparkSession, placement: str, tmp_path: Path
+    spark: SparkSession, toy: Any, placement: str, tmp_path: Path
 ) -> None:
     rng = np.random.default_rng(3)
     # A lattice: ties everywhere.
@@ -56,7 +74,7 @@ def test_a_registered_index_answers_as_brute_does(
     model.unpersist()
     loaded.unpersist()
 
-    unregister(ToyIndex)
+    unregister(toy)
     with pytest.raises(ValueError, match=r"algorithm must be one of auto, brute, .* got 'toy'"):
         KNNModel.load(path)
 
