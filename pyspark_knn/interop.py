@@ -19,7 +19,8 @@ from pyspark_knn.engine.placing import replicate
 from pyspark_knn.engine.rows import columns
 from pyspark_knn.engine.rows.items import Items
 from pyspark_knn.facts import FitFacts
-from pyspark_knn.index.distances import algorithms_for, resolve_metric
+from pyspark_knn.index.distances import resolve_metric
+from pyspark_knn.index.registry import classes_for
 from pyspark_knn.model import NeighborModel
 
 if TYPE_CHECKING:
@@ -132,7 +133,7 @@ def _exact_algorithm(settings: dict[str, Any]) -> str:
     """Take brute in `settings` for a tree that is not exact; the reason, where that was done."""
     metric = resolve_metric(settings["metric"], settings["p"], settings["metricParams"])
     asked = settings["algorithm"]
-    if asked == "auto" or asked in algorithms_for(metric):
+    if asked == "auto" or asked in classes_for(metric):
         return ""
     settings["algorithm"] = "brute"
     return (
@@ -283,7 +284,7 @@ def _arguments(params: HasNeighbors, count: int) -> dict[str, Any]:
     name: Any = metric.name
     given = {key: metric.params[key] for key in ("w", "V", "VI") if key in metric.params}
     algorithm = params.getAlgorithm()
-    if algorithm not in ("auto", "brute") and name not in VALID_METRICS[algorithm]:
+    if algorithm not in ("auto", "brute") and name not in VALID_METRICS.get(algorithm, ()):
         algorithm = "brute"
     if name == "chebyshev" and given:
         # scikit-learn's takes no weights. scipy is there because scikit-learn needs it; of its

@@ -1,4 +1,4 @@
-"""What neighbours say together: votes of classes and weighted means.
+"""Votes and weighted means of the labels of neighbors.
 
 Functions on the lists of `pyspark_knn.index.base.Found`, independent of how these were searched.
 All sums run from the nearest neighbor to the farthest, as scikit-learn's do.
@@ -16,8 +16,10 @@ if TYPE_CHECKING:
     from pyspark_knn.index.base import Found
 
 WEIGHTS = ("uniform", "distance")
+"""The values of the `weights` Param."""
 
 _HUGE = 2.0**512
+"""Weights above this are scaled down, since their sums could be infinite."""
 
 
 def vote_weights(
@@ -91,15 +93,17 @@ def class_votes(
 
 
 def probabilities(votes: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Each class's share of the votes; all zero where nobody votes.
+    """Return the share of each class in the votes of a query.
 
     Parameters
     ----------
     votes : ndarray of shape (n_queries, num_classes), dtype float64
+        The votes of each class, >= 0.
 
     Returns
     -------
     ndarray of shape (n_queries, num_classes), dtype float64
+        The probabilities; all 0 for a query without votes.
     """
     total = votes.sum(axis=1, keepdims=True)
     shares = np.zeros_like(votes)
@@ -110,11 +114,12 @@ def probabilities(votes: NDArray[np.float64]) -> NDArray[np.float64]:
 def winners(
     votes: NDArray[np.float64], thresholds: NDArray[np.float64] | None = None
 ) -> NDArray[np.float64]:
-    """The class with the most votes, ties to the smaller one; NaN where nobody votes.
+    """Return the class with the most votes; ties go to the smaller class.
 
     Parameters
     ----------
     votes : ndarray of shape (n_queries, num_classes), dtype float64
+        The votes of each class, >= 0.
     thresholds : ndarray of shape (num_classes,), dtype float64, optional
         MLlib's rule: the class with the largest ``probability / threshold`` wins; a class with
         threshold 0 wins wherever it has any vote.
@@ -122,12 +127,13 @@ def winners(
     Returns
     -------
     ndarray of shape (n_queries,), dtype float64
+        The predicted class of each query; NaN for a query without votes.
     """
     scores = votes
     if thresholds is not None:
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
             scores = probabilities(votes) / thresholds
-        scores[np.isnan(scores)] = -np.inf  # no vote over threshold 0: never chosen
+        scores[np.isnan(scores)] = -np.inf  # 0 / 0: a class without votes is never predicted
     return np.where(votes.any(axis=1), scores.argmax(axis=1), np.nan)
 
 

@@ -218,17 +218,17 @@ def test_names_with_dots_spaces_and_backticks(spark: SparkSession) -> None:
 @pytest.mark.parametrize(
     ("params", "message"),
     [
-        ({"metric": "euclid"}, r"unknown metric 'euclid'; there are: .*euclidean"),
+        ({"metric": "euclid"}, r"unknown metric 'euclid'\. Supported: .*euclidean"),
         ({"metric": "precomputed"}, "metric 'precomputed' is not supported: there are no vectors"),
         ({"metric": "nan_euclidean"}, "metric 'nan_euclidean' is not supported: missing values"),
-        ({"metric": "seuclidean"}, r"metric 'seuclidean' needs metricParams\['V'\]"),
+        ({"metric": "seuclidean"}, r"metric 'seuclidean' requires metricParams\['V'\]"),
         (
             {"metric": "mahalanobis"},
-            r"metric 'mahalanobis' needs metricParams\['V'\].*or metricParams\['VI'\]",
+            r"metric 'mahalanobis' requires metricParams\['V'\].*or metricParams\['VI'\]",
         ),
         (
             {"metric": "cosine", "algorithm": "kd_tree"},
-            "algorithm 'kd_tree' cannot serve metric 'cosine'; these can: auto, brute",
+            "algorithm 'kd_tree' does not support metric 'cosine'. Supported: 'auto', 'brute'.",
         ),
         (
             {"metric": "mahalanobis", "metricParams": {"VI": [[1.0]]}},
@@ -245,7 +245,7 @@ def test_params_that_do_not_go_together_fail_at_fit(
 
 
 def test_haversine_takes_two_features(spark: SparkSession) -> None:
-    with pytest.raises(ValueError, match="metric 'haversine' takes 2 features"):
+    with pytest.raises(ValueError, match="metric 'haversine' requires 2 features"):
         KNNEstimator(idCol="id", metric="haversine").fit(frame_of(spark, np.eye(3)))
 
 

@@ -435,7 +435,7 @@ def test_cells_answer_exactly_and_pass_over_others(
 @pytest.mark.parametrize("metric", ["cosine", "inner_product"])
 def test_cells_need_the_triangle_inequality(items: DataFrame, metric: str) -> None:
     estimator = KNNEstimator(idCol="id", shardBy="kmeans", metric=metric)
-    with pytest.raises(ValueError, match="shardBy 'kmeans' needs the triangle inequality"):
+    with pytest.raises(ValueError, match="shardBy 'kmeans' does not support metric"):
         estimator.fit(items)
 
 

@@ -16,7 +16,8 @@ from pyspark_knn import KNNClassificationModel, KNNModel, KNNRegressionModel
 from pyspark_knn.engine.placing import replicate
 from pyspark_knn.engine.rows.items import Items
 from pyspark_knn.facts import FitFacts
-from pyspark_knn.index.distances import ALGORITHMS, METRICS, algorithms_for, resolve_metric
+from pyspark_knn.index.distances import METRICS, resolve_metric
+from pyspark_knn.index.registry import classes_for
 
 RANDOM = np.random.default_rng(7)
 DIM = 4
@@ -37,8 +38,7 @@ CASES = [
     if name != "inner_product"
     for p in POWERS.get(name, (2.0,))
     for params in NEEDED.get(name, [{}])
-    for algorithm in ("auto", *ALGORITHMS)
-    if algorithm in ("auto", *algorithms_for(resolve_metric(name, p, params)))
+    for algorithm in ("auto", *classes_for(resolve_metric(name, p, params)))
 ]
 
 
