@@ -1,9 +1,15 @@
-"""The file that holds an index: its layout, and opening it by memory mapping.
+"""Bundles: the file format of a search index, which workers open by memory mapping.
 
-A bundle is a pickle of protocol 5 whose large buffers stand outside of it (PEP 574), each aligned
-where it will be mapped. numpy arrays, Arrow arrays and scikit-learn's trees travel unchanged, and
-all processes that map one file share its pages. Bundles live for a session: they are never part of
-a saved model. No Spark in here.
+A bundle is a pickle of protocol 5 with out-of-band buffers (PEP 574). The large buffers follow the
+pickle, each at an offset that is aligned in memory once the file is mapped. numpy arrays, Arrow
+arrays and scikit-learn's trees are stored and opened without a copy, and all processes that map one
+file share its pages. A bundle exists during a Spark session only and is never part of a saved
+model. This module does not import Spark.
+
+``joblib.load(mmap_mode="r")`` does not serve here: it maps numpy arrays but copies Arrow's buffers,
+it aligns arrays to 16 bytes only, and it needs a file of its own, whereas a bundle may also lie
+within a broadcast's file or in the rows of a shard. Opening a bundle unpickles, as joblib does:
+bundles are read only by the Spark application that wrote them.
 """
 
 from __future__ import annotations
@@ -17,7 +23,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, BinaryIO, Protocol
 
-_ALIGNMENT = 64
+ALIGNMENT = 64
 """A cache line, and the widest vector register: misaligned maps are measurably slower to search."""
 
 _MAGIC = b"knnbndl1"
@@ -74,11 +80,11 @@ def _extents(head: int, sizes: list[int], *, broadcast: bool) -> list[tuple[int,
     start = _HEADER.size + _EXTENT.size * len(sizes) + head
     lead = 0
     if broadcast:
-        largest = start + sum(sizes) + _ALIGNMENT * len(sizes)
+        largest = start + sum(sizes) + ALIGNMENT * len(sizes)
         lead = _LEADS[b"B" if largest <= 0xFFFFFFFF else b"\x8e"]
     extents = []
     for size in sizes:
-        start += -(start + lead) % _ALIGNMENT
+        start += -(start + lead) % ALIGNMENT
         extents.append((start, size))
         start += size
     return extents

@@ -11,9 +11,9 @@ from pyspark.ml.functions import array_to_vector
 from pyspark.sql import functions as F
 
 from pyspark_knn.engine import compat
+from pyspark_knn.engine.caching import persist, unpersist
 from pyspark_knn.engine.guard import guarded
 from pyspark_knn.engine.packed import PackedItems
-from pyspark_knn.engine.persisting import persist, unpersist
 from pyspark_knn.engine.routing import count_cells, sample_items
 from pyspark_knn.index.cells import Cut
 from pyspark_knn.index.distances import Metric

@@ -19,10 +19,10 @@ from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import from_arrow_schema
 
 from pyspark_knn.engine import columns, compat, packing
+from pyspark_knn.engine.caching import persisted, unpersist
 from pyspark_knn.engine.chunks import CHANGED, CHUNK_SCHEMA, unpack
 from pyspark_knn.engine.guard import guarded
 from pyspark_knn.engine.items import Items
-from pyspark_knn.engine.persisting import persisted, unpersist
 
 logger = logging.getLogger(__name__)
 

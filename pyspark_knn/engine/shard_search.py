@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
+from pyspark_knn.engine.bundle import ALIGNMENT as _ALIGNMENT
 from pyspark_knn.engine.bundle import read_bundle
 from pyspark_knn.engine.items import Items
 from pyspark_knn.engine.worker import (
@@ -30,8 +31,6 @@ from pyspark_knn.index.base import Neighbors
 
 if TYPE_CHECKING:
     from pyspark.sql.types import StructType
-
-_ALIGNMENT = 64
 
 _MERGED_AT_ONCE = 1 << 20
 """Candidates that are merged at a time."""

@@ -22,12 +22,12 @@ from pyspark.sql import types as T
 from pyspark.sql.pandas.types import from_arrow_schema
 
 from pyspark_knn.engine import columns, compat, placement
+from pyspark_knn.engine.caching import free_with, persisted, unpersist
 from pyspark_knn.engine.chunks import CHANGED
 from pyspark_knn.engine.clustering import find_cut
 from pyspark_knn.engine.guard import guarded
 from pyspark_knn.engine.items import Items
 from pyspark_knn.engine.packed import PackedItems
-from pyspark_knn.engine.persisting import free_with, persisted, unpersist
 from pyspark_knn.engine.placement import PlacedCost
 from pyspark_knn.engine.shard_build import (
     PIECE_SCHEMA,

@@ -16,8 +16,8 @@ from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
 from pyspark_knn.engine import columns, compat
+from pyspark_knn.engine.caching import free_with, persist
 from pyspark_knn.engine.evidence import Cut, Evidence, cut_all_batches, cut_batches
-from pyspark_knn.engine.persisting import free_with, persist
 from pyspark_knn.engine.worker import Answer
 
 _derived: weakref.WeakSet[DataFrame] = weakref.WeakSet()
