@@ -1,4 +1,4 @@
-"""Columns of a DataFrame: schema checks, and ids and feature vectors on their way to Python."""
+"""Columns of a DataFrame: names, checks of the schema, and conversions of ids and vectors."""
 
 from __future__ import annotations
 
@@ -25,25 +25,27 @@ _ID_TYPES = (
     T.TimestampType,
     T.TimestampNTZType,
 )
+"""The types that an id may have."""
 
 
 # --- names ------------------------------------------------------------------------------------
 
 
 def quoted(name: str) -> str:
-    """`name` as Spark takes it for one column, dots and all."""
+    """Quote the name of a column, so that Spark does not interpret dots in it."""
     return "`" + name.replace("`", "``") + "`"
 
 
 def column(name: str) -> Column:
-    """The column `name`."""
+    """Return the column with this name."""
     return F.col(quoted(name))
 
 
 def replace_columns(frame: DataFrame, values: dict[str, Column]) -> DataFrame:
-    """`frame` with other values in the columns that `values` names, all at once.
+    """Add or replace the columns of `frame` that `values` names, in one step.
 
-    Each step would make Spark analyze the plan once more, which takes longer than a small search.
+    Spark would analyze the whole plan again for each further step, which takes longer than a small
+    search.
     """
     if not values:
         return frame
@@ -52,7 +54,7 @@ def replace_columns(frame: DataFrame, values: dict[str, Column]) -> DataFrame:
     names = frame.columns
     if len(set(names)) == len(names):
         return frame.select(*(values.get(name, column(name)) for name in names))
-    # Names of the queries that stand for two columns select neither of them.
+    # Columns with duplicate names cannot be selected by name, so give them unique names meanwhile.
     first = min(map(names.index, values))
     own = [f"own_{i}" for i in range(first)]
     plain = frame.toDF(*own, *names[first:])
@@ -61,17 +63,17 @@ def replace_columns(frame: DataFrame, values: dict[str, Column]) -> DataFrame:
 
 
 def with_attributes(name: str, value: Column, attributes: dict[str, Any]) -> Column:
-    """`value` under the name `name`, with ML attributes on it, if any."""
+    """Name a column, and add ML attributes to its metadata unless they are empty."""
     return value.alias(name, metadata={"ml_attr": attributes} if attributes else {})
 
 
 def case_sensitive(dataset: DataFrame) -> bool:
-    """Whether this session tells `Id` from `id`."""
+    """Whether column names are case-sensitive in the session of `dataset`."""
     return compat.flag(dataset.sparkSession, "spark.sql.caseSensitive", default=False)
 
 
 def field_of(dataset: DataFrame, param: str, name: str) -> T.StructField:
-    """The field of the column that a Param names.
+    """Return the field of the column `name`, which is the value of the Param `param`.
 
     Raises
     ------
@@ -81,9 +83,9 @@ def field_of(dataset: DataFrame, param: str, name: str) -> T.StructField:
     fold = (lambda s: s) if case_sensitive(dataset) else str.lower
     found = [field for field in dataset.schema.fields if fold(field.name) == fold(name)]
     if len(found) != 1:
-        problem = "does not exist" if not found else "stands for more than one column"
+        problem = "is ambiguous" if found else "does not exist"
         hint = "" if found else hints.missing(param, name, dataset.schema.fields)
-        raise ValueError(f"{param} {name!r} {problem}; the columns are {dataset.columns}{hint}")
+        raise ValueError(f"{param} {name!r} {problem}. Input columns: {dataset.columns}{hint}")
     return found[0]
 
 
@@ -93,22 +95,22 @@ def refuse_existing(dataset: DataFrame, outputs: dict[str, str]) -> None:
     Parameters
     ----------
     dataset : DataFrame
-        Where they will be added.
-    outputs : dict
-        Param name (or a word for it) -> column name.
+        The data to which they will be added.
+    outputs : dict of str to str
+        Name of a Param or argument -> name of the output column.
 
     Raises
     ------
     ValueError
-        If a name is taken.
+        If a name exists already.
     """
     fold = (lambda s: s) if case_sensitive(dataset) else str.lower
     taken = {fold(name) for name in dataset.columns}
     for param, name in outputs.items():
         if fold(name) in taken:
             raise ValueError(
-                f"{param} {name!r} already exists: nothing is overwritten; the columns are "
-                f"{dataset.columns}, the output columns {list(outputs.values())}"
+                f"{param} {name!r} already exists. Input columns: {dataset.columns}. Output "
+                f"columns: {list(outputs.values())}"
             )
         taken.add(fold(name))
 
@@ -117,12 +119,12 @@ def refuse_existing(dataset: DataFrame, outputs: dict[str, str]) -> None:
 
 
 def check_id_type(param: str, field: T.StructField) -> T.DataType:
-    """The type of an id column.
+    """Return the type of an id column, after checking it.
 
     Raises
     ------
     TypeError
-        If it is not an atomic type, or a string with a collation of its own.
+        If the type is not atomic, or is a string with a collation other than UTF8_BINARY.
     """
     given = field.dataType
     if not isinstance(given, _ID_TYPES):
@@ -136,35 +138,36 @@ def check_id_type(param: str, field: T.StructField) -> T.DataType:
 
 
 def _atomic_hint(given: T.DataType) -> str:
-    """How to make one id of several values."""
+    """The end of the message: how to combine several values into one id."""
     if not isinstance(given, (T.StructType, T.ArrayType, T.MapType)):
         return ""
     return (
-        ": make one column of it by pyspark.sql.functions.concat_ws, to_json or (short, but not "
-        "quite unique) xxhash64"
+        ". Combine the values into one column with pyspark.sql.functions.concat_ws, to_json or "
+        "xxhash64 (short, but not guaranteed to be unique)"
     )
 
 
 def collation_hint(given: T.DataType) -> str | None:
-    """What is wrong with strings of this type as ids: a collation that calls others equal.
+    """Return why strings with a collation cannot be ids, or None for all other types.
 
-    Joins and grouping in Spark go by the collation; the search tells ids apart by their bytes.
+    Spark compares such strings by their collation in joins and groups, the search by their bytes.
+    The result is the end of an error message, which follows the name of the column.
     """
-    collation = getattr(given, "collation", "UTF8_BINARY")  # strings of Spark 4 have one
+    collation = getattr(given, "collation", "UTF8_BINARY")  # StringType has it since Spark 4.0
     if collation == "UTF8_BINARY":
         return None
     return (
-        f"has collation {collation}, under which different strings may be equal; ids are compared "
-        "by their bytes: cast the column to string, or add COLLATE UTF8_BINARY, and lower() it "
-        "first where its case must not matter"
+        f"has collation {collation}, which can treat different strings as equal, but ids are "
+        "compared by their bytes. Cast the column to string or add COLLATE UTF8_BINARY; for "
+        "case-insensitive ids, apply lower() before that."
     )
 
 
 def wire_type(id_type: T.DataType) -> T.DataType:
-    """The type that ids travel in between Spark and Python.
+    """Return the type in which ids are sent between Spark and Python.
 
-    Dates and timestamps travel as integers: through pandas they would lose what lies beyond the
-    years 1677 to 2262, and the doubled hour at the end of daylight-saving time.
+    Dates and timestamps are converted to integers. pandas cannot represent those before 1677 or
+    after 2262, nor tell apart the two hours at the end of daylight-saving time.
     """
     if isinstance(id_type, T.DateType):
         return T.IntegerType()
@@ -174,24 +177,24 @@ def wire_type(id_type: T.DataType) -> T.DataType:
 
 
 def to_wire(ids: Column, id_type: T.DataType) -> Column:
-    """Ids as they travel to Python."""
+    """Convert ids of type `id_type` to `wire_type(id_type)`."""
     if isinstance(id_type, T.DateType):
         return F.unix_date(ids)
     if isinstance(id_type, T.TimestampType):
         return F.unix_micros(ids)
     if isinstance(id_type, T.TimestampNTZType):
-        # A plain cast would go through the session's time zone, where some hours stand twice.
+        # A cast would use the session's time zone, in which some hours occur twice.
         minutes = (F.unix_date(F.to_date(ids)).cast("long") * 24 + F.hour(ids)) * 60 + F.minute(ids)
         seconds = F.date_part(F.lit("SECOND"), ids).cast("decimal(8,6)") * 1_000_000
         return minutes * 60_000_000 + seconds.cast("long")
     if isinstance(id_type, (T.FloatType, T.DoubleType)):
-        # Spark joins and groups -0.0 and 0.0 as one value, so they are one id: 0.0.
+        # Spark's joins and groups treat -0.0 and 0.0 as equal, so both become the id 0.0.
         return ids + F.lit(0.0).cast(id_type)
     return ids
 
 
 def from_wire(ids: Column, id_type: T.DataType) -> Column:
-    """Ids as they were before `to_wire`."""
+    """Convert ids of type `wire_type(id_type)` back to `id_type`."""
     if isinstance(id_type, T.DateType):
         return F.date_from_unix_date(ids)
     if isinstance(id_type, T.TimestampType):
@@ -204,7 +207,7 @@ def from_wire(ids: Column, id_type: T.DataType) -> Column:
 
 
 def changes_on_wire(id_type: T.DataType) -> bool:
-    """Whether `to_wire` does anything to ids of this type."""
+    """Whether `to_wire` converts ids of this type to another type."""
     return wire_type(id_type) != id_type
 
 
@@ -212,19 +215,19 @@ def changes_on_wire(id_type: T.DataType) -> bool:
 
 
 class Features(NamedTuple):
-    """A features column as Spark hands it to Python.
+    """A features column in the form in which it is sent to Python.
 
     Attributes
     ----------
-    columns : list of Column
-        The values; for MLlib vectors also a layout, so that sparse ones stay sparse: an array of
-        the dimension and the indices, empty for dense ones.
+    columns : list of one or two Column
+        The values of each vector. MLlib vectors have a second column, their layout, so that sparse
+        vectors stay sparse: an array of the dimension and the indices, empty for a dense vector.
     types : list of DataType
-        Their types.
+        The types of `columns`.
     attributes : int or None
-        The dimension that the column's ML attributes tell.
+        The dimension that is declared in the column's ML attributes, if any.
     names : list of str or None
-        The features' names that the column's ML attributes tell.
+        The names of the features that are declared in the column's ML attributes, if any.
     """
 
     columns: list[Column]
@@ -234,19 +237,26 @@ class Features(NamedTuple):
 
 
 def features_of(dataset: DataFrame, param: str, name: str) -> Features:
-    """What to select of `dataset` to get at its feature vectors.
+    """Return the columns that send a features column to Python.
 
     Parameters
     ----------
     dataset : DataFrame
-        Holds the column.
-    param, name : str
-        The Param that names the column, and the column's name.
+        The data.
+    param : str
+        The Param that names the features column.
+    name : str
+        The name of the features column.
+
+    Returns
+    -------
+    Features
+        The columns, their types and the ML attributes.
 
     Raises
     ------
     TypeError
-        If the column holds neither vectors nor arrays of numbers.
+        If the column contains neither vectors nor arrays of numbers.
     ValueError
         If there is no such column.
     """
@@ -260,22 +270,23 @@ def features_of(dataset: DataFrame, param: str, name: str) -> Features:
         return _vector_features(_typed_vector(values, field.dataType), None, None)
     if isinstance(field.dataType, T.ArrayType):
         element = field.dataType.elementType
-        # Longs travel as they are: Python refuses those that a double would round.
+        # Longs are not cast here, so that Python can refuse those that a double would round.
         if isinstance(element, (T.FloatType, T.DoubleType, T.LongType)):
             return Features([values], [field.dataType], None, None)
         if isinstance(element, T.NumericType):
             doubles = T.ArrayType(T.DoubleType())
             return Features([values.cast(doubles)], [doubles], None, None)
     raise TypeError(
-        f"{param} {name!r} must hold vectors (pyspark.ml.linalg) or arrays of numbers but was "
+        f"{param} {name!r} must contain vectors (pyspark.ml.linalg) or arrays of numbers but was "
         f"actually {field.dataType.simpleString()}; {hints.features(name, field.dataType)}"
     )
 
 
 def _vector_features(plain: Column, attributes: int | None, names: list[str] | None) -> Features:
     """The features of a column of vectors, given as the struct that `VectorUDT` stores."""
-    # One column and not two: Spark adds up the bytes of every column after each row (4.3.0).
-    # For the same reason not null for dense vectors: it then counts the nulls each time.
+    # Spark computes the size in bytes of every column after each row (4.3.0). So the dimension and
+    # the indices are one column, and a dense vector has an empty array rather than a null, since
+    # nulls are counted each time.
     layout = F.when(plain["size"].isNull(), F.array().cast("array<int>")).otherwise(
         F.concat(F.array(plain["size"]), plain["indices"])
     )
@@ -289,14 +300,14 @@ _VECTOR_FIELDS: dict[str, T.DataType] = {
     "indices": T.ArrayType(T.IntegerType()),
     "values": T.ArrayType(T.DoubleType()),
 }
-"""What a `VectorUDT` stores; size and indices are null in a dense vector."""
+"""The fields in which a `VectorUDT` is stored. Size and indices are null in a dense vector."""
 
 
 def _holds_vectors(kind: T.StructType) -> bool:
-    """Whether a struct is a vector that was written to a format without user-defined types.
+    """Whether a struct is a vector that was stored in a format without user-defined types.
 
-    ORC keeps the fields as they are. JSON sorts them, widens their types, and leaves out `size` and
-    `indices` where all vectors are dense.
+    ORC preserves the fields. JSON sorts them, widens their types, and omits `size` and `indices` if
+    all vectors are dense.
     """
     fields = {field.name: field.dataType for field in kind.fields}
     if set(fields) not in ({"type", "values"}, set(_VECTOR_FIELDS)):
@@ -312,7 +323,7 @@ def _is_widened(given: T.DataType, field_type: T.DataType) -> bool:
 
 
 def _typed_vector(values: Column, kind: T.StructType) -> Column:
-    """A struct that holds a vector, with the fields and the types that `VectorUDT` gives it."""
+    """Convert a struct that contains a vector to the fields and types of a stored `VectorUDT`."""
     fields = [
         (values[name] if name in kind.names else F.lit(None)).cast(field_type).alias(name)
         for name, field_type in _VECTOR_FIELDS.items()
@@ -321,7 +332,7 @@ def _typed_vector(values: Column, kind: T.StructType) -> Column:
 
 
 def _attribute_names(attributes: dict[str, Any]) -> list[str] | None:
-    """The features' names in the order of the vector, where the ML attributes tell all of them."""
+    """The names of the features in their order, if the ML attributes declare all of them."""
     named = [entry for group in attributes.get("attrs", {}).values() for entry in group]
     names = {entry["idx"]: entry["name"] for entry in named if "name" in entry}
     if not names or sorted(names) != list(range(attributes.get("num_attrs", -1))):
@@ -330,12 +341,25 @@ def _attribute_names(attributes: dict[str, Any]) -> list[str] | None:
 
 
 _SAMPLE_BYTES = 32 << 20
+"""The largest sample of vectors in bytes, since sparse ones grow when they are made dense."""
 
 
 def valid_sample(rows: list[Row], types: list[T.DataType], dim: int) -> NDArray[np.floating]:
-    """The valid vectors of dimension `dim` among rows of `Features.columns`, brought here.
+    """Return the valid vectors among collected rows as a dense matrix of 32 MiB at most.
 
-    Not more of them than take 32 MiB: sparse ones grow when they are made dense.
+    Parameters
+    ----------
+    rows : list of Row
+        Rows with the columns `Features.columns`.
+    types : list of DataType
+        The types `Features.types`.
+    dim : int
+        The dimension of a valid vector.
+
+    Returns
+    -------
+    ndarray of shape (n_vectors, dim), dtype float32 or float64
+        The vectors.
     """
     rows = rows[: max(1, _SAMPLE_BYTES // (8 * dim))]
     arrays = tuple(

@@ -104,7 +104,7 @@ def test_an_invalid_query_is_an_error(
     models: tuple[KNNModel, KNNModel], queries: DataFrame
 ) -> None:
     found = models[1].transform(queries)
-    with pytest.raises(PySparkException, match="featuresCol 'features' holds a"):
+    with pytest.raises(PySparkException, match="featuresCol 'features' contains a"):
         found.collect()
 
 

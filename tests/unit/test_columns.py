@@ -116,14 +116,14 @@ def test_invalid_rows():
 @pytest.mark.parametrize(
     ("vector", "dim", "what"),
     [
-        (None, 2, "holds a null;"),
-        ([1.0], 2, "holds a vector of dimension 1 where 2 is needed;"),
-        ((3, {0: 1.0}), 2, "holds a vector of dimension 3 where 2 is needed;"),
-        ([], None, "holds a vector of dimension 0;"),
-        ([], 2, "holds a vector of dimension 0 where 2 is needed;"),
-        ([1.0, np.nan], 2, "holds a NaN (or a null element);"),
-        ((2, {1: np.nan}), 2, "holds a NaN (or a null element);"),
-        ([np.inf, 1.0], None, "holds an infinity;"),
+        (None, 2, "contains a null."),
+        ([1.0], 2, "contains a vector of dimension 1 instead of 2."),
+        ((3, {0: 1.0}), 2, "contains a vector of dimension 3 instead of 2."),
+        ([], None, "contains a vector of dimension 0."),
+        ([], 2, "contains a vector of dimension 0 instead of 2."),
+        ([1.0, np.nan], 2, "contains a NaN (or a null element)."),
+        ((2, {1: np.nan}), 2, "contains a NaN (or a null element)."),
+        ([np.inf, 1.0], None, "contains an infinity."),
     ],
 )
 def test_what_is_wrong_is_said(vector, dim, what):
@@ -132,8 +132,8 @@ def test_what_is_wrong_is_said(vector, dim, what):
     said = describe_invalid("featuresCol", "my features", batch, 1, dim)
     assert said.startswith(f"featuresCol 'my features' {what}")
     assert said.endswith(
-        "set handleInvalid to 'skip' to leave such rows out, or to 'keep' to keep such queries "
-        "with nulls"
+        "Set handleInvalid to 'skip' to drop such rows, or to 'keep' to return such queries with "
+        "null outputs."
     )
 
 
