@@ -66,7 +66,7 @@ def broadcast(context: Any, digest: str, value: Any) -> BroadcastRef:
     return BroadcastRef(digest, context.broadcast(value))
 
 
-def free(made: Any) -> None:
+def free(variable: Any) -> None:
     """Free the executors' copies of a broadcast that no model uses any more.
 
     The broadcast is not destroyed, since a lazy DataFrame may still need it. Spark removes the
@@ -74,14 +74,14 @@ def free(made: Any) -> None:
 
     Parameters
     ----------
-    made : pyspark.core.broadcast.Broadcast
+    variable : pyspark.core.broadcast.Broadcast
         The broadcast.
     """
-    context, path = made._sc, getattr(made, "_path", None)
+    context, path = variable._sc, getattr(variable, "_path", None)
     weakly = None
     if _is_running(context):
-        made.unpersist()
-        weakly = context._jvm.java.lang.ref.WeakReference(made._jbroadcast)
+        variable.unpersist()
+        weakly = context._jvm.java.lang.ref.WeakReference(variable._jbroadcast)
     if path is not None:
         with _lock:
             _leftovers.append(_Leftover(context, weakly, Path(path)))

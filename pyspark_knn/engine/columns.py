@@ -167,7 +167,7 @@ def wire_type(id_type: T.DataType) -> T.DataType:
     """Return the type in which ids are sent between Spark and Python.
 
     Dates and timestamps are converted to integers. pandas cannot represent those before 1677 or
-    after 2262, nor tell apart the two hours at the end of daylight-saving time.
+    after 2262, nor distinguish the two hours at the end of daylight-saving time.
     """
     if isinstance(id_type, T.DateType):
         return T.IntegerType()

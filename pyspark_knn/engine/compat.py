@@ -201,12 +201,12 @@ def setting(session: SparkSession, name: str, default: str) -> str:
 
 
 def flag(session: SparkSession, name: str, *, default: bool) -> bool:
-    """Return a boolean setting of the session, in any case of letters, as Spark does."""
+    """Return a boolean setting of the session. As in Spark, "TRUE" is true as well."""
     return setting(session, name, str(default)).strip().lower() == "true"
 
 
 def is_encrypted(session: SparkSession) -> bool:
-    """Whether a classic session encrypts its temporary files (`spark.io.encryption.enabled`)."""
+    """Whether a classic session encrypts data on local disks (`spark.io.encryption.enabled`)."""
     return bool(cast("Any", session.sparkContext)._encryption_enabled)
 
 

@@ -1,4 +1,4 @@
-"""Folders of saved stages: comparing their paths, and replacing one without losing it."""
+"""Folders of saved stages: comparing their paths, and replacing a folder safely."""
 
 from __future__ import annotations
 

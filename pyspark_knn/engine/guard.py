@@ -1,4 +1,4 @@
-"""Guard the functions that run in Python workers, which may lack the packages that these need."""
+"""Guard functions that run in Python workers: missing packages, and garbage collection."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Remedies in error messages: for arguments that are no DataFrame, and for columns of a wrong type.
+"""Remedies in error messages, for arguments that are not DataFrames and columns of a wrong type.
 
 Each hint follows a colon or a semicolon within a message, so it starts in lower case.
 """
@@ -15,7 +15,7 @@ _ONE_ROW = 'for a single query, use spark.createDataFrame([(Vectors.dense(values
 _MANY_ROWS = 'use spark.createDataFrame([(Vectors.dense(row),) for row in rows], ["features"])'
 
 
-# --- arguments that are no DataFrame ----------------------------------------------------------
+# --- arguments that are not DataFrames --------------------------------------------------------
 
 
 def described(value: object) -> str:

@@ -65,7 +65,7 @@ _files: dict[str, dict[str, Path]] = {}
 lazy DataFrame may need one after its model is gone."""
 
 _uploads: dict[str, set[str]] = {}
-"""Session key -> digests of the artifacts that its Spark Connect server keeps until it ends."""
+"""Session key -> digests of the artifacts that its server keeps until the session ends."""
 
 _takes_files: dict[str, bool] = {}
 """Session key -> whether the Spark Connect server accepts files."""

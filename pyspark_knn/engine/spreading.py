@@ -113,7 +113,7 @@ _UNHASHABLE = ("variant", "geometry", "geography")
 
 
 def _hashable(value: Column, kind: T.DataType) -> Column | None:
-    """Convert `value` to a type that Spark can hash: it does not hash maps, nested ones included.
+    """Convert `value` to a type that Spark can hash, that is, without maps at any depth.
 
     Returns None where nothing of the value can be hashed.
     """
