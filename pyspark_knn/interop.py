@@ -16,7 +16,7 @@ from sklearn.neighbors import VALID_METRICS, NearestNeighbors
 
 from pyspark_knn.checks import checked_metric
 from pyspark_knn.engine.placing import replicate
-from pyspark_knn.engine.rows import columns
+from pyspark_knn.engine.rows.ids import changes_on_wire, check_id_type
 from pyspark_knn.engine.rows.items import Items
 from pyspark_knn.facts import FitFacts
 from pyspark_knn.index.distances import resolve_metric
@@ -218,8 +218,8 @@ def _sorted_ids(ids: Sequence[Any], count: int) -> tuple[NDArray[np.int64], pa.A
     if pa.types.is_timestamp(given.type):
         given = given.cast(pa.timestamp("us", given.type.tz))
     id_type = from_arrow_type(given.type, prefer_timestamp_ntz=True)
-    columns.check_id_type("ids", T.StructField("ids", id_type))
-    if columns.changes_on_wire(id_type):
+    check_id_type("ids", T.StructField("ids", id_type))
+    if changes_on_wire(id_type):
         given = given.cast(pa.int32() if pa.types.is_date(given.type) else pa.int64())
     if pa.types.is_floating(given.type):
         given = pc.add(given, pa.scalar(0.0, given.type))  # -0.0 and 0.0 are one id, as in Spark

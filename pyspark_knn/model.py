@@ -20,6 +20,8 @@ from pyspark_knn.engine.fit.packed import PackedItems
 from pyspark_knn.engine.placement import Placement
 from pyspark_knn.engine.placing import PlacementParams, place
 from pyspark_knn.engine.rows import columns
+from pyspark_knn.engine.rows.features import features_of, valid_sample
+from pyspark_knn.engine.rows.ids import changes_on_wire, from_wire, wire_type
 from pyspark_knn.engine.rows.queries import check_attributes, excluded_ids
 from pyspark_knn.engine.search.answers import DISTANCE, Answer, FoundLists
 from pyspark_knn.engine.search.batches import EXCLUDED, Request
@@ -162,7 +164,7 @@ class NeighborModel(SharedIndex, FittedParams, HasNeighbors, SavedStage):
             return np.arange(self.numItems)
         if isinstance(self._fitted.id_type, T.DateType):
             return cast("NDArray[Any]", ids.to_numpy().astype("datetime64[D]"))
-        if columns.changes_on_wire(cast("T.DataType", self._fitted.id_type)):
+        if changes_on_wire(cast("T.DataType", self._fitted.id_type)):
             return cast("NDArray[Any]", ids.to_numpy().astype("datetime64[us]"))
         return cast("NDArray[Any]", ids.to_numpy(zero_copy_only=False))
 
@@ -205,10 +207,10 @@ class NeighborModel(SharedIndex, FittedParams, HasNeighbors, SavedStage):
             If there is no features column.
         """
         compat.session_of(queries, "queries")
-        features = columns.features_of(queries, "featuresCol", self.getFeaturesCol())
+        features = features_of(queries, "featuresCol", self.getFeaturesCol())
         inputs = [each.value for each in features.inputs.values()]
         rows = queries.select(*inputs).limit(EXPLAINED_QUERIES).collect()
-        sample = columns.valid_sample(rows, features, self.numFeatures)
+        sample = valid_sample(rows, features, self.numFeatures)
         cost = self._fitted.cost(queries.sparkSession, sample, self.getK())
         probes = self.getNumProbes() if self.getShardBy() == "kmeans" else None
         share = min(1.0, probes / cost.shards) if probes and cost.shards else 1.0
@@ -261,9 +263,9 @@ class NeighborModel(SharedIndex, FittedParams, HasNeighbors, SavedStage):
     def _finished(self, outputs: dict[str, str]) -> dict[str, Column]:
         """Return the output columns that differ from what comes from Python, by their names."""
         name, id_type = outputs.get("neighborsCol"), self._id_type
-        if name is None or not columns.changes_on_wire(id_type):
+        if name is None or not changes_on_wire(id_type):
             return {}
-        ids = F.transform(columns.column(name), lambda each: columns.from_wire(each, id_type))
+        ids = F.transform(columns.column(name), lambda each: from_wire(each, id_type))
         return {name: ids.alias(name)}
 
     @property
@@ -273,7 +275,7 @@ class NeighborModel(SharedIndex, FittedParams, HasNeighbors, SavedStage):
 
     def _found_lists(self, outputs: dict[str, str]) -> FoundLists:
         """Return the answer that makes those columns of `outputs` that list neighbors."""
-        types = {"id": columns.wire_type(self._id_type), DISTANCE: T.DoubleType()}
+        types = {"id": wire_type(self._id_type), DISTANCE: T.DoubleType()}
         params = {"neighborsCol": "id", "distancesCol": DISTANCE}
         shown = {outputs[param]: name for param, name in params.items() if param in outputs}
         fields = [T.StructField(output, T.ArrayType(types[name])) for output, name in shown.items()]
@@ -301,7 +303,7 @@ class NeighborModel(SharedIndex, FittedParams, HasNeighbors, SavedStage):
     def _run(self, queries: DataFrame, answer: Answer, limits: Limits) -> DataFrame:
         """Search within `limits`, whatever the Params k and maxDistance are."""
         index = self._fitted
-        features = columns.features_of(queries, "featuresCol", self.getFeaturesCol())
+        features = features_of(queries, "featuresCol", self.getFeaturesCol())
         strict = self.getHandleInvalid() == "error"
         names = self._facts.featureNames
         check_attributes(self.getFeaturesCol(), features, self.numFeatures, names, strict=strict)

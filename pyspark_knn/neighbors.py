@@ -12,6 +12,7 @@ from pyspark.sql import functions as F
 
 from pyspark_knn import interop
 from pyspark_knn.engine.rows import columns
+from pyspark_knn.engine.rows.ids import collation_hint
 from pyspark_knn.engine.search.answers import FoundLists
 from pyspark_knn.engine.spark import compat
 from pyspark_knn.estimator import NeighborEstimator
@@ -147,7 +148,7 @@ class KNNModel(NeighborModel, _SearchParams):
         if name is None:
             raise ValueError("items are joined by id, but idCol is unset: set idCol and fit again")
         field = columns.field_of(items, "idCol", name)
-        if collated := columns.collation_hint(field.dataType):
+        if collated := collation_hint(field.dataType):
             raise TypeError(f"idCol {field.name!r} of items {collated}")
         return items.select(columns.column(field.name).alias(key), F.struct("*").alias(item_col))
 

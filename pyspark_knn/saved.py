@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from pyspark.ml.param import Params
 from pyspark.sql import DataFrame, SparkSession
 
-from pyspark_knn.engine.rows import columns
+from pyspark_knn.engine.rows.ids import check_id_type
 from pyspark_knn.engine.spark.folders import literal
 
 FORMAT_VERSION = 1
@@ -165,7 +165,7 @@ def check_columns(frame: DataFrame, wanted: dict[str, tuple[str, ...]]) -> None:
             raise ValueError(f"its items have no column {name!r}, only {shown(frame.columns)}")
         actual = found[name].dataType.simpleString()
         if not types:
-            columns.check_id_type("items column", found[name])
+            check_id_type("items column", found[name])
         elif actual not in types:
             raise ValueError(f"items column {name!r} must be {' or '.join(types)}, but is {actual}")
     if "id" in found and "id" not in wanted:

@@ -13,8 +13,8 @@ from pyspark.sql import types as T
 from pyspark.sql.pandas.types import from_arrow_type
 
 from pyspark_knn.engine.placement import REPLICATED, PlacedCost, Placement
-from pyspark_knn.engine.rows import columns
 from pyspark_knn.engine.rows.columns import Input
+from pyspark_knn.engine.rows.ids import from_wire
 from pyspark_knn.engine.rows.items import Items
 from pyspark_knn.engine.rows.scans import as_rows
 from pyspark_knn.engine.search.batches import (
@@ -26,6 +26,7 @@ from pyspark_knn.engine.search.batches import (
 )
 from pyspark_knn.engine.search.export import read_items
 from pyspark_knn.engine.ship import shipping
+from pyspark_knn.engine.ship.batch_udf import batch_udf
 from pyspark_knn.engine.ship.guard import guarded
 from pyspark_knn.engine.spark import compat
 from pyspark_knn.index.auto import build_index
@@ -148,7 +149,7 @@ class Replicated(Placement):
             shipment = self._shipment(queries.sparkSession)
         run = functools.partial(search_batches, shipment.ref, request)
         result = request.answer.result_type
-        search = compat.batch_udf(run, [each.type for each in inputs.values()], T.ArrayType(result))
+        search = batch_udf(run, [each.type for each in inputs.values()], T.ArrayType(result))
         rows, read, added = as_rows(queries, [each.value for each in inputs.values()])
         # inline() and not the fields of a struct, for which Spark may evaluate the UDF twice.
         found = F.inline(search(*read)).alias(*result.names)
@@ -170,7 +171,7 @@ class Replicated(Placement):
         frame = session.range(0, self.num_items, 1, parts).mapInArrow(run, schema)
         if self.id_type is None:
             return frame
-        return frame.withColumn("id", columns.from_wire(F.col("id"), self.id_type))
+        return frame.withColumn("id", from_wire(F.col("id"), self.id_type))
 
     def fetch(self) -> tuple[Items, NDArray[np.floating]]:
         """See `Placement.fetch`; nothing is moved."""

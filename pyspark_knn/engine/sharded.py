@@ -23,8 +23,9 @@ from pyspark_knn.engine.fit.chunks import CHANGED, POSITION
 from pyspark_knn.engine.fit.packed import PackedItems
 from pyspark_knn.engine.fit.source import ItemSource
 from pyspark_knn.engine.placement import SHARDED, PlacedCost, Placement
-from pyspark_knn.engine.rows import columns
 from pyspark_knn.engine.rows.columns import Input
+from pyspark_knn.engine.rows.features import features_of
+from pyspark_knn.engine.rows.ids import from_wire
 from pyspark_knn.engine.rows.items import Items
 from pyspark_knn.engine.search.batches import TIMING_SCHEMA, Request
 from pyspark_knn.engine.search.export import read_shards
@@ -43,7 +44,7 @@ from pyspark_knn.engine.ship.shard_rows import SHARD_COLUMNS, SHARD_SCHEMA, SUMM
 from pyspark_knn.engine.spark import compat
 from pyspark_knn.engine.spark.caching import free_with, persisted, unpersist
 from pyspark_knn.engine.spark.memory import available_memory
-from pyspark_knn.engine.spark.spreading import int_array, spreading_keys
+from pyspark_knn.engine.spark.spreading import repartition_evenly
 from pyspark_knn.index.cells import Cells, ShardAssignment
 
 if TYPE_CHECKING:
@@ -149,14 +150,9 @@ class Sharded(Placement):
         split = guarded(functools.partial(split_chunks, request))
         build = guarded(functools.partial(build_shards, request))
         partitions = min(count, enough_tasks(packed.nbytes, cores))
-        place = F.pmod("shard", F.lit(partitions)) + 1
-        spread = F.element_at(int_array(spreading_keys(partitions)), place)
         pieces = packed.frame.mapInArrow(split, from_arrow_schema(PIECE_SCHEMA))
-        built = (
-            pieces.repartition(partitions, spread)
-            .sortWithinPartitions("shard")
-            .mapInArrow(build, from_arrow_schema(SHARD_SCHEMA))
-        )
+        pieces = repartition_evenly(pieces, partitions, "shard").sortWithinPartitions("shard")
+        built = pieces.mapInArrow(build, from_arrow_schema(SHARD_SCHEMA))
         with (
             compat.described(session, f"pyspark_knn: build {count} shards"),
             persisted(built) as frame,
@@ -249,7 +245,7 @@ class Sharded(Placement):
         frame = self._stored()
         if self.id_type is None:
             return frame
-        return frame.withColumn("id", columns.from_wire(F.col("id"), self.id_type))
+        return frame.withColumn("id", from_wire(F.col("id"), self.id_type))
 
     def _stored(self) -> DataFrame:
         """The items with the types that they have in the shards."""
@@ -272,7 +268,7 @@ class Sharded(Placement):
         """See `Placement.fetch`; no other method brings vectors of shards to the driver."""
         frame = self._stored()
         source = ItemSource(
-            features=columns.features_of(frame, "featuresCol", "features"),
+            features=features_of(frame, "featuresCol", "features"),
             features_col="features",
             columns={
                 field.name: Input(F.col(field.name), field.dataType)

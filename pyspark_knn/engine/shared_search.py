@@ -22,7 +22,7 @@ from pyspark_knn.engine.search.narrower import (
     all_narrower_batches,
     narrower_batches,
 )
-from pyspark_knn.engine.spark import compat
+from pyspark_knn.engine.ship.batch_udf import batch_udf
 from pyspark_knn.engine.spark.caching import free_with, persist
 
 _derived: weakref.WeakSet[DataFrame] = weakref.WeakSet()
@@ -201,7 +201,7 @@ class SharedSearch:
                 found = [columns.column(ready).alias(name) for ready, name in both]
                 return widest.own_columns(widest.frame.select("*", *found))
         run = functools.partial(narrower_batches, NarrowerSearch(*limits, lists, answer))
-        narrower = compat.batch_udf(run, self._list_types(lists), T.ArrayType(answer.result_type))
+        narrower = batch_udf(run, self._list_types(lists), T.ArrayType(answer.result_type))
         inline = F.inline(narrower(*widest.lists)).alias(*names)
         return widest.own_columns(widest.frame.select("*", inline))
 
@@ -236,7 +236,7 @@ def _with_answers(
         [T.StructField(str(i), each.answer.result_type) for i, each in enumerate(prepared)]
     )
     run = functools.partial(all_narrower_batches, searches)
-    narrower = compat.batch_udf(run, types, T.ArrayType(result))
+    narrower = batch_udf(run, types, T.ArrayType(result))
     structs = [f"{names[0]}_{i}" for i in range(len(prepared))]
     found = frame.select("*", F.inline(narrower(*names)).alias(*structs))
     fields = [

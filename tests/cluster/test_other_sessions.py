@@ -97,6 +97,6 @@ assert not list(folder.glob("knn-*"))
 spark.stop()
 """,
     )
-    told = "the Spark session of this DataFrame was stopped: create the DataFrame anew"
+    told = "belongs to a Spark session that was stopped. Create the DataFrame again"
     assert out.count(told) == 3
     assert "no running Spark session" in out

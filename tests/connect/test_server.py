@@ -273,8 +273,8 @@ def test_a_server_that_takes_no_files_and_persists_nothing(
             taken.transform(frame(session, QUERIES))
     assert model.getPlacement() == loaded.getPlacement() == "sharded"
     assert "the server takes no files" in model.placementReason
-    assert "indexes travel as rows" in caplog.text
-    assert "persists nothing" in caplog.text
+    assert "Indexes are sharded and stored as rows" in caplog.text
+    assert "does not persist DataFrames" in caplog.text
 
 
 def test_a_client_without_a_temporary_folder(

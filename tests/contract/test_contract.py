@@ -354,7 +354,7 @@ class TestRules:
         broken = frame.selectExpr(
             "id", "if(id < 2, array(double('nan'), 0D), features) AS features", "label", "truth"
         )
-        with pytest.raises(Exception, match="featuresCol 'features' holds a NaN"):
+        with pytest.raises(Exception, match="featuresCol 'features' contains a NaN"):
             model.transform(broken).collect()
         skipped = model.transform(broken, {model.handleInvalid: "skip"})
         kept = rows_of(model.transform(broken, {model.handleInvalid: "keep"}))

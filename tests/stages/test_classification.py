@@ -243,7 +243,7 @@ def test_invalid_queries(spark: SparkSession, model: KNNClassificationModel) -> 
         assert row.who is None
     skipped = shown.copy().setHandleInvalid("skip").transform(broken).collect()
     assert [row.query for row in skipped] == [0]
-    with pytest.raises(Exception, match="featuresCol 'features' holds a null"):
+    with pytest.raises(Exception, match="featuresCol 'features' contains a null"):
         shown.transform(broken.where("query = 1")).collect()
 
 

@@ -11,12 +11,12 @@ import pyarrow as pa
 import pytest
 from pyspark import StorageLevel
 from pyspark.ml.linalg import VectorUDT
-from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
 from pyspark_knn import KNNEstimator
-from pyspark_knn.engine import placement as placement_room
+from pyspark_knn.engine import placing
 from pyspark_knn.engine.fit import packed as packed_room
+from pyspark_knn.engine.fit.source import ItemColumn, item_source
 from pyspark_knn.engine.sharded import Sharded
 from pyspark_knn.index.base import IndexSpec
 from pyspark_knn.index.distances import resolve_metric
@@ -84,9 +84,8 @@ def test_fits_of_equal_items_at_once_do_not_free_each_others_chunks(spark: Spark
 
 
 def _packed(items: DataFrame, *, named: bool = False) -> packed_room.PackedItems:
-    features = packed_room.columns.features_of(items, "featuresCol", "features")
-    keys = {"id": F.col("id")} if named else {}
-    source = packed_room.ItemSource(features, "features", keys, tuple(keys))
+    declared = [ItemColumn("id", "idCol", "id")] if named else []
+    source = item_source(items, "features", declared, "error", "auto")
     return packed_room.PackedItems(items, source)
 
 
@@ -178,10 +177,10 @@ def test_shards_of_an_input_that_changes_between_readings_are_refused(
         packed.frame.unpersist(blocking=True)
         spec = IndexSpec(resolve_metric("euclidean"))
         if what in ("order", "nothing"):
-            assert Sharded.build(packed, spec, T.LongType(), 2).num_items == 40
+            assert Sharded.build(packed, spec, 2).num_items == 40
             return
         with pytest.raises(Exception, match="items DataFrame is not deterministic"):
-            Sharded.build(packed, spec, T.LongType(), 2)
+            Sharded.build(packed, spec, 2)
 
 
 def _hashed(spark: SparkSession, rows: int, dim: int, stored: int) -> DataFrame:
@@ -215,7 +214,7 @@ def test_sparse_items_that_grow_by_little_or_are_few_are_taken(
 ) -> None:
     knn = KNNEstimator(k=1, idCol="id")
     assert knn.fit(_hashed(spark, 10, 1 << 18, 14)).numItems == 10
-    monkeypatch.setattr(placement_room, "GROWN_BYTES", 1000)
+    monkeypatch.setattr(placing, "GROWN_BYTES", 1000)
     # A one-hot of 400 categories beside a few numbers.
     assert knn.fit(_hashed(spark, 20, 420, 6)).numItems == 20
     with pytest.raises(ValueError, match="would be stored dense"):

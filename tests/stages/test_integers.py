@@ -31,11 +31,11 @@ def test_integers_that_doubles_would_round_are_refused(
         monkeypatch.setattr(compat, "has_arrow_udf", lambda: False)
     exact = [[INEXACT - 1, 0], [-(1 << 60), 5], [7, 1]]
     knn = KNNEstimator(k=1, idCol="id", placement=placement, handleInvalid="skip")
-    message = rf"featuresCol 'features' holds {INEXACT}, which no double equals.*array<double>"
+    message = rf"featuresCol 'features' contains {INEXACT}, which a double cannot .*array<double>"
     with pytest.raises(ValueError, match=message):
         knn.fit(_longs(spark, [*exact, [INEXACT, 0]]))
     largest = (1 << 63) - 1
-    with pytest.raises(ValueError, match=f"holds {largest}"):
+    with pytest.raises(ValueError, match=f"contains {largest}"):
         knn.fit(_longs(spark, [[largest, 0]]))
     model = knn.fit(_longs(spark, [*exact, [None, 1]]))
     assert (model.numItems, model.numSkipped) == (3, 1)

@@ -80,7 +80,7 @@ class TestRows:
         right = [[(0, 1.0)], [(1, 1.0)]]
         with pytest.raises(Exception, match=re.escape(words)) as raised:
             model.transform(queries).collect()
-        assert "featuresCol 'features' holds" in str(raised.value)
+        assert "featuresCol 'features' contains" in str(raised.value)
         skipping = model.copy({model.handleInvalid: "skip"})
         assert answers(skipping.transform(queries)) == right
         keeping = model.copy({model.handleInvalid: "keep"})
@@ -123,7 +123,7 @@ def test_no_items(spark: SparkSession) -> None:
 
 
 def test_queries_of_another_dimension(spark: SparkSession, model: KNNModel) -> None:
-    with pytest.raises(Exception, match="a vector of dimension 3 where 2 is needed"):
+    with pytest.raises(Exception, match="a vector of dimension 3 instead of 2"):
         model.transform(frame_of(spark, np.zeros((1, 3)))).collect()
 
 
@@ -155,13 +155,13 @@ class TestFeaturesColumn:
     @pytest.mark.parametrize("kind", ["string", "double", "array<string>", "struct<a:double>"])
     def test_wrong_type(self, spark: SparkSession, model: KNNModel, where: str, kind: str) -> None:
         frame = spark.createDataFrame([], f"id long, features {kind}")
-        message = rf"featuresCol 'features' must hold vectors.*actually {re.escape(kind)}"
+        message = rf"featuresCol 'features' must contain vectors.*actually {re.escape(kind)}"
         with pytest.raises(TypeError, match=message):
             self._run(model, where, frame)
 
 
 def test_id_column_missing(spark: SparkSession) -> None:
-    with pytest.raises(ValueError, match="idCol 'sku' does not exist; the columns are"):
+    with pytest.raises(ValueError, match=r"idCol 'sku' does not exist\. Input columns:"):
         KNNEstimator(idCol="sku").fit(frame_of(spark, np.eye(2)))
 
 

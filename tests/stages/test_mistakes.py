@@ -67,10 +67,10 @@ NO_FRAMES: dict[str, tuple[Any, str]] = {
     "dict": ({"features": [1.0]}, "a dict: use spark.createDataFrame([row])"),
     "path": ("items.parquet", "a str: use spark.read.parquet(path)"),
     "none": (None, "None: use spark.createDataFrame(rows, names) or spark.read"),
-    "vector": (Vectors.dense(1.0, 2.0), "a pyspark DenseVector: a single query is a DataFrame of"),
-    "sparse": (Vectors.sparse(2, {0: 1.0}), "a pyspark SparseVector: a single query is a DataFr"),
-    "row": (np.ones(2), "a numpy ndarray: a single query is a DataFrame of one row"),
-    "numbers": ([1.0, 2], "a list: a single query is a DataFrame of one row"),
+    "vector": (Vectors.dense(1.0, 2.0), "a pyspark DenseVector: for a single query, use spark.cr"),
+    "sparse": (Vectors.sparse(2, {0: 1.0}), "a pyspark SparseVector: for a single query, use spa"),
+    "row": (np.ones(2), "a numpy ndarray: for a single query, use spark.createDataFrame"),
+    "numbers": ([1.0, 2], "a list: for a single query, use spark.createDataFrame"),
 }
 
 CALLS: dict[str, tuple[Callable[[Any, Any, Any], Any], str]] = {
@@ -159,7 +159,7 @@ FEATURES = {
     "boolean": "VectorAssembler(inputCols=[...], outputCol='vector'), and set",
     "date": "unix_date(features)",
     "timestamp": "unix_micros(features)",
-    "string": "StringIndexer and OneHotEncoder, text with Tokenizer and HashingTF",
+    "string": "StringIndexer and OneHotEncoder, and text with Tokenizer and HashingTF",
     "struct<a:double,b:double>": "array(features.*)",
     "map<string,double>": "VectorAssembler",
 }
@@ -193,7 +193,7 @@ class TestFeatures:
         self, spark: SparkSession, model: KNNModel, value: str, convert: str
     ) -> None:
         frame = spark.range(1).selectExpr(f"{value} AS features")
-        with pytest.raises(TypeError, match="featuresCol 'features' must hold vectors"):
+        with pytest.raises(TypeError, match="featuresCol 'features' must contain vectors"):
             model.transform(frame)
         found = model.transform(frame.selectExpr(f"{convert} AS features")).collect()
         assert len(found[0].neighbors) == 1
@@ -208,13 +208,13 @@ class TestFeatures:
     def test_no_features_column(self, spark: SparkSession, model: KNNModel) -> None:
         numbers = spark.createDataFrame([(1, 2.0, 3.0, "x")], ["id", "a", "b", "c"])
         message = (
-            r"featuresCol 'features' does not exist; .*"
+            r"featuresCol 'features' does not exist\. .*"
             r"VectorAssembler\(inputCols=\[\.\.\.\], outputCol='features'\)"
         )
         for run in (KNNEstimator(idCol="id").fit, model.transform):
             with pytest.raises(ValueError, match=message):
                 run(numbers)
-        with pytest.raises(ValueError, match=r"does not exist; the columns are \['c'\]$"):
+        with pytest.raises(ValueError, match=r"does not exist\. Input columns: \['c'\]$"):
             model.transform(numbers.select("c"))
 
 
@@ -224,18 +224,18 @@ class TestLabels:
     @pytest.mark.parametrize(
         ("stage", "value", "words"),
         [
-            (KNNClassifier, "a", "StringIndexer makes labels of names"),
+            (KNNClassifier, "a", "with pyspark.ml.feature.StringIndexer"),
             (KNNRegressor, "1.5", "cast it: CAST(label AS double)"),
             (KNNClassifier, True, "cast it: CAST(label AS int)"),
             (KNNRegressor, True, "cast it: CAST(label AS int)"),
-            (KNNRegressor, [1.0, 2.0], "one number for each item: for several targets"),
+            (KNNRegressor, [1.0, 2.0], "one number per item is supported; for several targets"),
             (
                 KNNRegressor,
                 Vectors.dense(1.0, 2.0),
-                "one number for each item: for several targets",
+                "one number per item is supported; for several targets",
             ),
-            (KNNRegressor, dt.date(2020, 1, 1), "make a number of it: unix_date(label)"),
-            (KNNRegressor, dt.datetime(2020, 1, 1), "make a number of it: unix_micros(label)"),
+            (KNNRegressor, dt.date(2020, 1, 1), "convert it to a number: unix_date(label)"),
+            (KNNRegressor, dt.datetime(2020, 1, 1), "convert it to a number: unix_micros(label)"),
         ],
         ids=str,
     )
@@ -253,9 +253,9 @@ class TestLabels:
 
 def test_one_vs_rest_keeps_no_ids(spark: SparkSession) -> None:
     knn = KNNClassifier(k=1, idCol="id")
-    with pytest.raises(ValueError, match=r"idCol 'id' does not exist.*OneVsRest keeps only the la"):
+    with pytest.raises(ValueError, match=r"idCol 'id' does not exist.*OneVsRest passes only the l"):
         OneVsRest(classifier=knn).fit(labelled(spark))
-    with pytest.raises(ValueError, match=r"idCol 'sku' does not exist; the columns are \[[^]]*\]$"):
+    with pytest.raises(ValueError, match=r"idCol 'sku' does not exist\. Input columns: \[[^]]*\]$"):
         KNNClassifier(idCol="sku").fit(labelled(spark))
 
 

@@ -10,7 +10,7 @@ import pytest
 from pyspark.ml.linalg import Vectors
 
 from pyspark_knn import KNNEstimator
-from pyspark_knn.engine.rows.columns import features_of
+from pyspark_knn.engine.rows.features import features_of
 from tests.support.frames import KINDS, answers, frame_of
 from tests.support.oracle import direct_distances, nearest
 
@@ -51,8 +51,8 @@ def test_dense_vectors_reach_python_without_null_arrays(spark: SparkSession) -> 
     sparse = Vectors.sparse(3, [1], [2.0])
     rows = [(Vectors.dense(1.0, 2.0, 3.0),), (sparse,), (Vectors.sparse(3, [], []),)]
     queries = spark.createDataFrame(rows, ["features"])
-    parts = features_of(queries, "featuresCol", "features").columns
-    found = queries.select(*(part.alias(f"_{i}") for i, part in enumerate(parts))).collect()
+    inputs = features_of(queries, "featuresCol", "features").inputs
+    found = queries.select(*(each.value.alias(name) for name, each in inputs.items())).collect()
     assert [list(row) for row in found] == [
         [[1.0, 2.0, 3.0], []],
         [[2.0], [3, 1]],

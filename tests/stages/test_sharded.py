@@ -104,7 +104,7 @@ def test_an_invalid_query_is_an_error(
     models: tuple[KNNModel, KNNModel], queries: DataFrame
 ) -> None:
     found = models[1].transform(queries)
-    with pytest.raises(PySparkException, match="featuresCol 'features' holds a"):
+    with pytest.raises(PySparkException, match="featuresCol 'features' contains a"):
         found.collect()
 
 
@@ -309,7 +309,7 @@ def test_siblings_share_one_search_of_shards(items: DataFrame) -> None:
     for mine, other in zip(found, alone, strict=True):
         assert sorted(map(str, mine.collect())) == sorted(map(str, other.collect()))
     # All are cut out of one search, which is cached as one DataFrame.
-    assert len(siblings[0]._shared._made[cached]) == 1
+    assert len(siblings[0]._shared._searches[cached]) == 1
     cached.unpersist()
 
 
@@ -367,7 +367,7 @@ def test_a_model_keeps_its_shards_when_one_of_an_equal_fit_goes(items: DataFrame
 
 @pytest.fixture
 def small_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pyspark_knn.engine.placement.AUTO_BYTES", 1000)
+    monkeypatch.setattr("pyspark_knn.engine.placing.AUTO_BYTES", 1000)
 
 
 @pytest.mark.usefixtures("small_limit")

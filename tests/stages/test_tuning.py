@@ -184,7 +184,7 @@ def test_only_what_the_widest_search_covers_is_cut_from_it(
         assert kept[1] is None
     skipped = results(first.copy().setHandleInvalid("skip"), broken, "neighbors")
     assert len(skipped) == 1
-    with pytest.raises(Exception, match="holds a null"):
+    with pytest.raises(Exception, match="contains a null"):
         results(first, broken, "neighbors")
     broken.unpersist()
 

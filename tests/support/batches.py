@@ -1,4 +1,4 @@
-"""Feature vectors as Spark hands them to Python, see `columns.features_of`."""
+"""Feature vectors as Spark hands them to Python, see `features.features_of`."""
 
 from __future__ import annotations
 

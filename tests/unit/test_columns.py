@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from pyspark.sql import types as T
 
 from pyspark_knn.engine.rows import columns
+from pyspark_knn.engine.rows.ids import changes_on_wire, check_id_type, wire_type
 from pyspark_knn.engine.rows.vectors import describe_invalid, invalid_rows
 from tests.support.batches import Sparse, array_column, vector_batch, vector_columns
 
@@ -116,14 +117,14 @@ def test_invalid_rows():
 @pytest.mark.parametrize(
     ("vector", "dim", "what"),
     [
-        (None, 2, "holds a null;"),
-        ([1.0], 2, "holds a vector of dimension 1 where 2 is needed;"),
-        ((3, {0: 1.0}), 2, "holds a vector of dimension 3 where 2 is needed;"),
-        ([], None, "holds a vector of dimension 0;"),
-        ([], 2, "holds a vector of dimension 0 where 2 is needed;"),
-        ([1.0, np.nan], 2, "holds a NaN (or a null element);"),
-        ((2, {1: np.nan}), 2, "holds a NaN (or a null element);"),
-        ([np.inf, 1.0], None, "holds an infinity;"),
+        (None, 2, "contains a null."),
+        ([1.0], 2, "contains a vector of dimension 1 instead of 2."),
+        ((3, {0: 1.0}), 2, "contains a vector of dimension 3 instead of 2."),
+        ([], None, "contains a vector of dimension 0."),
+        ([], 2, "contains a vector of dimension 0 instead of 2."),
+        ([1.0, np.nan], 2, "contains a NaN (or a null element)."),
+        ((2, {1: np.nan}), 2, "contains a NaN (or a null element)."),
+        ([np.inf, 1.0], None, "contains an infinity."),
     ],
 )
 def test_what_is_wrong_is_said(vector, dim, what):
@@ -132,8 +133,8 @@ def test_what_is_wrong_is_said(vector, dim, what):
     said = describe_invalid("featuresCol", "my features", batch, 1, dim)
     assert said.startswith(f"featuresCol 'my features' {what}")
     assert said.endswith(
-        "set handleInvalid to 'skip' to leave such rows out, or to 'keep' to keep such queries "
-        "with nulls"
+        "Set handleInvalid to 'skip' to drop such rows, or to 'keep' to return such queries with "
+        "null outputs."
     )
 
 
@@ -151,9 +152,9 @@ def test_what_is_wrong_is_said(vector, dim, what):
     ],
 )
 def test_the_types_of_ids_and_how_they_travel(kind, wire):
-    assert columns.check_id_type("idCol", T.StructField("id", kind)) == kind
-    assert columns.wire_type(kind) == wire
-    assert columns.changes_on_wire(kind) == (kind != wire)
+    assert check_id_type("idCol", T.StructField("id", kind)) == kind
+    assert wire_type(kind) == wire
+    assert changes_on_wire(kind) == (kind != wire)
 
 
 @pytest.mark.parametrize(
@@ -161,7 +162,7 @@ def test_the_types_of_ids_and_how_they_travel(kind, wire):
 )
 def test_an_id_is_atomic(kind):
     with pytest.raises(TypeError, match=r"idCol 'my id' must be of an atomic type .* actually"):
-        columns.check_id_type("idCol", T.StructField("my id", kind))
+        check_id_type("idCol", T.StructField("my id", kind))
 
 
 @pytest.mark.parametrize(

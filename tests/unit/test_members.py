@@ -35,7 +35,11 @@ DOCUMENTED = [
 ]
 
 
-@pytest.mark.parametrize(("stage", "base", "documented"), DOCUMENTED, ids=lambda each: str(each))
+@pytest.mark.parametrize(
+    ("stage", "base", "documented"),
+    DOCUMENTED,
+    ids=lambda each: getattr(each, "__name__", "members"),
+)
 def test_public_members(stage: Any, base: Any, documented: set[str]) -> None:
     names = {name for name in dir(stage) if not name.startswith("_")} - set(dir(base))
     params = {name for name in names if isinstance(getattr(stage, name), Param)}

@@ -162,11 +162,11 @@ def test_sparse_vectors_stay_sparse_where_that_is_smaller():
 @pytest.mark.parametrize(
     ("dim", "vector", "problem"),
     [
-        (None, None, "holds a null"),
-        (None, [], "holds a vector of dimension 0"),
-        (2, [1.0], "holds a vector of dimension 1 where 2 is needed"),
-        (None, [1.0, np.nan], "holds a NaN"),
-        (None, (90, {4: np.inf}), "holds an infinity"),
+        (None, None, "contains a null"),
+        (None, [], "contains a vector of dimension 0"),
+        (2, [1.0], "contains a vector of dimension 1 instead of 2"),
+        (None, [1.0, np.nan], "contains a NaN"),
+        (None, (90, {4: np.inf}), "contains an infinity"),
     ],
 )
 def test_an_invalid_vector_is_a_problem_that_the_last_row_tells(dim, vector, problem):

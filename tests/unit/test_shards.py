@@ -20,6 +20,7 @@ from pyspark.sql import types as T
 
 from pyspark_knn.engine.fit import packing
 from pyspark_knn.engine.rows import columns
+from pyspark_knn.engine.rows.features import Features, valid_sample
 from pyspark_knn.engine.rows.items import Items
 from pyspark_knn.engine.rows.vectors import VectorBatch
 from pyspark_knn.engine.search import routing
@@ -339,9 +340,9 @@ def test_a_sample_of_wide_queries_is_bounded() -> None:
     row = Row(values=[1.0], layout=[1 << 18, 3])
     types = {"values": DOUBLES, "layout": T.ArrayType(T.IntegerType())}
     inputs = {name: columns.Input(None, kind) for name, kind in types.items()}
-    features = columns.Features(inputs, None, None)
-    assert columns.valid_sample([row] * 256, features, 1 << 18).nbytes <= 32 << 20
-    assert len(columns.valid_sample([row] * 256, features, 1 << 24)) == 0
+    features = Features(inputs, None, None)
+    assert valid_sample([row] * 256, features, 1 << 18).nbytes <= 32 << 20
+    assert len(valid_sample([row] * 256, features, 1 << 24)) == 0
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no module resource")

@@ -180,8 +180,8 @@ def test_queries_that_are_all_valid_or_none(ref, handle_invalid):
     ("vector", "what"),
     [
         (None, "a null"),
-        ([1.0], "a vector of dimension 1 where 2 is needed"),
-        ((3, {}), "a vector of dimension 3 where 2 is needed"),
+        ([1.0], "a vector of dimension 1 instead of 2"),
+        ((3, {}), "a vector of dimension 3 instead of 2"),
         ([0.0, np.nan], "a NaN"),
         ((2, {0: -np.inf}), "an infinity"),
     ],
@@ -190,7 +190,7 @@ def test_an_invalid_query_is_an_error_where_it_is_reached(ref, vector, what):
     batches = [vector_columns([[0.0, 0.0]]), vector_columns([[0.0, 0.0], vector])]
     found = search_batches(ref, request_for(), iter(batches))
     assert len(next(found)) == 1
-    with pytest.raises(ValueError, match=f"featuresCol 'my features' holds {what}"):
+    with pytest.raises(ValueError, match=f"featuresCol 'my features' contains {what}"):
         next(found)
 
 

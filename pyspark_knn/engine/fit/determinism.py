@@ -1,4 +1,4 @@
-"""Whether a column is the same each time that it is computed, as far as Spark's plan tells."""
+"""Check in Spark's plan whether a column has the same values each time it is computed."""
 
 from __future__ import annotations
 
@@ -15,29 +15,35 @@ logger = logging.getLogger(__name__)
 
 
 def is_drawn(dataset: DataFrame, name: str) -> bool:
-    """Whether the plan draws the values of a column anew each time that it is computed.
+    """Whether the plan computes other values of a column each time, such as those of ``uuid()``.
 
-    No job. What is cached or was checkpointed is computed once, so it counts as read. A Python
-    function that takes arguments is believed to be deterministic, as Spark believes it. On Spark
-    Connect nothing is known, so nothing is said.
+    This starts no job. Cached and checkpointed data count as deterministic, since they are computed
+    once. So do Python UDFs that take arguments, unless they are marked as nondeterministic. Spark
+    Connect does not expose the plan, so the result is always False there.
 
     Parameters
     ----------
     dataset : DataFrame
+        The data, which are not read.
     name : str
-        Names one of its columns.
+        The name of a column of `dataset`.
+
+    Returns
+    -------
+    bool
+        True if the plan shows that the values are not deterministic.
     """
     if compat.is_connect(dataset.sparkSession):
         return False
     try:
-        # This plan is there already. Most are deterministic, and that is all of it.
-        if not _may_draw(dataset, _plans(dataset).analyzed()):
+        # Spark has analyzed this plan already, and most plans are deterministic as a whole.
+        if not _may_be_random(dataset, _plans(dataset).analyzed()):
             return False
-        # What is left of the plan for this column alone, with cached data as its leaves.
+        # The optimized plan of this column alone, in which cached data are leaves.
         plan = _plans(dataset.select(columns.column(name))).optimizedPlan()
-        return _may_draw(dataset, plan) and _draws(plan, _ids(plan.output()))
-    except Exception:  # hosted Sparks lock parts of the JVM away, and a warning is not worth a fit
-        logger.debug("the plan could not be looked through", exc_info=True)
+        return _may_be_random(dataset, plan) and _is_random(plan, _ids(plan.output()))
+    except Exception:  # hosted Spark may deny access to the JVM, and fit must not fail for that
+        logger.debug("the query plan could not be inspected", exc_info=True)
         return False
 
 
@@ -45,38 +51,39 @@ def _plans(frame: DataFrame) -> Any:
     return cast("Any", frame)._jdf.queryExecution()
 
 
-def _may_draw(dataset: DataFrame, plan: Any) -> bool:
+def _may_be_random(dataset: DataFrame, plan: Any) -> bool:
     patterns = cast(
         "Any", dataset.sparkSession
     )._jvm.org.apache.spark.sql.catalyst.trees.TreePattern
     return not plan.deterministic() or plan.containsPattern(patterns.PYTHON_UDF())
 
 
-def _draws(plan: Any, wanted: set[str]) -> bool:
-    """Whether any of the attributes `wanted` is drawn in `plan` or below it."""
+def _is_random(plan: Any, wanted: set[str]) -> bool:
+    """Whether `plan` or a plan below it computes an attribute in `wanted` nondeterministically."""
     makes_wanted = bool(_ids(plan.producedAttributes().toSeq()) & wanted)
     for expression in _each(plan.expressions()):
         alias = _kind(expression) == "Alias" and str(expression.exprId()) in wanted
         if not alias and not makes_wanted:
             continue
-        if not expression.deterministic() or any(map(_is_blind, _parts_of(expression))):
+        if not expression.deterministic() or any(map(_lacks_inputs, _subexpressions(expression))):
             return True
         wanted = wanted | _ids(expression.references().toSeq())
-    return any(_draws(child, _below(plan, child, wanted)) for child in _each(plan.children()))
+    return any(_is_random(child, _below(plan, child, wanted)) for child in _each(plan.children()))
 
 
 def _below(plan: Any, child: Any, wanted: set[str]) -> set[str]:
-    """What is wanted of a child: a union has attributes of its own, by their places."""
+    """The attributes wanted of a child. A union renames those of its children, by position."""
     if _kind(plan) != "Union":
         return wanted
     pairs = zip(_each(plan.output()), _each(child.output()), strict=True)
     return wanted | {str(mine.exprId()) for own, mine in pairs if str(own.exprId()) in wanted}
 
 
-def _is_blind(expression: Any) -> bool:
-    """Whether it is a Python function without arguments, which can hardly give a row its id.
+def _lacks_inputs(expression: Any) -> bool:
+    """Whether an expression is a Python UDF without arguments.
 
-    Spark takes it for deterministic, unless it is told otherwise.
+    Such a UDF cannot derive an id from a row, although Spark assumes that it is deterministic
+    unless it is marked as nondeterministic.
     """
     return _kind(expression) == "PythonUDF" and expression.children().isEmpty()
 
@@ -93,7 +100,7 @@ def _kind(node: Any) -> str:
     return str(node.getClass().getSimpleName())
 
 
-def _parts_of(expression: Any) -> Iterator[Any]:
+def _subexpressions(expression: Any) -> Iterator[Any]:
     yield expression
     for child in _each(expression.children()):
-        yield from _parts_of(child)
+        yield from _subexpressions(child)

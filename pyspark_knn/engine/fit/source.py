@@ -12,7 +12,9 @@ from pyspark.sql import types as T
 from pyspark_knn.engine.fit.chunks import POSITION
 from pyspark_knn.engine.fit.packing import NumberRule
 from pyspark_knn.engine.rows import columns
-from pyspark_knn.engine.rows.columns import Features, Input
+from pyspark_knn.engine.rows.columns import Input
+from pyspark_knn.engine.rows.features import Features, features_of
+from pyspark_knn.engine.rows.ids import check_id_type, to_wire, wire_type
 from pyspark_knn.engine.spark import hints
 
 
@@ -57,13 +59,13 @@ class ItemColumn:
         if self.rule is not None:
             return _numbers(dataset, self.rule)
         id_type = self.id_type(dataset)
-        value = columns.to_wire(columns.column(self.column), id_type)
-        return Input(value, columns.wire_type(id_type))
+        value = to_wire(columns.column(self.column), id_type)
+        return Input(value, wire_type(id_type))
 
     def id_type(self, dataset: DataFrame) -> T.DataType:
         """Return the type of the ids in `dataset`; for the errors see `read`."""
         field = columns.field_of(dataset, self.param, self.column)
-        return columns.check_id_type(self.param, field)
+        return check_id_type(self.param, field)
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,7 @@ class ItemSource:
 
     Attributes
     ----------
-    features : columns.Features
+    features : Features
         The vectors.
     features_col : str
         The name of their column, for messages.
@@ -146,7 +148,7 @@ def item_source(
     """
     ids = [each for each in declared if each.name == "id"]
     return ItemSource(
-        features=columns.features_of(dataset, "featuresCol", features_col),
+        features=features_of(dataset, "featuresCol", features_col),
         features_col=features_col,
         columns={each.name: each.read(dataset) for each in declared},
         id_type=ids[0].id_type(dataset) if ids else None,

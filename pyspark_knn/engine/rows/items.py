@@ -24,7 +24,7 @@ class Items:
     count : int
         The number of items.
     columns : dict of str to pyarrow.Array of length count
-        Without nulls. "id", in the type that ids have in Python (see `columns.to_wire`) and in
+        Without nulls. "id", in the type that ids have in Python (see `ids.to_wire`) and in
         ascending order; it is missing where the positions are the ids.
     """
 

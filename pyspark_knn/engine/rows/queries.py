@@ -7,7 +7,9 @@ from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
 from pyspark_knn.engine.rows import columns
-from pyspark_knn.engine.rows.columns import Features, Input
+from pyspark_knn.engine.rows.columns import Input
+from pyspark_knn.engine.rows.features import Features
+from pyspark_knn.engine.rows.ids import collation_hint, to_wire, wire_type
 
 _MOST_NAMES = 10_000
 """Some 200 KiB in the metadata of a saved model."""
@@ -93,9 +95,9 @@ def excluded_ids(queries: DataFrame, name: str, id_type: T.DataType) -> Input:
     if given != id_type:
         _check_excluded_type(field, given, id_type)
         known = _cast_integers(known, given, id_type)
-    wire = columns.wire_type(id_type)
+    wire = wire_type(id_type)
     if wire != id_type:
-        known = F.transform(known, lambda each: columns.to_wire(each, id_type))
+        known = F.transform(known, lambda each: to_wire(each, id_type))
     nothing = F.array().cast(T.ArrayType(wire))
     return Input(F.coalesce(known, nothing), T.ArrayType(wire))
 
@@ -112,7 +114,7 @@ def _check_excluded_type(field: T.StructField, given: T.DataType, id_type: T.Dat
     """Refuse what is not of the items' id type, unless both are integers."""
     if type(given) in _INTEGER_BITS and type(id_type) in _INTEGER_BITS:
         return
-    if collated := columns.collation_hint(given):
+    if collated := collation_hint(given):
         raise TypeError(f"excludeIdCol {field.name!r} {collated}")
     wanted = id_type.simpleString()
     raise TypeError(

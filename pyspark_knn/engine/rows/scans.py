@@ -1,4 +1,4 @@
-"""Queries that are scanned column by column, on their way to our functions."""
+"""A workaround for UDFs that fail on the batches of a columnar scan."""
 
 from __future__ import annotations
 
@@ -10,29 +10,29 @@ from pyspark.sql import types as T
 
 
 def as_rows(frame: DataFrame, inputs: list[Column]) -> tuple[DataFrame, list[Column], list[str]]:
-    """Let Spark turn the batches of a columnar scan into rows before a Python function gets them.
+    """Make Spark convert the batches of a columnar scan to rows before an Arrow UDF reads them.
 
-    Since 4.3 Spark hands such batches to Arrow functions directly
-    (``spark.sql.execution.arrow.pythonUDF.columnarInput.enabled``). That fails where any column,
-    used or not, is of a user-defined type, as MLlib's vectors are, or of type void. A projection in
-    between makes rows. It must compute something that the function reads, or the optimizer removes
-    it, and something cheap: here, whether the first input is null.
+    Since 4.3 Spark passes such batches to Arrow UDFs directly
+    (``spark.sql.execution.arrow.pythonUDF.columnarInput.enabled``). That fails if any column, used
+    or not, is of type void or of a user-defined type such as MLlib's vectors. A projection in
+    between converts batches to rows. The UDF must read what the projection computes, or else the
+    optimizer removes it. Whether the first input is null is cheap to compute.
 
     Parameters
     ----------
     frame : DataFrame
-        Whatever is read.
+        The input of the UDF.
     inputs : list of Column
-        What the function reads of it.
+        The columns of `frame` that the UDF reads, at least one.
 
     Returns
     -------
     frame : DataFrame
-        With one more column, if need be.
+        The input, with one more column if it needs a projection.
     inputs : list of Column
-        With the same values as the given ones.
+        Columns of the returned DataFrame with the same values as the given ones.
     added : list of str
-        Columns to drop afterwards.
+        The names of added columns, to be dropped afterwards.
     """
     if not _needs_rows(frame.schema):
         return frame, inputs, []

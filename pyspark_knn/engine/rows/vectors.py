@@ -1,4 +1,7 @@
-"""Feature vectors as Spark hands them to Python: batches of Arrow arrays. No Spark in here."""
+"""Batches of feature vectors in Arrow arrays, as Python workers get them.
+
+This module does not import Spark.
+"""
 
 from __future__ import annotations
 
@@ -13,34 +16,35 @@ from numpy.typing import NDArray
 
 VALUES = "values"
 LAYOUT = "layout"
-"""The inputs that make up a feature vector, see `columns.Features`."""
+"""The inputs that make up a feature vector, see `features.Features`."""
 
 _EXACT = 1 << 53
-"""Up to here a double holds every integer."""
+"""The largest n such that a double represents all integers from -n to n exactly."""
 
 
 class InexactValueError(ValueError):
-    """An integer of a vector that no double equals."""
+    """A vector contains an integer that a double cannot represent exactly."""
 
 
 @dataclass(frozen=True)
 class VectorBatch:
-    """The feature vectors of one Arrow batch, dense and sparse ones mixed as they come.
+    """The feature vectors of one Arrow batch, any of which may be dense or sparse.
 
     Attributes
     ----------
     dims : ndarray of shape (n_rows,), dtype int64
-        The dimension of each vector; -1 for null.
+        The dimension of each vector, -1 if it is null.
     sparse : ndarray of shape (n_rows,), dtype bool
-        Which rows hold indices.
+        Whether each vector is sparse.
     starts, lengths : ndarray of shape (n_rows,), dtype int64
-        Where each row's stored values lie.
-    values : ndarray, dtype float32 or float64
-        All stored values, a null among them as NaN.
-    indices : ndarray, dtype int32, or None
-        The place of each stored value in its vector, as far as rows are sparse.
+        The start of each vector's stored values in `values`, and their number.
+    values : ndarray of shape (n_values,), dtype float32 or float64
+        The stored values of all vectors. A null element is NaN.
+    indices : ndarray of shape (n_indices,), dtype int32, or None
+        The dimension and the indices of the stored values of each sparse vector; None if no vector
+        can be sparse.
     index_starts : ndarray of shape (n_rows,), dtype int64
-        Where each sparse row's indices lie.
+        The start of each sparse vector's indices in `indices`.
     """
 
     dims: NDArray[np.int64]
@@ -53,19 +57,25 @@ class VectorBatch:
 
     @classmethod
     def from_arrow(cls, arrays: Mapping[str, pa.Array], name: str = "features") -> VectorBatch:
-        """Read the columns that `columns.features_of` selects.
+        """Create a batch from the columns that `features.features_of` selects.
 
         Parameters
         ----------
         arrays : mapping of str to pyarrow.Array
-            `VALUES`, and `LAYOUT` where vectors may be sparse; others are ignored.
-        name : str
-            What the features column is called, for messages.
+            `VALUES` and, unless all vectors are arrays, `LAYOUT`; others are ignored.
+        name : str, default="features"
+            The name of the features column, for error messages.
+
+        Returns
+        -------
+        VectorBatch
+            The vectors, without a copy of their values if these are doubles or floats without
+            nulls.
 
         Raises
         ------
         InexactValueError
-            If an array of integers holds one that a double cannot hold exactly.
+            If an array of integers contains one that a double cannot represent exactly.
         """
         values, starts, lengths = list_parts(arrays[VALUES], name)
         null = _null_mask(arrays[VALUES])
@@ -81,19 +91,19 @@ class VectorBatch:
         return len(self.dims)
 
     def dense(self, rows: NDArray[np.int64], dim: int) -> NDArray[np.floating]:
-        """The vectors of `rows`, all of dimension `dim`, as a matrix; a view where that can be.
+        """Return vectors as a matrix, without a copy if they are dense and contiguous.
 
         Parameters
         ----------
         rows : ndarray of shape (n,), dtype int64
-            Ascending row numbers.
+            The row numbers of the vectors, in increasing order.
         dim : int
-            Their dimension.
+            The dimension of all these vectors.
 
         Returns
         -------
         ndarray of shape (n, dim), dtype float32 or float64
-            C-contiguous; read-only where it is a view.
+            The matrix, C-contiguous. A view of `values` is read-only.
         """
         count = len(rows)
         if count == 0:
@@ -104,24 +114,39 @@ class VectorBatch:
         if whole and self.starts[rows[-1]] + dim == end:
             return self.values[first:end].reshape(count, dim)
         matrix = np.zeros((count, dim), dtype=self.values.dtype)
-        row, place, value = self.entries(rows)
-        matrix[row, place] = value
+        row, index, value = self.entries(rows)
+        matrix[row, index] = value
         return matrix
 
     def entries(
         self, rows: NDArray[np.int64]
     ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.floating]]:
-        """The stored values of `rows` as (row in `rows`, place in the vector, value), in order."""
+        """Return the stored values of vectors as coordinates, in the order of the vectors.
+
+        Parameters
+        ----------
+        rows : ndarray of shape (n,), dtype int64
+            The row numbers of the vectors.
+
+        Returns
+        -------
+        row : ndarray of shape (n_entries,), dtype int64
+            The position of the value's vector in `rows`.
+        index : ndarray of shape (n_entries,), dtype int64
+            The index of the value in its vector.
+        value : ndarray of shape (n_entries,), dtype float32 or float64
+            The value.
+        """
         lengths = self.lengths[rows]
         row = np.repeat(np.arange(len(rows)), lengths)
         within = np.arange(len(row)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
         value = self.values[self.starts[rows][row] + within]
-        place = within
+        index = within
         if self.indices is not None and len(self.indices):
-            known = self.sparse[rows][row]
-            at = np.where(known, self.index_starts[rows][row] + within, 0)
-            place = np.where(known, self.indices[at], within)
-        return row, place, value
+            sparse = self.sparse[rows][row]
+            at = np.where(sparse, self.index_starts[rows][row] + within, 0)
+            index = np.where(sparse, self.indices[at], within)
+        return row, index, value
 
 
 def _null_mask(array: pa.Array) -> NDArray[np.bool_]:
@@ -132,9 +157,31 @@ def _null_mask(array: pa.Array) -> NDArray[np.bool_]:
 def list_parts(
     array: pa.Array, name: str = "features"
 ) -> tuple[NDArray[Any], NDArray[np.int64], NDArray[np.int64]]:
-    """The flat values of a list array, and each row's start and length in them."""
+    """Return the values of a list array in one array, and the start and length of each list.
+
+    Parameters
+    ----------
+    array : pyarrow.ListArray
+        The lists.
+    name : str, default="features"
+        The name of the column, for error messages.
+
+    Returns
+    -------
+    values : ndarray of shape (n_values,)
+        The elements of all lists. Integers of 64 bits become doubles, and nulls NaN.
+    starts : ndarray of shape (n_lists,), dtype int64
+        The start of each list in `values`.
+    lengths : ndarray of shape (n_lists,), dtype int64
+        The length of each list, 0 if it is null.
+
+    Raises
+    ------
+    InexactValueError
+        If a double cannot represent an integer exactly.
+    """
     offsets = array.offsets.to_numpy().astype(np.int64)
-    # The values are those of the whole buffer, of which a slice has a part.
+    # `array.values` are those of the whole buffer, of which a sliced array uses a part.
     flat = array.values[offsets[0] : offsets[-1]]
     if pa.types.is_int64(flat.type):
         flat = _as_doubles(flat, name)
@@ -152,48 +199,66 @@ def _as_doubles(integers: pa.Array, name: str) -> pa.Array:
         return integers.cast(pa.float64())
     exact = integers.fill_null(0).to_numpy()
     doubles = exact.astype(np.float64)
-    # 2**63 - 1 becomes 2**63, which is no int64: whatever the cast makes of it is another number.
+    # 2**63 - 1 becomes 2**63, which is not an int64: casting it back gives some other number.
     with np.errstate(invalid="ignore"):
         changed = np.flatnonzero(doubles.astype(np.int64) != exact)
     if len(changed):
         raise InexactValueError(
-            f"featuresCol {name!r} holds {exact[changed[0]]}, which no double equals: to round "
-            "such values on purpose, cast the column to array<double>"
+            f"featuresCol {name!r} contains {exact[changed[0]]}, which a double cannot represent "
+            "exactly. To round such values, cast the column to array<double>."
         )
     return pa.array(doubles, mask=integers.is_null().to_numpy(zero_copy_only=False))
 
 
 def invalid_rows(matrix: NDArray[np.floating]) -> NDArray[np.bool_]:
-    """Which rows hold a NaN or an infinity."""
+    """Return which rows of a matrix contain NaN or an infinity.
+
+    Parameters
+    ----------
+    matrix : ndarray of shape (n_rows, dim), dtype float32 or float64
+        The vectors.
+
+    Returns
+    -------
+    ndarray of shape (n_rows,), dtype bool
+        True for the invalid rows.
+    """
     finite: NDArray[np.bool_] = np.isfinite(matrix).all(axis=1)
     return ~finite
 
 
 def describe_invalid(param: str, name: str, batch: VectorBatch, row: int, dim: int | None) -> str:
-    """Say what is wrong with one vector, for an error message.
+    """Return the error message for an invalid vector.
 
     Parameters
     ----------
-    param, name : str
-        The Param that names the column, and the column's name.
+    param : str
+        The Param that names the features column.
+    name : str
+        The name of the features column.
     batch : VectorBatch
-        Holds the vector.
+        The batch that contains the vector.
     row : int
-        Which one it is.
+        The row number of the vector in the batch.
     dim : int or None
-        The dimension that it should have, where that is known.
+        The required dimension, if it is known.
+
+    Returns
+    -------
+    str
+        The message.
     """
     found = int(batch.dims[row])
     if found < 0:
         what = "a null"
     elif dim is not None and found != dim:
-        what = f"a vector of dimension {found} where {dim} is needed"
+        what = f"a vector of dimension {found} instead of {dim}"
     elif found == 0:
         what = "a vector of dimension 0"
     else:
         *_, values = batch.entries(np.array([row]))
         what = "a NaN (or a null element)" if np.isnan(values).any() else "an infinity"
     return (
-        f"{param} {name!r} holds {what}; set handleInvalid to 'skip' to leave such rows out, or to "
-        "'keep' to keep such queries with nulls"
+        f"{param} {name!r} contains {what}. Set handleInvalid to 'skip' to drop such rows, or to "
+        "'keep' to return such queries with null outputs."
     )

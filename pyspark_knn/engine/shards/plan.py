@@ -30,10 +30,10 @@ from pyspark_knn.engine.search.batches import Request
 from pyspark_knn.engine.search.in_shards import search_shards
 from pyspark_knn.engine.search.merge import merge_batches
 from pyspark_knn.engine.search.routing import route_nearest, route_within
+from pyspark_knn.engine.ship.batch_udf import batch_udf
 from pyspark_knn.engine.ship.shard_rows import SHARD_COLUMNS, SHARD_SCHEMA
 from pyspark_knn.engine.ship.udf import BatchFunction
-from pyspark_knn.engine.spark import compat
-from pyspark_knn.engine.spark.spreading import int_array, row_hash, spreading_keys
+from pyspark_knn.engine.spark.spreading import int_array, repartition_evenly, row_hash
 from pyspark_knn.index.cells import Cells
 
 InputTypes = dict[str, T.DataType]
@@ -156,13 +156,9 @@ class ShardPlan:
             "part",
             *SHARD_COLUMNS,
         )
-        keys = int_array(spreading_keys(self.partitions))
-        spread = F.element_at(keys, F.pmod("target", F.lit(self.partitions)) + 1)
-        rows = (
-            copies.unionByName(shards, allowMissingColumns=True)
-            .repartition(self.partitions, spread)
-            .sortWithinPartitions("target", "part")
-        )
+        both = copies.unionByName(shards, allowMissingColumns=True)
+        rows = repartition_evenly(both, self.partitions, "target")
+        rows = rows.sortWithinPartitions("target", "part")
         lists = [T.StructField(name, kind) for name, kind in self._lists.items()]
         answer = FoundLists(T.StructType(lists), self._names)
         keep = "error" if request.handle_invalid == "error" else "keep"
@@ -170,7 +166,7 @@ class ShardPlan:
         run = functools.partial(search_shards, wanted, self.digests)
         given = [from_arrow_type(SHARD_SCHEMA.field(name).type) for name in SHARD_COLUMNS]
         # A result depends on the rows before it, so Spark must not reorder, repeat or drop any.
-        search = compat.batch_udf(
+        search = batch_udf(
             run, [*given, *types.values()], T.ArrayType(answer.result_type), deterministic=False
         )
         found = rows.withColumn("found", search(*map(F.col, SHARD_COLUMNS), *_inputs(types)))
@@ -185,7 +181,7 @@ class ShardPlan:
         )
         run = functools.partial(merge_batches, request, self._names)
         given = [T.IntegerType(), T.IntegerType(), T.IntegerType(), *self._lists.values()]
-        merge = compat.batch_udf(run, given, T.ArrayType(request.answer.result_type))
+        merge = batch_udf(run, given, T.ArrayType(request.answer.result_type))
         rest = F.get("rest", F.lit(0))
         answers = merge(
             rest["sent"],
@@ -215,7 +211,7 @@ def _once(route: BatchFunction, given: list[T.DataType]) -> Callable[..., Column
 
     Spark filters by the result of a deterministic UDF before it explodes it, which runs it twice.
     """
-    return compat.batch_udf(route, given, _INTS, deterministic=False)
+    return batch_udf(route, given, _INTS, deterministic=False)
 
 
 def _inputs(names: Iterable[str]) -> list[Column]:

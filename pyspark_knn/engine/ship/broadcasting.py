@@ -1,4 +1,4 @@
-"""Broadcasts of bundles on the driver: the file behind each of them, and when it can go."""
+"""Broadcasts of bundles: creating them, freeing them, and deleting their files on the driver."""
 
 from __future__ import annotations
 
@@ -14,23 +14,25 @@ from pyspark_knn.engine.ship.bundle import BroadcastRef
 logger = logging.getLogger(__name__)
 
 _CLEANED_SECONDS = 60.0
-"""Spark's cleaner removes the blocks of a collected broadcast soon, but not at once."""
+"""How long a file is kept after the JVM has collected its broadcast, whose blocks Spark's cleaner
+removes asynchronously."""
 
 
 @dataclass(eq=False)
 class _Leftover:
-    """A file of the driver behind a broadcast that no model holds any more.
+    """The driver's file of a broadcast that no model uses any more.
 
     Attributes
     ----------
     context : SparkContext
-        Of the broadcast.
-    broadcast : py4j.java_gateway.JavaObject
-        A weak reference in the JVM.
+        The context that created the broadcast.
+    broadcast : py4j.java_gateway.JavaObject or None
+        A weak reference to the broadcast in the JVM; None if the context was stopped.
     path : Path
-        The file.
+        The path of the file.
     collected : float or None
-        When the broadcast was first seen to be collected.
+        When the broadcast was first found to be collected by the JVM, in seconds of the monotonic
+        clock; None before that.
     """
 
     context: Any
@@ -44,22 +46,42 @@ _lock = threading.Lock()
 
 
 def broadcast(context: Any, digest: str, value: Any) -> BroadcastRef:
-    """Broadcast the bytes of a bundle."""
+    """Broadcast a bundle.
+
+    Parameters
+    ----------
+    context : SparkContext
+        The context of a classic session.
+    digest : str
+        The digest of the bundle's content.
+    value : bytes or pickle.PickleBuffer
+        The bundle.
+
+    Returns
+    -------
+    BroadcastRef
+        The reference by which workers open the bundle.
+    """
     sweep()
     return BroadcastRef(digest, context.broadcast(value))
 
 
-def free(made: Any) -> None:
-    """Free the executors' copies of a broadcast that no model holds any more.
+def free(variable: Any) -> None:
+    """Free the executors' copies of a broadcast that no model uses any more.
 
-    It is never destroyed, as a lazy DataFrame may still need it: the driver's blocks go when the
-    JVM collects the broadcast, which no plan refers to then.
+    The broadcast is not destroyed, since a lazy DataFrame may still need it. Spark removes the
+    driver's blocks when no plan refers to the broadcast, so that the JVM collects it.
+
+    Parameters
+    ----------
+    variable : pyspark.core.broadcast.Broadcast
+        The broadcast.
     """
-    context, path = made._sc, getattr(made, "_path", None)
+    context, path = variable._sc, getattr(variable, "_path", None)
     weakly = None
     if _is_running(context):
-        made.unpersist()
-        weakly = context._jvm.java.lang.ref.WeakReference(made._jbroadcast)
+        variable.unpersist()
+        weakly = context._jvm.java.lang.ref.WeakReference(variable._jbroadcast)
     if path is not None:
         with _lock:
             _leftovers.append(_Leftover(context, weakly, Path(path)))
@@ -67,10 +89,11 @@ def free(made: Any) -> None:
 
 
 def sweep() -> None:
-    """Remove the driver's files behind broadcasts that the JVM has forgotten.
+    """Delete the driver's files of broadcasts that the JVM has collected.
 
-    Not before: to make room for other blocks, Spark writes a broadcast to disk, and reads its file
-    for that. Without the file, whatever needed the room fails.
+    Files of other broadcasts must stay. When Spark runs out of storage memory it moves the blocks
+    of a broadcast to disk, for which it reads the file; if the file is missing, the task or
+    broadcast that needed the memory fails.
     """
     with _lock:
         held = [each for each in _leftovers if _is_held(each)]
@@ -85,14 +108,14 @@ def _is_running(context: Any) -> bool:
 
 
 def _is_held(left: _Leftover) -> bool:
-    """Whether the driver may still have blocks of a broadcast."""
+    """Whether the driver may still store blocks of a broadcast."""
     if left.broadcast is None or not _is_running(left.context):
         return False
     try:
         if not left.broadcast.refersTo(None):
             return True
-    except Exception:  # before Java 16: then the file stays until the session ends
-        logger.debug("whether a broadcast was collected is unknown", exc_info=True)
+    except Exception:  # Java before 16 has no refersTo: the file stays until the session ends
+        logger.debug("cannot determine whether a broadcast was collected", exc_info=True)
         return True
     now = time.monotonic()
     left.collected = now if left.collected is None else left.collected

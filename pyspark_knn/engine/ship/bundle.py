@@ -1,9 +1,15 @@
-"""The file that holds an index: its layout, and opening it by memory mapping.
+"""Bundles: the file format of a search index, which workers open by memory mapping.
 
-A bundle is a pickle of protocol 5 whose large buffers stand outside of it (PEP 574), each aligned
-where it will be mapped. numpy arrays, Arrow arrays and scikit-learn's trees travel unchanged, and
-all processes that map one file share its pages. Bundles live for a session: they are never part of
-a saved model. No Spark in here.
+A bundle is a pickle of protocol 5 with out-of-band buffers (PEP 574). The large buffers follow the
+pickle, each at an offset that is aligned in memory once the file is mapped. numpy arrays, Arrow
+arrays and scikit-learn's trees are stored and opened without a copy, and all processes that map one
+file share its pages. A bundle exists during a Spark session only and is never part of a saved
+model. This module does not import Spark.
+
+``joblib.load(mmap_mode="r")`` does not serve here: it maps numpy arrays but copies Arrow's buffers,
+it aligns arrays to 16 bytes only, and it needs a file of its own, whereas a bundle may also lie
+within a broadcast's file or in the rows of a shard. Opening a bundle unpickles, as joblib does:
+bundles are read only by the Spark application that wrote them.
 """
 
 from __future__ import annotations
@@ -17,41 +23,44 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, BinaryIO, Protocol
 
-_ALIGNMENT = 64
-"""A cache line, and the widest vector register: misaligned maps are measurably slower to search."""
+ALIGNMENT = 64
+"""The alignment of buffers in bytes: the size of a cache line and of the widest vector register.
+Misaligned arrays are measurably slower to search."""
 
 _MAGIC = b"knnbndl1"
 _HEADER = struct.Struct("<8sQQ")
-"""Magic, length of the pickle, number of buffers."""
+"""Magic bytes, length of the pickle in bytes, number of buffers."""
 _EXTENT = struct.Struct("<QQ")
-"""Offset and length of one buffer, counted from the start of the bundle."""
+"""Offset of a buffer from the start of the bundle, and its length, both in bytes."""
 
 _PICKLE_START = b"\x80\x05"
-"""How the local file of a broadcast begins: it is a pickle, of protocol 5, of one bytes object."""
+"""The first bytes of the local file of a broadcast, which is a pickle of protocol 5."""
 
 _LEADS = {b"B": 7, b"\x8e": 11}
-"""Opcode of a bytes object -> where its bytes begin: behind 2 + 1 bytes and a length of 4 or 8."""
+"""Opcode of a bytes object in the pickle -> offset of its content in bytes. The protocol (2 bytes),
+the opcode (1 byte) and the length (4 or 8 bytes) precede the content."""
 
 _OPEN_BUNDLES = 4
-"""Bundles that one worker process keeps open: a few models in one plan, not a session's worth."""
+"""The number of bundles that a worker keeps open: enough for one plan, not for a whole session."""
 
 
 def write_bundle(content: Any, file: BinaryIO, *, broadcast: bool = False) -> str:
-    """Write `content` to `file`.
+    """Write a bundle.
 
     Parameters
     ----------
     content : object
-        Anything that pickles.
+        Any object that can be pickled.
     file : binary file
-        Open for writing, at its start.
+        An empty file, open for writing.
     broadcast : bool, default=False
-        Align the buffers for a file that is read back behind the head of a pickled broadcast.
+        Whether the bundle will be broadcast. Spark then pickles it, and the buffers must be aligned
+        in the file with that pickle.
 
     Returns
     -------
     str
-        Names the content: equal for equal content.
+        A digest of the content, equal for equal content.
     """
     buffers: list[pickle.PickleBuffer] = []
     head = pickle.dumps(content, protocol=5, buffer_callback=buffers.append)
@@ -70,30 +79,40 @@ def write_bundle(content: Any, file: BinaryIO, *, broadcast: bool = False) -> st
 
 
 def _extents(head: int, sizes: list[int], *, broadcast: bool) -> list[tuple[int, int]]:
-    """Place buffers of `sizes` behind a pickle of `head` bytes: (offset, length) of each."""
+    """The (offset, length) of buffers of `sizes` bytes that follow a pickle of `head` bytes."""
     start = _HEADER.size + _EXTENT.size * len(sizes) + head
     lead = 0
     if broadcast:
-        largest = start + sum(sizes) + _ALIGNMENT * len(sizes)
+        largest = start + sum(sizes) + ALIGNMENT * len(sizes)
         lead = _LEADS[b"B" if largest <= 0xFFFFFFFF else b"\x8e"]
     extents = []
     for size in sizes:
-        start += -(start + lead) % _ALIGNMENT
+        start += -(start + lead) % ALIGNMENT
         extents.append((start, size))
         start += size
     return extents
 
 
 def read_bundle(data: memoryview) -> Any:
-    """The content of a bundle, over the memory of `data`; nothing large is copied.
+    """Read a bundle without copying its buffers.
+
+    Parameters
+    ----------
+    data : memoryview
+        The bytes of the bundle. They must not change afterwards.
+
+    Returns
+    -------
+    object
+        The content, whose arrays are views of `data`.
 
     Raises
     ------
     ValueError
-        If `data` is not a whole bundle.
+        If `data` is not a complete bundle.
     """
     if len(data) < _HEADER.size or bytes(data[:8]) != _MAGIC:
-        raise ValueError("not a bundle of an index: its first bytes are wrong")
+        raise ValueError(f"not an index bundle: it does not start with {_MAGIC!r}")
     _, head, count = _HEADER.unpack_from(data)
     start = _HEADER.size + count * _EXTENT.size
     end = start + head
@@ -101,26 +120,37 @@ def read_bundle(data: memoryview) -> Any:
         extents = list(_EXTENT.iter_unpack(data[_HEADER.size : start]))
         end = max([end, *(offset + size for offset, size in extents)])
     if end > len(data):
-        raise ValueError(f"a truncated bundle of an index: {len(data)} bytes of {end}")
+        raise ValueError(f"the index bundle is truncated: it has {len(data)} of {end} bytes")
     buffers = [data[offset : offset + size] for offset, size in extents]
     return pickle.loads(data[start : start + head], buffers=buffers)
 
 
 def map_file(path: str) -> memoryview:
-    """Map a bundle's file, or the local file of the broadcast that carries it, read-only."""
+    """Map a bundle into memory, read-only.
+
+    Parameters
+    ----------
+    path : str
+        The path of the bundle's file, or of the local file of its broadcast.
+
+    Returns
+    -------
+    memoryview
+        The bytes of the bundle.
+    """
     with open(path, "rb") as file:
         data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
     if bytes(data[:2]) != _PICKLE_START:
         return data
     lead = _LEADS.get(bytes(data[2:3]))
-    if lead is None:  # a small value stands inside a frame of the pickle: no need to map it
+    if lead is None:  # a frame of the pickle contains a small value, which need not be mapped
         return memoryview(pickle.loads(data))
     size = int.from_bytes(data[3:lead], "little")
     return data[lead : lead + size]
 
 
 def _map_shipped(path: str, remedy: str) -> memoryview:
-    """Map a file that was there when the index was shipped."""
+    """Map the file of a shipped index; `remedy` ends the error message if the file is missing."""
     try:
         return map_file(path)
     except FileNotFoundError as error:
@@ -133,26 +163,26 @@ def _map_shipped(path: str, remedy: str) -> memoryview:
 
 
 class BundleRef(Protocol):
-    """Where a worker finds a bundle; small, and travels inside the function that Spark ships."""
+    """The location of a bundle, pickled with the function that a worker runs."""
 
     @property
     def digest(self) -> str:
-        """Names the content."""
+        """The digest of the content."""
 
     def data(self) -> memoryview:
-        """The bundle's bytes, mapped wherever that can be."""
+        """Return the bytes of the bundle, memory-mapped if possible."""
 
 
 @dataclass(frozen=True)
 class FileRef:
-    """A bundle in a file that every worker sees: local mode.
+    """A bundle in a file that every worker can read, in local mode.
 
     Attributes
     ----------
     digest : str
-        Names the content.
+        The digest of the content.
     path : str
-        The file.
+        The path of the file.
     """
 
     digest: str
@@ -162,8 +192,8 @@ class FileRef:
         """Map the file."""
         return _map_shipped(
             self.path,
-            "Call model.transform(queries) again, which writes it again, or set spark.local.dir to "
-            "a folder that is not cleaned",
+            "Call model.transform(queries) again to restore it, or set spark.local.dir to a folder "
+            "that is not cleaned",
         )
 
 
@@ -174,37 +204,37 @@ class BroadcastRef:
     Attributes
     ----------
     digest : str
-        Names the content.
+        The digest of the content.
     broadcast : pyspark.core.broadcast.Broadcast
-        Its value is the bundle's bytes.
+        A broadcast whose value is the bytes of the bundle.
     """
 
     digest: str
     broadcast: Any
 
     def data(self) -> memoryview:
-        """Map the broadcast's local file; where there is none (I/O encryption), take its value."""
+        """Map the broadcast's local file, or return its value if there is none (I/O encryption)."""
         path = getattr(self.broadcast, "_path", None)
         if path is None:
             return memoryview(self.broadcast.value)
         return _map_shipped(
             path,
-            "Call model.unpersist(), then model.transform(queries) again, which sends it again",
+            "Call model.unpersist() and then model.transform(queries) to send it again",
         )
 
 
 @dataclass(frozen=True)
 class ArtifactRef:
-    """A bundle that a Spark Connect server keeps for one session, as a file on every executor.
+    """A bundle that a Spark Connect server stores on every executor as an artifact of one session.
 
     Attributes
     ----------
     digest : str
-        Names the content.
+        The digest of the content.
     name : str
-        Of the file.
+        The name of the artifact.
     locate : callable
-        Tells a worker the path of a file of the session: `compat.session_file`.
+        Returns the path of an artifact, given its name: `compat.session_file`. A worker calls it.
     """
 
     digest: str
@@ -214,27 +244,27 @@ class ArtifactRef:
     def data(self) -> memoryview:
         """Map the executor's copy of the file."""
         return _map_shipped(
-            self.locate(self.name), "Fit or load the model in a new session of Spark Connect"
+            self.locate(self.name), "Fit or load the model in a new Spark Connect session"
         )
 
 
 @dataclass(frozen=True)
 class InlineRef:
-    """A bundle that travels inside of the function that Spark ships; each process has a copy.
+    """A bundle that is part of the function that workers run; each process has a copy.
 
     Attributes
     ----------
     digest : str
-        Names the content.
+        The digest of the content.
     content : bytes
-        The bundle.
+        The bytes of the bundle.
     """
 
     digest: str
     content: bytes
 
     def data(self) -> memoryview:
-        """The bytes."""
+        """Return the bytes of the bundle."""
         return memoryview(self.content)
 
 
@@ -242,9 +272,19 @@ _open: OrderedDict[str, Any] = OrderedDict()
 
 
 def open_bundle(ref: BundleRef) -> Any:
-    """The content behind `ref`, opened once in each process.
+    """Return the content of a bundle, which each worker process opens once.
 
-    Worker processes run one task at a time, so this needs no lock.
+    This needs no lock, since a worker runs one task at a time.
+
+    Parameters
+    ----------
+    ref : BundleRef
+        The location of the bundle.
+
+    Returns
+    -------
+    object
+        The content.
     """
     if ref.digest not in _open:
         while len(_open) >= _OPEN_BUNDLES:

@@ -1,4 +1,4 @@
-"""Gets this package to the Python workers of a session that lack it."""
+"""Send this package to the Python workers of a session."""
 
 from __future__ import annotations
 
@@ -20,27 +20,28 @@ if TYPE_CHECKING:
 _PACKAGE = "pyspark_knn"
 
 _EPOCH = (1980, 1, 1, 0, 0, 0)
-"""The time of every file in the zip, so that equal files make equal zips."""
+"""The modification time of every file in the zip, so that equal files give equal zips."""
 
 
 def supply_package(session: SparkSession) -> None:
     """Send this package, as it is installed here, to the Python workers of `session`.
 
-    Needed once in a session, and only where the workers' Python lacks the package; it is then there
-    until the session ends. What the package itself needs is not sent: scikit-learn, numpy, pandas,
-    pyarrow, joblib and threadpoolctl must be there.
+    Call it once per session, if the package is not installed for the workers' Python. The package
+    is then available until the session ends. Its dependencies are not sent: scikit-learn, numpy,
+    pandas, pyarrow, joblib and threadpoolctl must be installed for the workers.
 
     Parameters
     ----------
     session : SparkSession
-        Classic (the package goes out by ``addPyFile``) or Spark Connect (by ``addArtifact``).
+        A classic session, which receives the package by ``addPyFile``, or one of Spark Connect,
+        which receives it by ``addArtifact``.
     """
     with private_folder("the zip of this package") as folder:
         compat.add_pyfile(session, _zip(folder))
 
 
 def _zip(folder: Path) -> Path:
-    """Zip the package; the name of the file tells the content."""
+    """Zip the package into a file whose name contains a digest of the content."""
     path = folder / f"{_PACKAGE}.zip"
     digest = hashlib.blake2b(digest_size=10)
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -51,7 +52,7 @@ def _zip(folder: Path) -> Path:
 
 
 def _sources(folder: Traversable, path: str) -> Iterator[tuple[str, bytes]]:
-    """The name in the zip and the content of each module below `folder`."""
+    """Yield the name in the zip and the content of each module in `folder` and its subfolders."""
     for each in sorted(folder.iterdir(), key=lambda entry: entry.name):
         name = f"{path}/{each.name}"
         if each.is_dir():

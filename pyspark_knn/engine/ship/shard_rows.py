@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pyspark_knn.engine.ship.bundle import _ALIGNMENT, read_bundle
+from pyspark_knn.engine.ship.bundle import ALIGNMENT, read_bundle
 from pyspark_knn.engine.spark.arrow import one_row
 
 _PART_BYTES = 8 << 20
@@ -150,8 +150,8 @@ class ShardReader:
                 "is not deterministic. Persist it or write it to storage before fit, and set idCol."
             )
         self._content = None  # frees the memory of the previous shard
-        buffer = np.empty(size + _ALIGNMENT, np.uint8)
-        start = -buffer.ctypes.data % _ALIGNMENT
+        buffer = np.empty(size + ALIGNMENT, np.uint8)
+        start = -buffer.ctypes.data % ALIGNMENT
         self._buffer = buffer[start : start + size]
         self._shard, self._filled = shard, 0
 

@@ -1,4 +1,4 @@
-"""Gets the bundle of an index to every executor, once for each distinct content."""
+"""Ship the bundle of an index to every executor, once for each distinct content."""
 
 from __future__ import annotations
 
@@ -35,22 +35,23 @@ from pyspark_knn.engine.spark.temporary import (
 
 logger = logging.getLogger(__name__)
 
-
 _LOCAL_DIR_REMEDY = (
-    "Set spark.local.dir to a folder that is writable and has room, before the session starts."
+    "Set spark.local.dir to a writable folder with enough free space before the session starts."
 )
+"""The remedy for files in the temporary folder of a classic session."""
 
 _INLINE_BYTES = 64 << 20
-"""A message to a Spark Connect server ends at 128 MiB, and holds a plan beside the index."""
+"""The largest index, in bytes, that is sent within a query. A message to a Spark Connect server is
+limited to 128 MiB and contains a plan as well."""
 
 
 class Shipment:
-    """A bundle on its way: alive as long as a model holds it.
+    """A bundle that was shipped, and stays available as long as a model refers to this object.
 
     Attributes
     ----------
     ref : BundleRef
-        What workers open.
+        The location of the bundle for workers.
     """
 
     def __init__(self, ref: BundleRef) -> None:
@@ -58,43 +59,43 @@ class Shipment:
 
 
 class ShippingRefused(RuntimeError):
-    """The server takes no files from its clients."""
+    """The Spark Connect server accepts no files from its clients."""
 
 
 _lock = threading.Lock()
 _alive: weakref.WeakValueDictionary[tuple[str, str], Shipment] = weakref.WeakValueDictionary()
-"""(session, digest) -> what is shipped already, so that models of equal content share it."""
+"""(session key, digest) -> shipment in use, so that models of equal content share one."""
 
 _files: dict[str, dict[str, Path]] = {}
-"""Session -> digest -> file, in local mode. A lazy DataFrame may need such a file after its model
-is gone, and nothing tells when: they live as long as the session."""
+"""Session key -> digest -> file, in local mode. The files exist as long as the session, because a
+lazy DataFrame may need one after its model is gone."""
 
 _uploads: dict[str, set[str]] = {}
-"""Session -> digests that its Spark Connect server has, and keeps until the session ends."""
+"""Session key -> digests of the artifacts that its server keeps until the session ends."""
 
 _takes_files: dict[str, bool] = {}
-"""Session -> what its Spark Connect server answered."""
+"""Session key -> whether the Spark Connect server accepts files."""
 
 
 def ship(session: SparkSession, content: Any) -> Shipment:
-    """Make `content` available to the workers of `session`; starts no job.
+    """Make a bundle available to the workers of a session, without a Spark job.
 
     Parameters
     ----------
     session : SparkSession
-        Classic or Spark Connect.
+        A classic or Spark Connect session.
     content : object
-        What `bundle.open_bundle` shall give in a worker.
+        The content of the bundle, which `bundle.open_bundle` returns in a worker.
 
     Returns
     -------
     Shipment
-        To be kept while it is in use; the same one for equal content.
+        The shipment, the same object for equal content. Refer to it as long as it is needed.
 
     Raises
     ------
     ShippingRefused
-        If a Spark Connect server takes no artifacts.
+        If the Spark Connect server accepts no artifacts.
     """
     key = compat.session_key(session)
     with _lock:
@@ -102,22 +103,42 @@ def ship(session: SparkSession, content: Any) -> Shipment:
             shipped = _by_artifact(session, key, content)
         else:
             shipped = _classic_route(session)(session.sparkContext, key, content)
-    logger.info("the index %s goes out by %s", shipped.ref.digest, type(shipped.ref).__name__)
+    logger.info("shipped index %s as %s", shipped.ref.digest, type(shipped.ref).__name__)
     return shipped
 
 
 def is_there(shipment: Shipment) -> bool:
-    """Whether workers can still open what was shipped, as far as the driver sees.
+    """Whether workers can still open a shipped bundle, as far as the driver can check.
 
-    In local mode the file may be gone: cleaners of temporary files remove what looks old.
+    In local mode a cleaner of temporary files may have deleted the file.
+
+    Parameters
+    ----------
+    shipment : Shipment
+        The shipment.
+
+    Returns
+    -------
+    bool
+        False if the file is missing.
     """
     return not isinstance(shipment.ref, FileRef) or Path(shipment.ref.path).exists()
 
 
 def takes_files(session: SparkSession) -> bool:
-    """Whether `ship` can work: a Spark Connect server may refuse the files of its clients.
+    """Whether a session accepts files: a Spark Connect server may refuse those of its clients.
 
-    A server is asked once in a session, with a file of few bytes.
+    This is tested once per session, with a file of a few bytes.
+
+    Parameters
+    ----------
+    session : SparkSession
+        A classic or Spark Connect session.
+
+    Returns
+    -------
+    bool
+        Whether `ship` works in this session.
     """
     if not compat.is_connect(session):
         return True
@@ -130,40 +151,45 @@ def takes_files(session: SparkSession) -> bool:
 
 def _try_upload(session: Any) -> bool:
     with private_folder("a test file for the Spark Connect server") as folder:
-        path = folder / "knn-question"
-        path.write_text("Do you take files?\n")
+        path = folder / "knn-test"
+        path.write_text("A test whether the server accepts files.\n")
         try:
             _upload(session, path)
         except ShippingRefused as error:
-            logger.warning("%s; so indexes travel as rows, in shards", error)
+            logger.warning("%s. Indexes are sharded and stored as rows instead.", error)
             return False
     return True
 
 
 def ship_inline(content: Any, instead: str) -> Shipment:
-    """Make a small `content` a part of the function that Spark ships.
+    """Make a small bundle part of the function that workers run.
 
     Parameters
     ----------
     content : object
-        What `bundle.open_bundle` shall give in a worker.
+        The content of the bundle, which `bundle.open_bundle` returns in a worker.
     instead : str
-        What a user can do where it is too large.
+        What a user can do if the bundle is too large, for the error message.
+
+    Returns
+    -------
+    Shipment
+        The shipment, which contains the bundle.
 
     Raises
     ------
     ValueError
-        If it is too large for that.
+        If the bundle takes more than 64 MiB.
     """
     file = io.BytesIO()
     digest = write_bundle(content, file)
     size = file.tell()
     if size > _INLINE_BYTES:
         raise ValueError(
-            f"the index takes {size / 2**20:.0f} MiB, and workers that get no files get no more "
-            f"than {_INLINE_BYTES >> 20} MiB inside of a query: {instead}"
+            f"the index takes {size / 2**20:.0f} MiB, but workers cannot read files here, and a "
+            f"query can contain at most {_INLINE_BYTES >> 20} MiB: {instead}"
         )
-    logger.info("the index %s goes out inside of the query", digest)
+    logger.info("shipped index %s within the query", digest)
     return Shipment(InlineRef(digest, file.getvalue()))
 
 
@@ -174,7 +200,7 @@ def _classic_route(session: SparkSession) -> Callable[[Any, str, Any], Shipment]
 
 
 def _write(folder: str, content: Any, remedy: str, *, broadcast: bool) -> tuple[Path, str]:
-    """Write a bundle into a private file of `folder`, and tell the digest of its content."""
+    """Write a bundle to a private file in `folder`; return its path and its digest."""
     with explained("the index", remedy):
         descriptor, path = private_file(folder)
         try:
@@ -186,22 +212,22 @@ def _write(folder: str, content: Any, remedy: str, *, broadcast: bool) -> tuple[
 
 
 def _by_local_file(context: Any, application: str, content: Any) -> Shipment:
-    """Local mode: executors are threads of this machine, so its file is theirs."""
+    """Ship a file in local mode, where executors are threads on this machine and can read it."""
     _forget_stopped(application)
-    # The session's own folder: Spark removes it at its end.
+    # Spark deletes its temporary folder when the session ends.
     path, digest = _write(context._temp_dir, content, _LOCAL_DIR_REMEDY, broadcast=False)
     known = _files.setdefault(application, {})
     if digest in known and known[digest].exists():
         path.unlink()
     else:
-        # A name made of the content: it never changes under a worker that has it mapped, and what
-        # was removed comes back for all who were told of it.
+        # The name depends on the content only. So a file never changes while a worker has mapped
+        # it, and a deleted file is restored for all plans that refer to it.
         known[digest] = path.rename(path.with_name(f"knn-{digest}.bundle"))
     return _shared(application, digest, lambda: FileRef(digest, str(known[digest])))
 
 
 def _by_file(context: Any, application: str, content: Any) -> Shipment:
-    """A cluster: the file's bytes go out as a broadcast, without a copy in the driver's memory."""
+    """Broadcast a file on a cluster, without copying it into the driver's memory."""
     path, digest = _write(context._temp_dir, content, _LOCAL_DIR_REMEDY, broadcast=True)
     try:
         return _shared(application, digest, lambda: _broadcast_file(context, path, digest))
@@ -216,19 +242,19 @@ def _broadcast_file(context: Any, path: Path, digest: str) -> BroadcastRef:
 
 
 def _by_value(context: Any, application: str, content: Any) -> Shipment:
-    """Encrypted I/O: nothing may touch the disk in the clear, so the bytes stay in memory."""
+    """Broadcast bytes under I/O encryption, where nothing may be written to disk unencrypted."""
     file = io.BytesIO()
     digest = write_bundle(content, file)
-    # bytes, since Spark's stream for encrypted data takes nothing else; getvalue() copies nothing.
+    # Spark's stream of encrypted data accepts nothing but bytes. getvalue() does not copy them.
     value = file.getvalue()
     return _shared(application, digest, lambda: broadcasting.broadcast(context, digest, value))
 
 
 def _by_artifact(session: Any, key: str, content: Any) -> Shipment:
-    """Spark Connect: the server hands the file to every executor, and removes it at the end."""
+    """Upload an artifact to a Spark Connect server, which deletes it when the session ends."""
     with private_folder("the index") as folder:
         path, digest = _write(str(folder), content, TMPDIR_REMEDY, broadcast=False)
-        # A name made of the content: the server refuses another content under a name that it has.
+        # The name depends on the content, since the server refuses new content under a known name.
         path = path.rename(path.with_name(f"knn-{digest}.bundle"))
         if digest not in _uploads.setdefault(key, set()):
             _upload(session, path)
@@ -241,12 +267,12 @@ def _upload(session: Any, path: Path) -> None:
         session.addArtifact(str(path), file=True)
     except compat.refusals() as error:
         raise ShippingRefused(
-            f"the Spark Connect server takes no file from its client: {error}"
+            f"the Spark Connect server accepts no files from its clients: {error}"
         ) from error
 
 
 def _shared(key: str, digest: str, make: Callable[[], BundleRef]) -> Shipment:
-    """The shipment of this content that some model holds already, or else a new one."""
+    """The shipment of this content that another model uses, or a new one."""
     shipped = _alive.get((key, digest))
     if shipped is None:
         shipped = _alive[key, digest] = Shipment(make())
@@ -256,7 +282,7 @@ def _shared(key: str, digest: str, make: Callable[[], BundleRef]) -> Shipment:
 
 
 def _forget_stopped(application: str) -> None:
-    """Remove the files of sessions that this process ran before."""
+    """Delete the files of earlier applications of this process."""
     for stopped in [known for known in _files if known != application]:
         for path in _files.pop(stopped).values():
             path.unlink(missing_ok=True)

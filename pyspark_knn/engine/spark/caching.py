@@ -1,4 +1,4 @@
-"""DataFrames that are persisted on the cluster, and how they are freed again."""
+"""Persist DataFrames on the cluster, and unpersist them when they are no longer needed."""
 
 from __future__ import annotations
 
@@ -20,22 +20,34 @@ logger = logging.getLogger(__name__)
 
 
 def persist(frame: DataFrame) -> DataFrame:
-    """Persist `frame` in memory and on disk.
+    """Persist a DataFrame in memory and on disk.
 
-    Hosted Spark Connect servers without machines of their own decline that: a line in the log, and
-    `frame` is computed each time that it is used.
+    Serverless Spark Connect offerings refuse that. Then a warning is logged, and the DataFrame is
+    computed each time it is used.
+
+    Parameters
+    ----------
+    frame : DataFrame
+        The DataFrame to persist.
+
+    Returns
+    -------
+    DataFrame
+        The persisted DataFrame, or `frame` itself if the server refuses.
     """
     if not compat.is_connect(frame.sparkSession):
         return frame.persist()
     try:
         return frame.persist()
     except compat.refusals() as error:
-        logger.warning("the server persists nothing, so rows are computed once more: %s", error)
+        logger.warning(
+            "the server does not persist DataFrames, so rows are computed again: %s", error
+        )
         return frame
 
 
 def unpersist(frame: DataFrame) -> None:
-    """Free what `persist` keeps; nothing happens where the session is gone."""
+    """Unpersist a DataFrame; no effect if its session was stopped."""
     session = frame.sparkSession
     if not compat.is_alive(session):
         return
@@ -49,7 +61,7 @@ def unpersist(frame: DataFrame) -> None:
 
 @contextlib.contextmanager
 def persisted(frame: DataFrame) -> Iterator[DataFrame]:
-    """`frame`, persisted; it stays so after the block, unless that fails."""
+    """Persist a DataFrame, and unpersist it if the block fails; otherwise it stays persisted."""
     kept = persist(frame)
     try:
         yield kept
@@ -59,12 +71,19 @@ def persisted(frame: DataFrame) -> Iterator[DataFrame]:
 
 
 def free_with(owner: object, frame: DataFrame) -> weakref.finalize[..., Any]:
-    """Unpersist `frame` when `owner` is gone; on Spark Connect also before the session ends.
+    """Unpersist a DataFrame when its owner is gone, on Spark Connect also before the session ends.
+
+    Parameters
+    ----------
+    owner : object
+        The object that uses the DataFrame.
+    frame : DataFrame
+        A persisted DataFrame.
 
     Returns
     -------
     weakref.finalize
-        To be detached where `frame` is freed before.
+        Detach it if the DataFrame is unpersisted earlier.
     """
     release = when_gone(owner, unpersist, frame)
     if compat.is_connect(frame.sparkSession):
@@ -72,20 +91,22 @@ def free_with(owner: object, frame: DataFrame) -> weakref.finalize[..., Any]:
     return release
 
 
-# --- the end of a client of Spark Connect ---------------------------------------------------------
+# --- the end of a Spark Connect session -----------------------------------------------------------
 
 _held: dict[str, list[DataFrame]] = {}
-"""What is persisted by each session. Dead owners' frames too, until they are freed in truth."""
+"""Session key -> its persisted DataFrames. They stay here until they have been unpersisted, even if
+their owner is gone."""
 
 _held_lock = threading.Lock()
 _watched: weakref.WeakSet[SparkSession] = weakref.WeakSet()
 
 
 def _free_before_end(frame: DataFrame) -> None:
-    """See to what a Spark Connect server would keep: its cache outlives all sessions (4.3.0).
+    """Unpersist a DataFrame before its Spark Connect session ends.
 
-    A client is not told of the end of its session either. So `stop` of this one session is wrapped;
-    a client that ends without it does the same at its exit, as Spark does with its own models.
+    The server would keep it, since its cache outlives all sessions (4.3.0), and a client gets no
+    notice of the end of its session. So this session's method `stop` is wrapped. If it is never
+    called, the DataFrames are unpersisted when Python exits, as Spark does with its own models.
     """
     session = frame.sparkSession
     key = compat.session_key(session)
@@ -120,6 +141,6 @@ def _free_all_of(key: str) -> None:
         try:
             frame.unpersist()
         except Exception:
-            # A server that does not answer costs minutes of trying: not again for the others.
-            logger.debug("persisted DataFrames could not be freed", exc_info=True)
+            # If the server does not respond, each call retries for minutes: skip the others.
+            logger.debug("DataFrames could not be unpersisted", exc_info=True)
             break

@@ -1,40 +1,35 @@
-"""Every branch on a Spark version, and on classic Spark or Spark Connect."""
+"""Everything that depends on the version of Spark, or on classic Spark or Spark Connect."""
 
 from __future__ import annotations
 
 import contextlib
-import functools
 import logging
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-import pyarrow as pa
 import pyspark
 from pyspark.errors import PySparkException
-from pyspark.sql import Column, DataFrame, SparkSession
+from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
-from pyspark.sql.pandas.types import to_arrow_type
 
-from pyspark_knn.engine.ship import udf
-from pyspark_knn.engine.ship.guard import guarded
 from pyspark_knn.engine.spark import hints
 from pyspark_knn.engine.spark.arrow import rows_of
 
 if TYPE_CHECKING:
-    from pyspark.sql.types import DataType
+    pass
 
 logger = logging.getLogger(__name__)
 
-# What it holds depends on the version of Spark, so no type checker knows it.
 _FUNCTIONS: Any = F
+"""Untyped, since the functions that exist depend on the version of Spark."""
 
 _MAJOR, _MINOR = (int(number) for number in re.findall(r"\d+", pyspark.__version__)[:2])
 
-# No requirement of the wheel sees to it: which pyspark there is, is up to the user.
+# The wheel does not require pyspark, so pip does not check its version.
 if (_MAJOR, _MINOR) < (3, 5):
     raise ImportError(
         f"pyspark_knn requires Spark 3.5 or later, but pyspark {pyspark.__version__} is installed"
@@ -42,28 +37,33 @@ if (_MAJOR, _MINOR) < (3, 5):
 
 
 def is_connect(session: SparkSession) -> bool:
-    """Whether `session` talks to a Spark Connect server (it then has no JVM and no context)."""
+    """Whether `session` is a Spark Connect client, which has neither a JVM nor a SparkContext."""
     return "connect" in type(session).__module__.split(".")
 
 
 def session_of(dataset: DataFrame, argument: str = "dataset") -> SparkSession:
-    """The session of a user's DataFrame, which must be one, and the session alive.
+    """Return the session of a DataFrame, after checking that both can be used.
 
     Parameters
     ----------
     dataset : DataFrame
-        What the user gave.
-    argument : str
-        The name that it was given as, for messages.
+        The argument that a user passed.
+    argument : str, default="dataset"
+        The name of that argument, for error messages.
+
+    Returns
+    -------
+    SparkSession
+        The session, which is running.
 
     Raises
     ------
     TypeError
-        If it is no Spark DataFrame; says how to make one.
+        If the argument is not a Spark DataFrame. The message says how to create one.
     ValueError
-        If the session was stopped, or if it is one of Spark Connect 3.5.
+        If the session was stopped, or is one of Spark Connect before 4.0.
     """
-    # On Spark 3.5 that of Spark Connect is a class of its own, which cannot be imported everywhere.
+    # On Spark 3.5 a Connect DataFrame is an unrelated class, which cannot be imported everywhere.
     connect = type(dataset).__module__ == "pyspark.sql.connect.dataframe"
     if not (connect or isinstance(dataset, DataFrame)):
         raise TypeError(
@@ -72,35 +72,37 @@ def session_of(dataset: DataFrame, argument: str = "dataset") -> SparkSession:
         )
     session = dataset.sparkSession
     if is_connect(session) and _MAJOR < 4:
-        # MLlib itself came to Spark Connect with 4.0: before, neither vectors nor the writers of
-        # pyspark.ml work there.
-        raise ValueError("Spark Connect needs Spark 4.0 or later: use a classic session")
+        # Before 4.0, neither vectors nor the writers of pyspark.ml work on Spark Connect.
+        raise ValueError(
+            "Spark Connect requires Spark 4.0 or later, but pyspark "
+            f"{pyspark.__version__} is installed. Use a classic session."
+        )
     if not is_alive(session):
         raise ValueError(
-            "the Spark session of this DataFrame was stopped: create the DataFrame anew in the "
-            "running session (the model itself can still be used there)"
+            f"{argument} belongs to a Spark session that was stopped. Create the DataFrame again "
+            "in the running session; the model can still be used there."
         )
     return session
 
 
 def is_alive(session: SparkSession) -> bool:
-    """Whether `session` still takes commands."""
+    """Whether `session` was not stopped."""
     if is_connect(session):
         return not getattr(session, "is_stopped", False)
     return session.sparkContext._jsc is not None
 
 
 def session_key(session: SparkSession) -> str:
-    """Names what holds the files of a session: the application, or the session on a server."""
+    """Return the id of the owner of a session's files: the application, or the Connect session."""
     if is_connect(session):
         return str(cast("Any", session).session_id)
     return str(session.sparkContext.applicationId)
 
 
 def is_local(session: SparkSession) -> bool:
-    """Whether the executors are this machine's own threads, so that they see its files.
+    """Whether the executors are threads on this machine, so that they see its files.
 
-    Never on Spark Connect: wherever the server is, its files are none of the client's business.
+    False on Spark Connect, where the server may run on another machine.
     """
     if is_connect(session):
         return False
@@ -108,48 +110,48 @@ def is_local(session: SparkSession) -> bool:
 
 
 def parallelism(session: SparkSession) -> int:
-    """Tasks that the cluster runs at a time, as far as it tells now.
+    """Return the number of tasks that the cluster currently runs at a time.
 
-    On Spark Connect this is a job, but a tiny one: for the use of fit and load.
+    On Spark Connect this runs a tiny job, so it is called by fit and load only.
     """
     if not is_connect(session):
         return max(1, session.sparkContext.defaultParallelism)
-    # A range without a number of partitions has as many as there are cores.
+    # By default a range has one partition for each core.
     whole = session.range(1 << 20).select(F.spark_partition_id().alias("partition"))
     return int(whole.agg(F.count_distinct("partition")).collect()[0][0])
 
 
 def same_cluster(one: SparkSession, other: SparkSession) -> bool:
-    """Whether what is persisted in `one` can be read in `other`."""
+    """Whether a DataFrame that was persisted in session `one` can be read in session `other`."""
     if is_connect(one) or is_connect(other):
         return session_key(one) == session_key(other)
     return is_alive(one) and one.sparkContext is other.sparkContext
 
 
 def is_stream_without_files(frame: DataFrame) -> bool:
-    """Whether the tasks over `frame` cannot see the artifacts of its session.
+    """Whether the tasks over `frame` cannot read the artifacts of its session.
 
-    Those of a streaming query on Spark Connect cannot (4.3.0): they run in a copy of the session.
+    This holds for streaming queries on Spark Connect, which run in a clone of the session (4.3.0).
     """
     return is_connect(frame.sparkSession) and frame.isStreaming
 
 
 def refusals() -> tuple[type[Exception], ...]:
-    """What a Spark Connect client raises where its server declines to do something."""
+    """Return the exceptions that a Spark Connect client raises if its server refuses a request."""
     import grpc
 
     return (PySparkException, grpc.RpcError)
 
 
 def add_pyfile(session: SparkSession, path: Path) -> None:
-    """Put a zip of Python modules on the path of the workers; once is enough for one name."""
+    """Add a zip of Python modules to the workers' import path, once for each name of a zip."""
     if is_connect(session):
         cast("Any", session).addArtifact(str(path), pyfile=True)
         return
     context = session.sparkContext
-    # Executors fetch it from here whenever they come up: it must live as long as the session.
+    # Executors fetch the file whenever they start, so it must exist as long as the session does.
     kept = Path(cast("Any", context)._temp_dir) / path.name
-    # A cleaner of temporary files may have removed it: executors that come up need it again.
+    # A cleaner of temporary files may have deleted it since the last call.
     if not kept.exists():
         shutil.copy(path, kept)
     if path.name not in cast("Any", context)._python_includes:
@@ -157,8 +159,8 @@ def add_pyfile(session: SparkSession, path: Path) -> None:
 
 
 def session_file(name: str) -> str:
-    """In a worker: where an artifact of its session is."""
-    # A client without JARs (pyspark-client) has no such name; its server's workers do.
+    """Return the path of an artifact of the session; to be called in a worker."""
+    # pyspark-client, which has no JARs, lacks SparkFiles; the workers of its server have it.
     from pyspark import SparkFiles
 
     return str(SparkFiles.get(name))
@@ -166,7 +168,7 @@ def session_file(name: str) -> str:
 
 @contextlib.contextmanager
 def described(session: SparkSession, text: str) -> Iterator[None]:
-    """Show `text` beside the jobs of this block in Spark's UI; Spark Connect cannot."""
+    """Set the description of the jobs of this block in Spark's UI; no effect on Spark Connect."""
     if is_connect(session):
         yield
         return
@@ -180,12 +182,12 @@ def described(session: SparkSession, text: str) -> Iterator[None]:
 
 
 def has_arrow_udf() -> bool:
-    """Whether Spark hands Arrow arrays to scalar functions (Spark 4.1 and later)."""
+    """Whether this Spark has Arrow UDFs, which take and return Arrow arrays (4.1 and later)."""
     return hasattr(_FUNCTIONS, "arrow_udf")
 
 
 def setting(session: SparkSession, name: str, default: str) -> str:
-    """A setting of the session, or the default where it is unset or a hosted server hides it."""
+    """Return a setting of the session, or the default if it is unset or hidden by the server."""
     if not is_connect(session):
         return session.conf.get(name, default) or default
     try:
@@ -195,40 +197,40 @@ def setting(session: SparkSession, name: str, default: str) -> str:
 
 
 def flag(session: SparkSession, name: str, *, default: bool) -> bool:
-    """A yes-or-no setting of the session, read as Spark reads it: "TRUE" is true."""
+    """Return a boolean setting of the session. As in Spark, "TRUE" is true as well."""
     return setting(session, name, str(default)).strip().lower() == "true"
 
 
 def is_encrypted(session: SparkSession) -> bool:
-    """Whether a classic session encrypts what it writes to disk (`spark.io.encryption.enabled`)."""
+    """Whether a classic session encrypts data on local disks (`spark.io.encryption.enabled`)."""
     return bool(cast("Any", session.sparkContext)._encryption_enabled)
 
 
 def drops_metadata(session: SparkSession) -> bool:
-    """Whether `DataFrame.withColumn` forgets the metadata of an alias: it does on Spark Connect.
+    """Whether `DataFrame.withColumn` drops the metadata of an alias, as on Spark Connect.
 
-    Seen in 4.3.0, whose protocol has metadata for `withMetadata` only.
+    The protocol of 4.3.0 transmits metadata for `withMetadata` only.
     """
     return is_connect(session)
 
 
 def metadata_session(session: SparkSession) -> Any:
-    """What `DefaultParamsWriter` and `DefaultParamsReader` want: a context before Spark 4.0."""
+    """Return what pyspark's `DefaultParamsWriter` takes: a SparkContext before Spark 4.0."""
     return session if _MAJOR >= 4 else session.sparkContext
 
 
 def can_rename(session: SparkSession) -> bool:
-    """Whether folders can be renamed: a Spark Connect client can only have them removed."""
+    """Whether folders can be renamed: a Spark Connect client can only delete them."""
     return not is_connect(session)
 
 
 def qualified(session: SparkSession, path: str) -> str | None:
-    """`path` with its file system and its root; None on Spark Connect, which does not tell."""
+    """Return `path` as an absolute URI with its file system; None on Spark Connect."""
     return None if is_connect(session) else str(_hadoop(session, path)[1])
 
 
 def resolved(session: SparkSession, path: str) -> str | None:
-    """`path` behind mounts and links, where it exists; None on Spark Connect."""
+    """Return `path` with mounts and symbolic links resolved if it exists; None on Spark Connect."""
     if is_connect(session):
         return None
     system, place = _hadoop(session, path)
@@ -241,30 +243,30 @@ def resolved(session: SparkSession, path: str) -> str | None:
 
 
 def rename_folder(session: SparkSession, source: str, target: str) -> bool:
-    """Rename a folder, on classic Spark; False where there is none."""
+    """Rename a folder on classic Spark; return False if it does not exist."""
     system, place = _hadoop(session, source)
     if not system.exists(place):
         return False
     if not system.rename(place, _hadoop(session, target)[1]):
-        raise OSError(f"{source} could not be renamed to {target}")
+        raise OSError(f"{source} cannot be renamed to {target}")
     return True
 
 
 def remove_folder(session: SparkSession, path: str) -> None:
-    """Remove a folder and all that is in it, if it exists."""
+    """Delete a folder with its content, if it exists."""
     if not is_connect(session):
         system, place = _hadoop(session, path)
         system.delete(place, True)
         return
-    # What Spark does there for a Pipeline: MLWriter's own way goes through the JVM, which a Connect
-    # client has not (Spark 4.0 to 4.3).
+    # Spark does the same for a Pipeline on Connect: MLWriter itself uses the JVM, which a Connect
+    # client does not have (Spark 4.0 to 4.3).
     from pyspark.ml.connect.readwrite import RemoteMLWriter
 
     cast("Any", RemoteMLWriter).handleOverwrite(path, True)
 
 
 def _hadoop(session: SparkSession, path: str) -> tuple[Any, Any]:
-    """Hadoop's file system for `path`, and the path on it."""
+    """Hadoop's file system of `path`, and `path` qualified by it."""
     classic = cast("Any", session)
     place = classic._jvm.org.apache.hadoop.fs.Path(path)
     system = place.getFileSystem(classic._jsparkSession.sessionState().newHadoopConf())
@@ -272,7 +274,7 @@ def _hadoop(session: SparkSession, path: str) -> tuple[Any, Any]:
 
 
 def reason(error: BaseException) -> str:
-    """The first line of what went wrong, behind whatever Java wrapped around it."""
+    """Return the first line of an error's message; of a Java exception, that of its root cause."""
     java = getattr(error, "java_exception", None)
     while java is not None and java.getCause() is not None:
         java = java.getCause()
@@ -281,68 +283,12 @@ def reason(error: BaseException) -> str:
 
 
 def collect(frame: DataFrame) -> list[dict[str, Any]]:
-    """The rows of `frame`, with binary cells as buffers.
+    """Collect the rows of `frame`, as dictionaries from column names to values.
 
-    As Arrow where there is `toArrow` (Spark 4.0 and later): rows are pickled in the JVM otherwise,
-    and copied several times over.
+    Since Spark 4.0 rows are collected as Arrow, with binary values as buffers: `collect` pickles
+    them in the JVM and copies them several times.
     """
     if _MAJOR < 4:
         return [row.asDict() for row in frame.collect()]
     table = cast("Any", frame).toArrow()
     return [row for batch in table.to_batches() for row in rows_of(batch)]
-
-
-def batch_udf(
-    function: udf.BatchFunction,
-    inputs: list[DataType],
-    result: DataType,
-    *,
-    deterministic: bool = True,
-) -> Callable[..., Column]:
-    """A scalar iterator UDF out of a function on batches of Arrow arrays.
-
-    Parameters
-    ----------
-    function : callable
-        Takes an iterator of tuples of Arrow arrays, one array a column, and yields Arrow arrays of
-        type `result`, as many rows in all.
-    inputs : list of DataType
-        The Spark types of the columns.
-    result : DataType
-        The Spark type of the result.
-    deterministic : bool, default=True
-        Whether a row's result depends on that row alone, so that Spark may leave rows out.
-
-    Returns
-    -------
-    callable
-        Takes the columns, returns the result's column.
-    """
-    # The hints tell Spark the kind of the UDF. Neither function may touch a name of this package:
-    # it is pickled as it stands, and must load in a worker that lacks the package.
-    if has_arrow_udf():
-        run = guarded(functools.partial(udf.on_arrow, function))
-
-        def on_arrow(batches: Iterator[tuple[pa.Array, ...]]) -> Iterator[pa.Array]:
-            return run(batches)
-
-        return _finished(_FUNCTIONS.arrow_udf(on_arrow, result), deterministic)
-
-    # Before Spark 4.1 scalar functions get pandas columns only.
-    import pandas as pd
-
-    arrow_types = [to_arrow_type(each) for each in inputs]
-    run = guarded(functools.partial(udf.on_pandas, function, arrow_types))
-
-    def on_pandas(batches: Any) -> Any:
-        return run(batches)
-
-    on_pandas.__annotations__ = {
-        "batches": Iterator[tuple[pd.Series, ...]],
-        "return": Iterator[pd.Series],
-    }
-    return _finished(_FUNCTIONS.pandas_udf(on_pandas, result), deterministic)
-
-
-def _finished(made: Any, deterministic: bool) -> Callable[..., Column]:
-    return cast("Callable[..., Column]", made if deterministic else made.asNondeterministic())

@@ -1,4 +1,4 @@
-"""Folders of saved stages: which is which, and how a new one takes the place of an old one."""
+"""Folders of saved stages: comparing their paths, and replacing a folder safely."""
 
 from __future__ import annotations
 
@@ -17,58 +17,60 @@ from pyspark_knn.engine.spark import compat
 logger = logging.getLogger(__name__)
 
 
-# --- which is which -------------------------------------------------------------------------------
+# --- comparing paths ------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class SavedAt:
-    """What identifies a saved stage.
+    """The identity of a saved stage.
 
     Attributes
     ----------
     address : str
-        Where it is, as far as that can be resolved.
+        The normalized path of its folder, see `address`.
     metadata : str or None
-        Its metadata, which differ from save to save; None where there is nothing.
+        The text of its metadata, which contains the time of the save; None if there is no saved
+        stage at the address.
     """
 
     address: str
     metadata: str | None
 
     def overlaps(self, other: SavedAt) -> bool:
-        """Whether both may be one folder, or one lies within the other.
+        """Whether both may be the same folder, or one may be within the other.
 
-        Names alone cannot tell: a link, a mount or a relative path is another name for a folder.
+        Paths alone do not suffice, since links, mounts and relative paths give one folder several
+        names. So stages with equal metadata count as the same.
         """
         same = self.metadata is not None and self.metadata == other.metadata
         return same or overlap(self.address, other.address)
 
 
 def address(session: SparkSession, path: str) -> str:
-    """Where `path` is: links are followed and mounts resolved, as far as `session` can tell."""
+    """Return `path` normalized and, except on Spark Connect, with links and mounts resolved."""
     found = compat.resolved(session, path)
     return normalized(path) if found is None else found
 
 
 def normalized(path: str) -> str:
-    """`path` without the dots and slashes that mean nothing to Hadoop."""
+    """Return `path` without redundant dots and slashes."""
     scheme, authority, rest = _parts(path)
     given = f"{scheme}://{authority}" if authority else f"{scheme}:" if scheme else ""
     return given + rest
 
 
 def literal(path: str) -> str:
-    """`path` for one of Spark's readers, which take some characters as a pattern.
+    """Escape `path` for Spark's readers, which expand patterns such as ``*`` and ``{a,b}``.
 
-    The option ``__globPaths__`` would do as well, but not on Spark Connect (4.3.0).
+    The option ``__globPaths__`` turns patterns off too, but not on Spark Connect (4.3.0).
     """
     return re.sub(r"([][{}*?\\])", r"\\\1", path)
 
 
 def overlap(one: str, other: str) -> bool:
-    """Whether two paths may mean the same folder, or one within the other.
+    """Whether two paths may be the same folder, or one may be within the other.
 
-    Where a path has no scheme, no authority, or no root, it could have any.
+    A path without a scheme, an authority or a root may have any.
     """
     schemes, authorities, (path, place) = zip(_parts(one), _parts(other), strict=True)
     for pair in (schemes, authorities):
@@ -86,7 +88,7 @@ def _within(path: str, folder: str) -> bool:
 
 
 def _parts(path: str) -> tuple[str, str, str]:
-    """The scheme, the authority and the path of a Hadoop path; it knows no escapes."""
+    """Split a Hadoop path, which has no escapes, into scheme, authority and normalized path."""
     found = re.fullmatch(r"(?:([A-Za-z][\w+.-]*):)?(?://([^/]*)(?=/|$))?(.*)", path, re.DOTALL)
     scheme, authority, rest = found.groups() if found else (None, None, path)
     rooted = f"/{rest.lstrip('/')}" if rest.startswith("/") or authority else rest
@@ -98,24 +100,36 @@ def _parts(path: str) -> tuple[str, str, str]:
 
 @contextlib.contextmanager
 def replacing(session: SparkSession, path: str, copy: Callable[[str, str], None]) -> Iterator[str]:
-    """A folder to write to, which takes the place of `path` once the block succeeds.
+    """Yield a new folder to write to, which replaces `path` when the block succeeds.
 
-    What is at `path` stays until the new folder is whole; where the block fails, nothing changes.
+    The content of `path` stays until the new folder is complete. If the block fails, the new folder
+    is deleted and `path` is unchanged.
 
     Parameters
     ----------
     session : SparkSession
-        Its file systems.
+        The session that accesses the file system.
     path : str
-        What to replace, if there is anything.
+        The folder to replace. It need not exist.
     copy : callable
-        Copies one folder to another one, where folders cannot be renamed.
+        Copies a folder, given the paths of source and target. Called on Spark Connect, where
+        folders cannot be renamed.
+
+    Yields
+    ------
+    str
+        The path of the new folder, which does not exist yet.
+
+    Raises
+    ------
+    RuntimeError
+        If copying fails. The new folder is kept.
     """
     new = _beside(session, path, "saving")
     try:
         yield new
     except BaseException:
-        # What went wrong is to be told, not that nothing could be removed either.
+        # A failure to delete must not hide the error of the block.
         with contextlib.suppress(Exception):
             compat.remove_folder(session, new)
         raise
@@ -127,8 +141,8 @@ def replacing(session: SparkSession, path: str, copy: Callable[[str, str], None]
         copy(new, path)
     except Exception as error:
         raise RuntimeError(
-            f"{path} could not be written; what was to be saved is complete in {new}: load it "
-            f"from there, and save it again ({compat.reason(error)})"
+            f"{path} could not be written: {compat.reason(error)}. The saved stage is complete in "
+            f"{new}. Load it from there and save it again."
         ) from error
     compat.remove_folder(session, new)
 
@@ -138,7 +152,7 @@ def _swap(session: SparkSession, new: str, path: str) -> None:
     existed = compat.rename_folder(session, path, old)
     try:
         if not compat.rename_folder(session, new, path):
-            raise FileNotFoundError(f"{new} is gone: it was to be renamed to {path}")
+            raise FileNotFoundError(f"{new} was deleted before it could be renamed to {path}")
     except BaseException:
         if existed:
             compat.rename_folder(session, old, path)
@@ -148,13 +162,15 @@ def _swap(session: SparkSession, new: str, path: str) -> None:
     try:
         compat.remove_folder(session, old)
     except Exception:
-        logger.warning("%s was replaced, but the old folder could not be removed: %s", path, old)
+        logger.warning(
+            "%s was replaced, but its old content could not be deleted from %s", path, old
+        )
 
 
 def _beside(session: SparkSession, path: str, purpose: str) -> str:
-    """A name for a folder beside `path`: on the same file system, so that renaming is all."""
+    """Return a new path beside `path`, which is on the same file system, so that renaming works."""
     place = compat.qualified(session, path) or normalized(path)
     name = posixpath.basename(_parts(place)[2])
     if name in ("", ".", ".."):
-        raise ValueError(f"path must name a folder below another one, got {path!r}")
+        raise ValueError(f"path must end with the name of a folder, got {path!r}")
     return f"{place}.{purpose}-{uuid.uuid4().hex}"

@@ -1,4 +1,7 @@
-"""What to do instead: the end of errors about things that are no DataFrame, and about columns."""
+"""Remedies in error messages, for arguments that are not DataFrames and columns of a wrong type.
+
+Each hint follows a colon or a semicolon within a message, so it starts in lower case.
+"""
 
 from __future__ import annotations
 
@@ -8,18 +11,26 @@ from pathlib import Path
 import numpy as np
 from pyspark.sql import types as T
 
-_ONE_ROW = (
-    "a single query is a DataFrame of one row: spark.createDataFrame([(Vectors.dense(values),)], "
-    '["features"])'
-)
-_MANY_ROWS = 'spark.createDataFrame([(Vectors.dense(row),) for row in rows], ["features"])'
+_ONE_ROW = 'for a single query, use spark.createDataFrame([(Vectors.dense(values),)], ["features"])'
+_MANY_ROWS = 'use spark.createDataFrame([(Vectors.dense(row),) for row in rows], ["features"])'
 
 
-# --- what is no DataFrame ---------------------------------------------------------------------
+# --- arguments that are not DataFrames --------------------------------------------------------
 
 
 def described(value: object) -> str:
-    """What was given, in a few words."""
+    """Return the kind of a value for an error message, such as "a pandas DataFrame".
+
+    Parameters
+    ----------
+    value : object
+        The value that was given.
+
+    Returns
+    -------
+    str
+        The name of its class, after an article and, unless it is a built-in, its package.
+    """
     if value is None:
         return "None"
     kind = type(value)
@@ -30,7 +41,18 @@ def described(value: object) -> str:
 
 
 def instead_of(value: object) -> str:
-    """How to make a DataFrame of what was given in place of one."""
+    """Return how to create a Spark DataFrame from a value that was given in place of one.
+
+    Parameters
+    ----------
+    value : object
+        Anything but a Spark DataFrame.
+
+    Returns
+    -------
+    str
+        The hint.
+    """
     module, kind = type(value).__module__, type(value).__name__
     if module.startswith("pyspark.pandas"):
         return "call to_spark() on it" if kind == "DataFrame" else "call to_frame().to_spark()"
@@ -41,26 +63,26 @@ def instead_of(value: object) -> str:
         return "use spark.createDataFrame(table.to_pandas())"
     if kind in ("RDD", "PipelinedRDD"):
         return (
-            "call toDF() on it, or, if it holds vectors, "
+            "call toDF() on it or, if it contains vectors, "
             'rdd.map(lambda vector: (vector,)).toDF(["features"])'
         )
     if _is_vector(value):
         return _ONE_ROW
     if isinstance(value, np.ndarray):
-        return f"use {_MANY_ROWS}"
+        return _MANY_ROWS
     if isinstance(value, (str, Path)):
         return "use spark.read.parquet(path) or spark.table(name)"
     if isinstance(value, Mapping):
         return "use spark.createDataFrame([row])"
     if isinstance(value, (list, tuple)):
-        # A tuple is a row of columns, of numbers as well.
+        # A tuple is a row with several columns, also if all of them are numbers.
         vectors = bool(value) and not isinstance(value[0], tuple) and _is_vector(value[0])
-        return f"use {_MANY_ROWS}" if vectors else "use spark.createDataFrame(rows, names)"
+        return _MANY_ROWS if vectors else "use spark.createDataFrame(rows, names)"
     return "use spark.createDataFrame(rows, names) or spark.read"
 
 
 def _is_vector(value: object) -> bool:
-    """Whether it is one vector of numbers: MLlib's, or a plain sequence."""
+    """Whether a value is a single vector: one of MLlib's, or a plain sequence of numbers."""
     if type(value).__module__ == "pyspark.ml.linalg":
         return "Vector" in type(value).__name__
     if isinstance(value, np.ndarray):
@@ -78,80 +100,121 @@ def _is_number(value: object) -> bool:
 
 
 def assembler(names: Iterable[str] = (), output: str = "features") -> str:
-    """The stage that makes one vector of these columns."""
+    """Return the code of a VectorAssembler that combines columns into one vector.
+
+    Parameters
+    ----------
+    names : iterable of str
+        The names of the input columns; an ellipsis stands for them if there are none.
+    output : str
+        The name of the output column.
+
+    Returns
+    -------
+    str
+        The expression.
+    """
     inputs = list(names) or "[...]"
     return f"pyspark.ml.feature.VectorAssembler(inputCols={inputs}, outputCol={output!r})"
 
 
 def missing(param: str, name: str, fields: list[T.StructField]) -> str:
-    """What may help where there is no column `name`, which `param` names."""
+    """Return a hint for a column that does not exist.
+
+    Parameters
+    ----------
+    param : str
+        The Param that names the column.
+    name : str
+        The name of the column.
+    fields : list of StructField
+        The columns that do exist.
+
+    Returns
+    -------
+    str
+        The end of the error message, after its last word: a full stop and a sentence, or nothing.
+    """
     if param == "idCol" and any(field.name.startswith("mc2b$") for field in fields):
         return (
-            ". OneVsRest keeps only the label, features and weight columns: fit the classifier "
-            "without idCol, or without OneVsRest (it takes any number of classes itself)"
+            ". OneVsRest passes only the label, features and weight columns to its classifier. "
+            "Fit the classifier without idCol, or without OneVsRest, which it does not need: it "
+            "supports any number of classes"
         )
     if param == "featuresCol" and any(isinstance(each.dataType, T.NumericType) for each in fields):
         return (
-            f". If each feature is a column of numbers, make one vector of them: "
+            ". If each feature is a numeric column, combine the columns into one vector with "
             f"{assembler(output=name)}"
         )
     return ""
 
 
 def features(name: str, kind: T.DataType) -> str:
-    """What makes vectors out of a features column of a wrong type."""
+    """Return how to convert a features column of a wrong type.
+
+    Parameters
+    ----------
+    name : str
+        The name of the column.
+    kind : DataType
+        Its type, neither vectors nor arrays of numbers.
+
+    Returns
+    -------
+    str
+        The hint.
+    """
     name = _sql(name)
     if isinstance(kind, T.ArrayType):
         return _elements(name, kind.elementType)
     if isinstance(kind, (T.NumericType, T.BooleanType)):
         return (
-            f"if each feature is a column, make one vector of them: {assembler(output='vector')}, "
-            "and set featuresCol='vector'"
+            "if each feature is a column, combine the columns into one vector with "
+            f"{assembler(output='vector')}, and set featuresCol='vector'"
         )
     if isinstance(kind, T.BinaryType):
         return (
-            "decode the bytes in a pandas_udf that returns array<float>, for example by "
+            "decode the bytes in a pandas_udf that returns array<float>, for example with "
             "numpy.frombuffer(value, dtype)"
         )
     if isinstance(kind, T.StringType):
         return (
-            "encode categories with pyspark.ml.feature.StringIndexer and OneHotEncoder, text with "
-            "Tokenizer and HashingTF; numbers that were read as text: cast them"
+            "encode categories with pyspark.ml.feature.StringIndexer and OneHotEncoder, and text "
+            "with Tokenizer and HashingTF; cast numbers that were read as strings"
         )
     if (number := _time(kind, name)) is not None:
         return (
-            f"make a number of it, {number}, and one vector of all features: "
+            f"convert it to a number with {number}, and combine all features into one vector with "
             f"{assembler(output='vector')}"
         )
     if isinstance(kind, T.StructType):
-        return f"make an array of the struct's numbers: array({name}.*)"
-    return "pyspark.ml.feature.VectorAssembler makes one vector of several columns"
+        return f"convert a struct of numbers to an array: array({name}.*)"
+    return "combine several columns into one vector with pyspark.ml.feature.VectorAssembler"
 
 
 def _elements(name: str, kind: T.DataType) -> str:
     if isinstance(kind, T.BooleanType):
-        return f"convert its elements: transform({name}, x -> int(x))"
+        return f"convert its elements to numbers: transform({name}, x -> int(x))"
     if isinstance(kind, T.StringType):
         return (
-            f"numbers that were read as text: CAST({name} AS array<double>); words: "
-            "pyspark.ml.feature.HashingTF, CountVectorizer or Word2Vec"
+            f"for numbers that were read as strings, use CAST({name} AS array<double>); for words, "
+            "use pyspark.ml.feature.HashingTF, CountVectorizer or Word2Vec"
         )
     if isinstance(kind, T.BinaryType):
         return "decode its elements to numbers"
     if isinstance(kind, T.ArrayType):
-        return f"make one array of its rows: flatten({name})"
-    if (number := _time(kind, "x")) is not None:
-        return f"convert its elements: transform({name}, x -> {number})"
-    return f"make an array of numbers of it: transform({name}, x -> ...)"
+        return f"concatenate the nested arrays: flatten({name})"
+    number = _time(kind, "x") or "..."
+    return f"convert its elements to numbers: transform({name}, x -> {number})"
 
 
 def _sql(name: str) -> str:
-    """The name of a column as Spark SQL takes it."""
+    """The name of a column in Spark SQL, in backticks where it needs them."""
     return name if name.isidentifier() else "`" + name.replace("`", "``") + "`"
 
 
 def _time(kind: T.DataType, name: str) -> str | None:
-    """A date or a timestamp as a number, in Spark SQL; None for other types."""
+    """The expression that converts a date or timestamp to a number; None for other types."""
     if isinstance(kind, T.DateType):
         return f"unix_date({name})"
     if isinstance(kind, T.TimestampType):
@@ -162,26 +225,33 @@ def _time(kind: T.DataType, name: str) -> str | None:
 
 
 def number(name: str, kind: T.DataType, *, classes: bool) -> str:
-    """What makes a number out of a label or a weight of a wrong type.
+    """Return how to convert a label or weight column that is not numeric.
 
     Parameters
     ----------
     name : str
-        The column.
+        The name of the column.
     kind : DataType
         Its type.
     classes : bool
-        Whether it holds the labels of a classifier.
+        Whether it contains the labels of a classifier.
+
+    Returns
+    -------
+    str
+        The hint.
     """
     name = _sql(name)
     if isinstance(kind, T.StringType):
         if classes:
-            return "pyspark.ml.feature.StringIndexer makes labels of names"
+            return "convert the names of classes to labels with pyspark.ml.feature.StringIndexer"
         return f"cast it: CAST({name} AS double)"
     if isinstance(kind, T.BooleanType):
         return f"cast it: CAST({name} AS int)"
     if (time := _time(kind, name)) is not None:
-        return f"make a number of it: {time}"
+        return f"convert it to a number: {time}"
     if isinstance(kind, (T.ArrayType, T.UserDefinedType)):
-        return "it holds one number for each item: for several targets, fit an estimator for each"
-    return "cast it to a number"
+        return (
+            "only one number per item is supported; for several targets, fit one estimator for each"
+        )
+    return "cast it to a numeric type"

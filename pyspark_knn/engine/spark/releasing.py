@@ -1,8 +1,8 @@
-"""Runs what is due when an object is gone: soon, but never from inside garbage collection.
+"""Release resources when an object is gone, soon but never within garbage collection.
 
-Garbage collection may start anywhere, also between a command to Spark and its answer. A finalizer
-that talks to Spark on the same connection then takes the answer that another call waits for. So
-finalizers only put their work into a queue, and one thread does it.
+Garbage collection can start anywhere, also between a command to Spark and its response. A finalizer
+that sends a command on the same connection would then read the response to another call. So
+finalizers only put their work into a queue, and a single thread does the work.
 """
 
 from __future__ import annotations
@@ -22,39 +22,40 @@ _Work: TypeAlias = Callable[[], object]
 
 _lock = threading.Lock()
 _due: queue.SimpleQueue[_Work] = queue.SimpleQueue()
-"""Unlike a Queue's, its `put` may be called in a finalizer."""
+"""The work to do. In contrast to that of `Queue`, the `put` of `SimpleQueue` may be called in a
+finalizer."""
 _thread: threading.Thread | None = None
 
 
 def when_gone(
-    owner: object, action: Callable[..., object], *given: Any
+    owner: object, action: Callable[..., object], *args: Any
 ) -> weakref.finalize[..., Any]:
-    """Call ``action(*given)`` in another thread soon after `owner` is gone.
+    """Call ``action(*args)`` in another thread soon after `owner` was garbage collected.
 
-    Nothing is called when Python exits: what is left goes with the Spark session.
+    Nothing is called when Python exits: the Spark session then frees what is left.
 
     Parameters
     ----------
     owner : object
-        Anything that can be referred to weakly.
+        An object that supports weak references.
     action : callable
-        What it raises is logged, not shown.
-    *given
-        Its arguments; they must not refer to `owner`.
+        The function to call. Its exceptions are logged at level DEBUG.
+    *args : object
+        The arguments of `action`. They must not refer to `owner`.
 
     Returns
     -------
     weakref.finalize
-        To be detached where the action is not wanted any more.
+        Detach it to cancel the call.
     """
     _start()
-    release = weakref.finalize(owner, _due.put, functools.partial(action, *given))
+    release = weakref.finalize(owner, _due.put, functools.partial(action, *args))
     release.atexit = False
     return release
 
 
 def _start() -> None:
-    # Here and not in the finalizer: at the end of Python no thread can be started.
+    # Not in the finalizer: no thread can be started while Python exits.
     global _thread
     with _lock:
         if _thread is None:
@@ -70,15 +71,15 @@ def _work(due: queue.SimpleQueue[_Work]) -> None:
 
 
 def _run(take: Callable[[], _Work]) -> None:
-    """Do one piece of work; a function of its own, so that nothing holds on to it afterwards."""
+    """Do one piece of work. As this is a function, no variable refers to the work afterwards."""
     try:
         take()()
-    except Exception:  # whatever a stopping session raises: there is nothing left to free
-        logger.debug("what an index left on the cluster could not be freed", exc_info=True)
+    except Exception:  # a session that is being stopped may raise anything, and frees all itself
+        logger.debug("resources of an index could not be released", exc_info=True)
 
 
 def _forget() -> None:
-    """In a forked process: leave alone what belongs to its parent, connections among it."""
+    """Start anew in a forked process: the queued work uses connections of the parent process."""
     global _lock, _due, _thread
     _lock, _due, _thread = threading.Lock(), queue.SimpleQueue(), None
 

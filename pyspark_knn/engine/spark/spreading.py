@@ -1,110 +1,145 @@
-"""Columns that say where rows go in a shuffle, and that say it again when a task is repeated."""
+"""Even, repeatable repartitioning: keys for shuffles, and hashes of whole rows.
+
+A retried task must send each of its rows to the same partition again, so nothing here depends on
+the order of rows.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
-from pyspark.sql import Column
+from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
+from sklearn.utils import murmurhash3_32
 
-_SEED = 42
-"""Of the hash by which Spark's ``repartition`` picks a row's partition."""
+_SPARK_HASH_SEED = 42
+"""The seed of the MurmurHash3 by which Spark's ``repartition`` chooses the partition of a row."""
 
-_SALTS_AT_ONCE = 1 << 16
+_KEYS_PER_STEP = 1 << 16
+"""The number of candidate keys that `spreading_keys` hashes at a time."""
+
+
+def repartition_evenly(frame: DataFrame, partitions: int, number: str) -> DataFrame:
+    """Repartition `frame` so that row number n is in partition n modulo `partitions`.
+
+    ``frame.repartition(partitions, number)`` hashes the numbers. For small integers, such as the
+    numbers of shards, that leaves partitions empty while others get several numbers.
+
+    Parameters
+    ----------
+    frame : DataFrame
+        The rows to repartition.
+    partitions : int
+        The number of partitions.
+    number : str
+        The name of an integer column of `frame`, without nulls. Rows with equal numbers go to the
+        same partition.
+
+    Returns
+    -------
+    DataFrame
+        The same rows and columns in `partitions` partitions.
+    """
+    index = F.pmod(number, F.lit(partitions)) + 1
+    return frame.repartition(partitions, F.element_at(int_array(spreading_keys(partitions)), index))
 
 
 def spreading_keys(partitions: int) -> list[int]:
-    """Ints that ``repartition(partitions, key)`` brings to the partitions 0, 1, 2 and so on.
+    """Return integers that ``repartition(partitions, key)`` sends to partitions 0, 1, 2 and so on.
 
-    Hashed as they are, eight keys share five of eight partitions, and three cores do nothing.
+    Without them, eight consecutive integers share five of eight partitions, and three cores are
+    idle.
 
     Parameters
     ----------
     partitions : int
-        How many there are.
+        The number of partitions.
 
     Returns
     -------
-    list of int
-        As many keys, the first for partition 0.
+    list of int, of length `partitions`
+        The key of each partition, in the order of the partitions.
     """
     keys = np.full(partitions, -1, np.int32)
     start = 0
     while (keys < 0).any():
-        tried = np.arange(start, start + _SALTS_AT_ONCE, dtype=np.int32)
-        place = spark_hash(tried).astype(np.int64) % partitions
-        found, first = np.unique(place, return_index=True)
+        tried = np.arange(start, start + _KEYS_PER_STEP, dtype=np.int32)
+        hashes = murmurhash3_32(tried, seed=_SPARK_HASH_SEED)
+        found, first = np.unique(hashes.astype(np.int64) % partitions, return_index=True)
         new = keys[found] < 0
         keys[found[new]] = tried[first[new]]
-        start += _SALTS_AT_ONCE
+        start += _KEYS_PER_STEP
     return [int(key) for key in keys]
 
 
-def spark_hash(values: NDArray[np.int32]) -> NDArray[np.int32]:
-    """Spark's hash of ints: Murmur3_x86_32 (A. Appleby, public domain) of their four bytes."""
-    with np.errstate(over="ignore"):
-        mixed = _turned(values.astype(np.uint32) * np.uint32(0xCC9E2D51), 15)
-        result = np.uint32(_SEED) ^ mixed * np.uint32(0x1B873593)
-        result = _turned(result, 13) * np.uint32(5) + np.uint32(0xE6546B64)
-        result ^= np.uint32(4)
-        for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35), (16, 1)):
-            result = (result ^ (result >> np.uint32(shift))) * np.uint32(factor)
-    return result.view(np.int32)
-
-
-def _turned(values: NDArray[np.uint32], bits: int) -> NDArray[np.uint32]:
-    return (values << np.uint32(bits)) | (values >> np.uint32(32 - bits))
-
-
 def int_array(values: Sequence[int]) -> Column:
-    """A constant array of ints that stays small in the plan, however long it is."""
+    """Return a constant column of type array<int> that is one literal in the plan.
+
+    Parameters
+    ----------
+    values : sequence of int
+        The elements.
+
+    Returns
+    -------
+    Column
+        The array. An array of literals would add a node to the plan for each element.
+    """
     return F.split(F.lit(",".join(map(str, values))), ",").cast("array<int>")
 
 
 def row_hash(values: list[tuple[Column, T.DataType]]) -> Column:
-    """A hash of whole rows, whatever their types: rows of one hash are the same row twice.
+    """Return a hash of whole rows, of columns of any types.
 
     Parameters
     ----------
     values : list of (Column, DataType)
-        The columns.
+        The columns and their types.
+
+    Returns
+    -------
+    Column
+        A 64-bit hash, equal for equal rows. Values of a type in `_UNHASHABLE` are ignored, also
+        inside of arrays, maps and structs: rows that differ in nothing else have equal hashes.
     """
     parts = [_hashable(value, kind) for value, kind in values]
     return F.xxhash64(*(part for part in parts if part is not None))
 
 
-_OPAQUE = ("variant", "geometry", "geography")
-"""Names of types that Spark cannot hash. Rows that differ in nothing else count as the same."""
+_UNHASHABLE = ("variant", "geometry", "geography")
+"""The names of types that Spark cannot hash."""
 
 
 def _hashable(value: Column, kind: T.DataType) -> Column | None:
-    """`value` as something that Spark hashes: it refuses maps, at any depth."""
-    if kind.typeName() in _OPAQUE:
+    """Convert `value` to a type that Spark can hash, that is, without maps at any depth.
+
+    Returns None where nothing of the value can be hashed.
+    """
+    if kind.typeName() in _UNHASHABLE:
         return None
-    if not _needs_care(kind):
+    if not _contains_unhashable(kind):
         return value
     if isinstance(kind, T.MapType):
         fields = [T.StructField("key", kind.keyType), T.StructField("value", kind.valueType)]
         return _hashable(F.map_entries(value), T.ArrayType(T.StructType(fields)))
     if isinstance(kind, T.ArrayType):
-        return F.transform(value, lambda each: _always(_hashable(each, kind.elementType)))
+        return F.transform(value, lambda each: _or_constant(_hashable(each, kind.elementType)))
     parts = [_hashable(value.getField(each.name), each.dataType) for each in _fields(kind)]
-    return F.struct(*map(_always, parts))
+    return F.struct(*map(_or_constant, parts))
 
 
-def _always(value: Column | None) -> Column:
+def _or_constant(value: Column | None) -> Column:
     return F.lit(0) if value is None else value
 
 
-def _needs_care(kind: T.DataType) -> bool:
+def _contains_unhashable(kind: T.DataType) -> bool:
     if isinstance(kind, T.ArrayType):
-        return _needs_care(kind.elementType)
+        return _contains_unhashable(kind.elementType)
     if isinstance(kind, T.StructType):
-        return any(_needs_care(each.dataType) for each in kind.fields)
-    return isinstance(kind, T.MapType) or kind.typeName() in _OPAQUE
+        return any(_contains_unhashable(each.dataType) for each in kind.fields)
+    return isinstance(kind, T.MapType) or kind.typeName() in _UNHASHABLE
 
 
 def _fields(kind: T.DataType) -> list[T.StructField]:

@@ -1,4 +1,4 @@
-"""Temporary files of the driver or client, and errors that say where they were to be."""
+"""Temporary files on the driver or client, and errors that name the setting for their folder."""
 
 from __future__ import annotations
 
@@ -11,21 +11,26 @@ from pathlib import Path
 
 @contextlib.contextmanager
 def explained(what: str, remedy: str) -> Iterator[None]:
-    """Let a failure to write a file say what was to be written, and what to do.
+    """Add to an OSError of this block what could not be written, and a remedy.
 
     Parameters
     ----------
     what : str
-        What is written.
+        What the block writes, such as "the index".
     remedy : str
-        How another folder is chosen.
+        A sentence that says how to choose another folder.
+
+    Raises
+    ------
+    OSError
+        The error of the block, of the same subclass, with another message.
     """
     try:
         yield
     except OSError as error:
         reason = error.strerror or str(error)
         where = f" ({error.filename})" if error.filename else ""
-        # Of the same class, which goes by the number.
+        # OSError derives the subclass from the number.
         raise OSError(
             error.errno, f"{what} cannot be written to a temporary file: {reason}{where}. {remedy}"
         ) from error
@@ -33,12 +38,22 @@ def explained(what: str, remedy: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def private_folder(what: str) -> Iterator[Path]:
-    """A folder of this process for `what`, among the system's temporary ones; removed at the end.
+    """Create a temporary folder, which is deleted at the end of the block.
+
+    Parameters
+    ----------
+    what : str
+        What is written to the folder, for the error message.
+
+    Yields
+    ------
+    Path
+        The folder, readable by this user only.
 
     Raises
     ------
     OSError
-        If no such folder can be made; the message names TMPDIR.
+        If the folder cannot be created. The message names the environment variable TMPDIR.
     """
     with contextlib.ExitStack() as stack:
         with explained(what, TMPDIR_REMEDY):
@@ -47,14 +62,28 @@ def private_folder(what: str) -> Iterator[Path]:
 
 
 def private_file(folder: str) -> tuple[int, Path]:
-    """Create a file in `folder` that nobody else can read: its descriptor, and its path."""
-    # A cleaner of temporary files removes folders too.
+    """Create a file that only this user can read.
+
+    Parameters
+    ----------
+    folder : str
+        Its folder, which is created if it does not exist.
+
+    Returns
+    -------
+    descriptor : int
+        The descriptor of the file, open for reading and writing.
+    path : Path
+        The path of the file.
+    """
+    # A cleaner of temporary files may have deleted the folder.
     os.makedirs(folder, mode=0o700, exist_ok=True)
     descriptor, name = tempfile.mkstemp(prefix="knn-", suffix=".bundle", dir=folder)
     return descriptor, Path(name)
 
 
 TMPDIR_REMEDY = (
-    "Set the environment variable TMPDIR to a folder that exists, is writable and has room, and "
-    "start Python again."
+    "Set the environment variable TMPDIR to an existing, writable folder with enough free space, "
+    "and restart Python."
 )
+"""The remedy for files in the system's temporary folder."""
