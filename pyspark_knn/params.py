@@ -18,7 +18,8 @@ from pyspark_knn.converters import (
     text,
     whole,
 )
-from pyspark_knn.engine import hints
+from pyspark_knn.engine.fit.source import ItemColumn
+from pyspark_knn.engine.spark import hints
 from pyspark_knn.index.registry import algorithm_choices
 
 DTYPES = ("auto", "float32")
@@ -190,6 +191,11 @@ class HasNeighbors(CheckedParams, HasFeaturesCol):
             numProbes=None,
             numReplicas=None,
         )
+
+    def _item_columns(self) -> list[ItemColumn]:
+        """Return what every item has beside its vector, ids first."""
+        name = self.getIdCol()
+        return [] if name is None else [ItemColumn("id", "idCol", name)]
 
     def getK(self) -> int:
         """Value of k."""

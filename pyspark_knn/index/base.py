@@ -6,8 +6,9 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
+import numpy as np
+
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
     from pyspark_knn.index.distances import Metric
@@ -28,6 +29,41 @@ class Neighbors(NamedTuple):
 
     distances: NDArray[np.float64]
     positions: NDArray[np.int64]
+
+
+class Found(NamedTuple):
+    """The neighbors of a block of queries as lists that follow one another, nearest first.
+
+    The neighbors of query ``i`` are at ``offsets[i]:offsets[i + 1]``.
+
+    Attributes
+    ----------
+    offsets : ndarray of shape (n_queries + 1,), dtype int64
+        Where the neighbors of each query begin, and where the last ones end.
+    distances : ndarray of shape (n_neighbors,), dtype float64
+        In the unit of the metric; non-decreasing within a query.
+    positions : ndarray of shape (n_neighbors,), dtype int64
+        Row numbers in the item matrix; non-decreasing within a query among equal distances.
+    """
+
+    offsets: NDArray[np.int64]
+    distances: NDArray[np.float64]
+    positions: NDArray[np.int64]
+
+    @classmethod
+    def from_padded(cls, neighbors: Neighbors) -> Found:
+        """Return the same neighbors without the places that hold none."""
+        there = neighbors.positions >= 0
+        offsets = np.zeros(len(there) + 1, np.int64)
+        there.sum(axis=1).cumsum(out=offsets[1:])
+        if offsets[-1] == there.size:
+            return cls(offsets, neighbors.distances.ravel(), neighbors.positions.ravel())
+        return cls(offsets, neighbors.distances[there], neighbors.positions[there])
+
+    @property
+    def queries(self) -> NDArray[np.int64]:
+        """The query of each neighbor: ndarray of shape (n_neighbors,), dtype int64."""
+        return np.repeat(np.arange(len(self.offsets) - 1), np.diff(self.offsets))
 
 
 class Exclusion(NamedTuple):
@@ -159,6 +195,18 @@ class NeighborIndex(ABC):
     @abstractmethod
     def metric(self) -> Metric:
         """The metric of the distances."""
+
+    def search(
+        self,
+        queries: NDArray[np.floating],
+        k: int,
+        *,
+        max_distance: float | None = None,
+        exclude: Exclusion | None = None,
+    ) -> Found:
+        """Return what `kneighbors` finds, as lists without padding; takes the same parameters."""
+        found = self.kneighbors(queries, k, max_distance=max_distance, exclude=exclude)
+        return Found.from_padded(found)
 
     @abstractmethod
     def kneighbors(

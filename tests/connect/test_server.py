@@ -22,7 +22,7 @@ from pyspark.errors import PySparkException
 from sklearn.neighbors import NearestNeighbors
 
 from pyspark_knn import KNNEstimator, KNNModel, supply_package
-from pyspark_knn.engine import shipping
+from pyspark_knn.engine.ship import shipping
 from tests.support.oracle import direct_distances, nearest
 from tests.support.servers import (
     Server,
@@ -266,7 +266,7 @@ def test_a_server_that_takes_no_files_and_persists_nothing(
         # What is on the client already goes inside of the query, as far as that goes.
         taken = KNNModel.fromSklearn(NearestNeighbors(n_neighbors=K).fit(ITEMS), ids=NAMES)
         assert neighbors(taken, session) == expected()
-        assert taken.items_frame(session).count() == len(ITEMS)
+        assert taken._fitted.items_frame(session).count() == len(ITEMS)
         monkeypatch.setattr(shipping, "_INLINE_BYTES", 1 << 10)
         taken = KNNModel.fromSklearn(NearestNeighbors(n_neighbors=K).fit(ITEMS), ids=NAMES)
         with pytest.raises(ValueError, match="fit or load in this session"):

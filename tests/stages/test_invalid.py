@@ -252,7 +252,7 @@ def test_haversine_takes_two_features(spark: SparkSession) -> None:
 def test_items_that_do_not_fit_are_refused_with_their_size(
     spark: SparkSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pyspark_knn.engine.placement._available_memory", lambda: 1 << 10)
+    monkeypatch.setattr("pyspark_knn.engine.placing.available_memory", lambda: 1 << 10)
     size = r"featuresCol: 100 items of 40 dimensions in float32 take 0.00 GiB"
     for kind, why in (("double", ", and"), ("sparse", ", since sparse vectors would be stored")):
         items = frame_of(spark, np.eye(100, 40), kind=kind)

@@ -18,8 +18,8 @@ from pyspark.sql import types as T
 
 from pyspark_knn import KNNClassifier, KNNEstimator, KNNModel, KNNRegressor
 from pyspark_knn.engine import sharded
-from pyspark_knn.engine.shard_plan import numbered
-from pyspark_knn.engine.spreading import int_array, spreading_keys
+from pyspark_knn.engine.shards.plan import numbered
+from pyspark_knn.engine.spark.spreading import int_array, spreading_keys
 from tests.support.counting import counted_shards
 from tests.support.frames import answers, frame_of
 
