@@ -30,7 +30,7 @@ from pyspark_knn.engine.search.batches import TIMING_SCHEMA, Request
 from pyspark_knn.engine.search.export import read_shards
 from pyspark_knn.engine.search.in_shards import time_shards
 from pyspark_knn.engine.shards.build import PIECE_SCHEMA, ShardRequest, build_shards, split_chunks
-from pyspark_knn.engine.shards.clustering import find_cut
+from pyspark_knn.engine.shards.clustering import find_assignment
 from pyspark_knn.engine.shards.plan import ShardPlan
 from pyspark_knn.engine.shards.sizing import (
     LARGEST_SHARD,
@@ -44,8 +44,7 @@ from pyspark_knn.engine.spark import compat
 from pyspark_knn.engine.spark.caching import free_with, persisted, unpersist
 from pyspark_knn.engine.spark.memory import available_memory
 from pyspark_knn.engine.spark.spreading import int_array, spreading_keys
-from pyspark_knn.index.cells import Cells
-from pyspark_knn.index.cells import ShardAssignment as Cut
+from pyspark_knn.index.cells import Cells, ShardAssignment
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -74,7 +73,7 @@ class Sharded(Placement):
         The type of the vectors, float32 or float64.
     num_features : int
         The dimension of the vectors.
-    cut : Cut, optional
+    assignment : ShardAssignment, optional
         The cells that the shards are. Default: the shards are no cells.
     """
 
@@ -93,7 +92,7 @@ class Sharded(Placement):
         source: ItemSource,
         dtype: np.dtype[np.floating],
         num_features: int,
-        cut: Cut | None = None,
+        assignment: ShardAssignment | None = None,
     ) -> None:
         self.shards = shards
         self.num_shards = num_shards
@@ -101,7 +100,7 @@ class Sharded(Placement):
         self._fields = source.fields
         self._cores = cores
         self._nbytes = sum(shard.size for shard in shards)
-        self._cells = None if cut is None else _cells(cut, shards)
+        self._cells = None if assignment is None else _cells(assignment, shards)
         self._frame = frame
         self._dtype = dtype
         self._num_features = num_features
@@ -131,11 +130,11 @@ class Sharded(Placement):
         session = packed.frame.sparkSession
         cores = compat.parallelism(session)
         count = choose_num_shards(num_shards, packed.nbytes, packed.num_items, cores, shard_by)
-        cut = None
+        assignment = None
         if shard_by == "kmeans":
             most = LARGEST_SHARD * packed.num_items // packed.nbytes
-            cut = find_cut(packed, count, most, spec.metric)
-            count = int(cut.ways.sum())
+            assignment = find_assignment(packed, count, most, spec.metric)
+            count = int(assignment.ways.sum())
         source = packed.source
         request = ShardRequest(
             dim=packed.num_features,
@@ -145,7 +144,7 @@ class Sharded(Placement):
             named=bool(source.sort_by),
             chunks=_chunk_table(packed),
             spec=spec,
-            cut=cut,
+            assignment=assignment,
         )
         split = guarded(functools.partial(split_chunks, request))
         build = guarded(functools.partial(build_shards, request))
@@ -176,7 +175,7 @@ class Sharded(Placement):
             source=source,
             dtype=packed.dtype,
             num_features=packed.num_features,
-            cut=cut,
+            assignment=assignment,
         )
 
     @property
@@ -318,10 +317,10 @@ def _check_memory(needed: int) -> None:
         )
 
 
-def _cells(cut: Cut, shards: list[Shard]) -> Cells:
+def _cells(assignment: ShardAssignment, shards: list[Shard]) -> Cells:
     numbers = np.array([shard.shard for shard in shards])
     radii = np.array([shard.radius for shard in shards], np.float64)
-    return Cells(numbers, cut.shard_centers()[numbers], radii, cut.metric)
+    return Cells(numbers, assignment.shard_centers()[numbers], radii, assignment.metric)
 
 
 def _chunk_table(packed: PackedItems) -> NDArray[np.int64]:

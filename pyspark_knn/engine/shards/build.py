@@ -30,7 +30,7 @@ from pyspark_knn.engine.ship.shard_rows import Shard, shard_rows
 from pyspark_knn.engine.spark.arrow import one_row, rows_of, stream_of
 from pyspark_knn.index.auto import build_index
 from pyspark_knn.index.base import IndexSpec
-from pyspark_knn.index.cells import ShardAssignment as Cut
+from pyspark_knn.index.cells import ShardAssignment
 
 PIECE_SCHEMA = pa.schema(
     [
@@ -43,7 +43,7 @@ PIECE_SCHEMA = pa.schema(
 """Items of one chunk that belong to one shard: their vectors, whose values are of type `dtype`, and
 their columns, an Arrow stream."""
 
-_CHANGED = CHANGED.format(what="other rows were cut into shards than had been counted before")
+_CHANGED = CHANGED.format(what="the rows divided into shards differ from those counted before")
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class ShardRequest:
         Partition, chunk, position of the first item, number of items and content of each chunk.
     spec : IndexSpec
         The index to build.
-    cut : Cut or None
+    assignment : ShardAssignment or None
         The cells that the shards are; None assigns items to shards by a hash of their ids.
     """
 
@@ -77,7 +77,7 @@ class ShardRequest:
     named: bool
     chunks: NDArray[np.int64]
     spec: IndexSpec
-    cut: Cut | None = None
+    assignment: ShardAssignment | None = None
 
 
 # --- chunks -> pieces -----------------------------------------------------------------------------
@@ -145,10 +145,10 @@ def _pieces(
     for first, matrix in unpack(chunk, request.dim):
         part = columns.slice(first, len(matrix))
         hashes = spread(part["id"])
-        if request.cut is None:
+        if request.assignment is None:
             shards = hashes % np.uint64(request.num_shards)
         else:
-            shards = request.cut.shards(matrix, hashes)
+            shards = request.assignment.shards(matrix, hashes)
         order = np.argsort(shards, kind="stable")
         found, firsts = np.unique(shards[order], return_index=True)
         for shard, rows in zip(found.tolist(), np.split(order, firsts[1:]), strict=True):
@@ -219,7 +219,7 @@ def _shard(
     items = Items.from_table(table)
     index, reason = build_index(matrix, request.spec)
     digest = _digest(table, matrix)
-    radius = None if request.cut is None else request.cut.radius(number, matrix)
+    radius = None if request.assignment is None else request.assignment.radius(number, matrix)
     converts = request.spec.metric.converts(matrix)
     del table, matrix
     file = io.BytesIO()

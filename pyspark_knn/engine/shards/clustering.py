@@ -15,7 +15,7 @@ from pyspark_knn.engine.shards.sampling import count_cells, sample_items
 from pyspark_knn.engine.ship.guard import guarded
 from pyspark_knn.engine.spark import compat
 from pyspark_knn.engine.spark.caching import persist, unpersist
-from pyspark_knn.index.cells import ShardAssignment as Cut
+from pyspark_knn.index.cells import ShardAssignment
 from pyspark_knn.index.distances import Metric
 
 _SAMPLED = 256
@@ -31,7 +31,9 @@ _SEED = 17
 """The seed of KMeans."""
 
 
-def find_cut(packed: PackedItems, num_cells: int, most_rows: int, metric: Metric) -> Cut:
+def find_assignment(
+    packed: PackedItems, num_cells: int, most_rows: int, metric: Metric
+) -> ShardAssignment:
     """Find cells, and divide the large ones; the driver gets centres and counts.
 
     Parameters
@@ -58,17 +60,17 @@ def find_cut(packed: PackedItems, num_cells: int, most_rows: int, metric: Metric
     finally:
         unpersist(vectors)
     whole = np.ones(len(centers), np.int64)
-    counts = _counts(packed, Cut(centers, np.cumsum(whole) - whole, whole, metric))
+    counts = _counts(packed, ShardAssignment(centers, np.cumsum(whole) - whole, whole, metric))
     most = min(most_rows, max(1, _LARGE * packed.num_items // len(centers)))
     ways = np.maximum(1, -(-counts // most))
-    return Cut(centers, np.cumsum(ways) - ways, ways, metric)
+    return ShardAssignment(centers, np.cumsum(ways) - ways, ways, metric)
 
 
-def _counts(packed: PackedItems, cut: Cut) -> NDArray[np.int64]:
+def _counts(packed: PackedItems, assignment: ShardAssignment) -> NDArray[np.int64]:
     """Return the number of items in each cell."""
-    count = guarded(functools.partial(count_cells, packed.num_features, cut))
+    count = guarded(functools.partial(count_cells, packed.num_features, assignment))
     rows = packed.frame.mapInArrow(count, "cell long, rows long").groupBy("cell").sum("rows")
-    counts = np.zeros(len(cut.centers), np.int64)
+    counts = np.zeros(len(assignment.centers), np.int64)
     with compat.described(packed.frame.sparkSession, "pyspark_knn: count the items of cells"):
         for cell, items in rows.collect():
             counts[cell] = items

@@ -131,7 +131,7 @@ class ShardPlan:
         return self._addressed(every, F.size("route"), F.lit(0)).drop("route")
 
     def _addressed(self, copies: DataFrame, sent: Column, carrier: Column) -> DataFrame:
-        """Add the task that searches a copy, its part number and, to the carrier, the other columns.
+        """Add the task of each copy, its part number and, to the carrier, the other columns.
 
         The other columns of a query come with the number of its copies.
         """

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from pyspark_knn.engine.fit.chunks import unpack
 from pyspark_knn.engine.spark.arrow import list_rows, rows_of
-from pyspark_knn.index.cells import ShardAssignment as Cut
+from pyspark_knn.index.cells import ShardAssignment
 
 
 def sample_items(
@@ -38,10 +38,12 @@ def sample_items(
         yield pa.RecordBatch.from_arrays([list_rows(few)], names=["features"])
 
 
-def count_cells(dim: int, cut: Cut, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+def count_cells(
+    dim: int, assignment: ShardAssignment, batches: Iterator[pa.RecordBatch]
+) -> Iterator[pa.RecordBatch]:
     """Yield how many items of packed chunks are in each cell, in columns "cell" and "rows"."""
     for _, matrix in _chunks(dim, batches):
-        cells, counts = np.unique(cut.cells(matrix), return_counts=True)
+        cells, counts = np.unique(assignment.cells(matrix), return_counts=True)
         yield pa.RecordBatch.from_pydict({"cell": cells, "rows": counts})
 
 
