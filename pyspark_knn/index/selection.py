@@ -96,12 +96,26 @@ class NearestSoFar:
         self.positions[rows] = _NOBODY
 
     def replace(self, rows: NDArray[np.int64], found: Neighbors) -> None:
-        """Set the answers of some queries."""
+        """Set the neighbors of some queries.
+
+        Parameters
+        ----------
+        rows : ndarray of shape (n_rows,), dtype int64
+            Row numbers of the queries.
+        found : Neighbors
+            Their neighbors.
+        """
         self.distances[rows] = found.distances
         self.positions[rows] = np.where(found.positions < 0, _NOBODY, found.positions)
 
     def neighbors(self) -> Neighbors:
-        """Hand out the answer; the object is spent."""
+        """Return the neighbors; they share the arrays of this object, so it cannot be used again.
+
+        Returns
+        -------
+        Neighbors
+            The neighbors of all queries.
+        """
         nobody = self.positions == _NOBODY
         self.positions[nobody] = -1
         return Neighbors(self.distances, self.positions)
@@ -125,8 +139,8 @@ def _nearest_first(
     """Return the order that sorts pairs by row, then distance, then position."""
     order = np.argsort(distances)
     order = order[by_row(rows[order])]
-    again, figures = rows[order], distances[order]
-    if ((again[1:] == again[:-1]) & (figures[1:] == figures[:-1])).any():
+    row, distance = rows[order], distances[order]
+    if ((row[1:] == row[:-1]) & (distance[1:] == distance[:-1])).any():
         # Only with ties, which are rare: sorting by all three takes several times as long.
         return np.lexsort((positions, distances, rows))
     return order
@@ -184,16 +198,22 @@ def search_in_blocks(
     exclude: Exclusion | None,
     step: int,
 ) -> Neighbors:
-    """Search `step` queries at a time: their answers, one below the other.
+    """Search the queries block by block.
 
     Parameters
     ----------
     search : callable
-        Takes a block of queries, k, the largest distance and the exclusions of the block.
+        Searches a block. It is called with the queries of the block, k, the largest distance and
+        the exclusion of the block.
     queries, k, max_distance, exclude
         See `NeighborIndex.kneighbors`.
     step : int
-        Queries in a block, at least 1.
+        The number of queries in a block, at least 1.
+
+    Returns
+    -------
+    Neighbors
+        The neighbors of all queries, in their order.
     """
     found = [
         search(
