@@ -1,5 +1,5 @@
-# make demo and make test do all the set-up themselves: .venv, packages, Java.
-# PYTHON=/path/to/python3 picks the Python of .venv; ARGS="-k join" goes to pytest.
+# make demo and make test set everything up themselves: .venv, packages, Java.
+# PYTHON=/path/to/python3 selects the Python of .venv; ARGS="-k join" is passed to pytest.
 
 SHELL := /bin/bash
 , := ,
@@ -13,65 +13,65 @@ PY := $(VENV)/bin/python
 PIP := $(PY) -m pip install --quiet --disable-pip-version-check --use-pep517
 REQUIREMENTS := setup.py requirements.txt
 STAGES := tests/stages tests/contract
-# What does not count searches of a replicated index, or say for itself where it goes.
+# Only tests that neither count the searches of a replicated index nor set a placement themselves.
 SHARDED := $(addprefix tests/stages/test_,search.py classification.py regression.py ids.py invalid.py join.py)
 ARGS :=
 
-# Another Spark or another Python in the environment must not get between ours.
+# Settings of another Spark or Python in the environment must not affect ours.
 unexport SPARK_HOME PYTHONPATH PYSPARK_DRIVER_PYTHON PYSPARK_PYTHON
-# In a recipe, so that Java is looked for (and installed) only where it is used.
+# Part of a recipe, so that Java is searched for (and installed) only where it is used.
 WITH_JAVA = JAVA_HOME="$$(.ci/java_home)" && export JAVA_HOME &&
 
 .PHONY: help demo test test-connect test-sharded test-oldest test-spark test-matrix check format bench docs build clean
 
-help:  ## say what there is
+help:  ## list the targets
 	@echo "usage: make TARGET"
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: $(VENV)/.test  ## run the example on real data (sets everything up the first time)
+demo: $(VENV)/.test  ## run the quickstart on real data (sets everything up the first time)
 	@$(WITH_JAVA) $(PY) examples/quickstart.py
 
-test: $(VENV)/.test  ## run all tests, or some: make test ARGS="-k join"
+test: $(VENV)/.test  ## run all tests, or a part: make test ARGS="-k join"
 	@$(WITH_JAVA) .ci/test $(PY) $(ARGS)
 
-test-connect: $(VENV)/.test  ## what every stage must do, on a Spark Connect server
+test-connect: $(VENV)/.test  ## run the tests of the stages on a Spark Connect server
 	@$(WITH_JAVA) .ci/test $(PY) $(STAGES) --spark=connect $(ARGS)
 
-test-sharded: $(VENV)/.test  ## search, classification and regression, with every index in shards
+test-sharded: $(VENV)/.test  ## run the tests of search, classification and regression with every index sharded
 	@$(WITH_JAVA) .ci/test $(PY) $(SHARDED) --sharded $(ARGS)
 
-test-oldest: $(OLDEST)/.test  ## the tests with the oldest packages that are supported (Python 3.10 or 3.11)
+test-oldest: $(OLDEST)/.test  ## run the tests with the oldest supported packages (requires Python 3.10 or 3.11)
 	@export JAVA_MAXIMUM=17; $(WITH_JAVA) .ci/test $(OLDEST)/bin/python $(ARGS)
 
-test-spark: $(OTHER)/.test  ## what every stage must do, on another Spark: make test-spark SPARK=4.1
+test-spark: $(OTHER)/.test  ## run the tests of the stages on another Spark: make test-spark SPARK=4.1
 	@export JAVA_MAXIMUM=17; $(WITH_JAVA) .ci/test $(OTHER)/bin/python $(STAGES) $(ARGS)
 
-test-matrix: $(VENV)/.test  ## what every stage must do, on the oldest and the newest Spark, classic and Connect
+test-matrix: $(VENV)/.test  ## run the tests of the stages on the oldest and newest Spark, classic and Connect
 	@$(MAKE) --no-print-directory test-oldest ARGS="$(STAGES) $(ARGS)"
 	@$(WITH_JAVA) .ci/test $(PY) $(STAGES) $(ARGS)
 	@$(MAKE) --no-print-directory test-connect
 
-check: $(VENV)/.dev  ## lint, format and types
+check: $(VENV)/.dev  ## check lint, format and types
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
 
-format: $(VENV)/.dev  ## mend what ruff can mend
+format: $(VENV)/.dev  ## format, and fix what ruff can fix
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
 
-bench: $(VENV)/.bench  ## measure, and print the figures
+bench: $(VENV)/.bench  ## run all benchmarks and print the results
 	@$(WITH_JAVA) for each in $(filter-out benchmarks/_%,$(wildcard benchmarks/*.py)); do $(PY) "$$each" $(ARGS) || exit; done
 
 docs: $(VENV)/.dev  ## write the API pages to build/docs
 	$(PY) -m pdoc --docformat numpy --output-directory build/docs pyspark_knn
 
-build: $(VENV)/.dev  ## build the sdist and the wheel in dist/, and check them
+build: $(VENV)/.dev  ## build and check the sdist and the wheel in dist/
 	rm -rf dist
 	$(PY) -m build --quiet
 	$(PY) -m twine check --strict dist/*
 
-clean:  ## remove what make made, .venv too
+clean:  ## remove everything that make created, including .venv
 	rm -rf $(VENV) $(OLDEST) .venv-spark-* build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	rm -rf spark-warehouse metastore_db derby.log artifacts
 	find . -name __pycache__ -prune -exec rm -rf {} +
@@ -81,9 +81,9 @@ $(VENV)/.test: $(REQUIREMENTS) | $(VENV)/bin/python
 	@$(PIP) --editable '.[connect,test]'
 	@touch $@
 
-# FAISS, joblibspark and real data to compare with.
+# Includes FAISS, joblibspark and real data for comparison.
 $(VENV)/.bench: $(REQUIREMENTS) | $(VENV)/bin/python
-	@echo "Installing the packages of the benchmarks (once)."
+	@echo "Installing the benchmark packages (once)."
 	@$(PIP) --editable '.[bench,connect,test]'
 	@touch $@
 
@@ -94,7 +94,7 @@ $(OLDEST)/.test: $(REQUIREMENTS) .ci/oldest.txt
 		--constraint .ci/oldest.txt --editable '.[spark,test]'
 	@touch $@
 
-# MLlib came to Spark Connect with 4.0; what Spark 3.5 asks for there does not go with our packages.
+# MLlib supports Spark Connect from 4.0 on; the packages that Spark 3.5 requires for it conflict with ours.
 $(OTHER)/.test: $(REQUIREMENTS)
 	@.ci/make_venv $(OTHER)
 	@echo "Installing Spark $(SPARK) (once)."
@@ -103,7 +103,7 @@ $(OTHER)/.test: $(REQUIREMENTS)
 	@touch $@
 
 $(VENV)/.dev: $(REQUIREMENTS) | $(VENV)/bin/python
-	@echo "Installing the developers' packages (once)."
+	@echo "Installing the development packages (once)."
 	@$(PIP) --editable '.[spark,dev]'
 	@touch $@
 

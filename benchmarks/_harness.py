@@ -1,4 +1,4 @@
-"""What the benchmarks on Spark share: data made on the executors, turns, medians, a table."""
+"""Shared functions of the Spark benchmarks: generating data, taking turns, medians, tables."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ import pyarrow as pa
 from pyspark.ml.functions import array_to_vector
 from pyspark.sql import DataFrame, SparkSession
 
-# Workers run this interpreter, whatever python3 is on PATH. Before any JVM starts.
+# Workers must run this interpreter, not any python3 on PATH. Set before a JVM starts.
 os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
 
 
 def start(master: str = "local[2]", **settings: str) -> SparkSession:
-    """Start Spark; settings are written with `__` for each dot."""
+    """Start Spark; in the names of settings, `__` stands for a dot."""
     builder = (
         SparkSession.builder.master(master)
         .appName("pyspark_knn benchmark")
@@ -40,7 +40,7 @@ def start(master: str = "local[2]", **settings: str) -> SparkSession:
 def vectors(
     spark: SparkSession, rows: int, dim: int, *, seed: int = 0, partitions: int = 4
 ) -> DataFrame:
-    """`rows` vectors of independent normal figures: id, and features as an array of float."""
+    """Return a persisted DataFrame of `rows` ids and vectors (arrays of normal floats)."""
 
     def make(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for batch in batches:
@@ -62,14 +62,14 @@ def vectors(
 
 
 def as_mllib(frame: DataFrame) -> DataFrame:
-    """The same rows with MLlib vectors."""
+    """Return the same rows with MLlib vectors, persisted."""
     mllib = frame.withColumn("features", array_to_vector("features")).persist()
     mllib.count()
     return mllib
 
 
 def matrix_of(frame: DataFrame) -> np.ndarray:
-    """The vectors on the driver, in the order of the ids."""
+    """Collect the vectors to the driver as float32, in the order of the ids."""
     rows = frame.orderBy("id").toPandas()
     return np.stack(rows["features"].to_numpy()).astype(np.float32)
 
@@ -77,14 +77,14 @@ def matrix_of(frame: DataFrame) -> np.ndarray:
 def take_turns(
     contestants: Mapping[str, Callable[[], Any]], rounds: int, *, warm: bool = True
 ) -> tuple[dict[str, list[float]], dict[str, Any]]:
-    """Run all in turn, several times: other work on the machine then slows all of them alike.
+    """Run all contestants in turns, so that other work on the machine slows all of them equally.
 
     Returns
     -------
     seconds : dict
-        Name -> wall time of each round.
+        Name -> wall time of each round, in seconds.
     results : dict
-        Name -> what the last run returned.
+        Name -> return value of the last run.
     """
     seconds: dict[str, list[float]] = {name: [] for name in contestants}
     results: dict[str, Any] = {}
@@ -98,12 +98,12 @@ def take_turns(
 
 
 def consume(frame: DataFrame) -> None:
-    """Compute all of it, and move nothing to the driver."""
+    """Compute the whole DataFrame without collecting any row to the driver."""
     frame.write.format("noop").mode("overwrite").save()
 
 
 def processes_below(pid: int) -> dict[int, bytes]:
-    """The command lines of all processes that `pid` started, and theirs, by number (Linux)."""
+    """Return pid -> command line of all direct and indirect child processes of `pid` (Linux)."""
     parents, commands = {}, {}
     for folder in Path("/proc").iterdir():
         if folder.name.isdigit():
@@ -111,7 +111,7 @@ def processes_below(pid: int) -> dict[int, bytes]:
                 status = (folder / "status").read_text()
                 commands[int(folder.name)] = (folder / "cmdline").read_bytes()
             except OSError:
-                continue  # it has just ended
+                continue  # the process has just ended
             parents[int(folder.name)] = int(status.split("PPid:")[1].split()[0])
     found, grew = {pid}, True
     while grew:
@@ -122,17 +122,17 @@ def processes_below(pid: int) -> dict[int, bytes]:
 
 
 def ratio(slow: Sequence[float], fast: Sequence[float]) -> float:
-    """The median of the ratios round by round."""
+    """Return the median of the ratios of each round."""
     return statistics.median(a / b for a, b in zip(slow, fast, strict=True))
 
 
 def median(values: Iterable[float]) -> float:
-    """The median."""
+    """Return the median."""
     return statistics.median(values)
 
 
 def medians(contestants: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
-    """The median seconds of each, in turns; the first ones count too."""
+    """Return the median seconds of each contestant, in turns and including the first round."""
     seconds, _ = take_turns(contestants, rounds, warm=False)
     return {name: median(times) for name, times in seconds.items()}
 
@@ -148,6 +148,6 @@ def show(title: str, headers: Sequence[str], rows: Iterable[Sequence[object]]) -
 
 
 def check(condition: bool, what: str) -> None:
-    """Stop the benchmark at a wrong answer: its figures would mean nothing."""
+    """Stop the benchmark after a wrong answer, since its times would be meaningless."""
     if not condition:
         raise SystemExit(f"wrong answer: {what}")

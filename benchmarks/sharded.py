@@ -1,8 +1,8 @@
-"""Sharded placement in figures: against replicated, memory of the driver, cells, and fit.
+"""Measure sharded placement: search and fit against replicated, driver memory, and cells.
 
-python benchmarks/sharded.py [--scale 0.1] [--only search,memory,cells,fit,busy]
+    python benchmarks/sharded.py [--scale 0.1] [--only search,memory,cells,fit,busy]
 
-Times are medians of interleaved runs in one process, so that only their ratios mean much.
+Times are medians of interleaved runs in one process: compare ratios rather than seconds.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ MEMORY_SIZES = (100_000, 500_000, 2_000_000)
 
 
 def unit(*what: Any) -> Any:
-    """A number from -1 to 1 that depends on `what`, and on nothing else."""
+    """Return a column of numbers from -1 to 1 that depend only on the columns `what`."""
     return F.xxhash64(*what) / F.lit(2.0**63)
 
 
 def uniform(spark: SparkSession, rows: int, dim: int, seed: int) -> DataFrame:
-    """Ids and uniform vectors."""
+    """Return ids and uniformly distributed vectors."""
     places = F.sequence(F.lit(1), F.lit(dim))
     value = F.transform(places, lambda i: unit(F.col("id"), i, F.lit(seed)).cast("float"))
     return spark.range(0, rows, 1, 8).select("id", value.alias("features"))
@@ -43,7 +43,7 @@ def uniform(spark: SparkSession, rows: int, dim: int, seed: int) -> DataFrame:
 def clustered(
     spark: SparkSession, rows: int, dim: int, seed: int, clusters: int = 200
 ) -> DataFrame:
-    """Ids and vectors in clusters, which all seeds share."""
+    """Return ids and vectors in clusters, which are the same for all seeds."""
     places = F.sequence(F.lit(1), F.lit(dim))
     cluster = F.pmod(F.xxhash64(F.col("id"), F.lit(seed)), F.lit(clusters))
 
@@ -55,20 +55,20 @@ def clustered(
 
 
 def stored(frame: DataFrame) -> DataFrame:
-    """`frame`, computed."""
+    """Persist and compute `frame`."""
     frame = frame.persist()
     frame.count()
     return frame
 
 
 def search(scale: float) -> None:
-    """The search of a sharded index against that of a replicated one."""
+    """Time the search of a sharded index against that of a replicated index."""
     spark = start(spark__driver__memory="6g")
     n, q = int(500_000 * scale), int(20_000 * scale)
     items, queries = stored(uniform(spark, n, 64, 1)), stored(uniform(spark, q, 64, 2))
     one = KNNEstimator(k=10, idCol="id", placement="replicated").fit(items)
     cut = KNNEstimator(k=10, idCol="id", placement="sharded", numShards=8).fit(items)
-    consume(one.transform(queries.limit(10)))  # ships the index
+    consume(one.transform(queries.limit(10)))  # ships the index to the workers
     taken = medians(
         {
             "replicated": lambda: consume(one.transform(queries)),
@@ -84,7 +84,7 @@ def search(scale: float) -> None:
 
 
 def cells(scale: float) -> None:
-    """Cells against hash shards, exact and approximate."""
+    """Time cells against hash shards, exact and approximate, and print the recall."""
     spark = start(spark__driver__memory="6g")
     n, q = int(2_000_000 * scale), int(100_000 * scale)
     items, queries = stored(clustered(spark, n, 8, 1)), stored(clustered(spark, q, 8, 9))
@@ -115,7 +115,7 @@ def cells(scale: float) -> None:
 
 
 def fit(scale: float) -> None:
-    """Both fits."""
+    """Time a replicated and a sharded fit."""
     spark = start(spark__driver__memory="6g")
     n = int(2_000_000 * scale)
     items = stored(uniform(spark, n, 64, 1))
@@ -137,7 +137,7 @@ def fit(scale: float) -> None:
 
 
 def busy(scale: float) -> None:
-    """Who works during a fit: the driver or the executors."""
+    """Measure the CPU time of the driver and of the executors during a fit."""
     n = int(2_000_000 * scale)
     print(f"busy: fit of {n:,} x 64 items, two executors of one core; CPU seconds")
     for placement in ("replicated", "sharded"):
@@ -160,7 +160,7 @@ def busy(scale: float) -> None:
 
 
 def _cpu_seconds() -> dict[int, float]:
-    """CPU time of this process, and of all below it, so far."""
+    """Return pid -> CPU seconds so far, of this process and all its child processes."""
     spent = {}
     for pid in (os.getpid(), *processes_below(os.getpid())):
         with contextlib.suppress(FileNotFoundError):
@@ -170,7 +170,7 @@ def _cpu_seconds() -> dict[int, float]:
 
 
 def memory(scale: float) -> None:
-    """What the driver takes, for more and more items."""
+    """Measure the peak memory of the driver for increasing numbers of items."""
     print("memory: peak of the driver (Python and JVM), 64 dimensions, two executors")
     for size in MEMORY_SIZES:
         out = subprocess.run(
@@ -186,7 +186,7 @@ def memory(scale: float) -> None:
 
 
 def memory_of(rows: int) -> None:
-    """Fit and search on executors of their own, and print this driver's peaks."""
+    """Fit and search with separate executors, and print the peak memory of this driver."""
     spark = start("local-cluster[2,1,3072]", spark__driver__memory="512m")
     model = KNNEstimator(k=10, idCol="id", placement="sharded").fit(uniform(spark, rows, 64, 1))
     consume(model.transform(uniform(spark, 500, 64, 2)))
@@ -197,17 +197,19 @@ def memory_of(rows: int) -> None:
 
 
 def _peak(pid: int) -> float:
-    """The most memory that a process ever held, in MiB (Linux)."""
+    """Return the peak resident memory of a process in MiB (Linux)."""
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")) / 1024
 
 
 def main() -> None:
-    """Run what is asked for."""
+    """Run the selected parts."""
     parts = {"search": search, "memory": memory, "cells": cells, "fit": fit, "busy": busy}
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--scale", type=float, default=1.0, help="of items and queries")
-    parser.add_argument("--only", default=",".join(parts), help="parts, with commas between")
+    parser.add_argument(
+        "--scale", type=float, default=1.0, help="factor for the numbers of items and queries"
+    )
+    parser.add_argument("--only", default=",".join(parts), help="parts to run, separated by commas")
     parser.add_argument("--memory-of", type=int, help=argparse.SUPPRESS)
     given = parser.parse_args()
     warnings.simplefilter("ignore")

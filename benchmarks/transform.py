@@ -1,8 +1,9 @@
-"""Times a search from end to end on Spark against what else a user could do, and checks it.
+"""Time a whole search on Spark against alternatives, and check the answers.
 
     python benchmarks/transform.py [--items 100000] [--queries 20000] [--dim 64] [--rounds 3]
 
-Slow contestants get fewer queries; figures are queries per second.
+Slow contestants get fewer queries; results are in queries per second. "The recipe" is the usual
+alternative: scikit-learn's index in a broadcast.
 """
 
 from __future__ import annotations
@@ -47,23 +48,23 @@ OURS, OURS_MANY = "pyspark_knn", "pyspark_knn, 4 times the queries"
 Ids = np.ndarray
 
 
-# --- the contestants: each returns the ids of the neighbours, in the order of the queries ---------
+# --- contestants: each returns the ids of the neighbors, in the order of the queries --------------
 
 
 def ours(model: Any, queries: DataFrame) -> Ids:
-    """The model of this library."""
+    """Search with the model of this library."""
     rows = model.transform(queries).select("id", "neighbors").toPandas().sort_values("id")
     return np.stack(rows["neighbors"].to_numpy())
 
 
 def row_by_row(shared: Any, queries: DataFrame) -> Ids:
-    """The recipe as it is passed on: a broadcast index, and a map over the rows."""
+    """Search with the recipe in its usual form: a broadcast index and a map over the rows."""
     found = queries.rdd.map(lambda row: (row.id, shared.value.kneighbors([row.features])[1][0]))
     return np.stack([ids for _, ids in sorted(found.collect(), key=lambda pair: pair[0])])
 
 
 def in_blocks(shared: Any, queries: DataFrame) -> Ids:
-    """The recipe, written with care: mapInPandas, a block of queries at a time."""
+    """Search with an optimized form of the recipe: mapInPandas, one block of queries at a time."""
 
     def search(batches: Iterator[pd.DataFrame]) -> Iterator[pd.DataFrame]:
         with threadpool_limits(limits=1):
@@ -80,7 +81,7 @@ def in_blocks(shared: Any, queries: DataFrame) -> Ids:
 
 
 def nearest_by_join(items: DataFrame, queries: DataFrame) -> Ids:
-    """Spark's own join (4.2 and later)."""
+    """Search with Spark's own join (4.2 and later)."""
     right = items.select(F.col("id").alias("item"), F.col("features").alias("vector"))
     distance = F.call_function("vector_l2_distance", F.col("features"), F.col("vector"))
     join = queries.nearestByJoin(right, distance, K, mode="exact", direction="distance")
@@ -89,14 +90,14 @@ def nearest_by_join(items: DataFrame, queries: DataFrame) -> Ids:
 
 
 def lsh(model: Any, items: DataFrame, queries: DataFrame) -> Ids:
-    """MLlib's LSH: one call a query."""
+    """Search with MLlib's LSH, with one call per query."""
     keys = [row.features for row in queries.orderBy("id").collect()]
     found = [model.approxNearestNeighbors(items, key, K).select("id").collect() for key in keys]
     return np.array([[row.id for row in rows] + [-1] * (K - len(rows)) for rows in found])
 
 
 def joblib_spark(fitted: Any, block: np.ndarray) -> Ids:
-    """Joblib's backend on Spark: a task for each part of the queries."""
+    """Search with joblib's Spark backend, with one task for each part of the queries."""
     from joblib import Parallel, delayed, parallel_backend
 
     parts = np.array_split(block, 4)
@@ -115,7 +116,7 @@ def _plain_search(fitted: Any, block: np.ndarray) -> Ids:
 
 
 def against_the_others(spark: SparkSession, options: argparse.Namespace) -> None:
-    """Queries per second, and whether the answers are those of the others."""
+    """Compare queries per second and answers with those of the alternatives."""
     items = vectors(spark, options.items, options.dim, seed=1)
     queries = vectors(spark, options.queries, options.dim, seed=2)
     few, fewest = queries.where(f"id < {FEW}"), queries.where(f"id < {FEWEST}")
@@ -127,12 +128,15 @@ def against_the_others(spark: SparkSession, options: argparse.Namespace) -> None
     contestants: dict[str, tuple[int, Callable[[], Ids]]] = {
         OURS: (options.queries, lambda: ours(model, queries)),
         OURS_MANY: (4 * options.queries, lambda: ours(model, many)),
-        "the recipe in blocks (mapInPandas)": (options.queries, lambda: in_blocks(shared, queries)),
+        "the recipe in blocks (`mapInPandas`)": (
+            options.queries,
+            lambda: in_blocks(shared, queries),
+        ),
         "scikit-learn alone, all cores": (
             options.queries,
             lambda: fitted.kneighbors(block, return_distance=False),
         ),
-        "the recipe row by row (rdd.map)": (FEW, lambda: row_by_row(shared, few)),
+        "the recipe row by row (`rdd.map`)": (FEW, lambda: row_by_row(shared, few)),
     }
     if hasattr(items, "nearestByJoin"):
         contestants["Spark's nearestByJoin"] = (FEWEST, lambda: nearest_by_join(items, fewest))
@@ -171,16 +175,16 @@ def against_the_others(spark: SparkSession, options: argparse.Namespace) -> None
                 f"{recall:.4f}",
             ]
         )
-        check(name.startswith("MLlib") or recall > 0.999, name)
+        check(name.startswith("MLlib") or recall > 0.999, f"neighbors of {name} differ")
     show(
         f"{options.items:,} x {options.dim} items, k={K}, local[2]",
         [
-            "way",
+            "contestant",
             "queries",
-            "queries a second",
-            "ours is faster by",
+            "queries per second",
+            "pyspark_knn is faster by",
             "with 4 times the queries",
-            "same neighbours",
+            "same neighbors",
         ],
         rows,
     )
@@ -188,7 +192,7 @@ def against_the_others(spark: SparkSession, options: argparse.Namespace) -> None
 
 
 def overhead(spark: SparkSession, options: argparse.Namespace) -> None:
-    """What Spark adds to the search itself, on the same cores."""
+    """Measure the overhead of Spark over the search itself, on the same cores."""
     items = vectors(spark, options.items, options.dim, seed=1)
     model = KNNEstimator(k=K, idCol="id").fit(items)
     index = model._fitted.searchable.index
@@ -212,7 +216,7 @@ def overhead(spark: SparkSession, options: argparse.Namespace) -> None:
             ]
         )
     show(
-        "transform against the same index in one plain process a core",
+        "transform against the same index in one plain process per core",
         ["queries", "transform, s", "plain processes, s", "ratio"],
         rows,
     )
@@ -230,13 +234,13 @@ def _one_process_a_core(index: Any, parts: list[np.ndarray]) -> None:
 
 def _search_part(index: Any, part: np.ndarray) -> None:
     with threadpool_limits(limits=1):
-        # As many at a time as Spark puts into a batch.
+        # The number of rows that Spark puts into a batch.
         for begin in range(0, len(part), 10_000):
             index.kneighbors(part[begin : begin + 10_000], K)
 
 
 def growth(spark: SparkSession, options: argparse.Namespace) -> None:
-    """Twice and four times the queries, and the items."""
+    """Time transform with once, twice and four times the queries, and likewise the items."""
     rows = []
     for what in ("queries", "items"):
         first = None
@@ -254,7 +258,7 @@ def growth(spark: SparkSession, options: argparse.Namespace) -> None:
             rows.append([what, f"x{times}", f"{took:.2f}", f"{took / first:.2f}"])
             items.unpersist()
             queries.unpersist()
-    show("Growth of transform", ["more", "", "seconds (median)", "against x1"], rows)
+    show("Growth of transform", ["growing", "by", "seconds (median)", "relative to x1"], rows)
 
 
 def main() -> None:

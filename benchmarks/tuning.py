@@ -1,15 +1,16 @@
-"""What grid search costs: rows searched, and wall time against the plain ways, as a Markdown table.
+"""Measure grid search: rows searched, and wall time with and without sharing.
 
     python benchmarks/tuning.py [--rows 40000] [--features 64] [--rounds 3]
 
-- Rows searched: CrossValidator of 3 folds and 16 values of k, counted in the workers; around the
-  estimator and around a whole Pipeline.
-- Wall time: the same against candidates that share nothing, which is what plain
-  `pyspark.ml.Pipeline` comes to. That one is measured with fewer values of k and scaled up, since
+- Rows searched, counted in the workers, for a CrossValidator with 3 folds and 16 values of k, with
+  the estimator alone and with a whole Pipeline.
+- Wall time of the same, against candidates that share nothing ("plain"), as in a plain
+  `pyspark.ml.Pipeline`. The plain time is measured with fewer values of k and extrapolated, since
   each of its candidates costs the same.
-- The classifier's transform against the search alone.
+- Wall time of the classifier's transform against the search alone.
 
-All times are medians of interleaved rounds in one session: ratios mean something, seconds little.
+The tables are in Markdown. All times are medians of interleaved rounds in one session: compare
+ratios rather than seconds.
 """
 
 from __future__ import annotations
@@ -38,25 +39,25 @@ from tests.support.counting import AllSearches
 FOLDS = 3
 NEIGHBORS = list(range(1, 32, 2))
 PLAIN = 2
-"""Candidates of the plain way that are really run."""
+"""Number of plain candidates that are measured."""
 
 
 class Alone(KNNClassifier):
-    """Fits each candidate by itself, as an estimator without a fitMultiple of its own does."""
+    """A classifier that fits each candidate separately, without sharing in fitMultiple."""
 
     def fitMultiple(self, dataset: DataFrame, paramMaps: Any) -> Any:
-        """Fit one after the other."""
+        """Fit one candidate after the other."""
         return ((i, self.copy(params).fit(dataset)) for i, params in enumerate(paramMaps))
 
 
 class _Patch:
-    """What `AllSearches` needs of pytest."""
+    """The part of pytest's monkeypatch that `AllSearches` needs."""
 
     setattr = staticmethod(setattr)
 
 
 def points(spark: SparkSession, rows: int, features: int) -> DataFrame:
-    """Clusters of four classes, random but the same each time."""
+    """Return random clusters of four classes, with a fixed seed."""
     random = np.random.default_rng(5)
     centres = random.normal(size=(40, features))
     which = random.integers(0, 40, rows)
@@ -71,7 +72,7 @@ def points(spark: SparkSession, rows: int, features: int) -> DataFrame:
 
 
 def search(estimator: Any, knn: Any, values: list[int], dataset: DataFrame) -> list[float]:
-    """Cross-validate; gives the metrics."""
+    """Cross-validate and return the average metrics."""
     validator = CrossValidator(
         estimator=estimator,
         estimatorParamMaps=ParamGridBuilder().addGrid(knn.k, values).build(),
@@ -83,12 +84,12 @@ def search(estimator: Any, knn: Any, values: list[int], dataset: DataFrame) -> l
 
 
 def piped(kind: type, knn: Any) -> Any:
-    """A scaler, and the classifier behind it."""
+    """Return a pipeline of a scaler and the classifier."""
     return kind(stages=[StandardScaler(inputCol="raw", outputCol="features"), knn])
 
 
 def print_rows_searched(dataset: DataFrame) -> None:
-    """Count what workers search."""
+    """Print how many rows the workers search."""
     total = dataset.count()
     print("| rows searched | plain | shared | ratio |\n|---|---:|---:|---:|")
     bare = dataset.withColumnRenamed("raw", "features")
@@ -100,11 +101,11 @@ def print_rows_searched(dataset: DataFrame) -> None:
             search(estimator, knn, NEIGHBORS, dataset if share else bare)
             shared = searches.take()
             plain = total * len(NEIGHBORS)
-            print(f"| CrossValidator around {name} | {plain:,} | {shared:,} | {plain / shared:g} |")
+            print(f"| CrossValidator with {name} | {plain:,} | {shared:,} | {plain / shared:g} |")
 
 
 def print_grid_search(dataset: DataFrame, rounds: int) -> None:
-    """Wall time of 3 folds x 16 values of k, shared and plain."""
+    """Print the wall time of 3 folds x 16 values of k, shared and plain."""
     bare = dataset.withColumnRenamed("raw", "features")
     knn, alone = KNNClassifier(idCol="id"), Alone(idCol="id")
     few = NEIGHBORS[len(NEIGHBORS) // 2 :][:PLAIN]
@@ -119,14 +120,14 @@ def print_grid_search(dataset: DataFrame, rounds: int) -> None:
     )
     print("\n| 3 folds x 16 values of k | plain | shared | ratio |\n|---|---:|---:|---:|")
     for name, form in (("the estimator", "bare"), ("a Pipeline", "piped")):
-        # Each fold's candidates cost alike; the last fit of the best one comes once in both.
+        # All candidates cost the same; the final fit of the best one happens once in both.
         plain = found[f"{form}, plain"] * (FOLDS * len(NEIGHBORS) + 1) / (FOLDS * PLAIN + 1)
         shared = found[form]
         print(f"| {name} | {plain:.1f} s | {shared:.1f} s | {plain / shared:.1f} |")
 
 
 def print_transform(dataset: DataFrame, rounds: int) -> None:
-    """The classifier's transform against the search alone."""
+    """Print the time of the classifier's transform against the search alone."""
     bare = dataset.withColumnRenamed("raw", "features")
     items, queries = bare.where("fold > 0").cache(), bare.where("fold = 0").cache()
     alone = KNNEstimator(k=10, idCol="id").fit(items)
@@ -139,7 +140,7 @@ def print_transform(dataset: DataFrame, rounds: int) -> None:
             "search": lambda: consume(alone.transform(queries)),
             "classifier": lambda: consume(voting.transform(queries)),
         },
-        7 * rounds,  # short runs: many of them
+        7 * rounds,  # the runs are short, so repeat them
     )
     print(
         f"\n| transform of {queries.count():,} queries, k = 10 | seconds | ratio |\n|---|---:|---:|"

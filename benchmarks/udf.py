@@ -1,8 +1,8 @@
-"""What it costs that Spark before 4.1 hands columns to Python through pandas.
+"""Measure the cost of passing columns to Python through pandas, as Spark does before 4.1.
 
     python benchmarks/udf.py [--items 200000] [--queries 20000] [--dim 64] [--rounds 5]
 
-Both kinds of UDF search the same index in one session of a Spark that has both, in turns.
+Both kinds of UDF search the same index in turns, in one session of a Spark version that has both.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pyspark_knn.engine.spark import compat
 
 
 def found(model: Any, queries: DataFrame, *, arrow: bool) -> int:
-    """Search by one kind of UDF, and make a figure of all that it finds."""
+    """Search with one kind of UDF, and return a checksum of the whole result."""
     before = compat.has_arrow_udf
     compat.has_arrow_udf = lambda: arrow
     try:
@@ -39,7 +39,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
     spark = start()
-    check(compat.has_arrow_udf(), "this Spark has one kind of UDF only")
+    check(compat.has_arrow_udf(), "this version of Spark has only one kind of UDF")
     items = vectors(spark, options.items, options.dim, seed=1)
     arrays = vectors(spark, options.queries, options.dim, seed=2)
     model = KNNEstimator(k=10, idCol="id").fit(items)
@@ -52,12 +52,12 @@ def main() -> None:
             },
             options.rounds,
         )
-        check(results["arrow"] == results["pandas"], kind)
+        check(results["arrow"] == results["pandas"], f"Arrow and pandas differ on {kind}")
         more = ratio(seconds["pandas"], seconds["arrow"])
         rows.append([kind, *(f"{median(seconds[way]):.2f}" for way in seconds), f"{more:.2f}"])
     show(
         f"{options.queries:,} queries, {options.items:,} x {options.dim} items, k=10, local[2]",
-        ["queries are", "Arrow UDF, s", "pandas UDF, s", "ratio"],
+        ["queries", "Arrow UDF, s", "pandas UDF, s", "ratio"],
         rows,
     )
     spark.stop()

@@ -1,8 +1,9 @@
-"""Which countries lived alike? Neighbours of countries by half a century of figures.
+"""Find countries with a similar history, by life expectancy and income over half a century.
 
-Gapminder's data set, as it comes with plotly, has the life expectancy and the income per head of
-142 countries in twelve years from 1952 to 2007. This script makes a vector of them with stages of
-MLlib, searches the nearest countries, prints them by name, and saves and loads the whole pipeline.
+The Gapminder data set, which plotly includes, contains the life expectancy and the income per
+person of 142 countries in twelve years from 1952 to 2007. This script converts them to vectors with
+MLlib stages, searches for the nearest countries, prints their names, and saves and loads the whole
+pipeline.
 
 Run it with `make demo`, or with `pip install 'pyspark_knn[spark]' plotly` and Java 17.
 """
@@ -27,48 +28,48 @@ QUERIES = ["Germany", "Japan", "Brazil", "Kenya", "Vietnam"]
 
 
 def read_countries(spark: SparkSession) -> DataFrame:
-    """One row a country: country, continent, and two figures for each year."""
+    """Return one row per country: its name, its continent, and two values for each year."""
     rows = spark.createDataFrame(plotly.data.gapminder())
     return (
         rows.groupBy("country", "continent")
         .pivot("year")
         .agg(
             F.first("lifeExp").alias("life"),
-            # Twice the income is the same step for the poor and for the rich.
+            # In log2, doubling the income is the same step for poor and rich countries.
             F.log2(F.first("gdpPercap")).alias("income"),
         )
     )
 
 
 def build_pipeline(columns: list[str]) -> Pipeline:
-    """Stages of MLlib, and the search as the last one."""
+    """Return MLlib stages, followed by the search."""
     return Pipeline(
         stages=[
             VectorAssembler(inputCols=columns, outputCol="figures"),
             StandardScaler(withMean=True, inputCol="figures", outputCol="scaled"),
             PCA(k=6, inputCol="scaled", outputCol="features"),
-            # A country is its own nearest neighbour, unless it is left out by its id.
+            # Without excludeIdCol, the nearest neighbor of a country is the country itself.
             KNNEstimator(k=4, idCol="country", excludeIdCol="country"),
         ]
     )
 
 
 def print_neighbors(model: PipelineModel, countries: DataFrame) -> None:
-    """For each of QUERIES the nearest countries by name, with their distances."""
+    """Print the names and distances of the nearest countries for each of QUERIES."""
     *preparation, search = model.stages
     queries = PipelineModel(preparation).transform(countries.filter(F.col("country").isin(QUERIES)))
     pairs = search.kneighborsJoin(queries, items=countries).orderBy("country", "rank")
     country = None
     for row in pairs.select("country", "item", "distance").collect():
         if row.country != country:
-            print(f"\n  {row.country} lived like")
+            print(f"\n  {row.country} is most similar to")
             country = row.country
         print(f"    {row.distance:5.2f}  {row.item.country}, {row.item.continent}")
 
 
 def main() -> None:
-    """Fit, print, save, load, and compare."""
-    # Workers must run this very Python, not just any python3 on PATH.
+    """Fit, print, save, load and compare."""
+    # Workers must run the same Python as this script, not any python3 on PATH.
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     spark = (
         SparkSession.builder.master("local[2]")
@@ -82,7 +83,7 @@ def main() -> None:
 
     countries = read_countries(spark).cache()
     figures = [name for name in countries.columns if name.endswith(("_life", "_income"))]
-    print(f"{countries.count()} countries with {len(figures)} figures each")
+    print(f"{countries.count()} countries with {len(figures)} values each")
 
     start = time.perf_counter()
     model = build_pipeline(figures).fit(countries)
@@ -97,8 +98,8 @@ def main() -> None:
         before = model.transform(countries).select(outputs).orderBy("country").collect()
         after = loaded.transform(countries).select(outputs).orderBy("country").collect()
     if before != after:
-        raise SystemExit("the loaded pipeline gives another answer")
-    print(f"\nsaved and loaded: the same answer for all {len(after)} countries")
+        raise SystemExit("the loaded pipeline returns a different answer")
+    print(f"\nThe loaded pipeline returns the same answer for all {len(after)} countries.")
     spark.stop()
 
 

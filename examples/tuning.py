@@ -1,12 +1,13 @@
-"""How many neighbours? A grid search over a whole Pipeline, and its equal in scikit-learn.
+"""Tune a whole Pipeline by grid search, and compare the result with scikit-learn.
 
-Tells benign from malignant tumours by the breast cancer data set that comes with scikit-learn:
-StringIndexer, VectorAssembler, StandardScaler, PCA and KNNClassifier, tuned over the components of
-PCA, the neighbours and their weights by cross-validation. scikit-learn's own pipeline gets the same
-folds and must come to the same accuracies. Then a regression on its diabetes data set.
+The first example classifies tumors as benign or malignant, on the breast cancer data set that
+scikit-learn includes. The stages are StringIndexer, VectorAssembler, StandardScaler, PCA and
+KNNClassifier. Cross-validation tunes the number of PCA components, the number of neighbors and
+their weights. A scikit-learn pipeline on the same folds must return the same accuracies. The second
+example is a regression on the diabetes data set.
 
     python examples/tuning.py
-    python examples/tuning.py --plot accuracy.png    # accuracy against k; needs matplotlib
+    python examples/tuning.py --plot accuracy.png    # accuracy against k; requires matplotlib
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ FOLDS = 3
 
 
 def read(spark: SparkSession, bundle, target: np.ndarray) -> tuple[DataFrame, list[str]]:
-    """The rows of a data set of scikit-learn, with a number of its fold for each."""
+    """Return the rows of a scikit-learn data set with their folds, and the feature names."""
     frame = bundle.data.copy()
     names = [name.replace(" ", "_") for name in frame.columns]
     frame.columns = names
@@ -44,7 +45,7 @@ def read(spark: SparkSession, bundle, target: np.ndarray) -> tuple[DataFrame, li
 
 
 def tune_classifier(spark: SparkSession) -> tuple[CrossValidatorModel, list[dict], float]:
-    """Tune the classifier: the fitted validator, its grid by plain names, and the seconds."""
+    """Tune the classifier; return the fitted validator, its grid as dicts, and the seconds."""
     bundle = datasets.load_breast_cancer(as_frame=True)
     kinds = np.asarray(bundle.target_names)[bundle.target]
     tumours, names = read(spark, bundle, kinds)
@@ -82,7 +83,7 @@ def tune_classifier(spark: SparkSession) -> tuple[CrossValidatorModel, list[dict
 
 
 def tune_in_sklearn(last, evaluator: str, matrix, target, grid: dict) -> GridSearchCV:
-    """scikit-learn's grid search over the same stages and folds."""
+    """Run scikit-learn's grid search over the same stages and folds."""
     steps = [("scaler", preprocessing.StandardScaler())]
     if "pca__n_components" in grid:
         steps.append(("pca", decomposition.PCA(svd_solver="full")))
@@ -94,7 +95,7 @@ def tune_in_sklearn(last, evaluator: str, matrix, target, grid: dict) -> GridSea
 
 
 def compare_classifiers(plain: list[dict], metrics: list[float]) -> None:
-    """Print accuracy by k, and stop where scikit-learn comes to another one."""
+    """Print accuracy by k, and exit if an accuracy differs from scikit-learn's."""
     bundle = datasets.load_breast_cancer()
     theirs = tune_in_sklearn(
         neighbors.KNeighborsClassifier(),
@@ -119,11 +120,11 @@ def compare_classifiers(plain: list[dict], metrics: list[float]) -> None:
     worst = max(abs(ours[key] - expected[key]) for key in expected)
     if worst > 1e-12:
         raise SystemExit(f"scikit-learn's accuracies differ by up to {worst}")
-    print(f"\nscikit-learn comes to the same {len(ours)} accuracies on the same folds")
+    print(f"\nscikit-learn computes the same {len(ours)} accuracies on the same folds.")
 
 
 def tune_regressor(spark: SparkSession) -> None:
-    """Tune a regression on the diabetes data set, and compare it with scikit-learn's."""
+    """Tune a regression on the diabetes data set, and compare the errors with scikit-learn's."""
     bundle = datasets.load_diabetes(as_frame=True, scaled=False)
     patients, names = read(spark, bundle, bundle.target.to_numpy())
     knn = KNNRegressor(idCol="id", labelCol="target")
@@ -154,13 +155,13 @@ def tune_regressor(spark: SparkSession) -> None:
         raise SystemExit(f"scikit-learn's errors differ by up to {worst}")
     best = model.bestModel.stages[-1]
     print(
-        f"\ndiabetes after a year: k = {best.getK()}, weights = {best.getWeights()}, "
-        f"root mean squared error {min(model.avgMetrics):.2f}, as scikit-learn's"
+        f"\nDiabetes after a year: best k = {best.getK()}, weights = {best.getWeights()}, "
+        f"root mean squared error {min(model.avgMetrics):.2f}, the same as scikit-learn's."
     )
 
 
 def plot(plain: list[dict], metrics: list[float], path: str) -> None:
-    """Accuracy against k, one line for each of the other parameters."""
+    """Plot accuracy against k, with one line per combination of the other parameters."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -181,20 +182,20 @@ def plot(plain: list[dict], metrics: list[float], path: str) -> None:
     axes.set_xscale("log")
     axes.set_xticks(NEIGHBORS, labels=NEIGHBORS)
     axes.set_xticks([], minor=True)
-    axes.set_xlabel("k, the number of neighbours")
-    axes.set_ylabel(f"accuracy, mean of {FOLDS} folds")
+    axes.set_xlabel("k, the number of neighbors")
+    axes.set_ylabel(f"accuracy (mean of {FOLDS} folds)")
     axes.set_title("Breast cancer: accuracy against k")
     axes.legend()
     figure.savefig(path, dpi=120, bbox_inches="tight")
-    print(f"plotted to {path}")
+    print(f"Saved the plot to {path}.")
 
 
 def main() -> None:
-    """Tune, compare and, if asked, plot."""
+    """Tune, compare and, with --plot, plot."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--plot", metavar="FILE", help="where to plot accuracy against k")
+    parser.add_argument("--plot", metavar="FILE", help="file for a plot of accuracy against k")
     given = parser.parse_args()
-    # Workers must run this very Python, not just any python3 on PATH.
+    # Workers must run the same Python as this script, not any python3 on PATH.
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     spark = (
         SparkSession.builder.master("local[2]")
@@ -210,7 +211,7 @@ def main() -> None:
     best = model.bestModel.stages
     print(f"{len(plain)} candidates in {FOLDS} folds: {seconds:.1f} s")
     print(
-        f"the best: {best[-2].getK()} components, k = {best[-1].getK()}, "
+        f"best: {best[-2].getK()} components, k = {best[-1].getK()}, "
         f"weights = {best[-1].getWeights()}, accuracy {max(model.avgMetrics):.4f}"
     )
     compare_classifiers(plain, model.avgMetrics)

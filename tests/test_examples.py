@@ -28,8 +28,8 @@ def test_runs(script: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "UserWarning" not in done.stderr, done.stderr
     if script.stem == "quickstart":
-        assert "Germany lived like\n     0.20  Belgium, Europe" in done.stdout
+        assert "Germany is most similar to\n     0.20  Belgium, Europe" in done.stdout
         assert "the same answer for all 142 countries" in done.stdout
     if script.stem == "tuning":
-        assert "scikit-learn comes to the same 32 accuracies on the same folds" in done.stdout
-        assert "as scikit-learn's" in done.stdout
+        assert "scikit-learn computes the same 32 accuracies on the same folds" in done.stdout
+        assert "the same as scikit-learn's" in done.stdout
