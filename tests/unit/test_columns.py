@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from pyspark.sql import types as T
 
 from pyspark_knn.engine.rows import columns
+from pyspark_knn.engine.rows.features import _attribute_names
 from pyspark_knn.engine.rows.ids import changes_on_wire, check_id_type, wire_type
 from pyspark_knn.engine.rows.vectors import describe_invalid, invalid_rows
 from tests.support.batches import Sparse, array_column, vector_batch, vector_columns
@@ -193,4 +194,4 @@ def test_names_are_quoted(name, quoted):
     ],
 )
 def test_the_names_of_features(attributes, names):
-    assert columns._attribute_names(attributes) == names
+    assert _attribute_names(attributes) == names

@@ -141,7 +141,7 @@ def test_float32_arrays_stay_float32():
 def test_rounding_beyond_float32_is_a_problem():
     _, last = packed(replace(REQUEST, dtype="float32"), [batch([[1e39]], pa.array([1]))])
     assert last["problem"] == (
-        "featuresCol 'features' holds values beyond the range of float32: leave dtype at 'auto'"
+        "featuresCol 'features' contains values beyond the range of float32. Use dtype='auto'."
     )
 
 
@@ -196,7 +196,7 @@ def test_all_input_is_read_after_a_problem():
 def test_a_missing_id_is_a_problem(ids, missing):
     """A missing id is a null or, out of pandas, a NaN."""
     _, last = packed(REQUEST, [batch([[1.0], [2.0]], pa.array(ids))])
-    assert last["problem"] == f"idCol 'id' holds a {missing}: every item needs an id"
+    assert last["problem"] == f"idCol 'id' contains a {missing}, but every item needs an id"
 
 
 @pytest.mark.parametrize(

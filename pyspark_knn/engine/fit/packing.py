@@ -56,7 +56,7 @@ class NumberRule:
         found = "a null" if first is None else repr(first)
         wanted = "finite" if self.fractional else "whole"
         least = "" if self.negative else " >= 0"
-        return f"{self.param} {self.column!r} holds {found}; it must hold {wanted} numbers{least}"
+        return f"{self.param} {self.column!r} contains {found}. Use {wanted} numbers{least}."
 
 
 @dataclass(frozen=True)
@@ -151,7 +151,9 @@ class _Packer:
             return
         columns = batch.select(list(request.columns))
         if request.id_col is not None and (missing := _missing(arrays["id"])):
-            self._problem = f"idCol {request.id_col!r} has a {missing}, but every item needs an id"
+            self._problem = (
+                f"idCol {request.id_col!r} contains a {missing}, but every item needs an id"
+            )
             return
         problems = (rule.problem(arrays[rule.name]) for rule in request.rules)
         self._problem = next(filter(None, problems), None)
@@ -232,7 +234,7 @@ class _Packer:
             return rounded if bool((rounded == values).all()) else values.copy()
         if not np.isfinite(rounded).all() and self._problem is None:
             self._problem = (
-                f"featuresCol {self._request.features_col!r} has values beyond the range of "
+                f"featuresCol {self._request.features_col!r} contains values beyond the range of "
                 "float32. Use dtype='auto'."
             )
         return rounded

@@ -1,4 +1,4 @@
-"""What a search needs of its queries beside their vectors, looked at by the schema alone."""
+"""Checks of a queries DataFrame by its schema, and its column of ids to exclude."""
 
 from __future__ import annotations
 
@@ -12,36 +12,36 @@ from pyspark_knn.engine.rows.features import Features
 from pyspark_knn.engine.rows.ids import collation_hint, to_wire, wire_type
 
 _MOST_NAMES = 10_000
-"""Some 200 KiB in the metadata of a saved model."""
+"""With more feature names than this, a model keeps none: they take some 200 KiB in its metadata."""
 
 
 def check_attributes(
     name: str, features: Features, dim: int, names: list[str] | None, *, strict: bool
 ) -> None:
-    """Refuse, before any job, queries that the schema shows to be of another make than the items.
+    """Check, before any job, that the queries have the same features as the items.
 
     Parameters
     ----------
     name : str
-        The features column.
+        The name of the features column.
     features : Features
-        What the schema tells of it.
+        The features column.
     dim : int
         The dimension of the items.
     names : list of str or None
-        The names of the items' features, where they are known.
+        The names of the items' features; None where they are not known.
     strict : bool
         Whether another dimension is an error (handleInvalid is "error").
 
     Raises
     ------
     ValueError
-        If the dimension or the names differ.
+        If the dimension or the names of the features differ.
     """
     if strict and features.attributes is not None and features.attributes != dim:
         raise ValueError(
-            f"featuresCol {name!r} holds vectors of dimension {features.attributes} where "
-            f"{dim} is needed"
+            f"featuresCol {name!r} contains vectors of dimension {features.attributes} instead of "
+            f"{dim}"
         )
     given = features.names
     if names is None or given is None or len(given) != len(names):
@@ -49,41 +49,46 @@ def check_attributes(
     differ = [i for i, both in enumerate(zip(given, names, strict=True)) if both[0] != both[1]]
     if differ:
         first = differ[0]
-        # Spark 3.5 takes empty metadata for none, and keeps what was there.
+        # Spark 3.5 ignores empty metadata and keeps the old ones.
         dropped = f"queries.withMetadata({name!r}, {{'ml_attr': {{}}}})"
         raise ValueError(
-            f"featuresCol {name!r} is made of other features than the items: feature {first} is "
-            f"{given[first]!r}, but the items have {names[first]!r} there ({len(differ)} of "
-            f"{len(names)} differ). Assemble the queries as the items were, or, if only the names "
-            f"differ, drop them: {dropped}"
+            f"featuresCol {name!r} has other features than the items: feature {first} is "
+            f"{given[first]!r} instead of {names[first]!r} ({len(differ)} of {len(names)} features "
+            "differ). Assemble the queries in the same way as the items or, if only the names "
+            f"differ, drop the names: {dropped}"
         )
 
 
 def names_to_keep(features: Features) -> list[str] | None:
-    """The names of the items' features that a model remembers; None where they are too many."""
+    """Return the feature names for a model to keep; None where there are none or too many."""
     names = features.names
     return None if names is None or len(names) > _MOST_NAMES else names
 
 
 def excluded_ids(queries: DataFrame, name: str, id_type: T.DataType) -> Input:
-    """For each query the ids never to be returned: an array on the wire, without nulls.
+    """Return the ids to exclude of each query, as an array without nulls.
 
     Parameters
     ----------
     queries : DataFrame
-        Has the column.
+        The queries.
     name : str
         The column that the Param excludeIdCol names.
     id_type : DataType
         The type of the items' ids.
+
+    Returns
+    -------
+    Input
+        The arrays, in the form that ids have in Python (`ids.to_wire`).
 
     Raises
     ------
     ValueError
         If there is no such column.
     TypeError
-        If it holds neither ids of the items' type (of any integers for integers) nor arrays of
-        them.
+        If the column contains neither ids of the items' type nor arrays of them. For integer ids
+        any integer type is allowed.
     """
     field = columns.field_of(queries, "excludeIdCol", name)
     given, values = field.dataType, columns.column(field.name)
@@ -111,20 +116,20 @@ _INTEGER_BITS: dict[type[T.DataType], int] = {
 
 
 def _check_excluded_type(field: T.StructField, given: T.DataType, id_type: T.DataType) -> None:
-    """Refuse what is not of the items' id type, unless both are integers."""
+    """Check that a column has the items' id type, or that both are integers."""
     if type(given) in _INTEGER_BITS and type(id_type) in _INTEGER_BITS:
         return
     if collated := collation_hint(given):
         raise TypeError(f"excludeIdCol {field.name!r} {collated}")
     wanted = id_type.simpleString()
     raise TypeError(
-        f"excludeIdCol {field.name!r} must be of the items' id type, {wanted} or array<{wanted}>,"
-        f" but was actually {field.dataType.simpleString()}: cast it"
+        f"excludeIdCol {field.name!r} must be of the items' id type, {wanted} or array<{wanted}>, "
+        f"but was actually {field.dataType.simpleString()}. Cast the column."
     )
 
 
 def _cast_integers(values: Column, given: T.DataType, id_type: T.DataType) -> Column:
-    """Arrays of integers as those of the ids' type, without those that are beyond its range."""
+    """Cast arrays of integers to the type of the ids, without the values beyond its range."""
     bits = _INTEGER_BITS[type(id_type)]
     if _INTEGER_BITS[type(given)] > bits:
         limit = 1 << (bits - 1)
