@@ -18,7 +18,7 @@ from pyspark_knn.checks import check_max_distance, checked_metric, warn_of_limit
 from pyspark_knn.copying import SharedIndex
 from pyspark_knn.engine.fit.packed import PackedItems
 from pyspark_knn.engine.placement import Placement
-from pyspark_knn.engine.placing import PlacementParams, place
+from pyspark_knn.engine.placing import place
 from pyspark_knn.engine.rows import columns
 from pyspark_knn.engine.rows.features import features_of, valid_sample
 from pyspark_knn.engine.rows.ids import changes_on_wire, from_wire, wire_type
@@ -58,8 +58,13 @@ class NeighborModel(SharedIndex, FittedParams, HasNeighbors, SavedStage):
 
     def _place(self, packed: PackedItems, facts: FitFacts) -> None:
         """Index packed items where the Params say."""
-        params = PlacementParams(self.getPlacement(), self.getNumShards(), self.getShardBy())
-        index, reason = place(packed, self._spec(), params)
+        index, reason = place(
+            packed,
+            self._spec(),
+            placement=self.getPlacement(),
+            num_shards=self.getNumShards(),
+            shard_by=self.getShardBy(),
+        )
         # A loaded model keeps the reason of its fit, unless it could not stay where it was.
         kept = facts.placementReason if index.name == self.getPlacement() else ""
         self._hold(index, replace(facts, placementReason=kept or reason))

@@ -45,54 +45,36 @@ class Placement(ABC):
         Whether Spark may have to read the items again, where a part of the index is lost.
     id_type : DataType or None
         The Spark type of the ids; None where the positions are the ids.
+    item_columns : dict of str to DataType
+        What every item has beside its vector, in the form that it has in Python, by name. "id",
+        which comes first, stands for the position where items have no ids.
+    num_items, num_features, num_duplicates : int
+        The number of items, the dimension of their vectors, and the number of items that have the
+        same id as another item.
     num_shards : int or None
         The number of shards, the empty ones included; None where there are no shards.
+    algorithm, algorithm_reason : str
+        The algorithm of the index, and why it was chosen; of shards, the one of most items.
+    searchable : Searchable or None
+        The index on the driver; None where the driver does not hold it.
     """
 
     name: ClassVar[str]
     rebuilds_from_source: ClassVar[bool]
     id_type: T.DataType | None
+    item_columns: dict[str, T.DataType]
+    num_items: int
+    num_features: int
+    num_duplicates: int
     num_shards: int | None
-
-    @property
-    @abstractmethod
-    def num_items(self) -> int:
-        """The number of items."""
-
-    @property
-    @abstractmethod
-    def num_features(self) -> int:
-        """The dimension of their vectors."""
-
-    @property
-    @abstractmethod
-    def num_duplicates(self) -> int:
-        """The number of items that have the same id as another item."""
-
-    @property
-    @abstractmethod
-    def algorithm(self) -> str:
-        """The algorithm of the index: of shards, the one that most items are in."""
-
-    @property
-    @abstractmethod
-    def algorithm_reason(self) -> str:
-        """Why it was chosen."""
+    algorithm: str
+    algorithm_reason: str
+    searchable: Searchable | None
 
     @property
     @abstractmethod
     def converts(self) -> bool:
         """Whether the metric compares sets, and the items hold other numbers than 0 and 1."""
-
-    @property
-    @abstractmethod
-    def item_columns(self) -> dict[str, T.DataType]:
-        """What every item has beside its vector, as Python has it: "id" first, by name."""
-
-    @property
-    @abstractmethod
-    def searchable(self) -> Searchable | None:
-        """The index on the driver; None where the driver does not hold it."""
 
     @abstractmethod
     def search(self, queries: DataFrame, inputs: dict[str, Input], request: Request) -> DataFrame:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import NDArray
 from pyspark.sql import types as T
@@ -15,6 +13,7 @@ from pyspark_knn.engine.rows.items import Items
 from pyspark_knn.engine.sharded import Sharded
 from pyspark_knn.engine.ship import shipping
 from pyspark_knn.engine.spark.memory import available_memory
+from pyspark_knn.index.auto import build_index
 from pyspark_knn.index.base import IndexSpec
 
 AUTO_BYTES = 2 << 30
@@ -26,26 +25,14 @@ MOST_GROWTH = 100
 refused. What VectorAssembler makes of numbers and one-hot vectors grows by far less."""
 
 
-@dataclass(frozen=True)
-class PlacementParams:
-    """The Params that decide about the placement.
-
-    Attributes
-    ----------
-    placement : {"auto", "replicated", "sharded"}
-        Where the index is.
-    num_shards : int or None
-        The number of shards of a sharded index; None: by size and cores.
-    shard_by : {"hash", "kmeans"}
-        How items are divided into shards.
-    """
-
-    placement: str
-    num_shards: int | None
-    shard_by: str
-
-
-def place(packed: PackedItems, spec: IndexSpec, params: PlacementParams) -> tuple[Placement, str]:
+def place(
+    packed: PackedItems,
+    spec: IndexSpec,
+    *,
+    placement: str,
+    num_shards: int | None,
+    shard_by: str,
+) -> tuple[Placement, str]:
     """Index packed items where they fit.
 
     Parameters
@@ -54,8 +41,12 @@ def place(packed: PackedItems, spec: IndexSpec, params: PlacementParams) -> tupl
         The items.
     spec : IndexSpec
         How to index them.
-    params : PlacementParams
+    placement : {"auto", "replicated", "sharded"}
         Where to put the index.
+    num_shards : int or None
+        The number of shards of a sharded index; None: by size and cores.
+    shard_by : {"hash", "kmeans"}
+        How items are divided into shards.
 
     Returns
     -------
@@ -69,17 +60,29 @@ def place(packed: PackedItems, spec: IndexSpec, params: PlacementParams) -> tupl
     ValueError
         See `choose_placement`.
     """
-    name, reason = choose_placement(params.placement, packed)
+    name, reason = choose_placement(placement, packed)
     if name == SHARDED:
-        return Sharded.build(packed, spec, params.num_shards, params.shard_by), reason
+        return Sharded.build(packed, spec, num_shards, shard_by), reason
     return replicate(*packed.gather(), spec, packed.source.id_type), reason
 
 
 def replicate(
     items: Items, matrix: NDArray[np.floating], spec: IndexSpec, id_type: T.DataType | None
 ) -> Placement:
-    """Index items that are on the driver; for the parameters see `Replicated.build`."""
-    return Replicated.build(items, matrix, spec, id_type)
+    """Index items here on the driver, for the placement "replicated".
+
+    Parameters
+    ----------
+    items : Items
+        The items without their vectors.
+    matrix : ndarray of shape (n_items, n_features), dtype float32 or float64
+        Their vectors, in the same order.
+    spec : IndexSpec
+        How to index them.
+    id_type : DataType or None
+        The Spark type of the ids; None where the positions are the ids.
+    """
+    return Replicated(items, *build_index(matrix, spec), id_type)
 
 
 def choose_placement(placement: str, packed: PackedItems) -> tuple[str, str]:

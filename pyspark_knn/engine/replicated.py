@@ -29,8 +29,7 @@ from pyspark_knn.engine.ship import shipping
 from pyspark_knn.engine.ship.batch_udf import batch_udf
 from pyspark_knn.engine.ship.guard import guarded
 from pyspark_knn.engine.spark import compat
-from pyspark_knn.index.auto import build_index
-from pyspark_knn.index.base import IndexSpec, NeighborIndex
+from pyspark_knn.index.base import NeighborIndex
 
 if TYPE_CHECKING:
     import numpy as np
@@ -63,88 +62,36 @@ class Replicated(Placement):
     name = REPLICATED
     rebuilds_from_source = False
     num_shards = None
+    searchable: Searchable
 
     def __init__(
         self, items: Items, index: NeighborIndex, reason: str, id_type: T.DataType | None
     ) -> None:
-        self._content = Searchable(items, index)
-        self._reason = reason
+        given = {name: from_arrow_type(each.type) for name, each in items.columns.items()}
+        self.searchable = Searchable(items, index)
         self.id_type = id_type
+        self.item_columns = {"id": T.LongType(), **given}
+        self.num_items = items.count
+        self.num_features = int(index.matrix.shape[1])
+        self.num_duplicates = items.duplicates()
+        self.algorithm = index.algorithm
+        self.algorithm_reason = reason
         self._shipments: dict[str, shipping.Shipment] = {}
         self._lock = threading.Lock()
-
-    @classmethod
-    def build(
-        cls,
-        items: Items,
-        matrix: NDArray[np.floating],
-        spec: IndexSpec,
-        id_type: T.DataType | None,
-    ) -> Replicated:
-        """Build the index here on the driver.
-
-        Parameters
-        ----------
-        items : Items
-            The items without their vectors.
-        matrix : ndarray of shape (n_items, n_features), dtype float32 or float64
-            Their vectors, in the same order.
-        spec : IndexSpec
-            The index to build.
-        id_type : DataType or None
-            The Spark type of the ids; None where the positions are the ids.
-        """
-        return cls(items, *build_index(matrix, spec), id_type)
-
-    @property
-    def num_items(self) -> int:
-        """See `Placement.num_items`."""
-        return self._content.items.count
-
-    @property
-    def num_features(self) -> int:
-        """See `Placement.num_features`."""
-        return int(self._matrix.shape[1])
-
-    @functools.cached_property
-    def num_duplicates(self) -> int:
-        """See `Placement.num_duplicates`."""
-        return self._content.items.duplicates()
-
-    @property
-    def algorithm(self) -> str:
-        """See `Placement.algorithm`."""
-        return self._content.index.algorithm
-
-    @property
-    def algorithm_reason(self) -> str:
-        """See `Placement.algorithm_reason`."""
-        return self._reason
 
     @functools.cached_property
     def converts(self) -> bool:
         """See `Placement.converts`; one pass over the items where the metric compares sets."""
-        return self._content.index.metric.converts(self._matrix)
-
-    @property
-    def item_columns(self) -> dict[str, T.DataType]:
-        """See `Placement.item_columns`."""
-        given = self._content.items.columns
-        return {"id": T.LongType()} | {name: from_arrow_type(given[name].type) for name in given}
-
-    @property
-    def searchable(self) -> Searchable:
-        """See `Placement.searchable`."""
-        return self._content
+        return self.searchable.index.metric.converts(self._matrix)
 
     @property
     def _matrix(self) -> NDArray[np.floating]:
-        return self._content.index.matrix
+        return self.searchable.index.matrix
 
     def search(self, queries: DataFrame, inputs: dict[str, Input], request: Request) -> DataFrame:
         """See `Placement.search`."""
         if compat.is_stream_without_files(queries):
-            shipment = shipping.ship_inline(self._content, _FOR_A_STREAM)
+            shipment = shipping.ship_inline(self.searchable, _FOR_A_STREAM)
         else:
             shipment = self._shipment(queries.sparkSession)
         run = functools.partial(search_batches, shipment.ref, request)
@@ -158,16 +105,14 @@ class Replicated(Placement):
     def items_frame(self, session: SparkSession) -> DataFrame:
         """See `Placement.items_frame`; all items have a position."""
         values = T.FloatType() if self._matrix.dtype.itemsize == 4 else T.DoubleType()
-        types = {"position": T.LongType(), **self.item_columns}
+        # The columns have this order in all saved models.
+        types = {"position": T.LongType(), "id": self.item_columns["id"]}
+        types |= {"features": T.ArrayType(values), **self.item_columns}
         if self.id_type is None:
             del types["id"]
-        # The order of the columns is that of saved models.
-        head = [name for name in types if name in ("position", "id")]
-        names = [*head, "features", *(name for name in types if name not in head)]
-        types["features"] = T.ArrayType(values)
-        run = guarded(functools.partial(read_items, self._shipment(session).ref, names))
+        run = guarded(functools.partial(read_items, self._shipment(session).ref, list(types)))
         parts = -(-self._matrix.nbytes // _SAVED_PART_BYTES)
-        schema = T.StructType([T.StructField(name, types[name]) for name in names])
+        schema = T.StructType([T.StructField(name, kind) for name, kind in types.items()])
         frame = session.range(0, self.num_items, 1, parts).mapInArrow(run, schema)
         if self.id_type is None:
             return frame
@@ -175,7 +120,7 @@ class Replicated(Placement):
 
     def fetch(self) -> tuple[Items, NDArray[np.floating]]:
         """See `Placement.fetch`; nothing is moved."""
-        return self._content.items, self._matrix
+        return self.searchable.items, self._matrix
 
     def cost(self, session: SparkSession, queries: NDArray[np.floating], k: int) -> PlacedCost:
         """See `Placement.cost`."""
@@ -196,8 +141,8 @@ class Replicated(Placement):
             known = self._shipments.get(key)
             if known is None or not shipping.is_there(known):
                 if shipping.takes_files(session):
-                    shipped = shipping.ship(session, self._content)
+                    shipped = shipping.ship(session, self.searchable)
                 else:
-                    shipped = shipping.ship_inline(self._content, _WITHOUT_FILES)
+                    shipped = shipping.ship_inline(self.searchable, _WITHOUT_FILES)
                 self._shipments = {key: shipped}
             return self._shipments[key]

@@ -96,15 +96,18 @@ class Sharded(Placement):
         assignment: ShardAssignment | None = None,
     ) -> None:
         self.shards = shards
-        self.num_shards = num_shards
         self.id_type = source.id_type
-        self._fields = source.fields
+        self.item_columns = source.types
+        self.num_items = sum(shard.rows for shard in shards)
+        self.num_features = num_features
+        self.num_duplicates = sum(shard.duplicates for shard in shards)
+        self.num_shards = num_shards
+        self.algorithm, self.algorithm_reason = _algorithm_of(shards)
         self._cores = cores
         self._nbytes = sum(shard.size for shard in shards)
         self._cells = None if assignment is None else _cells(assignment, shards)
         self._frame = frame
         self._dtype = dtype
-        self._num_features = num_features
         self._release = free_with(self, frame)
 
     @classmethod
@@ -141,7 +144,7 @@ class Sharded(Placement):
             dim=packed.num_features,
             dtype=packed.dtype,
             num_shards=count,
-            order=tuple(field.name for field in source.fields),
+            order=tuple(source.types),
             named=bool(source.sort_by),
             chunks=_chunk_table(packed),
             spec=spec,
@@ -175,45 +178,9 @@ class Sharded(Placement):
         )
 
     @property
-    def num_items(self) -> int:
-        """See `Placement.num_items`."""
-        return sum(shard.rows for shard in self.shards)
-
-    @property
-    def num_features(self) -> int:
-        """See `Placement.num_features`."""
-        return self._num_features
-
-    @property
-    def num_duplicates(self) -> int:
-        """See `Placement.num_duplicates`."""
-        return sum(shard.duplicates for shard in self.shards)
-
-    @property
     def converts(self) -> bool:
         """See `Placement.converts`; the tasks that build the shards check it."""
         return any(shard.converts for shard in self.shards)
-
-    @property
-    def algorithm(self) -> str:
-        """See `Placement.algorithm`; each shard may choose for itself."""
-        rows: Counter[str] = Counter()
-        for shard in self.shards:
-            rows[shard.algorithm] += shard.rows
-        return max(rows, key=lambda name: rows[name])
-
-    @property
-    def algorithm_reason(self) -> str:
-        """See `Placement.algorithm_reason`; that of one shard stands for all."""
-        example = next(shard for shard in self.shards if shard.algorithm == self.algorithm)
-        kinds = Counter(shard.algorithm for shard in self.shards)
-        counts = ", ".join(f"{name} in {kinds[name]}" for name in sorted(kinds))
-        return f"{counts} of {len(self.shards)} shards; in shard {example.shard}: {example.reason}"
-
-    @property
-    def item_columns(self) -> dict[str, T.DataType]:
-        """See `Placement.item_columns`."""
-        return {field.name: field.dataType for field in self._fields}
 
     def search(self, queries: DataFrame, inputs: dict[str, Input], request: Request) -> DataFrame:
         """See `Placement.search`; a plan with two shuffles, without a job."""
@@ -235,7 +202,7 @@ class Sharded(Placement):
             num_shards=self.num_shards,
             replicas=replicas,
             partitions=min(targets, enough_tasks(self._nbytes * replicas, self._cores)),
-            columns=self._fields,
+            columns=self.item_columns,
             cells=self._cells,
         )
 
@@ -250,11 +217,14 @@ class Sharded(Placement):
     def _stored(self) -> DataFrame:
         """The items with the types that they have in the shards."""
         values = T.FloatType() if self._dtype.itemsize == 4 else T.DoubleType()
-        ids, *others = self._fields
-        fields = [ids, T.StructField("features", T.ArrayType(values)), *others]
-        names = [field.name for field in fields]
-        run = guarded(functools.partial(read_shards, self.plan().digests, names))
-        frame = self._frame.select(*SHARD_COLUMNS).mapInArrow(run, T.StructType(fields))
+        types = {
+            "id": self.item_columns["id"],
+            "features": T.ArrayType(values),
+            **self.item_columns,
+        }
+        run = guarded(functools.partial(read_shards, self.plan().digests, list(types)))
+        schema = T.StructType([T.StructField(name, kind) for name, kind in types.items()])
+        frame = self._frame.select(*SHARD_COLUMNS).mapInArrow(run, schema)
         return frame if self.id_type is not None else frame.withColumnRenamed("id", POSITION)
 
     def _check_session(self, session: SparkSession) -> None:
@@ -311,6 +281,18 @@ def _check_memory(needed: int) -> None:
             f"the items need {needed / 2**30:.2f} GiB on the driver, but {free / 2**30:.2f} GiB "
             "are free. Use model.items, which is a DataFrame."
         )
+
+
+def _algorithm_of(shards: list[Shard]) -> tuple[str, str]:
+    """Return the algorithm that most items are in, since each shard chooses its own, and why."""
+    items: Counter[str] = Counter()
+    for shard in shards:
+        items[shard.algorithm] += shard.rows
+    most = max(items, key=lambda name: items[name])
+    example = next(shard for shard in shards if shard.algorithm == most)
+    kinds = Counter(shard.algorithm for shard in shards)
+    counts = ", ".join(f"{name} in {kinds[name]}" for name in sorted(kinds))
+    return most, f"{counts} of {len(shards)} shards; in shard {example.shard}: {example.reason}"
 
 
 def _cells(assignment: ShardAssignment, shards: list[Shard]) -> Cells:

@@ -37,4 +37,5 @@ class WrappedIndex(NeighborIndex):
 def wrap_index(model: Any, wrapper: Callable[[NeighborIndex], NeighborIndex]) -> None:
     """Put an index before that of a fitted, replicated model, before its first transform."""
     placed = model._fitted
-    placed._content = replace(placed._content, index=wrapper(placed._content.index))
+    content = placed.searchable
+    placed.searchable = replace(content, index=wrapper(content.index))

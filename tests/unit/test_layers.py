@@ -54,6 +54,11 @@ def test_imports_within_the_engine_go_down(path):
     assert [name for name in ours if wing(name) > wing(name_of(path))] == []
 
 
+def test_a_model_knows_no_kind_of_placement():
+    kinds = {"replicated", "sharded"}
+    assert [name for name in imported(ROOT / "model.py") if kinds & set(name.split("."))] == []
+
+
 def test_every_folder_of_the_engine_is_a_wing():
     folders = {path.parent.name for path in (ROOT / "engine").rglob("*.py")}
     assert folders == {"engine", *WINGS}

@@ -113,10 +113,10 @@ class ItemSource:
         return (POSITION,) if POSITION in self.columns else ()
 
     @property
-    def fields(self) -> list[T.StructField]:
+    def types(self) -> dict[str, T.DataType]:
         """What an item in a shard has beside its vector, "id" first, which all of them have."""
-        found = {"id": T.LongType()} | {name: each.type for name, each in self.columns.items()}
-        return [T.StructField(name, kind) for name, kind in found.items() if name != POSITION]
+        given = {name: each.type for name, each in self.columns.items() if name != POSITION}
+        return {"id": T.LongType(), **given}
 
 
 def item_source(
