@@ -13,7 +13,13 @@ import pytest
 from pyspark.ml import Pipeline, PipelineModel
 from pyspark.ml.feature import Normalizer, SQLTransformer, VectorAssembler
 
-from pyspark_knn import KNNEstimator, KNNModel, persistence
+from pyspark_knn import (
+    KNNClassificationModel,
+    KNNClassifier,
+    KNNEstimator,
+    KNNModel,
+    persistence,
+)
 from pyspark_knn.engine.spark import compat
 from pyspark_knn.persistence import ModelReader, ModelWriter
 from tests.support.frames import answers, frame_of
@@ -117,6 +123,22 @@ def test_without_ids(spark: SparkSession, tmp_path: Path, queries: DataFrame) ->
     path = (tmp_path / "model").as_uri()
     model.save(path)
     assert answers(KNNModel.load(path).transform(queries)) == answers(model.transform(queries))
+
+
+@pytest.mark.parametrize("placement", ["replicated", "sharded"])
+def test_positions_stay_where_items_have_labels(
+    spark: SparkSession, tmp_path: Path, placement: str
+) -> None:
+    """They name the neighbors and break ties, whatever the labels are."""
+    rows = [([float(i // 2), 1.0], float((7 * i) % 3)) for i in range(24)]
+    items = spark.createDataFrame(rows, ["features", "label"]).coalesce(1)
+    knn = KNNClassifier(k=3, neighborsCol="near", placement=placement)
+    with pytest.warns(UserWarning, match="idCol is unset"):
+        model = knn.fit(items)
+    model.save(str(tmp_path / "model"))
+    loaded = KNNClassificationModel.load(str(tmp_path / "model"))
+    assert sorted(loaded.transform(items).collect()) == sorted(model.transform(items).collect())
+    assert loaded.ids.tolist() == list(range(24))
 
 
 def test_an_estimator(spark: SparkSession, tmp_path: Path) -> None:
