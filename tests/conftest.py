@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 
 if TYPE_CHECKING:
@@ -47,6 +48,12 @@ def _sharded(request: pytest.FixtureRequest) -> None:
         from pyspark_knn.engine import placement
 
         placement.AUTO_BYTES = 0
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    """A generator with a fixed seed, so that a test run alone gets the data of a whole run."""
+    return np.random.default_rng(20)
 
 
 @pytest.fixture(scope="session")

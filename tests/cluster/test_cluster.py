@@ -17,17 +17,23 @@ from pyspark_knn.index.base import IndexSpec
 from pyspark_knn.index.distances import resolve_metric
 from pyspark_knn.index.pairwise import PairwiseSearch
 from tests.support.accidents import AccidentIndex, MapWitness
-from tests.support.frames import answers, frame_of
+from tests.support.frames import Matrix, answers, frame_of
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
 pytestmark = pytest.mark.cluster
 
-RANDOM = np.random.default_rng(23)
-ITEMS = RANDOM.normal(size=(500, 3))
-ITEMS[300:400] = ITEMS[:100]
-QUERIES = RANDOM.normal(size=(400, 3))
+
+def _data() -> tuple[Matrix, Matrix]:
+    """Items with duplicates, and queries."""
+    rng = np.random.default_rng(23)
+    items = rng.normal(size=(500, 3))
+    items[300:400] = items[:100]
+    return items, rng.normal(size=(400, 3))
+
+
+ITEMS, QUERIES = _data()
 
 
 @pytest.fixture(scope="module")
@@ -69,11 +75,13 @@ def test_a_killed_process_does_not_change_the_answer(
     assert (tmp_path / "happened").exists()
 
 
-def test_workers_map_the_file_of_the_broadcast(spark: SparkSession, tmp_path: Path) -> None:
+def test_workers_map_the_file_of_the_broadcast(
+    spark: SparkSession, rng: np.random.Generator, tmp_path: Path
+) -> None:
     """One copy an executor: the pages of a file, aligned, that nobody can write to."""
     model = KNNEstimator(k=2, idCol="id").fit(frame_of_numbers(spark, 20_000, 16))
     model._index.index = MapWitness(model._index.index, tmp_path)
-    wide = frame_of(spark, RANDOM.normal(size=(40, 16)), partitions=8)
+    wide = frame_of(spark, rng.normal(size=(40, 16)), partitions=8)
     model.transform(wide).collect()
     notes = [path.read_text().split() for path in tmp_path.iterdir()]
     assert notes

@@ -26,8 +26,6 @@ from tests.support.oracle import direct_distances, nearest
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
-RANDOM = np.random.default_rng(11)
-
 
 def _watched(frame: DataFrame, note: Path) -> DataFrame:
     """The same rows; each time that some are computed, their number is noted."""
@@ -42,8 +40,10 @@ def _watched(frame: DataFrame, note: Path) -> DataFrame:
     return frame.mapInArrow(count, frame.schema)
 
 
-def test_the_input_is_read_once(spark: SparkSession, tmp_path: Path) -> None:
-    items = _watched(frame_of(spark, RANDOM.normal(size=(200, 3)), partitions=3), tmp_path / "read")
+def test_the_input_is_read_once(
+    spark: SparkSession, rng: np.random.Generator, tmp_path: Path
+) -> None:
+    items = _watched(frame_of(spark, rng.normal(size=(200, 3)), partitions=3), tmp_path / "read")
     model = KNNEstimator(idCol="id").fit(items)
     read = [int(line) for line in (tmp_path / "read").read_text().split()]
     assert sum(read) == 200
@@ -75,8 +75,10 @@ def test_nothing_stays_persisted_of_shards_that_could_not_be_built(
     assert _persisted(spark) <= before
 
 
-def test_fits_of_equal_items_at_once_do_not_free_each_others_chunks(spark: SparkSession) -> None:
-    items = frame_of(spark, RANDOM.normal(size=(20, 2)))
+def test_fits_of_equal_items_at_once_do_not_free_each_others_chunks(
+    spark: SparkSession, rng: np.random.Generator
+) -> None:
+    items = frame_of(spark, rng.normal(size=(20, 2)))
     with _packed(items) as packed:
         with _packed(items) as other:
             assert other.num_items == 20
@@ -98,17 +100,17 @@ def _persisted(spark: SparkSession) -> set[int]:
 
 
 def test_chunks_come_in_slices_and_end_up_in_order(
-    spark: SparkSession, monkeypatch: pytest.MonkeyPatch
+    spark: SparkSession, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Small chunks and slices, so that there are many of both."""
     monkeypatch.setattr(packed_room, "_CHUNK_BYTES", 500)
     monkeypatch.setattr(packed_room, "_SLICE_BYTES", 4_000)
-    items = RANDOM.integers(-50, 50, (400, 3)).astype(np.float64)
+    items = rng.integers(-50, 50, (400, 3)).astype(np.float64)
     items[::3, 1] = 0.1  # some chunks are float64, and sparse vectors among dense ones
-    ids = RANDOM.permutation(400).tolist()
+    ids = rng.permutation(400).tolist()
     frame = frame_of(spark, items, ids, kind="mixed", partitions=5)
     model = KNNEstimator(k=3, idCol="id").fit(frame)
-    queries = RANDOM.normal(size=(10, 3))
+    queries = rng.normal(size=(10, 3))
     found = answers(model.transform(frame_of(spark, queries)))
     expected = nearest(direct_distances(queries, items), ids, 3)
     assert [[i for i, _ in row] for row in found] == [[i for i, _ in row] for row in expected]

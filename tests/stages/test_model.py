@@ -20,14 +20,18 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from pyspark_knn import KNNEstimator, KNNModel
-from tests.support.frames import answers, frame_of
+from tests.support.frames import Matrix, answers, frame_of
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
-RANDOM = np.random.default_rng(3)
-ITEMS = RANDOM.normal(size=(40, 3))
-IDS = RANDOM.permutation(100)[:40].tolist()
+
+def _data() -> tuple[Matrix, list[int]]:
+    rng = np.random.default_rng(3)
+    return rng.normal(size=(40, 3)), rng.permutation(100)[:40].tolist()
+
+
+ITEMS, IDS = _data()
 
 
 @pytest.fixture(scope="module")
@@ -80,11 +84,11 @@ def test_an_empty_model_says_where_models_come_from(spark: SparkSession, tmp_pat
     assert not (tmp_path / "none").exists()
 
 
-def test_to_sklearn(spark: SparkSession, model: KNNModel) -> None:
+def test_to_sklearn(spark: SparkSession, rng: np.random.Generator, model: KNNModel) -> None:
     fitted = model.toSklearn()
     assert isinstance(fitted, NearestNeighbors)
     assert (fitted.n_neighbors, fitted.algorithm, fitted.leaf_size) == (4, "kd_tree", 7)
-    queries = RANDOM.normal(size=(9, 3))
+    queries = rng.normal(size=(9, 3))
     distances, positions = fitted.kneighbors(queries)
     found = answers(model.transform(frame_of(spark, queries)))
     assert [[i for i, _ in row] for row in found] == model.ids[positions].tolist()
@@ -108,14 +112,14 @@ def test_to_sklearn_refuses_what_it_has_not(spark: SparkSession) -> None:
     ids=str,
 )
 def test_from_sklearn_with_joblib(
-    spark: SparkSession, tmp_path: Path, settings: dict[str, Any]
+    spark: SparkSession, rng: np.random.Generator, tmp_path: Path, settings: dict[str, Any]
 ) -> None:
     """An index that someone fitted and saved, put to work on Spark."""
     joblib.dump(NearestNeighbors(**settings).fit(ITEMS), tmp_path / "index")
     fitted = joblib.load(tmp_path / "index")
-    queries = RANDOM.normal(size=(6, 3))
+    queries = rng.normal(size=(6, 3))
     distances, positions = fitted.kneighbors(queries)
-    names = [f"item {i:02}" for i in RANDOM.permutation(40)]
+    names = [f"item {i:02}" for i in rng.permutation(40)]
     model = KNNModel.fromSklearn(fitted, ids=names)
     assert model.getIdCol() == "id"
     found = answers(model.transform(frame_of(spark, queries)))

@@ -16,19 +16,24 @@ from pyspark.ml.feature import Normalizer, SQLTransformer, VectorAssembler
 from pyspark_knn import KNNEstimator, KNNModel, persistence
 from pyspark_knn.engine import compat
 from pyspark_knn.persistence import ModelReader, ModelWriter
-from tests.support.frames import answers, frame_of
+from tests.support.frames import Matrix, answers, frame_of
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
-RANDOM = np.random.default_rng(5)
-ITEMS = RANDOM.normal(size=(30, 2))
-IDS = RANDOM.permutation(30).tolist()
+
+def _data() -> tuple[Matrix, list[int], Matrix]:
+    """Items, their ids, and queries."""
+    rng = np.random.default_rng(5)
+    return rng.normal(size=(30, 2)), rng.permutation(30).tolist(), rng.normal(size=(5, 2))
+
+
+ITEMS, IDS, QUERIES = _data()
 
 
 @pytest.fixture(scope="module")
 def queries(spark: SparkSession) -> DataFrame:
-    return frame_of(spark, RANDOM.normal(size=(5, 2)))
+    return frame_of(spark, QUERIES)
 
 
 @pytest.fixture(scope="module")

@@ -11,17 +11,22 @@ from pyspark.ml.linalg import Vectors
 
 from pyspark_knn import KNNEstimator
 from pyspark_knn.engine.columns import features_of
-from tests.support.frames import KINDS, answers, frame_of
+from tests.support.frames import KINDS, Matrix, answers, frame_of
 from tests.support.oracle import direct_distances, nearest
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
-RANDOM = np.random.default_rng(7)
-# A lattice: full of ties, and exact in every type of column.
-ITEMS = RANDOM.integers(-2, 3, (120, 3)).astype(np.float64)
-IDS = RANDOM.permutation(1000)[:120].tolist()
-QUERIES = RANDOM.integers(-3, 4, (30, 3)).astype(np.float64)
+
+def _lattice() -> tuple[Matrix, list[int], Matrix]:
+    """Items, ids and queries: full of ties, and exact in every type of column."""
+    rng = np.random.default_rng(7)
+    items = rng.integers(-2, 3, (120, 3)).astype(np.float64)
+    ids = rng.permutation(1000)[:120].tolist()
+    return items, ids, rng.integers(-3, 4, (30, 3)).astype(np.float64)
+
+
+ITEMS, IDS, QUERIES = _lattice()
 
 # Metric, the Params that it needs, and the algorithms that serve it.
 METRICS: list[tuple[str, dict[str, Any], tuple[str, ...]]] = [
@@ -85,9 +90,11 @@ def test_every_type_of_features_column(spark: SparkSession, kind: str) -> None:
         assert answers(model.transform(frame_of(spark, QUERIES, kind=column))) == expected
 
 
-def test_float32_items_with_float64_queries_are_compared_in_float64(spark: SparkSession) -> None:
-    items = RANDOM.normal(size=(50, 4)).astype(np.float32)
-    queries = RANDOM.normal(size=(10, 4))
+def test_float32_items_with_float64_queries_are_compared_in_float64(
+    spark: SparkSession, rng: np.random.Generator
+) -> None:
+    items = rng.normal(size=(50, 4)).astype(np.float32)
+    queries = rng.normal(size=(10, 4))
     model = KNNEstimator(k=3, idCol="id").fit(frame_of(spark, items, kind="float"))
     expected = nearest(direct_distances(queries, items), range(50), 3)
     found = answers(model.transform(frame_of(spark, queries)))
@@ -97,8 +104,8 @@ def test_float32_items_with_float64_queries_are_compared_in_float64(spark: Spark
     )
 
 
-def test_dtype_float32_rounds_the_items_once(spark: SparkSession) -> None:
-    items, queries = RANDOM.normal(size=(50, 4)), RANDOM.normal(size=(10, 4))
+def test_dtype_float32_rounds_the_items_once(spark: SparkSession, rng: np.random.Generator) -> None:
+    items, queries = rng.normal(size=(50, 4)), rng.normal(size=(10, 4))
     model = KNNEstimator(k=3, idCol="id", dtype="float32").fit(frame_of(spark, items))
     rounded = items.astype(np.float32)
     expected = nearest(direct_distances(queries, rounded), range(50), 3)
@@ -113,13 +120,14 @@ def test_dtype_float32_rounds_the_items_once(spark: SparkSession) -> None:
 )
 def test_equal_to_the_bit_whatever_the_way(
     spark: SparkSession,
+    rng: np.random.Generator,
     batches_of_one: None,
     metric: str,
     params: dict[str, Any],
     algorithms: tuple[str, ...],
 ) -> None:
     """Algorithms, partitions of items and of queries, and batch sizes of 1 and 10,000."""
-    items, queries = RANDOM.normal(size=(90, 3)), frame_of(spark, RANDOM.normal(size=(20, 3)))
+    items, queries = rng.normal(size=(90, 3)), frame_of(spark, rng.normal(size=(20, 3)))
     items[40:60] = items[:20]  # duplicates
     found = []
     for algorithm in algorithms:

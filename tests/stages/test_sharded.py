@@ -21,16 +21,21 @@ from pyspark_knn.engine import sharded
 from pyspark_knn.engine.shard_plan import numbered
 from pyspark_knn.engine.spreading import int_array, spreading_keys
 from tests.support.counting import counted_shards
-from tests.support.frames import answers, frame_of
+from tests.support.frames import Matrix, answers, frame_of
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
-RANDOM = np.random.default_rng(11)
-# A lattice, so that ties are everywhere, and ids that repeat.
-ITEMS = RANDOM.integers(-2, 3, (150, 3)).astype(np.float64)
-NAMES = [f"n{i:03d}" for i in RANDOM.integers(0, 130, 150)]
-QUERIES = RANDOM.integers(-3, 4, (40, 3)).astype(np.float64)
+
+def _lattice() -> tuple[Matrix, list[str], Matrix]:
+    """Items with ties everywhere, ids that repeat, and queries."""
+    rng = np.random.default_rng(11)
+    items = rng.integers(-2, 3, (150, 3)).astype(np.float64)
+    names = [f"n{i:03d}" for i in rng.integers(0, 130, 150)]
+    return items, names, rng.integers(-3, 4, (40, 3)).astype(np.float64)
+
+
+ITEMS, NAMES, QUERIES = _lattice()
 
 pytestmark = pytest.mark.filterwarnings("ignore:idCol.*:UserWarning")
 
@@ -151,8 +156,8 @@ def test_positions_stand_for_ids_in_shards_too(spark: SparkSession, kind: str) -
 
 
 @pytest.mark.parametrize("metric", ["cosine", "inner_product"])
-def test_other_metrics(spark: SparkSession, metric: str) -> None:
-    items = frame_of(spark, ITEMS, RANDOM.permutation(150).tolist())
+def test_other_metrics(spark: SparkSession, rng: np.random.Generator, metric: str) -> None:
+    items = frame_of(spark, ITEMS, rng.permutation(150).tolist())
     queries = frame_of(spark, QUERIES)
     make = functools.partial(KNNEstimator, idCol="id", metric=metric, k=7)
     one = make().fit(items).transform(queries)
@@ -378,10 +383,15 @@ def test_auto_shards_what_is_too_large_to_replicate(items: DataFrame) -> None:
     assert "more than the" in model.placementReason
 
 
-CLUSTERED = np.concatenate(
-    [RANDOM.normal(center, 0.05, (80, 2)) for center in RANDOM.uniform(-9, 9, (6, 2))]
-)
-NEAR = CLUSTERED[::9] + RANDOM.normal(0, 0.02, CLUSTERED[::9].shape)
+def _clusters() -> tuple[Matrix, Matrix]:
+    """Items in six clusters, and queries near every ninth item."""
+    rng = np.random.default_rng(11)
+    centers = rng.uniform(-9, 9, (6, 2))
+    items = np.concatenate([rng.normal(center, 0.05, (80, 2)) for center in centers])
+    return items, items[::9] + rng.normal(0, 0.02, items[::9].shape)
+
+
+CLUSTERED, NEAR = _clusters()
 
 
 @pytest.mark.parametrize("metric", ["euclidean", "cityblock", "sqeuclidean"])

@@ -52,11 +52,18 @@ if TYPE_CHECKING:
 
 ROWS, FOLDS = 60, 2
 KS = [1, 3, 6]
-RANDOM = np.random.default_rng(11)
-MATRIX = RANDOM.normal(size=(ROWS, 3))
-CLASSES = (MATRIX[:, 0] + RANDOM.normal(0, 0.7, ROWS) > 0).astype(int)
-TARGET = MATRIX[:, 0] * 10 + RANDOM.normal(size=ROWS)
 FOLD = np.arange(ROWS) % FOLDS
+
+
+def _data() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Vectors, and a class and a target of each."""
+    rng = np.random.default_rng(11)
+    matrix = rng.normal(size=(ROWS, 3))
+    classes = (matrix[:, 0] + rng.normal(0, 0.7, ROWS) > 0).astype(int)
+    return matrix, classes, matrix[:, 0] * 10 + rng.normal(size=ROWS)
+
+
+MATRIX, CLASSES, TARGET = _data()
 
 
 @pytest.fixture(scope="module")

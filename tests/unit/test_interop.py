@@ -16,7 +16,6 @@ from pyspark_knn.engine.items import Items
 from pyspark_knn.facts import FitFacts
 from pyspark_knn.index.distances import ALGORITHMS, METRICS, algorithms_for, resolve_metric
 
-RANDOM = np.random.default_rng(7)
 DIM = 4
 OLD = tuple(map(int, sklearn.__version__.split(".")[:2])) < (1, 4)
 NEEDED: dict[str, list[dict[str, Any]]] = {
@@ -40,17 +39,17 @@ CASES = [
 ]
 
 
-def points(metric: str, count: int) -> np.ndarray:
+def points(rng: np.random.Generator, metric: str, count: int) -> np.ndarray:
     if metric == "haversine":
-        return RANDOM.uniform([-1.5, -3.0], [1.5, 3.0], (count, 2))
+        return rng.uniform([-1.5, -3.0], [1.5, 3.0], (count, 2))
     if resolve_metric(metric, params=NEEDED.get(metric, [{}])[0]).compares_sets:
         # Whatever is not 0 counts as 1, and in some rows nothing is.
-        rows = (RANDOM.random((count, 12)) < 0.4) * 1.0
+        rows = (rng.random((count, 12)) < 0.4) * 1.0
         # Two empty sets are equal, but 0 / 0 for scikit-learn by two of the formulas.
         rows[0] = 0.0
         rows[rows.sum(axis=1) == 0, 0] = 1.0 if metric in ("dice", "sokalsneath") else 0.0
         return rows
-    rows = RANDOM.normal(size=(count, DIM)).round(1)
+    rows = rng.normal(size=(count, DIM)).round(1)
     # Of numbers below 0 scikit-learn and scipy have two different formulas; ours is scipy's.
     return np.abs(rows) if metric == "braycurtis" else rows
 
@@ -63,8 +62,8 @@ def model_of(kind: Any, matrix: np.ndarray, labels: Any = None, **settings: Any)
 
 
 @pytest.mark.parametrize(("metric", "p", "params", "algorithm"), CASES)
-def test_scikit_learn_searches_as_the_model_does(metric, p, params, algorithm):
-    items, queries = points(metric, 60), points(metric, 9)
+def test_scikit_learn_searches_as_the_model_does(rng, metric, p, params, algorithm):
+    items, queries = points(rng, metric, 60), points(rng, metric, 9)
     model = model_of(
         KNNModel, items, k=7, metric=metric, p=p, metricParams=params, algorithm=algorithm
     )
@@ -91,9 +90,9 @@ def test_scikit_learn_searches_as_the_model_does(metric, p, params, algorithm):
     ("kind", "theirs"),
     [(KNNClassificationModel, KNeighborsClassifier), (KNNRegressionModel, KNeighborsRegressor)],
 )
-def test_voters_too(metric, kind, theirs):
-    items = points(metric, 30)
-    labels = RANDOM.integers(0, 2, 30).astype(float)
+def test_voters_too(rng, metric, kind, theirs):
+    items = points(rng, metric, 30)
+    labels = rng.integers(0, 2, 30).astype(float)
     fitted = model_of(kind, items, labels, k=1, metric=metric).toSklearn()
     assert isinstance(fitted, theirs)
     query = items[3:4] != 0 if metric == "sokalmichener" else items[3:4]
@@ -101,9 +100,9 @@ def test_voters_too(metric, kind, theirs):
 
 
 @pytest.mark.parametrize("metric", ["braycurtis", "dice", "sokalsneath"])
-def test_a_ball_tree_that_is_not_exact_becomes_brute(metric):
+def test_a_ball_tree_that_is_not_exact_becomes_brute(rng, metric):
     """scikit-learn offers these trees, but they miss neighbors: see tests/unit/test_trees.py."""
-    items = (RANDOM.random((40, 8)) < 0.5) * 1.0
+    items = (rng.random((40, 8)) < 0.5) * 1.0
     fitted = NearestNeighbors(metric=metric, algorithm="ball_tree").fit(items)
     model = KNNModel.fromSklearn(fitted)
     assert model.getAlgorithm() == "brute"
@@ -117,8 +116,8 @@ def test_a_tree_that_is_exact_stays():
     assert (model.getAlgorithm(), model.algorithmReason) == ("ball_tree", "ball_tree was asked for")
 
 
-def test_a_ball_tree_of_mahalanobis_by_its_covariance():
-    items = points("euclidean", 50)
+def test_a_ball_tree_of_mahalanobis_by_its_covariance(rng):
+    items = points(rng, "euclidean", 50)
     covariance = np.cov(items, rowvar=False)
     fitted = NearestNeighbors(
         n_neighbors=3, algorithm="ball_tree", metric="mahalanobis", metric_params={"V": covariance}
