@@ -5,9 +5,10 @@ from __future__ import annotations
 import datetime as dt
 import functools
 import warnings
+from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -70,17 +71,24 @@ def queries(spark: SparkSession) -> DataFrame:
     return spark.createDataFrame(rows, "n int, features array<double>, seen array<string>")
 
 
-def test_what_the_model_tells(models: tuple[KNNModel, KNNModel]) -> None:
-    one, cut = models
+def test_params_of_a_sharded_model(models: tuple[KNNModel, KNNModel]) -> None:
+    cut = models[1]
     assert cut.getPlacement() == "sharded"
     assert cut.getNumShards() == 3
     assert cut.getAlgorithm() in ("brute", "kd_tree", "ball_tree")
-    assert (cut.numItems, cut.numFeatures) == (one.numItems, one.numFeatures) == (150, 3)
-    assert cut._facts.numDuplicates == one._facts.numDuplicates == 150 - len(set(NAMES))
     assert "sharded was asked for" in cut.placementReason
     assert "of 3 shards" in cut.algorithmReason
+
+
+def test_counts_and_ids_are_those_of_one_index(models: tuple[KNNModel, KNNModel]) -> None:
+    one, cut = models
+    assert (cut.numItems, cut.numFeatures) == (one.numItems, one.numFeatures) == (150, 3)
+    assert cut._facts.numDuplicates == one._facts.numDuplicates == 150 - len(set(NAMES))
     assert cut.ids.tolist() == one.ids.tolist() == sorted(NAMES)
-    assert cut.toSklearn().n_samples_fit_ == 150
+
+
+def test_to_sklearn_gathers_the_items_of_all_shards(models: tuple[KNNModel, KNNModel]) -> None:
+    assert models[1].toSklearn().n_samples_fit_ == 150
 
 
 @pytest.mark.parametrize(
@@ -165,12 +173,15 @@ def test_other_metrics(spark: SparkSession, rng: np.random.Generator, metric: st
     assert answers(cut) == answers(one)
 
 
-def test_few_items_and_equal_ones(spark: SparkSession) -> None:
+def test_there_are_no_more_shards_than_items(spark: SparkSession) -> None:
     few = frame_of(spark, ITEMS[:3], [5, 6, 7])
     with pytest.warns(UserWarning, match="k is 5"):
         model = KNNEstimator(idCol="id", placement="sharded", numShards=50).fit(few)
     assert model.getNumShards() == 3
     assert [len(row) for row in answers(model.transform(frame_of(spark, QUERIES)))] == [3] * 40
+
+
+def test_among_equal_items_the_smallest_ids_are_returned(spark: SparkSession) -> None:
     equal = frame_of(spark, np.ones((40, 2)), range(40))
     model = KNNEstimator(idCol="id", placement="sharded", numShards=4).fit(equal)
     found = answers(model.transform(equal))
@@ -276,10 +287,17 @@ def test_explain_search(models: tuple[KNNModel, KNNModel], queries: DataFrame) -
         assert "advice" not in report
 
 
-@pytest.mark.parametrize("estimator", [KNNClassifier, KNNRegressor])
-def test_shards_vote_as_one_index(
-    spark: SparkSession, tmp_path: Path, estimator: type[Any]
-) -> None:
+class Voters(NamedTuple):
+    """A replicated and a sharded model that vote, with queries and what `one` returns for them."""
+
+    one: Any
+    cut: Any
+    queries: DataFrame
+    expected: list[str]
+
+
+@pytest.fixture(scope="module", params=[KNNClassifier, KNNRegressor])
+def voters(spark: SparkSession, request: pytest.FixtureRequest) -> Voters:
     # Ids that repeat with other labels, and weights: what breaks a tie decides the vote.
     rows = [
         (i % 50, row, float(i % 3), float(1 + i % 4)) for i, row in enumerate(ITEMS[:110].tolist())
@@ -288,19 +306,28 @@ def test_shards_vote_as_one_index(
     items = spark.createDataFrame(rows, columns)
     queries = frame_of(spark, QUERIES, id_col="n")
     make = functools.partial(
-        estimator, k=4, idCol="id", weightCol="weight", weights="distance", neighborsCol="near"
+        request.param, k=4, idCol="id", weightCol="weight", weights="distance", neighborsCol="near"
     )
     with pytest.warns(UserWarning, match="60 items have the id of another"):
         one = make(placement="replicated").fit(items)
     with pytest.warns(UserWarning, match="60 items have the id of another"):
         cut = make(placement="sharded", numShards=3).fit(items)
-    expected = sorted(map(str, one.transform(queries).collect()))
-    assert sorted(map(str, cut.transform(queries).collect())) == expected
-    cut.write().save(str(tmp_path / "model"))
-    loaded = type(cut).load(str(tmp_path / "model"))
-    assert sorted(map(str, loaded.transform(queries).collect())) == expected
+    return Voters(one, cut, queries, sorted(map(str, one.transform(queries).collect())))
+
+
+def test_shards_vote_as_one_index(voters: Voters) -> None:
+    assert sorted(map(str, voters.cut.transform(voters.queries).collect())) == voters.expected
+
+
+def test_a_loaded_sharded_model_votes_as_the_saved_one(voters: Voters, tmp_path: Path) -> None:
+    voters.cut.write().save(str(tmp_path / "model"))
+    loaded = type(voters.cut).load(str(tmp_path / "model"))
+    assert sorted(map(str, loaded.transform(voters.queries).collect())) == voters.expected
+
+
+def test_predict_is_refused_by_a_sharded_model(voters: Voters) -> None:
     with pytest.raises(ValueError, match="on the executors"):
-        cut.predict(Vectors.dense([0.0, 0.0, 0.0]))
+        voters.cut.predict(Vectors.dense([0.0, 0.0, 0.0]))
 
 
 def test_siblings_share_one_search_of_shards(items: DataFrame) -> None:
@@ -325,19 +352,36 @@ def test_a_stream_is_refused(spark: SparkSession, models: tuple[KNNModel, KNNMod
         models[1].transform(stream)
 
 
-def test_save_and_load_stay_sharded(
-    models: tuple[KNNModel, KNNModel], queries: DataFrame, tmp_path: Path
+@pytest.fixture(scope="module")
+def saved(
+    models: tuple[KNNModel, KNNModel], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[KNNModel, str]:
+    """The sharded model, saved and loaded, and its path."""
+    path = str(tmp_path_factory.mktemp("saved") / "model")
+    models[1].write().save(path)
+    return KNNModel.load(path), path
+
+
+def test_a_loaded_model_has_the_same_shards(
+    models: tuple[KNNModel, KNNModel], saved: tuple[KNNModel, str]
 ) -> None:
-    cut = models[1]
-    path = str(tmp_path / "model")
-    cut.write().save(path)
-    loaded = KNNModel.load(path)
+    loaded, _ = saved
     assert (loaded.getPlacement(), loaded.getNumShards()) == ("sharded", 3)
-    assert loaded.placementReason == cut.placementReason
+    assert loaded.placementReason == models[1].placementReason
     assert loaded.ids.tolist() == sorted(NAMES)
+
+
+def test_a_loaded_model_answers_as_the_saved_one(
+    models: tuple[KNNModel, KNNModel], saved: tuple[KNNModel, str], queries: DataFrame
+) -> None:
+    loaded, cut = saved[0], models[1]
     keep = {cut.handleInvalid: "keep"}
     assert answers_or_none(loaded.copy(keep), queries) == answers_or_none(cut.copy(keep), queries)
-    # Its shards are built again from these files, should they get lost.
+
+
+def test_a_loaded_model_cannot_overwrite_its_own_files(saved: tuple[KNNModel, str]) -> None:
+    """Spark rebuilds lost shards from these files."""
+    loaded, path = saved
     with pytest.raises(ValueError, match="cannot be overwritten by itself"):
         loaded.write().overwrite().save(path)
     assert loaded.items.count() == 150
@@ -394,52 +438,97 @@ def _clusters() -> tuple[Matrix, Matrix]:
 CLUSTERED, NEAR = _clusters()
 
 
-@pytest.mark.parametrize("metric", ["euclidean", "cityblock", "sqeuclidean"])
-def test_cells_answer_exactly_and_pass_over_others(
+class Cells(NamedTuple):
+    """A replicated and a k-means sharded model, and what both return for `queries`."""
+
+    one: KNNModel
+    cut: KNNModel
+    queries: DataFrame
+    expected: list[Any]
+    found: list[Any]
+    searched: int | None
+    """How many queries all shards together searched for `found`; None if that is not known."""
+
+
+@pytest.fixture(scope="module")
+def cells(
     spark: SparkSession,
     spark_kind: str,
-    metric: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Cells]:
+    """The models of one metric: see `METRICS` and `EUCLIDEAN`."""
     items = frame_of(spark, CLUSTERED, partitions=3)
     asked: list[Any] = [(i, row, [i * 9]) for i, row in enumerate(NEAR.tolist())]
-    asked[3] = (3, None, None)
+    asked[INVALID] = (INVALID, None, None)
     asked[4] = (4, [100.0, 50.0], None)
     queries = spark.createDataFrame(asked, "n int, features array<double>, seen array<long>")
-    make = functools.partial(
-        KNNEstimator, k=4, idCol="id", metric=metric, handleInvalid="keep", excludeIdCol="seen"
-    )
+    make = functools.partial(KNNEstimator, k=4, idCol="id", excludeIdCol="seen")
+    make = functools.partial(make, metric=request.param, handleInvalid="keep")
     one = make(placement="replicated").fit(items)
     cut = make(placement="sharded", shardBy="kmeans", numShards=12).fit(items)
-    assert cut.numItems == len(CLUSTERED)
-    expected = answers_or_none(one, queries)
-    if spark_kind == "connect":
-        assert answers_or_none(cut, queries) == expected
-    else:
-        take = counted_shards(monkeypatch, tmp_path)
-        assert answers_or_none(cut, queries) == expected
-        # Hash shards would have searched every query in every shard.
-        assert take() < len(NEAR) * cut.getNumShards() / 2
-    if metric != "euclidean":
-        return
-    for changes in ({"k": 500}, {"maxDistance": 0.03}):
-        found = [
-            answers_or_none(m.copy({m.getParam(n): v for n, v in changes.items()}), queries)
-            for m in (one, cut)
-        ]
-        assert found[0] == found[1]
-    few = cut.setNumProbes(1)
-    close = answers_or_none(few, queries)
-    assert [row[0] for row in close] == [row[0] for row in expected]
-    assert close[3] == expected[3]
+    with pytest.MonkeyPatch.context() as patch:
+        # Workers of a Spark Connect server write their counts elsewhere.
+        countable = spark_kind != "connect"
+        take = counted_shards(patch, tmp_path_factory.mktemp("cells")) if countable else None
+        found = answers_or_none(cut, queries)
+        searched = take() if take else None
+    yield Cells(one, cut, queries, answers_or_none(one, queries), found, searched)
+    cut.unpersist()
+
+
+INVALID = 3
+METRICS = pytest.mark.parametrize("cells", ["euclidean", "cityblock", "sqeuclidean"], indirect=True)
+EUCLIDEAN = pytest.mark.parametrize("cells", ["euclidean"], indirect=True)
+
+
+@METRICS
+def test_cells_answer_as_one_index(cells: Cells) -> None:
+    assert cells.cut.numItems == len(CLUSTERED)
+    assert cells.found == cells.expected
+
+
+@METRICS
+def test_most_cells_are_not_searched(cells: Cells) -> None:
+    if cells.searched is None:
+        pytest.skip("the server's workers write elsewhere")
+    # Hash shards would have searched every query in every shard.
+    assert cells.searched < len(NEAR) * cells.cut.getNumShards() / 2
+
+
+@EUCLIDEAN
+@pytest.mark.parametrize("changes", [{"k": 500}, {"maxDistance": 0.03}], ids=str)
+def test_cells_answer_as_one_index_with_changed_params(
+    cells: Cells, changes: dict[str, Any]
+) -> None:
+    expected, found = (
+        answers_or_none(
+            model.copy({model.getParam(name): value for name, value in changes.items()}),
+            cells.queries,
+        )
+        for model in (cells.one, cells.cut)
+    )
+    assert found == expected
+
+
+@EUCLIDEAN
+def test_one_probe_finds_most_neighbors(cells: Cells) -> None:
+    cut = cells.cut
+    found = answers_or_none(cut.copy({cut.numProbes: 1}), cells.queries)
+    assert [row[0] for row in found] == [row[0] for row in cells.expected]
+    assert found[INVALID] == cells.expected[INVALID]
     shares = [
         len(set(a[1]) & set(b[1])) / 4
-        for a, b in zip(close, expected, strict=True)
+        for a, b in zip(found, cells.expected, strict=True)
         if a[1] is not None
     ]
     assert 0.5 < np.mean(shares) <= 1
-    assert answers_or_none(few.setNumProbes(12), queries) == expected
+
+
+@EUCLIDEAN
+def test_as_many_probes_as_cells_are_exact(cells: Cells) -> None:
+    cut = cells.cut
+    assert answers_or_none(cut.copy({cut.numProbes: 12}), cells.queries) == cells.expected
 
 
 @pytest.mark.parametrize("metric", ["cosine", "inner_product"])
