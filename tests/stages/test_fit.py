@@ -1,4 +1,4 @@
-"""How a fit reads its input, and what it leaves behind."""
+"""How `fit` reads the items, and what it leaves persisted."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 def _watched(frame: DataFrame, note: Path) -> DataFrame:
-    """The same rows; each time that some are computed, their number is noted."""
+    """The same rows; whenever a batch is computed, its number of rows is written to `note`."""
     path = str(note)
 
     def count(batches: Iterator[Any]) -> Iterator[Any]:
@@ -61,7 +61,7 @@ def test_nothing_stays_persisted(spark: SparkSession) -> None:
     assert _persisted(spark) <= before
 
 
-def test_nothing_stays_persisted_of_shards_that_could_not_be_built(
+def test_nothing_stays_persisted_after_a_failed_build_of_shards(
     spark: SparkSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(frame: DataFrame) -> None:
@@ -93,16 +93,16 @@ def _packed(items: DataFrame, *, named: bool = False) -> packed_room.PackedItems
 
 
 def _persisted(spark: SparkSession) -> set[int]:
-    """The numbers of what is persisted; a client of Spark Connect cannot see them."""
+    """The ids of persisted RDDs; empty for Spark Connect, whose clients cannot see them."""
     if not hasattr(spark, "_jsparkSession"):
         return set()
     return set(spark.sparkContext._jsc.getPersistentRDDs())
 
 
-def test_chunks_come_in_slices_and_end_up_in_order(
+def test_chunks_are_fetched_in_slices_and_sorted(
     spark: SparkSession, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Small chunks and slices, so that there are many of both."""
+    """Chunks and slices are small here, so that there are many of both."""
     monkeypatch.setattr(packed_room, "_CHUNK_BYTES", 500)
     monkeypatch.setattr(packed_room, "_SLICE_BYTES", 4_000)
     items = rng.integers(-50, 50, (400, 3)).astype(np.float64)
@@ -117,7 +117,7 @@ def test_chunks_come_in_slices_and_end_up_in_order(
 
 
 def _changing(spark: SparkSession, what: str) -> DataFrame:
-    """40 items, of which `what` differs each time that they are computed."""
+    """40 items whose `what` changes whenever they are computed."""
 
     def change(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         random = np.random.default_rng()
@@ -125,7 +125,7 @@ def _changing(spark: SparkSession, what: str) -> DataFrame:
             ids = batch.column(0).to_numpy()
             vectors = np.repeat(ids.astype(float), 2)
             if what == "rows":
-                # As many rows in all as there are in the other reading, or not.
+                # The number of rows may equal that of the other reading, or not.
                 ids = ids[random.random(len(ids)) < 0.5]
                 vectors = vectors[: 2 * len(ids)]
             elif what == "vectors":
@@ -155,10 +155,10 @@ def _changing(spark: SparkSession, what: str) -> DataFrame:
         ("nothing", "several slices", True),
     ],
 )
-def test_an_input_that_changes_between_readings_is_noticed(
+def test_items_that_change_between_readings_are_refused(
     spark: SparkSession, monkeypatch: pytest.MonkeyPatch, slices: str, named: bool, what: str
 ) -> None:
-    """Where persisted chunks are lost, a nondeterministic input may come back with other rows."""
+    """If persisted chunks are lost, items that are not deterministic may have other rows."""
     if slices == "several slices":
         monkeypatch.setattr(packed_room, "_CHUNK_BYTES", 100)
         monkeypatch.setattr(packed_room, "_SLICE_BYTES", 400)
@@ -172,10 +172,10 @@ def test_an_input_that_changes_between_readings_is_noticed(
 
 
 @pytest.mark.parametrize("what", ["rows", "vectors", "ids", "order", "nothing"])
-def test_shards_of_an_input_that_changes_between_readings_are_refused(
+def test_shards_of_items_that_change_between_readings_are_refused(
     spark: SparkSession, what: str
 ) -> None:
-    """Another order alone is none: rows out of a shuffle have it when an executor was lost."""
+    """Another order alone is allowed: a shuffle has it after an executor was lost."""
     with _packed(_changing(spark, what), named=True) as packed:
         packed.frame.unpersist(blocking=True)
         spec = IndexSpec(resolve_metric("euclidean"))
@@ -212,7 +212,7 @@ def test_wide_sparse_items_are_refused_before_they_are_made_dense(
         assert way in text
 
 
-def test_sparse_items_that_grow_by_little_or_are_few_are_taken(
+def test_sparse_items_that_are_few_or_grow_little_are_accepted(
     spark: SparkSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     knn = KNNEstimator(k=1, idCol="id")
@@ -242,7 +242,7 @@ def test_param_maps(spark: SparkSession) -> None:
     assert answers(two.transform(queries)) == [[(1, 2.0), (0, 5.0)]]
 
 
-def test_workers_set_aside_from_garbage_collection_what_they_have_imported(
+def test_workers_exclude_their_imports_from_garbage_collection(
     spark: SparkSession,
 ) -> None:
     """Spark's daemon collects garbage after each task, while the next one waits for the worker."""

@@ -1,4 +1,4 @@
-"""Sharded placement: the answers of one index, out of many."""
+"""Sharded placement: many indexes give the answers of one."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def models(items: DataFrame) -> tuple[KNNModel, KNNModel]:
 
 @pytest.fixture(scope="module")
 def queries(spark: SparkSession) -> DataFrame:
-    """Valid and invalid ones, with ids to leave out, in two partitions of one size and a small."""
+    """Valid and invalid queries, with ids to exclude."""
     rows: list[Any] = [
         (i, row, [NAMES[i], NAMES[i + 1]] if i % 3 else None)
         for i, row in enumerate(QUERIES.tolist())
@@ -128,7 +128,7 @@ def test_an_invalid_query_is_an_error(
         (T.BinaryType(), lambda i: bytes([255 - i, 0, i % 7])),
         (T.DecimalType(20, 3), lambda i: Decimal(i) / 8),
         (T.DateType(), lambda i: dt.date(1500 + 9 * i, 2, 3)),
-        # Hours that come twice in the time zone of the tests, and years that pandas has not.
+        # Hours that occur twice in the time zone of the tests.
         (T.TimestampType(), lambda i: dt.datetime(2024, 10, 27, tzinfo=dt.timezone.utc)
             + dt.timedelta(minutes=10 * i)),
     ],
@@ -153,7 +153,7 @@ def test_types_of_ids(spark: SparkSession, id_type: T.DataType, make: Any) -> No
 
 
 @pytest.mark.parametrize("kind", ["sparse", "float"])
-def test_positions_stand_for_ids_in_shards_too(spark: SparkSession, kind: str) -> None:
+def test_without_id_col_positions_name_the_neighbors(spark: SparkSession, kind: str) -> None:
     items = frame_of(spark, ITEMS, kind=kind, partitions=None).select("features")
     queries = frame_of(spark, QUERIES, kind="dense")
     one = KNNEstimator(k=9).fit(items)
@@ -251,7 +251,7 @@ def test_each_query_is_searched_once(
         assert take() == every
 
 
-def test_the_spread_of_keys(spark: SparkSession) -> None:
+def test_spreading_keys_fill_one_partition_each(spark: SparkSession) -> None:
     for count in (1, 2, 3, 8, 37):
         key = F.element_at(int_array(spreading_keys(count)), (F.col("id") + 1).cast("int"))
         rows = spark.range(count).repartition(count, key)
@@ -330,7 +330,7 @@ def test_predict_is_refused_by_a_sharded_model(voters: Voters) -> None:
         voters.cut.predict(Vectors.dense([0.0, 0.0, 0.0]))
 
 
-def test_siblings_share_one_search_of_shards(items: DataFrame) -> None:
+def test_models_of_one_fit_multiple_share_one_search_of_shards(items: DataFrame) -> None:
     knn = KNNEstimator(idCol="id", placement="sharded", numShards=3)
     maps = [{knn.k: 2}, {knn.k: 5}, {knn.k: 5, knn.maxDistance: 1.5}]
     queries = items.limit(20)
@@ -340,7 +340,7 @@ def test_siblings_share_one_search_of_shards(items: DataFrame) -> None:
     alone = [knn.copy(each).fit(items).transform(queries) for each in maps]
     for mine, other in zip(found, alone, strict=True):
         assert sorted(map(str, mine.collect())) == sorted(map(str, other.collect()))
-    # All are cut out of one search, which is cached as one DataFrame.
+    # All are derived from one search, which is cached as one DataFrame.
     assert len(siblings[0]._shared._made[cached]) == 1
     cached.unpersist()
 
@@ -392,7 +392,7 @@ def answers_or_none(model: KNNModel, queries: DataFrame) -> list[Any]:
     return sorted((tuple(row) for row in rows), key=lambda row: row[0])
 
 
-def test_shards_can_be_freed_and_come_back(items: DataFrame, spark: SparkSession) -> None:
+def test_unpersisted_shards_are_rebuilt(items: DataFrame, spark: SparkSession) -> None:
     model = KNNEstimator(idCol="id", placement="sharded", numShards=2).fit(items)
     queries = frame_of(spark, QUERIES)
     before = answers(model.transform(queries))
@@ -404,8 +404,8 @@ def test_shards_can_be_freed_and_come_back(items: DataFrame, spark: SparkSession
     model.unpersist()
 
 
-def test_a_model_keeps_its_shards_when_one_of_an_equal_fit_goes(items: DataFrame) -> None:
-    """As in a notebook whose cell is run again: Spark takes equal plans for one."""
+def test_unpersist_of_an_equal_model_keeps_the_shards(items: DataFrame) -> None:
+    """As in a notebook whose cell is run again: Spark caches equal plans once."""
     knn = KNNEstimator(idCol="id", placement="sharded", numShards=2)
     former, model = knn.fit(items), knn.fit(items)
     frame = model._index._frame  # type: ignore[union-attr]
@@ -420,7 +420,7 @@ def small_limit(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("small_limit")
-def test_auto_shards_what_is_too_large_to_replicate(items: DataFrame) -> None:
+def test_auto_shards_items_that_are_too_large_to_replicate(items: DataFrame) -> None:
     model = KNNEstimator(idCol="id").fit(items)
     assert model.getPlacement() == "sharded"
     assert "150 items of 3 dimensions in float32 take" in model.placementReason
@@ -538,7 +538,7 @@ def test_cells_need_the_triangle_inequality(items: DataFrame, metric: str) -> No
         estimator.fit(items)
 
 
-def test_a_giant_cell_is_cut(spark: SparkSession) -> None:
+def test_a_large_cell_is_split(spark: SparkSession) -> None:
     equal = frame_of(spark, np.concatenate([np.ones((60, 2)), 9 * np.eye(2)]), range(62))
     make = functools.partial(KNNEstimator, k=3, idCol="id")
     model = make(placement="sharded", shardBy="kmeans", numShards=6).fit(equal)

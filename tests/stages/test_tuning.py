@@ -1,4 +1,4 @@
-"""Grid search: right metrics, one index and one search for what candidates have in common."""
+"""Grid search: correct metrics, and one index and one search shared by the candidates."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def search(estimator: Any, maps: list[dict[Any, Any]], evaluator: Any, **more: A
 
 
 def results(model: Any, dataset: DataFrame, column: str = "prediction") -> list[Any]:
-    # Sorted here: Spark's sort reads its input twice.
+    # Sorted in Python, because Spark's sort reads its input twice.
     rows = sorted(model.transform(dataset).collect(), key=lambda row: row["id"])
     return [row[column] for row in rows]
 
@@ -122,7 +122,9 @@ def results(model: Any, dataset: DataFrame, column: str = "prediction") -> list[
 # --- fitMultiple ----------------------------------------------------------------------------------
 
 
-def test_one_index_for_all_maps_that_agree_on_it(points: DataFrame, searches: AllSearches) -> None:
+def test_param_maps_that_need_the_same_index_share_it(
+    points: DataFrame, searches: AllSearches
+) -> None:
     knn = KNNClassifier(idCol="id")
     maps = [
         {knn.k: 3},
@@ -372,7 +374,7 @@ def test_a_validator_is_saved_and_loaded(validated: Validated, tmp_path: Path) -
 
 
 def test_evaluators(points: DataFrame) -> None:
-    """Figures that scikit-learn gives too, for one fold."""
+    """Metrics of one fold agree with those of scikit-learn."""
     train, test = folds()[0]
     fitted = KNeighborsClassifier(7).fit(MATRIX[train], CLASSES[train])
     shares = fitted.predict_proba(MATRIX[test])
@@ -385,14 +387,14 @@ def test_evaluators(points: DataFrame) -> None:
     loss = log_loss(CLASSES[test], np.clip(shares, 1e-15, 1))
     assert multiclass.evaluate(judged, {multiclass.metricName: "logLoss"}) == pytest.approx(loss)
     binary = BinaryClassificationEvaluator(rawPredictionCol="probability", metricName="areaUnderPR")
-    # Spark joins the points of the curve by lines, scikit-learn by steps.
+    # Spark interpolates the curve linearly, scikit-learn in steps.
     area = binary.evaluate(judged)
     assert area == pytest.approx(average_precision_score(CLASSES[test], shares[:, 1]), abs=0.1)
     judged.unpersist()
 
 
-def test_models_of_each_fold_come_back(points: DataFrame, tmp_path: Path) -> None:
-    """Each by its own path: CrossValidatorModel.load gives all folds the models of the last one."""
+def test_sub_models_of_each_fold_are_saved_and_loaded(points: DataFrame, tmp_path: Path) -> None:
+    """From their own paths, because CrossValidatorModel.load returns those of the last fold."""
     knn = KNNClassifier(idCol="id")
     evaluator = MulticlassClassificationEvaluator(metricName="accuracy")
     model = search(knn, [{knn.k: 1}, {knn.k: 3}], evaluator, collectSubModels=True).fit(points)
@@ -633,7 +635,7 @@ def test_sub_models_of_a_loaded_split_are_saved_and_loaded(
     assert loaded.validationMetrics == model.validationMetrics
 
 
-def test_transformers_behind_the_last_estimator(points: DataFrame, searches: AllSearches) -> None:
+def test_transformers_after_the_last_estimator(points: DataFrame, searches: AllSearches) -> None:
     knn = KNNClassifier(idCol="id", labelCol="index")
     back = IndexToString(inputCol="prediction", outputCol="said")
     stages = [StringIndexer(inputCol="label", outputCol="index"), knn, back]
@@ -668,16 +670,16 @@ def test_a_pipeline_may_have_one_stage(points: DataFrame) -> None:
     assert (first.stages[0].getK(), second.stages[0].getK()) == (1, 3)
 
 
-def test_what_is_no_stage_is_refused(points: DataFrame) -> None:
+def test_an_invalid_stage_is_refused(points: DataFrame) -> None:
     with pytest.raises(TypeError, match="Cannot recognize a pipeline stage"):
         SharedPrefixPipeline(stages=["scaler"]).fit(points)
 
 
-# --- what a prefix is known by --------------------------------------------------------------------
+# --- which stages count as equal ------------------------------------------------------------------
 
 
 class Affine(Transformer):
-    """A transformer in Python whose state is no Param."""
+    """A transformer in Python with state outside of its Params."""
 
     factor: Param[Any] = Param(Params._dummy(), "factor", "an object that holds a number")
 
@@ -692,7 +694,7 @@ class Affine(Transformer):
 
 
 class Number:
-    """An object that no one understands: its repr tells nothing."""
+    """An object of an unknown type, whose repr does not show its value."""
 
     def __init__(self, value: float) -> None:
         self.value = value
@@ -716,7 +718,7 @@ def as_plain(points: DataFrame, stages: list[Any], maps: list[dict[Any, Any]]) -
     return list(metrics[0])
 
 
-def test_vectors_that_print_alike_are_told_apart(points: DataFrame) -> None:
+def test_vectors_with_equal_repr_are_distinguished(points: DataFrame) -> None:
     product = ElementwiseProduct(inputCol="features", outputCol="scaled")
     knn = KNNClassifier(idCol="id", featuresCol="scaled", weights="distance")
     values = [Vectors.dense([1.0, 1e-6, 1e-6 * i]) for i in (1, 2)]
@@ -725,7 +727,7 @@ def test_vectors_that_print_alike_are_told_apart(points: DataFrame) -> None:
     assert len(set(metrics)) > 1
 
 
-def test_params_of_stages_within_stages_count(points: DataFrame) -> None:
+def test_params_of_nested_stages_count(points: DataFrame) -> None:
     pca = PCA(inputCol="features", outputCol="scaled")
     knn = KNNClassifier(idCol="id", featuresCol="scaled", weights="distance")
     nested = Pipeline(stages=[Pipeline(stages=[pca])])
@@ -733,7 +735,7 @@ def test_params_of_stages_within_stages_count(points: DataFrame) -> None:
     assert len(set(as_plain(points, [nested, knn], maps))) == len(maps)
 
 
-def test_params_of_what_a_stage_wraps_count(points: DataFrame) -> None:
+def test_params_of_wrapped_stages_count(points: DataFrame) -> None:
     regression = LogisticRegression(maxIter=2, rawPredictionCol="scaled")
     wrapped = OneVsRest(classifier=regression, rawPredictionCol="scaled", predictionCol="guess")
     knn = KNNClassifier(idCol="id", featuresCol="scaled", weights="distance")
@@ -741,7 +743,7 @@ def test_params_of_what_a_stage_wraps_count(points: DataFrame) -> None:
     assert len(set(as_plain(points, [wrapped, knn], maps))) == len(maps)
 
 
-def test_params_of_a_search_within_a_search_count(points: DataFrame) -> None:
+def test_params_of_a_nested_search_count(points: DataFrame) -> None:
     pca = PCA(inputCol="features", outputCol="scaled")
     inner = KNNClassifier(idCol="id", featuresCol="scaled", predictionCol="guess")
     inner.setRawPredictionCol("votes").setProbabilityCol("shares")
@@ -761,7 +763,7 @@ def test_params_of_a_search_within_a_search_count(points: DataFrame) -> None:
         assert results(model, points, "scaled") == results(plain, points, "scaled")
 
 
-def test_values_that_nobody_understands_are_not_shared(points: DataFrame) -> None:
+def test_values_of_unknown_types_are_not_shared(points: DataFrame) -> None:
     affine = Affine(0.0)
     knn = KNNClassifier(idCol="id", featuresCol="scaled", k=5, maxDistance=1.0, weights="distance")
     values = [Number(1.0), Number(0.3)]
