@@ -191,7 +191,7 @@ def overhead(spark: SparkSession, options: argparse.Namespace) -> None:
     """What Spark adds to the search itself, on the same cores."""
     items = vectors(spark, options.items, options.dim, seed=1)
     model = KNNEstimator(k=K, idCol="id").fit(items)
-    index = model._index.index
+    index = model._fitted.searchable.index
     rows = []
     for count in (options.queries, 4 * options.queries):
         queries = vectors(spark, count, options.dim, seed=3)

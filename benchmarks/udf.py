@@ -15,7 +15,7 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from pyspark_knn import KNNEstimator
-from pyspark_knn.engine import compat
+from pyspark_knn.engine.spark import compat
 
 
 def found(model: Any, queries: DataFrame, *, arrow: bool) -> int:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pyspark_knn.classification import KNNClassificationModel, KNNClassifier
-    from pyspark_knn.engine.package import supply_package
+    from pyspark_knn.engine.ship.package import supply_package
     from pyspark_knn.evaluation import NeighborsEvaluator
     from pyspark_knn.neighbors import KNNEstimator, KNNModel
     from pyspark_knn.pipeline import SharedPrefixPipeline
@@ -52,7 +52,7 @@ _HOMES = {
     "KNNRegressor": "regression",
     "NeighborsEvaluator": "evaluation",
     "SharedPrefixPipeline": "pipeline",
-    "supply_package": "engine.package",
+    "supply_package": "engine.ship.package",
 }
 
 

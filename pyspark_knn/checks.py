@@ -6,7 +6,8 @@ import math
 import warnings
 
 from pyspark_knn.index.cells import check_cells
-from pyspark_knn.index.distances import Metric, check_algorithm, resolve_metric
+from pyspark_knn.index.distances import Metric, resolve_metric
+from pyspark_knn.index.registry import check_algorithm
 from pyspark_knn.params import HasNeighbors
 
 

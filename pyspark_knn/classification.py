@@ -17,9 +17,9 @@ from pyspark.sql import functions as F
 from sklearn.neighbors import KNeighborsClassifier
 
 from pyspark_knn import interop
-from pyspark_knn.engine import columns
-from pyspark_knn.engine.answers import ClassVerdict
-from pyspark_knn.engine.packed import ItemSource, PackedItems
+from pyspark_knn.engine.fit.packed import PackedItems
+from pyspark_knn.engine.rows import columns
+from pyspark_knn.engine.search.answers import ClassVote
 from pyspark_knn.facts import FitFacts, check_classes
 from pyspark_knn.voting import CheckedThresholds, VotingEstimator, VotingModel
 
@@ -78,6 +78,8 @@ class KNNClassificationModel(VotingModel, CheckedThresholds, ProbabilisticClassi
         "distancesCol",
     )
 
+    _labels_are_classes = True
+
     @property
     def numClasses(self) -> int:
         """How many classes there are; at least 2."""
@@ -89,11 +91,11 @@ class KNNClassificationModel(VotingModel, CheckedThresholds, ProbabilisticClassi
         """The names of the classes, where the label's metadata told them."""
         return self._facts.classNames
 
-    def _verdict(self) -> ClassVerdict:
+    def _predicted(self) -> ClassVote:
         thresholds = self.getThresholds()
         _check_thresholds(thresholds, self.numClasses)
         limits = None if thresholds is None else tuple(thresholds)
-        return ClassVerdict(self.numClasses, self.getWeights(), limits)
+        return ClassVote(self.numClasses, self.getWeights(), limits)
 
     def _finished(self, outputs: dict[str, str]) -> dict[str, Column]:
         finished = super()._finished(outputs)
@@ -111,19 +113,10 @@ class KNNClassificationModel(VotingModel, CheckedThresholds, ProbabilisticClassi
         values = {"num_vals": self.numClasses} if names is None else {"vals": names}
         return {"type": "nominal", **values}
 
-    def fit_record(self) -> dict[str, Any]:
-        """What is to be known of the fit when this model is loaded."""
-        record = super().fit_record()
+    def _fit_record(self) -> dict[str, Any]:
+        record = super()._fit_record()
         check_classes(record["numClasses"], record["classNames"], _MOST_CLASSES)
         return record
-
-    def read_as(self, source: ItemSource) -> ItemSource:
-        """How to read saved items, given how anybody's are read."""
-        source = super().read_as(source)
-        rules = [
-            replace(rule, negative=False, fractional=rule.key != "label") for rule in source.rules
-        ]
-        return replace(source, rules=tuple(rules))
 
     def _check_facts(self, facts: FitFacts, packed: PackedItems) -> None:
         super()._check_facts(facts, packed)
@@ -157,7 +150,7 @@ class KNNClassificationModel(VotingModel, CheckedThresholds, ProbabilisticClassi
         if self.getThresholds() is not None:
             raise ValueError("scikit-learn has no thresholds: unset them first")
         (items, matrix), names = self._fitted.fetch(), self.labels
-        classes = items.known_labels().astype(int)
+        classes = items.numbers("label").astype(int)
         target = classes if names is None else np.array(names)[classes]
         return interop.to_sklearn_voter(KNeighborsClassifier, self, items, matrix, target)
 
@@ -189,7 +182,7 @@ class KNNClassificationModel(VotingModel, CheckedThresholds, ProbabilisticClassi
         taken = interop.from_sklearn(fitted, ids, KNeighborsClassifier, interop.class_labels)
         names = interop.class_names(fitted)
         largest = int(fitted.classes_[-1]) if names is None else len(names) - 1
-        return taken.install(cls(), numClasses=max(2, largest + 1), classNames=names)
+        return taken.model(cls(), numClasses=max(2, largest + 1), classNames=names)
 
 
 class KNNClassifier(
@@ -251,7 +244,7 @@ class KNNClassifier(
     <BLANKLINE>
     """
 
-    _LABEL_RULE = {"negative": False, "fractional": False}  # noqa: RUF012
+    _labels_are_classes = True
     _input_kwargs: dict[str, Any]
 
     @keyword_only
@@ -349,7 +342,6 @@ class KNNClassifier(
             )
         return max(2, largest + 1 if told is None else told), names
 
-    def follow(self, first: KNNClassificationModel) -> KNNClassificationModel:
-        """The model of this estimator, given one that differs in no Param of the index."""
+    def _follow(self, first: KNNClassificationModel) -> KNNClassificationModel:
         _check_thresholds(self.getThresholds(), first.numClasses)
-        return super().follow(first)
+        return super()._follow(first)

@@ -1,6 +1,6 @@
-"""Converters of Params: they check types and ranges, and name the Param in what they raise.
+"""Converters of Params: they check types and ranges, and name the Param in their errors.
 
-A converter is a partial of a function of a module, so that the stages that hold it can be pickled.
+A converter is a partial of a module-level function, so that the stages that have it can be pickled.
 """
 
 from __future__ import annotations
@@ -17,78 +17,124 @@ Converter = Callable[[Any], Any]
 
 
 def whole(name: str, minimum: int) -> Converter:
-    """A converter to int, for any integral type, that refuses what is below `minimum`."""
-    return functools.partial(_whole, name, minimum)
-
-
-def _whole(name: str, minimum: int, value: Any) -> int:
-    given = f"{name} must be an integer >= {minimum}, got {value!r}"
-    if isinstance(value, bool) or not isinstance(value, (numbers.Integral, float, np.floating)):
-        raise TypeError(given)
-    whole_number = isinstance(value, numbers.Integral) or value.is_integer()
-    if not whole_number or int(value) < minimum:
-        raise ValueError(given)
-    return int(value)
-
-
-def real(name: str, allowed: str, check: Callable[[float], bool]) -> Converter:
-    """A converter to float, for any real type.
+    """Return a converter to int that accepts integral values of any type.
 
     Parameters
     ----------
     name : str
-        Of the Param.
+        The name of the Param.
+    minimum : int
+        The smallest value that is accepted.
+
+    Returns
+    -------
+    callable
+        The converter.
+    """
+    return functools.partial(_whole, name, minimum)
+
+
+def _whole(name: str, minimum: int, value: Any) -> int:
+    problem = f"{name} must be an integer >= {minimum}, got {value!r}"
+    if isinstance(value, bool) or not isinstance(value, (numbers.Integral, float, np.floating)):
+        raise TypeError(problem)
+    whole_number = isinstance(value, numbers.Integral) or value.is_integer()
+    if not whole_number or int(value) < minimum:
+        raise ValueError(problem)
+    return int(value)
+
+
+def real(name: str, allowed: str, check: Callable[[float], bool]) -> Converter:
+    """Return a converter to float that accepts numbers of any real type.
+
+    Parameters
+    ----------
+    name : str
+        The name of the Param.
     allowed : str
-        Says in words what `check` does.
+        The values that `check` accepts, in words, for the error.
     check : callable
-        A function of a module (no lambda): it is pickled with the stage.
+        Returns whether a float is accepted. A module-level function, not a lambda, since it is
+        pickled with the stage.
+
+    Returns
+    -------
+    callable
+        The converter.
     """
     return functools.partial(_real, name, allowed, check)
 
 
 def _real(name: str, allowed: str, check: Callable[[float], bool], value: Any) -> float:
-    given = f"{name} must be {allowed}, got {value!r}"
+    problem = f"{name} must be {allowed}, got {value!r}"
     if not isinstance(value, (numbers.Real, np.floating)) or isinstance(value, bool):
-        raise TypeError(given)
+        raise TypeError(problem)
     try:
         number = float(value)
     except OverflowError as error:
-        raise ValueError(given) from error
+        raise ValueError(problem) from error
     if not check(number):
-        raise ValueError(given)
+        raise ValueError(problem)
     return number
 
 
 def is_number(value: float) -> bool:
-    """Whether it is not NaN."""
+    """Whether the value is not NaN."""
     return not math.isnan(value)
 
 
 def is_positive(value: float) -> bool:
-    """Whether it is above 0."""
+    """Whether the value is > 0."""
     return value > 0
 
 
 def is_not_negative(value: float) -> bool:
-    """Whether it is 0 or above."""
+    """Whether the value is >= 0."""
     return value >= 0
 
 
-def choice(name: str, options: tuple[str, ...]) -> Converter:
-    """A converter that takes one of a few words."""
+def choice(name: str, options: tuple[str, ...] | Callable[[], tuple[str, ...]]) -> Converter:
+    """Return a converter that accepts one of a few strings.
+
+    Parameters
+    ----------
+    name : str
+        The name of the Param.
+    options : tuple of str, or callable
+        The strings that are accepted, or a module-level function that returns them and is called
+        in each conversion.
+
+    Returns
+    -------
+    callable
+        The converter.
+    """
     return functools.partial(_choice, name, options)
 
 
-def _choice(name: str, options: tuple[str, ...], value: Any) -> str:
+def _choice(name: str, options: tuple[str, ...] | Callable[[], tuple[str, ...]], value: Any) -> str:
+    allowed = options() if callable(options) else options
+    problem = f"{name} must be one of {', '.join(allowed)}, got {value!r}"
     if not isinstance(value, str):
-        raise TypeError(f"{name} must be one of {', '.join(options)}, got {value!r}")
-    if value not in options:
-        raise ValueError(f"{name} must be one of {', '.join(options)}, got {value!r}")
-    return str(value)  # numpy has strings of its own
+        raise TypeError(problem)
+    if value not in allowed:
+        raise ValueError(problem)
+    return str(value)  # a numpy.str_ becomes a str
 
 
 def text(name: str) -> Converter:
-    """A converter that takes a string."""
+    """Return a converter that accepts strings.
+
+    Parameters
+    ----------
+    name : str
+        The name of the Param.
+
+    Returns
+    -------
+    callable
+        The converter.
+    """
     return functools.partial(_text, name)
 
 
@@ -99,7 +145,18 @@ def _text(name: str, value: Any) -> str:
 
 
 def optional(convert: Converter) -> Converter:
-    """Let None through: it means that the Param is unset."""
+    """Return a converter that also accepts None, which means that the Param is unset.
+
+    Parameters
+    ----------
+    convert : callable
+        The converter of all other values.
+
+    Returns
+    -------
+    callable
+        The converter.
+    """
     return functools.partial(_optional, convert)
 
 
@@ -108,13 +165,24 @@ def _optional(convert: Converter, value: Any) -> Any:
 
 
 def json_dict(name: str) -> Converter:
-    """A converter to a dict for JSON: numpy arrays become lists, numpy scalars numbers."""
+    """Return a converter to a dict for JSON: numpy arrays become lists, numpy scalars numbers.
+
+    Parameters
+    ----------
+    name : str
+        The name of the Param.
+
+    Returns
+    -------
+    callable
+        The converter.
+    """
     return functools.partial(_json_dict, name)
 
 
 def _json_dict(name: str, value: Any) -> dict[str, Any]:
     if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
-        raise TypeError(f"{name} must be a dict with names as keys, got {value!r}")
+        raise TypeError(f"{name} must be a dict with strings as keys, got {value!r}")
     return {key: _plain(name, each) for key, each in value.items()}
 
 
@@ -125,4 +193,4 @@ def _plain(name: str, value: Any) -> Any:
         return [_plain(name, each) for each in value]
     if value is None or isinstance(value, (str, bool, int, float)):
         return value
-    raise TypeError(f"{name} must hold numbers, strings, lists and arrays, got {value!r}")
+    raise TypeError(f"{name} must contain numbers, strings, lists and arrays only, got {value!r}")

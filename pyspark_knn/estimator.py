@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Sequence
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 from pyspark.ml import Estimator
 from pyspark.ml.base import _FitMultipleIterator
 from pyspark.ml.param import Param
-from pyspark.sql import Column, DataFrame
-from pyspark.sql import types as T
+from pyspark.sql import DataFrame
 
 from pyspark_knn.checks import check_exclusion, check_max_distance, checked_metric
-from pyspark_knn.engine import columns, compat
-from pyspark_knn.engine.determinism import is_drawn
-from pyspark_knn.engine.packed import ItemSource, PackedItems
-from pyspark_knn.engine.queries import names_to_keep
+from pyspark_knn.engine.fit.determinism import is_drawn
+from pyspark_knn.engine.fit.packed import PackedItems
+from pyspark_knn.engine.fit.source import ItemSource, item_source
+from pyspark_knn.engine.rows.queries import names_to_keep
+from pyspark_knn.engine.spark import compat
 from pyspark_knn.facts import FitFacts
 from pyspark_knn.model import NeighborModel
 from pyspark_knn.params import FitSetters
@@ -38,15 +38,16 @@ class NeighborEstimator(Estimator[M], FitSetters, SavedStage):
         compat.session_of(dataset)
         self._check_params()
         metric = checked_metric(self)
-        id_type = self._id_type(dataset)
-        with PackedItems(dataset, self._source(dataset, id_type)) as packed:
+        source = self._source(dataset)
+        self._warn_of_drawn_ids(dataset)
+        with PackedItems(dataset, source) as packed:
             metric.check_dimension(packed.num_features)
             model = self._new_model()
             model._resetUid(self.uid)
             self._copyValues(model)
             known = FitFacts(packed.num_skipped, featureNames=names_to_keep(packed.source.features))
             facts = self._learn(dataset, packed, known)
-            model.place(packed, id_type, facts)
+            model._place(packed, facts)
         self._warn(model)
         return model
 
@@ -74,7 +75,7 @@ class NeighborEstimator(Estimator[M], FitSetters, SavedStage):
         fits = SiblingFits(self, dataset, paramMaps)
         return _FitMultipleIterator(fits.model, len(paramMaps))
 
-    def follow(self, first: M) -> M:
+    def _follow(self, first: M) -> M:
         """The model of this estimator, given one that differs in no Param of the index."""
         self._check_params()
         model = first.copy()
@@ -97,36 +98,26 @@ class NeighborEstimator(Estimator[M], FitSetters, SavedStage):
         """Add what a stage is to know of the items beyond the search."""
         return facts
 
-    def _source(self, dataset: DataFrame, id_type: T.DataType | None) -> ItemSource:
-        """What to read of the reference DataFrame."""
-        name = self.getFeaturesCol()
-        keys: dict[str, Column] = {}
-        if id_type is not None:
-            keys["id"] = columns.to_wire(columns.column(cast("str", self.getIdCol())), id_type)
-        return ItemSource(
-            features=columns.features_of(dataset, "featuresCol", name),
-            features_col=name,
-            keys=keys,
-            sort_by=tuple(keys),
-            id_col=self.getIdCol(),
-            handle_invalid=self.getHandleInvalid(),
-            dtype=self.getDtype(),
+    def _source(self, dataset: DataFrame) -> ItemSource:
+        """Return what to read of the items."""
+        return item_source(
+            dataset,
+            self.getFeaturesCol(),
+            self._item_columns(),
+            self.getHandleInvalid(),
+            self.getDtype(),
         )
 
-    def _id_type(self, dataset: DataFrame) -> T.DataType | None:
-        """The type of the ids; warns of ids that are drawn anew each time that they are read."""
+    def _warn_of_drawn_ids(self, dataset: DataFrame) -> None:
+        """Warn of ids that get other values each time that Spark computes them."""
         name = self.getIdCol()
-        if name is None:
-            return None
-        id_type = columns.check_id_type("idCol", columns.field_of(dataset, "idCol", name))
-        if is_drawn(dataset, name):
+        if name is not None and is_drawn(dataset, name):
             _warn(
                 f"idCol {name!r} may get other values each time that Spark computes it, since it "
                 "comes from a nondeterministic expression (uuid(), rand(), "
                 "monotonically_increasing_id() or a Python function without arguments). Persist "
                 "the items or write them to storage before fit, or make the id of their values"
             )
-        return id_type
 
     def _warn(self, model: M) -> None:
         """Warn once of each thing that works, but hardly as meant."""

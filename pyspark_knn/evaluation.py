@@ -12,7 +12,8 @@ from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
 from pyspark_knn.converters import optional, text, whole
-from pyspark_knn.engine import columns, compat
+from pyspark_knn.engine.rows import columns
+from pyspark_knn.engine.spark import compat
 from pyspark_knn.params import CheckedParams
 from pyspark_knn.persistence import SavedStage, StageReader, StageWriter
 

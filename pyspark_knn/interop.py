@@ -15,10 +15,12 @@ from pyspark.sql.pandas.types import from_arrow_type
 from sklearn.neighbors import VALID_METRICS, NearestNeighbors
 
 from pyspark_knn.checks import checked_metric
-from pyspark_knn.engine import columns
-from pyspark_knn.engine.items import Items
+from pyspark_knn.engine.placing import replicate
+from pyspark_knn.engine.rows import columns
+from pyspark_knn.engine.rows.items import Items
 from pyspark_knn.facts import FitFacts
-from pyspark_knn.index.distances import algorithms_for, resolve_metric
+from pyspark_knn.index.distances import resolve_metric
+from pyspark_knn.index.registry import classes_for
 from pyspark_knn.model import NeighborModel
 
 if TYPE_CHECKING:
@@ -60,17 +62,16 @@ class Taken:
     names: list[str] | None
     reason: str = ""
 
-    def install(self, model: Model, **facts: Any) -> Model:
+    def model(self, model: Model, **facts: Any) -> Model:
         """Make `model`, an empty one, the model of these items; `facts` go to its `FitFacts`."""
         model._set(**self.settings)
         known = FitFacts(
-            numDuplicates=self.items.duplicates(),
             placementReason="it came from scikit-learn on the driver",
             featureNames=self.names,
             algorithmReason=self.reason,
             **facts,
         )
-        model.install(self.items, self.matrix, self.id_type, known)
+        model._hold(replicate(self.items, self.matrix, model._spec(), self.id_type), known)
         return model
 
 
@@ -113,11 +114,14 @@ def from_sklearn(
         matrix = matrix[order]
         values = None if values is None else values[order]
         settings["idCol"] = "id"
+    beside = {} if sorted_ids is None else {"id": sorted_ids}
+    if values is not None:
+        beside["label"] = pa.array(values)
     names = getattr(fitted, "feature_names_in_", None)
     reason = _exact_algorithm(settings)
     return Taken(
         settings,
-        Items(len(matrix), sorted_ids, values),
+        Items(len(matrix), beside),
         matrix,
         id_type,
         None if names is None else [str(name) for name in names],
@@ -129,7 +133,7 @@ def _exact_algorithm(settings: dict[str, Any]) -> str:
     """Take brute in `settings` for a tree that is not exact; the reason, where that was done."""
     metric = resolve_metric(settings["metric"], settings["p"], settings["metricParams"])
     asked = settings["algorithm"]
-    if asked == "auto" or asked in algorithms_for(metric):
+    if asked == "auto" or asked in classes_for(metric):
         return ""
     settings["algorithm"] = "brute"
     return (
@@ -256,7 +260,7 @@ def to_sklearn_voter(
     ValueError
         For metric "inner_product", for a radius of "haversine", and where the items have weights.
     """
-    if items.weights is not None:
+    if "weight" in items.columns:
         raise ValueError("scikit-learn has no weights of items: fit without weightCol")
     arguments = _arguments(params, len(matrix))
     return kind(**arguments, weights=params.getWeights()).fit(_rows(params, matrix), target)
@@ -280,7 +284,7 @@ def _arguments(params: HasNeighbors, count: int) -> dict[str, Any]:
     name: Any = metric.name
     given = {key: metric.params[key] for key in ("w", "V", "VI") if key in metric.params}
     algorithm = params.getAlgorithm()
-    if algorithm not in ("auto", "brute") and name not in VALID_METRICS[algorithm]:
+    if algorithm not in ("auto", "brute") and name not in VALID_METRICS.get(algorithm, ()):
         algorithm = "brute"
     if name == "chebyshev" and given:
         # scikit-learn's takes no weights. scipy is there because scikit-learn needs it; of its

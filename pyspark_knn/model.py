@@ -1,11 +1,10 @@
-"""What all models have in common: an index in its place, and the template of a search."""
+"""The base class of all models: an index in its place, and the search."""
 
 from __future__ import annotations
 
 import functools
 import logging
 import uuid
-from collections.abc import Callable
 from dataclasses import asdict, replace
 from typing import Any, ClassVar, TypeVar, cast
 
@@ -17,20 +16,19 @@ from pyspark.sql import types as T
 
 from pyspark_knn.checks import check_max_distance, checked_metric, warn_of_limits
 from pyspark_knn.copying import SharedIndex
-from pyspark_knn.engine import columns, compat
-from pyspark_knn.engine.folders import SavedAt
-from pyspark_knn.engine.items import Items
-from pyspark_knn.engine.packed import ItemSource, PackedItems
-from pyspark_knn.engine.placement import Placement, choose_placement
-from pyspark_knn.engine.queries import check_attributes, excluded_ids
-from pyspark_knn.engine.replicated import Replicated
-from pyspark_knn.engine.sharded import Sharded
-from pyspark_knn.engine.sharing import Limits, Prepared, SharedSearch, is_cached
-from pyspark_knn.engine.worker import Answer, Request
+from pyspark_knn.engine.fit.packed import PackedItems
+from pyspark_knn.engine.placement import Placement
+from pyspark_knn.engine.placing import PlacementParams, place
+from pyspark_knn.engine.rows import columns
+from pyspark_knn.engine.rows.queries import check_attributes, excluded_ids
+from pyspark_knn.engine.search.answers import DISTANCE, Answer, FoundLists
+from pyspark_knn.engine.search.batches import EXCLUDED, Request
+from pyspark_knn.engine.shared_search import Limits, Prepared, SharedSearch, is_cached
+from pyspark_knn.engine.spark import compat
+from pyspark_knn.engine.spark.folders import SavedAt
 from pyspark_knn.explain import EXPLAINED_QUERIES, SearchCost
 from pyspark_knn.facts import FitFacts, checked_facts
 from pyspark_knn.fitted_params import FittedParams
-from pyspark_knn.index.auto import build_index
 from pyspark_knn.index.base import IndexSpec
 from pyspark_knn.params import HasNeighbors
 from pyspark_knn.persistence import ModelReader, ModelWriter, SavedStage
@@ -42,10 +40,10 @@ Self_ = TypeVar("Self_", bound="NeighborModel")
 
 
 class NeighborModel(SharedIndex, FittedParams, HasNeighbors, SavedStage):
-    """A fitted index in its place, and the template of a search."""
+    """The base class of all models: an index in its place, and the search."""
 
     _OUTPUTS: ClassVar[tuple[str, ...]]
-    """The Params that name output columns, in the order of the columns."""
+    """The Params that name output columns, in the order of these columns."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -54,99 +52,83 @@ class NeighborModel(SharedIndex, FittedParams, HasNeighbors, SavedStage):
         self._facts = FitFacts()
         self._shared: SharedSearch | None = None
         self._warned: set[str] = set()
-        """Warnings that were given; one set for a model and its copies."""
+        """The warnings that were given; a model shares this set with its copies."""
 
-    def place(self, packed: PackedItems, id_type: T.DataType | None, facts: FitFacts) -> None:
-        """Index packed items where the Params say; for the use of fit and load alone."""
-        name, reason = choose_placement(self.getPlacement(), packed)
-        # A loaded model knows the reason already, unless it could not stay where it was.
-        told = facts.placementReason if name == self.getPlacement() else ""
-        facts = replace(facts, placementReason=told or reason)
-        if name == Replicated.name:
-            items, matrix = packed.gather()
-            facts = replace(facts, numDuplicates=items.duplicates())
-            self.install(items, matrix, id_type, facts)
-            return
-        index = Sharded.build(packed, self._spec(), id_type, self.getNumShards(), self.getShardBy())
-        algorithm, reason = index.algorithm
-        facts = replace(facts, numDuplicates=index.duplicates)
-        self._hold(index, reason, facts, algorithm=algorithm, numShards=index.num_shards)
-
-    def install(
-        self,
-        items: Items,
-        matrix: NDArray[np.floating],
-        id_type: T.DataType | None,
-        facts: FitFacts,
-    ) -> None:
-        """Index `matrix`, here on the driver, as the Params say."""
-        index, reason = build_index(matrix, self._spec())
-        held = Replicated(items, index, id_type)
-        self._hold(held, reason, facts, algorithm=index.algorithm)
+    def _place(self, packed: PackedItems, facts: FitFacts) -> None:
+        """Index packed items where the Params say."""
+        params = PlacementParams(self.getPlacement(), self.getNumShards(), self.getShardBy())
+        index, reason = place(packed, self._spec(), params)
+        # A loaded model keeps the reason of its fit, unless it could not stay where it was.
+        kept = facts.placementReason if index.name == self.getPlacement() else ""
+        self._hold(index, replace(facts, placementReason=kept or reason))
 
     def _spec(self) -> IndexSpec:
         return IndexSpec(checked_metric(self), self.getAlgorithm(), self.getLeafSize())
 
-    def _hold(self, index: Placement, reason: str, facts: FitFacts, **chosen: Any) -> None:
-        # The model's own Params tell what "auto" came to.
-        self._fix(placement=index.name, **chosen)
+    def _hold(self, index: Placement, facts: FitFacts) -> None:
+        """Become the model of an index; its Params say what was chosen where they said "auto"."""
+        chosen = {} if index.num_shards is None else {"numShards": index.num_shards}
+        self._fix(placement=index.name, algorithm=index.algorithm, **chosen)
         self._index = index
-        self._facts = replace(facts, algorithmReason=facts.algorithmReason or reason)
-        logger.info("algorithm %s: %s", self.getAlgorithm(), self._facts.algorithmReason)
+        self._facts = replace(
+            facts,
+            numDuplicates=index.num_duplicates,
+            algorithmReason=facts.algorithmReason or index.algorithm_reason,
+        )
+        logger.info("algorithm %s: %s", index.algorithm, self._facts.algorithmReason)
         logger.info("placement %s: %s", index.name, facts.placementReason)
 
-    def share(self, search: SharedSearch | None) -> None:
+    def _share(self, search: SharedSearch | None) -> None:
         """Search together with the other models of a `fitMultiple`."""
         self._shared = search
 
-    def prepared(self) -> Prepared:
-        """The answer that this model will be asked for, with its Params as they are."""
+    def _prepared(self) -> Prepared:
+        """Return the answer that this model will be asked for, unless its Params change."""
         unique = uuid.uuid4().hex
         outputs = {
             name: f"knn_{name}_{unique}" for name in self._OUTPUTS if self.getOrDefault(name)
         }
-        limits = Limits(self.getK(), self.getMaxDistance())
-        return Prepared(limits, self._answer(outputs), self._finished(outputs))
+        return Prepared(Limits(self.getK(), self.getMaxDistance()), self._answer(outputs))
 
-    def fit_record(self) -> dict[str, Any]:
-        """What is to be known of the fit when this model is loaded."""
+    # --- saved and loaded, see `pyspark_knn.persistence` ---
+
+    def _fit_record(self) -> dict[str, Any]:
+        """Return what a saved model has to know of its fit."""
         return asdict(self._facts)
 
-    def restore(
-        self, packed: PackedItems, id_type: T.DataType | None, record: dict[str, Any]
-    ) -> None:
-        """Take back in what was saved; for the use of load alone."""
+    def _restore(self, packed: PackedItems, record: dict[str, Any]) -> None:
+        """Become the model that was saved."""
         facts = checked_facts(record)
         self._check_facts(facts, packed)
-        self.place(packed, id_type, facts)
+        self._place(packed, facts)
 
     def _check_facts(self, facts: FitFacts, packed: PackedItems) -> None:
-        """Refuse saved facts that do not go with the saved items."""
+        """Refuse saved facts that do not match the saved items."""
         names = facts.featureNames
         if names is not None and len(names) != packed.num_features:
             raise ValueError(f"{len(names)} featureNames for {packed.num_features} features")
 
-    def saved_columns(self) -> dict[str, tuple[str, ...]]:
-        """The columns that saved items must have, and their types; of ids any type."""
-        names = {"position": ("bigint",)} if self.getIdCol() is None else {"id": ()}
-        return {**names, "features": ("array<double>", "array<float>")}
+    def _saved_columns(self) -> dict[str, tuple[str, ...]]:
+        """Return the columns that saved items must have, and their types; of ids any type."""
+        position = {"position": ("bigint",)} if self.getIdCol() is None else {}
+        others = {each.name: each.saved_types for each in self._item_columns()}
+        return {**position, **others, "features": ("array<double>", "array<float>")}
 
-    def read_as(self, source: ItemSource) -> ItemSource:
-        """How to read saved items, given how anybody's are read."""
-        return replace(source, id_col=None if self.getIdCol() is None else "id")
-
-    def came_from(self, place: SavedAt) -> None:
+    def _came_from(self, place: SavedAt) -> None:
         """Remember where this model was loaded from."""
         self._loaded_from = place
 
-    def needs(self, place: SavedAt) -> bool:
-        """Whether the index may still have to be built again out of what is saved there."""
+    def _needs(self, place: SavedAt) -> bool:
+        """Whether the index may have to be rebuilt from what is saved there."""
         loaded = self._loaded_from
-        return isinstance(self._index, Sharded) and loaded is not None and loaded.overlaps(place)
+        rebuilds = self._index is not None and self._index.rebuilds_from_source
+        return rebuilds and loaded is not None and loaded.overlaps(place)
+
+    # --- what users see ---
 
     @property
     def numItems(self) -> int:
-        """How many items there are."""
+        """The number of items."""
         return self._fitted.num_items
 
     @property
@@ -156,24 +138,24 @@ class NeighborModel(SharedIndex, FittedParams, HasNeighbors, SavedStage):
 
     @property
     def numSkipped(self) -> int:
-        """How many items were left out as invalid (handleInvalid "skip" or "keep")."""
+        """The number of invalid items that were skipped (handleInvalid "skip" or "keep")."""
         return self._facts.numSkipped
 
     @property
     def algorithmReason(self) -> str:
-        """Why the index is of the kind that `getAlgorithm` tells."""
+        """Why the index has the algorithm that `getAlgorithm` returns."""
         return self._facts.algorithmReason
 
     @property
     def placementReason(self) -> str:
-        """Why the index is where `getPlacement` tells."""
+        """Why the index has the placement that `getPlacement` returns."""
         return self._facts.placementReason
 
     @property
     def ids(self) -> NDArray[Any]:
-        """The items' ids, of shape (numItems,), in the order of their positions.
+        """The ids of the items in the order of their positions: ndarray of shape (numItems,).
 
-        Of a sharded model they are fetched from the executors each time, by a job.
+        For a sharded model, each access runs a job that fetches them from the executors.
         """
         ids = self._fitted.fetch()[0].ids
         if ids is None:
@@ -186,37 +168,47 @@ class NeighborModel(SharedIndex, FittedParams, HasNeighbors, SavedStage):
 
     @property
     def items(self) -> DataFrame:
-        """The items: position, id (where idCol is set), features (array of float or double)."""
+        """The items as a DataFrame.
+
+        It has the columns position (of a replicated model, or where idCol is unset), id (where
+        idCol is set), features (array of float or double), and label and weight, where items have
+        these.
+        """
         session = SparkSession.getActiveSession()
         if session is None:
-            raise ValueError("there is no running Spark session to make a DataFrame in")
-        return self.items_frame(session)
-
-    def items_frame(self, session: SparkSession) -> DataFrame:
-        """The items as a DataFrame of `session`."""
+            raise ValueError("items needs an active Spark session, and there is none")
         return self._fitted.items_frame(session)
 
     def explainSearch(self, queries: DataFrame) -> str:
-        """What a search of `queries` would cost, before it is run.
+        """Estimate the cost of a search of `queries` without running it.
 
-        It counts the queries and times a few hundred of them in one shard, or in the replicated
-        index; the search itself is not run.
+        This counts the queries, and times a few hundred of them in one shard or in the replicated
+        index.
 
         Parameters
         ----------
         queries : DataFrame
-            Has the features column.
+            The queries; only the features column is used.
 
         Returns
         -------
         str
-            Items, queries and pairs; placement, shards and replicas; bytes that move; Python
-            memory; an estimate of the time; and settings to raise, if any. For people to read.
+            A text for people to read: the numbers of items, queries and pairs; the placement,
+            shards and replicas; the bytes to transfer; the memory of the Python workers; an
+            estimate of the time; and the settings to raise, if any.
+
+        Raises
+        ------
+        TypeError
+            If `queries` is not a DataFrame, or the features column has another type.
+        ValueError
+            If there is no features column.
         """
         compat.session_of(queries, "queries")
         features = columns.features_of(queries, "featuresCol", self.getFeaturesCol())
-        rows = queries.select(*features.columns).limit(EXPLAINED_QUERIES).collect()
-        sample = columns.valid_sample(rows, features.types, self.numFeatures)
+        inputs = [each.value for each in features.inputs.values()]
+        rows = queries.select(*inputs).limit(EXPLAINED_QUERIES).collect()
+        sample = columns.valid_sample(rows, features, self.numFeatures)
         cost = self._fitted.cost(queries.sparkSession, sample, self.getK())
         probes = self.getNumProbes() if self.getShardBy() == "kmeans" else None
         share = min(1.0, probes / cost.shards) if probes and cost.shards else 1.0
@@ -232,8 +224,13 @@ class NeighborModel(SharedIndex, FittedParams, HasNeighbors, SavedStage):
     def unpersist(self: Self_) -> Self_:
         """Free what the executors hold of the index.
 
-        The model can still be used: a replicated index is shipped again, and shards are built again
-        from the items, in each search.
+        The model can still be used: the next search ships a replicated index again, and each later
+        search of a sharded model rebuilds its shards from the items.
+
+        Returns
+        -------
+        KNNModel, KNNClassificationModel or KNNRegressionModel
+            This model.
         """
         self._fitted.unpersist()
         return self
@@ -242,8 +239,8 @@ class NeighborModel(SharedIndex, FittedParams, HasNeighbors, SavedStage):
     def _fitted(self) -> Placement:
         if self._index is None:
             raise ValueError(
-                f"this {type(self).__name__} has no index: it comes from fit() or load(), not from "
-                "its constructor"
+                f"{type(self).__name__} has no index. Create it with fit() of its estimator, or "
+                f"with {type(self).__name__}.load()."
             )
         return self._index
 
@@ -251,20 +248,18 @@ class NeighborModel(SharedIndex, FittedParams, HasNeighbors, SavedStage):
         compat.session_of(dataset)
         outputs = {param: name for param in self._OUTPUTS if (name := self.getOrDefault(param))}
         if not outputs:
-            raise ValueError(f"{', '.join(self._OUTPUTS)} are all empty: nothing would be added")
+            raise ValueError(
+                f"{', '.join(self._OUTPUTS)} are all empty. Name at least one of them."
+            )
         columns.refuse_existing(dataset, outputs)
         return self._search(dataset, outputs)
 
     def _answer(self, outputs: dict[str, str]) -> Answer:
-        """What the workers make of neighbours: the columns that `outputs` names."""
+        """Return what makes the columns that `outputs` names of neighbors, in the workers."""
         raise NotImplementedError
 
-    def _finish(self, outputs: dict[str, str], frame: DataFrame) -> DataFrame:
-        """Turn the columns as they come out of Python into what the user sees."""
-        return columns.replace_columns(frame, self._finished(outputs))
-
     def _finished(self, outputs: dict[str, str]) -> dict[str, Column]:
-        """The columns that are not yet as the user sees them, as they shall be."""
+        """Return the output columns that differ from what comes from Python, by their names."""
         name, id_type = outputs.get("neighborsCol"), self._id_type
         if name is None or not columns.changes_on_wire(id_type):
             return {}
@@ -273,68 +268,57 @@ class NeighborModel(SharedIndex, FittedParams, HasNeighbors, SavedStage):
 
     @property
     def _id_type(self) -> T.DataType:
-        """The type that neighbours are named in."""
+        """The type of the ids of neighbors."""
         return self._fitted.id_type or T.LongType()
 
-    def _lists_type(self, outputs: dict[str, str]) -> T.StructType:
-        """The columns of `outputs` that list neighbours, as they come out of Python."""
-        kinds = {"neighborsCol": columns.wire_type(self._id_type), "distancesCol": T.DoubleType()}
-        fields = [
-            T.StructField(outputs[param], T.ArrayType(kind))
-            for param, kind in kinds.items()
-            if param in outputs
-        ]
-        return T.StructType(fields)
+    def _found_lists(self, outputs: dict[str, str]) -> FoundLists:
+        """Return the answer that makes those columns of `outputs` that list neighbors."""
+        types = {"id": columns.wire_type(self._id_type), DISTANCE: T.DoubleType()}
+        params = {"neighborsCol": "id", "distancesCol": DISTANCE}
+        shown = {outputs[param]: name for param, name in params.items() if param in outputs}
+        fields = [T.StructField(output, T.ArrayType(types[name])) for output, name in shown.items()]
+        return FoundLists(T.StructType(fields), tuple(shown.values()))
 
     def _search(self, queries: DataFrame, outputs: dict[str, str]) -> DataFrame:
         """Search the rows of `queries`, lazily; the output columns must have been checked."""
         check_max_distance(self)
         warn_of_limits(self, self._warned)
-        answer, finish = self._answer(outputs), functools.partial(self._finish, outputs)
+        answer, limits = self._answer(outputs), Limits(self.getK(), self.getMaxDistance())
+        run = functools.partial(self._run, queries)
+        found = None
         if self._shared is not None and is_cached(queries):
-            limits = Limits(self.getK(), self.getMaxDistance())
             key = (
                 self.getFeaturesCol(),
                 self.getExcludeIdCol(),
                 self.getHandleInvalid(),
                 self.getNumProbes(),
             )
-            search = functools.partial(self._run, queries, finish=lambda frame: frame)
-            shared = self._shared.answer(
-                queries, key, limits, answer, self._id_type, search, finish
-            )
-            if shared is not None:
-                return shared
-        return self._run(queries, answer, self.getK(), self.getMaxDistance(), finish)
+            found = self._shared.answer(queries, key, limits, answer, run)
+        if found is None:
+            found = run(answer, limits)
+        return columns.replace_columns(found, self._finished(outputs))
 
-    def _run(
-        self,
-        queries: DataFrame,
-        answer: Answer,
-        k: int,
-        max_distance: float | None,
-        finish: Callable[[DataFrame], DataFrame],
-    ) -> DataFrame:
-        """Search as told, whatever the Params k and maxDistance are."""
+    def _run(self, queries: DataFrame, answer: Answer, limits: Limits) -> DataFrame:
+        """Search within `limits`, whatever the Params k and maxDistance are."""
         index = self._fitted
         features = columns.features_of(queries, "featuresCol", self.getFeaturesCol())
         strict = self.getHandleInvalid() == "error"
         names = self._facts.featureNames
         check_attributes(self.getFeaturesCol(), features, self.numFeatures, names, strict=strict)
-        inputs = list(zip(features.columns, features.types, strict=True))
+        inputs = dict(features.inputs)
         if (excluded := self.getExcludeIdCol()) is not None:
-            inputs.append(excluded_ids(queries, excluded, self._id_type))
+            inputs[EXCLUDED] = excluded_ids(queries, excluded, self._id_type)
         request = Request(
-            k=k,
-            max_distance=max_distance,
+            k=limits.k,
+            max_distance=limits.max_distance,
             handle_invalid=self.getHandleInvalid(),
             features_col=self.getFeaturesCol(),
-            feature_columns=len(features.columns),
+            inputs=tuple(inputs),
             answer=answer,
             probes=self.getNumProbes(),
             replicas=self.getNumReplicas(),
         )
-        return index.search(queries, inputs, request, finish)
+        return index.search(queries, inputs, request)
 
     def __repr__(self) -> str:
         if self._index is None:
@@ -346,11 +330,11 @@ class NeighborModel(SharedIndex, FittedParams, HasNeighbors, SavedStage):
         )
 
     def write(self) -> ModelWriter:
-        """A writer of this model."""
+        """Return a writer of this model."""
         self._fitted  # noqa: B018 - refuses an empty model before anything is overwritten
         return ModelWriter(self)
 
     @classmethod
     def read(cls: type[M]) -> ModelReader[M]:
-        """A reader of a saved model."""
+        """Return a reader of saved models."""
         return ModelReader(cls)

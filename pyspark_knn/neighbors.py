@@ -11,8 +11,9 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from pyspark_knn import interop
-from pyspark_knn.engine import columns, compat
-from pyspark_knn.engine.worker import NeighborLists
+from pyspark_knn.engine.rows import columns
+from pyspark_knn.engine.search.answers import FoundLists
+from pyspark_knn.engine.spark import compat
 from pyspark_knn.estimator import NeighborEstimator
 from pyspark_knn.model import NeighborModel
 from pyspark_knn.params import HasNeighborColumns
@@ -68,12 +69,8 @@ class KNNModel(NeighborModel, _SearchParams):
 
     _OUTPUTS = ("neighborsCol", "distancesCol")
 
-    def _answer(self, outputs: dict[str, str]) -> NeighborLists:
-        return NeighborLists(
-            self._lists_type(outputs),
-            neighbors="neighborsCol" in outputs,
-            distances="distancesCol" in outputs,
-        )
+    def _answer(self, outputs: dict[str, str]) -> FoundLists:
+        return self._found_lists(outputs)
 
     def kneighborsJoin(
         self,
@@ -195,7 +192,7 @@ class KNNModel(NeighborModel, _SearchParams):
         ValueError
             If it is not fitted, if the number of `ids` is wrong, or if the metric is not supported.
         """
-        return interop.from_sklearn(fitted, ids).install(cls())
+        return interop.from_sklearn(fitted, ids).model(cls())
 
 
 class KNNEstimator(NeighborEstimator[KNNModel], _SearchParams):

@@ -18,9 +18,10 @@ from pyspark_knn.converters import (
     text,
     whole,
 )
-from pyspark_knn.engine import hints
+from pyspark_knn.engine.fit.source import ItemColumn
+from pyspark_knn.engine.spark import hints
+from pyspark_knn.index.registry import algorithm_choices
 
-ALGORITHMS = ("auto", "brute", "kd_tree", "ball_tree")
 DTYPES = ("auto", "float32")
 PLACEMENTS = ("auto", "replicated", "sharded")
 SHARD_BY = ("hash", "kmeans")
@@ -122,8 +123,8 @@ class HasNeighbors(CheckedParams, HasFeaturesCol):
     algorithm: Param[str] = Param(
         Params._dummy(),
         "algorithm",
-        "how to search: auto, brute, kd_tree, ball_tree; on a model, what was chosen",
-        choice("algorithm", ALGORITHMS),
+        f"search algorithm: {', '.join(algorithm_choices())}; on a model, the chosen one",
+        choice("algorithm", algorithm_choices),
     )
     leafSize: Param[int] = Param(
         Params._dummy(), "leafSize", "items in a leaf of a tree, >= 1", whole("leafSize", 1)
@@ -190,6 +191,11 @@ class HasNeighbors(CheckedParams, HasFeaturesCol):
             numProbes=None,
             numReplicas=None,
         )
+
+    def _item_columns(self) -> list[ItemColumn]:
+        """Return what every item has beside its vector, ids first."""
+        name = self.getIdCol()
+        return [] if name is None else [ItemColumn("id", "idCol", name)]
 
     def getK(self) -> int:
         """Value of k."""

@@ -16,15 +16,15 @@ from typing import Any, Generic, Protocol, TypeVar, cast
 from pyspark.errors import PySparkException
 from pyspark.ml.param import Params
 from pyspark.ml.util import DefaultParamsWriter, MLReadable, MLReader, MLWritable, MLWriter
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
-from pyspark.sql.types import DataType
 
 from pyspark_knn import saved
-from pyspark_knn.engine import compat
-from pyspark_knn.engine.folders import SavedAt, address, literal, replacing
-from pyspark_knn.engine.packed import ItemSource, PackedItems
-from pyspark_knn.engine.placement import saved_source
+from pyspark_knn.engine.fit.packed import PackedItems
+from pyspark_knn.engine.fit.source import ItemColumn, saved_source
+from pyspark_knn.engine.placement import Placement
+from pyspark_knn.engine.spark import compat
+from pyspark_knn.engine.spark.folders import SavedAt, address, literal, replacing
 
 _ATTEMPTS = 3
 """How often a model is loaded that somebody else overwrites meanwhile."""
@@ -47,30 +47,29 @@ class SavedModel(Protocol):
     def numFeatures(self) -> int:
         """The dimension of their vectors."""
 
-    def items_frame(self, session: SparkSession) -> DataFrame:
-        """The items: position, id, features, label, weight, as far as there are."""
+    @property
+    def _fitted(self) -> Placement:
+        """The index in its place."""
 
-    def fit_record(self) -> dict[str, Any]:
+    def _fit_record(self) -> dict[str, Any]:
         """What is to be known of the fit; goes into the metadata as JSON."""
 
     def unpersist(self) -> Any:
         """Free what the executors hold of it."""
 
-    def restore(
-        self, packed: PackedItems, id_type: DataType | None, record: dict[str, Any]
-    ) -> None:
+    def _restore(self, packed: PackedItems, record: dict[str, Any]) -> None:
         """Take back in what was saved."""
 
-    def saved_columns(self) -> dict[str, tuple[str, ...]]:
+    def _item_columns(self) -> list[ItemColumn]:
+        """What every item has beside its vector."""
+
+    def _saved_columns(self) -> dict[str, tuple[str, ...]]:
         """The columns that its saved items must have, see `saved.check_columns`."""
 
-    def read_as(self, source: ItemSource) -> ItemSource:
-        """How to read its saved items, given how anybody's are read."""
-
-    def came_from(self, place: SavedAt) -> None:
+    def _came_from(self, place: SavedAt) -> None:
         """Remember where this model was loaded from."""
 
-    def needs(self, place: SavedAt) -> bool:
+    def _needs(self, place: SavedAt) -> bool:
         """Whether this model cannot do without what is saved there."""
 
 
@@ -154,7 +153,7 @@ class ModelWriter(_Writer):
         return cast("SavedModel", self._instance)
 
     def _check_overwrite(self, path: str, place: SavedAt) -> None:
-        if self._model.needs(place):
+        if self._model._needs(place):
             raise ValueError(
                 f"a sharded model that was loaded from {path} (or from within it) cannot be "
                 "overwritten by itself, because lost shards are rebuilt from its files: save it "
@@ -165,7 +164,7 @@ class ModelWriter(_Writer):
         try:
             self.saveImpl(path)
         except Exception as error:
-            if not self._model.needs(place):
+            if not self._model._needs(place):
                 raise
             raise ValueError(
                 f"{path} held the files of this sharded model, which were deleted before it could "
@@ -178,8 +177,8 @@ class ModelWriter(_Writer):
         """Write the items, then the metadata: without the latter nothing can be loaded."""
         model = self._model
         facts = {"numItems": model.numItems, "numFeatures": model.numFeatures}
-        record = model.fit_record()
-        model.items_frame(self.sparkSession).write.parquet(f"{path}/items")
+        record = model._fit_record()
+        model._fitted.items_frame(self.sparkSession).write.parquet(f"{path}/items")
         self._save_metadata(path, {**facts, "fit": record})
 
     def _copy(self, source: str, target: str) -> None:
@@ -262,7 +261,7 @@ class ModelReader(StageReader[S]):
                 continue  # these were the metadata of one model, and items of another
             if saved.read_metadata(self.sparkSession, path) == text:
                 place = SavedAt(address(self.sparkSession, path), text)
-                cast("SavedModel", model).came_from(place)
+                cast("SavedModel", model)._came_from(place)
                 return model
             cast("SavedModel", model).unpersist()
         raise ValueError(
@@ -278,12 +277,13 @@ class ModelReader(StageReader[S]):
                 saved.whole(metadata, name, 1)
             record = saved.record(metadata)
             frame = self.sparkSession.read.parquet(literal(f"{path}/items"))
-            saved.check_columns(frame, model.saved_columns())
-            with PackedItems(frame, model.read_as(saved_source(frame))) as packed:
+            saved.check_columns(frame, model._saved_columns())
+            source = saved_source(frame, model._item_columns())
+            with PackedItems(frame, source) as packed:
                 saved.check_complete(packed.num_items, packed.num_features, metadata)
                 if "id" not in frame.columns:
                     _check_positions(frame, packed.num_items)
-                model.restore(packed, _id_type(frame), record)
+                model._restore(packed, record)
         except (PySparkException, KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path} is damaged: {compat.reason(error)}") from error
         except Exception as error:
@@ -298,10 +298,6 @@ def _check_positions(frame: DataFrame, count: int) -> None:
     positions = F.min("position"), F.max("position"), F.count_distinct("position")
     if tuple(frame.agg(*positions).collect()[0]) != (0, count - 1, count):
         raise ValueError(f"positions must be 0 to {count - 1}, each of one item")
-
-
-def _id_type(frame: DataFrame) -> DataType | None:
-    return frame.schema["id"].dataType if "id" in frame.columns else None
 
 
 def _versions() -> dict[str, str]:

@@ -17,8 +17,8 @@ from pyspark.ml.pipeline import PipelineReader
 from pyspark.ml.util import MLWriter
 from pyspark.sql import DataFrame
 
-from pyspark_knn.engine import compat
-from pyspark_knn.engine.sharing import tell_derived
+from pyspark_knn.engine.shared_search import mark_derived
+from pyspark_knn.engine.spark import compat
 from pyspark_knn.fingerprint import fingerprint
 
 ParamMap = dict[Param[Any], Any]
@@ -231,7 +231,7 @@ class _SharedOutput:
                     return output
                 made[key] = output
             output = made[key]
-        tell_derived(output, dataset)
+        mark_derived(output, dataset)
         return output
 
 

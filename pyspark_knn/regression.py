@@ -11,7 +11,7 @@ from pyspark.ml.regression import RegressionModel, Regressor
 from sklearn.neighbors import KNeighborsRegressor
 
 from pyspark_knn import interop
-from pyspark_knn.engine.answers import MeanVerdict
+from pyspark_knn.engine.search.answers import LabelMean
 from pyspark_knn.voting import VotingEstimator, VotingModel
 
 
@@ -45,8 +45,8 @@ class KNNRegressionModel(VotingModel, RegressionModel[Vector]):
 
     _OUTPUTS = ("predictionCol", "neighborsCol", "distancesCol")
 
-    def _verdict(self) -> MeanVerdict:
-        return MeanVerdict(self.getWeights())
+    def _predicted(self) -> LabelMean:
+        return LabelMean(self.getWeights())
 
     def toSklearn(self) -> KNeighborsRegressor:
         """The same items as a fitted scikit-learn regressor.
@@ -64,7 +64,7 @@ class KNNRegressionModel(VotingModel, RegressionModel[Vector]):
         """
         items, matrix = self._fitted.fetch()
         return interop.to_sklearn_voter(
-            KNeighborsRegressor, self, items, matrix, items.known_labels()
+            KNeighborsRegressor, self, items, matrix, items.numbers("label")
         )
 
     @classmethod
@@ -91,7 +91,7 @@ class KNNRegressionModel(VotingModel, RegressionModel[Vector]):
             As `KNNModel.fromSklearn`, and for several targets and weights that are a function.
         """
         taken = interop.from_sklearn(fitted, ids, KNeighborsRegressor, interop.target_values)
-        return taken.install(cls())
+        return taken.model(cls())
 
 
 class KNNRegressor(VotingEstimator[KNNRegressionModel], Regressor[KNNRegressionModel]):
@@ -139,7 +139,6 @@ class KNNRegressor(VotingEstimator[KNNRegressionModel], Regressor[KNNRegressionM
     Row(prediction=17.5, distances=[0.25, 0.75])
     """
 
-    _LABEL_RULE = {}  # noqa: RUF012
     _input_kwargs: dict[str, Any]
 
     @keyword_only

@@ -13,8 +13,8 @@ from typing import Any, TypeVar
 from pyspark.ml.param import Params
 from pyspark.sql import DataFrame, SparkSession
 
-from pyspark_knn.engine import columns
-from pyspark_knn.engine.folders import literal
+from pyspark_knn.engine.rows import columns
+from pyspark_knn.engine.spark.folders import literal
 
 FORMAT_VERSION = 1
 """Goes up when an older release could not read what this one writes."""

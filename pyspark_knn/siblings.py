@@ -16,8 +16,8 @@ from typing import Any, Generic, Protocol, TypeVar, cast
 from pyspark.ml.param import Param, Params
 from pyspark.sql import DataFrame
 
-from pyspark_knn.engine import compat
-from pyspark_knn.engine.sharing import Limits, Prepared, SharedSearch
+from pyspark_knn.engine.shared_search import Limits, Prepared, SharedSearch
+from pyspark_knn.engine.spark import compat
 from pyspark_knn.fingerprint import fingerprint
 from pyspark_knn.model import NeighborModel
 
@@ -31,7 +31,7 @@ class Sibling(Protocol[M]):
     def fit(self, dataset: DataFrame) -> M:
         """Fit a model."""
 
-    def follow(self, first: M) -> M:
+    def _follow(self, first: M) -> M:
         """The model of this estimator, given one that differs in no Param of the index."""
 
     def _warn(self, model: M) -> None:
@@ -87,12 +87,14 @@ class _Group(Generic[M]):
                 model = estimator.fit(dataset)
                 # On Spark Connect it takes a job to learn this: not for a transform.
                 tasks = compat.parallelism(dataset.sparkSession)
-                self._shared = SharedSearch(self._widest(), tasks, self._prepared(model))
+                self._shared = SharedSearch(
+                    self._widest(), tasks, model._fitted.item_columns, self._prepared(model)
+                )
                 self._first = model
             else:
-                model = estimator.follow(self._first)
+                model = estimator._follow(self._first)
                 estimator._warn(model)
-        model.share(self._shared)
+        model._share(self._shared)
         return model
 
     def _prepared(self, first: M) -> list[Prepared]:
@@ -103,7 +105,7 @@ class _Group(Generic[M]):
         for each in self.estimators:
             # What is wrong with one of them is told when its own turn comes.
             with contextlib.suppress(TypeError, ValueError):
-                prepared.append(each.follow(first).prepared())
+                prepared.append(each._follow(first)._prepared())
         figures = sum(2 * each.limits.k + each.answer.width for each in prepared)
         return prepared if 8 * figures * first.numItems <= _PREPARED_BYTES else []
 

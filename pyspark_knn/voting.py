@@ -5,8 +5,7 @@ from __future__ import annotations
 import functools
 from array import array
 from collections.abc import Sequence
-from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,21 +13,21 @@ from pyspark.ml.base import PredictionModel, Predictor
 from pyspark.ml.linalg import Vector
 from pyspark.ml.param import Param, Params
 from pyspark.ml.param.shared import HasThresholds, HasWeightCol
-from pyspark.sql import Column, DataFrame
+from pyspark.sql import Column
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
 from pyspark_knn.checks import checked_metric
 from pyspark_knn.converters import Converter, choice, is_not_negative, optional, real, text
-from pyspark_knn.engine import columns, hints
-from pyspark_knn.engine.answers import Prediction, Verdict
-from pyspark_knn.engine.packed import ItemSource
-from pyspark_knn.engine.packing import NumberRule
-from pyspark_knn.engine.worker import NeighborLists
+from pyspark_knn.engine.fit.packing import NumberRule
+from pyspark_knn.engine.fit.source import ItemColumn
+from pyspark_knn.engine.rows import columns
+from pyspark_knn.engine.search.answers import Predicted, Prediction
+from pyspark_knn.engine.spark import hints
 from pyspark_knn.estimator import NeighborEstimator
 from pyspark_knn.index.votes import WEIGHTS
 from pyspark_knn.model import NeighborModel
-from pyspark_knn.params import CheckedParams, HasNeighborColumns
+from pyspark_knn.params import CheckedParams, HasNeighborColumns, HasNeighbors
 
 M = TypeVar("M", bound="VotingModel")
 Self_ = TypeVar("Self_", bound="HasVotes")
@@ -66,7 +65,7 @@ def _threshold_list(name: str, value: Any) -> list[float]:
     return found
 
 
-class HasVotes(HasNeighborColumns, HasWeightCol):
+class HasVotes(HasNeighborColumns, HasNeighbors, HasWeightCol):
     """What classification and regression have beyond a search."""
 
     weights: Param[str] = Param(
@@ -86,6 +85,23 @@ class HasVotes(HasNeighborColumns, HasWeightCol):
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
         self._setDefault(weights="uniform", weightCol=None, neighborsCol="", distancesCol="")
+
+    _labels_are_classes: ClassVar[bool] = False
+    """Whether labels must be whole numbers >= 0."""
+
+    def _item_columns(self) -> list[ItemColumn]:
+        label = NumberRule(
+            "label",
+            "labelCol",
+            self.getOrDefault("labelCol"),  # of Predictor and PredictionModel
+            negative=not self._labels_are_classes,
+            fractional=not self._labels_are_classes,
+        )
+        rules = [label]
+        if self.getWeightCol():
+            rules.append(NumberRule("weight", "weightCol", self.getWeightCol(), negative=False))
+        numbers = [ItemColumn(each.name, each.param, each.column, each) for each in rules]
+        return [*super()._item_columns(), *numbers]
 
     def getWeights(self) -> str:
         """Value of weights."""
@@ -128,9 +144,6 @@ def _check_weights(params: Any) -> None:
 class VotingEstimator(NeighborEstimator[M], HasVotes, Predictor[M]):
     """A fit that takes labels and weights of the items along."""
 
-    _LABEL_RULE: dict[str, bool]
-    """What labels must be, see `NumberRule`."""
-
     def setWeightCol(self: Self_, value: str | None) -> Self_:
         """Set weightCol; None unsets it."""
         return self._set(weightCol=value)
@@ -139,33 +152,8 @@ class VotingEstimator(NeighborEstimator[M], HasVotes, Predictor[M]):
         super()._check_params()
         _check_weights(self)
 
-    def _source(self, dataset: DataFrame, id_type: T.DataType | None) -> ItemSource:
-        source = super()._source(dataset, id_type)
-        rules = [NumberRule("label", "labelCol", self.getLabelCol(), **self._LABEL_RULE)]
-        if self.getWeightCol():
-            rules.append(NumberRule("weight", "weightCol", self.getWeightCol(), negative=False))
-        classes = not self._LABEL_RULE.get("fractional", True)
-        keys = {
-            rule.key: _number(dataset, rule, classes=classes and rule.key == "label")
-            for rule in rules
-        }
-        # Among equal ids the smaller label comes first, so that ties have one answer.
-        order = (*source.sort_by, *keys) if source.sort_by else ()
-        return replace(source, keys=source.keys | keys, rules=tuple(rules), sort_by=order)
-
     def _shows_ids(self) -> bool:
         return bool(self.getNeighborsCol())
-
-
-def _number(dataset: DataFrame, rule: NumberRule, *, classes: bool) -> Column:
-    field = columns.field_of(dataset, rule.param, rule.name)
-    if not isinstance(field.dataType, T.NumericType):
-        raise TypeError(
-            f"{rule.param} {rule.name!r} must be numeric but was actually "
-            f"{field.dataType.simpleString()}; "
-            + hints.number(field.name, field.dataType, classes=classes)
-        )
-    return columns.column(field.name).cast("double")
 
 
 def _one_row(value: Any) -> NDArray[np.float64]:
@@ -190,26 +178,23 @@ def _one_row(value: Any) -> NDArray[np.float64]:
 class VotingModel(NeighborModel, HasVotes, PredictionModel[Vector]):
     """A search whose answer is a prediction."""
 
-    def _verdict(self) -> Verdict:
-        """How neighbours become a prediction."""
+    def _predicted(self) -> Predicted:
+        """Return how neighbors become a prediction."""
         raise NotImplementedError
 
     def _answer(self, outputs: dict[str, str]) -> Prediction:
         _check_weights(self)
-        shown = {param: param for param in outputs if param in ("neighborsCol", "distancesCol")}
-        lists_type = self._lists_type(shown)
-        kinds: dict[str, T.DataType] = {each.name: each.dataType for each in lists_type}
-        kinds |= dict.fromkeys(("rawPredictionCol", "probabilityCol"), T.ArrayType(T.DoubleType()))
-        kinds["predictionCol"] = T.DoubleType()
-        fields = [T.StructField(name, kinds[param]) for param, name in outputs.items()]
-        lists = NeighborLists(
-            lists_type, neighbors="neighborsCol" in shown, distances="distancesCol" in shown
-        )
+        params = ("neighborsCol", "distancesCol")
+        lists = self._found_lists({param: param for param in outputs if param in params})
+        types: dict[str, T.DataType] = {each.name: each.dataType for each in lists.result_type}
+        types |= dict.fromkeys(("rawPredictionCol", "probabilityCol"), T.ArrayType(T.DoubleType()))
+        types["predictionCol"] = T.DoubleType()
+        fields = [T.StructField(name, types[param]) for param, name in outputs.items()]
         return Prediction(
             T.StructType(fields),
             tuple(outputs),
-            self._verdict(),
-            lists if shown else None,
+            self._predicted(),
+            lists if lists.names else None,
             weighted=bool(self.getWeightCol()),
         )
 
@@ -227,11 +212,6 @@ class VotingModel(NeighborModel, HasVotes, PredictionModel[Vector]):
         """What the ML attributes of the prediction tell."""
         return {}
 
-    def saved_columns(self) -> dict[str, tuple[str, ...]]:
-        """The columns that saved items must have, and their types; of ids any type."""
-        keys = {"label": self.getLabelCol(), "weight": self.getWeightCol()}
-        return super().saved_columns() | {name: ("double",) for name in keys if keys[name]}
-
     def _predict(self, value: Any, param: str) -> Any:
         """One output for one query, on the driver."""
         answer = self._answer({param: param})
@@ -243,8 +223,15 @@ class VotingModel(NeighborModel, HasVotes, PredictionModel[Vector]):
         if not np.isfinite(query).all():
             raise ValueError(f"the vector holds a NaN or an infinity: {value}")
         checked_metric(self).check_values(query)
-        limits = self.getK(), self.getMaxDistance()
-        return self._fitted.answer(query, *limits, answer).field(0)[0].as_py()
+        searchable = self._fitted.searchable
+        if searchable is None:
+            raise ValueError(
+                "the index of a sharded model is on the executors, not here: use transform on a "
+                "DataFrame of the vectors"
+            )
+        k = min(self.getK(), self.numItems)
+        found = searchable.index.search(query, k, max_distance=self.getMaxDistance())
+        return answer.rows(found, searchable.items).field(0)[0].as_py()
 
     def predict(self, value: Vector | Sequence[float] | NDArray[Any]) -> float:
         """The prediction for one vector, on the driver; NaN where it has no neighbour."""

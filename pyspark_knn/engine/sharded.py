@@ -1,8 +1,9 @@
-"""Placement 2: the index is cut into shards, which no machine ever holds together.
+"""Placement "sharded": the index is divided into shards, which no machine ever holds together.
 
     packed chunks -split-> pieces -shuffle-> build -> shards: rows (shard, part, bytes), persisted
 
-The driver sees counts, and of cells the centres. How shards are searched is in `shard_plan`.
+The driver gets counts and, where shards are cells, their centres. For the search of the shards see
+`pyspark_knn.engine.shards.plan`.
 """
 
 from __future__ import annotations
@@ -10,43 +11,40 @@ from __future__ import annotations
 import functools
 import logging
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pyarrow as pa
-from pyspark.sql import Column, DataFrame, SparkSession
+from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 from pyspark.sql.pandas.types import from_arrow_schema
 
-from pyspark_knn.engine import columns, compat, placement
-from pyspark_knn.engine.chunks import CHANGED
-from pyspark_knn.engine.clustering import find_cut
-from pyspark_knn.engine.guard import guarded
-from pyspark_knn.engine.items import Items
-from pyspark_knn.engine.packed import PackedItems
-from pyspark_knn.engine.persisting import free_with, persisted, unpersist
-from pyspark_knn.engine.placement import PlacedCost
-from pyspark_knn.engine.shard_build import (
-    PIECE_SCHEMA,
-    SHARD_SCHEMA,
-    ShardRequest,
-    build_shards,
-    split_chunks,
-)
-from pyspark_knn.engine.shard_plan import ShardPlan
-from pyspark_knn.engine.shard_search import SHARD_COLUMNS, read_shards, time_shards
-from pyspark_knn.engine.sizing import (
+from pyspark_knn.engine.fit.chunks import CHANGED, POSITION
+from pyspark_knn.engine.fit.packed import PackedItems
+from pyspark_knn.engine.fit.source import ItemSource
+from pyspark_knn.engine.placement import SHARDED, PlacedCost, Placement
+from pyspark_knn.engine.rows import columns
+from pyspark_knn.engine.rows.columns import Input
+from pyspark_knn.engine.rows.items import Items
+from pyspark_knn.engine.search.batches import TIMING_SCHEMA, Request
+from pyspark_knn.engine.search.export import read_shards
+from pyspark_knn.engine.search.in_shards import time_shards
+from pyspark_knn.engine.shards.build import PIECE_SCHEMA, ShardRequest, build_shards, split_chunks
+from pyspark_knn.engine.shards.clustering import find_assignment
+from pyspark_knn.engine.shards.plan import ShardPlan
+from pyspark_knn.engine.shards.sizing import (
     LARGEST_SHARD,
     choose_num_replicas,
     choose_num_shards,
     enough_tasks,
 )
-from pyspark_knn.engine.spreading import int_array, spreading_keys
-from pyspark_knn.engine.worker import TIMING_SCHEMA, Answer, Request
-from pyspark_knn.index.cells import Cells, Cut
+from pyspark_knn.engine.ship.guard import guarded
+from pyspark_knn.engine.ship.shard_rows import SHARD_COLUMNS, SHARD_SCHEMA, SUMMARY, Shard
+from pyspark_knn.engine.spark import compat
+from pyspark_knn.engine.spark.caching import free_with, persisted, unpersist
+from pyspark_knn.engine.spark.memory import available_memory
+from pyspark_knn.engine.spark.spreading import int_array, spreading_keys
+from pyspark_knn.index.cells import Cells, ShardAssignment
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -56,65 +54,33 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Shard:
-    """What the driver knows of a shard.
-
-    Attributes
-    ----------
-    number : int
-        From 0; the numbers of empty shards are left out.
-    rows, duplicates : int
-        Items, and how many of them have the id of another one.
-    size : int
-        Bytes of the bundle.
-    digest : str
-        Names its items.
-    algorithm, reason : str
-        The index that it has, and why.
-    radius : float or None
-        Where shards are cells, the largest distance of an item from the centre.
-    converts : bool
-        See `Placement.converts`.
-    """
-
-    number: int
-    rows: int
-    duplicates: int
-    size: int
-    digest: str
-    algorithm: str
-    reason: str
-    radius: float | None
-    converts: bool
-
-
-class Sharded(placement.Placement):
+class Sharded(Placement):
     """An index in shards: rows of a persisted DataFrame.
 
     Parameters
     ----------
     frame : DataFrame
-        Rows of `shard_build.SHARD_SCHEMA`. The parts of a shard stand next to each other, in order.
+        Rows of `shard_rows.SHARD_SCHEMA`. The parts of a shard follow one another, in order.
     shards : list of Shard
-        What is in it.
+        The shards in it.
     num_shards : int
-        Shards, the empty ones too.
+        The number of shards, the empty ones included.
     cores : int
-        Tasks that the cluster runs at a time.
-    keys : list of StructField
-        What an item has beside its vector: "id", as it travels, and "label", "weight" if any.
-    id_type : DataType or None
-        The Spark type of the ids; None where positions stand for ids.
-    single : bool
-        Whether the vectors are float32.
+        The number of tasks that the cluster runs at a time.
+    source : ItemSource
+        What was read of the items.
+    dtype : numpy dtype
+        The type of the vectors, float32 or float64.
     num_features : int
-        Their dimension.
-    cut : Cut or None
-        The cells that the shards are, if so.
+        The dimension of the vectors.
+    assignment : ShardAssignment, optional
+        The cells that the shards are. Default: the shards are no cells.
     """
 
-    name: ClassVar[str] = placement.SHARDED
+    name = SHARDED
+    rebuilds_from_source = True
+    searchable = None
+    num_shards: int
 
     def __init__(
         self,
@@ -123,21 +89,20 @@ class Sharded(placement.Placement):
         *,
         num_shards: int,
         cores: int,
-        keys: list[T.StructField],
-        id_type: T.DataType | None,
-        single: bool,
+        source: ItemSource,
+        dtype: np.dtype[np.floating],
         num_features: int,
-        cut: Cut | None = None,
+        assignment: ShardAssignment | None = None,
     ) -> None:
         self.shards = shards
         self.num_shards = num_shards
-        self.id_type = id_type
+        self.id_type = source.id_type
+        self._fields = source.fields
         self._cores = cores
         self._nbytes = sum(shard.size for shard in shards)
-        self._cells = None if cut is None else _cells(cut, shards)
+        self._cells = None if assignment is None else _cells(assignment, shards)
         self._frame = frame
-        self._keys = keys
-        self._single = single
+        self._dtype = dtype
         self._num_features = num_features
         self._release = free_with(self, frame)
 
@@ -146,42 +111,40 @@ class Sharded(placement.Placement):
         cls,
         packed: PackedItems,
         spec: IndexSpec,
-        id_type: T.DataType | None,
         num_shards: int | None = None,
         shard_by: str = "hash",
     ) -> Sharded:
-        """Cut packed items into shards and build the index of each where its items come together.
+        """Divide packed items into shards, and build the index of each on the executors.
 
         Parameters
         ----------
         packed : PackedItems
+            The items.
         spec : IndexSpec
             The index of each shard.
-        id_type : DataType or None
-            The Spark type of the ids; None where positions stand for ids.
         num_shards : int, optional
-            Unset: see `choose_num_shards`.
+            The number of shards. Default: see `choose_num_shards`.
         shard_by : {"hash", "kmeans"}
-            Deal the items out by a hash of their ids, or make shards of cells of near ones.
+            Assign items to shards by a hash of their ids, or by cells of near items.
         """
         session = packed.frame.sparkSession
         cores = compat.parallelism(session)
         count = choose_num_shards(num_shards, packed.nbytes, packed.num_items, cores, shard_by)
-        cut = None
+        assignment = None
         if shard_by == "kmeans":
             most = LARGEST_SHARD * packed.num_items // packed.nbytes
-            cut = find_cut(packed, count, most, spec.metric)
-            count = int(cut.ways.sum())
-        keys = _key_fields(list(packed.source.keys), id_type)
+            assignment = find_assignment(packed, count, most, spec.metric)
+            count = int(assignment.ways.sum())
+        source = packed.source
         request = ShardRequest(
             dim=packed.num_features,
-            narrow=packed.dtype.itemsize == 4,
+            dtype=packed.dtype,
             num_shards=count,
-            keys=tuple(packed.source.keys),
-            order=tuple(field.name for field in keys),
+            order=tuple(field.name for field in source.fields),
+            named=bool(source.sort_by),
             chunks=_chunk_table(packed),
             spec=spec,
-            cut=cut,
+            assignment=assignment,
         )
         split = guarded(functools.partial(split_chunks, request))
         build = guarded(functools.partial(build_shards, request))
@@ -201,7 +164,7 @@ class Sharded(placement.Placement):
             shards = _shards_of(frame)
             if sum(shard.rows for shard in shards) != packed.num_items:
                 raise RuntimeError(
-                    CHANGED.format(what="the shards hold other rows than had been counted before")
+                    CHANGED.format(what="the rows in the shards differ from those counted before")
                 )
         logger.info("built %d shards of %d items", len(shards), packed.num_items)
         return cls(
@@ -209,119 +172,125 @@ class Sharded(placement.Placement):
             shards,
             num_shards=count,
             cores=cores,
-            keys=keys,
-            id_type=id_type,
-            single=request.narrow,
+            source=source,
+            dtype=packed.dtype,
             num_features=packed.num_features,
-            cut=cut,
+            assignment=assignment,
         )
 
     @property
     def num_items(self) -> int:
-        """How many items there are."""
+        """See `Placement.num_items`."""
         return sum(shard.rows for shard in self.shards)
 
     @property
     def num_features(self) -> int:
-        """The dimension of their vectors."""
+        """See `Placement.num_features`."""
         return self._num_features
 
     @property
-    def converts(self) -> bool:
-        """See `Placement.converts`; the tasks that built the shards looked."""
-        return any(shard.converts for shard in self.shards)
-
-    @property
-    def duplicates(self) -> int:
-        """How many items have the id of another one."""
+    def num_duplicates(self) -> int:
+        """See `Placement.num_duplicates`."""
         return sum(shard.duplicates for shard in self.shards)
 
     @property
-    def algorithm(self) -> tuple[str, str]:
-        """The index that most items are in, and why: each shard may choose for itself."""
+    def converts(self) -> bool:
+        """See `Placement.converts`; the tasks that build the shards check it."""
+        return any(shard.converts for shard in self.shards)
+
+    @property
+    def algorithm(self) -> str:
+        """See `Placement.algorithm`; each shard may choose for itself."""
         rows: Counter[str] = Counter()
         for shard in self.shards:
             rows[shard.algorithm] += shard.rows
-        most = max(rows, key=lambda name: rows[name])
-        told = next(shard for shard in self.shards if shard.algorithm == most)
+        return max(rows, key=lambda name: rows[name])
+
+    @property
+    def algorithm_reason(self) -> str:
+        """See `Placement.algorithm_reason`; that of one shard stands for all."""
+        example = next(shard for shard in self.shards if shard.algorithm == self.algorithm)
         kinds = Counter(shard.algorithm for shard in self.shards)
         counts = ", ".join(f"{name} in {kinds[name]}" for name in sorted(kinds))
-        return most, f"{counts} of {len(self.shards)} shards; in shard {told.number}: {told.reason}"
+        return f"{counts} of {len(self.shards)} shards; in shard {example.shard}: {example.reason}"
 
-    def search(
-        self,
-        queries: DataFrame,
-        inputs: list[tuple[Column, T.DataType]],
-        request: Request,
-        finish: Callable[[DataFrame], DataFrame],
-    ) -> DataFrame:
-        """See `Placement.search`; one plan of two shuffles, without a job."""
+    @property
+    def item_columns(self) -> dict[str, T.DataType]:
+        """See `Placement.item_columns`."""
+        return {field.name: field.dataType for field in self._fields}
+
+    def search(self, queries: DataFrame, inputs: dict[str, Input], request: Request) -> DataFrame:
+        """See `Placement.search`; a plan with two shuffles, without a job."""
         if queries.isStreaming:
             raise ValueError(
-                "a sharded index cannot search a stream: use "
-                "queries.writeStream.foreachBatch(lambda batch, _: model.transform(batch)...), or "
-                "placement='replicated'"
+                "a sharded index does not support streams. Use queries.writeStream.foreachBatch("
+                "lambda batch, _: model.transform(batch)...), or placement='replicated'."
             )
         self._check_session(queries.sparkSession)
-        plan = self.plan(request.replicas)
-        return finish(plan.answers(queries, inputs, request))
-
-    def answer(
-        self, queries: NDArray[Any], k: int, max_distance: float | None, answer: Answer
-    ) -> pa.StructArray:
-        """See `Placement.answer`: it is not there."""
-        raise ValueError(
-            "the index of a sharded model is on the executors, not here: use transform on a "
-            "DataFrame of the vectors"
-        )
+        return self.plan(request.replicas).answers(queries, inputs, request)
 
     def plan(self, replicas: int | None = None) -> ShardPlan:
-        """How to search these shards; unless told, with as many replicas as keep cores busy."""
+        """Return how to search the shards, by default with as many replicas as keep cores busy."""
         replicas = replicas or choose_num_replicas(self.num_shards, self._cores)
         targets = self.num_shards * replicas
         return ShardPlan(
             frame=self._frame,
-            digests={shard.number: shard.digest for shard in self.shards},
+            digests={shard.shard: shard.digest for shard in self.shards},
             num_shards=self.num_shards,
             replicas=replicas,
             partitions=min(targets, enough_tasks(self._nbytes * replicas, self._cores)),
-            keys=self._keys,
+            columns=self._fields,
             cells=self._cells,
         )
 
     def items_frame(self, session: SparkSession) -> DataFrame:
-        """See `Placement.items_frame`; there is a position only where there is no id."""
+        """See `Placement.items_frame`; items have a position only where they have no id."""
         self._check_session(session)
-        value = T.FloatType() if self._single else T.DoubleType()
-        head = self._keys[0] if self.id_type is not None else _POSITION
-        fields = [head, T.StructField("features", T.ArrayType(value)), *self._keys[1:]]
-        run = guarded(functools.partial(read_shards, self.plan().digests, self.id_type is not None))
-        frame = self._frame.select(*SHARD_COLUMNS).mapInArrow(run, T.StructType(fields))
+        frame = self._stored()
         if self.id_type is None:
             return frame
         return frame.withColumn("id", columns.from_wire(F.col("id"), self.id_type))
 
+    def _stored(self) -> DataFrame:
+        """The items with the types that they have in the shards."""
+        values = T.FloatType() if self._dtype.itemsize == 4 else T.DoubleType()
+        ids, *others = self._fields
+        fields = [ids, T.StructField("features", T.ArrayType(values)), *others]
+        names = [field.name for field in fields]
+        run = guarded(functools.partial(read_shards, self.plan().digests, names))
+        frame = self._frame.select(*SHARD_COLUMNS).mapInArrow(run, T.StructType(fields))
+        return frame if self.id_type is not None else frame.withColumnRenamed("id", POSITION)
+
     def _check_session(self, session: SparkSession) -> None:
         if not compat.same_cluster(self._frame.sparkSession, session):
             raise ValueError(
-                "the shards of this model are in another Spark session, or in one that was "
-                "stopped: save the model there, and load it in this one"
+                "This sharded model belongs to another or a stopped Spark session. Save it in that "
+                "session and load it here."
             )
 
     def fetch(self) -> tuple[Items, NDArray[np.floating]]:
-        """See `Placement.fetch`: the one thing that brings vectors of shards to the driver."""
-        frame = self.items_frame(self._frame.sparkSession)
-        with PackedItems(frame, placement.saved_source(frame)) as packed:
-            placement.check_fetch(packed)
-            items, matrix = packed.gather()
-        return (replace(items, ids=None) if self.id_type is None else items), matrix
+        """See `Placement.fetch`; no other method brings vectors of shards to the driver."""
+        frame = self._stored()
+        source = ItemSource(
+            features=columns.features_of(frame, "featuresCol", "features"),
+            features_col="features",
+            columns={
+                field.name: Input(F.col(field.name), field.dataType)
+                for field in frame.schema.fields
+                if field.name != "features"
+            },
+            id_type=self.id_type,
+        )
+        with PackedItems(frame, source) as packed:
+            _check_memory(packed.nbytes)
+            return packed.gather()
 
     def cost(self, session: SparkSession, queries: NDArray[np.floating], k: int) -> PlacedCost:
-        """See `Placement.cost`; the largest shard stands for all."""
+        """See `Placement.cost`; it is measured in the largest shard."""
         plan = self.plan()
         largest = max(self.shards, key=lambda shard: shard.rows)
         run = guarded(functools.partial(time_shards, plan.digests, queries, k))
-        rows = self._frame.where(F.col("shard") == largest.number).select(*SHARD_COLUMNS)
+        rows = self._frame.where(F.col("shard") == largest.shard).select(*SHARD_COLUMNS)
         seconds, items = rows.mapInArrow(run, TIMING_SCHEMA).collect()[0]
         return PlacedCost(
             self._nbytes,
@@ -333,18 +302,25 @@ class Sharded(placement.Placement):
         )
 
     def unpersist(self) -> None:
-        """See `Placement.unpersist`: every later search builds the shards again."""
+        """See `Placement.unpersist`; every later search rebuilds the shards."""
         self._release.detach()
         unpersist(self._frame)
 
 
-_POSITION = T.StructField("position", T.LongType())
+def _check_memory(needed: int) -> None:
+    """Refuse to bring items to a driver that has not enough memory for them."""
+    free = available_memory()
+    if free is not None and needed > free:
+        raise ValueError(
+            f"the items need {needed / 2**30:.2f} GiB on the driver, but {free / 2**30:.2f} GiB "
+            "are free. Use model.items, which is a DataFrame."
+        )
 
 
-def _cells(cut: Cut, shards: list[Shard]) -> Cells:
-    numbers = np.array([shard.number for shard in shards])
+def _cells(assignment: ShardAssignment, shards: list[Shard]) -> Cells:
+    numbers = np.array([shard.shard for shard in shards])
     radii = np.array([shard.radius for shard in shards], np.float64)
-    return Cells(numbers, cut.shard_centers()[numbers], radii, cut.metric)
+    return Cells(numbers, assignment.shard_centers()[numbers], radii, assignment.metric)
 
 
 def _chunk_table(packed: PackedItems) -> NDArray[np.int64]:
@@ -354,15 +330,7 @@ def _chunk_table(packed: PackedItems) -> NDArray[np.int64]:
     return rows
 
 
-def _key_fields(names: list[str], id_type: T.DataType | None) -> list[T.StructField]:
-    """What an item has beside its vector, in the order that breaks ties."""
-    kind = T.LongType() if id_type is None else columns.wire_type(id_type)
-    more = [name for name in ("label", "weight") if name in names]
-    return [T.StructField("id", kind), *(T.StructField(name, T.DoubleType()) for name in more)]
-
-
 def _shards_of(frame: DataFrame) -> list[Shard]:
-    """What the first parts tell; this is what builds the shards."""
-    told = ("rows", "duplicates", "size", "digest", "algorithm", "reason", "radius", "converts")
-    rows = frame.where("part = 0").select("shard", *told).collect()
-    return sorted((Shard(*row) for row in rows), key=lambda shard: shard.number)
+    """Return the summaries of all shards; running this job builds the shards."""
+    rows = frame.where("part = 0").select(*SUMMARY).collect()
+    return sorted((Shard(**row.asDict()) for row in rows), key=lambda shard: shard.shard)

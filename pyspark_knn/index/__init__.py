@@ -1,1 +1,1 @@
-"""Nearest-neighbour search on numpy arrays. Nothing in here knows Spark."""
+"""Nearest-neighbor search on numpy arrays, independent of Spark."""

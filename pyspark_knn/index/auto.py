@@ -1,4 +1,4 @@
-"""Builds the index that was asked for, or the one that is fastest on the items at hand."""
+"""Builds the index of a given algorithm, or of the one that is fastest on the given items."""
 
 from __future__ import annotations
 
@@ -10,110 +10,117 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from pyspark_knn.index.block_search import BlockSearch
-from pyspark_knn.index.distances import algorithms_for, check_algorithm
-from pyspark_knn.index.pairwise import PairwiseSearch
-from pyspark_knn.index.score_space import has_scores
+from pyspark_knn.index.registry import class_for, classes_for
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from pyspark_knn.index.base import IndexSpec, NeighborIndex
 
-_LOG = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
-# With fewer items, any search takes microseconds, and timing takes more than it can save.
-_FEW = 2048
+_MIN_TIMED_ITEMS = 2048
+"""With fewer items a search takes microseconds, and timing takes longer than it can save."""
 
-# Items of the sample that is timed, and of a smaller one that shows how the time grows.
-_SAMPLE = 16_384
-_PART = 2048
+_SAMPLE_ITEMS = 16_384
+"""Items of the sample on which searches are timed."""
 
-# Neighbours of a timed search, and the most queries of one.
-_K = 10
-_QUERIES = 1024
+_SMALL_SAMPLE_ITEMS = 2048
+"""Items of the smaller sample, which shows how the time of a search grows."""
 
-# Queries of the first timed search, and when one has taken long enough to be believed. A block
-# search is slow with few queries; a tree, and a comparison of all pairs, take them one by one.
-_A_BLOCK, _BLOCK_SECONDS = 256, 0.02
-_A_FEW, _FEW_SECONDS = 8, 0.01
+_TIMED_K = 10
+"""Neighbors of a query in a timed search."""
 
-# Trees whose estimates are within this factor of the best are timed again with all items, and brute
-# force beside them. Where items have so many numbers that growing a tree takes more than seconds,
-# that is done for a tree that is the best, and for no other.
-_CLOSE = 2.5
-_MOST_NUMBERS = 1 << 25
+_MAX_TIMED_QUERIES = 1024
+"""The largest number of queries of a timed search."""
+
+_FIRST_BLOCK_QUERIES, _ENOUGH_BLOCK_SECONDS = 256, 0.02
+"""For a block search: the queries of the first timed search, and how long a search must take for
+its time to be reliable. A block search is slow with few queries."""
+
+_FIRST_QUERIES, _ENOUGH_SECONDS = 8, 0.01
+"""The same for every other search, which takes queries one by one."""
+
+_CLOSE_RATIO = 2.5
+"""Algorithms whose estimates are within this factor of the best one are timed again with all items,
+and brute force with them."""
+
+_MAX_TRIAL_FLOATS = 1 << 25
+"""With more numbers in the items than this, building an index takes seconds. Then only an algorithm
+whose estimate is the best is timed with all items, beside brute force."""
+
+_NEVER_MUCH_FASTER_THAN = {"ball_tree": "kd_tree"}
+"""Algorithm -> another one that takes at most about twice its time: on all data that was tried a
+ball_tree took at least 0.45 of a kd_tree's time. Where the other one is far slower than brute
+force, the algorithm is not timed."""
 
 
 def build_index(matrix: NDArray[np.floating], spec: IndexSpec) -> tuple[NeighborIndex, str]:
-    """Index the rows of `matrix`.
+    """Index the rows of a matrix.
 
-    What "auto" picks decides on the time of a search, never on its answer.
+    What "auto" chooses changes the time of a search, never its result.
 
     Parameters
     ----------
     matrix : ndarray of shape (n_items, n_features), dtype float32 or float64
-        C-contiguous and finite, at least one row. Kept, not copied.
+        The items: C-contiguous and finite, at least one row. The index keeps the matrix itself, not
+        a copy.
     spec : IndexSpec
+        The metric, the algorithm and its options.
 
     Returns
     -------
     index : NeighborIndex
+        The index.
     reason : str
-        Why it is this one, in a sentence.
+        Why it has this algorithm, in one sentence.
 
     Raises
     ------
     ValueError
-        If the metric cannot compare rows of so many features or with such values, or the algorithm
-        cannot serve it.
+        If the metric does not support the number of features or their values, or the algorithm does
+        not support the metric.
     """
     spec.metric.check_dimension(matrix.shape[1])
     spec.metric.check_values(matrix)
-    check_algorithm(spec.algorithm, spec.metric)
     if spec.algorithm == "auto":
         index, reason = _fastest(matrix, spec)
     else:
         index, reason = _build(spec.algorithm, matrix, spec), f"{spec.algorithm} was asked for"
-    _LOG.info("indexed %d items of %d features: %s", *matrix.shape, reason)
+    logger.info("indexed %d items of %d features: %s", *matrix.shape, reason)
     return index, reason
 
 
 def _build(algorithm: str, matrix: NDArray[np.floating], spec: IndexSpec) -> NeighborIndex:
-    if algorithm == "brute":
-        brute = BlockSearch if has_scores(spec.metric) else PairwiseSearch
-        return brute.build(matrix, spec)
-    # Not at the top: scikit-learn takes 100 MiB of a process, and brute force does without it.
-    from pyspark_knn.index.sklearn_index import BallTreeSearch, KDTreeSearch
-
-    trees = {"kd_tree": KDTreeSearch, "ball_tree": BallTreeSearch}
-    return trees[algorithm].build(matrix, spec)
+    return class_for(algorithm, spec.metric, spec.registered).build(matrix, spec)
 
 
 def _fastest(matrix: NDArray[np.floating], spec: IndexSpec) -> tuple[NeighborIndex, str]:
-    """The index whose searches take the least time, and why it is that one."""
-    able = algorithms_for(spec.metric)
-    if len(able) == 1:
-        return _build("brute", matrix, spec), f"only brute serves metric {spec.metric.name!r}"
-    if len(matrix) < _FEW:
-        return _build("brute", matrix, spec), f"brute is as good as any for {len(matrix)} items"
-    # As in a worker: one thread, whatever the machine has.
+    """Return the exact index whose searches take the least time, and the reason."""
+    classes = classes_for(spec.metric, spec.registered)
+    base, *others = (algorithm for algorithm, each in classes.items() if each.exact)
+    if not others:
+        return _build(base, matrix, spec), f"only {base} supports metric {spec.metric.name!r}"
+    if len(matrix) < _MIN_TIMED_ITEMS:
+        return _build(base, matrix, spec), f"{base} is as good as any for {len(matrix)} items"
+    # One thread, as in a worker, however many the machine has.
     with threadpool_limits(limits=1):
-        costs = _estimates(able, matrix, spec)
+        costs = _estimates(base, others, matrix, spec)
         best = min(costs, key=lambda algorithm: costs[algorithm])
-        trees = [each for each in costs if each != "brute" and costs[each] <= _CLOSE * costs[best]]
-        if matrix.size > _MOST_NUMBERS:
-            trees = [each for each in trees if each == best]
-        if not trees or len(matrix) <= _SAMPLE:
+        close = [each for each in others if costs.get(each, np.inf) <= _CLOSE_RATIO * costs[best]]
+        if matrix.size > _MAX_TRIAL_FLOATS:
+            close = [each for each in close if each == best]
+        if not close or len(matrix) <= _SAMPLE_ITEMS:
             return _build(best, matrix, spec), _reason(costs, "estimated from a sample")
-        # Even a tree that leads must prove itself: an estimate of one can be wrong several times.
-        index, costs = _fastest_of(["brute", *trees], matrix, spec)
+        # An estimate can be wrong by a factor of several, so the best one is timed as well.
+        index, costs = _fastest_of([base, *close], matrix, spec)
         return index, _reason(costs, "timed with all items")
 
 
 def _fastest_of(
     algorithms: list[str], matrix: NDArray[np.floating], spec: IndexSpec
 ) -> tuple[NeighborIndex, dict[str, float]]:
-    """Build one index after the other, and keep the fastest."""
+    """Build one index after the other; return the fastest, and the seconds per query of each."""
     best = _build(algorithms[0], matrix, spec)
     costs = {best.algorithm: _seconds_per_query(best)}
     for algorithm in algorithms[1:]:
@@ -125,61 +132,59 @@ def _fastest_of(
 
 
 def _estimates(
-    able: tuple[str, ...], matrix: NDArray[np.floating], spec: IndexSpec
+    base: str, others: list[str], matrix: NDArray[np.floating], spec: IndexSpec
 ) -> dict[str, float]:
-    """Seconds that a query is to take by each algorithm that may be worth it."""
-    costs = {"brute": _estimate_brute(matrix, spec)}
-    limit = _CLOSE * costs["brute"]
-    for tree in ("kd_tree", "ball_tree"):
-        if tree in able:
-            costs[tree] = _estimate_tree(tree, matrix, spec, limit)
-            # A ball_tree took 0.45 of a kd_tree's time at best, on all data tried: it is hopeless
-            # where a kd_tree is.
-            if costs[tree] > limit:
-                break
+    """Estimate the seconds per query of each algorithm that may be worth it."""
+    costs = {base: _estimate_linear(base, matrix, spec)}
+    limit = _CLOSE_RATIO * costs[base]
+    for algorithm in others:
+        if costs.get(_NEVER_MUCH_FASTER_THAN.get(algorithm, ""), 0.0) <= limit:
+            costs[algorithm] = _estimate_growth(algorithm, matrix, spec, limit)
     return costs
 
 
-def _estimate_brute(matrix: NDArray[np.floating], spec: IndexSpec) -> float:
-    """Seconds that a query is to take by brute force, as a sample of the items tells."""
-    sample = _sample(matrix, _SAMPLE)
-    return _seconds_per_query(_build("brute", sample, spec)) * len(matrix) / len(sample)
+def _estimate_linear(algorithm: str, matrix: NDArray[np.floating], spec: IndexSpec) -> float:
+    """Estimate the seconds per query of brute force: the time on a sample, in proportion."""
+    sample = _sample(matrix, _SAMPLE_ITEMS)
+    return _seconds_per_query(_build(algorithm, sample, spec)) * len(matrix) / len(sample)
 
 
-def _estimate_tree(
+def _estimate_growth(
     algorithm: str, matrix: NDArray[np.floating], spec: IndexSpec, limit: float
 ) -> float:
-    """Seconds that a query is to take in a tree, as two samples of the items tell.
+    """Estimate the seconds per query of an index, from its times on two samples.
 
-    Trees take the logarithm of the number of items at their best, and all of them at worst. Where
-    not even the square root of the number brings one below `limit`, the smaller sample is enough.
+    The time of a tree grows with the logarithm of the number of items at best, and with the number
+    itself at worst. If the time is above `limit` even when it grows with the square root, the
+    smaller sample is enough.
     """
-    part = _sample(matrix, _PART)
-    before = _seconds_per_query(_build(algorithm, part, spec))
-    times = len(matrix) / len(part)
+    small = _sample(matrix, _SMALL_SAMPLE_ITEMS)
+    before = _seconds_per_query(_build(algorithm, small, spec))
+    times = len(matrix) / len(small)
     if times == 1 or before * times**0.5 > limit:
         return before * times
-    sample = _sample(matrix, _SAMPLE)
+    sample = _sample(matrix, _SAMPLE_ITEMS)
     cost = _seconds_per_query(_build(algorithm, sample, spec))
-    growth = np.log(cost / before) / np.log(len(sample) / len(part))
+    growth = np.log(cost / before) / np.log(len(sample) / len(small))
     growth = float(np.clip(growth, 0.0, 1.0))
     return float(cost * (len(matrix) / len(sample)) ** growth)
 
 
 def _sample(matrix: NDArray[np.floating], size: int) -> NDArray[np.floating]:
-    """About `size` of the rows, or all, from all over the matrix."""
+    """Return about `size` of the rows, spread over the matrix, or all of them."""
     step = max(1, len(matrix) // size)
     return matrix if step == 1 else np.ascontiguousarray(matrix[::step])
 
 
 def _seconds_per_query(index: NeighborIndex) -> float:
-    """The time of a search for the neighbours of some of the items themselves."""
-    queries = _sample(index.matrix, _QUERIES)[:_QUERIES]
-    k = min(_K, len(index.matrix))
-    in_blocks = isinstance(index, BlockSearch)
-    many, enough = (_A_BLOCK, _BLOCK_SECONDS) if in_blocks else (_A_FEW, _FEW_SECONDS)
+    """Time a search for the neighbors of some of the items themselves."""
+    queries = _sample(index.matrix, _MAX_TIMED_QUERIES)[:_MAX_TIMED_QUERIES]
+    k = min(_TIMED_K, len(index.matrix))
+    many, enough = _FIRST_QUERIES, _ENOUGH_SECONDS
+    if isinstance(index, BlockSearch):
+        many, enough = _FIRST_BLOCK_QUERIES, _ENOUGH_BLOCK_SECONDS
     while True:
-        # The time of this thread: others, of this process or not, do not count.
+        # The time of this thread alone: other threads and processes do not count.
         start = time.thread_time()
         index.kneighbors(queries[:many], k)
         seconds = time.thread_time() - start
@@ -190,5 +195,5 @@ def _seconds_per_query(index: NeighborIndex) -> float:
 
 def _reason(costs: dict[str, float], how: str) -> str:
     fastest, *others = sorted(costs, key=lambda algorithm: costs[algorithm])
-    figures = ", ".join(f"{each} {1e6 * costs[each]:.0f}" for each in others)
-    return f"{fastest} is the fastest: {1e6 * costs[fastest]:.0f} us a query, {figures} ({how})"
+    slower = ", ".join(f"{each} {1e6 * costs[each]:.0f}" for each in others)
+    return f"{fastest} is the fastest: {1e6 * costs[fastest]:.0f} us a query, {slower} ({how})"

@@ -1,104 +1,212 @@
-"""What every neighbour index offers, and the arrays that it answers with."""
+"""The interface of a nearest-neighbor index, and the arrays that a search returns."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
+import numpy as np
+
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
     from pyspark_knn.index.distances import Metric
+    from pyspark_knn.index.registry import Entry
 
 
 class Neighbors(NamedTuple):
-    """The neighbours of a block of queries, nearest first.
+    """The neighbors of a block of queries, nearest first.
 
     Attributes
     ----------
     distances : ndarray of shape (n_queries, k), dtype float64
-        Ascending in each row; ``inf`` where there is no neighbour.
+        Distances, in non-decreasing order in each row; ``inf`` where there is no neighbor.
     positions : ndarray of shape (n_queries, k), dtype int64
-        Row numbers in the item matrix. Equal distances stand in ascending order of position; ``-1``
-        where there is no neighbour, and then in every place behind it.
+        Row numbers in the item matrix. Neighbors at equal distances are in ascending order of
+        position. ``-1`` where there is no neighbor, and then in the rest of the row too.
     """
 
     distances: NDArray[np.float64]
     positions: NDArray[np.int64]
 
 
+class Found(NamedTuple):
+    """The neighbors of a block of queries as lists that follow one another, nearest first.
+
+    The neighbors of query ``i`` are at ``offsets[i]:offsets[i + 1]``.
+
+    Attributes
+    ----------
+    offsets : ndarray of shape (n_queries + 1,), dtype int64
+        Where the neighbors of each query begin, and where the last ones end.
+    distances : ndarray of shape (n_neighbors,), dtype float64
+        In the unit of the metric; non-decreasing within a query.
+    positions : ndarray of shape (n_neighbors,), dtype int64
+        Row numbers in the item matrix; non-decreasing within a query among equal distances.
+    """
+
+    offsets: NDArray[np.int64]
+    distances: NDArray[np.float64]
+    positions: NDArray[np.int64]
+
+    @classmethod
+    def from_padded(cls, neighbors: Neighbors) -> Found:
+        """Return the same neighbors without the places that hold none."""
+        there = neighbors.positions >= 0
+        offsets = np.zeros(len(there) + 1, np.int64)
+        there.sum(axis=1).cumsum(out=offsets[1:])
+        if offsets[-1] == there.size:
+            return cls(offsets, neighbors.distances.ravel(), neighbors.positions.ravel())
+        return cls(offsets, neighbors.distances[there], neighbors.positions[there])
+
+    @property
+    def queries(self) -> NDArray[np.int64]:
+        """The query of each neighbor: ndarray of shape (n_neighbors,), dtype int64."""
+        return np.repeat(np.arange(len(self.offsets) - 1), np.diff(self.offsets))
+
+
 class Exclusion(NamedTuple):
-    """Pairs of a query and an item that must not be answered, in ascending order of position.
+    """Pairs of a query and an item that a search must not return, sorted by position.
 
     Attributes
     ----------
     rows : ndarray of shape (n_pairs,), dtype int64
         Row numbers in the block of queries.
     positions : ndarray of shape (n_pairs,), dtype int64
-        Row numbers in the item matrix, ascending. A pair may stand in more than once.
+        Row numbers in the item matrix, in ascending order. A pair may occur more than once.
     """
 
     rows: NDArray[np.int64]
     positions: NDArray[np.int64]
 
 
+def _registered() -> tuple[Entry, ...]:
+    # Not at the top: a worker that only searches an index does not need the registry.
+    from pyspark_knn.index.registry import entries
+
+    return entries()
+
+
 @dataclass(frozen=True)
 class IndexSpec:
-    """How an index is to be built.
+    """How to build an index.
 
     Attributes
     ----------
     metric : Metric
         A resolved metric, see `pyspark_knn.index.distances.resolve_metric`.
-    algorithm : {"auto", "brute", "kd_tree", "ball_tree"}
-        The search to use; "auto" lets `pyspark_knn.index.auto` decide.
+    algorithm : str
+        "auto", or the name of a registered algorithm, see `pyspark_knn.index.registry`. With "auto"
+        `pyspark_knn.index.auto` chooses the algorithm.
     leaf_size : int
-        Items in a leaf of a tree.
+        The number of items in a leaf of a tree, at least 1.
+    registered : tuple of Entry
+        The index classes to choose from: those that are registered in the process that creates the
+        spec. It travels to the Python workers with the spec, so that they know the classes that a
+        user registered on the driver.
     """
 
     metric: Metric
     algorithm: str = "auto"
     leaf_size: int = 30
+    registered: tuple[Entry, ...] = field(default_factory=_registered)
+
+
+OPTIONS = frozenset(each.name for each in fields(IndexSpec)) - {"metric", "algorithm", "registered"}
+"""The fields of `IndexSpec` that an index class may list as its `options`."""
 
 
 class NeighborIndex(ABC):
-    """An exact nearest-neighbour index over a matrix of items.
+    """A nearest-neighbor index over a matrix of items.
 
-    Its arrays may be read-only memory maps: an index pickles with protocol 5 and out-of-band
-    buffers, is opened over a mapped file in each worker, and never writes to what it holds.
+    Its arrays may be read-only memory maps: an index is pickled with protocol 5 and out-of-band
+    buffers, is opened over a mapped file in each worker, and never writes to its arrays.
+
+    A subclass states what it is in the class attributes below. `pyspark_knn.index.registry` reads
+    them on the driver and in the workers, so the module of a subclass must be cheap to import: a
+    subclass that needs a large library imports it in `build`.
 
     Attributes
     ----------
     algorithm : str
-        The value of the `algorithm` parameter that names this kind of index.
+        The value of the `algorithm` Param that selects this class.
+    exact : bool, default=True
+        Whether every search returns the true nearest items. `algorithm="auto"` chooses among exact
+        classes only.
+    metrics : frozenset of str
+        The canonical names of the metrics that the class supports. A class that supports a metric
+        for some of its parameters only overrides `supports`.
+    options : frozenset of str, default=frozenset()
+        The fields of `IndexSpec`, beside `metric`, that `build` reads; a subset of `OPTIONS`.
+    worth_saving : bool, default=False
+        Whether building the index takes so much longer than reading it back that a saved model
+        should hold its structure. No class of this package is: saved models hold the items alone,
+        and the index is built again when a model is loaded.
     """
 
     algorithm: ClassVar[str]
+    exact: ClassVar[bool] = True
+    metrics: ClassVar[frozenset[str]]
+    options: ClassVar[frozenset[str]] = frozenset()
+    worth_saving: ClassVar[bool] = False
+
+    @classmethod
+    def supports(cls, metric: Metric) -> bool:
+        """Whether the class can search by a metric.
+
+        Parameters
+        ----------
+        metric : Metric
+            A resolved metric.
+
+        Returns
+        -------
+        bool
+            True if the name of the metric is among `metrics`.
+        """
+        return metric.name in cls.metrics
 
     @classmethod
     @abstractmethod
     def build(cls, matrix: NDArray[np.floating], spec: IndexSpec) -> NeighborIndex:
-        """Index the rows of `matrix`.
+        """Index the rows of a matrix.
 
         Parameters
         ----------
         matrix : ndarray of shape (n_items, n_features), dtype float32 or float64
-            C-contiguous and finite, at least one row. Kept, not copied; never written to.
+            The items: C-contiguous and finite, at least one row. The index keeps the matrix itself,
+            not a copy, and never writes to it.
         spec : IndexSpec
-            What to build.
+            The metric and the options.
+
+        Returns
+        -------
+        NeighborIndex
+            The index.
         """
 
     @property
     @abstractmethod
     def matrix(self) -> NDArray[np.floating]:
-        """The items, as given to `build`."""
+        """The items, as passed to `build`."""
 
     @property
     @abstractmethod
     def metric(self) -> Metric:
-        """What the distances are measured by."""
+        """The metric of the distances."""
+
+    def search(
+        self,
+        queries: NDArray[np.floating],
+        k: int,
+        *,
+        max_distance: float | None = None,
+        exclude: Exclusion | None = None,
+    ) -> Found:
+        """Return what `kneighbors` finds, as lists without padding; takes the same parameters."""
+        found = self.kneighbors(queries, k, max_distance=max_distance, exclude=exclude)
+        return Found.from_padded(found)
 
     @abstractmethod
     def kneighbors(
@@ -109,22 +217,24 @@ class NeighborIndex(ABC):
         max_distance: float | None = None,
         exclude: Exclusion | None = None,
     ) -> Neighbors:
-        """The k nearest items of each query, by (distance, position).
+        """Return the k nearest items of each query, ordered by distance, then by position.
+
+        An index that is not `exact` may miss some of them.
 
         Parameters
         ----------
         queries : ndarray of shape (n_queries, n_features), dtype float32 or float64
-            C-contiguous and finite; may be read-only; zero rows are allowed.
+            The queries: C-contiguous and finite; may be read-only, and may have zero rows.
         k : int
-            Neighbours wanted, from 1 to n_items.
+            The number of neighbors of a query, from 1 to n_items.
         max_distance : float, optional
-            Items farther than this are left out; inclusive.
+            The largest distance of a neighbor, inclusive. Items farther than this are left out.
         exclude : Exclusion, optional
-            Pairs that must not be answered. They take nobody's place: the next nearest moves up.
+            Pairs of a query and an item that must not be returned. They do not count towards k.
 
         Returns
         -------
         Neighbors
-            `distances` and `positions` of shape (n_queries, k). The distances are those of
-            `pyspark_knn.index.distances`, to the last bit, whichever index answers.
+            `distances` and `positions` of shape (n_queries, k). The distances are equal to the last
+            bit to those of `pyspark_knn.index.distances`, for every class of index.
         """

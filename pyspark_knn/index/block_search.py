@@ -1,16 +1,16 @@
-"""Certified block search: brute force by matrix products, without their rounding errors.
+"""Exact block search: brute force by matrix products, without the effect of their rounding errors.
 
 A matrix product in float32 compares queries with items many times faster than differences do, but
-only nearly right. So it only *rules out*: `pyspark_knn.index.rounding` bounds how far a score can
-be off, and what is within the bounds of the k-th best is ranked by its final figure. Most queries
-need the first step only:
+with rounding errors. So it is used only to *rule out* items: `pyspark_knn.index.rounding` bounds
+the error of a score, and the items whose scores are within the bounds of the k-th best one are
+ranked by their distances. Most queries need the first step only:
 
-1. In float32, block by block of the items, keep what cannot be ruled out, and rank it at the end
-   (`_filter`).
-2. Where too much is left, as in tight clusters far apart, do the same with float64 products.
-3. Where that leaves too much as well, as among mass ties, rank block by block (`_rank_blocks`):
-   that bounds the memory whatever is tied with what.
-4. Where products would leave the range of numbers, compare pair by pair (`PairwiseSearch`).
+1. Compute products in float32, block by block of the items. Keep the items that cannot be ruled
+   out, and rank them at the end (`_filter`).
+2. Where too many items are left, as in tight clusters far apart, do the same in float64.
+3. Where too many are left again, as among thousands of ties, rank them block by block
+   (`_rank_blocks`). This bounds the memory however many items are tied.
+4. Where products would overflow, compare pair by pair (`PairwiseSearch`).
 """
 
 from __future__ import annotations
@@ -22,36 +22,52 @@ import numpy as np
 
 from pyspark_knn.index.base import Exclusion, IndexSpec, NeighborIndex, Neighbors
 from pyspark_knn.index.candidates import Candidates
+from pyspark_knn.index.distances import Metric
+from pyspark_knn.index.kernels import KERNELS
 from pyspark_knn.index.pairwise import PairwiseSearch
 from pyspark_knn.index.score_blocks import ScoreBlocks
-from pyspark_knn.index.score_space import Queries, ScoreSpace, score_space
+from pyspark_knn.index.score_space import Queries, ScoreSpace, has_scores, score_space
 from pyspark_knn.index.selection import NearestSoFar, exclusion_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from pyspark_knn.index.distances import Metric
+_BATCH_QUERIES = 1024
+"""Queries in a batch. With many of them the cost of preparing the items of a block is small."""
 
-# Queries at a time: the more, the less it matters what the items of a block cost to prepare.
-_QUERIES = 1024
-# Scores in a block, and numbers in the vectors of its items: 1 MiB, which is to stay in the cache,
-# and 8 MiB of float32.
-_SCORES = 1 << 18
-_NUMBERS = 1 << 21
-# A block holds twice the k items; beyond this many numbers pairs are compared instead.
-_MOST_NUMBERS = 1 << 22
+_BLOCK_SCORES = 1 << 18
+"""Scores in a block: 1 MiB of float32, which stays in the cache."""
 
-# Candidates that a query may keep beyond 2 k: _SPARE, and as many as take less time to rank than
-# float64 products with the items seen so far would.
-_SPARE = 64
+_BLOCK_FLOATS = 1 << 21
+"""Numbers in the vectors of the items of a block: 8 MiB of float32."""
+
+_MAX_BLOCK_FLOATS = 1 << 22
+"""A block has at least 2 k items. If their vectors have more numbers than this, the search compares
+pair by pair instead."""
+
+_SPARE_CANDIDATES = 64
+"""Candidates that a query may keep beyond 2 k, whatever they cost."""
+
 _PRODUCTS_PER_RANK = 128
-_CANDIDATES = 1 << 20
+"""Items whose float64 products take as long as ranking one candidate. A query may keep one more
+candidate for each such number of items seen so far."""
+
+_BATCH_CANDIDATES = 1 << 20
+"""The largest number of candidates of a batch beyond 2 k for each query."""
 
 
 class BlockSearch(NeighborIndex):
-    """Compares each query with each item, by matrix products wherever that is certain."""
+    """Brute-force search by matrix products, wherever their rounding errors are bounded."""
 
     algorithm: ClassVar[str] = "brute"
+    metrics: ClassVar[frozenset[str]] = frozenset(
+        name for name in KERNELS if has_scores(Metric(name))
+    )
+
+    @classmethod
+    def supports(cls, metric: Metric) -> bool:
+        """Whether a metric has scores: minkowski does with p of 2 only."""
+        return has_scores(metric)
 
     def __init__(self, matrix: NDArray[np.floating], metric: Metric, space: ScoreSpace) -> None:
         self._matrix = matrix
@@ -60,7 +76,19 @@ class BlockSearch(NeighborIndex):
 
     @classmethod
     def build(cls, matrix: NDArray[np.floating], spec: IndexSpec) -> BlockSearch:
-        """Choose the space of the scores, and measure the items.
+        """Choose the score space of the metric, and compute the norms of the items.
+
+        Parameters
+        ----------
+        matrix : ndarray of shape (n_items, n_features), dtype float32 or float64
+            See `NeighborIndex.build`.
+        spec : IndexSpec
+            The metric; it has no options that this index reads.
+
+        Returns
+        -------
+        BlockSearch
+            The index.
 
         Raises
         ------
@@ -71,7 +99,7 @@ class BlockSearch(NeighborIndex):
 
     @property
     def matrix(self) -> NDArray[np.floating]:
-        """The items, as given to `build`."""
+        """The items, as passed to `build`."""
         return self._matrix
 
     @property
@@ -90,7 +118,7 @@ class BlockSearch(NeighborIndex):
         """See `NeighborIndex.kneighbors`."""
         best = NearestSoFar(len(queries), k, max_distance)
         rest = np.arange(len(queries))
-        if 4 * k <= len(self._matrix) and 2 * k * (queries.shape[1] + 1) <= _MOST_NUMBERS:
+        if 4 * k <= len(self._matrix) and 2 * k * (queries.shape[1] + 1) <= _MAX_BLOCK_FLOATS:
             rest = _Search(self, queries, exclude, best).run()
         if rest.size:
             pairwise = PairwiseSearch(self._matrix, self._metric)
@@ -101,7 +129,7 @@ class BlockSearch(NeighborIndex):
 
 
 class _Search:
-    """One call of `BlockSearch.kneighbors`: its parts, and what they share."""
+    """One call of `BlockSearch.kneighbors`, with the state that its steps share."""
 
     def __init__(
         self,
@@ -120,7 +148,7 @@ class _Search:
         self._n_features = queries.shape[1]
 
     def run(self) -> NDArray[np.int64]:
-        """Search all queries but those that products cannot serve; return these."""
+        """Search all queries except those for which the bounds do not hold; return their rows."""
         rows = np.arange(len(self._queries))
         served = np.ones(len(rows), bool)
         for batch in self._batches(rows, np.float32):
@@ -136,18 +164,23 @@ class _Search:
     def _filter_all(
         self, rows: NDArray[np.int64], least: NDArray[np.float64], dtype: type[np.floating]
     ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """Answer queries by products in `dtype`.
+        """Search queries by products in a dtype.
 
         Parameters
         ----------
         rows : ndarray of shape (n_rows,), dtype int64
+            Row numbers of queries.
         least : ndarray of shape (n_rows,), dtype float64
-            Scores that their neighbours do not fall short of, as far as is known.
+            The smallest score that a neighbor of each query can have, as far as is known.
+        dtype : type
+            float32 or float64.
 
         Returns
         -------
-        rows, least
-            Of those that have too many candidates to be answered so.
+        rows : ndarray of shape (n_left,), dtype int64
+            Row numbers of the queries that have too many candidates, and are not finished.
+        least : ndarray of shape (n_left,), dtype float64
+            Their smallest scores, as far as is known now.
         """
         worthwhile = True
         crowded = np.zeros(len(rows), bool)
@@ -162,19 +195,23 @@ class _Search:
     def _batches(
         self, rows: NDArray[np.int64], dtype: type[np.floating]
     ) -> Iterator[NDArray[np.int64]]:
-        """Parts of `rows`, of as many queries as are searched at a time."""
-        share = np.dtype(dtype).itemsize // 4
-        most = min(_QUERIES, _NUMBERS // (self._n_features + 1), _SCORES // (2 * self._k))
-        step = max(1, most // share)
+        """Yield `rows` in parts, as many queries as are searched at a time."""
+        n_words = np.dtype(dtype).itemsize // 4
+        most = min(
+            _BATCH_QUERIES,
+            _BLOCK_FLOATS // (self._n_features + 1),
+            _BLOCK_SCORES // (2 * self._k),
+        )
+        step = max(1, most // n_words)
         for start in range(0, len(rows), step):
             yield rows[start : start + step]
 
     def _blocks(
         self, rows: NDArray[np.int64], queries: Queries, dtype: type[np.floating]
     ) -> ScoreBlocks:
-        """The scores of some queries with all items."""
-        share = np.dtype(dtype).itemsize // 4
-        width = min(_SCORES // len(rows), _NUMBERS // (self._n_features + 1)) // share
+        """Return the scores of some queries with all items, block by block."""
+        n_words = np.dtype(dtype).itemsize // 4
+        width = min(_BLOCK_SCORES // len(rows), _BLOCK_FLOATS // (self._n_features + 1)) // n_words
         exclude = exclusion_of(self._exclude, rows)
         width = max(width, 2 * self._k)
         return ScoreBlocks(self._matrix, self._space, queries, dtype, width, exclude)
@@ -182,7 +219,7 @@ class _Search:
     def _filter(
         self, rows: NDArray[np.int64], least: NDArray[np.float64], dtype: type[np.floating]
     ) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
-        """Answer a batch; tell which rows are crowded, and raise `least`."""
+        """Search a batch; return which queries are crowded, and their smallest scores."""
         queries = self._space.queries(self._queries[rows])
         slack = self._space.slack(queries, dtype)
         least = np.maximum(least, self._space.least_scores(self._best.limits()[rows], queries))
@@ -195,7 +232,8 @@ class _Search:
             near, columns = blocks.reaching(block)
             ceilings, widths = block.ceilings[near, columns], block.widths[columns]
             stop = block.start + len(block.widths)
-            room = min(_SPARE + stop // _PRODUCTS_PER_RANK, _CANDIDATES // len(rows))
+            room = _SPARE_CANDIDATES + stop // _PRODUCTS_PER_RANK
+            room = min(room, _BATCH_CANDIDATES // len(rows))
             if candidates.add(near, columns + block.start, ceilings, widths, room):
                 if candidates.crowded.all():
                     break
@@ -205,7 +243,7 @@ class _Search:
         return candidates.crowded, candidates.least
 
     def _rank_blocks(self, rows: NDArray[np.int64], least: NDArray[np.float64]) -> None:
-        """Answer a batch, ranking block by block what float64 products cannot rule out."""
+        """Search a batch by float64 products, and rank the candidates block by block."""
         queries = self._space.queries(self._queries[rows])
         slack = self._space.slack(queries, np.float64)
         blocks = self._blocks(rows, queries, np.float64)
@@ -222,12 +260,12 @@ class _Search:
     def _scores_within_limits(
         self, rows: NDArray[np.int64], queries: Queries
     ) -> NDArray[np.float64]:
-        """The scores that an item needs to be ranked, if its position is behind all so far."""
+        """Return the scores that an item needs to be ranked, if all others have lower positions."""
         scores = self._space.least_scores(self._best.limits()[rows], queries)
         scores[self._best.distances[rows, -1] == self._space.least_figure] = np.inf
         return scores
 
     def _rank(self, rows: NDArray[np.int64], positions: NDArray[np.int64]) -> None:
-        """Let the final figures of some pairs decide."""
-        figures = self._metric.distances(self._queries, self._matrix, rows, positions)
-        self._best.offer(rows, positions, figures)
+        """Compute the distances of some pairs, and keep the nearest."""
+        distances = self._metric.distances(self._queries, self._matrix, rows, positions)
+        self._best.offer(rows, positions, distances)

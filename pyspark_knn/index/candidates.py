@@ -1,4 +1,4 @@
-"""The items that may still be among the k nearest, judged by scores that are known within bounds.
+"""The items that may still be among the k nearest, by scores that are known within bounds.
 
 See `pyspark_knn.index.score_space` for ceilings, widths and slack.
 """
@@ -16,25 +16,28 @@ if TYPE_CHECKING:
 
 
 class Candidates:
-    """Keeps, for each query, what cannot be ruled out yet.
+    """The candidates of each query: the items that cannot be ruled out yet.
 
-    Of the items that a query has seen, k have at least the k-th largest ``ceiling - width`` as
-    their score, less the slack. An item whose ceiling plus slack is below that is none of its k
-    nearest.
+    Let f be the k-th largest ``ceiling - width`` of the items that a query was compared with. Then
+    k of them have a score of at least f less the slack. An item whose ceiling plus slack is below
+    that is not one of the k nearest.
 
     Parameters
     ----------
     k : int
+        The number of neighbors of a query.
     least : ndarray of shape (n_queries,), dtype float64
-        Scores that no neighbour falls short of, as known beforehand; may be -inf. Overwritten.
+        The smallest score that a neighbor of each query can have, as known beforehand; may be -inf.
+        Overwritten.
     slack : ndarray of shape (n_queries,), dtype float64
+        The slack of each query.
 
     Attributes
     ----------
     least : ndarray of shape (n_queries,), dtype float64
-        Scores that no neighbour falls short of, as known by now.
+        The smallest score that a neighbor of each query can have, as known so far.
     crowded : ndarray of shape (n_queries,), dtype bool
-        Queries that were given up, since too many items cannot be ruled out.
+        Whether the search of a query was abandoned, since too many items cannot be ruled out.
     """
 
     def __init__(self, k: int, least: NDArray[np.float64], slack: NDArray[np.float64]) -> None:
@@ -43,16 +46,28 @@ class Candidates:
         self._k = k
         self._slack = slack
         self._room = 0
-        # What was kept at the last settlement, and what came since.
+        # The pairs that `settle` kept, and those that were added since.
         self._pairs: list[_Pairs] = []
         self._n_waiting = 0
 
     def thresholds(self) -> NDArray[np.float64]:
-        """The smallest ceilings that are of interest; none are for crowded queries."""
+        """Return the smallest ceiling of a candidate of each query; inf for crowded queries.
+
+        Returns
+        -------
+        ndarray of shape (n_queries,), dtype float64
+            The thresholds.
+        """
         return np.where(self.crowded, np.inf, self.least - self._slack)
 
     def raise_least(self, floors: NDArray[np.float64]) -> None:
-        """Learn that k items have these floors."""
+        """Raise `least`, given that k items have at least these floors.
+
+        Parameters
+        ----------
+        floors : ndarray of shape (n_queries,), dtype float64
+            The k-th largest ``ceiling - width`` of each query.
+        """
         np.maximum(self.least, floors - self._slack, out=self.least)
 
     def add(
@@ -63,15 +78,19 @@ class Candidates:
         widths: NDArray[np.float64],
         room: int,
     ) -> bool:
-        """Take pairs whose ceilings are of interest.
+        """Add pairs whose ceilings reach the thresholds.
 
         Parameters
         ----------
-        rows, positions : ndarrays of shape (n_pairs,), dtype int64
-            No pair twice.
-        ceilings, widths : ndarrays of shape (n_pairs,)
+        rows, positions : ndarray of shape (n_pairs,), dtype int64
+            The row number of the query, and the position of the item. No pair occurs twice.
+        ceilings : ndarray of shape (n_pairs,), dtype float32 or float64
+            The ceiling of each pair.
+        widths : ndarray of shape (n_pairs,), dtype float64
+            The width of each pair.
         room : int
-            Queries that have to keep more than 2 k and this are crowded, and given up.
+            The number of candidates, beyond 2 k, that a query may keep. A query that would need to
+            keep more is crowded, and its search is abandoned.
 
         Returns
         -------
@@ -82,24 +101,25 @@ class Candidates:
         if rows.size == 0:
             return False
         floors = ceilings - widths.astype(ceilings.dtype)
-        # Numbers of 16 bits are sorted in linear time.
-        narrow = rows.astype(np.uint16) if len(self.least) <= 1 << 16 else rows
-        self._pairs.append(_Pairs(narrow, positions, ceilings, floors))
+        # numpy sorts integers of 16 bits in linear time.
+        short_rows = rows.astype(np.uint16) if len(self.least) <= 1 << 16 else rows
+        self._pairs.append(_Pairs(short_rows, positions, ceilings, floors))
         self._n_waiting += rows.size
-        # Only when there are more new ones than neighbours is it worth the time.
+        # Settling takes longer than it saves until there are more new pairs than neighbors.
         if self._n_waiting <= 2 * self._k * len(self.least):
             return False
         self.settle()
         return True
 
     def settle(self) -> None:
-        """Raise the thresholds by what was added, and drop what falls short of them."""
+        """Raise the thresholds by the pairs that were added, and drop the pairs below them."""
         if self._n_waiting == 0:
             return
         pairs = _Pairs.joined(self._pairs)
         self._n_waiting = 0
         counts = np.bincount(pairs.rows, minlength=len(self.least))
-        # Twice the room may shrink to less; far more would not, and would take memory.
+        # The new thresholds may halve the number of candidates. Queries with far more than twice
+        # the room would stay crowded, and would take memory.
         pairs, counts = self._without_crowded(pairs, counts, 2 * self._room)
         if pairs.rows.size:
             self.raise_least(pairs.kth_floors(counts, self._k))
@@ -118,7 +138,15 @@ class Candidates:
         return pairs.take(~crowded[pairs.rows]), np.where(crowded, 0, counts)
 
     def pairs(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """The rows and positions of what is left, without crowded queries."""
+        """Return the remaining candidates, without those of crowded queries.
+
+        Returns
+        -------
+        rows : ndarray of shape (n_pairs,), dtype int64
+            The row number of the query of each candidate.
+        positions : ndarray of shape (n_pairs,), dtype int64
+            The position of the item of each candidate.
+        """
         self.settle()
         if not self._pairs:
             return np.zeros(0, np.int64), np.zeros(0, np.int64)
@@ -156,7 +184,7 @@ class _Pairs:
         )
 
     def kth_floors(self, counts: NDArray[np.int64], k: int) -> NDArray[np.float64]:
-        """The k-th largest floor of each row, -inf where there are fewer; `counts` are by row."""
+        """Return the k-th largest floor of each row, or -inf where there are fewer than k pairs."""
         longest = int(counts.max())
         if longest < k:
             return np.full(len(counts), -np.inf)
@@ -170,7 +198,20 @@ class _Pairs:
 
 
 def rank_in_row(counts: NDArray[np.int64], rows: NDArray[np.integer]) -> NDArray[np.int64]:
-    """Number the entries of each row from 0; `rows` is ascending, with `counts` entries a row."""
+    """Number the entries of each row from 0.
+
+    Parameters
+    ----------
+    counts : ndarray of shape (n_rows,), dtype int64
+        The number of entries of each row.
+    rows : ndarray of shape (n_entries,), integer
+        The row of each entry, in ascending order.
+
+    Returns
+    -------
+    ndarray of shape (n_entries,), dtype int64
+        The number of each entry within its row.
+    """
     starts: NDArray[np.int64] = np.cumsum(counts) - counts
     ranks: NDArray[np.int64] = np.arange(len(rows)) - starts[rows]
     return ranks

@@ -1,10 +1,11 @@
-"""Cells of items around centres, and which of them may hold a neighbour.
+"""Cells of items around centers, and which of them may contain a neighbor of a query.
 
 Two bounds follow from the triangle inequality (P. Zezula et al., "Similarity Search: The Metric
-Space Approach", Springer 2006, section 1.7). No item of a cell is nearer to a query than the
-distance of the cell's centre less the cell's radius. And since its own centre is the nearest to
-each item, none is nearer than half of what that distance exceeds the distance of another centre by.
-The second one rules out a cell of far-flung clusters, whose radius says nothing.
+Space Approach", Springer 2006, section 1.7). Let d be the distance of the query from the center of
+a cell. No item of the cell is nearer to the query than d less the radius of the cell. And since the
+nearest center of an item is the center of its cell, no item is nearer than half of the difference
+between d and the distance of the query from any other center. The second bound rules out a cell of
+clusters that are far apart, whose radius is too large for the first one.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ if TYPE_CHECKING:
     from pyspark_knn.index.distances import Metric
 
 _SLACK = 1e-6
-"""Far more than the figures of any of `METRICS` are off by, relative to what they are made of; the
-worst is haversine, by 1e-8 near the antipodes."""
+"""Far more than the relative error of the distances of any of `METRICS`. The largest error is that
+of haversine, 1e-8 near the antipodes."""
 
 METRICS = frozenset(
     {
@@ -41,51 +42,70 @@ METRICS = frozenset(
         "sqeuclidean",
     }
 )
-"""Metrics that keep the triangle inequality, and around whose centres cells make sense; and
-sqeuclidean, whose cells are those of its root (see `ruler`)."""
+"""The metrics that support cells: those that satisfy the triangle inequality and for which centers
+make sense, and sqeuclidean, whose cells are those of euclidean (see `cell_metric`)."""
 
 _TINY = 2.0**-1070
-"""More than figures below 2**-1022 are off by, which have few digits."""
+"""More than the absolute error of distances below 2**-1022, which have few digits."""
 
-_ALL_AT_ONCE = 1 << 19
-"""Distances between queries and centres that are held at a time."""
+_BLOCK_PAIRS = 1 << 19
+"""Pairs of a query and a center in a block. Their distances take 4 MiB."""
 
 
 def check_cells(metric: Metric) -> None:
-    """Raise ValueError unless cells may be cut by `metric`."""
+    """Raise ValueError unless a metric supports cells.
+
+    Parameters
+    ----------
+    metric : Metric
+        A resolved metric.
+    """
     if metric.name in METRICS and metric.p >= 1:
         return
-    detail = f" with p={metric.p:g}" if metric.name == "minkowski" else ""
-    way_out = ""
+    exponent = f" with p={metric.p:g}" if metric.name == "minkowski" else ""
+    advice = ""
     if metric.name == "cosine":
-        way_out = (
-            ". Vectors normalized with pyspark.ml.feature.Normalizer (none of them zero) have the "
-            "same neighbors by metric 'euclidean'"
+        advice = (
+            " Vectors normalized with pyspark.ml.feature.Normalizer (none of them zero) have the "
+            "same neighbors by metric 'euclidean'."
         )
     raise ValueError(
-        f"shardBy 'kmeans' needs the triangle inequality, which metric {metric.name!r}{detail} "
-        f"has not (or not for centres); these have: {', '.join(sorted(METRICS))}{way_out}"
+        f"shardBy 'kmeans' does not support metric {metric.name!r}{exponent}: cells need centers "
+        "for which the triangle inequality holds. "
+        f"Supported: {', '.join(map(repr, sorted(METRICS)))}.{advice}"
     )
 
 
-def ruler(metric: Metric) -> Metric:
-    """The metric that cells are measured by: one that keeps the triangle inequality."""
+def cell_metric(metric: Metric) -> Metric:
+    """Return the metric of the distances from centers, which satisfies the triangle inequality.
+
+    Parameters
+    ----------
+    metric : Metric
+        The metric of the search.
+
+    Returns
+    -------
+    Metric
+        euclidean for sqeuclidean, and otherwise the same metric.
+    """
     return resolve_metric("euclidean") if metric.name == "sqeuclidean" else metric
 
 
 @dataclass(frozen=True)
-class Cut:
-    """Where items go: to the cell of the nearest centre, or to one of the parts of a large cell.
+class ShardAssignment:
+    """The assignment of items to shards: to the cell with the nearest center, or a part of it.
 
     Attributes
     ----------
     centers : ndarray of shape (n_cells, n_features), dtype float64
-        No two are equal.
+        The centers of the cells. No two are equal.
     firsts : ndarray of shape (n_cells,), dtype int64
         The number of the first shard of each cell.
     ways : ndarray of shape (n_cells,), dtype int64
-        How many shards a cell is cut into.
+        The number of shards of each cell: a large cell is split into several.
     metric : Metric
+        The metric of the search.
     """
 
     centers: NDArray[np.float64]
@@ -94,42 +114,86 @@ class Cut:
     metric: Metric
 
     def cells(self, items: NDArray[np.floating]) -> NDArray[np.int64]:
-        """The cell of each item."""
-        index, _ = build_index(self.centers, IndexSpec(ruler(self.metric), "brute"))
+        """Return the cell of each item.
+
+        Parameters
+        ----------
+        items : ndarray of shape (n_items, n_features), dtype float32 or float64
+            The items.
+
+        Returns
+        -------
+        ndarray of shape (n_items,), dtype int64
+            Row numbers in `centers`.
+        """
+        index, _ = build_index(self.centers, IndexSpec(cell_metric(self.metric), "brute"))
         nearest: NDArray[np.int64] = index.kneighbors(items, 1).positions[:, 0]
         return nearest
 
     def shards(self, items: NDArray[np.floating], hashes: NDArray[np.uint64]) -> NDArray[np.uint64]:
-        """The shard of each item; `hashes` picks one where a cell has several."""
+        """Return the shard of each item.
+
+        Parameters
+        ----------
+        items : ndarray of shape (n_items, n_features), dtype float32 or float64
+            The items.
+        hashes : ndarray of shape (n_items,), dtype uint64
+            A hash of the id of each item. It selects one of the shards of a cell that has several.
+
+        Returns
+        -------
+        ndarray of shape (n_items,), dtype uint64
+            Numbers of shards.
+        """
         cells = self.cells(items)
         ways = self.ways[cells].astype(np.uint64)
         return self.firsts[cells].astype(np.uint64) + hashes % ways
 
     def shard_centers(self) -> NDArray[np.float64]:
-        """The centre of each shard."""
+        """Return the center of each shard.
+
+        Returns
+        -------
+        ndarray of shape (n_shards, n_features), dtype float64
+            Row i is the center of shard i.
+        """
         return np.repeat(self.centers, self.ways, axis=0)
 
     def radius(self, shard: int, items: NDArray[np.floating]) -> float:
-        """The largest distance of any of a shard's items from its centre, as `ruler` measures."""
+        """Return the largest distance of an item of a shard from the center of the shard.
+
+        Parameters
+        ----------
+        shard : int
+            The number of the shard.
+        items : ndarray of shape (n_items, n_features), dtype float32 or float64
+            The items of the shard, at least one.
+
+        Returns
+        -------
+        float
+            A distance by `cell_metric`.
+        """
         center = self.shard_centers()[shard : shard + 1]
-        every = np.arange(len(items))
-        return float(ruler(self.metric).distances(center, items, every * 0, every).max())
+        positions = np.arange(len(items))
+        metric = cell_metric(self.metric)
+        return float(metric.distances(center, items, positions * 0, positions).max())
 
 
 @dataclass(frozen=True)
 class Cells:
-    """What is known of the cells when a query comes.
+    """The centers and radii of the shards, which decide on the shards that a query is searched in.
 
     Attributes
     ----------
     numbers : ndarray of shape (n_shards,), dtype int64
-        The shards that hold items.
+        The numbers of the shards that have items.
     centers : ndarray of shape (n_shards, n_features), dtype float64
-        The centre of each.
+        The center of each shard.
     radii : ndarray of shape (n_shards,), dtype float64
-        The largest distance of an item of it from its centre, as `ruler` measures.
+        The largest distance of an item of each shard from its center, by `cell_metric`.
     metric : Metric
-        Of the answers.
+        The metric of the search.
     """
 
     numbers: NDArray[np.int64]
@@ -138,8 +202,21 @@ class Cells:
     metric: Metric
 
     def nearest(self, queries: NDArray[np.floating], many: int) -> NDArray[np.int64]:
-        """The shards of the `many` nearest centres, of shape (n_queries, many), nearest first."""
-        index, _ = build_index(self.centers, IndexSpec(ruler(self.metric), "brute"))
+        """Return the shards with the nearest centers.
+
+        Parameters
+        ----------
+        queries : ndarray of shape (n_queries, n_features), dtype float32 or float64
+            The queries.
+        many : int
+            The number of shards for each query; at most all of them are returned.
+
+        Returns
+        -------
+        ndarray of shape (n_queries, many), dtype int64
+            Numbers of shards, nearest center first.
+        """
+        index, _ = build_index(self.centers, IndexSpec(cell_metric(self.metric), "brute"))
         many = min(many, len(self.numbers))
         shards: NDArray[np.int64] = self.numbers[index.kneighbors(queries, many).positions]
         return shards
@@ -147,39 +224,45 @@ class Cells:
     def within(
         self, queries: NDArray[np.floating], limits: NDArray[np.float64]
     ) -> NDArray[np.bool_]:
-        """Which shards may hold an item within a query's limit, inclusive.
+        """Return which shards may have an item within the limit of a query.
 
         Parameters
         ----------
-        queries : ndarray of shape (n_queries, n_features)
+        queries : ndarray of shape (n_queries, n_features), dtype float32 or float64
+            The queries.
         limits : ndarray of shape (n_queries,), dtype float64
+            The largest distance of interest for each query, inclusive, by `metric`.
 
         Returns
         -------
         ndarray of shape (n_queries, n_shards), dtype bool
-            Columns in the order of `numbers`.
+            True where the shard must be searched. The columns are in the order of `numbers`.
         """
         if self.metric.name == "sqeuclidean":
-            # The square of a figure that underflows may be short by half the smallest float64 a
-            # term; the rounding of the root is within the slack.
+            # A sum of squares that underflows may be too small by half the smallest float64 for
+            # each term. The rounding of the root is within the slack.
             limits = np.sqrt(limits + queries.shape[1] * 2.0**-1073)
-        metric = ruler(self.metric)
+        metric = cell_metric(self.metric)
         count = len(self.numbers)
         open_ = np.ones((len(queries), count), dtype=bool)
-        step = max(1, _ALL_AT_ONCE // count)
+        step = max(1, _BLOCK_PAIRS // count)
         for start in range(0, len(queries), step):
             part = slice(start, start + step)
-            # All of them, and in no order: a search for all neighbours sorts for six times as long.
+            # Distances without an order: a search for all neighbors would sort them, which takes
+            # six times as long.
             distances = block_distances(metric, queries[part], self.centers)
-            # Not "<=": what overflow makes of a figure rules nothing out.
+            # Not "<=": a NaN, which overflow causes, must not rule out a shard.
             open_[part] = ~(self._least(distances) > limits[part, None])
         return open_
 
     def _least(self, distances: NDArray[np.float64]) -> NDArray[np.float64]:
-        """What no item is nearer than, given the distances of all centres; NaN by overflow."""
+        """Return lower bounds of the distances of items, from those of all centers.
+
+        A bound is NaN where the computation overflows.
+        """
         with np.errstate(invalid="ignore", over="ignore"):
-            centre = distances * (1 - _SLACK)
+            center = distances * (1 - _SLACK)
             nearest = distances.min(axis=1, keepdims=True) * (1 + _SLACK)
-            least: NDArray[np.float64] = (centre - nearest) / 2
-            np.maximum(least, centre - self.radii * (1 + _SLACK), out=least)
+            least: NDArray[np.float64] = (center - nearest) / 2
+            np.maximum(least, center - self.radii * (1 + _SLACK), out=least)
         return least - _TINY

@@ -1,8 +1,8 @@
-"""The distance of a pair, in float64: the one place that the figures of an answer come from.
+"""Metrics, and the distance of a pair in float64: the only source of the distances of an answer.
 
-Whatever finds the candidates, `Metric.distances` has the last word on how far they are, so that
-answers are equal to the bit across algorithms, batch sizes and placements of the data. The formulas
-are in `pyspark_knn.index.kernels`; here are the names of the metrics and what they demand.
+However an index finds its candidates, `Metric.distances` computes how far they are. So answers are
+equal to the last bit across algorithms, batch sizes and placements. The formulas are in
+`pyspark_knn.index.kernels`; this module has the names of the metrics and their requirements.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
     from pyspark_knn.index.kernels import Kernel
 
-# Components of gathered pairs that are worked on at a time: 512 KiB a buffer stay in the cache.
-_CHUNK = 65_536
+_CHUNK_FLOATS = 65_536
+"""Numbers in each buffer of gathered pairs: 512 KiB, which stay in the cache."""
 
 _ALIASES = {
     "infinity": "chebyshev",
@@ -33,58 +33,42 @@ _ALIASES = {
     "p": "minkowski",
     "sokalmichener": "rogerstanimoto",
 }
+"""Alias -> canonical name."""
 
 METRICS: tuple[str, ...] = tuple(sorted({*KERNELS, *_ALIASES}))
+"""The values of the `metric` Param: canonical names and aliases."""
 
-ALGORITHMS = ("brute", "kd_tree", "ball_tree")
-
-_REFUSED = {
-    "precomputed": "there are no vectors to search in; compute neighbors from your distances",
+_UNSUPPORTED = {
+    "precomputed": "there are no vectors to search in; find the neighbors from your distances",
     "nan_euclidean": "missing values are not supported yet; impute them, for example with "
     "pyspark.ml.feature.Imputer",
     "pyfunc": "a Python function cannot be saved with a model",
 }
-
-# Boxes bound a difference feature by feature, which only sums and maxima of them can use.
-_KD_TREE = frozenset({"chebyshev", "cityblock", "euclidean", "minkowski", "sqeuclidean"})
-
-# Balls need the triangle inequality. Of what scikit-learn offers for its ball tree these are left
-# out: braycurtis and dice break the inequality, so that the tree prunes true neighbours (the tests
-# hold a counterexample of each), and sokalsneath is NaN there for a pair of empty sets.
-_BALL_TREE = _KD_TREE | {
-    "canberra",
-    "hamming",
-    "haversine",
-    "jaccard",
-    "mahalanobis",
-    "rogerstanimoto",
-    "russellrao",
-    "seuclidean",
-}
-
+"""Metrics of scikit-learn that are not supported -> why, and what to do instead."""
 
 _LARGEST_ANGLES = {"latitude": math.pi / 2, "longitude": 2 * math.pi}
+"""The largest absolute value of each coordinate of haversine, in radians, in their order."""
 
-# Radians: pi / 2 and 2 pi rounded to float32 are larger than they should be, by less than this.
 _ANGLE_ROUNDING = 1e-6
+"""In radians. Rounded to float32, pi / 2 and 2 pi exceed the true values by less than this."""
 
 
 @dataclass(frozen=True, eq=False)
 class Metric:
-    """A metric with all that its formula needs. Made by `resolve_metric`.
+    """A metric and the parameters of its formula. Created by `resolve_metric`.
 
     Attributes
     ----------
     name : str
         The canonical name, a key of `pyspark_knn.index.kernels.KERNELS`: aliases are resolved, and
         minkowski without weights at p of 1, 2 and infinity is cityblock, euclidean and chebyshev.
-    p : float
+    p : float, default=2.0
         The exponent; only minkowski reads it.
     params : mapping of str to ndarray, dtype float64
         ``w`` (minkowski, chebyshev), ``V`` (seuclidean) or ``VI`` (mahalanobis), and ``factor``,
-        by which differences are multiplied, derived from ``V`` or ``w``.
-    radius : float
-        Of the sphere; only haversine reads it.
+        derived from ``V`` or ``w``, by which differences are multiplied.
+    radius : float, default=1.0
+        The radius of the sphere, in the unit of the distances; only haversine reads it.
     """
 
     name: str
@@ -94,7 +78,7 @@ class Metric:
 
     @property
     def kernel(self) -> Kernel:
-        """The formula."""
+        """The function that computes the distances."""
         if self.name == "minkowski" and self.p == 2:
             return euclidean
         return KERNELS[self.name]
@@ -106,25 +90,31 @@ class Metric:
         rows: NDArray[np.integer],
         positions: NDArray[np.integer],
     ) -> NDArray[np.float64]:
-        """Distances of the pairs ``(queries[rows[i]], items[positions[i]])``.
+        """Return the distances of the pairs ``(queries[rows[i]], items[positions[i]])``.
 
-        A figure depends on the values of its two rows only, to the last bit. It is within a few
-        units in the last place of the true distance wherever the formula is free of cancellation,
-        for all magnitudes: infinite only where the true distance is beyond float64. NaN never
-        occurs for finite input.
+        A distance depends, to the last bit, on the values of its two vectors only. It is within a
+        few units in the last place of the true distance wherever the formula is free of
+        cancellation, for all magnitudes: it is infinite only where the true distance exceeds the
+        range of float64. It is never NaN for finite input.
 
         Parameters
         ----------
-        queries, items : ndarrays of shape (any, n_features), dtype float32 or float64
-            Finite.
-        rows, positions : ndarrays of shape (n_pairs,), integer
+        queries : ndarray of shape (n_queries, n_features), dtype float32 or float64
+            The queries, finite.
+        items : ndarray of shape (n_items, n_features), dtype float32 or float64
+            The items, finite.
+        rows : ndarray of shape (n_pairs,), integer
+            The row number of the query of each pair.
+        positions : ndarray of shape (n_pairs,), integer
+            The row number of the item of each pair.
 
         Returns
         -------
         ndarray of shape (n_pairs,), dtype float64
+            The distance of each pair.
         """
         result = np.empty(len(rows))
-        step = max(1, _CHUNK // queries.shape[1])
+        step = max(1, _CHUNK_FLOATS // queries.shape[1])
         for start in range(0, len(rows), step):
             chunk = slice(start, start + step)
             left = queries.take(rows[chunk], axis=0).astype(np.float64, copy=False)
@@ -134,21 +124,37 @@ class Metric:
 
     @property
     def compares_sets(self) -> bool:
-        """Whether a row is the set of its features that are not 0."""
+        """Whether the metric compares sets: a vector is the set of its features that are not 0."""
         return self.name in SET_METRICS
 
     def converts(self, rows: NDArray[np.floating]) -> bool:
-        """Whether `rows` hold numbers that a metric of sets counts as 1, though they are not."""
+        """Whether this is a metric of sets and `rows` have values other than 0 and 1.
+
+        Parameters
+        ----------
+        rows : ndarray of shape (n_rows, n_features), dtype float32 or float64
+            Items or queries.
+
+        Returns
+        -------
+        bool
+            True if the metric counts some values as 1 that are not 1.
+        """
         if not self.compares_sets:
             return False
-        step = max(1, _CHUNK // rows.shape[1])
+        step = max(1, _CHUNK_FLOATS // rows.shape[1])
         parts = (rows[start : start + step] for start in range(0, len(rows), step))
         return any(bool(((part != 0) & (part != 1)).any()) for part in parts)
 
     def check_values(self, rows: NDArray[np.floating]) -> None:
-        """Raise ValueError if `rows` are in another unit than this metric takes.
+        """Raise ValueError if the values of `rows` are in another unit than the metric needs.
 
-        Only haversine takes one: degrees in place of radians give answers that look right.
+        Only haversine needs a unit. Degrees in place of radians would give plausible answers.
+
+        Parameters
+        ----------
+        rows : ndarray of shape (n_rows, n_features), dtype float32 or float64
+            Items or queries.
         """
         if self.name != "haversine" or not len(rows):
             return
@@ -162,10 +168,16 @@ class Metric:
                 )
 
     def check_dimension(self, n_features: int) -> None:
-        """Raise ValueError unless rows of `n_features` numbers can be compared by this metric."""
+        """Raise ValueError if the metric does not support vectors of `n_features` dimensions.
+
+        Parameters
+        ----------
+        n_features : int
+            The dimension of the vectors.
+        """
         if self.name == "haversine" and n_features != 2:
             raise ValueError(
-                f"metric 'haversine' takes 2 features, latitude and longitude in radians, "
+                f"metric 'haversine' requires 2 features, latitude and longitude in radians, "
                 f"but there are {n_features}"
             )
         for name, array in self.params.items():
@@ -177,23 +189,28 @@ class Metric:
 
 
 def resolve_metric(name: str, p: float = 2.0, params: Mapping[str, Any] | None = None) -> Metric:
-    """Check a metric's name and parameters, and make a `Metric` of them.
+    """Check the name and the parameters of a metric, and create the `Metric`.
 
     Parameters
     ----------
     name : str
-        One of `METRICS`: what scikit-learn's NearestNeighbors takes for brute, kd_tree and
-        ball_tree, and "inner_product".
-    p : float
+        One of `METRICS`: the metrics that scikit-learn's NearestNeighbors supports with brute,
+        kd_tree or ball_tree, and "inner_product".
+    p : float, default=2.0
         The exponent of minkowski, above 0; may be infinite. Other metrics do not read it.
     params : mapping, optional
         ``w`` for minkowski, ``V`` for seuclidean, ``V`` or ``VI`` for mahalanobis, as lists or
         arrays; ``radius`` for haversine, a number.
 
+    Returns
+    -------
+    Metric
+        The metric.
+
     Raises
     ------
     TypeError, ValueError
-        Naming `metric`, `p` or `metricParams` and what was wrong with it.
+        If `metric`, `p` or `metricParams` is invalid. The message names it, and says why.
     """
     canonical = _canonical_name(name)
     given = checked_params(name, canonical, params)
@@ -206,43 +223,16 @@ def resolve_metric(name: str, p: float = 2.0, params: Mapping[str, Any] | None =
     return Metric(canonical, radius=given.get("radius", 1.0))
 
 
-def algorithms_for(metric: Metric) -> tuple[str, ...]:
-    """Which of `ALGORITHMS` find the exact neighbours by this metric."""
-    trees_can = metric.p >= 1 or metric.name != "minkowski"
-    # Boxes of a kd_tree know nothing of weights.
-    kd_tree = trees_can and metric.name in _KD_TREE and not metric.params
-    ball_tree = trees_can and metric.name in _BALL_TREE
-    able = {"brute": True, "kd_tree": kd_tree, "ball_tree": ball_tree}
-    return tuple(algorithm for algorithm in ALGORITHMS if able[algorithm])
-
-
-def check_algorithm(algorithm: str, metric: Metric) -> None:
-    """Raise ValueError unless `algorithm` exists and serves `metric`; "auto" serves all."""
-    if not isinstance(algorithm, str):
-        raise TypeError(f"algorithm must be a string, got {algorithm!r}")
-    if algorithm not in ("auto", *ALGORITHMS):
-        names = ", ".join(("auto", *ALGORITHMS))
-        raise ValueError(f"unknown algorithm {algorithm!r}; there are: {names}")
-    able = algorithms_for(metric)
-    if algorithm != "auto" and algorithm not in able:
-        detail = f" with p={metric.p:g}" if metric.name == "minkowski" else ""
-        weights = " and weights" if "w" in metric.params else ""
-        raise ValueError(
-            f"algorithm {algorithm!r} cannot serve metric {metric.name!r}{detail}{weights}; "
-            f"these can: {', '.join(('auto', *able))}"
-        )
-
-
 def _canonical_name(name: object) -> str:
     if callable(name):
-        raise TypeError(f"metric must be a name, not a function: {_REFUSED['pyfunc']}")
+        raise TypeError(f"metric must be a name, not a function: {_UNSUPPORTED['pyfunc']}")
     if not isinstance(name, str):
         raise TypeError(f"metric must be a string, got {name!r}")
-    if name in _REFUSED:
-        raise ValueError(f"metric {name!r} is not supported: {_REFUSED[name]}")
+    if name in _UNSUPPORTED:
+        raise ValueError(f"metric {name!r} is not supported: {_UNSUPPORTED[name]}")
     canonical = _ALIASES.get(name, name)
     if canonical not in KERNELS:
-        raise ValueError(f"unknown metric {name!r}; there are: {', '.join(METRICS)}")
+        raise ValueError(f"unknown metric {name!r}. Supported: {', '.join(METRICS)}")
     return canonical
 
 
@@ -251,7 +241,7 @@ def _checked_p(p: object) -> float:
         raise TypeError(f"p must be a number, got {p!r}")
     value = float(p)
     if math.isnan(value) or value <= 0:
-        raise ValueError(f"p must be above 0, got {p!r}")
+        raise ValueError(f"p must be > 0, got {p!r}")
     return value
 
 

@@ -1,14 +1,14 @@
 """The formula of each metric, on blocks of gathered pairs, in float64.
 
-A kernel gets two blocks of equal shape (n_pairs, n_features) and returns one figure a row. Its
-figures must depend on the two rows and on nothing else: not on how many pairs stand in the block,
-on memory order, on alignment or on the width of a SIMD register. Two habits ensure that:
+A kernel gets two blocks of equal shape (n_pairs, n_features) and returns one distance for each row.
+A distance must depend on the two rows and on nothing else: not on the number of pairs in the block,
+memory order, alignment or the width of a SIMD register. Two rules ensure that:
 
-* Everything but sums is elementwise. IEEE 754 rounds an elementwise ``+ - * / sqrt`` correctly,
-  so there is one possible result. (`pow`, `sin`, `cos` and `arcsin` are elementwise too, but not
-  correctly rounded: their last bit is a property of numpy's build for the processor.)
-* Sums are `summation.fold`, which is made of elementwise additions in an order that the number of
-  features alone determines. `np.sum`, `np.dot` and `np.einsum` promise no order.
+* Everything except sums is elementwise. IEEE 754 requires that ``+ - * / sqrt`` are correctly
+  rounded, so there is one possible result. (`pow`, `sin`, `cos` and `arcsin` are elementwise too,
+  but not correctly rounded: their last bit depends on numpy's build for the processor.)
+* Sums are computed by `summation.fold`, as elementwise additions in an order that depends on the
+  number of features only. `np.sum`, `np.dot` and `np.einsum` guarantee no order.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ if TYPE_CHECKING:
 
     Kernel = Callable[[Block, Block, "Constants"], NDArray[np.float64]]
 
-# Directions whose unit vectors differ by less are one direction: the rounding of two unit vectors
-# of parallel rows makes them differ by up to about 5 units of 2**-53, see `cosine`.
 _PARALLEL = 2.0**-50
+"""Unit vectors that differ by less than this count as equal. Those of parallel rows differ by up to
+about 5 units of 2**-53, by rounding; see `cosine`."""
 
 
 class Constants(Protocol):
-    """What a formula needs beside the rows: see `pyspark_knn.index.distances.Metric`."""
+    """The parameters of a formula: see `pyspark_knn.index.distances.Metric`."""
 
     @property
     def name(self) -> str:
-        """Which of `KERNELS`: some share a formula."""
+        """The key in `KERNELS`, since some metrics share a formula."""
 
     @property
     def p(self) -> float:
@@ -57,7 +57,7 @@ def _sum_of_squares(
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Squared euclidean distance as ``sums * 4**exponents``, free of overflow and underflow.
 
-    With a `factor` (seuclidean, weighted minkowski of p = 2) it multiplies the differences.
+    A `factor` (seuclidean, weighted minkowski of p = 2) multiplies the differences.
     """
     factor = metric.params.get("factor")
     with np.errstate(over="ignore", invalid="ignore"):
@@ -107,7 +107,7 @@ def chebyshev(left: Block, right: Block, metric: Constants) -> NDArray[np.float6
 
 
 def _power(base: Block, exponent: float) -> Block:
-    """``base ** exponent`` for non-negative bases; by multiplications where that is pinned."""
+    """Return ``base ** exponent`` for bases >= 0; for small whole exponents by multiplication."""
     if exponent in (1.0, 2.0, 3.0, 4.0):
         result = base
         for _ in range(int(exponent) - 1):
@@ -123,7 +123,7 @@ def minkowski(left: Block, right: Block, metric: Constants) -> NDArray[np.float6
         terms = np.abs(left - right)
         sums = fold(_power(terms if factor is None else terms * factor, metric.p))
         distances = np.power(sums, 1.0 / metric.p)
-        # Where 1/p is rounded, the root is off by log(sum) * 2**-53 of its size: keep that small.
+        # The rounding of 1/p gives the root a relative error of log(sum) * 2**-53: keep it small.
         redo = np.flatnonzero(~((sums >= 2.0**-32) & (sums <= 2.0**32)))
         if redo.size:
             scaled, exponents = scaled_difference(left[redo], right[redo], factor)
@@ -162,7 +162,7 @@ def _quadratic_form(rows: Block, matrix: NDArray[np.float64]) -> NDArray[np.floa
 
 
 def inner_product(left: Block, right: Block, metric: Constants) -> NDArray[np.float64]:
-    """Negated inner product. Terms that overflow are summed again after scaling both rows."""
+    """Negated inner product. Where terms overflow, both rows are scaled and summed again."""
     with np.errstate(over="ignore", invalid="ignore"):
         sums = fold(left * right)
     redo = np.flatnonzero(~np.isfinite(sums))
@@ -171,14 +171,24 @@ def inner_product(left: Block, right: Block, metric: Constants) -> NDArray[np.fl
         second, more = scale(right[redo])
         with np.errstate(over="ignore"):
             sums[redo] = np.ldexp(fold(first * second), exponents + more)
-    # Subtracting from zero, not negating: there is no distance of minus zero.
+    # Subtracting from zero, not negating, so that no distance is -0.0.
     return 0.0 - sums
 
 
 def unit_rows(rows: Block) -> Block:
     """Divide each row by its norm; rows of zeros stay as they are.
 
-    Each component is off by at most ``(ceil(log2(d)) / 2 + 3) * 2**-53`` of its size.
+    The relative error of a component is at most ``(ceil(log2(d)) / 2 + 3) * 2**-53``.
+
+    Parameters
+    ----------
+    rows : ndarray of shape (n_rows, n_features), dtype float64
+        Vectors, finite.
+
+    Returns
+    -------
+    ndarray of shape (n_rows, n_features), dtype float64
+        Unit vectors.
     """
     scaled, _ = scale(rows)
     norms = np.sqrt(fold(scaled * scaled))
@@ -190,9 +200,9 @@ def unit_rows(rows: Block) -> Block:
 def cosine(left: Block, right: Block, metric: Constants) -> NDArray[np.float64]:
     """``1 - cos``, in [0, 2]; 1 where a row is all zeros, 0 where the rows are parallel.
 
-    For wide angles it is one minus the product of the unit rows, which is exactly 1 for rows that
-    share no feature. For narrow ones that difference would lose all its digits, so there it is half
-    the squared distance of the unit rows, which is the same figure.
+    For wide angles this is one minus the product of the unit vectors, which is exactly 1 for rows
+    without a common feature. For narrow angles that difference would lose all its digits, so half
+    the squared distance of the unit vectors is computed instead, which is equal to it.
     """
     return _cosine_of_units(unit_rows(left), unit_rows(right))
 
@@ -210,11 +220,22 @@ def _cosine_of_units(first: Block, second: Block) -> NDArray[np.float64]:
 
 
 def centred_rows(rows: Block) -> Block:
-    """Subtract its mean from each row, scaled by a power of two; constant rows become zero."""
+    """Scale each row by a power of two and subtract its mean; constant rows become zero.
+
+    Parameters
+    ----------
+    rows : ndarray of shape (n_rows, n_features), dtype float64
+        Vectors, finite.
+
+    Returns
+    -------
+    ndarray of shape (n_rows, n_features), dtype float64
+        Vectors whose mean is 0 up to rounding.
+    """
     scaled, _ = scale(rows)
     constant = (scaled == scaled[:, :1]).all(axis=1)
     for _ in range(2):
-        # The second round removes what the rounding of the first mean has left.
+        # The second pass removes the rounding error of the first mean.
         scaled -= (fold(scaled.copy()) / scaled.shape[1])[:, None]
     scaled[constant] = 0.0
     return scaled
@@ -260,8 +281,8 @@ def hamming(left: Block, right: Block, metric: Constants) -> NDArray[np.float64]
 
 
 def haversine(left: Block, right: Block, metric: Constants) -> NDArray[np.float64]:
-    """Great-circle distance of (latitude, longitude) in radians, on a sphere of some radius."""
-    # Halved before they are subtracted: no latitude is that large, but NaN is no answer.
+    """Great-circle distance of (latitude, longitude) in radians, in the unit of the radius."""
+    # Halved before the subtraction, which could overflow for values that are not angles.
     latitude = np.sin(left[:, 0] * 0.5 - right[:, 0] * 0.5)
     longitude = np.sin(left[:, 1] * 0.5 - right[:, 1] * 0.5)
     cosines = np.cos(left[:, 0].copy()) * np.cos(right[:, 0].copy())
@@ -272,16 +293,22 @@ def haversine(left: Block, right: Block, metric: Constants) -> NDArray[np.float6
 
 
 def set_distance(name: str, both: Block, left: Block, right: Block, size: int) -> Block:
-    """Distance of two sets of features by their sizes; see scipy.spatial.distance for the formulas.
+    """Return the distances of sets of features; see scipy.spatial.distance for the formulas.
 
     Parameters
     ----------
     name : str
         One of `SET_METRICS`.
-    both, left, right : ndarrays of float64 that broadcast together
-        Sizes of the intersection and of the two sets. Whole numbers, hence exact in any order.
+    both, left, right : ndarray, dtype float64
+        The sizes of the intersections and of the two sets, of shapes that broadcast together. They
+        are integers, so their sums are exact in any order.
     size : int
-        Number of features.
+        The number of features.
+
+    Returns
+    -------
+    ndarray, dtype float64
+        The distances, of the common shape.
     """
     differ = left + right - 2.0 * both
     if name == "russellrao":
@@ -303,7 +330,7 @@ def set_distance(name: str, both: Block, left: Block, right: Block, size: int) -
 
 
 def _set_kernel(left: Block, right: Block, metric: Constants) -> NDArray[np.float64]:
-    """Any of `SET_METRICS` on rows of numbers; what is not zero is in the set."""
+    """Distance of sets by any of `SET_METRICS`: a set has the features that are not 0."""
     first, second = left != 0, right != 0
     both, one, other = (
         np.count_nonzero(members, axis=1).astype(np.float64)
@@ -313,6 +340,7 @@ def _set_kernel(left: Block, right: Block, metric: Constants) -> NDArray[np.floa
 
 
 SET_METRICS = ("dice", "jaccard", "rogerstanimoto", "russellrao", "sokalsneath", "yule")
+"""Metrics that compare sets: a vector is the set of its features that are not 0."""
 
 KERNELS: dict[str, Kernel] = {
     "braycurtis": braycurtis,
@@ -331,3 +359,4 @@ KERNELS: dict[str, Kernel] = {
     "sqeuclidean": sqeuclidean,
     **dict.fromkeys(SET_METRICS, _set_kernel),
 }
+"""Canonical name of a metric -> its formula."""

@@ -1,4 +1,4 @@
-"""What `metricParams` may hold: each metric's parameters, checked and ready for its formula."""
+"""Checks of `metricParams`: the parameters of each metric, converted for its formula."""
 
 from __future__ import annotations
 
@@ -18,20 +18,21 @@ _ARRAYS: dict[str, dict[str, int]] = {
     "seuclidean": {"V": 1},
     "mahalanobis": {"V": 2, "VI": 2},
 }
-"""Metric -> its parameters that are arrays, and their dimensions."""
+"""Metric -> its parameters that are arrays -> their number of dimensions."""
 
-_NUMBERS = {"haversine": ("radius",)}
+_SCALARS = {"haversine": ("radius",)}
 """Metric -> its parameters that are numbers."""
 
-_SHAPES = {1: "a list with one number a feature", 2: "a square matrix"}
+_SHAPES = {1: "a list with one number for each feature", 2: "a square matrix"}
+"""Number of dimensions -> the shape, for messages."""
 
-# An inverse comes out of its computation with an error of about its condition number: what is
-# within it of being symmetric or semi-definite is meant to be.
 _ROUNDING = 1e-8
+"""The relative error that a computed inverse may have, which is about its condition number. A
+matrix that is symmetric or semi-definite within this error counts as such."""
 
-# A covariance whose smallest eigenvalue is below this share of the largest, once each feature has
-# variance 1, says of some direction only that it is rounding.
 _SINGULAR = 1e-12
+"""The smallest eigenvalue, as a share of the largest, of a covariance that can be inverted, once it
+is scaled so that each feature has variance 1. Below it the eigenvalue is nothing but rounding."""
 
 _SINGULAR_ADVICE = (
     "some features are linear combinations of others, for example all one-hot columns of a "
@@ -41,36 +42,41 @@ _SINGULAR_ADVICE = (
 
 
 def checked_params(name: str, canonical: str, params: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Check which parameters were given, and their types and shapes.
+    """Check that the given parameters belong to the metric, and their types and shapes.
 
     Parameters
     ----------
-    name, canonical : str
-        The metric as it was given, and the name that it stands for.
+    name : str
+        The name of the metric as it was given.
+    canonical : str
+        The canonical name of the metric.
     params : mapping or None
-        What ``metricParams`` holds.
+        The value of the `metricParams` Param.
 
     Returns
     -------
     dict
-        float64 arrays, and numbers as floats.
+        The parameters: arrays as float64, numbers as floats.
 
     Raises
     ------
     TypeError, ValueError
-        Naming `metricParams` and the parameter.
+        If a parameter is invalid. The message names `metricParams` and the parameter.
     """
     if params is not None and not isinstance(params, Mapping):
         raise TypeError(f"metricParams must be a dict, got {params!r}")
     arrays = _ARRAYS.get(canonical, {})
-    known = (*arrays, *_NUMBERS.get(canonical, ()))
+    known = (*arrays, *_SCALARS.get(canonical, ()))
     found: dict[str, Any] = {}
     for key, value in (params or {}).items():
         if key == "p":
-            raise ValueError("metricParams must not hold 'p': it is a Param of its own, p")
+            raise ValueError("metricParams must not contain 'p': set the Param p instead")
         if key not in known:
-            takes = "it takes " + (" or ".join(map(repr, known)) or "none")
-            raise ValueError(f"metricParams[{key!r}] is unknown to metric {name!r}; {takes}")
+            supported = " or ".join(map(repr, known)) or "none"
+            raise ValueError(
+                f"metricParams[{key!r}] is not a parameter of metric {name!r}. "
+                f"Supported: {supported}."
+            )
         if key in arrays:
             found[key] = _checked_array(key, value, arrays[key])
         else:
@@ -82,7 +88,7 @@ def _checked_array(key: str, value: Any, dimensions: int) -> NDArray[np.float64]
     try:
         array = np.array(value, dtype=np.float64)
     except (TypeError, ValueError) as error:
-        raise TypeError(f"metricParams[{key!r}] must hold numbers: {error}") from error
+        raise TypeError(f"metricParams[{key!r}] must contain numbers: {error}") from error
     if array.ndim != dimensions or array.size == 0:
         shape = _SHAPES[dimensions]
         raise ValueError(f"metricParams[{key!r}] must be {shape}, got shape {array.shape}")
@@ -102,7 +108,18 @@ def _positive(name: str, value: Any) -> float:
 
 
 def variances(given: Arrays) -> Arrays:
-    """What the formula of seuclidean needs: ``V``, and the ``factor`` of differences.
+    """Return the parameters of the formula of seuclidean.
+
+    Parameters
+    ----------
+    given : dict of str to ndarray
+        The checked parameters.
+
+    Returns
+    -------
+    dict of str to ndarray, dtype float64
+        ``V``, the variances, and ``factor``, by which differences are multiplied; both of shape
+        (n_features,).
 
     Raises
     ------
@@ -111,28 +128,38 @@ def variances(given: Arrays) -> Arrays:
     """
     if "V" not in given:
         raise ValueError(
-            "metric 'seuclidean' needs metricParams['V'], the variance of each feature: for "
+            "metric 'seuclidean' requires metricParams['V'], the variance of each feature: for "
             "example the squares of Summarizer.std, or numpy.var(rows, axis=0, ddof=1)"
         )
     values = given["V"]
     if not (values > 0).all():
-        raise ValueError("metricParams['V'] must be positive: drop the features that are constant")
+        raise ValueError("metricParams['V'] must be positive: drop constant features")
     return {"V": values, "factor": 1.0 / np.sqrt(values)}
 
 
 def inverse_covariance(given: Arrays) -> NDArray[np.float64]:
-    """The symmetric matrix of mahalanobis, out of ``VI`` or of the covariance ``V``.
+    """Return the inverse covariance matrix of mahalanobis, from ``VI`` or from ``V``.
+
+    Parameters
+    ----------
+    given : dict of str to ndarray
+        The checked parameters: ``V``, the covariance matrix, or ``VI``, its inverse.
+
+    Returns
+    -------
+    ndarray of shape (n_features, n_features), dtype float64
+        A symmetric matrix.
 
     Raises
     ------
     ValueError
-        If both or neither are given, or what is given is no covariance or its inverse.
+        If both or neither are given, or the matrix is not a covariance matrix or its inverse.
     """
     if len(given) != 1:
         if given:
-            raise ValueError("metricParams must not hold both 'V' and 'VI': pass one of them")
+            raise ValueError("metricParams must not contain both 'V' and 'VI': pass one of them")
         raise ValueError(
-            "metric 'mahalanobis' needs metricParams['V'], the covariance matrix, or "
+            "metric 'mahalanobis' requires metricParams['V'], the covariance matrix, or "
             "metricParams['VI'], its inverse: for example V = numpy.cov(rows, rowvar=False)"
         )
     (key,) = given
@@ -143,22 +170,22 @@ def inverse_covariance(given: Arrays) -> NDArray[np.float64]:
 
 
 def _checked_inverse(inverse: NDArray[np.float64]) -> NDArray[np.float64]:
-    doubt = f"; if it was inverted from a singular covariance: {_SINGULAR_ADVICE}"
+    advice = f". If it is the inverse of a singular covariance: {_SINGULAR_ADVICE}"
     largest = float(np.abs(inverse).max())
     if float(np.abs(inverse - inverse.T).max()) > _ROUNDING * largest:
-        raise ValueError(f"metricParams['VI'] must be symmetric{doubt}")
+        raise ValueError(f"metricParams['VI'] must be symmetric{advice}")
     symmetric = 0.5 * inverse + 0.5 * inverse.T
     scaled = np.ldexp(symmetric, -int(np.frexp(largest)[1]))
     if float(np.linalg.eigvalsh(scaled)[0]) < -_ROUNDING:
         raise ValueError(
             "metricParams['VI'] must be positive semi-definite, but it has a negative "
-            f"eigenvalue{doubt}"
+            f"eigenvalue{advice}"
         )
     return symmetric
 
 
 def _inverted(covariance: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The inverse of a covariance, computed from the correlations: features differ in scale."""
+    """Invert a covariance by way of the correlations, since features differ in scale."""
     asymmetry = np.abs(covariance - covariance.T).max()
     if float(asymmetry) > _ROUNDING * float(np.abs(covariance).max()):
         raise ValueError("metricParams['V'] must be symmetric")
@@ -169,7 +196,7 @@ def _inverted(covariance: NDArray[np.float64]) -> NDArray[np.float64]:
     eigenvalues = np.linalg.eigvalsh(correlation)
     if float(eigenvalues[0]) < -_ROUNDING:
         raise ValueError(
-            "metricParams['V'] must be positive semi-definite: it is no covariance matrix"
+            "metricParams['V'] must be positive semi-definite, as every covariance matrix is"
         )
     if float(eigenvalues[0]) < _SINGULAR * float(eigenvalues[-1]):
         raise ValueError(f"metricParams['V'] is singular: {_SINGULAR_ADVICE}")
@@ -177,7 +204,7 @@ def _inverted(covariance: NDArray[np.float64]) -> NDArray[np.float64]:
         inverse: NDArray[np.float64] = np.linalg.inv(correlation) / scale[:, None] / scale
     if not np.isfinite(inverse).all():
         raise ValueError(
-            "metricParams['V'] holds variances so small that its inverse overflows: scale the "
-            "features (pyspark.ml.feature.StandardScaler)"
+            "metricParams['V'] contains variances so small that its inverse overflows: scale the "
+            "features with pyspark.ml.feature.StandardScaler"
         )
     return 0.5 * inverse + 0.5 * inverse.T

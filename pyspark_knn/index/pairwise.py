@@ -1,4 +1,4 @@
-"""Brute force for the metrics that are no matrix product: every pair's figure, block by block."""
+"""Brute force for metrics that are not matrix products: the distance of every pair, in blocks."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from pyspark_knn.index.base import Exclusion, IndexSpec, NeighborIndex, Neighbors
-from pyspark_knn.index.kernels import SET_METRICS, set_distance
+from pyspark_knn.index.kernels import KERNELS, SET_METRICS, set_distance
 from pyspark_knn.index.selection import NearestSoFar, exclusion_of_items, search_in_blocks
 
 if TYPE_CHECKING:
@@ -15,15 +15,18 @@ if TYPE_CHECKING:
 
     from pyspark_knn.index.distances import Metric
 
-# Pairs in a block: its figures take 4 MiB.
-_PAIRS = 1 << 19
-_QUERIES = 256
+_BLOCK_PAIRS = 1 << 19
+"""Pairs of a query and an item in a block. Their distances take 4 MiB."""
+
+_BLOCK_QUERIES = 256
+"""The largest number of queries in a block."""
 
 
 class PairwiseSearch(NeighborIndex):
-    """Compares each query with each item. Serves every metric."""
+    """Brute-force search that computes the distance of every pair. Supports every metric."""
 
     algorithm: ClassVar[str] = "brute"
+    metrics: ClassVar[frozenset[str]] = frozenset(KERNELS)
 
     def __init__(self, matrix: NDArray[np.floating], metric: Metric) -> None:
         self._matrix = matrix
@@ -31,12 +34,12 @@ class PairwiseSearch(NeighborIndex):
 
     @classmethod
     def build(cls, matrix: NDArray[np.floating], spec: IndexSpec) -> PairwiseSearch:
-        """Keep the items; there is nothing to prepare."""
+        """Return an index that keeps the items as they are."""
         return cls(matrix, spec.metric)
 
     @property
     def matrix(self) -> NDArray[np.floating]:
-        """The items, as given to `build`."""
+        """The items, as passed to `build`."""
         return self._matrix
 
     @property
@@ -53,7 +56,7 @@ class PairwiseSearch(NeighborIndex):
         exclude: Exclusion | None = None,
     ) -> Neighbors:
         """See `NeighborIndex.kneighbors`."""
-        step = max(1, min(_QUERIES, _PAIRS // k))
+        step = max(1, min(_BLOCK_QUERIES, _BLOCK_PAIRS // k))
         return search_in_blocks(self._search, queries, k, max_distance, exclude, step)
 
     def _search(
@@ -64,35 +67,65 @@ class PairwiseSearch(NeighborIndex):
         exclude: Exclusion | None,
     ) -> Neighbors:
         best = NearestSoFar(len(queries), k, max_distance)
-        step = max(1, _PAIRS // max(1, len(queries)))
+        step = max(1, _BLOCK_PAIRS // max(1, len(queries)))
         for start in range(0, len(self._matrix), step):
             stop = min(start + step, len(self._matrix))
-            figures = block_distances(self._metric, queries, self._matrix[start:stop])
-            allowed = figures <= block_limits(figures, best.limits(), k)[:, None]
+            distances = block_distances(self._metric, queries, self._matrix[start:stop])
+            allowed = distances <= block_limits(distances, best.limits(), k)[:, None]
             if exclude is not None:
-                # The limit of a first block counts excluded items: only without them is it sound.
+                # The lowered limits count excluded items, so they do not hold for these queries.
                 part = exclusion_of_items(exclude, start, stop)
-                crowded = np.unique(part.rows)
-                allowed[crowded] = figures[crowded] <= best.limits()[crowded, None]
+                excluding = np.unique(part.rows)
+                allowed[excluding] = distances[excluding] <= best.limits()[excluding, None]
                 allowed[part.rows, part.positions] = False
             rows, columns = np.nonzero(allowed)
-            best.offer(rows, columns + start, figures[rows, columns])
+            best.offer(rows, columns + start, distances[rows, columns])
         return best.neighbors()
 
 
 def block_limits(
-    figures: NDArray[np.float64], limits: NDArray[np.float64], k: int
+    distances: NDArray[np.float64], limits: NDArray[np.float64], k: int
 ) -> NDArray[np.float64]:
-    """Lower the limits of queries that have fewer than k items yet to the block's k-th figure."""
-    if k < figures.shape[1] and np.isinf(limits).any():
-        return np.minimum(limits, np.partition(figures, k - 1, axis=1)[:, k - 1])
+    """Lower the limits to the k-th smallest distance of a block, where some are still infinite.
+
+    Parameters
+    ----------
+    distances : ndarray of shape (n_queries, n_items), dtype float64
+        The distances of the block.
+    limits : ndarray of shape (n_queries,), dtype float64
+        The largest distance of a neighbor of each query, as known before the block.
+    k : int
+        The number of neighbors of a query.
+
+    Returns
+    -------
+    ndarray of shape (n_queries,), dtype float64
+        The limits, inclusive.
+    """
+    if k < distances.shape[1] and np.isinf(limits).any():
+        return np.minimum(limits, np.partition(distances, k - 1, axis=1)[:, k - 1])
     return limits
 
 
 def block_distances(
     metric: Metric, queries: NDArray[np.floating], items: NDArray[np.floating]
 ) -> NDArray[np.float64]:
-    """Final figures of all pairs, of shape (n_queries, n_items)."""
+    """Return the distances of all pairs of a query and an item, as `Metric.distances` does.
+
+    Parameters
+    ----------
+    metric : Metric
+        The metric.
+    queries : ndarray of shape (n_queries, n_features), dtype float32 or float64
+        The queries.
+    items : ndarray of shape (n_items, n_features), dtype float32 or float64
+        The items.
+
+    Returns
+    -------
+    ndarray of shape (n_queries, n_items), dtype float64
+        The distances.
+    """
     if metric.name in SET_METRICS:
         return _set_distances(metric, queries, items)
     rows = np.repeat(np.arange(len(queries)), len(items))
@@ -103,13 +136,13 @@ def block_distances(
 def _set_distances(
     metric: Metric, queries: NDArray[np.floating], items: NDArray[np.floating]
 ) -> NDArray[np.float64]:
-    """Sizes of intersections by a matrix product of zeros and ones.
+    """Compute distances of sets from the sizes of intersections, a matrix product of 0 and 1.
 
-    The sums are whole numbers of at most n_features, which float32 holds exactly up to 2**24 and
-    float64 to 2**53, so that every order of summation gives the same figure.
+    The sums are integers of at most n_features, which are exact in float32 up to 2**24 and in
+    float64 up to 2**53, so every order of summation gives the same distance.
     """
-    exact = np.float32 if queries.shape[1] < 1 << 24 else np.float64
-    left, right = (queries != 0).astype(exact), (items != 0).astype(exact)
+    dtype = np.float32 if queries.shape[1] < 1 << 24 else np.float64
+    left, right = (queries != 0).astype(dtype), (items != 0).astype(dtype)
     both = (left @ right.T).astype(np.float64)
     sizes = (np.count_nonzero(side, axis=1).astype(np.float64) for side in (left, right))
     one, other = sizes

@@ -35,20 +35,44 @@ from __future__ import annotations
 
 import numpy as np
 
-# Half the distance from 1 to the next float64: the v of the bound.
 V = 2.0**-53
+"""The v of the bound: half the distance from 1 to the next float64."""
 
-# The bound is good for so many features.
 MOST_FEATURES = 1 << 17
+"""The largest number of features for which the bound holds."""
 
 
 def rounding(n_features: int, dtype: type[np.floating]) -> float:
-    """The rho of the bound above."""
+    """Return the rho of the bound above.
+
+    Parameters
+    ----------
+    n_features : int
+        The dimension of the vectors, d.
+    dtype : type
+        The dtype of the products, float32 or float64.
+
+    Returns
+    -------
+    float
+        The relative error of a score.
+    """
     unit = float(np.finfo(dtype).eps) / 2
     levels = n_features.bit_length()
     return 1.05 * ((n_features + 6) * unit + (2 * n_features + 5 * levels + 64) * V)
 
 
 def underflow(n_features: int, dtype: type[np.floating]) -> float:
-    """The (d + 1) t of the bound above."""
+    """Return the (d + 1) t of the bound above.
+
+    Parameters
+    ----------
+    n_features, dtype : int, type
+        See `rounding`.
+
+    Returns
+    -------
+    float
+        The absolute error of a score by underflow.
+    """
     return (n_features + 1) * max(float(np.finfo(dtype).tiny), 2.0**-400)

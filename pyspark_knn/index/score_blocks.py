@@ -1,4 +1,4 @@
-"""The ceilings of all items for a batch of queries, block by block of the items."""
+"""The ceilings of all items for a batch of queries, in blocks of items."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from pyspark_knn.index.base import Exclusion
     from pyspark_knn.index.score_space import Queries, ScoreSpace
 
-# The ceiling of a pair that must not be answered. No score is as low.
 _EXCLUDED = -np.inf
+"""The ceiling of an excluded pair. No score is as low."""
 
 
 class ScoreBlock(NamedTuple):
@@ -25,10 +25,11 @@ class ScoreBlock(NamedTuple):
     Attributes
     ----------
     start : int
-        Where the block begins in the matrix.
+        The position of the first item of the block.
     ceilings : ndarray of shape (n_queries, n_items), dtype float32 or float64
-        See `pyspark_knn.index.score_space`; -inf for excluded pairs. Good until the next block.
+        See `pyspark_knn.index.score_space`; -inf for excluded pairs. Valid until the next block.
     widths : ndarray of shape (n_items,), dtype float64
+        The width of each item.
     """
 
     start: int
@@ -36,31 +37,43 @@ class ScoreBlock(NamedTuple):
     widths: NDArray[np.float64]
 
     def kth_floors(self, k: int) -> NDArray[np.float64]:
-        """The k-th largest ``ceiling - width`` of each query; the block must have k items."""
+        """Return the k-th largest ``ceiling - width`` of each query.
+
+        Parameters
+        ----------
+        k : int
+            The number of neighbors; at most the number of items in the block.
+
+        Returns
+        -------
+        ndarray of shape (n_queries,), dtype float64
+            The floors.
+        """
         floors = self.ceilings - self.widths.astype(self.ceilings.dtype)
-        place = floors.shape[1] - k
-        floors.partition(place, axis=1)
-        return floors[:, place].astype(np.float64)
+        kth = floors.shape[1] - k
+        floors.partition(kth, axis=1)
+        return floors[:, kth].astype(np.float64)
 
 
 class ScoreBlocks:
-    """Multiplies a batch of queries with all items.
+    """The products of a batch of queries with all items, in blocks of items.
 
-    Iterate over it for a `ScoreBlock` of each block, in ascending order of position.
+    Iterating over it yields a `ScoreBlock` for each block, in ascending order of position.
 
     Parameters
     ----------
-    matrix : ndarray of shape (n_items, n_features)
+    matrix : ndarray of shape (n_items, n_features), dtype float32 or float64
+        The items.
     space : ScoreSpace
-        Of these items.
+        The score space of these items.
     queries : Queries
-        Of that space.
+        The queries, transformed by the space.
     dtype : type
-        float32 or float64: of the products.
+        The dtype of the products, float32 or float64.
     width : int
-        Items in a block.
-    exclude : Exclusion, optional
-        With rows that count the queries.
+        The number of items in a block.
+    exclude : Exclusion or None
+        Pairs that must not be returned; its rows are row numbers in `queries`.
     """
 
     def __init__(
@@ -76,14 +89,14 @@ class ScoreBlocks:
         self._space = space
         self._dtype = dtype
         self._exclude = exclude
-        # The item's term is one more component, times one.
+        # The term of an item is one more component of its vector, multiplied by 1.
         shape = len(queries.vectors), matrix.shape[1] + 1
         self._left = np.ones(shape, dtype)
         self._left[:, :-1] = queries.vectors
         self._width = min(width, len(matrix))
         self._right = np.empty((self._width, shape[1]), dtype)
         self._ceilings = np.empty(shape[0] * self._width, dtype)
-        # Comparing two arrays of one shape is twice as fast as comparing rows with a number each.
+        # Comparing two arrays of equal shape is twice as fast as comparing with one column.
         self._thresholds = np.empty((shape[0], self._width), dtype)
 
     def __iter__(self) -> Iterator[ScoreBlock]:
@@ -101,16 +114,35 @@ class ScoreBlocks:
             yield ScoreBlock(start, ceilings, widths)
 
     def demand(self, scores: NDArray[np.float64]) -> None:
-        """Set what `reaching` compares with: one score a query, of shape (n_queries,)."""
+        """Set the thresholds that `reaching` compares the ceilings with.
+
+        Parameters
+        ----------
+        scores : ndarray of shape (n_queries,), dtype float64
+            The threshold of each query.
+        """
         with np.errstate(over="ignore"):
             below = scores.astype(self._dtype)
-        # Rounding must not let a threshold rise; and no threshold lets an excluded pair pass.
+        # Rounding must not raise a threshold, and no threshold may be as low as `_EXCLUDED`.
         below = np.nextafter(below, np.array(-np.inf, self._dtype))
         np.maximum(below, np.finfo(self._dtype).min, out=below)
         self._thresholds[:] = below[:, None]
 
     def reaching(self, block: ScoreBlock) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """The pairs, as rows and columns, whose ceilings are as high as demanded."""
+        """Return the pairs of a block whose ceilings are at least the thresholds.
+
+        Parameters
+        ----------
+        block : ScoreBlock
+            A block of this object.
+
+        Returns
+        -------
+        rows : ndarray of shape (n_pairs,), dtype int64
+            The row number of the query of each pair.
+        columns : ndarray of shape (n_pairs,), dtype int64
+            The number of the item within the block.
+        """
         n_items = block.ceilings.shape[1]
         flat = np.flatnonzero(block.ceilings >= self._thresholds[:, :n_items])
         rows, columns = np.divmod(flat, n_items)

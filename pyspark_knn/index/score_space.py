@@ -33,17 +33,21 @@ if TYPE_CHECKING:
 
     from pyspark_knn.index.distances import Metric
 
-# Norms whose squares float32 holds with room on both sides; others are scaled.
 _SMALLEST, _LARGEST = 2.0**-20, 2.0**40
+"""The range of norms whose squares are far from the limits of float32; others are scaled."""
 
-# What is smaller than this after scaling by it is beyond float64 anyway.
 _LEAST_EXPONENT = -1000
+"""The smallest exponent of scaling. Smaller values exceed the range of float64 anyway."""
 
-# Centre if the mean makes up this share of the sum of squares: the bound shrinks by 1 minus it.
 _WORTH_CENTRING = 0.75
+"""The share of the mean in the sum of squares from which on the mean is subtracted. The bound
+shrinks by 1 minus this share."""
 
-_SAMPLE = 1 << 16
-_NUMBERS = 1 << 18
+_SAMPLE_ITEMS = 1 << 16
+"""Items of the sample whose mean is computed."""
+
+_BLOCK_FLOATS = 1 << 18
+"""Numbers in the items of a block: 2 MiB of float64."""
 
 
 class Queries(NamedTuple):
@@ -52,6 +56,7 @@ class Queries(NamedTuple):
     Attributes
     ----------
     vectors : ndarray of shape (n_queries, n_features), dtype float64
+        The transformed queries.
     squares : ndarray of shape (n_queries,), dtype float64
         Squared norms of the vectors.
     exponents : ndarray of shape (n_queries,), dtype int64
@@ -63,15 +68,29 @@ class Queries(NamedTuple):
     exponents: NDArray[np.int64]
 
     def take(self, rows: NDArray[np.bool_]) -> Queries:
-        """Some of them."""
+        """Return some of the queries.
+
+        Parameters
+        ----------
+        rows : ndarray of shape (n_queries,), dtype bool
+            True for the queries to return.
+
+        Returns
+        -------
+        Queries
+            These queries.
+        """
         return Queries(self.vectors[rows], self.squares[rows], self.exponents[rows])
 
 
 class ScoreSpace(ABC):
-    """How rows become vectors, and figures become scores."""
+    """The transform of items and queries to vectors, and of final figures to scores.
 
-    # No figure is smaller: a query with k such needs no item of a later position.
+    A final figure is the distance that `Metric.distances` computes.
+    """
+
     least_figure: ClassVar[float] = 0.0
+    """The smallest final figure. A query with k of them needs no item of a later position."""
 
     def __init__(self, metric: Metric, matrix: NDArray[np.floating]) -> None:
         self._metric = metric
@@ -81,50 +100,50 @@ class ScoreSpace(ABC):
         self._underflow = {kind: underflow(self._n_features, kind) for kind in kinds}
 
     def serves(self, queries: Queries) -> NDArray[np.bool_]:
-        """Tell for which queries the bound holds: nothing overflows, final figures neither."""
+        """Return for which queries the bound holds: no score and no final figure overflows."""
         if self._n_features > MOST_FEATURES:
             return np.zeros(len(queries.squares), bool)
         return (queries.squares < 2.0**80) & (self._figure_exponents(queries) < 1020)
 
     @abstractmethod
     def _figure_exponents(self, queries: Queries) -> NDArray[np.float64]:
-        """The powers of two that no final figure exceeds."""
+        """Return the powers of two that no final figure of each query exceeds."""
 
     @abstractmethod
     def queries(self, rows: NDArray[np.floating]) -> Queries:
-        """Transform queries. What overflows on the way is not served."""
+        """Transform queries; `serves` is False for those that overflow."""
 
     @abstractmethod
     def vectors(self, items: NDArray[np.floating], where: slice) -> NDArray[np.floating]:
-        """Transform `items`, which stand at `where` in the matrix.
+        """Transform the items at `where` in the matrix.
 
-        float64, or the items themselves where they need no change.
+        The vectors are float64, or the items themselves where they need no change.
         """
 
     @abstractmethod
     def terms(
         self, where: slice | NDArray[np.int64], dtype: type[np.floating]
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """The items' terms in their ceilings, and their widths, for products in `dtype`."""
+        """Return the items' terms in their ceilings, and their widths, for products in `dtype`."""
 
     @abstractmethod
     def slack(self, queries: Queries, dtype: type[np.floating]) -> NDArray[np.float64]:
-        """The queries' parts of the error, for products in `dtype`."""
+        """Return the queries' parts of the error, for products in `dtype`."""
 
     @abstractmethod
     def least_scores(self, limits: NDArray[np.float64], queries: Queries) -> NDArray[np.float64]:
-        """Scores that no item falls short of whose final figure is within the limit."""
+        """Return the smallest score of an item whose final figure is within the limit."""
 
 
 def has_scores(metric: Metric) -> bool:
-    """Tell whether the nearest items by this metric are those of the largest scores."""
+    """Whether the nearest items by a metric are those with the largest scores."""
     return metric.name in _SPACES and (metric.name != "minkowski" or metric.p == 2)
 
 
 def score_space(metric: Metric, matrix: NDArray[np.floating]) -> ScoreSpace:
-    """The space of a metric, for these items; ValueError if the metric has no scores."""
+    """Return the score space of a metric and some items; raise ValueError if it has no scores."""
     if not has_scores(metric):
-        raise ValueError(f"metric {metric.name!r} is not one of products")
+        raise ValueError(f"metric {metric.name!r} is not a matrix product")
     return _SPACES[metric.name](metric, matrix)
 
 
@@ -156,8 +175,8 @@ class EuclideanSpace(ScoreSpace):
         self._norm = float(np.sqrt(self._squares.max()))
 
     def _worthwhile_centre(self, matrix: NDArray[np.floating]) -> NDArray[np.float64] | None:
-        """The mean of a sample, scaled, if vectors get much shorter when it is subtracted."""
-        sample = self._transformed(matrix[:: max(1, len(matrix) // _SAMPLE)])
+        """Return the mean of a sample, scaled, if subtracting it makes the vectors much shorter."""
+        sample = self._transformed(matrix[:: max(1, len(matrix) // _SAMPLE_ITEMS)])
         mean: NDArray[np.float64] = sample.mean(axis=0)
         if float(mean @ mean) <= _WORTH_CENTRING * float(np.mean(_squared_norms(sample))):
             return None
@@ -210,7 +229,7 @@ class EuclideanSpace(ScoreSpace):
         return slack + self._hidden()
 
     def _hidden(self) -> float:
-        """What a final figure hides that underflows: below the least float64, h in this scale.
+        """Return what underflow hides in a final figure: below the least float64, h in this scale.
 
         ``(D + h)**2 <= D**2 (1 + v) + h**2 (1 + 1 / v)``; the first term is within the bound.
         """
@@ -306,7 +325,7 @@ class DirectionSpace(ScoreSpace):
         return Queries(vectors, _squared_norms(vectors), np.zeros(len(rows), np.int64))
 
     def _directions(self, rows: NDArray[np.floating]) -> NDArray[np.float64]:
-        """The unit vectors that final figures are made of."""
+        """Return the unit vectors from which final figures are computed."""
         wide = rows.astype(np.float64)
         return unit_rows(centred_rows(wide) if self._centred else wide)
 
@@ -314,7 +333,7 @@ class DirectionSpace(ScoreSpace):
         """See `ScoreSpace.vectors`."""
         if self._centred:
             return self._directions(items)
-        # Multiplying is much faster than what the kernel does for all magnitudes.
+        # Multiplying is much faster than the kernel, which supports all magnitudes.
         inverse = np.maximum(self._inverse_norms[where], 0.0)
         result: NDArray[np.float64] = np.multiply(items, inverse[:, None], dtype=np.float64)
         return result
@@ -324,7 +343,7 @@ class DirectionSpace(ScoreSpace):
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """See `ScoreSpace.terms`."""
         error = self._rounding[dtype] + 4.0 * self._underflow[dtype]
-        # A vector that is not known (zeros stand for it) has a score between -2 and 2.
+        # A vector that is not known is replaced by zeros; its score is between -2 and 2.
         errors = np.where(self._inverse_norms[where] < 0, 2.0, error)
         return errors, 2.0 * errors
 
@@ -351,8 +370,8 @@ _SPACES: dict[str, type[ScoreSpace]] = {
 def _blocks(
     matrix: NDArray[np.floating],
 ) -> Iterator[tuple[slice, NDArray[np.floating]]]:
-    """The rows in blocks that stay in the cache."""
-    step = max(1, _NUMBERS // matrix.shape[1])
+    """Yield the rows in blocks that stay in the cache."""
+    step = max(1, _BLOCK_FLOATS // matrix.shape[1])
     for start in range(0, len(matrix), step):
         where = slice(start, min(start + step, len(matrix)))
         yield where, matrix[where]
@@ -363,7 +382,7 @@ def _largest(matrix: NDArray[np.floating]) -> float:
 
 
 def _scaling_exponent(size: float) -> int:
-    """The power of two to divide by, so that squares of `size` are safe; mostly none."""
+    """Return the power of two to divide by, so that squares of `size` are safe; mostly 0."""
     if size == 0 or _SMALLEST <= size <= _LARGEST:
         return 0
     return max(int(np.frexp(size)[1]), _LEAST_EXPONENT)
@@ -375,7 +394,7 @@ def _squared_norms(rows: NDArray[np.floating]) -> NDArray[np.float64]:
 
 
 def _inverse_norms(rows: NDArray[np.floating]) -> NDArray[np.float64]:
-    """One divided by the norms; 0 for rows of zeros, -1 where squares are not safe."""
+    """Return 1 divided by the norms; 0 for rows of zeros, -1 where squares are not safe."""
     with np.errstate(over="ignore"):
         squares = _squared_norms(rows)
     unsafe = np.flatnonzero(~((squares > 2.0**-900) & (squares < 2.0**900)))

@@ -1,4 +1,4 @@
-"""The k nearest so far of each query: where the figures of pairs become `Neighbors`."""
+"""The k nearest items so far of each query, and the parts of an `Exclusion`."""
 
 from __future__ import annotations
 
@@ -15,19 +15,22 @@ if TYPE_CHECKING:
 
     BlockFunction = Callable[[NDArray[np.floating], int, float | None, Exclusion | None], Neighbors]
 
-# The position of a place that is not taken. It stands behind every item, also behind those at
-# distance inf, since positions break ties.
 _NOBODY = np.iinfo(np.int64).max
+"""The position where there is no neighbor yet. It sorts after every item, even those at distance
+inf, since positions break ties."""
 
 
 class NearestSoFar:
-    """The k nearest of the items that were offered, by (distance, position).
+    """The k nearest of the items offered so far, by distance, then by position.
 
     Parameters
     ----------
-    n_queries, k : int
+    n_queries : int
+        The number of queries.
+    k : int
+        The number of neighbors of a query.
     max_distance : float, optional
-        Farther items are not taken; inclusive.
+        The largest distance of a neighbor, inclusive. Items farther than this are ignored.
     """
 
     def __init__(self, n_queries: int, k: int, max_distance: float | None = None) -> None:
@@ -36,7 +39,13 @@ class NearestSoFar:
         self._bound = np.inf if max_distance is None else max_distance
 
     def limits(self) -> NDArray[np.float64]:
-        """The largest distance that can still be taken, for each query; inclusive."""
+        """Return the largest distance at which an item can still be a neighbor of each query.
+
+        Returns
+        -------
+        ndarray of shape (n_queries,), dtype float64
+            The limits, inclusive.
+        """
         return np.minimum(self.distances[:, -1], self._bound)
 
     def offer(
@@ -45,14 +54,16 @@ class NearestSoFar:
         positions: NDArray[np.int64],
         distances: NDArray[np.float64],
     ) -> None:
-        """Take what is near enough. No item may be offered twice to a query.
+        """Keep the items that are near enough. An item may be offered once to a query.
 
         Parameters
         ----------
-        rows, positions : ndarrays of shape (n_pairs,), dtype int64
-            Which query and which item, in any order.
+        rows : ndarray of shape (n_pairs,), dtype int64
+            The row number of the query of each pair, in any order.
+        positions : ndarray of shape (n_pairs,), dtype int64
+            The position of the item of each pair.
         distances : ndarray of shape (n_pairs,), dtype float64
-            Final figures.
+            The distance of each pair, as `Metric.distances` computes it.
         """
         near = distances <= self.limits()[rows]
         if not near.all():
@@ -74,7 +85,13 @@ class NearestSoFar:
         self.distances[touched], self.positions[touched] = new
 
     def forget(self, rows: NDArray[np.int64]) -> None:
-        """Let some queries begin anew, so that their items may be offered again."""
+        """Forget the neighbors of some queries, so that items may be offered to them again.
+
+        Parameters
+        ----------
+        rows : ndarray of shape (n_rows,), dtype int64
+            Row numbers of the queries.
+        """
         self.distances[rows] = np.inf
         self.positions[rows] = _NOBODY
 
@@ -94,7 +111,7 @@ _Table = tuple["NDArray[np.float64]", "NDArray[np.int64]"]
 
 
 def _merged(one: _Table, other: _Table) -> _Table:
-    """The nearest of two tables of distances and positions, row by row."""
+    """Return the k nearest of two tables of distances and positions, row by row."""
     k = one[0].shape[1]
     distances = np.concatenate([one[0], other[0]], axis=1)
     positions = np.concatenate([one[1], other[1]], axis=1)
@@ -105,19 +122,30 @@ def _merged(one: _Table, other: _Table) -> _Table:
 def _nearest_first(
     rows: NDArray[np.int64], positions: NDArray[np.int64], distances: NDArray[np.float64]
 ) -> NDArray[np.int64]:
-    """The order by (row, distance, position)."""
+    """Return the order that sorts pairs by row, then distance, then position."""
     order = np.argsort(distances)
     order = order[by_row(rows[order])]
     again, figures = rows[order], distances[order]
     if ((again[1:] == again[:-1]) & (figures[1:] == figures[:-1])).any():
-        # Ties are rare, and telling them apart takes several times as long.
+        # Only with ties, which are rare: sorting by all three takes several times as long.
         return np.lexsort((positions, distances, rows))
     return order
 
 
 def by_row(rows: NDArray[np.integer]) -> NDArray[np.int64]:
-    """The order by row; each row's entries stay in the order that they have."""
-    # numpy sorts numbers of 16 bits digit by digit, in linear time.
+    """Return the order that sorts entries by row; the entries of a row stay in their order.
+
+    Parameters
+    ----------
+    rows : ndarray of shape (n_entries,), integer
+        The row of each entry.
+
+    Returns
+    -------
+    ndarray of shape (n_entries,), dtype int64
+        The order, as `numpy.argsort` returns it.
+    """
+    # numpy sorts integers of 16 bits in linear time.
     if rows.dtype != np.uint16 and rows.size:
         lowest = rows.min()
         if rows.max() - lowest < 1 << 16:
@@ -126,7 +154,20 @@ def by_row(rows: NDArray[np.integer]) -> NDArray[np.int64]:
 
 
 def exclusion_of(exclude: Exclusion | None, rows: NDArray[np.int64]) -> Exclusion | None:
-    """The part of `exclude` for some queries, ascending `rows`, renumbered in their order."""
+    """Return the part of an exclusion that concerns some queries, renumbered in their order.
+
+    Parameters
+    ----------
+    exclude : Exclusion or None
+        The exclusion of all queries.
+    rows : ndarray of shape (n_rows,), dtype int64
+        Row numbers of the queries, in ascending order.
+
+    Returns
+    -------
+    Exclusion or None
+        None if `exclude` is None.
+    """
     if exclude is None:
         return None
     if rows.size and rows[-1] - rows[0] == rows.size - 1:
@@ -167,7 +208,20 @@ def search_in_blocks(
 
 
 def exclusion_of_rows(exclude: Exclusion | None, start: int, stop: int) -> Exclusion | None:
-    """The part of `exclude` for the queries from `start` to `stop`, renumbered from 0."""
+    """Return the part of an exclusion that concerns a range of queries, renumbered from 0.
+
+    Parameters
+    ----------
+    exclude : Exclusion or None
+        The exclusion of all queries.
+    start, stop : int
+        The range of row numbers; `stop` is not part of it.
+
+    Returns
+    -------
+    Exclusion or None
+        None if `exclude` is None.
+    """
     if exclude is None:
         return None
     inside = (exclude.rows >= start) & (exclude.rows < stop)
@@ -175,6 +229,19 @@ def exclusion_of_rows(exclude: Exclusion | None, start: int, stop: int) -> Exclu
 
 
 def exclusion_of_items(exclude: Exclusion, start: int, stop: int) -> Exclusion:
-    """The part of `exclude` for the items from `start` to `stop`, renumbered from 0."""
+    """Return the part of an exclusion that concerns a range of items, renumbered from 0.
+
+    Parameters
+    ----------
+    exclude : Exclusion
+        The exclusion of all items.
+    start, stop : int
+        The range of positions; `stop` is not part of it.
+
+    Returns
+    -------
+    Exclusion
+        The pairs whose item is in the range.
+    """
     first, last = np.searchsorted(exclude.positions, [start, stop])
     return Exclusion(exclude.rows[first:last], exclude.positions[first:last] - start)

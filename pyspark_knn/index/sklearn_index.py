@@ -1,18 +1,18 @@
-"""scikit-learn's kd_tree and ball_tree, with answers in our figures and our order.
+"""scikit-learn's kd_tree and ball_tree, with the distances and the order of this package.
 
-A tree finds candidates by figures of its own, which are rounded otherwise than ours and break ties
-as they please. So a query asks for a few candidates more than it needs, ranks them by
-`Metric.distances`, and is certain of its answer if the last candidate is beyond the reach of the
-k-th distance (`TreeSpace.reach`). If not, it takes everything within that reach; where that is too
-much to hold, as among thousands of equal items, brute force answers it.
+A tree computes distances of its own, with other rounding errors, and breaks ties arbitrarily. So
+the search asks the tree for a few candidates more than k, and ranks them by `Metric.distances`. The
+result is certain if the last candidate is beyond the reach of the k-th distance
+(`TreeSpace.reach`). If it is not, the search asks for all items within that reach. Where these are
+too many, as among thousands of equal items, the query is searched by brute force.
 """
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-from sklearn.neighbors import BallTree, KDTree
 
 from pyspark_knn.index.base import Exclusion, IndexSpec, NeighborIndex, Neighbors
 from pyspark_knn.index.pairwise import PairwiseSearch
@@ -24,18 +24,21 @@ if TYPE_CHECKING:
 
     from pyspark_knn.index.distances import Metric
 
-# Candidates that are asked for beyond the k: enough to see the next distance behind a small tie.
-_SPARE = 2
+_SPARE_CANDIDATES = 2
+"""Candidates of a query beyond k: enough to see the next distance after a small tie."""
 
-# Candidates of one batch: some 64 bytes each, with their distances and the tree's own copies.
-_CANDIDATES = 1 << 18
-_QUERIES = 4096
+_BATCH_CANDIDATES = 1 << 18
+"""Candidates of a batch of queries. Each takes about 64 bytes, with its distances and the copies
+that the tree makes."""
+
+_BATCH_QUERIES = 4096
+"""The largest number of queries in a batch."""
 
 
 class TreeSearch(NeighborIndex):
-    """What the two trees share: everything but the class of the tree."""
+    """Search in a tree of scikit-learn; subclasses choose the class of the tree."""
 
-    tree_class: ClassVar[Any]
+    options: ClassVar[frozenset[str]] = frozenset({"leaf_size"})
 
     def __init__(
         self, matrix: NDArray[np.floating], metric: Metric, space: TreeSpace, leaf_size: int
@@ -43,20 +46,43 @@ class TreeSearch(NeighborIndex):
         self._metric = metric
         self._space = space
         coordinates = space.coordinates(matrix)
-        self._tree = self.tree_class(
+        self._tree = self._tree_class()(
             coordinates, leaf_size=leaf_size, metric=space.metric, **space.arguments
         )
-        # The tree keeps the matrix itself where it can use it as it is: hold it once.
+        # A tree that needs no other coordinates keeps the matrix itself: do not keep it twice.
         self._matrix = None if coordinates is matrix else matrix
+
+    @staticmethod
+    @abstractmethod
+    def _tree_class() -> Any:
+        """Import scikit-learn's class; not with this module, since that takes 100 MiB."""
+
+    @classmethod
+    def supports(cls, metric: Metric) -> bool:
+        """Whether the tree prunes correctly by a metric: minkowski needs p of at least 1."""
+        return super().supports(metric) and (metric.name != "minkowski" or metric.p >= 1)
 
     @classmethod
     def build(cls, matrix: NDArray[np.floating], spec: IndexSpec) -> TreeSearch:
-        """Grow the tree, in the coordinates that its metric needs."""
+        """Build the tree in the coordinates that the metric requires.
+
+        Parameters
+        ----------
+        matrix : ndarray of shape (n_items, n_features), dtype float32 or float64
+            See `NeighborIndex.build`.
+        spec : IndexSpec
+            The metric and the leaf size.
+
+        Returns
+        -------
+        TreeSearch
+            The index.
+        """
         return cls(matrix, spec.metric, TreeSpace.of(spec.metric, matrix), spec.leaf_size)
 
     @property
     def matrix(self) -> NDArray[np.floating]:
-        """The items, as given to `build`."""
+        """The items, as passed to `build`."""
         return np.asarray(self._tree.data) if self._matrix is None else self._matrix
 
     @property
@@ -73,7 +99,7 @@ class TreeSearch(NeighborIndex):
         exclude: Exclusion | None = None,
     ) -> Neighbors:
         """See `NeighborIndex.kneighbors`."""
-        step = max(1, min(_QUERIES, _CANDIDATES // (k + _SPARE)))
+        step = max(1, min(_BATCH_QUERIES, _BATCH_CANDIDATES // (k + _SPARE_CANDIDATES)))
         return search_in_blocks(self._search, queries, k, max_distance, exclude, step)
 
     def _search(
@@ -84,18 +110,18 @@ class TreeSearch(NeighborIndex):
         exclude: Exclusion | None,
     ) -> Neighbors:
         best = NearestSoFar(len(queries), k, max_distance)
-        left_out = np.zeros(len(queries), np.int64)
+        n_excluded = np.zeros(len(queries), np.int64)
         if exclude is not None:
-            left_out += np.bincount(exclude.rows, minlength=len(queries))
-        # Excluded items take places among the candidates; queries that need about equally many
-        # candidates are asked together.
-        wanted = k + _SPARE + np.where(left_out, 2 ** np.ceil(np.log2(left_out + 1)), 0)
-        wanted = np.minimum(wanted, len(self.matrix)).astype(np.int64)
-        by_tree = self._space.serves(queries) & ((left_out == 0) | (wanted <= _CANDIDATES))
+            n_excluded += np.bincount(exclude.rows, minlength=len(queries))
+        # Excluded items are among the candidates. Their number is rounded up to a power of 2, so
+        # that queries that need about equally many candidates are searched together.
+        more = np.where(n_excluded, 2 ** np.ceil(np.log2(n_excluded + 1)), 0)
+        wanted = np.minimum(k + _SPARE_CANDIDATES + more, len(self.matrix)).astype(np.int64)
+        by_tree = self._space.serves(queries) & ((n_excluded == 0) | (wanted <= _BATCH_CANDIDATES))
         open_rows = []
         for many in np.unique(wanted[by_tree]):
             rows = np.flatnonzero(by_tree & (wanted == many))
-            step = max(1, _CANDIDATES // int(many))
+            step = max(1, _BATCH_CANDIDATES // int(many))
             for start in range(0, len(rows), step):
                 part = rows[start : start + step]
                 open_rows.append(self._ask_nearest(best, queries, part, int(many), exclude))
@@ -113,7 +139,7 @@ class TreeSearch(NeighborIndex):
         many: int,
         exclude: Exclusion | None,
     ) -> NDArray[np.int64]:
-        """Rank the tree's nearest `many` items of some queries; return the rows left uncertain."""
+        """Rank the `many` nearest items by the tree; return the rows whose result is uncertain."""
         distances, found = self._tree.query(self._space.coordinates(queries[rows]), many)
         self._offer(best, queries, np.repeat(rows, many), found.ravel(), exclude)
         if many == len(self.matrix):
@@ -123,7 +149,7 @@ class TreeSearch(NeighborIndex):
         return rows[uncertain]
 
     def _lost(self, queries: NDArray[np.floating]) -> NDArray[np.float64]:
-        """How much farther than its own figure the tree may have pruned: the reach of nothing."""
+        """Return by how much a pruning bound of the tree can be too large: the reach of zero."""
         return self._space.reach(np.zeros(len(queries)), queries)
 
     def _ask_radius(
@@ -133,7 +159,7 @@ class TreeSearch(NeighborIndex):
         rows: NDArray[np.int64],
         exclude: Exclusion | None,
     ) -> NDArray[np.int64]:
-        """Rank all items within reach of the k-th distance; return the rows that have too many."""
+        """Rank all items within reach of the k-th distance; return the rows with too many items."""
         limits = best.limits()[rows]
         coordinates = self._space.coordinates(queries[rows])
         radii = self._space.reach(limits, queries[rows]) + self._lost(queries[rows])
@@ -147,9 +173,9 @@ class TreeSearch(NeighborIndex):
         best.forget(rows[few])
         queue = np.flatnonzero(few)
         while queue.size:
-            # As many queries at a time as have a bounded number of candidates, at least one.
-            take = max(1, int(np.searchsorted(np.cumsum(counts[queue]), _CANDIDATES)))
-            part, queue = queue[:take], queue[take:]
+            # As many queries as have `_BATCH_CANDIDATES` candidates together, at least one.
+            size = max(1, int(np.searchsorted(np.cumsum(counts[queue]), _BATCH_CANDIDATES)))
+            part, queue = queue[:size], queue[size:]
             found = self._tree.query_radius(coordinates[part], radii[part])
             repeated = np.repeat(rows[part], [len(one) for one in found])
             self._offer(best, queries, repeated, np.concatenate(found), exclude)
@@ -168,8 +194,8 @@ class TreeSearch(NeighborIndex):
             pairs = rows * n_items + positions
             kept = ~np.isin(pairs, exclude.rows * n_items + exclude.positions)
             rows, positions = rows[kept], positions[kept]
-        figures = self._metric.distances(queries, self.matrix, rows, positions)
-        best.offer(rows, positions, figures)
+        distances = self._metric.distances(queries, self.matrix, rows, positions)
+        best.offer(rows, positions, distances)
 
     def _compare_all(
         self,
@@ -179,7 +205,7 @@ class TreeSearch(NeighborIndex):
         max_distance: float | None,
         exclude: Exclusion | None,
     ) -> None:
-        """Answer some queries by brute force."""
+        """Search some queries by brute force."""
         if rows.size == 0:
             return
         rows = np.sort(rows)
@@ -194,14 +220,51 @@ class TreeSearch(NeighborIndex):
 
 
 class KDTreeSearch(TreeSearch):
-    """Search in a kd_tree."""
+    """Search in a kd_tree.
+
+    Its boxes bound a difference feature by feature, so it supports only metrics that are sums or
+    maxima of such differences.
+    """
 
     algorithm: ClassVar[str] = "kd_tree"
-    tree_class: ClassVar[Any] = KDTree
+    metrics: ClassVar[frozenset[str]] = frozenset(
+        {"chebyshev", "cityblock", "euclidean", "minkowski", "sqeuclidean"}
+    )
+
+    @classmethod
+    def supports(cls, metric: Metric) -> bool:
+        """Whether the tree prunes correctly by a metric: its boxes do not know weights."""
+        return super().supports(metric) and not metric.params
+
+    @staticmethod
+    def _tree_class() -> Any:
+        from sklearn.neighbors import KDTree
+
+        return KDTree
 
 
 class BallTreeSearch(TreeSearch):
-    """Search in a ball_tree."""
+    """Search in a ball_tree.
+
+    Its balls need the triangle inequality. Three metrics of scikit-learn's ball tree are not
+    supported: braycurtis and dice violate the inequality, so that the tree prunes true neighbors
+    (the tests have a counterexample of each), and sokalsneath is NaN for a pair of empty sets.
+    """
 
     algorithm: ClassVar[str] = "ball_tree"
-    tree_class: ClassVar[Any] = BallTree
+    metrics: ClassVar[frozenset[str]] = KDTreeSearch.metrics | {
+        "canberra",
+        "hamming",
+        "haversine",
+        "jaccard",
+        "mahalanobis",
+        "rogerstanimoto",
+        "russellrao",
+        "seuclidean",
+    }
+
+    @staticmethod
+    def _tree_class() -> Any:
+        from sklearn.neighbors import BallTree
+
+        return BallTree

@@ -1,4 +1,4 @@
-"""Sums whose order is pinned, of terms that neither overflow nor underflow."""
+"""Sums in a fixed order, of terms that neither overflow nor underflow."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ if TYPE_CHECKING:
 
     Block = NDArray[np.float64]
 
-# Below it, squares may have lost bits to gradual underflow: a term is off by at most 2**-1075,
-# which is nothing beside 2**-900 even when 2**20 terms are summed.
 _TINY = 2.0**-900
+"""Sums of squares below this may have lost bits to gradual underflow. The error of a term is at
+most 2**-1075, which is negligible beside 2**-900 even in a sum of 2**20 terms."""
 
 
 def fold(terms: Block) -> NDArray[np.float64]:
-    """Sum each row in an order that its length alone determines.
+    """Sum each row in an order that depends on its length only.
 
     The upper half of the columns is added to the lower half, until one column is left: a pairwise
     sum, whose relative error for terms of one sign is at most ``ceil(log2(n)) * 2**-53`` (Higham,
@@ -26,18 +26,19 @@ def fold(terms: Block) -> NDArray[np.float64]:
     Parameters
     ----------
     terms : ndarray of shape (n_pairs, n_features), dtype float64
-        At least one column. Overwritten.
+        The terms, in at least one column. Overwritten.
 
     Returns
     -------
     ndarray of shape (n_pairs,), dtype float64
+        The sum of each row.
     """
     width = terms.shape[1]
     while width > 1:
         half = width // 2
         rest = width - half
         if half <= 4:
-            # Short inner loops cost more than the additions in them: go column by column.
+            # Short inner loops cost more than their additions, so add column by column.
             for column in range(half):
                 terms[:, column] += terms[:, rest + column]
         else:
@@ -50,8 +51,20 @@ def fold(terms: Block) -> NDArray[np.float64]:
 def scale(rows: Block) -> tuple[Block, NDArray[np.int64]]:
     """Scale each row by a power of two so that its largest magnitude is in [0.5, 1).
 
-    Returns the scaled rows and the exponents: ``rows == scaled * 2**exponent``. Exact, but for
-    components below 2**-1021 of the largest, which may lose bits that no sum would notice.
+    This is exact except for components below 2**-1021 of the largest one, which may lose bits that
+    are negligible in every sum.
+
+    Parameters
+    ----------
+    rows : ndarray of shape (n_rows, n_features), dtype float64
+        Vectors, finite.
+
+    Returns
+    -------
+    scaled : ndarray of shape (n_rows, n_features), dtype float64
+        The scaled vectors.
+    exponents : ndarray of shape (n_rows,), dtype int64
+        The exponents: ``rows == scaled * 2**exponents``.
     """
     exponents = np.frexp(np.abs(rows).max(axis=1))[1].astype(np.int64)
     return np.ldexp(rows, -exponents[:, None]), exponents
@@ -60,9 +73,21 @@ def scale(rows: Block) -> tuple[Block, NDArray[np.int64]]:
 def scaled_difference(
     left: Block, right: Block, factor: NDArray[np.float64] | None = None
 ) -> tuple[Block, NDArray[np.int64]]:
-    """Differences, scaled as by `scale`, also where they are beyond the range of float64.
+    """Return differences scaled as by `scale`, even if they exceed the range of float64.
 
-    With a `factor` they are multiplied by it, and the largest magnitude is in [0.25, 1).
+    Parameters
+    ----------
+    left, right : ndarray of shape (n_pairs, n_features), dtype float64
+        Vectors, finite.
+    factor : ndarray of shape (n_features,), dtype float64, optional
+        Factors of the differences. With them the largest magnitude is in [0.25, 1).
+
+    Returns
+    -------
+    scaled : ndarray of shape (n_pairs, n_features), dtype float64
+        The scaled differences.
+    exponents : ndarray of shape (n_pairs,), dtype int64
+        The exponents: the differences are ``scaled * 2**exponents``.
     """
     with np.errstate(over="ignore"):
         difference = left - right
@@ -71,7 +96,7 @@ def scaled_difference(
     if factor is None:
         scaled, exponents = scale(difference)
         return scaled, exponents + 2 * beyond
-    # Fractions and exponents apart, since a product may be out of range where its row is not.
+    # Fractions and exponents are multiplied separately, since a product may overflow.
     fractions, powers = np.frexp(difference)
     more_fractions, more_powers = np.frexp(factor)
     fractions *= more_fractions
@@ -81,5 +106,16 @@ def scaled_difference(
 
 
 def unsafe(sums: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Tell which sums of powers overflowed, or are so small that terms may have lost bits."""
+    """Return which sums of powers overflowed, or are so small that terms may have lost bits.
+
+    Parameters
+    ----------
+    sums : ndarray of shape (n_pairs,), dtype float64
+        Sums of terms >= 0.
+
+    Returns
+    -------
+    ndarray of shape (n_pairs,), dtype bool
+        True where the sum must be computed again from scaled terms.
+    """
     return ~((sums >= _TINY) & (sums < np.inf))

@@ -1,9 +1,10 @@
-"""The coordinates in which a tree searches, and how far its figures can be from ours.
+"""The coordinates in which a tree searches, and how much its distances can differ from ours.
 
-A tree of scikit-learn takes float64 coordinates and a metric. Where our metric has parameters, or
+A tree of scikit-learn needs float64 coordinates and a metric. Where our metric has parameters, or
 the magnitudes would overflow when raised to a power, the tree gets transformed coordinates in which
-the metric is a plain one. Transforming rounds, and so do the tree's figures and its pruning
-bounds; `TreeSpace.reach` turns one of our distances into a radius that covers all of it.
+the metric has no parameters. The transform has rounding errors, and so do the distances of the tree
+and its pruning bounds. `TreeSpace.reach` converts a distance of ours to a radius that covers all of
+these errors.
 """
 
 from __future__ import annotations
@@ -21,40 +22,51 @@ if TYPE_CHECKING:
     from pyspark_knn.index.distances import Metric
 
 _EPS = 2.0**-52
-_BLOCK = 65_536
+"""The distance from 1 to the next float64."""
 
-# Radians, of a query's and an item's angle together. The difference of larger ones is rounded by
-# more than `TreeSpace.reach` allows for.
+_BLOCK_ITEMS = 65_536
+"""Items that are transformed at a time."""
+
 _LARGEST_ANGLE = 16.0
+"""In radians: the largest sum of an angle of a query and an angle of an item. The difference of
+larger angles has a larger rounding error than `TreeSpace.reach` covers."""
 
-# The largest power that a metric's formula raises a coordinate to; minkowski has its own.
 _POWERS = {"chebyshev": 1.0, "cityblock": 1.0, "euclidean": 2.0}
+"""Metric -> the largest power to which its formula raises a coordinate. That of minkowski is p."""
 
 
 @dataclass(frozen=True, eq=False)
 class TreeSpace:
-    """How rows become coordinates of a tree.
+    """The transform of vectors to coordinates of a tree.
 
     Attributes
     ----------
     source : Metric
-        The metric of the answers.
-    metric, arguments : str, dict
-        What the tree is built with.
+        The metric of the search.
+    metric : str
+        The metric of the tree.
+    arguments : dict
+        The parameters of the tree's metric.
     power : float
-        The largest power that the tree raises a coordinate to.
+        The largest power to which the tree raises a coordinate.
     exponent : int
-        Rows are multiplied by ``2**-exponent`` first.
-    linear : ndarray of shape (n_features,) or (n_features, n_features), or None
-        Then by these factors, or this matrix, which makes euclidean distance of mahalanobis.
+        Vectors are multiplied by ``2**-exponent`` first.
+    linear : ndarray of shape (n_features,) or (n_features, n_features), dtype float64, or None
+        Then they are multiplied by these factors, or by this matrix, which converts mahalanobis to
+        euclidean distance.
     form_error : float
-        Bound of the rounding of mahalanobis' quadratic form, as a multiple of the squared
-        euclidean distance of the (scaled) rows.
-    origin : ndarray of shape (n_coordinates,)
-        An item, from which spans are measured.
-    spread, size, norm : float
-        Largest 1-norm of the items' coordinates from `origin`, from zero, and of the scaled rows
-        before `linear`. For haversine `size` is the largest angle and `norm` the largest latitude.
+        A bound of the rounding error of the quadratic form of mahalanobis, as a multiple of the
+        squared euclidean distance of the scaled vectors.
+    origin : ndarray of shape (n_coordinates,), dtype float64
+        The coordinates of an item, from which `spread` is measured.
+    spread : float
+        The largest 1-norm of the coordinates of an item less `origin`.
+    size : float
+        The largest 1-norm of the coordinates of an item. For haversine, at least the largest
+        angle of an item, in radians.
+    norm : float
+        The largest 1-norm of a scaled vector before `linear`. For haversine, the largest latitude
+        of an item, in radians.
     """
 
     source: Metric
@@ -71,7 +83,20 @@ class TreeSpace:
 
     @classmethod
     def of(cls, metric: Metric, matrix: NDArray[np.floating]) -> TreeSpace:
-        """Choose the space for a metric and the magnitudes of the items, and measure the items."""
+        """Choose the transform for a metric and the magnitudes of the items.
+
+        Parameters
+        ----------
+        metric : Metric
+            The metric of the search.
+        matrix : ndarray of shape (n_items, n_features), dtype float32 or float64
+            The items.
+
+        Returns
+        -------
+        TreeSpace
+            The transform, with the norms of these items.
+        """
         if metric.name in SET_METRICS or metric.name in ("hamming", "canberra"):
             return cls(metric, metric.name, {})._measured(matrix)
         if metric.name == "haversine":
@@ -82,14 +107,25 @@ class TreeSpace:
         largest = float(np.abs(matrix).max())
         exponent = int(np.frexp(largest)[1])
         if abs(exponent) * power < 400 and linear is None:
-            # Squares and the like are safe as they are, and the tree can use the matrix itself.
+            # Powers neither overflow nor underflow, so the tree can use the matrix itself.
             exponent = 0
         arguments = {"p": metric.p} if plain == "minkowski" else {}
         space = cls(metric, plain, arguments, power, exponent, linear, form_error)
         return space._measured(matrix)
 
     def coordinates(self, rows: NDArray[np.floating]) -> NDArray[np.float64]:
-        """Transform rows; float64 rows that need no change are returned as they are."""
+        """Transform vectors.
+
+        Parameters
+        ----------
+        rows : ndarray of shape (n_rows, n_features), dtype float32 or float64
+            Items or queries.
+
+        Returns
+        -------
+        ndarray of shape (n_rows, n_coordinates), dtype float64
+            Their coordinates; `rows` itself if it is float64 and needs no change.
+        """
         rows = rows.astype(np.float64, order="C", copy=False)
         if self.source.name == "haversine":
             around = np.cos(rows[:, 0])
@@ -102,7 +138,18 @@ class TreeSpace:
         return rows
 
     def serves(self, queries: NDArray[np.floating]) -> NDArray[np.bool_]:
-        """Tell for which queries nothing overflows or loses its digits on the way of the tree."""
+        """Return for which queries a search in the tree neither overflows nor loses digits.
+
+        Parameters
+        ----------
+        queries : ndarray of shape (n_queries, n_features), dtype float32 or float64
+            The queries.
+
+        Returns
+        -------
+        ndarray of shape (n_queries,), dtype bool
+            True where the tree can be used.
+        """
         if self.source.name == "haversine":
             turns: NDArray[np.bool_] = np.abs(queries).max(axis=1) + self.size < _LARGEST_ANGLE
             return turns
@@ -118,8 +165,22 @@ class TreeSpace:
     def reach(
         self, limits: NDArray[np.float64], queries: NDArray[np.floating]
     ) -> NDArray[np.float64]:
-        """A radius within which the tree sees every item whose final figure is within the limit.
+        """Return radii within which the tree finds every item within the limits.
 
+        Parameters
+        ----------
+        limits : ndarray of shape (n_queries,), dtype float64
+            Distances by the metric of the search, as `Metric.distances` computes them.
+        queries : ndarray of shape (n_queries, n_features), dtype float32 or float64
+            The queries.
+
+        Returns
+        -------
+        ndarray of shape (n_queries,), dtype float64
+            Distances by the metric of the tree.
+
+        Notes
+        -----
         Let ``D`` be the distance of a pair in the tree's coordinates, before any rounding.
 
         * Our figure is right to a few units in the last place, so ``D <= T (1 + 4 d eps)`` for the
@@ -155,13 +216,14 @@ class TreeSpace:
     def _scaled_limits(
         self, limits: NDArray[np.float64], queries: NDArray[np.floating]
     ) -> NDArray[np.float64]:
-        """The limits in the tree's scale, with what our own figures may be off beyond some ulps."""
+        """Scale the limits, and add the larger errors that our own distances may have."""
         if self.source.name == "haversine":
             return self._chords(limits, queries)
         if self.source.name == "sqeuclidean":
-            # A sum of squares that underflowed may be short by half the smallest float64 a term.
+            # A sum of squares that underflows may be too small by half the smallest float64 for
+            # each term.
             limits = np.sqrt(limits + self.origin.size * 2.0**-1073)
-        # The last place of a figure below 2**-1022 is worth 2**-1074, however small the figure.
+        # The last place of a distance below 2**-1022 is 2**-1074, however small the distance.
         scaled: NDArray[np.float64] = np.ldexp(limits + 2.0**-1074, -self.exponent)
         if self.form_error:
             gaps = np.abs(self._scaled(queries)).sum(axis=1) + self.norm
@@ -171,7 +233,7 @@ class TreeSpace:
     def _chords(
         self, limits: NDArray[np.float64], queries: NDArray[np.floating]
     ) -> NDArray[np.float64]:
-        """Distances as chords of the unit sphere.
+        """Convert distances to chords of the unit sphere.
 
         A distance is an angle times the radius, rounded: below 2**-1022 to a multiple of 2**-1074.
         The sine squared that our figure is made of is right to some units in the last place, since
@@ -192,12 +254,12 @@ class TreeSpace:
         return np.ldexp(wide, -self.exponent) if self.exponent else wide
 
     def _measured(self, matrix: NDArray[np.floating]) -> TreeSpace:
-        """The same space, knowing how far its items reach."""
+        """Return the same transform with the norms of the items."""
         origin = self.coordinates(matrix[:1])[0].copy()
         spread = size = norm = 0.0
         with np.errstate(over="ignore", invalid="ignore"):
-            for start in range(0, len(matrix), _BLOCK):
-                rows = matrix[start : start + _BLOCK]
+            for start in range(0, len(matrix), _BLOCK_ITEMS):
+                rows = matrix[start : start + _BLOCK_ITEMS]
                 block = self.coordinates(rows)
                 spread = max(spread, float(np.abs(block - origin).sum(axis=1).max()))
                 size = max(size, float(np.abs(block).sum(axis=1).max()))
@@ -210,12 +272,13 @@ class TreeSpace:
 
 
 def _linear_map(metric: Metric) -> tuple[NDArray[np.float64] | None, float]:
-    """Factors or a matrix that make the metric a plain one, and mahalanobis' `form_error`.
+    """Return the factors or the matrix that remove the parameters of a metric, and `form_error`.
 
-    Differences times ``factor``; for a chebyshev with weights the features that count. Of VI the
-    square root of its eigendecomposition, computed with an error of some ``d eps |VI|`` (Higham,
-    section 19: orthogonal transformations are backward stable); eigenvalues that rounding has made
-    negative are dropped and counted as error. The quadratic form itself is a sum of d**2 products.
+    For metrics with a ``factor``, it is the factor; for chebyshev with weights, 1 for the features
+    that count and 0 for the others. For mahalanobis it is a square root of VI, from its
+    eigendecomposition, which has an error of some ``d eps |VI|`` (Higham, section 19: orthogonal
+    transformations are backward stable). Eigenvalues that rounding has made negative are dropped
+    and counted as error. The quadratic form itself is a sum of d**2 products.
     """
     if "VI" in metric.params:
         inverse = metric.params["VI"]

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from pyspark_knn import KNNEstimator
-from pyspark_knn.engine import broadcasting
+from pyspark_knn.engine.ship import broadcasting
 from tests.support.frames import frame_of
 
 if TYPE_CHECKING:

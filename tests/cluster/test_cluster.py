@@ -18,6 +18,7 @@ from pyspark_knn.index.distances import resolve_metric
 from pyspark_knn.index.pairwise import PairwiseSearch
 from tests.support.accidents import AccidentIndex, MapWitness
 from tests.support.frames import Matrix, answers, frame_of
+from tests.support.wrapped import wrap_index
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -70,7 +71,7 @@ def test_a_killed_process_does_not_change_the_answer(
     items: DataFrame, queries: DataFrame, tmp_path: Path, victim: str
 ) -> None:
     model = KNNEstimator(k=5, idCol="id").fit(items)
-    model._index.index = AccidentIndex(model._index.index, victim, tmp_path)
+    wrap_index(model, lambda index: AccidentIndex(index, victim, tmp_path))
     assert answers(model.transform(queries)) == _one_process("euclidean", 5)
     assert (tmp_path / "happened").exists()
 
@@ -80,7 +81,7 @@ def test_workers_map_the_file_of_the_broadcast(
 ) -> None:
     """One copy per executor: a mapped file, aligned and read-only."""
     model = KNNEstimator(k=2, idCol="id").fit(frame_of_numbers(spark, 20_000, 16))
-    model._index.index = MapWitness(model._index.index, tmp_path)
+    wrap_index(model, lambda index: MapWitness(index, tmp_path))
     wide = frame_of(spark, rng.normal(size=(40, 16)), partitions=8)
     model.transform(wide).collect()
     notes = [path.read_text().split() for path in tmp_path.iterdir()]

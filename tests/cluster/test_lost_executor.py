@@ -14,7 +14,7 @@ import pytest
 from pyspark.sql import functions as F
 
 from pyspark_knn import KNNEstimator
-from pyspark_knn.engine import shard_plan
+from pyspark_knn.engine.shards import plan as shard_plan
 from tests.support.frames import frame_of
 
 if TYPE_CHECKING:

@@ -22,7 +22,7 @@ from pyspark.errors import PySparkException
 from sklearn.neighbors import NearestNeighbors
 
 from pyspark_knn import KNNEstimator, KNNModel, supply_package
-from pyspark_knn.engine import shipping
+from pyspark_knn.engine.ship import shipping
 from tests.support.oracle import direct_distances, nearest
 from tests.support.servers import (
     Server,
@@ -268,7 +268,7 @@ def test_a_server_that_accepts_no_files_and_persists_nothing(
         # Data on the client is sent within the query, up to the limit.
         taken = KNNModel.fromSklearn(NearestNeighbors(n_neighbors=K).fit(ITEMS), ids=NAMES)
         assert neighbors(taken, session) == expected()
-        assert taken.items_frame(session).count() == len(ITEMS)
+        assert taken._fitted.items_frame(session).count() == len(ITEMS)
         monkeypatch.setattr(shipping, "_INLINE_BYTES", 1 << 10)
         taken = KNNModel.fromSklearn(NearestNeighbors(n_neighbors=K).fit(ITEMS), ids=NAMES)
         with pytest.raises(ValueError, match="fit or load in this session"):

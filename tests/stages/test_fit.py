@@ -15,8 +15,8 @@ from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
 from pyspark_knn import KNNEstimator
-from pyspark_knn.engine import packed as packed_room
 from pyspark_knn.engine import placement as placement_room
+from pyspark_knn.engine.fit import packed as packed_room
 from pyspark_knn.engine.sharded import Sharded
 from pyspark_knn.index.base import IndexSpec
 from pyspark_knn.index.distances import resolve_metric

@@ -14,8 +14,8 @@ import pytest
 from pyspark.sql import functions as F
 
 from pyspark_knn import KNNEstimator, KNNModel
-from pyspark_knn.engine import compat
-from pyspark_knn.engine.determinism import is_drawn
+from pyspark_knn.engine.fit.determinism import is_drawn
+from pyspark_knn.engine.spark import compat
 from tests.support.frames import frame_of
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ import pytest
 from pyspark.sql import functions as F
 
 from pyspark_knn import KNNEstimator
-from pyspark_knn.engine import compat
+from pyspark_knn.engine.spark import compat
 from tests.support.frames import answers
 
 if TYPE_CHECKING:

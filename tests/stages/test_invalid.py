@@ -216,17 +216,17 @@ def test_names_with_dots_spaces_and_backticks(spark: SparkSession) -> None:
 @pytest.mark.parametrize(
     ("params", "message"),
     [
-        ({"metric": "euclid"}, r"unknown metric 'euclid'; there are: .*euclidean"),
+        ({"metric": "euclid"}, r"unknown metric 'euclid'\. Supported: .*euclidean"),
         ({"metric": "precomputed"}, "metric 'precomputed' is not supported: there are no vectors"),
         ({"metric": "nan_euclidean"}, "metric 'nan_euclidean' is not supported: missing values"),
-        ({"metric": "seuclidean"}, r"metric 'seuclidean' needs metricParams\['V'\]"),
+        ({"metric": "seuclidean"}, r"metric 'seuclidean' requires metricParams\['V'\]"),
         (
             {"metric": "mahalanobis"},
-            r"metric 'mahalanobis' needs metricParams\['V'\].*or metricParams\['VI'\]",
+            r"metric 'mahalanobis' requires metricParams\['V'\].*or metricParams\['VI'\]",
         ),
         (
             {"metric": "cosine", "algorithm": "kd_tree"},
-            "algorithm 'kd_tree' cannot serve metric 'cosine'; these can: auto, brute",
+            "algorithm 'kd_tree' does not support metric 'cosine'. Supported: 'auto', 'brute'.",
         ),
         (
             {"metric": "mahalanobis", "metricParams": {"VI": [[1.0]]}},
@@ -243,14 +243,14 @@ def test_incompatible_params_fail_at_fit(
 
 
 def test_haversine_needs_two_features(spark: SparkSession) -> None:
-    with pytest.raises(ValueError, match="metric 'haversine' takes 2 features"):
+    with pytest.raises(ValueError, match="metric 'haversine' requires 2 features"):
         KNNEstimator(idCol="id", metric="haversine").fit(frame_of(spark, np.eye(3)))
 
 
 def test_items_that_do_not_fit_in_memory_are_refused_with_their_size(
     spark: SparkSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pyspark_knn.engine.placement._available_memory", lambda: 1 << 10)
+    monkeypatch.setattr("pyspark_knn.engine.placing.available_memory", lambda: 1 << 10)
     size = r"featuresCol: 100 items of 40 dimensions in float32 take 0.00 GiB"
     for kind, why in (("double", ", and"), ("sparse", ", since sparse vectors would be stored")):
         items = frame_of(spark, np.eye(100, 40), kind=kind)

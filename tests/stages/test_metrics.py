@@ -192,4 +192,4 @@ class TestNames:
         frame = spark.createDataFrame([(0, Vectors.sparse(size, {1: 1.0}))], ["id", "features"])
         frame = frame.withMetadata("features", {"ml_attr": {"num_attrs": size, **names}})
         model = KNNEstimator(k=1, idCol="id").fit(frame)
-        assert model.fit_record()["featureNames"] is None
+        assert model._fit_record()["featureNames"] is None

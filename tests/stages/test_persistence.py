@@ -14,7 +14,7 @@ from pyspark.ml import Pipeline, PipelineModel
 from pyspark.ml.feature import Normalizer, SQLTransformer, VectorAssembler
 
 from pyspark_knn import KNNEstimator, KNNModel, persistence
-from pyspark_knn.engine import compat
+from pyspark_knn.engine.spark import compat
 from pyspark_knn.persistence import ModelReader, ModelWriter
 from tests.support.frames import Matrix, answers, frame_of
 

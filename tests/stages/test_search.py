@@ -10,7 +10,7 @@ import pytest
 from pyspark.ml.linalg import Vectors
 
 from pyspark_knn import KNNEstimator
-from pyspark_knn.engine.columns import features_of
+from pyspark_knn.engine.rows.columns import features_of
 from tests.support.frames import KINDS, Matrix, answers, frame_of
 from tests.support.oracle import direct_distances, nearest
 

@@ -19,8 +19,8 @@ from pyspark.sql import types as T
 
 from pyspark_knn import KNNClassifier, KNNEstimator, KNNModel, KNNRegressor
 from pyspark_knn.engine import sharded
-from pyspark_knn.engine.shard_plan import numbered
-from pyspark_knn.engine.spreading import int_array, spreading_keys
+from pyspark_knn.engine.shards.plan import numbered
+from pyspark_knn.engine.spark.spreading import int_array, spreading_keys
 from tests.support.counting import counted_shards
 from tests.support.frames import Matrix, answers, frame_of
 
@@ -534,7 +534,7 @@ def test_as_many_probes_as_cells_are_exact(cells: Cells) -> None:
 @pytest.mark.parametrize("metric", ["cosine", "inner_product"])
 def test_cells_need_the_triangle_inequality(items: DataFrame, metric: str) -> None:
     estimator = KNNEstimator(idCol="id", shardBy="kmeans", metric=metric)
-    with pytest.raises(ValueError, match="shardBy 'kmeans' needs the triangle inequality"):
+    with pytest.raises(ValueError, match="shardBy 'kmeans' does not support metric"):
         estimator.fit(items)
 
 

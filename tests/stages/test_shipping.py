@@ -102,7 +102,7 @@ def test_a_removed_file_is_written_again(
     assert answers(again.transform(queries)) == expected
     # The items of a model are read from the same file.
     remove()
-    assert model.items_frame(spark).count() == 20
+    assert model._fitted.items_frame(spark).count() == 20
     (made,) = _bundles(spark)
     assert made.stat().st_mode & 0o077 == 0
 

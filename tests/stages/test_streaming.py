@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from pyspark_knn import KNNEstimator, KNNModel
-from pyspark_knn.engine import shipping
+from pyspark_knn.engine.ship import shipping
 from tests.support.frames import answers, frame_of
 from tests.support.oracle import direct_distances, nearest
 

@@ -159,7 +159,7 @@ def test_siblings_search_together_and_answer_alone(
     assert searches.take() == ROWS
     for model, rows in zip(models, together, strict=True):
         alone = model.copy()
-        alone.share(None)
+        alone._share(None)
         assert sorted(alone.transform(points).collect()) == rows
     assert searches.take() == ROWS * len(maps)
 

@@ -1,10 +1,12 @@
-"""Feature vectors as Spark hands them to Python: see pyspark_knn.engine.columns.features_of."""
+"""Feature vectors as Spark hands them to Python, see `columns.features_of`."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 import pyarrow as pa
+
+from pyspark_knn.engine.rows.vectors import LAYOUT, VALUES, VectorBatch
 
 Sparse = tuple[int, dict[int, float]]
 """Dimension, and place -> value."""
@@ -25,3 +27,8 @@ def array_column(
 ) -> tuple[pa.Array, ...]:
     """A column of arrays of numbers."""
     return (pa.array(vectors, pa.list_(kind or pa.float64())),)
+
+
+def vector_batch(arrays: tuple[pa.Array, ...]) -> VectorBatch:
+    """The vectors in columns of one of the other functions."""
+    return VectorBatch.from_arrow(dict(zip((VALUES, LAYOUT), arrays, strict=False)))

@@ -8,9 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pyspark_knn import model as model_room
+from pyspark_knn.engine import replicated
 from pyspark_knn.index.base import NeighborIndex, Neighbors
-from tests.support.wrapped import WrappedIndex
+from tests.support.wrapped import WrappedIndex, wrap_index
 
 
 class CountingIndex(WrappedIndex):
@@ -47,7 +47,7 @@ class SearchCounter(_Notes):
 
     def __init__(self, model: Any, folder: Path) -> None:
         super().__init__(folder)
-        model._index.index = CountingIndex(model._index.index, folder)
+        wrap_index(model, lambda index: CountingIndex(index, folder))
 
 
 class AllSearches(_Notes):
@@ -62,19 +62,19 @@ class AllSearches(_Notes):
     def __init__(self, folder: Path, monkeypatch: Any) -> None:
         super().__init__(folder)
         self.built = 0
-        build = model_room.build_index
+        build = replicated.build_index
 
         def build_counting(*arguments: Any) -> tuple[NeighborIndex, str]:
             index, reason = build(*arguments)
             self.built += 1
             return CountingIndex(index, folder), reason
 
-        monkeypatch.setattr(model_room, "build_index", build_counting)
+        monkeypatch.setattr(replicated, "build_index", build_counting)
 
 
 def counted_shards(monkeypatch: Any, folder: Path) -> Callable[[], int]:
     """Count the queries that any sharded model searches, one for each shard it is searched in."""
-    from pyspark_knn.engine import shard_plan
+    from pyspark_knn.engine.shards import plan as shard_plan
 
     count = functools.partial(_search_and_note, str(folder / "searched"), shard_plan.search_shards)
     monkeypatch.setattr(shard_plan, "search_shards", count)

@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from pyspark_knn.engine import packing, shard_build
+from pyspark_knn.engine.fit import packing
+from pyspark_knn.engine.shards import build as shard_build
 from pyspark_knn.index.base import IndexSpec
 from pyspark_knn.index.distances import resolve_metric
 
@@ -34,12 +35,12 @@ def chunks(ids: pa.Array) -> list[pa.RecordBatch]:
         ids,
     ]
     request = packing.PackRequest(
-        feature_columns=2,
-        features="features",
-        id_column="id",
+        features_col="features",
+        columns=("id",),
+        id_col="id",
         dim=None,
-        fail=True,
-        round32=False,
+        handle_invalid="error",
+        dtype="auto",
         chunk_bytes=8 << 20,
     )
     batch = pa.RecordBatch.from_arrays(columns, ["values", "layout", "id"])
@@ -92,10 +93,10 @@ def main(kind: str, path: Path) -> None:
     batches = chunks(pa.array(numbers if kind == "distinct" else numbers // 2))
     request = shard_build.ShardRequest(
         dim=DIM + STORED,
-        narrow=False,
+        dtype=np.dtype(np.float64),
         num_shards=SHARDS,
-        keys=("id",),
         order=("id",),
+        named=True,
         chunks=table_of(batches),
         spec=IndexSpec(resolve_metric("euclidean"), "brute"),
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,3 +32,9 @@ class WrappedIndex(NeighborIndex):
 
     def kneighbors(self, queries: Any, k: int, **options: Any) -> Neighbors:
         return self._index.kneighbors(queries, k, **options)
+
+
+def wrap_index(model: Any, wrapper: Callable[[NeighborIndex], NeighborIndex]) -> None:
+    """Put an index before that of a fitted, replicated model, before its first transform."""
+    placed = model._fitted
+    placed._content = replace(placed._content, index=wrapper(placed._content.index))

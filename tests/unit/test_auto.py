@@ -76,8 +76,8 @@ def test_no_ball_tree_is_timed_where_a_kd_tree_is_hopeless(monkeypatch):
 
 
 def test_a_close_call_is_timed_with_all_items(monkeypatch):
-    monkeypatch.setattr(auto, "_SAMPLE", 1000)
-    monkeypatch.setattr(auto, "_PART", 100)
+    monkeypatch.setattr(auto, "_SAMPLE_ITEMS", 1000)
+    monkeypatch.setattr(auto, "_SMALL_SAMPLE_ITEMS", 100)
     timed = []
 
     def cost(index):
@@ -104,9 +104,9 @@ def test_the_time_of_a_search_is_the_time_of_this_thread(monkeypatch, algorithm,
 
 @pytest.mark.parametrize("most_numbers", [0, 1 << 25])
 def test_a_tree_that_leads_is_timed_against_brute_with_all_items(monkeypatch, most_numbers):
-    monkeypatch.setattr(auto, "_SAMPLE", 1000)
-    monkeypatch.setattr(auto, "_PART", 100)
-    monkeypatch.setattr(auto, "_MOST_NUMBERS", most_numbers)
+    monkeypatch.setattr(auto, "_SAMPLE_ITEMS", 1000)
+    monkeypatch.setattr(auto, "_SMALL_SAMPLE_ITEMS", 100)
+    monkeypatch.setattr(auto, "_MAX_TRIAL_FLOATS", most_numbers)
     timed = []
 
     def cost(index):

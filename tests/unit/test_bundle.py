@@ -12,8 +12,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from pyspark_knn.engine import bundle
-from pyspark_knn.engine.bundle import (
+from pyspark_knn.engine.rows.items import Items
+from pyspark_knn.engine.search.batches import Searchable
+from pyspark_knn.engine.ship import bundle
+from pyspark_knn.engine.ship.bundle import (
     ArtifactRef,
     BroadcastRef,
     FileRef,
@@ -21,8 +23,6 @@ from pyspark_knn.engine.bundle import (
     open_bundle,
     read_bundle,
 )
-from pyspark_knn.engine.items import Items
-from pyspark_knn.engine.worker import Searchable
 from pyspark_knn.index.base import IndexSpec
 from pyspark_knn.index.distances import resolve_metric
 from pyspark_knn.index.pairwise import PairwiseSearch

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pyspark_knn.index.cells import METRICS, Cells, Cut, check_cells
+from pyspark_knn.index.cells import METRICS, Cells, ShardAssignment, check_cells
 from pyspark_knn.index.distances import Metric, resolve_metric
 from tests.support.strategies import MAGNITUDES
 
@@ -28,7 +28,7 @@ def between(metric: Metric, left, right):
 def cut_up(metric: Metric, items, centers):
     """Cells of these items, and the cell of each."""
     ways = np.ones(len(centers), np.int64)
-    cut = Cut(centers, np.arange(len(centers)), ways, metric)
+    cut = ShardAssignment(centers, np.arange(len(centers)), ways, metric)
     home = cut.cells(items)
     numbers = np.unique(home)
     radii = np.array([cut.radius(number, items[home == number]) for number in numbers])

@@ -3,7 +3,7 @@
 import pyarrow as pa
 import pytest
 
-from pyspark_knn.engine.chunks import cells_of
+from pyspark_knn.engine.spark.arrow import cells_of
 
 
 @pytest.mark.parametrize("start", [0, 1, 3, 5])

@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pyspark.sql import types as T
 
-from pyspark_knn.engine import columns
-from pyspark_knn.engine.vectors import VectorBatch, describe_invalid, invalid_rows
-from tests.support.batches import Sparse, array_column, vector_columns
+from pyspark_knn.engine.rows import columns
+from pyspark_knn.engine.rows.vectors import describe_invalid, invalid_rows
+from tests.support.batches import Sparse, array_column, vector_batch, vector_columns
 
 Vector = list[float] | Sparse | None
 
@@ -41,7 +41,7 @@ def test_vectors_of_all_kinds_in_whole_and_sliced_batches(given_vectors, data):
     stop = data.draw(st.integers(start, len(given_vectors)))
     arrays = tuple(each.slice(start, stop - start) for each in vector_columns(given_vectors))
     expected = [dense(vector) for vector in given_vectors[start:stop]]
-    batch = VectorBatch.from_arrow(arrays)
+    batch = vector_batch(arrays)
     assert len(batch) == len(expected)
     assert batch.dims.tolist() == [-1 if row is None else len(row) for row in expected]
     for dim in set(batch.dims.tolist()) - {-1, 0}:
@@ -63,7 +63,7 @@ def test_vectors_of_all_kinds_in_whole_and_sliced_batches(given_vectors, data):
 )
 def test_arrays_of_numbers_keep_their_type(rows, kind, data):
     start = data.draw(st.integers(0, len(rows)))
-    batch = VectorBatch.from_arrow(tuple(a.slice(start) for a in array_column(rows, kind)))
+    batch = vector_batch(tuple(a.slice(start) for a in array_column(rows, kind)))
     assert batch.dims.tolist() == [-1 if row is None else len(row) for row in rows[start:]]
     for dim in set(batch.dims.tolist()) - {-1, 0}:
         at = np.flatnonzero(batch.dims == dim)
@@ -75,7 +75,7 @@ def test_arrays_of_numbers_keep_their_type(rows, kind, data):
 
 def test_dense_rows_in_a_row_are_a_view():
     (array,) = array_column([[1.0, 2.0], [3.0, 4.0], None, [5.0, 6.0]])
-    batch = VectorBatch.from_arrow((array,))
+    batch = vector_batch((array,))
     memory = array.values.to_numpy()
     assert np.shares_memory(batch.dense(np.array([0, 1]), 2), memory)
     assert not batch.dense(np.array([0, 1]), 2).flags.writeable
@@ -89,21 +89,21 @@ def test_a_null_row_over_numbers_is_null():
     array = pa.ListArray.from_arrays(
         offsets, pa.array([1.0, 2, 3, 4, 5, 6]), mask=pa.array([False, True, False])
     )
-    batch = VectorBatch.from_arrow((array,))
+    batch = vector_batch((array,))
     assert batch.dims.tolist() == [2, -1, 2]
     assert batch.dense(np.array([0, 2]), 2).tolist() == [[1, 2], [5, 6]]
 
 
 @pytest.mark.parametrize("kind", [pa.float32(), pa.float64()])
 def test_a_null_element_is_a_nan(kind):
-    batch = VectorBatch.from_arrow(array_column([[1.0, None], [2.0, 3.0]], kind))
+    batch = vector_batch(array_column([[1.0, None], [2.0, 3.0]], kind))
     assert batch.dims.tolist() == [2, 2]
     assert invalid_rows(batch.dense(np.array([0, 1]), 2)).tolist() == [True, False]
 
 
 def test_no_rows():
     for arrays in (array_column([]), vector_columns([])):
-        batch = VectorBatch.from_arrow(arrays)
+        batch = vector_batch(arrays)
         assert len(batch) == 0
         assert batch.dense(np.zeros(0, np.int64), 3).shape == (0, 3)
 
@@ -128,7 +128,7 @@ def test_invalid_rows():
 )
 def test_errors_of_invalid_rows(vector, dim, what):
     # The other rows are invalid in other ways; only the given row counts.
-    batch = VectorBatch.from_arrow(vector_columns([[1.0, np.inf, 3.0], vector, [np.nan]]))
+    batch = vector_batch(vector_columns([[1.0, np.inf, 3.0], vector, [np.nan]]))
     said = describe_invalid("featuresCol", "my features", batch, 1, dim)
     assert said.startswith(f"featuresCol 'my features' {what}")
     assert said.endswith(

@@ -6,14 +6,7 @@ import numpy as np
 import pytest
 from sklearn.neighbors import VALID_METRICS
 
-from pyspark_knn.index.distances import (
-    ALGORITHMS,
-    METRICS,
-    Metric,
-    algorithms_for,
-    check_algorithm,
-    resolve_metric,
-)
+from pyspark_knn.index.distances import METRICS, Metric, resolve_metric
 
 VI = [[2.0, 0.5], [0.5, 1.0]]
 PARAMS = {"seuclidean": {"V": [1.0, 2.0]}, "mahalanobis": {"VI": VI}}
@@ -29,15 +22,6 @@ def test_all_that_scikit_learn_takes_is_taken_or_refused_with_a_reason():
     assert set(METRICS) - theirs <= {"inner_product", "sokalmichener"}
     for name in theirs & set(METRICS):
         assert resolved(name).name in METRICS
-
-
-@pytest.mark.parametrize("algorithm", ["kd_tree", "ball_tree"])
-def test_each_tree_serves_what_scikit_learns_does_but_for_the_inexact(algorithm):
-    able = {name for name in METRICS if algorithm in algorithms_for(resolved(name))}
-    missing = set(VALID_METRICS[algorithm]) - able
-    assert missing <= {"braycurtis", "dice", "sokalsneath", "pyfunc"}
-    # Squares have the order of their roots, so the trees can find them too.
-    assert able - set(VALID_METRICS[algorithm]) <= {"sqeuclidean", "sokalmichener"}
 
 
 @pytest.mark.parametrize(
@@ -83,7 +67,7 @@ def test_refused_with_a_reason(name, reason):
 
 
 def test_an_unknown_metric_is_told_all_names():
-    with pytest.raises(ValueError, match=r"unknown metric 'euclidian'; there are: ") as error:
+    with pytest.raises(ValueError, match=r"unknown metric 'euclidian'. Supported: ") as error:
         resolve_metric("euclidian")
     assert str(error.value).endswith(", ".join(METRICS))
 
@@ -104,9 +88,9 @@ def test_a_metric_that_is_no_name(name, message):
 @pytest.mark.parametrize(
     ("p", "kind", "message"),
     [
-        (0, ValueError, "p must be above 0, got 0"),
-        (-1.5, ValueError, "p must be above 0, got -1.5"),
-        (math.nan, ValueError, "p must be above 0, got nan"),
+        (0, ValueError, "p must be > 0, got 0"),
+        (-1.5, ValueError, "p must be > 0, got -1.5"),
+        (math.nan, ValueError, "p must be > 0, got nan"),
         ("3", TypeError, "p must be a number, got '3'"),
         (True, TypeError, "p must be a number, got True"),
         (None, TypeError, "p must be a number, got None"),
@@ -120,14 +104,24 @@ def test_bad_p(p, kind, message):
 @pytest.mark.parametrize(
     ("name", "params", "kind", "message"),
     [
-        ("seuclidean", None, ValueError, r"'seuclidean' needs metricParams\['V'\], the variance"),
-        ("seuclidean", {"V": [1, 0]}, ValueError, r"\['V'\] must be positive: drop the features"),
-        ("seuclidean", {"V": [[1.0]]}, ValueError, r"\['V'\] must be a list with one number a fea"),
+        (
+            "seuclidean",
+            None,
+            ValueError,
+            r"'seuclidean' requires metricParams\['V'\], the variance",
+        ),
+        ("seuclidean", {"V": [1, 0]}, ValueError, r"\['V'\] must be positive: drop const"),
+        ("seuclidean", {"V": [[1.0]]}, ValueError, r"\['V'\] must be a list with one number for "),
         ("seuclidean", {"V": []}, ValueError, r"\['V'\] must be a list .* got shape \(0,\)"),
         ("seuclidean", {"V": [math.nan]}, ValueError, r"\['V'\] must be finite"),
-        ("seuclidean", {"V": ["x"]}, TypeError, r"\['V'\] must hold numbers"),
-        ("seuclidean", {"V": [1], "w": [1]}, ValueError, r"\['w'\] is unknown .* it takes 'V'"),
-        ("mahalanobis", {}, ValueError, r"'mahalanobis' needs metricParams\['V'\], the cov"),
+        ("seuclidean", {"V": ["x"]}, TypeError, r"\['V'\] must contain numbers"),
+        (
+            "seuclidean",
+            {"V": [1], "w": [1]},
+            ValueError,
+            r"\['w'\] is not a parameter .* Supported: 'V'\.",
+        ),
+        ("mahalanobis", {}, ValueError, r"'mahalanobis' requires metricParams\['V'\], the cov"),
         ("mahalanobis", {"VI": [1.0]}, ValueError, r"\['VI'\] must be a square matrix"),
         ("mahalanobis", {"VI": [[1, 2]]}, ValueError, r"\['VI'\] must be square, got shape \(1, 2"),
         ("mahalanobis", {"VI": [[1, 2], [0, 1]]}, ValueError, r"\['VI'\] must be symmetric"),
@@ -152,12 +146,12 @@ def test_bad_p(p, kind, message):
             "euclidean",
             {"radius": 2.0},
             ValueError,
-            r"\['radius'\] is unknown to metric 'euclidean'",
+            r"\['radius'\] is not a parameter of metric 'euclidean'",
         ),
         ("minkowski", {"w": [1, -1]}, ValueError, r"\['w'\] must not be negative"),
-        ("minkowski", {"p": 3}, ValueError, "must not hold 'p': it is a Param of its own"),
-        ("cosine", {"w": [1]}, ValueError, r"\['w'\] is unknown to metric 'cosine'; it takes none"),
-        ("l1", {"w": [1]}, ValueError, r"\['w'\] is unknown to metric 'l1'; it takes none"),
+        ("minkowski", {"p": 3}, ValueError, "must not contain 'p': set the Param p"),
+        ("cosine", {"w": [1]}, ValueError, r"\['w'\] is not a parameter of metric 'cosine'\. Supp"),
+        ("l1", {"w": [1]}, ValueError, r"\['w'\] is not a parameter of metric 'l1'\. Supported"),
         ("minkowski", [1, 2], TypeError, r"metricParams must be a dict, got \[1, 2\]"),
     ],
 )
@@ -273,7 +267,7 @@ def test_the_dimension_that_a_metric_demands(name):
     metric = resolved(name)
     metric.check_dimension(2)
     if name == "haversine":
-        with pytest.raises(ValueError, match="'haversine' takes 2 features, latitude and longitud"):
+        with pytest.raises(ValueError, match="'haversine' requires 2 features, latitude and longi"):
             metric.check_dimension(3)
     elif name in PARAMS:
         (key,) = PARAMS[name]
@@ -281,46 +275,3 @@ def test_the_dimension_that_a_metric_demands(name):
             metric.check_dimension(3)
     else:
         metric.check_dimension(3)
-
-
-@pytest.mark.parametrize("name", METRICS)
-def test_an_algorithm_that_cannot_serve_a_metric_names_those_that_can(name):
-    metric = resolved(name)
-    able = algorithms_for(metric)
-    check_algorithm("auto", metric)
-    for algorithm in ALGORITHMS:
-        if algorithm in able:
-            check_algorithm(algorithm, metric)
-            continue
-        with pytest.raises(ValueError, match="cannot serve metric") as error:
-            check_algorithm(algorithm, metric)
-        assert f"algorithm {algorithm!r} cannot serve metric {metric.name!r}" in str(error.value)
-        assert str(error.value).endswith("these can: " + ", ".join(("auto", *able)))
-
-
-@pytest.mark.parametrize(
-    ("p", "w", "able"),
-    [
-        (0.5, None, ("brute",)),
-        (0.5, [1.0], ("brute",)),
-        (3.0, None, ("brute", "kd_tree", "ball_tree")),
-        (3.0, [1.0], ("brute", "ball_tree")),
-        (2.0, [1.0], ("brute", "ball_tree")),
-        (math.inf, [1.0], ("brute", "ball_tree")),
-    ],
-)
-def test_which_algorithms_serve_minkowski(p, w, able):
-    metric = resolve_metric("minkowski", p, None if w is None else {"w": w})
-    assert algorithms_for(metric) == able
-    if "kd_tree" not in able:
-        detail = rf"with p={p:g}|weights"
-        with pytest.raises(ValueError, match=detail):
-            check_algorithm("kd_tree", metric)
-
-
-def test_unknown_algorithms():
-    metric = resolve_metric("euclidean")
-    with pytest.raises(ValueError, match="unknown algorithm 'hnsw'; there are: auto, brute, kd_tr"):
-        check_algorithm("hnsw", metric)
-    with pytest.raises(TypeError, match="algorithm must be a string, got 3"):
-        check_algorithm(3, metric)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pyspark_knn.engine.folders import SavedAt, literal, normalized, overlap
+from pyspark_knn.engine.spark.folders import SavedAt, literal, normalized, overlap
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 from pyspark import cloudpickle
 
-from pyspark_knn.engine import guard
+from pyspark_knn.engine.ship import guard
 
 
 @pytest.fixture

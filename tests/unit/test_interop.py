@@ -7,14 +7,17 @@ import warnings
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import sklearn
 from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor, NearestNeighbors
 
 from pyspark_knn import KNNClassificationModel, KNNModel, KNNRegressionModel
-from pyspark_knn.engine.items import Items
+from pyspark_knn.engine.placing import replicate
+from pyspark_knn.engine.rows.items import Items
 from pyspark_knn.facts import FitFacts
-from pyspark_knn.index.distances import ALGORITHMS, METRICS, algorithms_for, resolve_metric
+from pyspark_knn.index.distances import METRICS, resolve_metric
+from pyspark_knn.index.registry import classes_for
 
 DIM = 4
 OLD = tuple(map(int, sklearn.__version__.split(".")[:2])) < (1, 4)
@@ -34,8 +37,7 @@ CASES = [
     if name != "inner_product"
     for p in POWERS.get(name, (2.0,))
     for params in NEEDED.get(name, [{}])
-    for algorithm in ("auto", *ALGORITHMS)
-    if algorithm in ("auto", *algorithms_for(resolve_metric(name, p, params)))
+    for algorithm in ("auto", *classes_for(resolve_metric(name, p, params)))
 ]
 
 
@@ -57,7 +59,8 @@ def points(rng: np.random.Generator, metric: str, count: int) -> np.ndarray:
 def model_of(kind: Any, matrix: np.ndarray, labels: Any = None, **settings: Any) -> Any:
     model = kind()._set(**settings)
     facts = FitFacts(numClasses=2)
-    model.install(Items(len(matrix), None, labels), matrix, None, facts)
+    columns = {} if labels is None else {"label": pa.array(labels)}
+    model._hold(replicate(Items(len(matrix), columns), matrix, model._spec(), None), facts)
     return model
 
 
@@ -69,7 +72,7 @@ def test_scikit_learn_agrees_with_the_model(rng, metric, p, params, algorithm):
     )
     if p < 1 and OLD:
         pytest.skip("scikit-learn 1.3 fits such a metric and cannot search by it")
-    ours = model._fitted.index.kneighbors(queries, 7)
+    ours = model._fitted.searchable.index.kneighbors(queries, 7)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Mind that for 0 < p < 1", UserWarning)
         fitted = model.toSklearn()
@@ -123,7 +126,7 @@ def test_a_ball_tree_of_mahalanobis_by_its_covariance(rng):
         n_neighbors=3, algorithm="ball_tree", metric="mahalanobis", metric_params={"V": covariance}
     ).fit(items)
     model = KNNModel.fromSklearn(fitted)
-    found = model._fitted.index.kneighbors(items[:5], 3)
+    found = model._fitted.searchable.index.kneighbors(items[:5], 3)
     np.testing.assert_allclose(found.distances, fitted.kneighbors(items[:5])[0], atol=1e-9)
 
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyspark_knn.engine.items import Items
-from pyspark_knn.engine.packed import _bytes_of
+from pyspark_knn.engine.fit.packed import _bytes_of
+from pyspark_knn.engine.rows.items import Items
 
 TYPES = {
     "byte": pa.int8(),
@@ -39,7 +39,7 @@ def id_of(kind: str, number: int) -> object:
 )
 def test_positions_of_ids_with_duplicates_and_unknown_ones(kind, known, wanted):
     known.sort()
-    items = Items(len(known), pa.array([id_of(kind, n) for n in known], TYPES[kind]))
+    items = Items(len(known), {"id": pa.array([id_of(kind, n) for n in known], TYPES[kind])})
     which, positions = items.positions_of(pa.array([id_of(kind, n) for n in wanted], TYPES[kind]))
     assert which.dtype == positions.dtype == np.int64
     found = list(zip(which.tolist(), positions.tolist(), strict=True))
@@ -50,12 +50,12 @@ def test_positions_of_ids_with_duplicates_and_unknown_ones(kind, known, wanted):
         if item == number
     ]
     assert items.duplicates() == len(known) - len(set(known))
-    assert items.take_ids(positions).to_pylist() == [id_of(kind, wanted[i]) for i in which]
+    assert items.take("id", positions).to_pylist() == [id_of(kind, wanted[i]) for i in which]
 
 
 @pytest.mark.parametrize("known", [[False], [True], [False, False, True]])
 def test_booleans(known):
-    items = Items(len(known), pa.array(known))
+    items = Items(len(known), {"id": pa.array(known)})
     which, positions = items.positions_of(pa.array([True, False, True]))
     expected = [
         (i, j)
@@ -68,7 +68,7 @@ def test_booleans(known):
 
 @pytest.mark.parametrize("kind", [pa.float32(), pa.float64()])
 def test_floats_are_equal_as_they_are_in_spark(kind):
-    items = Items(6, pa.array([-1.0, -0.0, 0.0, np.inf, np.nan, np.nan], kind))
+    items = Items(6, {"id": pa.array([-1.0, -0.0, 0.0, np.inf, np.nan, np.nan], kind)})
     wanted = pa.array([0.0, np.nan, -0.0, -np.inf], kind)
     which, positions = items.positions_of(wanted)
     assert which.tolist() == [0, 0, 1, 1, 2, 2]
@@ -77,9 +77,9 @@ def test_floats_are_equal_as_they_are_in_spark(kind):
 
 
 def test_without_ids_positions_are_the_ids():
-    items = Items(3, None)
-    assert items.take_ids(np.array([2, 0])).to_pylist() == [2, 0]
-    assert items.take_ids(np.array([2, 0])).type == pa.int64()
+    items = Items(3, {})
+    assert items.take("id", np.array([2, 0])).to_pylist() == [2, 0]
+    assert items.take("id", np.array([2, 0])).type == pa.int64()
     which, positions = items.positions_of(pa.array([-1, 2, 3, 0, 2**62]))
     assert which.tolist() == [1, 3]
     assert positions.tolist() == [2, 0]
@@ -87,7 +87,7 @@ def test_without_ids_positions_are_the_ids():
 
 
 def test_a_slice_of_wanted_ids():
-    items = Items(3, pa.array([5, 7, 9]))
+    items = Items(3, {"id": pa.array([5, 7, 9])})
     which, positions = items.positions_of(pa.array([1, 9, 5, 8])[1:3])
     assert (which.tolist(), positions.tolist()) == ([0, 1], [2, 0])
 

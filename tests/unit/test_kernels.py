@@ -109,7 +109,7 @@ def test_a_distance_depends_on_its_pair_alone(case, data):
     alone = [figures(metric, left[i : i + 1], right[i : i + 1]) for i in range(count)]
     assert np.concatenate(alone).tobytes() == expected
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(distances, "_CHUNK", data.draw(st.integers(1, 4 * dim)))
+        patch.setattr(distances, "_CHUNK_FLOATS", data.draw(st.integers(1, 4 * dim)))
         assert figures(metric, left, right).tobytes() == expected
 
 

@@ -14,6 +14,9 @@ ROOT = Path(pyspark_knn.__file__).parent
 FLOORS = {"index": 0, "converters": 0, "engine": 1, "params": 1, "saved": 2, "persistence": 2}
 STAGES = 3
 
+WINGS = ["spark", "ship", "rows", "fit", "search", "shards"]
+"""Of engine/, from the lowest up; the modules that are in none of them come on top."""
+
 MODULES = sorted(ROOT.rglob("*.py"))
 
 
@@ -40,6 +43,22 @@ def test_imports_go_down(path):
     assert [name for name in ours if floor(name) > floor(name_of(path))] == []
 
 
+def wing(module: str) -> int:
+    name = module.split(".")[2]
+    return WINGS.index(name) if name in WINGS else len(WINGS)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "engine").rglob("*.py")), ids=name_of)
+def test_imports_within_the_engine_go_down(path):
+    ours = [name for name in imported(path) if name.startswith("pyspark_knn.engine.")]
+    assert [name for name in ours if wing(name) > wing(name_of(path))] == []
+
+
+def test_every_folder_of_the_engine_is_a_wing():
+    folders = {path.parent.name for path in (ROOT / "engine").rglob("*.py")}
+    assert folders == {"engine", *WINGS}
+
+
 @pytest.mark.parametrize(
     "path", [p for p in MODULES if p.parent.name == "index" or p.stem == "bundle"], ids=name_of
 )
@@ -47,12 +66,15 @@ def test_no_spark_below(path):
     assert [name for name in imported(path) if name.split(".")[0] == "pyspark"] == []
 
 
-@pytest.mark.parametrize("module", ["worker", "answers", "evidence", "shard_search", "udf"])
-def test_workers_import_little(module):
+SEARCH = [name_of(path) for path in MODULES if path.parent.name == "search"]
+
+
+@pytest.mark.parametrize("module", [*SEARCH, "pyspark_knn.engine.ship.udf"])
+def test_workers_that_search_import_little(module):
     # Each of these takes tens of MiB of every Python worker, and a worker searches without them.
     heavy = ["pandas", "scipy", "sklearn", "pyspark.ml"]
     code = (
-        f"import sys, pyspark_knn.engine.{module}, pyspark_knn.index.block_search\n"
+        f"import sys, {module}, pyspark_knn.index.block_search\n"
         f"print([name for name in {heavy} if name in sys.modules])"
     )
     found = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)

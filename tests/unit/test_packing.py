@@ -10,18 +10,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyspark_knn.engine import chunks as chunk_room
-from pyspark_knn.engine.chunks import CONTENT_WRAP, unpack
-from pyspark_knn.engine.packing import PackRequest, pack
+from pyspark_knn.engine.fit import chunks as chunk_room
+from pyspark_knn.engine.fit.chunks import CONTENT_WRAP, unpack
+from pyspark_knn.engine.fit.packing import PackRequest, pack
 from tests.support.batches import Sparse, array_column, vector_columns
 
 REQUEST = PackRequest(
-    feature_columns=2,
-    features="features",
-    id_column="id",
+    features_col="features",
+    columns=("id",),
+    id_col="id",
     dim=None,
-    fail=False,
-    round32=False,
+    handle_invalid="skip",
+    dtype="auto",
     chunk_bytes=1 << 20,
 )
 NAMES = ["values", "layout", "id"]
@@ -59,7 +59,7 @@ def unpacked(chunks: list[dict[str, Any]]) -> dict[Any, list[float]]:
     found = {}
     for chunk in chunks:
         matrix = dense(chunk)
-        (ids,) = pa.ipc.open_stream(chunk["keys"]).read_all().columns
+        (ids,) = pa.ipc.open_stream(chunk["columns"]).read_all().columns
         assert len(matrix) == len(ids) == chunk["rows"]
         found |= zip(ids.to_pylist(), matrix.tolist(), strict=True)
     return found
@@ -119,27 +119,27 @@ def test_vectors_are_float32_where_that_is_exact():
         request = replace(REQUEST, chunk_bytes=1, **changes)
         chunks, _ = packed(request, [batch(rows, pa.array(range(len(rows))))])
         for chunk, row in zip(chunks, rows, strict=True):
-            assert len(chunk["values"]) == len(row) * (4 if chunk["narrow"] else 8)
-        return [chunk["narrow"] for chunk in chunks]
+            assert len(chunk["values"]) == len(row) * (4 if chunk["dtype"] == "float32" else 8)
+        return [chunk["dtype"] == "float32" for chunk in chunks]
 
     assert narrow([[0.5], [0.1], [2.0**24], [2.0**24 + 1], [1e300], [1e-300], [-0.0]]) == [
         *(True, False, True, False, False, False, True)
     ]
-    assert narrow([[0.1]], round32=True) == [True]
+    assert narrow([[0.1]], dtype="float32") == [True]
 
 
 def test_float32_arrays_stay_float32():
     arrays = array_column([[0.1, 0.2], [0.3, 0.4]], pa.float32())
     rows = pa.RecordBatch.from_arrays(list(arrays), names=["values"])
-    request = replace(REQUEST, feature_columns=1, id_column=None)
+    request = replace(REQUEST, columns=(), id_col=None)
     (chunk,), _ = packed(request, [rows])
-    assert chunk["narrow"]
-    assert chunk["keys"] is None
+    assert chunk["dtype"] == "float32"
+    assert chunk["columns"] is None
     np.testing.assert_array_equal(dense(chunk), np.array([[0.1, 0.2], [0.3, 0.4]], np.float32))
 
 
 def test_overflow_in_float32_is_reported():
-    _, last = packed(replace(REQUEST, round32=True), [batch([[1e39]], pa.array([1]))])
+    _, last = packed(replace(REQUEST, dtype="float32"), [batch([[1e39]], pa.array([1]))])
     assert last["problem"] == (
         "featuresCol 'features' holds values beyond the range of float32: leave dtype at 'auto'"
     )
@@ -171,10 +171,10 @@ def test_sparse_vectors_stay_sparse_if_that_is_smaller():
 )
 def test_an_invalid_vector_is_reported_by_the_last_row(dim, vector, problem):
     rows = batch([[1.0, 2.0], vector], pa.array([1, 2]))
-    request = replace(REQUEST, dim=dim, fail=True)
+    request = replace(REQUEST, dim=dim, handle_invalid="error")
     _, last = packed(request, [rows, rows])
     assert f"featuresCol 'features' {problem}" in last["problem"]
-    chunks, last = packed(replace(request, fail=False), [rows, rows])
+    chunks, last = packed(replace(request, handle_invalid="skip"), [rows, rows])
     assert (last["skipped"], last["problem"]) == (2, None)
     assert unpacked(chunks) == {1: [1.0, 2.0]}
 
@@ -186,7 +186,7 @@ def test_all_input_is_read_after_a_problem():
         read.append(True)
 
     read: list[bool] = []
-    list(pack(replace(REQUEST, fail=True), batches()))
+    list(pack(replace(REQUEST, handle_invalid="error"), batches()))
     assert read == [True]
 
 

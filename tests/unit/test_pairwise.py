@@ -32,8 +32,8 @@ def test_the_size_of_blocks_changes_nothing(case, data):
     search = data.draw(searches(case))
     expected = by_sorting(search)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pairwise, "_PAIRS", data.draw(st.integers(1, 60)))
-        patch.setattr(pairwise, "_QUERIES", data.draw(st.integers(1, 3)))
+        patch.setattr(pairwise, "_BLOCK_PAIRS", data.draw(st.integers(1, 60)))
+        patch.setattr(pairwise, "_BLOCK_QUERIES", data.draw(st.integers(1, 3)))
         assert_same(ask(build(search), search), expected)
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from pyspark_knn.engine.releasing import when_gone
+from pyspark_knn.engine.spark.releasing import when_gone
 
 
 class Owner:
@@ -67,7 +67,7 @@ def _run(code: str) -> subprocess.CompletedProcess[str]:
 
 AT_EXIT = """
 import gc, sys, time
-from pyspark_knn.engine.releasing import when_gone
+from pyspark_knn.engine.spark.releasing import when_gone
 
 class Owner: pass
 
@@ -89,7 +89,7 @@ def test_python_exits_quickly_and_silently() -> None:
 
 FORK = """
 import os, sys, time
-from pyspark_knn.engine.releasing import when_gone
+from pyspark_knn.engine.spark.releasing import when_gone
 
 class Owner: pass
 

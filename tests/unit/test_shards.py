@@ -18,10 +18,18 @@ from hypothesis import strategies as st
 from pyspark.sql import Row
 from pyspark.sql import types as T
 
-from pyspark_knn.engine import columns, packing, routing, shard_build, shard_search, sizing
-from pyspark_knn.engine.items import Items
-from pyspark_knn.engine.vectors import VectorBatch
-from pyspark_knn.engine.worker import NeighborLists, Request, Searchable, answer_batch
+from pyspark_knn.engine.fit import packing
+from pyspark_knn.engine.rows import columns
+from pyspark_knn.engine.rows.items import Items
+from pyspark_knn.engine.rows.vectors import VectorBatch
+from pyspark_knn.engine.search import routing
+from pyspark_knn.engine.search.answers import FoundLists
+from pyspark_knn.engine.search.batches import Request, Searchable, answer_batch
+from pyspark_knn.engine.search.in_shards import search_shards
+from pyspark_knn.engine.search.merge import merge_batches
+from pyspark_knn.engine.shards import build as shard_build
+from pyspark_knn.engine.shards import sizing
+from pyspark_knn.engine.ship.shard_rows import SHARD_COLUMNS
 from pyspark_knn.index.auto import build_index
 from pyspark_knn.index.base import IndexSpec
 from pyspark_knn.index.cells import Cells
@@ -36,17 +44,17 @@ def packed(
 ) -> tuple[list[pa.RecordBatch], np.ndarray]:
     """Items packed as the executors would, and the table of their chunks."""
     request = packing.PackRequest(
-        feature_columns=1,
-        features="features",
-        id_column=None if ids is None else "id",
+        features_col="features",
+        columns=() if ids is None else ("id",),
+        id_col=None if ids is None else "id",
         dim=None,
-        fail=True,
-        round32=False,
+        handle_invalid="error",
+        dtype="auto",
         chunk_bytes=200,
     )
     batches: list[pa.RecordBatch] = []
     for partition, rows in enumerate(np.array_split(np.arange(len(matrix)), partitions)):
-        cells = {"features": pa.array(matrix[rows].tolist(), pa.list_(pa.float64()))}
+        cells = {"values": pa.array(matrix[rows].tolist(), pa.list_(pa.float64()))}
         if ids is not None:
             cells["id"] = pa.array([ids[row] for row in rows], pa.array(ids).type)
         batch = pa.RecordBatch.from_pydict(cells)
@@ -69,10 +77,10 @@ def build(
     batches, table = packed(matrix, ids, partitions=partitions)
     request = shard_build.ShardRequest(
         dim=matrix.shape[1],
-        narrow=False,
+        dtype=np.dtype(np.float64),
         num_shards=shards,
-        keys=() if ids is None else ("id",),
         order=("id",),
+        named=ids is not None,
         chunks=table,
         spec=IndexSpec(resolve_metric("euclidean")),
     )
@@ -89,14 +97,13 @@ def sharded(
     request: Request, rows: dict[int, list[pa.RecordBatch]], inputs: list[pa.Array], kind: Any
 ) -> list[Any]:
     """The answers of shards that one task searches."""
-    answer = shard_search.Candidates(
-        T.StructType([T.StructField("distance", DOUBLES), T.StructField("id", T.ArrayType(kind))])
-    )
+    fields = [T.StructField("distance", DOUBLES), T.StructField("id", T.ArrayType(kind))]
+    answer = FoundLists(T.StructType(fields), ("distance", "id"))
     keep = "error" if request.handle_invalid == "error" else "keep"
     wanted = replace(request, answer=answer, handle_invalid=keep)
     digests = {number: parts[0]["digest"][0].as_py() for number, parts in rows.items()}
     count = len(inputs[0])
-    found = list(shard_search.search_shards(wanted, digests, _stream(rows, inputs)))
+    found = list(search_shards(wanted, digests, _stream(rows, inputs)))
     lists = [each for array in found for each in array.to_pylist() if each]
     pairs: list[dict[str, list[Any]]] = [{"distance": [], "id": []} for _ in range(count)]
     answered = [0] * count
@@ -113,7 +120,7 @@ def sharded(
         pa.array([pair["distance"] for pair in pairs], pa.list_(kinds["distance"])),
         pa.array([pair["id"] for pair in pairs], kinds["id"].type),
     )
-    merged = shard_search.merge_candidates(request, ["distance", "id"], iter([batch]))
+    merged = merge_batches(request, ["distance", "id"], iter([batch]))
     return [each for array in merged for each in array.to_pylist()]
 
 
@@ -121,7 +128,7 @@ def _stream(
     rows: dict[int, list[pa.RecordBatch]], inputs: list[pa.Array]
 ) -> Iterator[tuple[pa.Array, ...]]:
     """A shard, its queries, the next shard, and so on, in batches that start at any row."""
-    names = shard_search.SHARD_COLUMNS
+    names = SHARD_COLUMNS
     types = [rows[min(rows)][0].schema.field(name).type for name in names]
     tables = []
     for number, parts in rows.items():
@@ -140,9 +147,10 @@ def whole(
 ) -> list[Any]:
     """The answers of one index of all items."""
     order = np.arange(len(matrix)) if ids is None else np.argsort(np.array(ids), kind="stable")
-    items = Items(len(matrix), None if ids is None else pa.array([ids[i] for i in order]))
+    columns = {} if ids is None else {"id": pa.array([ids[i] for i in order])}
+    items = Items(len(matrix), columns)
     index, _ = build_index(matrix[order], IndexSpec(resolve_metric("euclidean")))
-    found = answer_batch(Searchable(items, index), request, tuple(inputs))
+    found = answer_batch(Searchable(items, index), request, request.named(tuple(inputs)))
     return [each for array in found for each in array.to_pylist()]
 
 
@@ -153,8 +161,8 @@ def request_for(kind: Any, **changes: Any) -> Request:
         max_distance=None,
         handle_invalid="keep",
         features_col="features",
-        feature_columns=1,
-        answer=NeighborLists(T.StructType(fields)),
+        inputs=("values",),
+        answer=FoundLists(T.StructType(fields), ("id", "distance")),
     )
     return replace(asked, **changes)
 
@@ -198,7 +206,8 @@ def test_shards_answer_as_one_index(
         banned = [random.choice(known, 2).tolist() for _ in queries]
         inputs.append(pa.array(banned, pa.list_(pa.array(known).type)))
     kind = T.StringType() if ids == "strings" else T.LongType()
-    request = request_for(kind, k=k, max_distance=limit, handle_invalid=invalid)
+    given = ("values", "excluded")[: len(inputs)]
+    request = request_for(kind, k=k, max_distance=limit, handle_invalid=invalid, inputs=given)
     _, rows = build(matrix, names, shards, seed=seed)
     assert sharded(request, rows, inputs, kind) == whole(request, matrix, names, inputs)
 
@@ -221,9 +230,7 @@ def test_a_shard_with_changed_content_is_refused() -> None:
     _, rows = build(np.eye(3), [1, 2, 3], 1)
     (parts,) = rows.values()
     inputs = [pa.array([[0.0, 0.0, 0.0]])]
-    search = shard_search.search_shards(
-        request_for(T.LongType()), {0: "another"}, _stream({0: parts}, inputs)
-    )
+    search = search_shards(request_for(T.LongType()), {0: "another"}, _stream({0: parts}, inputs))
     with pytest.raises(RuntimeError, match="shard 0 was lost"):
         list(search)
 
@@ -255,11 +262,9 @@ def test_rows_of_a_partition_may_change_their_order() -> None:
 def test_an_incomplete_query_is_refused(sent: int | None, answered: int, rows: int) -> None:
     counts = [pa.array([cell], pa.int32()) for cell in (sent, answered, rows)]
     lists = [pa.array([[1.0]]), pa.array([[7]])]
-    with pytest.raises(RuntimeError, match="queries came out otherwise"):
+    with pytest.raises(RuntimeError, match="a retried task produced different query rows"):
         list(
-            shard_search.merge_candidates(
-                request_for(T.LongType()), ["distance", "id"], iter([(*counts, *lists)])
-            )
+            merge_batches(request_for(T.LongType()), ["distance", "id"], iter([(*counts, *lists)]))
         )
 
 
@@ -306,7 +311,7 @@ def test_wide_sparse_queries_are_routed_block_by_block(monkeypatch: pytest.Monke
     vectors: list[Any] = [(dim, {i % dim: 1.0}) if i % 5 else None for i in range(50)]
     centers = np.eye(3, dim) * 2.0
     cells = Cells(np.arange(3), centers, np.full(3, 0.5), resolve_metric("euclidean"))
-    request = request_for(T.LongType(), feature_columns=2)
+    request = request_for(T.LongType(), inputs=("values", "layout"))
     arrays = vector_columns(vectors)
     searched, found = pa.array([0] * 50, pa.int32()), pa.array([[1.0, 2.0, 9.0]] * 50)
 
@@ -325,16 +330,18 @@ def test_wide_sparse_queries_are_routed_block_by_block(monkeypatch: pytest.Monke
         return dense(batch, rows, dim)
 
     monkeypatch.setattr(VectorBatch, "dense", watched)
-    monkeypatch.setattr("pyspark_knn.engine.worker._BLOCK_BYTES", 7 * 8 * dim)
+    monkeypatch.setattr("pyspark_knn.engine.search.batches._BLOCK_BYTES", 7 * 8 * dim)
     assert routes() == whole
     assert max(sizes) <= 7 * 8 * dim
 
 
 def test_a_sample_of_wide_queries_is_bounded() -> None:
     row = Row(values=[1.0], layout=[1 << 18, 3])
-    types = [DOUBLES, T.ArrayType(T.IntegerType())]
-    assert columns.valid_sample([row] * 256, types, 1 << 18).nbytes <= 32 << 20
-    assert len(columns.valid_sample([row] * 256, types, 1 << 24)) == 0
+    types = {"values": DOUBLES, "layout": T.ArrayType(T.IntegerType())}
+    inputs = {name: columns.Input(None, kind) for name, kind in types.items()}
+    features = columns.Features(inputs, None, None)
+    assert columns.valid_sample([row] * 256, features, 1 << 18).nbytes <= 32 << 20
+    assert len(columns.valid_sample([row] * 256, features, 1 << 24)) == 0
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no module resource")

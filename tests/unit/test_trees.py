@@ -10,7 +10,7 @@ from sklearn.neighbors import BallTree
 
 from pyspark_knn.index import sklearn_index
 from pyspark_knn.index.base import Exclusion, IndexSpec, Neighbors
-from pyspark_knn.index.distances import algorithms_for, resolve_metric
+from pyspark_knn.index.distances import resolve_metric
 from pyspark_knn.index.pairwise import PairwiseSearch
 from pyspark_knn.index.sklearn_index import BallTreeSearch, KDTreeSearch, TreeSearch
 from tests.support.sorting import ask, assert_same, by_sorting
@@ -21,7 +21,7 @@ PAIRS = [
     pytest.param(tree, case, id=f"{tree.algorithm}-{case}")
     for tree in TREES
     for case in METRIC_CASES
-    if tree.algorithm in algorithms_for(METRIC_CASES[case](2))
+    if tree.supports(METRIC_CASES[case](2))
 ]
 
 
@@ -59,8 +59,8 @@ def test_the_size_of_blocks_changes_nothing(tree, data):
     search = data.draw(searches("euclidean"))
     expected = by_sorting(search)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sklearn_index, "_CANDIDATES", data.draw(st.integers(1, 40)))
-        patch.setattr(sklearn_index, "_QUERIES", data.draw(st.integers(1, 3)))
+        patch.setattr(sklearn_index, "_BATCH_CANDIDATES", data.draw(st.integers(1, 40)))
+        patch.setattr(sklearn_index, "_BATCH_QUERIES", data.draw(st.integers(1, 3)))
         assert_same(ask(build(tree, search), search), expected)
 
 
@@ -129,7 +129,7 @@ def test_why_a_ball_tree_is_refused(name):
     distances, positions = BallTree(items, leaf_size=1, metric=name).query(search.queries, 1)
     assert positions[0, 0] != true.positions[0, 0]
     assert distances[0, 0] > true.distances[0, 0] + 0.04
-    assert "ball_tree" not in algorithms_for(metric)
+    assert not BallTreeSearch.supports(metric)
 
 
 @pytest.mark.parametrize("name", ["braycurtis", "dice"])

@@ -8,7 +8,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from pyspark_knn.engine import udf
+from pyspark_knn.engine.ship import udf
 
 
 @pytest.mark.parametrize(

@@ -12,16 +12,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pyspark.sql import types as T
 
-from pyspark_knn.engine import worker
-from pyspark_knn.engine.bundle import FileRef, write_bundle
-from pyspark_knn.engine.items import Items
-from pyspark_knn.engine.worker import (
-    NeighborLists,
+from pyspark_knn.engine.rows.items import Items
+from pyspark_knn.engine.search import batches as worker
+from pyspark_knn.engine.search import export
+from pyspark_knn.engine.search.answers import FoundLists
+from pyspark_knn.engine.search.batches import (
     Request,
     Searchable,
-    read_items,
     search_batches,
 )
+from pyspark_knn.engine.ship.bundle import FileRef, write_bundle
 from pyspark_knn.index.base import IndexSpec, NeighborIndex, Neighbors
 from pyspark_knn.index.distances import resolve_metric
 from pyspark_knn.index.pairwise import PairwiseSearch
@@ -80,17 +80,19 @@ def shipped(folder: Path, content: Searchable) -> FileRef:
 @pytest.fixture(scope="module")
 def ref(tmp_path_factory: pytest.TempPathFactory) -> FileRef:
     index = Spy.build(POINTS, IndexSpec(resolve_metric("euclidean")))
-    return shipped(tmp_path_factory.mktemp("bundle"), Searchable(Items(5, pa.array(IDS)), index))
+    return shipped(
+        tmp_path_factory.mktemp("bundle"), Searchable(Items(5, {"id": pa.array(IDS)}), index)
+    )
 
 
-def request_for(vectors_in: int = 2, **changes: Any) -> Request:
+def request_for(columns: int = 2, **changes: Any) -> Request:
     settings = {
         "k": 2,
         "max_distance": None,
         "handle_invalid": "error",
         "features_col": "my features",
-        "feature_columns": vectors_in,
-        "answer": NeighborLists(RESULT),
+        "inputs": ("values", "layout", "excluded")[:columns],
+        "answer": FoundLists(RESULT, ("id", "distance")),
     }
     return Request(**{**settings, **changes})
 
@@ -144,7 +146,7 @@ def test_valid_and_invalid_queries_in_batches_of_all_sizes(ref, handle_invalid, 
     excluded = data.draw(st.lists(st.lists(st.sampled_from("abcx")), min_size=24, max_size=24))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(worker, "_BLOCK_BYTES", data.draw(st.sampled_from([1, 48, 1 << 20])))
-        request = request_for(k=k, handle_invalid=handle_invalid, max_distance=max_distance)
+        request = request_for(3, k=k, handle_invalid=handle_invalid, max_distance=max_distance)
         arrays, start = [], 0
         for batch in batches:
             part = excluded[start : start + len(batch)]
@@ -207,7 +209,7 @@ def test_excluded_items_do_not_count_towards_k(ref):
     queries = [[0.0, 0.0]] * 4
     banned = [[], ["b"], ["a", "b", "b", "nobody"], ["a", "b", "c", "d"]]
     batch = (*vector_columns(queries), pa.array(banned))
-    found = answers(ref, request_for(), [batch])
+    found = answers(ref, request_for(3), [batch])
     assert [[name for name, _ in row[0]] for row in found] == [
         *(["a", "b"], ["a", "d"], ["d", "c"], [])
     ]
@@ -215,9 +217,9 @@ def test_excluded_items_do_not_count_towards_k(ref):
 
 def test_exclusion_by_position_without_ids(tmp_path):
     index = PairwiseSearch.build(POINTS, IndexSpec(resolve_metric("euclidean")))
-    anonymous = shipped(tmp_path, Searchable(Items(5, None), index))
+    anonymous = shipped(tmp_path, Searchable(Items(5, {}), index))
     batch = (*vector_columns([[1.0, 0.0]]), pa.array([[1, 99, -1]]))
-    (row,) = answers(anonymous, request_for(), [batch])
+    (row,) = answers(anonymous, request_for(3), [batch])
     assert row == [[(2, 0.0), (0, 1.0)]]
 
 
@@ -235,7 +237,7 @@ def test_blocks_are_bounded_by_queries_and_by_answers(
     ref, monkeypatch, block_bytes, block_answers, k, blocks
 ):
     monkeypatch.setattr(worker, "_BLOCK_BYTES", block_bytes)
-    monkeypatch.setattr(worker, "BLOCK_ANSWERS", block_answers)
+    monkeypatch.setattr(worker, "BLOCK_NUMBERS", block_answers)
     queries = np.random.default_rng(0).normal(size=(10, 2)).tolist()
     Spy.asked.clear()
     found = answers(ref, request_for(k=k), [vector_columns(queries)])
@@ -254,7 +256,7 @@ def test_one_thread_unless_spark_assigns_more(ref):
 @pytest.mark.parametrize("column", ["neighbors", "distances"])
 def test_one_of_the_two_columns_alone(ref, column):
     kept = T.StructType([field for field in RESULT if field.name == column])
-    lists = NeighborLists(kept, column == "neighbors", column == "distances")
+    lists = FoundLists(kept, ("id" if column == "neighbors" else "distance",))
     found = list(
         search_batches(ref, request_for(answer=lists), iter([vector_columns([[0.0, 0.0]])]))
     )
@@ -264,24 +266,26 @@ def test_one_of_the_two_columns_alone(ref, column):
 
 
 def test_the_items_are_read_by_position(tmp_path, monkeypatch):
-    monkeypatch.setattr(worker, "_BLOCK_BYTES", 8 * 2 * 2)  # two rows
+    monkeypatch.setattr(export, "_BATCH_BYTES", 8 * 2 * 2)  # two rows
     index = PairwiseSearch.build(POINTS, IndexSpec(resolve_metric("euclidean")))
-    labels, weights = np.arange(5) * 1.5, np.ones(5)
-    full = shipped(tmp_path, Searchable(Items(5, pa.array(IDS), labels, weights), index))
+    columns = {"id": IDS, "label": np.arange(5) * 1.5, "density": np.ones(5)}
+    items = Items(5, {name: pa.array(each) for name, each in columns.items()})
+    full = shipped(tmp_path, Searchable(items, index))
+    names = ["position", "id", "features", "label", "density"]
 
     def batches() -> Iterator[pa.RecordBatch]:
         yield pa.RecordBatch.from_arrays([pa.array([0, 1, 2])], names=["id"])
         yield pa.RecordBatch.from_arrays([pa.array([], pa.int64())], names=["id"])
         yield pa.RecordBatch.from_arrays([pa.array([3, 4])], names=["id"])
 
-    rows = [row for out in read_items(full, batches()) for row in out.to_pylist()]
+    rows = [row for out in export.read_items(full, names, batches()) for row in out.to_pylist()]
     assert rows == [
         {
             "position": i,
             "id": IDS[i],
             "features": POINTS[i].tolist(),
-            "label": labels[i],
-            "weight": 1.0,
+            "label": i * 1.5,
+            "density": 1.0,
         }
         for i in range(5)
     ]

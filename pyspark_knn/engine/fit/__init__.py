@@ -1,0 +1,1 @@
+"""Fit: the items DataFrame, read once and packed into chunks."""

@@ -1,0 +1,120 @@
+"""The format of packed chunks of items, and how they are read. No Spark in here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+CHUNK_SCHEMA = pa.schema(
+    [
+        ("partition", pa.int32()),
+        ("chunk", pa.int32()),
+        ("rows", pa.int64()),
+        ("dim", pa.int32()),
+        ("skipped", pa.int64()),
+        ("problem", pa.string()),
+        ("dtype", pa.string()),
+        ("label", pa.float64()),
+        ("size", pa.int64()),
+        ("stored", pa.int64()),
+        ("content", pa.int64()),
+        ("digest", pa.int64()),
+        ("columns", pa.binary()),
+        ("lengths", pa.binary()),
+        ("indices", pa.binary()),
+        ("values", pa.binary()),
+    ]
+)
+"""A row for each chunk, and one more (chunk -1, no rows) that closes each partition and holds the
+first problem in it. `dtype`: that of the values, float32 or float64. `label`: the largest label,
+where there are labels. `size`: bytes of the four binary columns together. `stored`: the number of
+stored values of sparse vectors; null for dense ones. `content`: equal for equal rows in any order.
+`digest`: equal for equal binary columns. `columns`: the item columns, an Arrow stream. `lengths`
+and `indices`: of sparse vectors only."""
+
+DENSE_BYTES = 16 << 20
+"""The bytes of the sparse vectors that are made dense at once."""
+
+CHANGED = (
+    "the items DataFrame is not deterministic: {what}. Persist it or write it to storage first."
+)
+
+POSITION = "position"
+"""The column of saved items that holds their order; it is not kept in `Items`."""
+
+CONTENT_WRAP = 1 << 63
+"""The contents of chunks are added modulo this number."""
+
+
+def content_of(
+    value: NDArray[np.floating], index: NDArray[np.integer] | None, columns: pa.RecordBatch
+) -> int:
+    """Return a sum over rows, which depends neither on their order nor on where chunks begin.
+
+    It is computed before values are rounded, and a zero adds nothing. So it does not depend on how
+    the vectors are stored, which depends on the other rows of a chunk.
+    """
+    bits = value.view(f"u{value.itemsize}")
+    if index is None:
+        sums = bits.sum(axis=0, dtype=np.uint64)
+        total = (sums * np.arange(1, len(sums) + 1, dtype=np.uint64)).sum()
+    else:
+        total = (bits * (index + 1).astype(np.uint64)).sum()
+    return int(total) + sum(map(_sum_of_column, columns.columns))
+
+
+def _sum_of_column(column: pa.Array) -> int:
+    if pa.types.is_boolean(column.type):
+        column = column.cast(pa.uint8())
+    *_, data = column.buffers()
+    if not len(column) or data is None:
+        return 0
+    if pa.types.is_primitive(column.type) or pa.types.is_decimal(column.type):
+        size, width = len(column) * column.type.bit_width // 8, min(8, column.type.bit_width // 8)
+    else:
+        size, width = pc.sum(pc.binary_length(column)).as_py(), 1
+    return int(np.frombuffer(data[:size], f"u{width}").sum(dtype=np.uint64))
+
+
+def unpack(row: Any, dim: int) -> Iterator[tuple[int, NDArray[np.floating]]]:
+    """Yield the vectors of a chunk, dense.
+
+    Parameters
+    ----------
+    row : Row or dict
+        A row of `CHUNK_SCHEMA`.
+    dim : int
+        The dimension of the vectors.
+
+    Yields
+    ------
+    start : int
+        The first row of a slice of the chunk.
+    matrix : ndarray of shape (n_rows, dim), dtype float32 or float64
+        The vectors of the slice. Dense vectors are yielded in one slice without a copy, sparse ones
+        in slices of up to `DENSE_BYTES`.
+    """
+    values: NDArray[np.floating] = np.frombuffer(row["values"], dtype=row["dtype"])
+    if row["lengths"] is None:
+        yield 0, values.reshape(-1, dim)
+        return
+    lengths = np.frombuffer(row["lengths"], dtype=np.int64)
+    indices = np.frombuffer(row["indices"], dtype=np.int32)
+    ends = np.cumsum(lengths)
+    step = max(1, DENSE_BYTES // (dim * values.itemsize))
+    for start in range(0, len(lengths), step):
+        part = lengths[start : start + step]
+        stored = slice(ends[start] - lengths[start], ends[start + len(part) - 1])
+        matrix = np.zeros((len(part), dim), dtype=values.dtype)
+        matrix[np.repeat(np.arange(len(part)), part), indices[stored]] = values[stored]
+        yield start, matrix
+
+
+def columns_of(row: Any) -> pa.Table:
+    """Return the item columns of a chunk, a row of `CHUNK_SCHEMA` that has some."""
+    return pa.ipc.open_stream(row["columns"]).read_all()

@@ -1,0 +1,243 @@
+"""The items DataFrame, read once: rows -> packed chunks -> `Items` and a matrix."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from types import TracebackType
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+from pyspark.sql import Column, DataFrame, Row
+from pyspark.sql import functions as F
+from pyspark.sql.pandas.types import from_arrow_schema
+
+from pyspark_knn.engine.fit import packing
+from pyspark_knn.engine.fit.chunks import CHANGED, CHUNK_SCHEMA, POSITION, columns_of, unpack
+from pyspark_knn.engine.fit.source import ItemSource
+from pyspark_knn.engine.rows.items import Items
+from pyspark_knn.engine.ship.guard import guarded
+from pyspark_knn.engine.spark import compat
+from pyspark_knn.engine.spark.caching import persisted, unpersist
+
+logger = logging.getLogger(__name__)
+
+_CHUNK_BYTES = 8 << 20
+_SLICE_BYTES = 64 << 20
+"""The bytes of one fetch, of which the JVM of the driver briefly holds a few copies."""
+
+_SUMMARY = (
+    *("partition", "chunk", "rows", "dim", "skipped", "problem", "dtype", "label", "size"),
+    *("stored", "content", "digest"),
+)
+
+
+class Chunk(NamedTuple):
+    """What the driver knows of a chunk; for the fields see `chunks.CHUNK_SCHEMA`."""
+
+    partition: int
+    chunk: int
+    rows: int
+    size: int
+    stored: int | None
+    content: int
+    digest: int
+
+
+class PackedItems:
+    """Items packed into chunks, which are persisted on the executors.
+
+    A context manager that unpersists them at its end.
+
+    Attributes
+    ----------
+    num_items, num_features, num_skipped : int
+        The number of items, the dimension of their vectors, and the number of invalid rows that
+        were skipped.
+    dtype : numpy dtype
+        The type of the vectors: float32 where that holds every value exactly or the source asks
+        for it, otherwise float64.
+    largest_label : float or None
+        The largest label, where the items have labels.
+    chunks : list of Chunk
+        The chunks that hold the items, in order.
+    frame : DataFrame
+        Rows of `chunks.CHUNK_SCHEMA`, which include these chunks.
+    source : ItemSource
+        What was read.
+    """
+
+    def __init__(self, dataset: DataFrame, source: ItemSource) -> None:
+        session = dataset.sparkSession
+        limit = _bytes_of(compat.setting(session, "spark.driver.maxResultSize", "1g"))
+        # Half the limit, since the compression of what is sent may also make it a little larger.
+        self._slice_bytes = min(_SLICE_BYTES, limit // 2) if limit else _SLICE_BYTES
+        request = packing.PackRequest(
+            features_col=source.features_col,
+            columns=tuple(source.columns),
+            id_col=source.id_col,
+            dim=source.features.attributes,
+            handle_invalid=source.handle_invalid,
+            dtype=source.dtype,
+            chunk_bytes=max(1, min(_CHUNK_BYTES, self._slice_bytes // 4)),
+            rules=source.rules,
+        )
+        self.source = source
+        with (
+            compat.described(session, "pyspark_knn: pack the items"),
+            persisted(_pack(dataset, source, request)) as self.frame,
+        ):
+            self._summarize(self.frame.select(*_SUMMARY).collect())
+
+    def __enter__(self) -> PackedItems:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        unpersist(self.frame)
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes of the item matrix."""
+        return self.num_items * self.num_features * self.dtype.itemsize
+
+    def sparse_size(self) -> tuple[int, int]:
+        """Return the bytes of the items that are packed as sparse vectors: sparse, and dense."""
+        sparse = [(chunk.rows, chunk.stored) for chunk in self.chunks if chunk.stored is not None]
+        rows, stored = (sum(each) for each in zip(*sparse, strict=True)) if sparse else (0, 0)
+        width = self.dtype.itemsize
+        return stored * (width + 4) + rows * 8, rows * self.num_features * width
+
+    def _summarize(self, rows: list[Row]) -> None:
+        rows = sorted(rows, key=lambda row: (row.partition, row.chunk))
+        problems = [row.problem for row in rows if row.problem is not None]
+        if problems:
+            raise ValueError(problems[0])
+        chunks = [row for row in rows if row.chunk >= 0]
+        dims: Counter[int] = Counter()
+        for row in chunks:
+            dims[row.dim] += row.rows
+        name = self.source.features_col
+        self.num_skipped = sum(row.skipped for row in rows if row.chunk < 0)
+        if not dims:
+            skipped = f" ({self.num_skipped} invalid rows were skipped)" * bool(self.num_skipped)
+            raise ValueError(f"featuresCol {name!r} has no items to fit{skipped}")
+        if len(dims) > 1 and self.source.handle_invalid == "error":
+            found = ", ".join(f"{dim} ({dims[dim]} rows)" for dim in sorted(dims))
+            raise ValueError(f"featuresCol {name!r} has vectors of several dimensions: {found}")
+        self._several_dims = len(dims) > 1
+        # The most frequent dimension is kept, which does not depend on the partitioning.
+        self.num_features = min(dims, key=lambda dim: (-dims[dim], dim))
+        self.num_items = dims.pop(self.num_features)
+        self.num_skipped += dims.total()
+        kept = [row for row in chunks if row.dim == self.num_features]
+        self.dtype = np.result_type(*{row.dtype for row in kept})
+        labels = [row.label for row in kept if row.label is not None]
+        self.largest_label = max(labels, default=None)
+        self.chunks = [Chunk(*(row[name] for name in Chunk._fields)) for row in kept]
+
+    def gather(self) -> tuple[Items, NDArray[np.floating]]:
+        """Fetch the items to the driver in slices, and copy each vector straight to its place.
+
+        Returns
+        -------
+        items : Items
+            The items without their vectors, sorted by `source.sort_by`.
+        matrix : ndarray of shape (num_items, num_features), dtype `dtype`
+            Their vectors, in the same order.
+        """
+        # A single slice is fetched with all columns in one job, which is faster than planning two.
+        small = len(list(self._slices())) == 1
+        rows = list(self._fetch()) if small else self._fetch("columns")
+        table = self._gather_columns(rows)
+        place = np.arange(self.num_items)
+        if table is not None and self.source.sort_by:
+            order = pc.sort_indices(table, [(name, "ascending") for name in self.source.sort_by])
+            table = table.take(order)
+            place[order.to_numpy()] = np.arange(self.num_items)
+        matrix = np.empty((self.num_items, self.num_features), dtype=self.dtype)
+        start = 0
+        for row in rows if small else self._fetch("dtype", "lengths", "indices", "values"):
+            for first, part in unpack(row, self.num_features):
+                at = start + first
+                matrix[place[at : at + len(part)]] = part
+            start += row["rows"]
+        return self._items(table), matrix
+
+    def _gather_columns(self, rows: Iterable[dict[str, Any]]) -> pa.Table | None:
+        if not self.source.columns:
+            return None
+        return pa.concat_tables(columns_of(row) for row in rows)
+
+    def _items(self, table: pa.Table | None) -> Items:
+        if table is None:
+            return Items(self.num_items, {})
+        return Items.from_table(table.drop([POSITION] if POSITION in table.column_names else []))
+
+    def _fetch(self, *names: str) -> Iterator[dict[str, Any]]:
+        """Yield the chunks in order, fetched in bounded slices; by default with all columns."""
+        for part in self._slices():
+            wanted = self.frame
+            if self._several_dims:
+                wanted = wanted.where(F.col("dim") == self.num_features)
+            if len(part) < len(self.chunks):
+                wanted = wanted.where(_within(part[0], part[-1]))
+            if names:
+                wanted = wanted.select("partition", "chunk", "rows", "digest", *names)
+            rows = [row for row in compat.collect(wanted) if row["chunk"] >= 0]
+            rows.sort(key=lambda row: (row["partition"], row["chunk"]))
+            marks = ("partition", "chunk", "rows", "digest")
+            counted = [tuple(getattr(chunk, mark) for mark in marks) for chunk in part]
+            if [tuple(row[mark] for mark in marks) for row in rows] != counted:
+                raise RuntimeError(
+                    CHANGED.format(
+                        what="the rows that were fetched differ from those counted before"
+                    )
+                )
+            yield from rows
+
+    def _slices(self) -> Iterator[list[Chunk]]:
+        part: list[Chunk] = []
+        size = 0
+        for chunk in self.chunks:
+            if part and size + chunk.size > self._slice_bytes:
+                yield part
+                part, size = [], 0
+            part.append(chunk)
+            size += chunk.size
+        yield part
+
+
+def _pack(dataset: DataFrame, source: ItemSource, request: packing.PackRequest) -> DataFrame:
+    inputs = source.features.inputs | source.columns
+    run = guarded(functools.partial(packing.pack, request))
+    read = dataset.select(*(each.value.alias(name) for name, each in inputs.items()))
+    return read.mapInArrow(run, from_arrow_schema(CHUNK_SCHEMA))
+
+
+def _within(first: Chunk, last: Chunk) -> Column:
+    """Whether a row is one of these chunks, or a chunk between them."""
+    at = F.struct("partition", "chunk")
+    # The plain comparison of partitions lets Spark skip cached blocks.
+    partitions = F.col("partition").between(first.partition, last.partition)
+    return partitions & (at >= _key(first)) & (at <= _key(last))
+
+
+def _key(chunk: Chunk) -> Column:
+    return F.struct(F.lit(chunk.partition).alias("partition"), F.lit(chunk.chunk).alias("chunk"))
+
+
+def _bytes_of(size: str) -> int:
+    """Return the bytes of a size in Spark's settings, such as "64m", "1g" or "1048576"."""
+    text = size.strip().lower().rstrip("b")
+    unit = "kmgtp".find(text[-1:]) + 1 if text[-1:].isalpha() else 0
+    return int(float(text[:-1] if unit else text) * 1024**unit)

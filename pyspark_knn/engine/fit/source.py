@@ -1,0 +1,194 @@
+"""What a fit reads of a DataFrame of items, and how a saved model's items are read back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+from pyspark.sql import types as T
+
+from pyspark_knn.engine.fit.chunks import POSITION
+from pyspark_knn.engine.fit.packing import NumberRule
+from pyspark_knn.engine.rows import columns
+from pyspark_knn.engine.rows.columns import Features, Input
+from pyspark_knn.engine.spark import hints
+
+
+@dataclass(frozen=True)
+class ItemColumn:
+    """A column that every item has beside its vector.
+
+    A stage lists its own in `_KNNParams._item_columns`. From there on a column goes by its name:
+    through packing, bundles, shards and saved models to the answers that need it.
+
+    Attributes
+    ----------
+    name : str
+        "id", "label", "weight"; not "position", "features", or the names of the vectors' inputs
+        (`pyspark_knn.engine.rows.vectors.VALUES` and `LAYOUT`).
+    param, column : str
+        The Param that names the DataFrame's column, and the name of that column.
+    rule : NumberRule, optional
+        The numbers that the column may hold, as double. None: it holds ids, of any atomic type.
+    """
+
+    name: str
+    param: str
+    column: str
+    rule: NumberRule | None = None
+
+    @property
+    def saved_types(self) -> tuple[str, ...]:
+        """The types that it may have in a saved model; empty for any type that ids may have."""
+        return () if self.rule is None else ("double",)
+
+    def read(self, dataset: DataFrame) -> Input:
+        """Return the column of `dataset` as Python gets it.
+
+        Raises
+        ------
+        TypeError
+            If the column has a type that is not supported.
+        ValueError
+            If there is no such column.
+        """
+        if self.rule is not None:
+            return _numbers(dataset, self.rule)
+        id_type = self.id_type(dataset)
+        value = columns.to_wire(columns.column(self.column), id_type)
+        return Input(value, columns.wire_type(id_type))
+
+    def id_type(self, dataset: DataFrame) -> T.DataType:
+        """Return the type of the ids in `dataset`; for the errors see `read`."""
+        field = columns.field_of(dataset, self.param, self.column)
+        return columns.check_id_type(self.param, field)
+
+
+@dataclass(frozen=True)
+class ItemSource:
+    """What to read of a DataFrame of items.
+
+    Attributes
+    ----------
+    features : columns.Features
+        The vectors.
+    features_col : str
+        The name of their column, for messages.
+    columns : dict of str to Input
+        The columns of `ItemColumn`, by name, and "position" of saved items. Their order breaks ties
+        between items at the same distance.
+    id_type : DataType or None
+        The Spark type of the ids; None where the positions are the ids.
+    id_col : str or None
+        The name of the id column, for messages.
+    handle_invalid : {"error", "skip", "keep"}
+        What to do with an invalid vector: "skip" and "keep" drop the item.
+    dtype : {"auto", "float32"}
+        The type of the stored vectors; "auto" is the narrowest that keeps all values.
+    rules : tuple of NumberRule
+        What the columns of numbers may hold.
+    """
+
+    features: Features
+    features_col: str
+    columns: dict[str, Input]
+    id_type: T.DataType | None = None
+    id_col: str | None = None
+    handle_invalid: str = "error"
+    dtype: str = "auto"
+    rules: tuple[NumberRule, ...] = ()
+
+    @property
+    def sort_by(self) -> tuple[str, ...]:
+        """The columns that order the items; none of them keeps the order of the DataFrame.
+
+        Among equal ids the smaller label comes first, so that ties have one answer.
+        """
+        if self.id_type is not None:
+            return tuple(self.columns)
+        return (POSITION,) if POSITION in self.columns else ()
+
+    @property
+    def fields(self) -> list[T.StructField]:
+        """What an item in a shard has beside its vector, "id" first, which all of them have."""
+        found = {"id": T.LongType()} | {name: each.type for name, each in self.columns.items()}
+        return [T.StructField(name, kind) for name, kind in found.items() if name != POSITION]
+
+
+def item_source(
+    dataset: DataFrame,
+    features_col: str,
+    declared: Sequence[ItemColumn],
+    handle_invalid: str,
+    dtype: str,
+) -> ItemSource:
+    """Return what a fit reads of `dataset`.
+
+    Parameters
+    ----------
+    dataset : DataFrame
+        The items.
+    features_col : str
+        The column of vectors.
+    declared : sequence of ItemColumn
+        What else every item has; ids come first.
+    handle_invalid, dtype : str
+        See `ItemSource`.
+
+    Raises
+    ------
+    TypeError
+        If a column has a type that is not supported.
+    ValueError
+        If a column does not exist.
+    """
+    ids = [each for each in declared if each.name == "id"]
+    return ItemSource(
+        features=columns.features_of(dataset, "featuresCol", features_col),
+        features_col=features_col,
+        columns={each.name: each.read(dataset) for each in declared},
+        id_type=ids[0].id_type(dataset) if ids else None,
+        id_col=ids[0].column if ids else None,
+        handle_invalid=handle_invalid,
+        dtype=dtype,
+        rules=tuple(each.rule for each in declared if each.rule is not None),
+    )
+
+
+def saved_source(frame: DataFrame, declared: Iterable[ItemColumn]) -> ItemSource:
+    """Return how to read what `Placement.items_frame` returned.
+
+    Parameters
+    ----------
+    frame : DataFrame
+        Has the columns `features`, those of `declared` by their names, and "position" where there
+        are no ids.
+    declared : iterable of ItemColumn
+        What every item has beside its vector.
+    """
+    named = [_saved(each) for each in declared]
+    source = item_source(frame, "features", named, "error", "auto")
+    if POSITION in frame.columns:
+        source.columns[POSITION] = Input(F.col(POSITION), T.LongType())
+    return source
+
+
+def _saved(each: ItemColumn) -> ItemColumn:
+    """The same column in a saved model, where it has the name that we gave it."""
+    rule = each.rule
+    if rule is not None:
+        rule = replace(rule, param="items column", column=each.name)
+    return replace(each, param="items column", column=each.name, rule=rule)
+
+
+def _numbers(dataset: DataFrame, rule: NumberRule) -> Input:
+    field = columns.field_of(dataset, rule.param, rule.column)
+    if not isinstance(field.dataType, T.NumericType):
+        raise TypeError(
+            f"{rule.param} {rule.column!r} must be numeric but was actually "
+            f"{field.dataType.simpleString()}; "
+            + hints.number(field.name, field.dataType, classes=not rule.fractional)
+        )
+    return Input(columns.column(field.name).cast("double"), T.DoubleType())

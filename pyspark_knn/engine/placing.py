@@ -1,0 +1,147 @@
+"""Puts packed items in their place: replicated or sharded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from pyspark.sql import types as T
+
+from pyspark_knn.engine.fit.packed import PackedItems
+from pyspark_knn.engine.placement import REPLICATED, SHARDED, Placement
+from pyspark_knn.engine.replicated import Replicated
+from pyspark_knn.engine.rows.items import Items
+from pyspark_knn.engine.sharded import Sharded
+from pyspark_knn.engine.ship import shipping
+from pyspark_knn.engine.spark.memory import available_memory
+from pyspark_knn.index.base import IndexSpec
+
+AUTO_BYTES = 2 << 30
+"""Placement "auto" replicates vectors up to this size, in bytes."""
+
+GROWN_BYTES = 2 << 30
+MOST_GROWTH = 100
+"""Sparse vectors that would grow beyond both, in bytes and by this factor, as dense ones are
+refused. What VectorAssembler makes of numbers and one-hot vectors grows by far less."""
+
+
+@dataclass(frozen=True)
+class PlacementParams:
+    """The Params that decide about the placement.
+
+    Attributes
+    ----------
+    placement : {"auto", "replicated", "sharded"}
+        Where the index is.
+    num_shards : int or None
+        The number of shards of a sharded index; None: by size and cores.
+    shard_by : {"hash", "kmeans"}
+        How items are divided into shards.
+    """
+
+    placement: str
+    num_shards: int | None
+    shard_by: str
+
+
+def place(packed: PackedItems, spec: IndexSpec, params: PlacementParams) -> tuple[Placement, str]:
+    """Index packed items where they fit.
+
+    Parameters
+    ----------
+    packed : PackedItems
+        The items.
+    spec : IndexSpec
+        How to index them.
+    params : PlacementParams
+        Where to put the index.
+
+    Returns
+    -------
+    index : Placement
+        The index in its place.
+    reason : str
+        Why it is there, one sentence.
+
+    Raises
+    ------
+    ValueError
+        See `choose_placement`.
+    """
+    name, reason = choose_placement(params.placement, packed)
+    if name == SHARDED:
+        return Sharded.build(packed, spec, params.num_shards, params.shard_by), reason
+    return replicate(*packed.gather(), spec, packed.source.id_type), reason
+
+
+def replicate(
+    items: Items, matrix: NDArray[np.floating], spec: IndexSpec, id_type: T.DataType | None
+) -> Placement:
+    """Index items that are on the driver; for the parameters see `Replicated.build`."""
+    return Replicated.build(items, matrix, spec, id_type)
+
+
+def choose_placement(placement: str, packed: PackedItems) -> tuple[str, str]:
+    """Choose the placement of items, and check that they fit there, before any of them is fetched.
+
+    Parameters
+    ----------
+    placement : {"auto", "replicated", "sharded"}
+        The Param ``placement``.
+    packed : PackedItems
+        The items.
+
+    Returns
+    -------
+    name : {"replicated", "sharded"}
+        The placement.
+    reason : str
+        The size of the items in GiB and the reason for the placement, one sentence.
+
+    Raises
+    ------
+    ValueError
+        If sparse vectors would grow too much as dense ones, or if the item matrix is too large for
+        `placement` "replicated".
+    """
+    _check_growth(packed)
+    needed, free = packed.nbytes, available_memory()
+    size = (
+        f"{packed.num_items:,} items of {packed.num_features:,} dimensions in "
+        f"{packed.dtype.name} take {needed / 2**30:.2f} GiB"
+    )
+    driver = "" if free is None else f"{free / 2**30:.2f} GiB are free on the driver"
+    too_large = free is not None and needed > free
+    if placement == SHARDED:
+        return SHARDED, f"placement is 'sharded'; {size}"
+    if not shipping.takes_files(packed.frame.sparkSession):
+        return SHARDED, f"{size}, and the server accepts no files, so the index is sent as rows"
+    if placement == "auto" and needed > AUTO_BYTES:
+        limit = f"{AUTO_BYTES / 2**30:.0f} GiB"
+        return SHARDED, f"{size}, more than the {limit} up to which 'auto' replicates"
+    if placement == "auto" and too_large:
+        return SHARDED, f"{size}, and {driver}"
+    if too_large:
+        dense = ", since sparse vectors are stored dense" * bool(packed.sparse_size()[1])
+        raise ValueError(
+            f"placement 'replicated' needs too much memory: {size}{dense}, but {driver}. Use "
+            "placement='sharded', a driver with more memory, fewer items, or vectors of fewer "
+            "dimensions (pyspark.ml.feature.PCA)."
+        )
+    return REPLICATED, f"{size}, which every executor can hold"
+
+
+def _check_growth(packed: PackedItems) -> None:
+    """Refuse sparse vectors that would be too large as dense ones."""
+    sparse, dense = packed.sparse_size()
+    if dense <= GROWN_BYTES or dense < MOST_GROWTH * sparse:
+        return
+    raise ValueError(
+        f"featuresCol {packed.source.features_col!r}: {packed.num_items:,} items of "
+        f"{packed.num_features:,} dimensions take {sparse / 2**20:.1f} MiB as sparse vectors, but "
+        f"would be stored dense, in {packed.nbytes / 2**30:.2f} GiB. Use vectors of fewer "
+        "dimensions: a smaller numFeatures of HashingTF or vocabSize of CountVectorizer, or "
+        "pyspark.ml.feature.PCA. To store them dense on purpose, convert the column by "
+        "pyspark.ml.functions.vector_to_array before fit"
+    )

@@ -1,0 +1,1 @@
+"""What rows are on their way from Spark to Python and back."""

@@ -1,0 +1,189 @@
+"""What a search returns for its queries: lists of neighbors, and predictions from them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from pyspark_knn.engine.rows.items import Items
+from pyspark_knn.engine.spark.arrow import list_rows
+from pyspark_knn.index import votes
+from pyspark_knn.index.base import Found
+
+if TYPE_CHECKING:
+    from pyspark.sql.types import StructType
+
+DISTANCE = "distance"
+"""In `FoundLists`: the distance, which is not a column of the items."""
+
+
+class Answer(Protocol):
+    """What a stage returns for a query, made of its neighbors."""
+
+    @property
+    def result_type(self) -> StructType:
+        """The output columns, as they come from Python."""
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The item columns that it reads, by name."""
+
+    @property
+    def width(self) -> int:
+        """The numbers in the answer to one query, in addition to one for each neighbor."""
+
+    def rows(self, found: Found, items: Items) -> pa.StructArray:
+        """Return one struct of `result_type` for each query."""
+
+
+@dataclass(frozen=True)
+class FoundLists:
+    """The neighbors of each query as lists, nearest first: distances, and columns of the items.
+
+    Attributes
+    ----------
+    result_type : StructType
+        The output columns, one for each of `names`.
+    names : tuple of str
+        What to list: `DISTANCE`, and item columns such as "id".
+    """
+
+    result_type: StructType
+    names: tuple[str, ...]
+    width = 0
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The item columns among `names`."""
+        return tuple(name for name in self.names if name != DISTANCE)
+
+    def rows(self, found: Found, items: Items) -> pa.StructArray:
+        """Return one struct of lists for each query, as long as it has neighbors."""
+        offsets = pa.array(found.offsets, pa.int32())
+        values = [
+            pa.array(found.distances) if name == DISTANCE else items.take(name, found.positions)
+            for name in self.names
+        ]
+        lists = [pa.ListArray.from_arrays(offsets, each) for each in values]
+        return pa.StructArray.from_arrays(lists, names=self.result_type.names)
+
+
+class Predicted(Protocol):
+    """What a classifier or a regressor predicts from neighbors."""
+
+    @property
+    def width(self) -> int:
+        """The numbers in the prediction for one query."""
+
+    def columns(self, found: Found, items: Items) -> dict[str, pa.Array]:
+        """Return the output columns, by the Params that name them."""
+
+
+@dataclass(frozen=True)
+class ClassVote:
+    """Votes, probabilities and the class that wins.
+
+    Attributes
+    ----------
+    num_classes : int
+        The number of classes.
+    weights : {"uniform", "distance"}
+        The weight of a vote, see `votes.vote_weights`.
+    thresholds : tuple of float or None
+        See `votes.winners`.
+    """
+
+    num_classes: int
+    weights: str
+    thresholds: tuple[float, ...] | None
+
+    @property
+    def width(self) -> int:
+        """A vote and a probability for each class."""
+        return 2 * self.num_classes
+
+    def columns(self, found: Found, items: Items) -> dict[str, pa.Array]:
+        """Return two columns of lists of double, and a column of double."""
+        weights = _vote_weights(found, items, self.weights)
+        cast = votes.class_votes(found, weights, items.numbers("label"), self.num_classes)
+        limits = None if self.thresholds is None else np.array(self.thresholds)
+        return {
+            "rawPredictionCol": list_rows(cast),
+            "probabilityCol": list_rows(votes.probabilities(cast)),
+            "predictionCol": pa.array(votes.winners(cast, limits)),
+        }
+
+
+@dataclass(frozen=True)
+class LabelMean:
+    """The weighted mean of the labels.
+
+    Attributes
+    ----------
+    weights : {"uniform", "distance"}
+        The weight of a neighbor, see `votes.vote_weights`.
+    """
+
+    weights: str
+    width = 1
+
+    def columns(self, found: Found, items: Items) -> dict[str, pa.Array]:
+        """Return a column of double."""
+        weights = _vote_weights(found, items, self.weights)
+        means = votes.weighted_means(found, weights, items.numbers("label"))
+        return {"predictionCol": pa.array(means)}
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The answer of a classifier or a regressor: a prediction, and the neighbors behind it.
+
+    Attributes
+    ----------
+    result_type : StructType
+        The output columns.
+    outputs : tuple of str
+        The Params that name the output columns, in their order.
+    predicted : Predicted
+        What is predicted.
+    lists : FoundLists or None
+        The neighbors, in columns that are named by the Params; None where no output shows them.
+    weighted : bool
+        Whether the items have weights.
+    """
+
+    result_type: StructType
+    outputs: tuple[str, ...]
+    predicted: Predicted
+    lists: FoundLists | None
+    weighted: bool
+
+    @property
+    def width(self) -> int:
+        """See `Predicted.width`."""
+        return self.predicted.width
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Labels, weights where there are any, and ids where an output shows them."""
+        ids = () if self.lists is None else self.lists.needs
+        return (*ids, "label", *(("weight",) if self.weighted else ()))
+
+    def rows(self, found: Found, items: Items) -> pa.StructArray:
+        """Return one struct for each query."""
+        cells = self.predicted.columns(found, items)
+        if self.lists is not None:
+            lists = self.lists.rows(found, items)
+            cells |= zip(self.lists.result_type.names, lists.flatten(), strict=True)
+        arrays = [cells[param] for param in self.outputs]
+        return pa.StructArray.from_arrays(arrays, names=self.result_type.names)
+
+
+def _vote_weights(found: Found, items: Items, weights: str) -> NDArray[np.float64]:
+    """Return the weight of each neighbor, the item's own weight included where it has one."""
+    item_weights = items.numbers("weight") if "weight" in items.columns else None
+    return votes.vote_weights(found, weights, item_weights)

@@ -1,0 +1,233 @@
+"""The search of a batch of queries, in a Python worker."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
+
+from pyspark_knn.engine.rows.items import Items
+from pyspark_knn.engine.rows.vectors import (
+    LAYOUT,
+    VALUES,
+    VectorBatch,
+    describe_invalid,
+    invalid_rows,
+)
+from pyspark_knn.engine.search.answers import Answer
+from pyspark_knn.engine.ship.bundle import BundleRef, open_bundle
+from pyspark_knn.engine.spark.arrow import list_offsets
+from pyspark_knn.index.base import Exclusion, NeighborIndex
+
+EXCLUDED = "excluded"
+"""The input that holds the ids never to be returned to a query: an array without nulls."""
+
+_BLOCK_BYTES = 32 << 20
+"""Query vectors that are searched at once."""
+
+BLOCK_NUMBERS = 1 << 20
+"""Numbers in the answers to one block of queries: memory stays bounded however large k is."""
+
+
+@dataclass(frozen=True)
+class Searchable:
+    """The content of a bundle.
+
+    Attributes
+    ----------
+    items : Items
+        The items without their vectors.
+    index : NeighborIndex
+        The index of their vectors, in the same order.
+    """
+
+    items: Items
+    index: NeighborIndex
+
+
+@dataclass(frozen=True)
+class Request:
+    """All that a worker must know about a search.
+
+    Attributes
+    ----------
+    k : int
+        Neighbors per query; may exceed the number of items.
+    max_distance : float or None
+        The largest distance of a neighbor, inclusive, in the unit of the metric.
+    handle_invalid : {"error", "skip", "keep"}
+        What to do with an invalid query.
+    features_col : str
+        The name of the features column, for messages.
+    inputs : tuple of str
+        The names of a query's columns, in the order in which the worker gets them:
+        `vectors.VALUES`, then `vectors.LAYOUT` and `EXCLUDED` where they are there.
+    answer : Answer
+        Makes the output.
+    probes : int or None
+        The number of cells to search, where shards are cells; None: all that may hold a neighbor.
+    replicas : int or None
+        The number of tasks that share the queries of a shard; None: by the number of cores.
+    """
+
+    k: int
+    max_distance: float | None
+    handle_invalid: str
+    features_col: str
+    inputs: tuple[str, ...]
+    answer: Answer
+    probes: int | None = None
+    replicas: int | None = None
+
+    @property
+    def vector(self) -> tuple[str, ...]:
+        """The inputs that make up a query's vector."""
+        return tuple(name for name in self.inputs if name in (VALUES, LAYOUT))
+
+    def named(self, arrays: tuple[pa.Array, ...]) -> dict[str, pa.Array]:
+        """Return the columns of a batch of queries by their names."""
+        return dict(zip(self.inputs, arrays, strict=True))
+
+
+def search_batches(
+    ref: BundleRef, request: Request, batches: Iterator[tuple[pa.Array, ...]]
+) -> Iterator[pa.Array]:
+    """Answer batches of queries.
+
+    Parameters
+    ----------
+    ref : BundleRef
+        Where the index is.
+    request : Request
+        What to search, and what to return.
+    batches : iterator of tuples of pyarrow.Array
+        The columns `request.inputs` of the queries.
+
+    Yields
+    ------
+    pyarrow.ListArray
+        For each query a list of one struct; an empty list drops the row (skip), a list with a null
+        keeps it without an answer (keep).
+
+    Raises
+    ------
+    ValueError
+        For an invalid query, if `handle_invalid` is "error"; for one in a wrong unit always.
+    """
+    searchable = open_bundle(ref)
+    with threadpool_limits(limits=task_threads()):
+        for arrays in batches:
+            yield from answer_batch(searchable, request, request.named(arrays))
+
+
+def task_threads() -> int:
+    """Return the BLAS and OpenMP threads of a task: its cores (spark.task.cpus)."""
+    from pyspark import TaskContext
+
+    context = TaskContext.get()
+    return 1 if context is None else max(1, context.cpus())
+
+
+def answer_batch(
+    searchable: Searchable, request: Request, arrays: Mapping[str, pa.Array]
+) -> Iterator[pa.Array]:
+    """Answer one batch, in blocks of bounded size; for the rest see `search_batches`."""
+    items, index = searchable.items, searchable.index
+    dim = index.matrix.shape[1]
+    k = min(request.k, items.count)
+    queries = VectorBatch.from_arrow(arrays, request.features_col)
+    excluded = arrays.get(EXCLUDED)
+    step = min(query_step(dim), max(1, BLOCK_NUMBERS // (k + request.answer.width)))
+    for start in range(0, len(queries), step):
+        rows = np.arange(start, min(start + step, len(queries)))
+        matrix, valid = valid_queries(queries, rows, dim)
+        if request.handle_invalid == "error" and not valid.all():
+            row = int(rows[~valid][0])
+            raise ValueError(
+                describe_invalid("featuresCol", request.features_col, queries, row, dim)
+            )
+        index.metric.check_values(matrix)
+        found = index.search(
+            matrix,
+            k,
+            max_distance=request.max_distance,
+            exclude=None if excluded is None else _exclusion(excluded, rows[valid], items),
+        )
+        answers = request.answer.rows(found, items)
+        yield fan_out(answers, valid, keep=request.handle_invalid == "keep")
+
+
+def query_step(dim: int) -> int:
+    """Return how many queries of dimension `dim` are made dense at once."""
+    return max(1, _BLOCK_BYTES // (8 * dim))
+
+
+def valid_queries(
+    queries: VectorBatch, rows: NDArray[np.int64], dim: int
+) -> tuple[NDArray[np.floating], NDArray[np.bool_]]:
+    """Return the vectors of the valid rows among `rows`, and which of `rows` those are."""
+    valid = queries.dims[rows] == dim
+    matrix = queries.dense(rows[valid], dim)
+    bad = invalid_rows(matrix)
+    if bad.any():
+        valid[np.flatnonzero(valid)[bad]] = False
+        matrix = matrix[~bad]
+    return matrix, valid
+
+
+def _exclusion(excluded: pa.ListArray, rows: NDArray[np.int64], items: Items) -> Exclusion | None:
+    """Return the pairs of query and item that the ids to exclude stand for."""
+    lists = excluded.take(pa.array(rows))
+    which, positions = items.positions_of(lists.flatten())
+    if not len(which):
+        return None
+    query = np.repeat(np.arange(len(rows)), lists.value_lengths().to_numpy())[which]
+    order = np.argsort(positions, kind="stable")
+    return Exclusion(query[order], positions[order])
+
+
+def fan_out(answers: pa.StructArray, valid: NDArray[np.bool_], *, keep: bool) -> pa.ListArray:
+    """Return a list for each query: its answer, or, if it is invalid, nothing or a null (`keep`).
+
+    Parameters
+    ----------
+    answers : pyarrow.StructArray
+        The answers to the valid queries.
+    valid : ndarray of shape (n_queries,), dtype bool
+        Which queries are valid.
+    keep : bool
+        Whether an invalid query keeps its row.
+    """
+    if not keep:
+        return pa.ListArray.from_arrays(list_offsets(valid), answers)
+    if not valid.all():
+        row = pa.array(np.cumsum(valid) - 1, mask=~valid)
+        answers = answers.take(row)
+    return pa.ListArray.from_arrays(list_offsets(np.ones(len(valid), dtype=bool)), answers)
+
+
+TIMING_SCHEMA = "seconds double, items long"
+
+
+def time_search(searchable: Searchable, queries: NDArray[np.floating], k: int) -> pa.RecordBatch:
+    """Return how long a search of some queries takes, as a row of `TIMING_SCHEMA`."""
+    count = searchable.items.count
+    with threadpool_limits(limits=task_threads()):
+        start = time.perf_counter()
+        searchable.index.search(queries, min(k, count))
+        seconds = time.perf_counter() - start
+    return pa.RecordBatch.from_pydict({"seconds": [seconds], "items": [count]})
+
+
+def time_bundle(
+    ref: BundleRef, queries: NDArray[np.floating], k: int, batches: Iterator[pa.RecordBatch]
+) -> Iterator[pa.RecordBatch]:
+    """Yield `time_search` in a bundle, once; the content of `batches` is ignored."""
+    for _ in batches:
+        pass
+    yield time_search(open_bundle(ref), queries, k)

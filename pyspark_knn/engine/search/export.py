@@ -1,0 +1,79 @@
+"""Items as rows of a DataFrame again, in a Python worker."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pyarrow as pa
+
+from pyspark_knn.engine.search.batches import Searchable
+from pyspark_knn.engine.ship.bundle import BundleRef, open_bundle
+from pyspark_knn.engine.ship.shard_rows import open_shards
+from pyspark_knn.engine.spark.arrow import list_rows
+
+_BATCH_BYTES = 32 << 20
+"""Vectors in one batch of rows."""
+
+
+def read_items(
+    ref: BundleRef, names: list[str], batches: Iterator[pa.RecordBatch]
+) -> Iterator[pa.RecordBatch]:
+    """Yield the items at given positions.
+
+    Parameters
+    ----------
+    ref : BundleRef
+        Where the index is.
+    names : list of str
+        The columns to yield: "position", "features", and those of the items.
+    batches : iterator of pyarrow.RecordBatch
+        One column of consecutive positions.
+
+    Yields
+    ------
+    pyarrow.RecordBatch
+        The columns `names`.
+    """
+    searchable = open_bundle(ref)
+    for batch in batches:
+        if batch.num_rows:
+            start = batch.column(0)[0].as_py()
+            yield from _rows(searchable, names, start, start + batch.num_rows)
+
+
+def read_shards(
+    digests: dict[int, str], names: list[str], batches: Iterator[pa.RecordBatch]
+) -> Iterator[pa.RecordBatch]:
+    """Yield the items of shards.
+
+    Parameters
+    ----------
+    digests : dict of int to str
+        What each shard must be, see `shard_rows.ShardReader`.
+    names : list of str
+        The columns to yield: "features", and those of the items.
+    batches : iterator of pyarrow.RecordBatch
+        `shard_rows.SHARD_COLUMNS`, the parts of each shard in order.
+
+    Yields
+    ------
+    pyarrow.RecordBatch
+        The columns `names`.
+    """
+    for searchable in open_shards(digests, batches):
+        yield from _rows(searchable, names, 0, searchable.items.count)
+
+
+def _rows(
+    searchable: Searchable, names: list[str], start: int, stop: int
+) -> Iterator[pa.RecordBatch]:
+    """Yield the items from `start` to `stop` in batches of bounded size."""
+    items, matrix = searchable.items, searchable.index.matrix
+    step = max(1, _BATCH_BYTES // (8 * matrix.shape[1]))
+    for first in range(start, stop, step):
+        last = min(first + step, stop)
+        cells = {name: values[first:last] for name, values in items.columns.items()}
+        cells["position"] = pa.array(np.arange(first, last))
+        cells["features"] = list_rows(matrix[first:last])
+        yield pa.RecordBatch.from_arrays([cells[name] for name in names], names=names)

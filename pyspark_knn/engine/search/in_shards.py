@@ -1,0 +1,85 @@
+"""The search of shards, each of which comes as rows just before its queries, in a Python worker."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
+
+from pyspark_knn.engine.search.batches import Request, answer_batch, task_threads, time_search
+from pyspark_knn.engine.ship.shard_rows import SHARD_COLUMNS, ShardReader, open_shards
+
+PASSING = -1
+"""As the number of a shard: a query that passes through, and is not searched here."""
+
+
+def search_shards(
+    request: Request,
+    digests: dict[int, str],
+    batches: Iterator[tuple[pa.Array, ...]],
+) -> Iterator[pa.Array]:
+    """Search shards.
+
+    Parameters
+    ----------
+    request : Request
+        What to search; its answer is `FoundLists`.
+    digests : dict of int to str
+        What each shard must be, see `shard_rows.ShardReader`.
+    batches : iterator of tuples of pyarrow.Array
+        `SHARD_COLUMNS`, of which a query has the first alone, and then `request.inputs`.
+
+    Yields
+    ------
+    pyarrow.ListArray
+        For each query a list of one struct, null for one that is invalid or passes through; for
+        each part of a shard an empty list.
+    """
+    reader = ShardReader(digests)
+    width = len(SHARD_COLUMNS)
+    nothing = pa.array([[]], pa.list_(_arrow_type(request)))
+    with threadpool_limits(limits=task_threads()):
+        for arrays in batches:
+            for start, stop, is_query in _runs(arrays):
+                shard = arrays[0][start].as_py()
+                if shard == PASSING:
+                    yield pa.array([[None]] * (stop - start), nothing.type)
+                elif is_query:
+                    inputs = tuple(each[start:stop] for each in arrays[width:])
+                    yield from answer_batch(reader.content(shard), request, request.named(inputs))
+                else:
+                    for row in range(start, stop):
+                        reader.add(list(arrays[:width]), row)
+                        yield nothing
+
+
+def _arrow_type(request: Request) -> pa.DataType:
+    from pyspark.sql.pandas.types import to_arrow_type
+
+    return to_arrow_type(request.answer.result_type)
+
+
+def _runs(arrays: tuple[pa.Array, ...]) -> Iterator[tuple[int, int, bool]]:
+    """Yield stretches of rows of one shard that are all queries, or all parts of it."""
+    shard = arrays[0].to_numpy(zero_copy_only=False)
+    is_query = arrays[1].is_null().to_numpy(zero_copy_only=False)
+    changes = (np.diff(shard) != 0) | (np.diff(is_query.astype(np.int8)) != 0)
+    bounds = [0, *(np.flatnonzero(changes) + 1).tolist(), len(shard)]
+    for start, stop in itertools.pairwise(bounds):
+        if start < stop:
+            yield start, stop, bool(is_query[start])
+
+
+def time_shards(
+    digests: dict[int, str],
+    queries: NDArray[np.floating],
+    k: int,
+    batches: Iterator[pa.RecordBatch],
+) -> Iterator[pa.RecordBatch]:
+    """Yield `batches.time_search` in each shard that `batches` hold, as rows of `SHARD_COLUMNS`."""
+    for searchable in open_shards(digests, batches):
+        yield time_search(searchable, queries, k)

@@ -1,0 +1,107 @@
+"""The shards that a query is sent to, where shards are cells, in a Python worker."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from pyspark_knn.engine.rows.vectors import VectorBatch
+from pyspark_knn.engine.search.batches import Request, query_step, valid_queries
+from pyspark_knn.engine.search.in_shards import PASSING
+from pyspark_knn.engine.spark.arrow import list_offsets
+from pyspark_knn.index.cells import Cells
+
+
+def route_nearest(
+    request: Request, cells: Cells, probes: int, batches: Iterator[tuple[pa.Array, ...]]
+) -> Iterator[pa.Array]:
+    """Yield the shards whose centres are nearest to each query, nearest first.
+
+    Parameters
+    ----------
+    request : Request
+        The search.
+    cells : Cells
+        The cells that the shards are.
+    probes : int
+        The number of shards per query.
+    batches : iterator of tuples of pyarrow.Array
+        The columns `request.vector` of the queries.
+
+    Yields
+    ------
+    pyarrow.ListArray
+        Lists of int. An invalid query is sent to one shard, whose search handles it as invalid.
+    """
+    for arrays in _blocks(cells, batches):
+        matrix, valid = _vectors(request, cells, arrays)
+        shards = np.full((len(valid), min(probes, len(cells.numbers))), cells.numbers[0])
+        shards[valid] = cells.nearest(matrix, probes)
+        lengths = np.where(valid, shards.shape[1], 1)
+        kept = np.arange(shards.shape[1]) < lengths[:, None]
+        yield pa.ListArray.from_arrays(list_offsets(lengths), pa.array(shards[kept], pa.int32()))
+
+
+def route_within(
+    request: Request, cells: Cells, batches: Iterator[tuple[pa.Array, ...]]
+) -> Iterator[pa.Array]:
+    """Yield the further shards that may hold a neighbor of each query.
+
+    Parameters
+    ----------
+    request : Request
+        The search.
+    cells : Cells
+        The cells that the shards are.
+    batches : iterator of tuples of pyarrow.Array
+        The columns `request.vector` of the queries, the shard that was searched, and the distances
+        of the neighbors in it.
+
+    Yields
+    ------
+    pyarrow.ListArray
+        Lists of int, each of which starts with `PASSING`.
+    """
+    for *arrays, searched, found in _blocks(cells, batches):
+        matrix, valid = _vectors(request, cells, tuple(arrays))
+        opened = np.zeros((len(valid), len(cells.numbers)), dtype=bool)
+        opened[valid] = cells.within(matrix, _limits(request, found)[valid])
+        before = searched.to_numpy(zero_copy_only=False)
+        opened &= cells.numbers[None, :] != before[:, None]
+        column = np.nonzero(opened)[1]
+        lengths = opened.sum(axis=1)
+        shards = np.insert(cells.numbers[column], np.cumsum(lengths) - lengths, PASSING)
+        yield pa.ListArray.from_arrays(list_offsets(lengths + 1), pa.array(shards, pa.int32()))
+
+
+def _blocks(
+    cells: Cells, batches: Iterator[tuple[pa.Array, ...]]
+) -> Iterator[tuple[pa.Array, ...]]:
+    """Yield batches of so few rows that their dense vectors fit in memory at any dimension."""
+    step = query_step(cells.centers.shape[1])
+    for arrays in batches:
+        for start in range(0, max(1, len(arrays[0])), step):
+            yield tuple(each.slice(start, step) for each in arrays)
+
+
+def _limits(request: Request, found: pa.Array) -> NDArray[np.float64]:
+    """Return the largest distance that a further neighbor of each query may have."""
+    limit = np.inf if request.max_distance is None else request.max_distance
+    counts = found.value_lengths().fill_null(0).to_numpy(zero_copy_only=False)
+    limits = np.full(len(found), limit)
+    full = counts >= request.k
+    ends = np.cumsum(counts)[full] - 1
+    flat = found.flatten().to_numpy(zero_copy_only=False)
+    limits[full] = np.minimum(limits[full], flat[ends])
+    return limits
+
+
+def _vectors(
+    request: Request, cells: Cells, arrays: tuple[pa.Array, ...]
+) -> tuple[NDArray[np.floating], NDArray[np.bool_]]:
+    named = dict(zip(request.vector, arrays, strict=True))
+    queries = VectorBatch.from_arrow(named, request.features_col)
+    return valid_queries(queries, np.arange(len(queries)), cells.centers.shape[1])

@@ -1,0 +1,291 @@
+"""Builds shards in Python workers: packed chunks -> pieces of shards -> bundles."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import itertools
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
+
+from pyspark_knn.engine.fit.chunks import (
+    CHANGED,
+    CONTENT_WRAP,
+    POSITION,
+    columns_of,
+    unpack,
+)
+from pyspark_knn.engine.rows.items import Items
+from pyspark_knn.engine.search.batches import Searchable, task_threads
+from pyspark_knn.engine.ship.bundle import write_bundle
+from pyspark_knn.engine.ship.shard_rows import Shard, shard_rows
+from pyspark_knn.engine.spark.arrow import one_row, rows_of, stream_of
+from pyspark_knn.index.auto import build_index
+from pyspark_knn.index.base import IndexSpec
+from pyspark_knn.index.cells import ShardAssignment
+
+PIECE_SCHEMA = pa.schema(
+    [
+        ("shard", pa.int32()),
+        ("dtype", pa.string()),
+        ("columns", pa.binary()),
+        ("values", pa.binary()),
+    ]
+)
+"""Items of one chunk that belong to one shard: their vectors, whose values are of type `dtype`, and
+their columns, an Arrow stream."""
+
+_CHANGED = CHANGED.format(what="the rows divided into shards differ from those counted before")
+
+
+@dataclass(frozen=True)
+class ShardRequest:
+    """All that a task that builds shards must know.
+
+    Attributes
+    ----------
+    dim : int
+        The dimension of the vectors; chunks of another one are left out.
+    dtype : numpy dtype
+        The type of the vectors in all shards, float32 or float64.
+    num_shards : int
+        The number of shards; some of them may be empty.
+    order : tuple of str
+        The item columns that sort the items of a shard, "id" first.
+    named : bool
+        Whether the items have ids or saved positions. If not, the positions come from `chunks`.
+    chunks : ndarray of shape (n_chunks, 5), dtype int64
+        Partition, chunk, position of the first item, number of items and content of each chunk.
+    spec : IndexSpec
+        The index to build.
+    assignment : ShardAssignment or None
+        The cells that the shards are; None assigns items to shards by a hash of their ids.
+    """
+
+    dim: int
+    dtype: np.dtype[np.floating]
+    num_shards: int
+    order: tuple[str, ...]
+    named: bool
+    chunks: NDArray[np.int64]
+    spec: IndexSpec
+    assignment: ShardAssignment | None = None
+
+
+# --- chunks -> pieces -----------------------------------------------------------------------------
+
+
+def split_chunks(
+    request: ShardRequest, batches: Iterator[pa.RecordBatch]
+) -> Iterator[pa.RecordBatch]:
+    """Divide packed chunks into pieces, one for each shard that their items belong to.
+
+    Parameters
+    ----------
+    request : ShardRequest
+        The shards.
+    batches : iterator of pyarrow.RecordBatch
+        Rows of `chunks.CHUNK_SCHEMA`.
+
+    Yields
+    ------
+    pyarrow.RecordBatch
+        Rows of `PIECE_SCHEMA`.
+
+    Raises
+    ------
+    RuntimeError
+        If the chunks differ from those that were counted before.
+    """
+    starts = {(row[0], row[1]): (row[2], row[3]) for row in request.chunks.tolist()}
+    found: dict[int, _Tally] = {}
+    for batch in batches:
+        for chunk in rows_of(batch):
+            tally = found.setdefault(chunk["partition"], _Tally())
+            if chunk["chunk"] < 0 or chunk["dim"] != request.dim:
+                continue  # the row that closes a partition, or vectors that are left out
+            tally.add(chunk["rows"], chunk["content"])
+            start, rows = starts.get((chunk["partition"], chunk["chunk"]), (0, -1))
+            if rows != chunk["rows"] and not request.named:
+                raise RuntimeError(_CHANGED)
+            yield from _pieces(request, chunk, start)
+    # By partitions and not by chunks, since the rows of a shuffle may come in another order.
+    for partition, tally in found.items():
+        counted = _Tally()
+        for *_, rows, content in request.chunks[request.chunks[:, 0] == partition].tolist():
+            counted.add(rows, content)
+        if tally != counted:
+            raise RuntimeError(_CHANGED)
+
+
+@dataclass
+class _Tally:
+    """The number of rows and the content of all chunks of a partition."""
+
+    rows: int = 0
+    content: int = 0
+
+    def add(self, rows: int, content: int) -> None:
+        self.rows += rows
+        self.content = (self.content + content) % CONTENT_WRAP
+
+
+def _pieces(
+    request: ShardRequest, chunk: Mapping[str, Any], start: int
+) -> Iterator[pa.RecordBatch]:
+    columns = _columns(chunk, start)
+    for first, matrix in unpack(chunk, request.dim):
+        part = columns.slice(first, len(matrix))
+        hashes = spread(part["id"])
+        if request.assignment is None:
+            shards = hashes % np.uint64(request.num_shards)
+        else:
+            shards = request.assignment.shards(matrix, hashes)
+        order = np.argsort(shards, kind="stable")
+        found, firsts = np.unique(shards[order], return_index=True)
+        for shard, rows in zip(found.tolist(), np.split(order, firsts[1:]), strict=True):
+            cells = {
+                "shard": shard,
+                "dtype": chunk["dtype"],
+                "columns": stream_of(part.take(pa.array(rows)).combine_chunks().to_batches()),
+                "values": pa.py_buffer(matrix[rows]),
+            }
+            yield one_row(PIECE_SCHEMA, cells)
+
+
+def _columns(chunk: Mapping[str, Any], start: int) -> pa.Table:
+    """Return the columns of a chunk's items, with positions as "id" where they have no ids."""
+    columns = pa.table({}) if chunk["columns"] is None else columns_of(chunk)
+    given = columns.drop([POSITION]) if POSITION in columns.column_names else columns
+    if "id" in columns.column_names:
+        return given
+    if POSITION in columns.column_names:
+        positions = columns[POSITION]
+    else:
+        positions = pa.chunked_array([np.arange(start, start + chunk["rows"])])
+    named = {name: given[name] for name in given.column_names}
+    return pa.table({"id": positions, **named})
+
+
+def spread(ids: pa.ChunkedArray) -> NDArray[np.uint64]:
+    """Hash ids: equal ids get the same shard, and no pattern in the ids makes a shard large."""
+    if pa.types.is_integer(ids.type):
+        plain = ids.to_numpy().astype(np.int64).view(np.uint64)
+        return np.asarray(pd.util.hash_array(plain))
+    if not (pa.types.is_binary(ids.type) or pa.types.is_large_binary(ids.type)):
+        ids = ids.cast(pa.string())
+    objects = np.asarray(ids.to_pandas(), dtype=object)
+    return np.asarray(pd.util.hash_array(objects, categorize=False))
+
+
+# --- pieces -> shards -----------------------------------------------------------------------------
+
+
+def build_shards(
+    request: ShardRequest, batches: Iterator[pa.RecordBatch]
+) -> Iterator[pa.RecordBatch]:
+    """Build the index of each shard, and yield its bundle part by part.
+
+    Parameters
+    ----------
+    request : ShardRequest
+        The shards.
+    batches : iterator of pyarrow.RecordBatch
+        Rows of `PIECE_SCHEMA`; the pieces of a shard follow one another.
+
+    Yields
+    ------
+    pyarrow.RecordBatch
+        Rows of `shard_rows.SHARD_SCHEMA`.
+    """
+    pieces = (piece for batch in batches for piece in rows_of(batch))
+    with threadpool_limits(limits=task_threads()):
+        for shard, group in itertools.groupby(pieces, key=lambda piece: int(piece["shard"])):
+            yield from _shard(request, shard, group)
+
+
+def _shard(
+    request: ShardRequest, number: int, pieces: Iterable[Mapping[str, Any]]
+) -> Iterator[pa.RecordBatch]:
+    table, matrix = _sorted(request, pieces)
+    items = Items.from_table(table)
+    index, reason = build_index(matrix, request.spec)
+    digest = _digest(table, matrix)
+    radius = None if request.assignment is None else request.assignment.radius(number, matrix)
+    converts = request.spec.metric.converts(matrix)
+    del table, matrix
+    file = io.BytesIO()
+    write_bundle(Searchable(items, index), file)
+    shard = Shard(
+        shard=number,
+        rows=items.count,
+        duplicates=items.duplicates(),
+        size=file.tell(),
+        digest=digest,
+        algorithm=index.algorithm,
+        reason=reason,
+        radius=radius,
+        converts=converts,
+    )
+    yield from shard_rows(shard, file.getbuffer())
+
+
+def _sorted(
+    request: ShardRequest, pieces: Iterable[Mapping[str, Any]]
+) -> tuple[pa.Table, NDArray[np.floating]]:
+    """Return the items of a shard sorted by id, whatever the order of the pieces."""
+    table, matrix = _placed(request, pieces)
+    # Arrow keeps the memory of the pieces for reuse: as much as the shard, which is copied next.
+    pa.default_memory_pool().release_unused()
+    if len(table) < 2 or pc.count_distinct(table["id"]).as_py() == len(table):
+        return table, matrix
+    # Items with equal columns are sorted by their vectors: a shard that is lost and rebuilt must be
+    # the same.
+    rows = matrix.view(np.dtype((np.void, matrix.strides[0]))).ravel()
+    ranks = np.empty(len(table), np.int64)
+    ranks[np.argsort(rows, kind="stable")] = np.arange(len(table))
+    order = _order(request, table.append_column(" ", pa.array(ranks)), " ")
+    return table.take(order).combine_chunks(), matrix[order.to_numpy()]
+
+
+def _placed(
+    request: ShardRequest, pieces: Iterable[Mapping[str, Any]]
+) -> tuple[pa.Table, NDArray[np.floating]]:
+    """Return the items of a shard sorted by their columns.
+
+    Each vector is copied straight to its place, so that there are never more than two copies of a
+    shard in memory: the pieces are freed when this function returns.
+    """
+    tables, stored = [], []
+    for piece in pieces:
+        tables.append(columns_of(piece))
+        values = np.frombuffer(piece["values"], dtype=piece["dtype"])
+        stored.append(values.reshape(-1, request.dim))
+    table = pa.concat_tables(tables)
+    order = _order(request, table)
+    place = np.empty(len(table), np.int64)
+    place[order.to_numpy()] = np.arange(len(table))
+    matrix: NDArray[np.floating] = np.empty((len(table), request.dim), request.dtype)
+    start = 0
+    for values in stored:
+        matrix[place[start : start + len(values)]] = values
+        start += len(values)
+    return table.take(order).combine_chunks(), matrix
+
+
+def _order(request: ShardRequest, table: pa.Table, *more: str) -> pa.Array:
+    return pc.sort_indices(table, [(name, "ascending") for name in (*request.order, *more)])
+
+
+def _digest(table: pa.Table, matrix: NDArray[np.floating]) -> str:
+    digest = hashlib.blake2b(stream_of(table.to_batches()) or b"", digest_size=16)
+    digest.update(matrix.data)
+    return digest.hexdigest()

@@ -1,0 +1,243 @@
+"""The Spark plan of a sharded search.
+
+    numbered queries --route--> copies, one per shard --.
+                                                         union -shuffle-> search -> candidates
+    rows of shards --copied--> one per replica ---------'                               |
+                                     answers <- merge <- shuffle by query --------------'
+
+A copy holds the number and the vector of its query. The other columns of the query travel with one
+of its copies, the carrier, and never leave the JVM, since the search is a scalar function and Spark
+does not send it columns that are no arguments. Where shards are cells and the search is exact, the
+nearest cell is searched first, and its distances decide to which other cells the query is sent.
+
+The candidates of a query are the nearest items of each shard that it was sent to.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+
+from pyspark.sql import Column, DataFrame
+from pyspark.sql import functions as F
+from pyspark.sql import types as T
+from pyspark.sql.pandas.types import from_arrow_type
+
+from pyspark_knn.engine.rows.columns import Input
+from pyspark_knn.engine.search.answers import DISTANCE, FoundLists
+from pyspark_knn.engine.search.batches import Request
+from pyspark_knn.engine.search.in_shards import search_shards
+from pyspark_knn.engine.search.merge import merge_batches
+from pyspark_knn.engine.search.routing import route_nearest, route_within
+from pyspark_knn.engine.ship.shard_rows import SHARD_COLUMNS, SHARD_SCHEMA
+from pyspark_knn.engine.ship.udf import BatchFunction
+from pyspark_knn.engine.spark import compat
+from pyspark_knn.engine.spark.spreading import int_array, row_hash, spreading_keys
+from pyspark_knn.index.cells import Cells
+
+InputTypes = dict[str, T.DataType]
+"""The inputs of a query and their types."""
+
+_DOUBLES = T.ArrayType(T.DoubleType())
+_INTS = T.ArrayType(T.IntegerType())
+
+_QUERY = (1 << 31) - 1
+"""The part number of a query, which sorts it after all parts of its shard."""
+
+
+@dataclass(frozen=True)
+class ShardPlan:
+    """A plan to search the shards of one index.
+
+    Attributes
+    ----------
+    frame : DataFrame
+        Rows of `shard_rows.SHARD_SCHEMA`.
+    digests : dict of int to str
+        The digest of each shard that holds items, by the number of the shard.
+    num_shards : int
+        The number of shards, the empty ones included.
+    replicas : int
+        The number of tasks that share the queries of one shard.
+    partitions : int
+        The number of partitions of the shuffle that brings shards and queries together.
+    columns : list of StructField
+        The item columns, in the order that breaks ties; "id" comes first.
+    cells : Cells or None
+        The cells that the shards are; None where they are no cells.
+    """
+
+    frame: DataFrame
+    digests: dict[int, str]
+    num_shards: int
+    replicas: int
+    partitions: int
+    columns: list[T.StructField]
+    cells: Cells | None
+
+    def answers(self, queries: DataFrame, inputs: dict[str, Input], request: Request) -> DataFrame:
+        """Add the columns of `request.answer` to `queries`; see `Placement.search`."""
+        types = {name: each.type for name, each in inputs.items()}
+        found = self._found(numbered(queries, inputs), types, request)
+        return self._merged(found, queries.schema, request)
+
+    def _found(self, queries: DataFrame, types: InputTypes, request: Request) -> DataFrame:
+        """Return the candidates of each query: a row for each shard that it is sent to."""
+        if self.cells is None:
+            return self._searched(self.copies(queries), types, request)
+        nearest = functools.partial(route_nearest, request, self.cells, request.probes or 1)
+        vector = [types[name] for name in request.vector]
+        route = _once(nearest, vector)(*_inputs(request.vector))
+        found = self._searched(self._routed(queries, route), types, request)
+        if request.probes is not None:
+            return found
+        return self._further(found, self.cells, types, request)
+
+    def _further(
+        self, first: DataFrame, cells: Cells, types: InputTypes, request: Request
+    ) -> DataFrame:
+        """Search further cells, given the candidates of each query in its nearest cell.
+
+        The row of the nearest cell passes through this search, with the other columns of its query.
+        """
+        within = functools.partial(route_within, request, cells)
+        vector = [types[name] for name in request.vector]
+        further = _once(within, [*vector, T.IntegerType(), _DOUBLES])
+        before = {name: f"before_{name}" for name in self._names}
+        queries = first.withColumn("row", F.col("rest")["row"]).drop("rest")
+        queries = queries.withColumnsRenamed(before)
+        route = further(*_inputs(request.vector), F.col("shard"), F.col(before[DISTANCE]))
+        carrier = F.col("rest").isNotNull()
+        kept = {name: F.when(carrier, F.col(name)) for name in before.values()}
+        copies = self._routed(queries, route).withColumns(kept)
+        found = self._searched(copies, types, request)
+        either = [F.coalesce(name, before[name]).alias(name) for name in self._names]
+        return found.select("query", "rest", *either)
+
+    def copies(self, queries: DataFrame) -> DataFrame:
+        """Return a copy of each query for each shard; any of them may be the carrier."""
+        shards = sorted(self.digests)
+        # Not the bits of the hash that pick the replica.
+        bits = F.shiftrightunsigned(F.xxhash64("query"), 32)
+        carrier = F.pmod(bits, F.lit(len(shards)))
+        every = queries.select("*", F.posexplode(int_array(shards)).alias("place", "shard"))
+        return self._addressed(every, F.lit(len(shards)), carrier)
+
+    def _routed(self, queries: DataFrame, route: Column) -> DataFrame:
+        """Return a copy of each query for each shard of its route; the first is the carrier."""
+        every = queries.withColumn("route", route).drop("shard")
+        every = every.select("*", F.posexplode("route").alias("place", "shard"))
+        return self._addressed(every, F.size("route"), F.lit(0)).drop("route")
+
+    def _addressed(self, copies: DataFrame, sent: Column, carrier: Column) -> DataFrame:
+        """Add the task of each copy, its part number and, to the carrier, the other columns.
+
+        The other columns of a query come with the number of its copies.
+        """
+        replica = F.pmod(F.xxhash64("query"), F.lit(self.replicas))
+        rest = F.when(F.col("place") == carrier, F.struct(sent.alias("sent"), "row"))
+        return copies.withColumns(
+            {
+                # A row that passes through belongs to no shard, so any task will do.
+                "target": F.when(F.col("shard") >= 0, F.col("shard") * self.replicas + replica)
+                .otherwise(F.pmod(F.xxhash64("query"), F.lit(self.num_shards * self.replicas)))
+                .cast("int"),
+                "part": F.when(F.col("shard") >= 0, _QUERY).otherwise(_QUERY - 1),
+                "rest": rest,
+            }
+        ).drop("row", "place")
+
+    def _searched(self, copies: DataFrame, types: InputTypes, request: Request) -> DataFrame:
+        """Return `copies` with the candidates of each, found where its shard is."""
+        replicas = F.explode(int_array(range(self.replicas))).alias("replica")
+        shards = self.frame.select("*", replicas).select(
+            (F.col("shard") * self.replicas + F.col("replica")).alias("target"),
+            "part",
+            *SHARD_COLUMNS,
+        )
+        keys = int_array(spreading_keys(self.partitions))
+        spread = F.element_at(keys, F.pmod("target", F.lit(self.partitions)) + 1)
+        rows = (
+            copies.unionByName(shards, allowMissingColumns=True)
+            .repartition(self.partitions, spread)
+            .sortWithinPartitions("target", "part")
+        )
+        lists = [T.StructField(name, kind) for name, kind in self._lists.items()]
+        answer = FoundLists(T.StructType(lists), self._names)
+        keep = "error" if request.handle_invalid == "error" else "keep"
+        wanted = replace(request, answer=answer, handle_invalid=keep)
+        run = functools.partial(search_shards, wanted, self.digests)
+        given = [from_arrow_type(SHARD_SCHEMA.field(name).type) for name in SHARD_COLUMNS]
+        # A result depends on the rows before it, so Spark must not reorder, repeat or drop any.
+        search = compat.batch_udf(
+            run, [*given, *types.values()], T.ArrayType(answer.result_type), deterministic=False
+        )
+        found = rows.withColumn("found", search(*map(F.col, SHARD_COLUMNS), *_inputs(types)))
+        kept = [name for name in copies.columns if name not in ("target", "part")]
+        return found.select(*kept, F.inline("found").alias(*self._names))
+
+    def _merged(self, found: DataFrame, schema: T.StructType, request: Request) -> DataFrame:
+        """Return the k nearest candidates of each query, beside the columns of the query."""
+        candidates = F.when(F.col(DISTANCE).isNotNull(), F.struct(*self._names))
+        whole = found.groupBy("query").agg(
+            F.collect_list(candidates).alias("found"), F.collect_list("rest").alias("rest")
+        )
+        run = functools.partial(merge_batches, request, self._names)
+        given = [T.IntegerType(), T.IntegerType(), T.IntegerType(), *self._lists.values()]
+        merge = compat.batch_udf(run, given, T.ArrayType(request.answer.result_type))
+        rest = F.get("rest", F.lit(0))
+        answers = merge(
+            rest["sent"],
+            F.size("found"),
+            F.size("rest"),
+            *(F.flatten(F.col("found").getField(name)) for name in self._names),
+        )
+        own = [
+            rest["row"][f"own_{i}"].alias(field.name, metadata=field.metadata)
+            for i, field in enumerate(schema.fields)
+        ]
+        return whole.select(*own, F.inline(answers).alias(*request.answer.result_type.names))
+
+    @property
+    def _names(self) -> tuple[str, ...]:
+        return tuple(self._lists)
+
+    @property
+    def _lists(self) -> dict[str, T.DataType]:
+        """The lists that a shard returns for a query, and their types, by name."""
+        columns = {field.name: T.ArrayType(field.dataType) for field in self.columns}
+        return {DISTANCE: _DOUBLES, **columns}
+
+
+def _once(route: BatchFunction, given: list[T.DataType]) -> Callable[..., Column]:
+    """Return a UDF of routes that Spark evaluates once.
+
+    Spark filters by the result of a deterministic UDF before it explodes it, which runs it twice.
+    """
+    return compat.batch_udf(route, given, _INTS, deterministic=False)
+
+
+def _inputs(names: Iterable[str]) -> list[Column]:
+    """Return the columns of a query that the worker needs."""
+    return [F.col(f"input_{name}") for name in names]
+
+
+def numbered(queries: DataFrame, inputs: dict[str, Input]) -> DataFrame:
+    """Number the queries: their columns are in "row", those that the worker needs in "input_...".
+
+    A retried task must give each row the same number, although the rows of a shuffle may come in
+    another order then. So rows are sorted by a hash of all their columns before they are numbered.
+    """
+    fields = queries.schema.fields
+    own = [f"own_{i}" for i in range(len(fields))]
+    whole = row_hash([(F.col(own[i]), field.dataType) for i, field in enumerate(fields)])
+    ordered = queries.toDF(*own).sortWithinPartitions(whole)
+    # After the sort, which would otherwise move each vector twice.
+    named = ordered.toDF(*queries.columns).select("*", *(each.value for each in inputs.values()))
+    names = own + [f"input_{name}" for name in inputs]
+    return named.toDF(*names).select(
+        F.monotonically_increasing_id().alias("query"),
+        F.struct(*own).alias("row"),
+        *names[len(own) :],
+    )

@@ -1,0 +1,78 @@
+"""The defaults for the numbers of shards, replicas and tasks."""
+
+from __future__ import annotations
+
+import math
+
+_SHARD_BYTES = 256 << 20
+"""The vectors of one shard, in bytes, unless numShards is set."""
+
+LARGEST_SHARD = 1 << 30
+"""The largest vectors of one shard, in bytes: before Spark 4 an Arrow batch may hold a whole shard,
+and its limit is 2 GiB."""
+
+_SPREAD_SHARDS = 8
+"""Shards of a small index: enough to build them in parallel, few enough to search them quickly."""
+
+_CELL_ITEMS = 1 << 13
+"""Items in a cell, unless numShards is set."""
+
+_MOST_CELLS = 1024
+"""More cells exclude more items from a search, but each query is compared with all centres."""
+
+_TASKS_PER_CORE = 4
+"""Small shards share tasks, since a task takes a while to start."""
+
+
+def choose_num_shards(
+    asked: int | None, nbytes: int, num_items: int, cores: int, shard_by: str = "hash"
+) -> int:
+    """Return the number of shards.
+
+    The default is shards of 256 MiB, but at least as many as there are cores, up to 8, so that a
+    small index is built in parallel too. Of cells there is at least one for 8,192 items, up to
+    1,024 cells, since a search skips most of them. There are never more shards than items.
+
+    Parameters
+    ----------
+    asked : int or None
+        The Param ``numShards``.
+    nbytes : int
+        The bytes of the item matrix.
+    num_items, cores : int
+        The number of items, and of tasks that the cluster runs at a time.
+    shard_by : {"hash", "kmeans"}
+        The Param ``shardBy``.
+
+    Raises
+    ------
+    ValueError
+        If `asked` makes shards larger than 1 GiB.
+    """
+    least = -(-nbytes // LARGEST_SHARD)
+    if asked is not None and asked < least:
+        raise ValueError(
+            f"numShards must be >= {least}, so that no shard is larger than 1 GiB, got {asked}"
+        )
+    wanted = asked or max(-(-nbytes // _SHARD_BYTES), min(cores, _SPREAD_SHARDS))
+    if asked is None and shard_by == "kmeans":
+        wanted = max(wanted, min(num_items // _CELL_ITEMS, _MOST_CELLS))
+    return min(wanted, num_items)
+
+
+def choose_num_replicas(num_shards: int, cores: int) -> int:
+    """Return the number of tasks that share the queries of a shard, so that few cores are idle.
+
+    It is the smallest number, of up to two tasks per core, that keeps most cores busy at the end.
+    """
+
+    def busy(replicas: int) -> float:
+        waves = num_shards * replicas / cores
+        return waves / math.ceil(waves)
+
+    return max(range(1, math.ceil(2 * cores / num_shards) + 1), key=busy)
+
+
+def enough_tasks(nbytes: int, cores: int) -> int:
+    """Return a number of tasks that keeps all cores busy with none of the tasks too large."""
+    return max(_TASKS_PER_CORE * cores, -(-nbytes // _SHARD_BYTES))

@@ -1,0 +1,247 @@
+"""Searches that models share: the widest one is cached, and answers the narrower ones."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import threading
+import uuid
+import weakref
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple, cast
+
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+from pyspark.sql import types as T
+
+from pyspark_knn.engine.rows import columns
+from pyspark_knn.engine.search.answers import DISTANCE, Answer, FoundLists
+from pyspark_knn.engine.search.narrower import (
+    NarrowerSearch,
+    all_narrower_batches,
+    narrower_batches,
+)
+from pyspark_knn.engine.spark import compat
+from pyspark_knn.engine.spark.caching import free_with, persist
+
+_derived: weakref.WeakSet[DataFrame] = weakref.WeakSet()
+
+
+def is_cached(dataset: DataFrame) -> bool:
+    """Whether `dataset` is cached, or derived from one that is (`mark_derived`); runs no job."""
+    return dataset in _derived or _is_persisted(dataset)
+
+
+def mark_derived(dataset: DataFrame, source: DataFrame) -> None:
+    """Count `dataset`, which is computed from `source` alone, as cached as long as `source` is."""
+    if is_cached(source):
+        _derived.add(dataset)
+    else:
+        _derived.discard(dataset)
+
+
+def _is_persisted(dataset: DataFrame) -> bool:
+    level = dataset.storageLevel
+    return level.useMemory or level.useDisk
+
+
+class Limits(NamedTuple):
+    """The limits of a search.
+
+    Attributes
+    ----------
+    k : int
+        Neighbors per query.
+    max_distance : float or None
+        The largest distance of a neighbor, inclusive, in the unit of the metric.
+    """
+
+    k: int
+    max_distance: float | None
+
+    def within(self, widest: Limits) -> bool:
+        """Whether all that is found within these limits is found within the limits `widest`."""
+        near = widest.max_distance is None or (
+            self.max_distance is not None and self.max_distance <= widest.max_distance
+        )
+        return self.k <= widest.k and near
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """An answer that one of the models will be asked for, unless its Params change.
+
+    Attributes
+    ----------
+    limits : Limits
+        The limits of the model.
+    answer : Answer
+        Makes the columns, under names that no other column has.
+    """
+
+    limits: Limits
+    answer: Answer
+
+    def is_for(self, limits: Limits, answer: Answer) -> bool:
+        """Whether `answer` returns the same, whatever its columns are called."""
+        nameless = [
+            replace(cast("Any", each), result_type=T.StructType()) for each in (self.answer, answer)
+        ]
+        return self.limits == limits and nameless[0] == nameless[1]
+
+
+class _WidestSearch:
+    """The widest search of some queries: a cached DataFrame, freed when this object is gone.
+
+    Parameters
+    ----------
+    frame : DataFrame
+        The queries, the lists of `FoundLists`, and the prepared answers; not yet cached.
+    lists : list of str
+        The columns that hold the lists.
+    prepared : list of Prepared
+        The answers in `frame`.
+    tasks : int
+        The number of tasks that read it, at most.
+    """
+
+    def __init__(
+        self, frame: DataFrame, lists: list[str], prepared: list[Prepared], tasks: int
+    ) -> None:
+        persisted = persist(frame)
+        # A narrower search takes microseconds a query, and each of its tasks a tenth of a second.
+        self.frame = persisted.coalesce(tasks)
+        self.lists = lists
+        self.prepared = prepared
+        free_with(self, persisted)
+
+    def own_columns(self, frame: DataFrame) -> DataFrame:
+        """Return `frame` without the columns that are there for the answers alone."""
+        answers = (each.answer.result_type.names for each in self.prepared)
+        return frame.drop(*self.lists, *itertools.chain.from_iterable(answers))
+
+
+class SharedSearch:
+    """The searches that models of one index share, of queries that are cached.
+
+    The widest search of a DataFrame of queries is kept as long as both the models and that
+    DataFrame are alive. It holds all columns of the queries, and for each the lists of
+    `FoundLists`. The answers of all models are computed with it, so that the evaluation of one of
+    them starts no Python.
+
+    Parameters
+    ----------
+    widest : Limits
+        The widest limits of the models.
+    tasks : int
+        The number of tasks that answer a narrower search, at most: as many as run at a time.
+    types : dict of str to DataType
+        What every item has beside its vector, see `Placement.item_columns`.
+    prepared : list of Prepared
+        The answers of the models; other answers are computed when they are asked for.
+    """
+
+    def __init__(
+        self,
+        widest: Limits,
+        tasks: int,
+        types: dict[str, T.DataType],
+        prepared: list[Prepared],
+    ) -> None:
+        self._widest = widest
+        self._tasks = tasks
+        self._types = {DISTANCE: T.DoubleType(), **types}
+        self._prepared = prepared
+        self._lock = threading.Lock()
+        self._searches: weakref.WeakKeyDictionary[DataFrame, dict[Hashable, _WidestSearch]] = (
+            weakref.WeakKeyDictionary()
+        )
+
+    def answer(
+        self,
+        queries: DataFrame,
+        key: Hashable,
+        limits: Limits,
+        answer: Answer,
+        search: Callable[[Answer, Limits], DataFrame],
+    ) -> DataFrame | None:
+        """Add the columns of `answer` to the rows of `queries`; lazy.
+
+        Parameters
+        ----------
+        queries : DataFrame
+            For which `is_cached` holds.
+        key : hashable
+            All that the neighbors depend on, besides the index and the limits.
+        limits : Limits
+            The limits of this model.
+        answer : Answer
+            Makes the columns.
+        search : callable
+            Searches `queries` for an answer within limits.
+
+        Returns
+        -------
+        DataFrame or None
+            None where the limits are wider than those of all models when they were fitted.
+        """
+        if not limits.within(self._widest):
+            return None
+        lists = (DISTANCE, *answer.needs)
+        with self._lock:
+            known = self._searches.setdefault(queries, {})
+            if (key, lists) not in known:
+                known[key, lists] = self._search(lists, search)
+            widest = known[key, lists]
+        names = answer.result_type.names
+        for each in widest.prepared:
+            if each.is_for(limits, answer):
+                both = zip(each.answer.result_type.names, names, strict=True)
+                found = [columns.column(ready).alias(name) for ready, name in both]
+                return widest.own_columns(widest.frame.select("*", *found))
+        run = functools.partial(narrower_batches, NarrowerSearch(*limits, lists, answer))
+        narrower = compat.batch_udf(run, self._list_types(lists), T.ArrayType(answer.result_type))
+        inline = F.inline(narrower(*widest.lists)).alias(*names)
+        return widest.own_columns(widest.frame.select("*", inline))
+
+    def _search(
+        self, lists: tuple[str, ...], search: Callable[[Answer, Limits], DataFrame]
+    ) -> _WidestSearch:
+        """Return the widest search, with all answers that can be prepared from it."""
+        unique = uuid.uuid4().hex
+        names = [f"knn_{name}_{unique}" for name in lists]
+        types = self._list_types(lists)
+        result = T.StructType(list(map(T.StructField, names, types)))
+        frame = search(FoundLists(result, lists), self._widest)
+        prepared = [each for each in self._prepared if (DISTANCE, *each.answer.needs) == lists]
+        if prepared:
+            frame = _with_answers(frame, lists, names, types, prepared)
+        return _WidestSearch(frame, names, prepared, self._tasks)
+
+    def _list_types(self, lists: tuple[str, ...]) -> list[T.DataType]:
+        return [T.ArrayType(self._types[name]) for name in lists]
+
+
+def _with_answers(
+    frame: DataFrame,
+    lists: tuple[str, ...],
+    names: list[str],
+    types: list[T.DataType],
+    prepared: list[Prepared],
+) -> DataFrame:
+    """Return a search with all prepared answers beside it."""
+    searches = [NarrowerSearch(*each.limits, lists, each.answer) for each in prepared]
+    result = T.StructType(
+        [T.StructField(str(i), each.answer.result_type) for i, each in enumerate(prepared)]
+    )
+    run = functools.partial(all_narrower_batches, searches)
+    narrower = compat.batch_udf(run, types, T.ArrayType(result))
+    structs = [f"{names[0]}_{i}" for i in range(len(prepared))]
+    found = frame.select("*", F.inline(narrower(*names)).alias(*structs))
+    fields = [
+        F.col(struct)[name].alias(name)
+        for struct, each in zip(structs, prepared, strict=True)
+        for name in each.answer.result_type.names
+    ]
+    return found.select("*", *fields).drop(*structs)

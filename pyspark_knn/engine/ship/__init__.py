@@ -1,0 +1,1 @@
+"""How indexes and functions get to the Python workers."""

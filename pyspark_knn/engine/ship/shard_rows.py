@@ -1,0 +1,171 @@
+"""The bundle of a shard as rows of a DataFrame: their format, the writer and the reader."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from pyspark_knn.engine.ship.bundle import _ALIGNMENT, read_bundle
+from pyspark_knn.engine.spark.arrow import one_row
+
+_PART_BYTES = 8 << 20
+"""Rows of this size pass every buffer of Spark; no batch of them outgrows Arrow's 2 GiB."""
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A summary of a shard, for the driver.
+
+    Attributes
+    ----------
+    shard : int
+        Its number, from 0; empty shards have none.
+    rows, duplicates : int
+        The number of items, and of those that have the same id as another one.
+    size : int
+        The bytes of the bundle.
+    digest : str
+        Equal for equal items, in whatever order they came.
+    algorithm, reason : str
+        The algorithm of its index, and why it was chosen.
+    radius : float or None
+        Where shards are cells, the largest distance of an item from the centre, in the unit of the
+        metric.
+    converts : bool
+        See `Placement.converts`.
+    """
+
+    shard: int
+    rows: int
+    duplicates: int
+    size: int
+    digest: str
+    algorithm: str
+    reason: str
+    radius: float | None
+    converts: bool
+
+
+SUMMARY = tuple(each.name for each in fields(Shard))
+"""The columns of `SHARD_SCHEMA` that make a `Shard`, set in part 0."""
+
+SHARD_SCHEMA = pa.schema(
+    [
+        ("shard", pa.int32()),
+        ("part", pa.int32()),
+        ("offset", pa.int64()),
+        ("size", pa.int64()),
+        ("digest", pa.string()),
+        ("rows", pa.int64()),
+        ("duplicates", pa.int64()),
+        ("algorithm", pa.string()),
+        ("reason", pa.string()),
+        ("radius", pa.float64()),
+        ("converts", pa.bool_()),
+        ("bytes", pa.binary()),
+    ]
+)
+"""A row for each part of a bundle: `bytes` are at `offset` of `size`. The fields of `Shard` are set
+in part 0; `shard`, `size` and `digest` in every part."""
+
+SHARD_COLUMNS = ("shard", "offset", "size", "digest", "bytes")
+"""The columns that `ShardReader` needs."""
+
+
+def shard_rows(shard: Shard, data: memoryview) -> Iterator[pa.RecordBatch]:
+    """Yield the bundle of a shard as rows of `SHARD_SCHEMA`, part by part.
+
+    Parameters
+    ----------
+    shard : Shard
+        The summary; its size is that of `data`.
+    data : memoryview
+        The bundle.
+    """
+    for part, offset in enumerate(range(0, len(data), _PART_BYTES)):
+        cells: dict[str, Any] = asdict(shard)
+        if part > 0:
+            cells = {name: cells[name] for name in ("shard", "size", "digest")}
+        content = pa.py_buffer(data[offset : offset + _PART_BYTES])
+        yield one_row(SHARD_SCHEMA, {**cells, "part": part, "offset": offset, "bytes": content})
+
+
+class ShardReader:
+    """Opens the bundles of shards out of their rows, one shard after another.
+
+    Parameters
+    ----------
+    digests : dict of int to str
+        The digest that each shard had when it was first built.
+    """
+
+    def __init__(self, digests: dict[int, str]) -> None:
+        self._digests = digests
+        self._shard = -1
+        self._filled = 0
+        self._buffer = np.empty(0, np.uint8)
+        self._content: Any = None
+
+    def add(self, columns: list[pa.Array], row: int) -> bool:
+        """Read the next part.
+
+        Parameters
+        ----------
+        columns : list of pyarrow.Array
+            The columns `SHARD_COLUMNS`.
+        row : int
+            The row of the part.
+
+        Returns
+        -------
+        bool
+            Whether it is the last part of its shard.
+
+        Raises
+        ------
+        RuntimeError
+            If a part is missing, or the shard holds other items than it did at first.
+        """
+        shard, offset, size, digest = (each[row].as_py() for each in columns[:4])
+        part = columns[4][row].as_buffer()
+        if offset == 0:
+            self._begin(shard, size, digest)
+        if shard != self._shard or offset != self._filled:
+            raise RuntimeError(f"the parts of shard {shard} are not in order")
+        self._filled = offset + part.size
+        self._buffer[offset : self._filled] = np.frombuffer(part, np.uint8)
+        if self._filled < len(self._buffer):
+            return False
+        self._content = read_bundle(self._buffer.data)
+        return True
+
+    def _begin(self, shard: int, size: int, digest: str) -> None:
+        if self._digests[shard] != digest:
+            raise RuntimeError(
+                f"shard {shard} was lost, and rebuilding it gave other items: the items DataFrame "
+                "is not deterministic. Persist it or write it to storage before fit, and set idCol."
+            )
+        self._content = None  # frees the memory of the previous shard
+        buffer = np.empty(size + _ALIGNMENT, np.uint8)
+        start = -buffer.ctypes.data % _ALIGNMENT
+        self._buffer = buffer[start : start + size]
+        self._shard, self._filled = shard, 0
+
+    def content(self, shard: int) -> Any:
+        """Return the content of the bundle of `shard`, all of whose parts must have been read."""
+        if self._content is None or shard != self._shard:
+            raise RuntimeError(f"a query of shard {shard} comes before the shard itself")
+        return self._content
+
+
+def open_shards(digests: dict[int, str], batches: Iterator[pa.RecordBatch]) -> Iterator[Any]:
+    """Yield the content of one bundle after another, out of rows of `SHARD_COLUMNS`."""
+    reader = ShardReader(digests)
+    for batch in batches:
+        for row in range(batch.num_rows):
+            if reader.add(batch.columns, row):
+                yield reader.content(batch.columns[0][row].as_py())

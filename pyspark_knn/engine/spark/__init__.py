@@ -1,0 +1,1 @@
+"""What Spark lacks, or does differently from version to version."""

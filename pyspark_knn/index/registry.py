@@ -1,0 +1,246 @@
+"""The registry of search algorithms: their names, and the index classes behind them.
+
+An algorithm is a name, a value of the `algorithm` Param, and one or more index classes. A class
+states what it is: the metrics that it supports, whether it is exact, the options that it reads (see
+`pyspark_knn.index.base.NeighborIndex`). Of the classes of an algorithm, the first one that supports
+the metric is used.
+
+To add an algorithm to this package, write the class in a module of its own, and add one line to
+`_BUILT_IN`. To add one from outside of the package, register the class before `fit` or `load`::
+
+    from my_package.my_index import MyIndex
+    from pyspark_knn.index.registry import register
+
+    register(MyIndex)
+    model = KNNEstimator(algorithm=MyIndex.algorithm).fit(items)
+
+Register it on the driver only. The Python workers must be able to import the module of the class:
+install it there, or send it with ``spark.sparkContext.addPyFile`` (``spark.addArtifact`` on Spark
+Connect). They import it only for a model that uses it. A saved model holds the name of its
+algorithm and never the class, so a program that loads the model registers the class first.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
+
+from pyspark_knn.index.base import OPTIONS
+
+if TYPE_CHECKING:
+    from pyspark_knn.index.base import NeighborIndex
+    from pyspark_knn.index.distances import Metric
+
+    Class = TypeVar("Class", bound=type[NeighborIndex])
+
+
+class Entry(NamedTuple):
+    """An index class, registered for an algorithm.
+
+    Attributes
+    ----------
+    algorithm : str
+        The name of the algorithm.
+    location : str
+        Where to import the class from: ``"module:Class"``.
+    """
+
+    algorithm: str
+    location: str
+
+    def load(self) -> type[NeighborIndex]:
+        """Import the class."""
+        module, name = self.location.split(":")
+        found: type[NeighborIndex] = getattr(importlib.import_module(module), name)
+        return found
+
+
+_BUILT_IN: tuple[Entry, ...] = (
+    Entry("brute", "pyspark_knn.index.block_search:BlockSearch"),
+    Entry("brute", "pyspark_knn.index.pairwise:PairwiseSearch"),
+    Entry("kd_tree", "pyspark_knn.index.sklearn_index:KDTreeSearch"),
+    Entry("ball_tree", "pyspark_knn.index.sklearn_index:BallTreeSearch"),
+)
+"""The algorithms of this package, in the order in which "auto" tries them: the first one that
+supports the metric is the one that the others must beat."""
+
+_entries = _BUILT_IN
+
+
+def register(index_class: Class) -> Class:
+    """Register a class, so that the `algorithm` Param accepts its name. Can be used as a decorator.
+
+    Parameters
+    ----------
+    index_class : type
+        A subclass of `NeighborIndex` that is defined at the top level of a module. It replaces a
+        class of the same name and module, as when a module is loaded again.
+
+    Returns
+    -------
+    type
+        The same class.
+
+    Raises
+    ------
+    ValueError
+        If the workers could not import the class, if its algorithm is called "auto", or if it reads
+        an option that `IndexSpec` does not have.
+    """
+    global _entries
+    name = index_class.__qualname__
+    if index_class.__module__ == "__main__" or "." in name:
+        raise ValueError(
+            f"index class {name!r} must be defined at the top level of a module that the Python "
+            f"workers can import, got one of module {index_class.__module__!r}"
+        )
+    unknown = sorted(index_class.options - OPTIONS)
+    if unknown or index_class.algorithm == "auto":
+        raise ValueError(
+            f"index class {name!r} must have an algorithm other than 'auto' and options among "
+            f"{sorted(OPTIONS)}, got algorithm {index_class.algorithm!r} and options {unknown}"
+        )
+    entry = _entry_of(index_class)
+    _entries = (*(each for each in _entries if each != entry), entry)
+    return index_class
+
+
+def unregister(index_class: type[NeighborIndex]) -> None:
+    """Remove a class that `register` added. The classes of this package stay.
+
+    Parameters
+    ----------
+    index_class : type
+        The class; one that is not registered is ignored.
+    """
+    global _entries
+    entry = _entry_of(index_class)
+    _entries = tuple(each for each in _entries if each in _BUILT_IN or each != entry)
+
+
+def _entry_of(index_class: type[NeighborIndex]) -> Entry:
+    location = f"{index_class.__module__}:{index_class.__qualname__}"
+    return Entry(index_class.algorithm, location)
+
+
+def entries() -> tuple[Entry, ...]:
+    """Return the classes that are registered in this process, those of this package first.
+
+    Returns
+    -------
+    tuple of Entry
+        The entries, in the order in which "auto" tries them.
+    """
+    return _entries
+
+
+def algorithm_choices() -> tuple[str, ...]:
+    """Return the values of the `algorithm` Param.
+
+    Returns
+    -------
+    tuple of str
+        "auto", and the name of each algorithm.
+    """
+    return ("auto", *_names(_entries))
+
+
+def class_for(
+    algorithm: str, metric: Metric, registered: tuple[Entry, ...] | None = None
+) -> type[NeighborIndex]:
+    """Return the class that serves an algorithm for a metric.
+
+    Parameters
+    ----------
+    algorithm : str
+        The name of an algorithm, not "auto".
+    metric : Metric
+        A resolved metric.
+    registered : tuple of Entry, optional
+        The classes to choose from; by default those that are registered in this process.
+
+    Returns
+    -------
+    type
+        The first class of the algorithm that supports the metric.
+
+    Raises
+    ------
+    TypeError
+        If `algorithm` is not a string.
+    ValueError
+        If there is no such algorithm, or if it does not support the metric.
+    """
+    registered = _entries if registered is None else registered
+    if not isinstance(algorithm, str):
+        raise TypeError(f"algorithm must be a string, got {algorithm!r}")
+    names = _names(registered)
+    if algorithm not in names:
+        raise ValueError(f"unknown algorithm {algorithm!r}. Supported: {_quoted('auto', *names)}.")
+    found = _find(algorithm, metric, registered)
+    if found is None:
+        exponent = f" with p={metric.p:g}" if metric.name == "minkowski" else ""
+        weights = " and weights" if "w" in metric.params else ""
+        raise ValueError(
+            f"algorithm {algorithm!r} does not support metric {metric.name!r}{exponent}{weights}. "
+            f"Supported: {_quoted('auto', *classes_for(metric, registered))}."
+        )
+    return found
+
+
+def classes_for(
+    metric: Metric, registered: tuple[Entry, ...] | None = None
+) -> dict[str, type[NeighborIndex]]:
+    """Return the class of each algorithm that supports a metric, in the order of the registry.
+
+    Parameters
+    ----------
+    metric, registered
+        See `class_for`.
+
+    Returns
+    -------
+    dict of str to type
+        The name of each algorithm, and the class that serves it for the metric.
+    """
+    registered = _entries if registered is None else registered
+    found = {name: _find(name, metric, registered) for name in _names(registered)}
+    return {name: each for name, each in found.items() if each is not None}
+
+
+def check_algorithm(algorithm: str, metric: Metric) -> None:
+    """Raise an error unless an algorithm exists and supports a metric; "auto" supports all.
+
+    Parameters
+    ----------
+    algorithm : str
+        "auto", or the name of an algorithm.
+    metric : Metric
+        A resolved metric.
+
+    Raises
+    ------
+    TypeError, ValueError
+        See `class_for`.
+    """
+    if algorithm != "auto":
+        class_for(algorithm, metric)
+
+
+def _find(
+    algorithm: str, metric: Metric, registered: tuple[Entry, ...]
+) -> type[NeighborIndex] | None:
+    for entry in registered:
+        if entry.algorithm == algorithm:
+            found = entry.load()
+            if found.supports(metric):
+                return found
+    return None
+
+
+def _names(registered: tuple[Entry, ...]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(entry.algorithm for entry in registered))
+
+
+def _quoted(*names: str) -> str:
+    return ", ".join(map(repr, names))

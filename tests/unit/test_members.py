@@ -1,0 +1,44 @@
+"""What a user's tab completion shows of a stage: nothing that is not documented."""
+
+from typing import Any
+
+import pytest
+from pyspark.ml import Estimator, Model
+from pyspark.ml.param import Param
+
+from pyspark_knn import (
+    KNNClassificationModel,
+    KNNClassifier,
+    KNNEstimator,
+    KNNModel,
+    KNNRegressionModel,
+    KNNRegressor,
+)
+
+SAVING = {"load", "read", "save", "write"}
+MODEL = SAVING | {
+    *("algorithmReason", "placementReason"),
+    *("numFeatures", "numItems", "numSkipped", "ids", "items"),
+    *("explainSearch", "fromSklearn", "toSklearn", "unpersist"),
+}
+DOCUMENTED = [
+    (KNNModel, Model, MODEL | {"kneighborsJoin"}),
+    (
+        KNNClassificationModel,
+        Model,
+        MODEL | {"labels", "numClasses", "predict", "predictProbability", "predictRaw"},
+    ),
+    (KNNRegressionModel, Model, MODEL | {"predict"}),
+    (KNNEstimator, Estimator, SAVING | {"setParams"}),
+    (KNNClassifier, Estimator, SAVING | {"setParams"}),
+    (KNNRegressor, Estimator, SAVING | {"setParams"}),
+]
+
+
+@pytest.mark.parametrize(("stage", "base", "documented"), DOCUMENTED, ids=lambda each: str(each))
+def test_public_members(stage: Any, base: Any, documented: set[str]) -> None:
+    names = {name for name in dir(stage) if not name.startswith("_")} - set(dir(base))
+    params = {name for name in names if isinstance(getattr(stage, name), Param)}
+    accessors = {f"{verb}{name[0].upper()}{name[1:]}" for name in params for verb in ("get", "set")}
+    assert names - params - accessors == documented
+    assert all(getattr(stage, name).__doc__ for name in documented)
