@@ -44,9 +44,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 @pytest.fixture(scope="session", autouse=True)
 def _sharded(request: pytest.FixtureRequest) -> None:
     if request.config.getoption("--sharded"):
-        from pyspark_knn.engine import placement
+        from pyspark_knn.engine import placing
 
-        placement.AUTO_BYTES = 0
+        placing.AUTO_BYTES = 0
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
 from pyspark_knn import KNNEstimator
-from pyspark_knn.engine import placement as placement_room
+from pyspark_knn.engine import placing
 from pyspark_knn.engine.fit import packed as packed_room
 from pyspark_knn.engine.sharded import Sharded
 from pyspark_knn.index.base import IndexSpec
@@ -217,7 +217,7 @@ def test_sparse_items_that_are_few_or_grow_little_are_accepted(
 ) -> None:
     knn = KNNEstimator(k=1, idCol="id")
     assert knn.fit(_hashed(spark, 10, 1 << 18, 14)).numItems == 10
-    monkeypatch.setattr(placement_room, "GROWN_BYTES", 1000)
+    monkeypatch.setattr(placing, "GROWN_BYTES", 1000)
     # A one-hot of 400 categories beside a few numbers.
     assert knn.fit(_hashed(spark, 20, 420, 6)).numItems == 20
     with pytest.raises(ValueError, match="would be stored dense"):

@@ -416,7 +416,7 @@ def test_unpersist_of_an_equal_model_keeps_the_shards(items: DataFrame) -> None:
 
 @pytest.fixture
 def small_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pyspark_knn.engine.placement.AUTO_BYTES", 1000)
+    monkeypatch.setattr("pyspark_knn.engine.placing.AUTO_BYTES", 1000)
 
 
 @pytest.mark.usefixtures("small_limit")
