@@ -1,4 +1,4 @@
-"""What all tests share: one Spark session, of the kind that --spark names."""
+"""Fixtures and options of all tests: one Spark session, of the kind that --spark names."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
-# Workers run the interpreter of the tests, whatever python3 is on PATH. Before any JVM starts.
+# Workers run the interpreter of the tests, not the python3 on PATH. Set before any JVM starts.
 os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
 
 KINDS = ("local", "cluster", "connect")
@@ -28,8 +29,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--sharded",
         action="store_true",
-        help="place every index in shards that does not say where; leave out tests "
-        "of the other placement",
+        help="shard every index whose placement is not set; skip tests of replicated placement",
     )
 
 
@@ -44,20 +44,26 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 @pytest.fixture(scope="session", autouse=True)
 def _sharded(request: pytest.FixtureRequest) -> None:
     if request.config.getoption("--sharded"):
-        from pyspark_knn.engine import placement
+        from pyspark_knn.engine import placing
 
-        placement.AUTO_BYTES = 0
+        placing.AUTO_BYTES = 0
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    """A generator with a fixed seed, so that a test run alone gets the data of a whole run."""
+    return np.random.default_rng(20)
 
 
 @pytest.fixture(scope="session")
 def spark_kind(request: pytest.FixtureRequest) -> str:
-    """One of KINDS: a process can hold one Spark only."""
+    """One of KINDS; a process can have only one of them."""
     return str(request.config.getoption("--spark"))
 
 
 @pytest.fixture(scope="session")
 def spark(spark_kind: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkSession]:
-    """A session of that kind."""
+    """The Spark session that all tests share."""
     from tests.support.sessions import start
 
     session = start(spark_kind, tmp_path_factory.mktemp("warehouse"))

@@ -1,4 +1,4 @@
-"""The examples run from end to end, each in an interpreter of its own, as a person starts them."""
+"""The examples run from end to end, each in its own interpreter, as a user starts them."""
 
 from __future__ import annotations
 

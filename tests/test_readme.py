@@ -48,7 +48,7 @@ def test_snippets(spark: SparkSession, tmp_path: Path) -> None:
     namespace = {"spark": spark, "folder": tmp_path.as_uri()}
     for line, code, shown in _snippets():
         printed = io.StringIO()
-        # The empty lines make the numbers in a traceback those of the README.
+        # Empty lines, so that line numbers in a traceback are those of the README.
         program = compile("\n" * line + code, str(README), "exec")
         with contextlib.redirect_stdout(printed):
             exec(program, namespace)
@@ -68,7 +68,7 @@ def test_the_snippet_of_the_page_on_scaling(spark: SparkSession) -> None:
         tuned.getEvaluator().evaluate(model.transform(points, probes))
         for probes in tuned.getEstimatorParamMaps()
     ]
-    # All cells, or as many as there are: nothing is missed.
+    # With all cells probed, no neighbor is missed.
     assert recalls == sorted(recalls)
     assert recalls[-1] == 1.0
 

@@ -1,4 +1,4 @@
-"""Executors in processes of their own: one Spark on local-cluster for all tests of this folder."""
+"""Executors in their own processes: one local-cluster session for all tests of this folder."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ def spark_kind() -> str:
 
 @pytest.fixture(scope="session")
 def spark(spark_kind: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkSession]:
-    """Two executors of one core; the driver takes no more than 64 MiB of results at a time."""
+    """Two executors of one core; the driver accepts at most 64 MiB of results at a time."""
     from tests.support.sessions import start
 
     session = start(
         spark_kind,
         tmp_path_factory.mktemp("warehouse"),
         spark__driver__maxResultSize="64m",
-        # Executors run elsewhere: they find the tests' own classes by this alone.
+        # Executors run in other processes and import the tests' classes by this path.
         spark__executorEnv__PYTHONPATH=str(Path(__file__).parents[2]),
     )
     yield session

@@ -1,4 +1,4 @@
-"""A model and its broadcast do not get in the way of the rest of a session."""
+"""A model and its broadcast do not interfere with the rest of a session."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def _searched(spark: SparkSession, seed: int) -> tuple[KNNModel, DataFrame]:
 
 
 class _Interrupted:
-    """A stream that has something done before its first line is read: as garbage collection may."""
+    """A stream that runs a function before its first line is read, as garbage collection may."""
 
     def __init__(self, stream: Any, action: Callable[[], object]) -> None:
         self._stream = stream
@@ -71,7 +71,7 @@ def test_garbage_collection_between_a_command_and_its_answer(
     assert parse("44") == 44
 
 
-def test_the_drivers_file_goes_with_the_broadcast(
+def test_the_file_on_the_driver_is_removed_with_the_broadcast(
     spark: SparkSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(broadcasting, "_CLEANED_SECONDS", 0.0)
@@ -85,7 +85,7 @@ def test_the_drivers_file_goes_with_the_broadcast(
     model, found = _searched(spark, seed=3)
     (made,) = files() - before
     assert made.stat().st_mode & 0o077 == 0
-    # A lazy DataFrame needs it still, which the JVM alone knows.
+    # A lazy DataFrame still needs it, which only the JVM knows.
     del model
     _collect(spark)
     assert made.exists()
@@ -99,7 +99,7 @@ def test_the_drivers_file_goes_with_the_broadcast(
 
 
 def _collect(spark: SparkSession) -> None:
-    """Have both garbage collectors run, and what they find looked at."""
+    """Run both garbage collectors, and process what they collected."""
     gc.collect()
     spark.sparkContext._jvm.System.gc()
     time.sleep(0.5)
@@ -134,7 +134,7 @@ spark.stop()
 
 
 @pytest.mark.slow
-def test_broadcasts_of_the_user_when_the_driver_is_full(tmp_path: Path) -> None:
+def test_broadcasts_of_the_user_survive_a_full_driver(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", FULL, str(tmp_path)],
         cwd=ROOT,

@@ -1,4 +1,4 @@
-"""Executors of their own: same answers, bounded fetches, mapped copies, lost processes."""
+"""Executors in their own processes: same answers, bounded fetches, mapped files, failures."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pyspark_knn.index.base import IndexSpec
 from pyspark_knn.index.distances import resolve_metric
 from pyspark_knn.index.pairwise import PairwiseSearch
 from tests.support.accidents import AccidentIndex, MapWitness
-from tests.support.frames import answers, frame_of
+from tests.support.frames import Matrix, answers, frame_of
 from tests.support.wrapped import wrap_index
 
 if TYPE_CHECKING:
@@ -25,10 +25,16 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.cluster
 
-RANDOM = np.random.default_rng(23)
-ITEMS = RANDOM.normal(size=(500, 3))
-ITEMS[300:400] = ITEMS[:100]
-QUERIES = RANDOM.normal(size=(400, 3))
+
+def _data() -> tuple[Matrix, Matrix]:
+    """Items with duplicates, and queries."""
+    rng = np.random.default_rng(23)
+    items = rng.normal(size=(500, 3))
+    items[300:400] = items[:100]
+    return items, rng.normal(size=(400, 3))
+
+
+ITEMS, QUERIES = _data()
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +48,7 @@ def queries(spark: SparkSession) -> DataFrame:
 
 
 def _one_process(metric: str, k: int) -> list[list[tuple[int, float]]]:
-    """The same search by the same package in this very process, without Spark."""
+    """The answers of the same search in this process, without Spark."""
     index = PairwiseSearch.build(ITEMS, IndexSpec(resolve_metric(metric)))
     distances, positions = index.kneighbors(QUERIES, k)
     rows = zip(positions.tolist(), distances.tolist(), strict=True)
@@ -70,11 +76,13 @@ def test_a_killed_process_does_not_change_the_answer(
     assert (tmp_path / "happened").exists()
 
 
-def test_workers_map_the_file_of_the_broadcast(spark: SparkSession, tmp_path: Path) -> None:
-    """One copy an executor: the pages of a file, aligned, that nobody can write to."""
+def test_workers_map_the_file_of_the_broadcast(
+    spark: SparkSession, rng: np.random.Generator, tmp_path: Path
+) -> None:
+    """One copy per executor: a mapped file, aligned and read-only."""
     model = KNNEstimator(k=2, idCol="id").fit(frame_of_numbers(spark, 20_000, 16))
     wrap_index(model, lambda index: MapWitness(index, tmp_path))
-    wide = frame_of(spark, RANDOM.normal(size=(40, 16)), partitions=8)
+    wide = frame_of(spark, rng.normal(size=(40, 16)), partitions=8)
     model.transform(wide).collect()
     notes = [path.read_text().split() for path in tmp_path.iterdir()]
     assert notes
@@ -85,7 +93,7 @@ def test_workers_map_the_file_of_the_broadcast(spark: SparkSession, tmp_path: Pa
 
 
 def frame_of_numbers(spark: SparkSession, rows: int, dim: int) -> DataFrame:
-    """Random vectors of float64, made on the executors."""
+    """Random vectors of float64, generated on the executors."""
 
     def make(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for batch in batches:
@@ -101,7 +109,7 @@ def frame_of_numbers(spark: SparkSession, rows: int, dim: int) -> DataFrame:
 
 
 @pytest.mark.slow
-def test_more_vectors_than_the_driver_takes_at_a_time(spark: SparkSession) -> None:
+def test_more_vectors_than_max_result_size(spark: SparkSession) -> None:
     """205 MB through spark.driver.maxResultSize of 64 MiB."""
     assert spark.conf.get("spark.driver.maxResultSize") == "64m"
     items = frame_of_numbers(spark, 200_000, 128)
@@ -115,13 +123,13 @@ def test_more_vectors_than_the_driver_takes_at_a_time(spark: SparkSession) -> No
 
 def _stored(spark: SparkSession) -> int:
     """Bytes of blocks in the memory of the driver and the executors, broadcasts among them."""
-    # Not from Spark's status store: that counts a broadcast once more when it is removed.
+    # Not from Spark's status store, which counts a broadcast again when it is removed.
     status = spark.sparkContext._jsc.sc().getExecutorMemoryStatus().values().toList()
     return sum(status.apply(i)._1() - status.apply(i)._2() for i in range(status.size()))
 
 
 def _settles(spark: SparkSession, bound: int) -> bool:
-    """Whether no more than `bound` bytes are stored, once both garbage collectors were here."""
+    """Whether at most `bound` bytes are stored after both garbage collectors have run."""
     for _ in range(40):
         gc.collect()
         spark.sparkContext._jvm.System.gc()
@@ -131,7 +139,7 @@ def _settles(spark: SparkSession, bound: int) -> bool:
     return False
 
 
-def test_broadcasts_do_not_pile_up(spark: SparkSession) -> None:
+def test_broadcasts_do_not_accumulate(spark: SparkSession) -> None:
     """Each index takes 2 MB on the driver and on each executor that searched it."""
     size, slack = 3 * 2_100_000, 1_000_000
     query = frame_of(spark, np.zeros((4, 25)), partitions=2)

@@ -1,4 +1,4 @@
-"""An executor dies in mid-search, and the answers are those of a quiet day."""
+"""An executor is lost during a search, and the answers stay the same."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 
 
 def search_and_die(marker: str, search: Any, *given: Any) -> Any:
-    """In a worker: the first task that is half done kills its executor, and all that it wrote."""
+    """In a worker: the first task kills its executor halfway, and all that it wrote is lost."""
     for answer in search(*given):
         yield answer
         if len(answer) > 1 and not os.path.exists(marker):
-            # Tasks of the other executor shall have finished by the time that this one is lost.
+            # Let the tasks of the other executor finish before this one is lost.
             time.sleep(4)
             try:
                 os.close(os.open(marker, os.O_CREAT | os.O_EXCL))

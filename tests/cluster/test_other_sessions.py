@@ -1,4 +1,4 @@
-"""Sessions that must be started anew, each in a process of its own."""
+"""Sessions with other settings, each in its own process."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def _run(tmp_path: Path, code: str) -> str:
 @pytest.mark.slow
 @pytest.mark.parametrize(("kind", "setting"), [("local", "TRUE"), ("cluster", "true")])
 def test_encrypted_io(tmp_path: Path, kind: str, setting: str) -> None:
-    """The index never touches the disk in the clear, however the setting is spelled."""
+    """The index is never written to disk unencrypted, however the setting is spelled."""
     _run(
         tmp_path,
         f"""
@@ -69,7 +69,7 @@ spark.stop()
 
 @pytest.mark.slow
 def test_a_session_that_was_restarted(tmp_path: Path) -> None:
-    """Old DataFrames say what to do; the model itself works in the new session."""
+    """Errors of old DataFrames say what to do; the model itself works in the new session."""
     out = _run(
         tmp_path,
         """

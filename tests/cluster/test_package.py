@@ -1,4 +1,4 @@
-"""Executors whose Python lacks this package: what they say, and the ways of supplying it."""
+"""Executors whose Python lacks this package: the error, and the ways to supply it."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ print(knn.fit(items).transform(items.where("id = 7").repartition(4)).first().nei
 """
 
 
-def test_workers_without_the_package_say_so_and_can_be_supplied(tmp_path: Path) -> None:
+def test_workers_without_the_package_raise_until_it_is_supplied(tmp_path: Path) -> None:
     bare = python_without(tmp_path / "bare")
     done = run_script(
         SCRIPT, folder=tmp_path, SPARK_WORKER_DIR=str(tmp_path / "work"), PYSPARK_PYTHON=str(bare)

@@ -1,4 +1,4 @@
-"""Items that are larger than what the driver may fetch, and than what its Python may take."""
+"""Items that exceed both maxResultSize and the memory of the driver's Python."""
 
 from __future__ import annotations
 

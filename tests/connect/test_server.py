@@ -1,4 +1,4 @@
-"""A Spark Connect server in a process of its own, whose workers' Python lacks this package.
+"""A Spark Connect server in its own process, whose workers' Python lacks this package.
 
 Each test has sessions of its own on it, as users do.
 """
@@ -58,7 +58,7 @@ def server(server_folder: Path) -> Iterator[Server]:
 
 @pytest.fixture
 def bare_session(server: Server) -> Iterator[Any]:
-    """A session of its own, whose workers lack the package."""
+    """A new session, whose workers lack the package."""
     made = new_session(server.url)
     yield made
     made.stop()
@@ -66,7 +66,7 @@ def bare_session(server: Server) -> Iterator[Any]:
 
 @pytest.fixture
 def session(bare_session: Any) -> Any:
-    """A session of its own, whose workers got the package."""
+    """A new session, whose workers have the package."""
     supply_package(bare_session)
     return bare_session
 
@@ -97,7 +97,7 @@ def expected(items: Any = ITEMS) -> list[list[str]]:
 
 
 def kept_by(server_folder: Path) -> list[Path]:
-    """The files of sessions that the server itself holds.
+    """Return the files that the server keeps for its sessions.
 
     Executors' copies are Spark's affair: it removes those of a session that was idle for long.
     """
@@ -106,14 +106,14 @@ def kept_by(server_folder: Path) -> list[Path]:
 
 
 def as_many(count: int, ask: Callable[[], list[Any]], seconds: float) -> list[Any]:
-    """What `ask` finds, as soon as it is so many, or else then: a server cleans up with a delay."""
+    """Return what `ask` returns once it has the given length: a server cleans up with a delay."""
     deadline = time.monotonic() + seconds
     while len(found := ask()) != count and time.monotonic() < deadline:
         time.sleep(0.2)
     return found
 
 
-def test_workers_without_the_package_say_so_and_can_be_supplied(bare_session: Any) -> None:
+def test_workers_without_the_package_raise_until_it_is_supplied(bare_session: Any) -> None:
     session = bare_session
     with pytest.raises(PySparkException, match="no package 'pyspark_knn'") as raised:
         fitted(session)
@@ -156,14 +156,14 @@ while not Path(other).exists():
     if time.monotonic() > deadline:
         raise SystemExit("the other client did not come")
     time.sleep(0.05)
-# From here on both are at it, and each has its index on the server.
+# From here on both clients have an index on the server.
 found += [neighbors(), neighbors()]
 spark.stop()
 print(json.dumps(found))
 """
 
 
-def test_two_clients_do_not_mix_and_leave_nothing(
+def test_two_clients_are_independent_and_leave_no_files(
     server: Server, server_folder: Path, tmp_path: Path
 ) -> None:
     many = [ITEMS, -ITEMS[:50]]
@@ -215,7 +215,9 @@ if end != "exit":
 
 
 @pytest.mark.parametrize("end", ["stop", "garbage", "exit"])
-def test_shards_go_when_their_client_does(server: Server, tmp_path: Path, end: str) -> None:
+def test_shards_are_freed_when_their_client_disconnects(
+    server: Server, tmp_path: Path, end: str
+) -> None:
     fitted, seen = tmp_path / "fitted", tmp_path / "seen"
     with ThreadPoolExecutor(1) as pool:
         arguments = [server.url, end, str(fitted), str(seen)]
@@ -245,7 +247,7 @@ def test_one_upload_for_equal_content(session: Any, monkeypatch: pytest.MonkeyPa
     assert len([path for path in sent if path.endswith(".bundle")]) == 1
 
 
-def test_a_server_that_takes_no_files_and_persists_nothing(
+def test_a_server_that_accepts_no_files_and_persists_nothing(
     session: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
     from pyspark.sql.connect.dataframe import DataFrame
@@ -258,12 +260,12 @@ def test_a_server_that_takes_no_files_and_persists_nothing(
         for kind, name in ((type(session), "addArtifact"), (DataFrame, "persist")):
             monkeypatch.setattr(kind, name, refuse)
         monkeypatch.setattr(DataFrame, "unpersist", refuse)
-        # Asked anew: this session has taken files before.
+        # This session accepted files before, so forget that.
         monkeypatch.setattr(shipping, "_takes_files", {})
         model = fitted(session)
         loaded = KNNModel.read().session(session).load(str(tmp_path / "saved"))
         assert neighbors(model, session) == neighbors(loaded, session) == expected()
-        # What is on the client already goes inside of the query, as far as that goes.
+        # Data on the client is sent within the query, up to the limit.
         taken = KNNModel.fromSklearn(NearestNeighbors(n_neighbors=K).fit(ITEMS), ids=NAMES)
         assert neighbors(taken, session) == expected()
         assert taken._fitted.items_frame(session).count() == len(ITEMS)

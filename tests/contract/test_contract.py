@@ -1,4 +1,4 @@
-"""What every stage keeps: Params, copies, uids, columns, saving, Pipelines, tuning."""
+"""The contract of every stage: Params, copies, uids, columns, saving, Pipelines, tuning."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def model(case: Case, frame: DataFrame) -> Any:
 
 @pytest.fixture(scope="module")
 def fitted(case: Case, frame: DataFrame) -> Any:
-    """A model that has all that a fit reads."""
+    """A fitted model."""
     weights = {"weightCol": "weight"} if hasattr(case.estimator, "weightCol") else {}
     return case.make(k=3, algorithm="brute", placement="replicated", **weights).fit(frame)
 
@@ -51,7 +51,7 @@ def rows_of(found: DataFrame) -> list[Row]:
 
 
 class TestParams:
-    """They are those of pyspark.ml, with checks."""
+    """Params behave as those of pyspark.ml, with checks."""
 
     def test_every_param_has_a_getter_and_a_setter(self, case: Case, model: Any) -> None:
         estimator = case.make()
@@ -129,14 +129,14 @@ class TestParams:
             lambda: estimator.set(estimator.getParam(name), value),
             lambda: ParamGridBuilder().addGrid(estimator.getParam(name), [value]).build(),
         ):
-            # pyspark itself turns one kind of error into the other on some of these ways.
+            # pyspark itself converts one class of error into the other in some of these calls.
             with pytest.raises((TypeError, ValueError), match=f"{name} must be"):
                 attempt()
         with pytest.raises(kind):
             case.estimator(**{name: value})
 
     @pytest.mark.parametrize("value", [np.int64(4), np.int32(4), np.uint8(4), 4.0, np.float32(4)])
-    def test_any_whole_number_will_do(self, case: Case, value: Any) -> None:
+    def test_any_whole_number_is_accepted(self, case: Case, value: Any) -> None:
         k = case.estimator(k=value).getK()
         assert (k, type(k)) == (4, int)
 
@@ -182,11 +182,11 @@ OTHER_VALUES = {
     "shardBy": "kmeans",
     "weightCol": None,
 }
-"""For each Param that a fit reads, a value that it was not fitted with."""
+"""For each Param that `fit` reads, a value that differs from the fitted one."""
 
 
 class TestFittedParams:
-    """A model refuses what needs a fit, by every way to set a Param."""
+    """A model refuses Params that need a fit, however they are set."""
 
     def test_refused(self, fitted: Any, frame: DataFrame) -> None:
         before = fitted.explainParams()
@@ -204,7 +204,7 @@ class TestFittedParams:
                     attempt()
         assert fitted.explainParams() == before
 
-    def test_the_list_is_whole(self, fitted: Any) -> None:
+    def test_the_list_of_fitted_params_is_complete(self, fitted: Any) -> None:
         """A Param either has a setter on the model, or it is refused."""
         for param in fitted.params:
             setter = f"set{param.name[0].upper()}{param.name[1:]}"
@@ -218,10 +218,10 @@ class TestFittedParams:
         copied.clear(copied.k)
         assert copied.getK() == 5
 
-    def test_what_was_asked_for_may_be_asked_again(
+    def test_the_fitted_value_may_be_set_again(
         self, case: Case, frame: DataFrame, tmp_path: Path
     ) -> None:
-        """A CrossValidator gives `transform` the whole param map that it fitted with."""
+        """A CrossValidator passes to `transform` the whole param map that it fitted with."""
         stage = case.make(k=3, p=2)
         asked = {stage.algorithm: "auto", stage.placement: "auto", stage.p: 2, stage.k: 2}
         fitted = stage.fit(frame, asked)
@@ -240,7 +240,7 @@ class TestFittedParams:
 
 
 class TestColumns:
-    """Every row and column stays, the outputs come last, and none is overwritten."""
+    """Every row and column is kept, the outputs are appended, and no column is overwritten."""
 
     def test_outputs(self, case: Case, model: Any, frame: DataFrame) -> None:
         found = model.transform(frame)
@@ -343,8 +343,8 @@ class TestSaving:
         )
 
 
-class TestRules:
-    """What holds for the neighbours holds for what is made of them."""
+class TestSearchParams:
+    """Params of the search apply to votes and means too."""
 
     def test_the_fitted_metric_decides(self, case: Case, frame: DataFrame) -> None:
         with pytest.raises(ValueError, match="seuclidean"):
@@ -373,7 +373,7 @@ class TestRules:
 
 
 def test_queries_with_duplicate_names(case: Case, model: Any, frame: DataFrame) -> None:
-    """As a join leaves them."""
+    """Joins produce such columns."""
     twice = frame.selectExpr("*", "id AS twin", "7 AS id", "label AS truth").drop("weight")
     found = model.transform(twice)
     assert found.columns[: len(twice.columns)] == twice.columns

@@ -1,4 +1,4 @@
-"""Every stage fits on and transforms what users read: files, tables, caches and streams."""
+"""Every stage fits and transforms DataFrames of files, tables, caches and streams."""
 
 from __future__ import annotations
 
@@ -144,7 +144,7 @@ SOURCES: dict[str, Source] = {
     # Spark 3.5 knows neither.
     **({"parquet, void": _parquet_void, "arrow": _arrow} if SPARK_4 else {}),
 }
-"""How the common frame reaches a stage: what to write and read, given a path that is free."""
+"""Ways to write the common frame to a new path and to read it back."""
 
 
 @pytest.fixture(scope="module", params=list(SOURCES))
@@ -162,13 +162,13 @@ def case(request: pytest.FixtureRequest) -> Case:
 
 @pytest.fixture(scope="module")
 def expected(spark: SparkSession, case: Case) -> list[tuple[Any, ...]]:
-    """What the stage makes of the common frame as it is."""
+    """The outputs of the stage for the common frame itself."""
     frame = common_frame(spark)
     return outputs(case, case.make(k=3).fit(frame).transform(frame))
 
 
 def outputs(case: Case, found: DataFrame) -> list[tuple[Any, ...]]:
-    # All columns: what nobody asks for, Spark would not even read.
+    # All columns, because Spark would not read the others.
     rows = sorted(found.collect(), key=lambda row: row.id)
     return [tuple(row[name] for name in ("id", *case.outputs.values())) for row in rows]
 
@@ -180,7 +180,7 @@ def test_fit_and_transform(case: Case, expected: list[tuple[Any, ...]], source: 
     assert outputs(case, found) == expected
 
 
-def test_parquet_by_rows(
+def test_parquet_without_the_vectorized_reader(
     case: Case, expected: list[tuple[Any, ...]], spark: SparkSession, tmp_path: Path
 ) -> None:
     """With Spark's vectorized reader off."""
@@ -194,8 +194,8 @@ def test_parquet_by_rows(
         spark.conf.set(name, before)
 
 
-def test_parquet_and_what_is_asked_of_it(spark: SparkSession, tmp_path: Path) -> None:
-    """Spark asks the scan for as few columns and rows as it can: all of that must work."""
+def test_parquet_with_pruned_columns_and_rows(spark: SparkSession, tmp_path: Path) -> None:
+    """Spark prunes the columns and rows of a scan, and all of these plans must work."""
     source = _parquet(spark, common_frame(spark), (tmp_path / "data").as_uri())
     model: Any = CASES["search"].make(k=3).fit(source)
     found = model.transform(source)
@@ -203,7 +203,7 @@ def test_parquet_and_what_is_asked_of_it(spark: SparkSession, tmp_path: Path) ->
     assert len(found.select("neighbors").collect()) == 60
     assert found.where("id < 3").count() == 3
     assert found.where("size(neighbors) > 3").count() == 0
-    # Columns of the queries still name their own in the result.
+    # Columns of the queries can still be used with the result.
     assert found.where(source["id"] < 3).select(source["features"]).count() == 3
     assert model.kneighborsJoin(source).count() == 180
     assert model.kneighborsJoin(source, items=source).where("item.id IS NULL").count() == 0

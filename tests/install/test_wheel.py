@@ -1,4 +1,4 @@
-"""The wheel leaves the Spark of an environment alone, whatever kind it is."""
+"""The wheel does not change the Spark of an environment, whichever kind it is."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def _run(python: Path, code: str, folder: Path) -> subprocess.CompletedProcess[s
 
 
 def _install_alone(python: Path, wheel: Path) -> None:
-    """Install the wheel, and see to it that nothing else came, changed or went."""
+    """Install the wheel, and check that no other package was added, changed or removed."""
     before = packages(python)
     pip(python, "install", "--no-index", str(wheel))
     after = packages(python)
@@ -50,19 +50,19 @@ def _install_alone(python: Path, wheel: Path) -> None:
     assert {name: after[name] for name in before} == before
 
 
-def test_beside_a_whole_pyspark(wheel: Path, tmp_path: Path) -> None:
-    """Of the version that runs these tests: 3.5 among them."""
+def test_with_pyspark(wheel: Path, tmp_path: Path) -> None:
+    """With the version of Spark that runs these tests, such as 3.5."""
     python = python_without(tmp_path / "whole")
     assert packages(python)["pyspark"] == pyspark.__version__
     _install_alone(python, wheel)
     done = _run(python, IMPORT_ALL, tmp_path)
     assert done.returncode == 0, done.stderr
-    # What the extra asks for is there already.
+    # The packages of the extra are installed already.
     pip(python, "install", "--no-index", f"{wheel}[spark]")
 
 
 @pytest.mark.skipif(MAJOR < 4, reason="pyspark-client came with Spark 4.0")
-def test_beside_a_client_without_a_jvm(wheel: Path, tmp_path: Path) -> None:
+def test_with_pyspark_client(wheel: Path, tmp_path: Path) -> None:
     python = python_without(tmp_path / "client", "pyspark", "py4j")
     pip(python, "install", "--no-deps", f"pyspark-client<={pyspark.__version__}")
     _install_alone(python, wheel)
@@ -71,7 +71,7 @@ def test_beside_a_client_without_a_jvm(wheel: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_without_any_pyspark(wheel: Path, tmp_path: Path) -> None:
+def test_without_pyspark(wheel: Path, tmp_path: Path) -> None:
     python = python_without(tmp_path / "nothing", "pyspark", "py4j")
     _install_alone(python, wheel)
     for code in ("import pyspark_knn", "from pyspark_knn import KNNEstimator"):
@@ -85,7 +85,7 @@ def test_without_any_pyspark(wheel: Path, tmp_path: Path) -> None:
         pip(python, "install", "--no-index", f"{wheel}[spark]")
 
 
-def test_an_emptied_pyspark_counts_as_none(wheel: Path, tmp_path: Path) -> None:
+def test_the_empty_folders_of_an_uninstalled_pyspark(wheel: Path, tmp_path: Path) -> None:
     """Uninstalling pyspark beside pyspark-client leaves folders that can be imported."""
     python = python_without(tmp_path / "emptied", "pyspark", "py4j")
     pip(python, "install", "--no-index", "--no-deps", str(wheel))
@@ -95,7 +95,7 @@ def test_an_emptied_pyspark_counts_as_none(wheel: Path, tmp_path: Path) -> None:
     assert "requires PySpark, which is not installed" in done.stderr.splitlines()[-1]
 
 
-def test_an_old_pyspark_is_named(wheel: Path, tmp_path: Path) -> None:
+def test_an_old_pyspark_is_named_in_the_error(wheel: Path, tmp_path: Path) -> None:
     python = python_without(tmp_path / "whole")
     pip(python, "install", "--no-index", "--no-deps", str(wheel))
     pretend = "import pyspark; pyspark.__version__ = '3.4.3'; from pyspark_knn import KNNModel"
@@ -105,5 +105,5 @@ def test_an_old_pyspark_is_named(wheel: Path, tmp_path: Path) -> None:
     )
 
 
-def test_the_requirements_of_a_clone_are_whole() -> None:
+def test_the_requirements_of_a_clone_are_complete() -> None:
     assert "pyspark>=3.5" in (ROOT / "requirements.txt").read_text().split()

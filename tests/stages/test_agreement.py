@@ -1,4 +1,4 @@
-"""The same predictions and probabilities as scikit-learn, on every data set that comes with it.
+"""Predictions and probabilities agree with scikit-learn on every data set that it includes.
 
 Both may differ only where items are equally far, so that the k nearest are not told by their
 distances: scikit-learn breaks such ties as its algorithm happens to meet the items, we by the
@@ -34,7 +34,7 @@ SEARCHES = [
 ]
 WEIGHTS = ("uniform", "distance")
 TOGETHER = 4
-"""Outputs in one job: each has a Python worker of its own."""
+"""Outputs in one job: each has its own Python worker."""
 
 CLASSIFIED: dict[str, Callable[[], Any]] = {
     "iris": datasets.load_iris,
@@ -51,7 +51,7 @@ MEASURED: dict[str, tuple[Callable[[], Any], int | None]] = {
 
 
 class Halves(NamedTuple):
-    """A data set cut in two."""
+    """A data set, split in two."""
 
     items: np.ndarray
     target: np.ndarray
@@ -142,7 +142,7 @@ def test_means(spark: SparkSession, name: str) -> None:
     assert compared_queries > 5 * len(halves.queries)
 
 
-def test_where_ties_are_broken_otherwise(spark: SparkSession) -> None:
+def test_only_queries_with_ties_differ_from_scikit_learn(spark: SparkSession) -> None:
     """On whole numbers, whose distances are exact: only tied queries differ, by our rule."""
     halves = cut(datasets.load_iris())
     halves = halves._replace(items=np.rint(halves.items * 10), queries=np.rint(halves.queries * 10))

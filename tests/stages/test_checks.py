@@ -1,4 +1,4 @@
-"""Params that do not go together, or hardly as meant."""
+"""Params that are incompatible, or probably not what the user meant."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def items(spark: SparkSession) -> DataFrame:
 
 
 def test_excluded_ids_need_ids(items: DataFrame) -> None:
-    """Without idCol, ids in the queries would be taken for positions of other items."""
+    """Without idCol, ids in the queries would exclude other items by position."""
     for stage in (KNNEstimator(excludeIdCol="id"), KNNClassifier(excludeIdCol="id", labelCol="id")):
         with pytest.raises(ValueError, match="excludeIdCol 'id' needs idCol"):
             stage.fit(items)
@@ -29,8 +29,8 @@ def test_excluded_ids_need_ids(items: DataFrame) -> None:
             list(stage.fitMultiple(items, [{stage.k: 1}]))
 
 
-def test_within_a_distance_up_to_a_k_that_nobody_chose(items: DataFrame) -> None:
-    """Half of the items are within 4 of each, and 5 of them come: this is said once."""
+def test_max_distance_with_the_default_k_warns(items: DataFrame) -> None:
+    """Half of the items are within 4 of each query, and 5 are returned: `fit` warns once."""
     model = KNNEstimator(idCol="id", maxDistance=4.0).fit(items)
     with pytest.warns(UserWarning, match=r"maxDistance is 4\.0 but k is not set: .* the 5 nearest"):
         found = model.transform(items)
@@ -42,14 +42,14 @@ def test_within_a_distance_up_to_a_k_that_nobody_chose(items: DataFrame) -> None
     _is_silent(KNNEstimator(idCol="id").fit(items), items)
 
 
-def test_the_warning_points_at_the_user(items: DataFrame) -> None:
+def test_the_warning_points_at_the_line_of_the_caller(items: DataFrame) -> None:
     model: Any = KNNEstimator(idCol="id").fit(items).setMaxDistance(1.0)
     with pytest.warns(UserWarning, match="k is not set") as caught:
         model.transform(items)
     assert [each.filename for each in caught] == [__file__]
 
 
-def test_kilometres_where_distances_are_angles(spark: SparkSession) -> None:
+def test_a_max_distance_in_kilometres_warns_for_angles(spark: SparkSession) -> None:
     points = frame_of(spark, np.radians([[48.9, 2.4], [41.9, 12.5]]))
     knn = KNNEstimator(idCol="id", k=2, metric="haversine", maxDistance=500.0)
     with pytest.warns(UserWarning, match=r"no two points are farther than 3\.14159 .*radians"):

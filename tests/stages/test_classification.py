@@ -1,4 +1,4 @@
-"""KNNClassifier: votes, probabilities and predictions, and what an MLlib classifier must do."""
+"""KNNClassifier: votes, probabilities, predictions, and the behavior of an MLlib classifier."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ QUERIES = [[0.0, 0.0], [1.5, 2.0], [4.0, 4.0], [2.5, 0.5], [9.0, 9.0]]
 
 
 def _items() -> list[tuple[int, list[float], float, float]]:
-    """A lattice, so that many are equally far: id, features, label, weight."""
+    """A lattice, so that many distances are equal: id, features, label, weight."""
     random = np.random.default_rng(4)
     cells = [[float(x), float(y)] for x in range(5) for y in range(5)]
     labels = random.integers(0, CLASSES, len(cells)).tolist()
@@ -83,7 +83,7 @@ def expected(cast: list[float]) -> tuple[list[float], list[float], float]:
 
 
 def named(model: KNNClassificationModel, suffix: str, **params: Any) -> KNNClassificationModel:
-    """A copy with other output columns, so that several fit one DataFrame."""
+    """A copy with other output columns, so that one DataFrame can hold those of several models."""
     outputs = {
         "rawPredictionCol": f"raw_{suffix}",
         "probabilityCol": f"share_{suffix}",
@@ -128,9 +128,7 @@ def test_columns(model: KNNClassificationModel, queries: DataFrame) -> None:
     assert schema["who"].dataType == T.ArrayType(T.LongType())
 
 
-def test_an_empty_name_leaves_a_column_out(
-    model: KNNClassificationModel, queries: DataFrame
-) -> None:
+def test_an_empty_name_omits_the_column(model: KNNClassificationModel, queries: DataFrame) -> None:
     one = model.copy().setRawPredictionCol("").setProbabilityCol("")
     assert one.transform(queries).columns == ["query", "features", "prediction"]
     other = model.copy().setPredictionCol("").setRawPredictionCol("")
@@ -166,11 +164,11 @@ def test_votes_and_weights(
     for row, near in zip(rows, found(4, max_distance=2.0), strict=True):
         check(row, "near", oracle.votes(near, LABELS, CLASSES))
         assert list(zip(row.who, row.far, strict=True)) == near
-    assert math.isnan(rows[-1].class_near), "there is a query without any neighbour"
+    assert math.isnan(rows[-1].class_near), "there is a query without neighbors"
 
 
 @pytest.mark.replicated
-def test_a_query_by_itself(weighed: KNNClassificationModel, queries: DataFrame) -> None:
+def test_predict_of_one_vector(weighed: KNNClassificationModel, queries: DataFrame) -> None:
     fitted = weighed.copy().setWeights("distance").setThresholds([0.2, 0.5, 0.9])
     for row in fitted.transform(queries).collect():
         vector = Vectors.dense(row.features)
@@ -185,7 +183,7 @@ def test_a_query_by_itself(weighed: KNNClassificationModel, queries: DataFrame) 
         fitted.predict(Vectors.dense(1.0, math.nan))
 
 
-def test_what_mllib_makes_of_no_prediction(
+def test_evaluators_of_mllib_with_missing_predictions(
     model: KNNClassificationModel, queries: DataFrame
 ) -> None:
     lonely = model.copy().setMaxDistance(2.0).transform(queries)
@@ -294,7 +292,7 @@ def test_weights_must_not_be_negative(items: DataFrame, given: str, said: str) -
         KNNClassifier(weightCol="weight").fit(broken)
 
 
-def test_columns_of_a_wrong_kind(items: DataFrame) -> None:
+def test_columns_of_a_wrong_type(items: DataFrame) -> None:
     named_classes = items.withColumn("label", F.col("label").cast("string"))
     with pytest.raises(TypeError, match=r"labelCol 'label' must be numeric.*string.*StringIndexer"):
         KNNClassifier().fit(named_classes)
@@ -304,7 +302,9 @@ def test_columns_of_a_wrong_kind(items: DataFrame) -> None:
         KNNClassifier(weightCol="features").fit(items)
 
 
-def test_labels_of_any_number(spark: SparkSession, items: DataFrame, queries: DataFrame) -> None:
+def test_labels_of_any_numeric_type(
+    spark: SparkSession, items: DataFrame, queries: DataFrame
+) -> None:
     frame = queries
     kinds = ("int", "float", "decimal(10,2)", "tinyint")
     for i, kind in enumerate(kinds):
@@ -315,7 +315,7 @@ def test_labels_of_any_number(spark: SparkSession, items: DataFrame, queries: Da
         assert len({row[f"class_{i}"] for i in range(len(kinds))}) == 1
 
 
-def test_params_that_do_not_go_together(
+def test_incompatible_params(
     model: KNNClassificationModel, items: DataFrame, queries: DataFrame
 ) -> None:
     with pytest.raises(ValueError, match="weights must be 'uniform' for metric 'inner_product'"):
@@ -329,7 +329,9 @@ def test_params_that_do_not_go_together(
         model.copy().setWeights(None)
 
 
-def test_classes_that_values_cannot_tell(spark: SparkSession, items: DataFrame) -> None:
+def test_many_classes_must_be_declared_in_the_metadata(
+    spark: SparkSession, items: DataFrame
+) -> None:
     with pytest.raises(ValueError, match=r"labelCol 'label' holds 20000.*StringIndexer"):
         KNNClassifier().fit(items.withColumn("label", F.lit(20_000)))
     # Not by an alias in withColumn, whose metadata Spark Connect drops.
@@ -341,7 +343,9 @@ def test_classes_that_values_cannot_tell(spark: SparkSession, items: DataFrame) 
     assert KNNClassifier().fit(items.withColumn("label", F.lit(0))).numClasses == 2
 
 
-def test_names_come_back_by_the_label_s_metadata(spark: SparkSession, tmp_path: Path) -> None:
+def test_class_names_come_from_the_metadata_of_the_label(
+    spark: SparkSession, tmp_path: Path
+) -> None:
     rows = [(1, [0.0], "leek"), (2, [1.0], "plum"), (3, [1.1], "plum"), (4, [5.0], "fig")]
     fruit = spark.createDataFrame(rows, "id int, features array<double>, kind string")
     indexed = StringIndexer(inputCol="kind", outputCol="label").fit(fruit).transform(fruit)
@@ -397,7 +401,7 @@ def test_a_saved_model_without_labels_is_refused(
         KNNClassificationModel.load(path)
 
 
-def test_one_against_the_rest(spark: SparkSession, tmp_path: Path) -> None:
+def test_one_vs_rest(spark: SparkSession, tmp_path: Path) -> None:
     random = np.random.default_rng(2)
     centres = np.array([[0.0, 0.0], [6.0, 0.0], [0.0, 6.0]])
     rows = [
@@ -419,7 +423,7 @@ def test_one_against_the_rest(spark: SparkSession, tmp_path: Path) -> None:
     assert both.getPredictionCol() == "again"
 
 
-def test_in_and_out_of_scikit_learn(queries: DataFrame, weighed: KNNClassificationModel) -> None:
+def test_from_and_to_scikit_learn(queries: DataFrame, weighed: KNNClassificationModel) -> None:
     random = np.random.default_rng(7)
     matrix, kinds = random.normal(size=(40, 2)), np.array(["pear", "fig", "leek"])
     frame, fits = queries, {}
@@ -450,7 +454,7 @@ def test_in_and_out_of_scikit_learn(queries: DataFrame, weighed: KNNClassificati
         weighed.copy().setThresholds([1, 1, 1]).toSklearn()
 
 
-def test_what_is_refused_of_scikit_learn() -> None:
+def test_from_sklearn_refuses() -> None:
     matrix, target = [[0.0], [1.0]], [0, 1]
     with pytest.raises(ValueError, match="not fitted"):
         KNNClassificationModel.fromSklearn(KNeighborsClassifier())
@@ -472,6 +476,6 @@ def test_many_classes(spark: SparkSession) -> None:
     assert all(row.label - 1 == row.prediction for row in frame.collect())
 
 
-def test_a_model_comes_from_a_fit() -> None:
+def test_an_empty_model_raises() -> None:
     with pytest.raises(ValueError, match="KNNClassificationModel has no index"):
         KNNClassificationModel().numClasses  # noqa: B018

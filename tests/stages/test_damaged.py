@@ -1,4 +1,4 @@
-"""Saved models that are damaged, or that a stranger made: one error at load that says what."""
+"""Saved models that are damaged or foreign: loading raises one error that names the cause."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ROWS = [(i, 10 * i, [float(i), 1.0], float(i % 2)) for i in range(6)]
 
 @pytest.fixture(scope="module")
 def classes(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder to copy, not to touch: a classifier that names its two classes."""
+    """The folder of a saved classifier with two class names: copy it, do not change it."""
     names = {"ml_attr": {"type": "nominal", "name": "label", "vals": ["no", "yes"]}}
     items = spark.createDataFrame(ROWS, SCHEMA).withMetadata("label", names)
     folder = Path(tmp_path_factory.mktemp("saved")) / "classes"
@@ -31,7 +31,7 @@ def classes(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 @pytest.fixture(scope="module")
 def positions(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One that goes by positions."""
+    """The folder of a saved model without ids."""
     folder = Path(tmp_path_factory.mktemp("saved")) / "positions"
     with pytest.warns(UserWarning, match="idCol is unset"):
         model = KNNEstimator(k=1).fit(spark.createDataFrame(ROWS, SCHEMA).coalesce(1))
@@ -44,7 +44,7 @@ def copy_of(folder: Path, target: Path) -> Path:
 
 
 def edit(folder: Path, change: Callable[[dict[str, Any]], Any]) -> None:
-    """Change the metadata; a string that comes back replaces them."""
+    """Change the metadata; a string that `change` returns replaces all of it."""
     (part,) = (folder / "metadata").glob("part-*")
     metadata = json.loads(part.read_text())
     text = change(metadata)
@@ -155,8 +155,8 @@ def test_metadata(spark: SparkSession, classes: Path, tmp_path: Path, name: str)
     assert len(str(caught.value)) < 500
 
 
-def test_what_a_later_release_may_add(spark: SparkSession, classes: Path, tmp_path: Path) -> None:
-    """Fields that are not known here mean no harm; without a nonce, as the first release saved."""
+def test_unknown_fields_are_ignored(spark: SparkSession, classes: Path, tmp_path: Path) -> None:
+    """Unknown fields are ignored, and the nonce, which the first release lacks, is optional."""
     folder = copy_of(classes, tmp_path)
     edit(folder, put(0.98, "fit", "recall"))
     edit(folder, put({}, "trained"))
@@ -200,7 +200,7 @@ def test_items(spark: SparkSession, classes: Path, tmp_path: Path, name: str) ->
         KNNClassificationModel.load(folder.as_uri())
 
 
-def test_files_that_do_not_go_together(spark: SparkSession, classes: Path, tmp_path: Path) -> None:
+def test_files_of_different_models(spark: SparkSession, classes: Path, tmp_path: Path) -> None:
     frame = spark.createDataFrame(ROWS, SCHEMA)
     some, others = frame.where("id < 30"), frame.where("id >= 30")
     mixed = {
@@ -235,14 +235,16 @@ def test_positions(
         KNNModel.load(folder.as_uri())
 
 
-def test_ids_that_are_not_asked_for(spark: SparkSession, positions: Path, tmp_path: Path) -> None:
+def test_ids_of_a_model_without_id_col(
+    spark: SparkSession, positions: Path, tmp_path: Path
+) -> None:
     folder = copy_of(positions, tmp_path)
     rewrite(folder, spark.createDataFrame(ROWS, SCHEMA).drop("label"))
     with pytest.raises(ValueError, match="is damaged: its items have ids, but idCol is unset"):
         KNNModel.load(folder.as_uri())
 
 
-def test_what_could_not_be_loaded_is_not_saved(spark: SparkSession, tmp_path: Path) -> None:
+def test_a_stage_that_could_not_be_loaded_is_not_saved(spark: SparkSession, tmp_path: Path) -> None:
     knn = KNNEstimator()
     knn._resetUid("x/../../escaped")
     with pytest.raises(ValueError, match=UID):

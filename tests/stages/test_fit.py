@@ -1,4 +1,4 @@
-"""How a fit reads its input, and what it leaves behind."""
+"""How `fit` reads the items, and what it leaves persisted."""
 
 from __future__ import annotations
 
@@ -26,11 +26,9 @@ from tests.support.oracle import direct_distances, nearest
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
-RANDOM = np.random.default_rng(11)
-
 
 def _watched(frame: DataFrame, note: Path) -> DataFrame:
-    """The same rows; each time that some are computed, their number is noted."""
+    """The same rows; whenever a batch is computed, its number of rows is written to `note`."""
     path = str(note)
 
     def count(batches: Iterator[Any]) -> Iterator[Any]:
@@ -42,8 +40,10 @@ def _watched(frame: DataFrame, note: Path) -> DataFrame:
     return frame.mapInArrow(count, frame.schema)
 
 
-def test_the_input_is_read_once(spark: SparkSession, tmp_path: Path) -> None:
-    items = _watched(frame_of(spark, RANDOM.normal(size=(200, 3)), partitions=3), tmp_path / "read")
+def test_the_input_is_read_once(
+    spark: SparkSession, rng: np.random.Generator, tmp_path: Path
+) -> None:
+    items = _watched(frame_of(spark, rng.normal(size=(200, 3)), partitions=3), tmp_path / "read")
     model = KNNEstimator(idCol="id").fit(items)
     read = [int(line) for line in (tmp_path / "read").read_text().split()]
     assert sum(read) == 200
@@ -61,7 +61,7 @@ def test_nothing_stays_persisted(spark: SparkSession) -> None:
     assert _persisted(spark) <= before
 
 
-def test_nothing_stays_persisted_of_shards_that_could_not_be_built(
+def test_nothing_stays_persisted_after_a_failed_build_of_shards(
     spark: SparkSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(frame: DataFrame) -> None:
@@ -75,8 +75,10 @@ def test_nothing_stays_persisted_of_shards_that_could_not_be_built(
     assert _persisted(spark) <= before
 
 
-def test_fits_of_equal_items_at_once_do_not_free_each_others_chunks(spark: SparkSession) -> None:
-    items = frame_of(spark, RANDOM.normal(size=(20, 2)))
+def test_fits_of_equal_items_at_once_do_not_free_each_others_chunks(
+    spark: SparkSession, rng: np.random.Generator
+) -> None:
+    items = frame_of(spark, rng.normal(size=(20, 2)))
     with _packed(items) as packed:
         with _packed(items) as other:
             assert other.num_items == 20
@@ -90,31 +92,31 @@ def _packed(items: DataFrame, *, named: bool = False) -> packed_room.PackedItems
 
 
 def _persisted(spark: SparkSession) -> set[int]:
-    """The numbers of what is persisted; a client of Spark Connect cannot see them."""
+    """The ids of persisted RDDs; empty for Spark Connect, whose clients cannot see them."""
     if not hasattr(spark, "_jsparkSession"):
         return set()
     return set(spark.sparkContext._jsc.getPersistentRDDs())
 
 
-def test_chunks_come_in_slices_and_end_up_in_order(
-    spark: SparkSession, monkeypatch: pytest.MonkeyPatch
+def test_chunks_are_fetched_in_slices_and_sorted(
+    spark: SparkSession, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Small chunks and slices, so that there are many of both."""
+    """Chunks and slices are small here, so that there are many of both."""
     monkeypatch.setattr(packed_room, "_CHUNK_BYTES", 500)
     monkeypatch.setattr(packed_room, "_SLICE_BYTES", 4_000)
-    items = RANDOM.integers(-50, 50, (400, 3)).astype(np.float64)
+    items = rng.integers(-50, 50, (400, 3)).astype(np.float64)
     items[::3, 1] = 0.1  # some chunks are float64, and sparse vectors among dense ones
-    ids = RANDOM.permutation(400).tolist()
+    ids = rng.permutation(400).tolist()
     frame = frame_of(spark, items, ids, kind="mixed", partitions=5)
     model = KNNEstimator(k=3, idCol="id").fit(frame)
-    queries = RANDOM.normal(size=(10, 3))
+    queries = rng.normal(size=(10, 3))
     found = answers(model.transform(frame_of(spark, queries)))
     expected = nearest(direct_distances(queries, items), ids, 3)
     assert [[i for i, _ in row] for row in found] == [[i for i, _ in row] for row in expected]
 
 
 def _changing(spark: SparkSession, what: str) -> DataFrame:
-    """40 items, of which `what` differs each time that they are computed."""
+    """40 items whose `what` changes whenever they are computed."""
 
     def change(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         random = np.random.default_rng()
@@ -122,7 +124,7 @@ def _changing(spark: SparkSession, what: str) -> DataFrame:
             ids = batch.column(0).to_numpy()
             vectors = np.repeat(ids.astype(float), 2)
             if what == "rows":
-                # As many rows in all as there are in the other reading, or not.
+                # The number of rows may equal that of the other reading, or not.
                 ids = ids[random.random(len(ids)) < 0.5]
                 vectors = vectors[: 2 * len(ids)]
             elif what == "vectors":
@@ -152,10 +154,10 @@ def _changing(spark: SparkSession, what: str) -> DataFrame:
         ("nothing", "several slices", True),
     ],
 )
-def test_an_input_that_changes_between_readings_is_noticed(
+def test_items_that_change_between_readings_are_refused(
     spark: SparkSession, monkeypatch: pytest.MonkeyPatch, slices: str, named: bool, what: str
 ) -> None:
-    """Where persisted chunks are lost, a nondeterministic input may come back with other rows."""
+    """If persisted chunks are lost, items that are not deterministic may have other rows."""
     if slices == "several slices":
         monkeypatch.setattr(packed_room, "_CHUNK_BYTES", 100)
         monkeypatch.setattr(packed_room, "_SLICE_BYTES", 400)
@@ -169,10 +171,10 @@ def test_an_input_that_changes_between_readings_is_noticed(
 
 
 @pytest.mark.parametrize("what", ["rows", "vectors", "ids", "order", "nothing"])
-def test_shards_of_an_input_that_changes_between_readings_are_refused(
+def test_shards_of_items_that_change_between_readings_are_refused(
     spark: SparkSession, what: str
 ) -> None:
-    """Another order alone is none: rows out of a shuffle have it when an executor was lost."""
+    """Another order alone is allowed: a shuffle has it after an executor was lost."""
     with _packed(_changing(spark, what), named=True) as packed:
         packed.frame.unpersist(blocking=True)
         spec = IndexSpec(resolve_metric("euclidean"))
@@ -209,7 +211,7 @@ def test_wide_sparse_items_are_refused_before_they_are_made_dense(
         assert way in text
 
 
-def test_sparse_items_that_grow_by_little_or_are_few_are_taken(
+def test_sparse_items_that_are_few_or_grow_little_are_accepted(
     spark: SparkSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     knn = KNNEstimator(k=1, idCol="id")
@@ -239,7 +241,7 @@ def test_param_maps(spark: SparkSession) -> None:
     assert answers(two.transform(queries)) == [[(1, 2.0), (0, 5.0)]]
 
 
-def test_workers_set_aside_from_garbage_collection_what_they_have_imported(
+def test_workers_exclude_their_imports_from_garbage_collection(
     spark: SparkSession,
 ) -> None:
     """Spark's daemon collects garbage after each task, while the next one waits for the worker."""

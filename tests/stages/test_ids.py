@@ -1,4 +1,4 @@
-"""Ids of every type come back exactly, through both ways that Spark hands columns to Python."""
+"""Ids of every type are returned exactly, with Arrow UDFs and with pandas UDFs."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ TYPES: dict[str, Sequence[str]] = {
 
 @pytest.fixture(params=["arrow", "pandas"])
 def udf_path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Spark 4.1 and later have the Arrow way; the pandas way works everywhere."""
+    """Spark 4.1 and later have Arrow UDFs; pandas UDFs work in every version."""
     if request.param == "pandas":
         monkeypatch.setattr(compat, "has_arrow_udf", lambda: False)
     elif not compat.has_arrow_udf():
@@ -67,7 +67,7 @@ def udf_path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.mark.parametrize("id_type", list(TYPES))
 def test_ids_are_exact(spark: SparkSession, udf_path: str, id_type: str) -> None:
-    """All items are one point, so that the neighbours come in the order of the ids."""
+    """All items are equal, so that the neighbors are in the order of the ids."""
     values = [f"CAST({value} AS {id_type})" for value in reversed(TYPES[id_type])]
     items = spark.sql(f"SELECT explode(array({', '.join(values)})) AS key").repartition(2)
     items = items.selectExpr("key", "array(1.0D, 2.0D) AS features")
@@ -76,7 +76,7 @@ def test_ids_are_exact(spark: SparkSession, udf_path: str, id_type: str) -> None
     queries = items.selectExpr("key AS query", "features")
     found = model.transform(queries)
     assert found.schema["neighbors"].dataType.simpleString() == f"array<{id_type}>"
-    # What is compared is compared by Spark: collecting would send it through Python's own types.
+    # Spark compares the ids, because collecting would convert them to Python's types.
     ordered = f"neighbors = array_sort(array({', '.join(values)}))"
     others = model.copy({model.excludeIdCol: "query"}).transform(queries)
     rest = "neighbors = array_except(array_sort(array({})), array(query))".format(", ".join(values))
@@ -123,7 +123,7 @@ PLACEMENTS = pytest.mark.parametrize("placement", ["replicated", "sharded"])
 @PLACEMENTS
 @pytest.mark.parametrize("id_type", ["double", "float"])
 def test_signed_zeros_are_one_id(spark: SparkSession, placement: str, id_type: str) -> None:
-    """As in Spark's joins and groups. All items are one point."""
+    """As in Spark's joins and groups. All items are equal."""
     ids = [0.0, -0.0, 2.0, -1.0]
     rows = [(key, [1.0]) for key in ids]
     items = spark.createDataFrame(rows, f"id {id_type}, features array<double>").repartition(3)
@@ -154,7 +154,7 @@ def test_signed_zeros_are_one_id(spark: SparkSession, placement: str, id_type: s
 def test_ids_to_exclude_may_be_other_integers(
     spark: SparkSession, id_type: str, given: str, wanted: list[Any]
 ) -> None:
-    """What is beyond the range of the ids excludes nothing, and does not wrap around."""
+    """Values beyond the range of the id type exclude nothing and do not wrap around."""
     items = spark.sql(f"SELECT CAST(id AS {id_type}) AS id, array(0D) AS features FROM range(1, 4)")
     model = KNNEstimator(k=3, idCol="id").fit(items)
     limit = 1 << {"tinyint": 7, "smallint": 15, "int": 31, "bigint": 63}[given]
@@ -203,7 +203,7 @@ def test_ids_of_bounded_strings(spark: SparkSession, kind: str) -> None:
 
 
 def _functions() -> tuple[Any, Any]:
-    """A Python function that draws, and one that does not; Spark is told nothing of either."""
+    """A nondeterministic Python function and a deterministic one, not marked as such in Spark."""
     # Functions with type hints become Arrow UDFs in some Sparks and warn in others.
     return (
         F.udf(lambda: str(uuid.uuid4()), "string"),
@@ -212,7 +212,7 @@ def _functions() -> tuple[Any, Any]:
 
 
 def _drawn(spark: SparkSession) -> dict[str, DataFrame]:
-    """Items whose column "key" is drawn, by ways that hide it."""
+    """Items whose column "key" is not deterministic, in ways that are hard to see."""
     plain = spark.range(0, 4, 1, 2).selectExpr("id", "array(double(id)) AS features")
     blind, text = _functions()
     uuids = plain.withColumn("key", F.expr("uuid()"))
@@ -234,7 +234,7 @@ def _drawn(spark: SparkSession) -> dict[str, DataFrame]:
 
 
 def _steady(spark: SparkSession) -> dict[str, DataFrame]:
-    """Items whose column "key" is not, though things beside it are."""
+    """Items whose column "key" is deterministic, though other columns are not."""
     blind, text = _functions()
     plain = spark.range(0, 4, 1, 2).selectExpr("id", "id AS key", "array(double(id)) AS features")
     drawn = plain.withColumn("key", F.expr("uuid()"))
@@ -266,14 +266,14 @@ def classic(spark: SparkSession) -> Iterator[SparkSession]:
     spark.catalog.clearCache()
 
 
-def test_ids_that_are_drawn_each_time_are_found_in_the_plan(classic: SparkSession) -> None:
+def test_nondeterministic_ids_are_found_in_the_plan(classic: SparkSession) -> None:
     found = {name: is_drawn(frame, "key") for name, frame in _drawn(classic).items()}
     assert [name for name, drawn in found.items() if not drawn] == []
     found = {name: is_drawn(frame, "key") for name, frame in _steady(classic).items()}
     assert [name for name, drawn in found.items() if drawn] == []
 
 
-def test_fit_warns_of_ids_that_are_drawn_each_time(classic: SparkSession) -> None:
+def test_fit_warns_of_nondeterministic_ids(classic: SparkSession) -> None:
     knn = KNNEstimator(k=1, idCol="key")
     for name in ("blind function", "uuid"):
         items = _drawn(classic)[name]
@@ -293,7 +293,7 @@ def test_a_null_id_is_an_error(spark: SparkSession) -> None:
         KNNEstimator(idCol="id").fit(missing)
 
 
-def test_ids_of_queries_are_a_space_of_their_own(spark: SparkSession) -> None:
+def test_ids_of_queries_may_have_another_type(spark: SparkSession) -> None:
     items = frame_of(spark, np.array([[0.0], [1.0]]), [1, 2])
     model: KNNModel = KNNEstimator(k=2, idCol="id").fit(items)
     queries = spark.createDataFrame([("x", [0.0])], "id string, features array<double>")

@@ -1,4 +1,4 @@
-"""Arrays of integers: searched exactly, or refused."""
+"""Arrays of integers are searched exactly, or refused."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def _longs(spark: SparkSession, cells: list[Any]) -> DataFrame:
 
 @pytest.mark.parametrize("placement", ["replicated", "sharded"])
 @pytest.mark.parametrize("way", ["arrow", "pandas"])
-def test_integers_that_doubles_would_round_are_refused(
+def test_integers_that_float64_cannot_hold_are_refused(
     spark: SparkSession, placement: str, way: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if way == "pandas":

@@ -1,4 +1,4 @@
-"""Bad input: a clear error, or the documented outcome."""
+"""Invalid input: a clear error, or the documented behavior."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ class TestRows:
         found = model.transform(queries).where("id != 1")
         assert answers(found) == [[(0, 1.0)], [(1, 1.0)]]
 
-    def test_all_of_a_partition(self, spark: SparkSession, model: KNNModel) -> None:
+    def test_a_partition_of_invalid_rows(self, spark: SparkSession, model: KNNModel) -> None:
         queries = _frame(spark, "array<double>", [None, None])
         assert model.copy({model.handleInvalid: "skip"}).transform(queries).collect() == []
         kept = model.copy({model.handleInvalid: "keep"}).transform(queries).collect()
@@ -127,7 +127,7 @@ def test_queries_of_another_dimension(spark: SparkSession, model: KNNModel) -> N
         model.transform(frame_of(spark, np.zeros((1, 3)))).collect()
 
 
-def test_a_dimension_that_the_schema_tells_is_checked_before_any_job(
+def test_a_dimension_in_the_schema_is_checked_before_any_job(
     spark: SparkSession, model: KNNModel
 ) -> None:
     from pyspark.ml.feature import VectorAssembler
@@ -181,9 +181,7 @@ def test_an_existing_output_column_is_refused(spark: SparkSession, model: KNNMod
 
 
 @pytest.mark.parametrize("setting", ["true", "TRUE"])
-def test_names_that_differ_in_case_alone(
-    spark: SparkSession, model: KNNModel, setting: str
-) -> None:
+def test_names_that_differ_only_in_case(spark: SparkSession, model: KNNModel, setting: str) -> None:
     queries = frame_of(spark, np.eye(2)).withColumnRenamed("id", "Neighbors")
     spark.conf.set("spark.sql.caseSensitive", setting)
     try:
@@ -236,7 +234,7 @@ def test_names_with_dots_spaces_and_backticks(spark: SparkSession) -> None:
         ),
     ],
 )
-def test_params_that_do_not_go_together_fail_at_fit(
+def test_incompatible_params_fail_at_fit(
     spark: SparkSession, params: dict[str, Any], message: str
 ) -> None:
     knn = KNNEstimator(idCol="id", **params)
@@ -244,12 +242,12 @@ def test_params_that_do_not_go_together_fail_at_fit(
         knn.fit(frame_of(spark, np.eye(2)))
 
 
-def test_haversine_takes_two_features(spark: SparkSession) -> None:
+def test_haversine_needs_two_features(spark: SparkSession) -> None:
     with pytest.raises(ValueError, match="metric 'haversine' requires 2 features"):
         KNNEstimator(idCol="id", metric="haversine").fit(frame_of(spark, np.eye(3)))
 
 
-def test_items_that_do_not_fit_are_refused_with_their_size(
+def test_items_that_do_not_fit_in_memory_are_refused_with_their_size(
     spark: SparkSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("pyspark_knn.engine.placing.available_memory", lambda: 1 << 10)

@@ -1,4 +1,4 @@
-"""kneighborsJoin: one row for each pair of a query and a neighbour."""
+"""kneighborsJoin: one row for each pair of a query and a neighbor."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_a_query_without_neighbors_has_no_row(spark: SparkSession, model: KNNMod
     assert [(r.q, r.neighbor) for r in near.kneighborsJoin(queries).collect()] == [(1, "a")]
 
 
-def test_it_does_not_depend_on_the_names_of_the_outputs(
+def test_the_join_does_not_depend_on_the_names_of_the_outputs(
     spark: SparkSession, model: KNNModel
 ) -> None:
     queries = frame_of(spark, np.array([[0.0]])).withColumnRenamed("id", "neighbors")
@@ -160,7 +160,7 @@ def test_names_of_the_new_columns(spark: SparkSession, model: KNNModel, items: D
 def test_queries_with_duplicate_names(
     spark: SparkSession, model: KNNModel, items: DataFrame
 ) -> None:
-    """As a join leaves them; `transform` takes them too."""
+    """Joins produce such columns, and `transform` accepts them too."""
     queries = frame_of(spark, np.array([[0.0]])).selectExpr("id", "7 AS id", "features", "8 AS x")
     assert [tuple(row) for row in model.transform(queries).collect()] == [
         (0, 7, [0.0], 8, ["a", "b"], [0.0, 1.0])

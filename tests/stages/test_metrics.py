@@ -1,4 +1,4 @@
-"""What single metrics ask of their data: units, sets, cells."""
+"""Requirements of single metrics: units, sets, cells."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class TestHaversine:
             knn.fit(items)
 
     @pytest.mark.parametrize("placement", PLACEMENTS)
-    def test_queries_in_degrees_are_refused_whatever_handle_invalid_says(
+    def test_queries_in_degrees_are_refused_for_any_handle_invalid(
         self, spark: SparkSession, placement: str
     ) -> None:
         items = frame_of(spark, np.radians(CITIES))
@@ -104,7 +104,7 @@ class TestSets:
 
     @pytest.mark.parametrize("placement", ["replicated", "sharded"])
     @pytest.mark.parametrize("metric", ["jaccard", "yule"])
-    def test_measurements_are_warned_of(
+    def test_values_other_than_zero_and_one_warn(
         self, spark: SparkSession, placement: str, metric: str
     ) -> None:
         items = np.array([[0.0, 1.0, 1.0], [1.0, 0.0, 0.5], [1.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
@@ -113,7 +113,7 @@ class TestSets:
             knn.fit(frame_of(spark, items))
 
     @pytest.mark.parametrize("placement", ["replicated", "sharded"])
-    def test_zeros_and_ones_are_not(self, spark: SparkSession, placement: str) -> None:
+    def test_zeros_and_ones_do_not_warn(self, spark: SparkSession, placement: str) -> None:
         items = np.array([[0.0, 1.0], [1.0, 0.0], [1.0, 1.0]])
         knn = KNNEstimator(k=1, idCol="id", metric="jaccard", **PLACEMENTS[placement])
         # A warning would be an error here, as in all tests.
@@ -123,9 +123,9 @@ class TestSets:
 
 
 class TestSquaresInCells:
-    """sqeuclidean has the order of euclidean, so that its cells can be those of euclidean."""
+    """sqeuclidean orders items as euclidean does, so it uses the same cells."""
 
-    def test_they_are_exact(self, spark: SparkSession) -> None:
+    def test_answers_are_exact(self, spark: SparkSession) -> None:
         rng = np.random.default_rng(8)
         # A lattice: most queries have ties at their k-th distance.
         items = rng.integers(0, 9, (300, 2)) * 0.1
@@ -144,14 +144,14 @@ class TestSquaresInCells:
         roots = answers(plain.transform(queries))
         assert [[i for i, _ in row] for row in probed] == [[i for i, _ in row] for row in roots]
 
-    def test_for_cosine_the_message_names_the_way_out(self, spark: SparkSession) -> None:
+    def test_the_error_for_cosine_names_the_alternative(self, spark: SparkSession) -> None:
         knn = KNNEstimator(idCol="id", metric="cosine", **PLACEMENTS["cells"])
         with pytest.raises(ValueError, match=r"Normalizer.*'euclidean'"):
             knn.fit(frame_of(spark, np.eye(3)))
 
 
 def assembled(spark: SparkSession, order: list[str]) -> DataFrame:
-    """Rows of two features, assembled in an order."""
+    """Rows of two features, assembled in the given order."""
     from pyspark.ml.feature import VectorAssembler
 
     numbers = spark.createDataFrame([(0, 1.0, 9.0), (1, 9.0, 1.0)], ["id", "a", "b"])
@@ -159,7 +159,7 @@ def assembled(spark: SparkSession, order: list[str]) -> DataFrame:
 
 
 class TestNames:
-    """The ML attributes of the features' column name what a vector is made of."""
+    """The ML attributes of the features column name the features of a vector."""
 
     @pytest.mark.parametrize("stage", [KNNEstimator, KNNClassifier])
     @pytest.mark.parametrize("reload", [False, True])
@@ -175,7 +175,7 @@ class TestNames:
         message = "feature 0 is 'b', but the items have 'a' there .2 of 2 differ.*withMetadata"
         with pytest.raises(ValueError, match=message):
             model.transform(queries)
-        # The way out that the message names.
+        # The alternative that the error names.
         meant = queries.withMetadata("features", {"ml_attr": {}})
         rows = sorted(model.transform(meant).collect(), key=lambda row: row.id)
         assert [row.neighbors for row in rows] == [[1], [0]]
@@ -186,7 +186,7 @@ class TestNames:
             model = KNNEstimator(k=1, idCol="id").fit(items)
             assert model.transform(queries).count() == 2
 
-    def test_very_many_names_are_not_kept(self, spark: SparkSession) -> None:
+    def test_more_names_than_the_limit_are_not_kept(self, spark: SparkSession) -> None:
         size = 10_001
         names = {"attrs": {"numeric": [{"idx": i, "name": f"n{i}"} for i in range(size)]}}
         frame = spark.createDataFrame([(0, Vectors.sparse(size, {1: 1.0}))], ["id", "features"])

@@ -1,4 +1,4 @@
-"""What people pass by mistake: the error says what to call instead."""
+"""Common mistakes: the error names the call to use instead."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ CALLS: dict[str, tuple[Callable[[Any, Any, Any], Any], str]] = {
 
 
 class TestNoFrame:
-    """Something else where a DataFrame is needed."""
+    """An object of another type in place of a DataFrame."""
 
     @pytest.mark.parametrize("call", CALLS)
     def test_every_call_names_its_argument(
@@ -105,7 +105,7 @@ class TestNoFrame:
             run(model, frame_of(spark, ITEMS), pd.DataFrame({"a": [1.0]}))
 
     @pytest.mark.parametrize("kind", NO_FRAMES)
-    def test_every_kind_has_its_recipe(self, model: KNNModel, kind: str) -> None:
+    def test_the_error_describes_the_argument(self, model: KNNModel, kind: str) -> None:
         value, words = NO_FRAMES[kind]
         message = f"^dataset must be a Spark DataFrame, got {re.escape(words)}"
         with pytest.raises(TypeError, match=message):
@@ -317,7 +317,7 @@ class TestPredict:
         ],
         ids=str,
     )
-    def test_other_things(self, regressor: KNNRegressionModel, query: Any, got: str) -> None:
+    def test_other_types(self, regressor: KNNRegressionModel, query: Any, got: str) -> None:
         message = f"predict takes one vector: .* got {got}; for several rows use transform"
         with pytest.raises(TypeError, match=message):
             regressor.predict(query)

@@ -1,4 +1,4 @@
-"""What a model tells of itself, and its ways from and to scikit-learn."""
+"""Attributes and repr of a model, and conversion from and to scikit-learn."""
 
 from __future__ import annotations
 
@@ -20,14 +20,18 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from pyspark_knn import KNNEstimator, KNNModel
-from tests.support.frames import answers, frame_of
+from tests.support.frames import Matrix, answers, frame_of
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
-RANDOM = np.random.default_rng(3)
-ITEMS = RANDOM.normal(size=(40, 3))
-IDS = RANDOM.permutation(100)[:40].tolist()
+
+def _data() -> tuple[Matrix, list[int]]:
+    rng = np.random.default_rng(3)
+    return rng.normal(size=(40, 3)), rng.permutation(100)[:40].tolist()
+
+
+ITEMS, IDS = _data()
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +40,7 @@ def model(spark: SparkSession) -> KNNModel:
     return knn.fit(frame_of(spark, ITEMS, IDS, partitions=3))
 
 
-def test_figures(model: KNNModel) -> None:
+def test_counts_params_and_reasons(model: KNNModel) -> None:
     assert (model.numItems, model.numFeatures, model.numSkipped) == (40, 3, 0)
     assert (model.getAlgorithm(), model.getPlacement()) == ("kd_tree", "replicated")
     assert "asked for" in model.algorithmReason
@@ -57,7 +61,7 @@ def test_items(model: KNNModel) -> None:
     assert [row.features for row in rows] == ITEMS[order].tolist()
 
 
-def test_what_it_says_of_itself(model: KNNModel) -> None:
+def test_repr_and_explain_params(model: KNNModel) -> None:
     said = repr(model)
     for part in ("KNNModel", "kd_tree", "replicated", "numItems=40", "numFeatures=3", "k=4"):
         assert part in said
@@ -69,7 +73,7 @@ def test_what_it_says_of_itself(model: KNNModel) -> None:
     assert repr(KNNEstimator()).startswith("KNNEstimator_")
 
 
-def test_an_empty_model_says_where_models_come_from(spark: SparkSession, tmp_path: Path) -> None:
+def test_an_empty_model_raises(spark: SparkSession, tmp_path: Path) -> None:
     for use in (
         lambda: KNNModel().transform(frame_of(spark, ITEMS)),
         lambda: KNNModel().numItems,
@@ -80,18 +84,18 @@ def test_an_empty_model_says_where_models_come_from(spark: SparkSession, tmp_pat
     assert not (tmp_path / "none").exists()
 
 
-def test_to_sklearn(spark: SparkSession, model: KNNModel) -> None:
+def test_to_sklearn(spark: SparkSession, rng: np.random.Generator, model: KNNModel) -> None:
     fitted = model.toSklearn()
     assert isinstance(fitted, NearestNeighbors)
     assert (fitted.n_neighbors, fitted.algorithm, fitted.leaf_size) == (4, "kd_tree", 7)
-    queries = RANDOM.normal(size=(9, 3))
+    queries = rng.normal(size=(9, 3))
     distances, positions = fitted.kneighbors(queries)
     found = answers(model.transform(frame_of(spark, queries)))
     assert [[i for i, _ in row] for row in found] == model.ids[positions].tolist()
     assert np.array([[d for _, d in row] for row in found]) == pytest.approx(distances, rel=1e-12)
 
 
-def test_to_sklearn_refuses_what_it_has_not(spark: SparkSession) -> None:
+def test_to_sklearn_refuses_metrics_that_sklearn_lacks(spark: SparkSession) -> None:
     model = KNNEstimator(idCol="id", metric="inner_product").fit(frame_of(spark, ITEMS))
     with pytest.raises(ValueError, match="no metric 'inner_product'"):
         model.toSklearn()
@@ -108,14 +112,14 @@ def test_to_sklearn_refuses_what_it_has_not(spark: SparkSession) -> None:
     ids=str,
 )
 def test_from_sklearn_with_joblib(
-    spark: SparkSession, tmp_path: Path, settings: dict[str, Any]
+    spark: SparkSession, rng: np.random.Generator, tmp_path: Path, settings: dict[str, Any]
 ) -> None:
-    """An index that someone fitted and saved, put to work on Spark."""
+    """A scikit-learn estimator that was saved with joblib, searched on Spark."""
     joblib.dump(NearestNeighbors(**settings).fit(ITEMS), tmp_path / "index")
     fitted = joblib.load(tmp_path / "index")
-    queries = RANDOM.normal(size=(6, 3))
+    queries = rng.normal(size=(6, 3))
     distances, positions = fitted.kneighbors(queries)
-    names = [f"item {i:02}" for i in RANDOM.permutation(40)]
+    names = [f"item {i:02}" for i in rng.permutation(40)]
     model = KNNModel.fromSklearn(fitted, ids=names)
     assert model.getIdCol() == "id"
     found = answers(model.transform(frame_of(spark, queries)))
@@ -125,7 +129,7 @@ def test_from_sklearn_with_joblib(
     assert [[i for i, _ in row] for row in unnamed] == positions.tolist()
 
 
-def test_from_sklearn_takes_ids_of_many_types() -> None:
+def test_from_sklearn_accepts_ids_of_many_types() -> None:
     fitted = NearestNeighbors(n_neighbors=1).fit([[0.0], [1.0]])
     for ids in (
         np.array([5, 4], dtype=np.int32),
@@ -136,7 +140,7 @@ def test_from_sklearn_takes_ids_of_many_types() -> None:
         assert KNNModel.fromSklearn(fitted, ids=ids).ids.tolist() == sorted(list(ids))
 
 
-def test_from_sklearn_checks_what_it_gets(spark: SparkSession) -> None:
+def test_from_sklearn_checks_its_arguments(spark: SparkSession) -> None:
     fitted = NearestNeighbors().fit(ITEMS)
     with pytest.raises(ValueError, match="ids must be one for each of the 40 fitted rows, got 2"):
         KNNModel.fromSklearn(fitted, ids=[1, 2])
@@ -172,7 +176,7 @@ def test_from_sklearn_checks_feature_names(spark: SparkSession) -> None:
         model.transform(wrong)
 
 
-def test_pickling_says_to_save(spark: SparkSession, model: KNNModel) -> None:
+def test_pickling_raises_and_names_save(spark: SparkSession, model: KNNModel) -> None:
     says = r"KNNModel cannot be pickled.*model\.transform\(queries\).*model\.save\(path\)"
     with pytest.raises(TypeError, match=says):
         pickle.dumps(model)

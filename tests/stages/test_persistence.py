@@ -1,4 +1,4 @@
-"""Saving and loading: the files, every file system, and what loading refuses."""
+"""Saving and loading: the files, every file system, and errors at load."""
 
 from __future__ import annotations
 
@@ -22,19 +22,24 @@ from pyspark_knn import (
 )
 from pyspark_knn.engine.spark import compat
 from pyspark_knn.persistence import ModelReader, ModelWriter
-from tests.support.frames import answers, frame_of
+from tests.support.frames import Matrix, answers, frame_of
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
-RANDOM = np.random.default_rng(5)
-ITEMS = RANDOM.normal(size=(30, 2))
-IDS = RANDOM.permutation(30).tolist()
+
+def _data() -> tuple[Matrix, list[int], Matrix]:
+    """Items, their ids, and queries."""
+    rng = np.random.default_rng(5)
+    return rng.normal(size=(30, 2)), rng.permutation(30).tolist(), rng.normal(size=(5, 2))
+
+
+ITEMS, IDS, QUERIES = _data()
 
 
 @pytest.fixture(scope="module")
 def queries(spark: SparkSession) -> DataFrame:
-    return frame_of(spark, RANDOM.normal(size=(5, 2)))
+    return frame_of(spark, QUERIES)
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +50,7 @@ def model(spark: SparkSession) -> KNNModel:
 
 @pytest.fixture(scope="module")
 def saved(model: KNNModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder to copy, not to touch."""
+    """The folder of a saved model: copy it, do not change it."""
     folder = Path(tmp_path_factory.mktemp("saved")) / "model"
     model.save(folder.as_uri())
     return folder
@@ -60,7 +65,7 @@ def _edit_metadata(folder: Path, text: str | None = None, **changes: Any) -> Non
     (part,) = (folder / "metadata").glob("part-*")
     metadata = json.loads(part.read_text()) | changes
     part.write_text(json.dumps(metadata) if text is None else text)
-    # Hadoop's own checksum would speak first.
+    # Otherwise Hadoop's checksum would raise first.
     for checksum in (folder / "metadata").glob(".*.crc"):
         checksum.unlink()
 
@@ -84,7 +89,7 @@ def test_a_loaded_model_is_the_same(
     assert repr(read) == repr(model)
 
 
-def test_the_files(spark: SparkSession, saved: Path) -> None:
+def test_the_files_of_a_saved_model(spark: SparkSession, saved: Path) -> None:
     assert sorted(path.name for path in saved.iterdir()) == ["items", "metadata"]
     items = spark.read.parquet((saved / "items").as_uri())
     assert dict(items.dtypes) == {
@@ -105,7 +110,7 @@ def test_the_files(spark: SparkSession, saved: Path) -> None:
             assert path.read_bytes()[:1] in (b"", b"{", b"P"), path
 
 
-def test_facts_of_the_fit_are_saved(spark: SparkSession, tmp_path: Path) -> None:
+def test_counts_of_the_fit_are_saved(spark: SparkSession, tmp_path: Path) -> None:
     rows = [(1, [1.0]), (1, [2.0]), (2, None)]
     items = spark.createDataFrame(rows, "id int, features array<float>")
     with pytest.warns(UserWarning, match="id of another"):
@@ -117,7 +122,9 @@ def test_facts_of_the_fit_are_saved(spark: SparkSession, tmp_path: Path) -> None
     assert dict(loaded.items.dtypes)["features"] == "array<float>"
 
 
-def test_without_ids(spark: SparkSession, tmp_path: Path, queries: DataFrame) -> None:
+def test_a_model_without_ids_is_saved_and_loaded(
+    spark: SparkSession, tmp_path: Path, queries: DataFrame
+) -> None:
     with pytest.warns(UserWarning, match="idCol is unset"):
         model = KNNEstimator(k=2).fit(frame_of(spark, ITEMS, partitions=3))
     path = (tmp_path / "model").as_uri()
@@ -141,7 +148,7 @@ def test_positions_stay_where_items_have_labels(
     assert loaded.ids.tolist() == list(range(24))
 
 
-def test_an_estimator(spark: SparkSession, tmp_path: Path) -> None:
+def test_an_estimator_is_saved_and_loaded(spark: SparkSession, tmp_path: Path) -> None:
     knn = KNNEstimator(k=9, metric="seuclidean", metricParams={"V": np.array([1.0, 2.0])})
     path = (tmp_path / "estimator").as_uri()
     knn.save(path)
@@ -192,10 +199,10 @@ def test_pipelines_with_stages_of_mllib_before_and_after(
     assert sorted(map(tuple, loaded.transform(items).collect())) == expected
 
 
-class TestWhatLoadingRefuses:
-    """Each by a sentence that says which."""
+class TestLoadRefuses:
+    """Damaged or missing files: each error names the cause."""
 
-    def test_nothing_there(self, spark: SparkSession, tmp_path: Path) -> None:
+    def test_a_path_that_does_not_exist(self, spark: SparkSession, tmp_path: Path) -> None:
         with pytest.raises(FileNotFoundError, match="there is no saved KNNModel at"):
             KNNModel.load((tmp_path / "none").as_uri())
 
@@ -237,7 +244,7 @@ class TestWhatLoadingRefuses:
             KNNModel.load(folder.as_uri())
 
     @pytest.mark.parametrize("text", ["not JSON", "", "[]", "{}"])
-    def test_metadata_that_is_not_ours(self, spark: SparkSession, copied: Path, text: str) -> None:
+    def test_invalid_metadata(self, spark: SparkSession, copied: Path, text: str) -> None:
         _edit_metadata(copied, text=text)
         with pytest.raises(ValueError, match="metadata is damaged"):
             KNNModel.load(copied.as_uri())
@@ -246,7 +253,7 @@ class TestWhatLoadingRefuses:
 def test_a_failed_save_leaves_nothing_that_loads(
     spark: SparkSession, model: KNNModel, tmp_path: Path
 ) -> None:
-    """A file stands where the folder of the items must go."""
+    """A file has the name of the folder of the items."""
     folder = tmp_path / "model"
     folder.mkdir()
     (folder / "items").write_text("in the way")
@@ -260,14 +267,14 @@ def test_a_failed_save_leaves_nothing_that_loads(
 def test_a_failed_overwrite_keeps_the_old_model(
     spark: SparkSession, model: KNNModel, copied: Path, queries: DataFrame
 ) -> None:
-    """The items cannot be written: what they are rebuilt from is gone."""
+    """The items cannot be written, because the files that they are rebuilt from were deleted."""
     path = copied.as_uri()
     doomed = _lost_its_files(spark, copied.parent / "other")
     with pytest.raises(Exception, match="part-"):
         doomed.write().overwrite().save(path)
     assert answers(KNNModel.load(path).transform(queries)) == answers(model.transform(queries))
     assert [each.name for each in copied.parent.iterdir()] == ["model"]
-    # And of one that succeeds nothing else is left either.
+    # A successful overwrite leaves no other folder either.
     model.copy({model.k: 1}).write().overwrite().save(path)
     assert KNNModel.load(path).getK() == 1
     KNNEstimator(k=7).write().overwrite().save(path)
@@ -275,7 +282,7 @@ def test_a_failed_overwrite_keeps_the_old_model(
     assert [each.name for each in copied.parent.iterdir()] == ["model"]
 
 
-def test_a_new_folder_that_cannot_take_its_place(
+def test_a_new_folder_that_cannot_be_moved_into_place(
     spark: SparkSession, model: KNNModel, copied: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path, smaller = copied.as_uri(), model.copy({model.k: 1})
@@ -311,7 +318,7 @@ def _sharded(spark: SparkSession, folder: Path) -> KNNModel:
 
 
 def _lost_its_files(spark: SparkSession, folder: Path) -> KNNModel:
-    """A sharded model that has nothing in memory, and nothing to be rebuilt from."""
+    """A sharded model without shards in memory and without files to rebuild them from."""
     model = _sharded(spark, folder).unpersist()
     shutil.rmtree(folder)
     return model
@@ -320,7 +327,9 @@ def _lost_its_files(spark: SparkSession, folder: Path) -> KNNModel:
 ALIASES = ["file://{}", "file:{}", "{}", "{}/", "{}/.", "{}/../sh", "//{}", "{}/items", "{}/.."]
 
 
-def test_a_sharded_model_does_not_destroy_itself(spark: SparkSession, tmp_path: Path) -> None:
+def test_a_sharded_model_does_not_overwrite_its_own_files(
+    spark: SparkSession, tmp_path: Path
+) -> None:
     folder = tmp_path / "models" / "sh"
     model = _sharded(spark, folder).unpersist()
     before = sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*"))
@@ -336,8 +345,10 @@ def test_a_sharded_model_does_not_destroy_itself(spark: SparkSession, tmp_path: 
     assert KNNModel.load((tmp_path / "models" / "sh2").as_uri()).numItems == 30
 
 
-def test_a_pipeline_that_deletes_what_its_stage_needs(spark: SparkSession, tmp_path: Path) -> None:
-    """The writer of MLlib's PipelineModel deletes before any stage is asked."""
+def test_a_pipeline_that_deletes_the_files_of_its_stage(
+    spark: SparkSession, tmp_path: Path
+) -> None:
+    """The writer of MLlib's PipelineModel deletes the folder before it saves any stage."""
     path = (tmp_path / "pipeline").as_uri()
     knn = KNNEstimator(k=3, idCol="id", placement="sharded", numShards=2)
     PipelineModel([knn.fit(frame_of(spark, ITEMS, IDS))]).save(path)
@@ -359,7 +370,7 @@ def test_a_model_that_is_overwritten_while_it_is_loaded(
     monkeypatch: pytest.MonkeyPatch,
     step: str,
 ) -> None:
-    """After its metadata were read, before or after its files were listed."""
+    """Overwrite it once its metadata was read, before and after its files are listed."""
     other = KNNEstimator(k=2, idCol="id").fit(frame_of(spark, -ITEMS, IDS))
     path, place = copied.as_uri(), ModelReader if step == "_instance" else persistence
     waiting, plain = [other], getattr(place, step)
@@ -381,7 +392,7 @@ def test_a_model_that_is_overwritten_while_it_is_loaded(
 
 
 @pytest.mark.parametrize("name", ["x[1]", "x{a,b}", "x*", "x?", "x\\y", "x y%20#"])
-def test_names_that_look_like_patterns(
+def test_paths_with_glob_characters(
     spark: SparkSession, model: KNNModel, tmp_path: Path, name: str
 ) -> None:
     path = str(tmp_path / name)

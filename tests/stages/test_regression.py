@@ -1,4 +1,4 @@
-"""KNNRegressor: weighted means, and what an MLlib regressor must do."""
+"""KNNRegressor: weighted means, and the behavior of an MLlib regressor."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ QUERIES = [[0.0, 0.0], [1.5, 2.0], [4.0, 4.0], [2.5, 0.5], [9.0, 9.0]]
 
 
 def _items() -> list[tuple[str, list[float], float, float]]:
-    """A lattice, so that many are equally far: id, features, label, weight."""
+    """A lattice, so that many distances are equal: id, features, label, weight."""
     random = np.random.default_rng(8)
     cells = [[float(x), float(y)] for x in range(5) for y in range(5)]
     labels = random.normal(0, 100, len(cells)).tolist()
@@ -112,11 +112,11 @@ def test_means_and_weights(
     for row, few in zip(rows, found(4, max_distance=2.0), strict=True):
         assert row.near == pytest.approx(oracle.mean(few, LABELS), rel=1e-9, nan_ok=True)
         assert list(zip(row.who, row.far, strict=True)) == few
-    assert math.isnan(rows[-1].near), "there is a query without any neighbour"
+    assert math.isnan(rows[-1].near), "there is a query without neighbors"
 
 
 @pytest.mark.replicated
-def test_a_query_by_itself(weighed: KNNRegressionModel, queries: DataFrame) -> None:
+def test_predict_of_one_vector(weighed: KNNRegressionModel, queries: DataFrame) -> None:
     fitted = weighed.copy().setWeights("distance")
     for row in fitted.transform(queries).collect():
         prediction = fitted.predict(Vectors.dense(row.features))
@@ -144,7 +144,7 @@ def test_labels_must_be_numbers(items: DataFrame, given: str, said: str) -> None
         KNNRegressor().fit(broken)
 
 
-def test_params_that_do_not_go_together(items: DataFrame) -> None:
+def test_incompatible_params(items: DataFrame) -> None:
     with pytest.raises(ValueError, match="weights must be 'uniform' for metric 'inner_product'"):
         KNNRegressor(metric="inner_product", weights="distance").fit(items)
     with pytest.raises(TypeError, match="labelCol 'id' must be numeric"):
@@ -166,7 +166,7 @@ def test_saved_and_loaded(weighed: KNNRegressionModel, queries: DataFrame, tmp_p
     assert again.extractParamMap() == estimator.extractParamMap()
 
 
-def test_in_and_out_of_scikit_learn(queries: DataFrame, weighed: KNNRegressionModel) -> None:
+def test_from_and_to_scikit_learn(queries: DataFrame, weighed: KNNRegressionModel) -> None:
     random = np.random.default_rng(7)
     matrix, target = random.normal(size=(40, 2)), random.normal(size=40)
     fitted = KNeighborsRegressor(5, weights="distance").fit(matrix, target)

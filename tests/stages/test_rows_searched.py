@@ -1,4 +1,4 @@
-"""How many rows are searched, for whatever is written after transform."""
+"""How many queries are searched, for any operations after `transform`."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def counter(model: KNNModel, tmp_path_factory: pytest.TempPathFactory) -> Search
 
 @pytest.fixture(scope="module")
 def queries(spark: SparkSession) -> DataFrame:
-    # From a file: a filter on rows that are in the plan itself would be done by the driver.
+    # From a file, because the driver filters rows that are part of the plan.
     return frame_of(spark, np.random.default_rng(1).normal(size=(N, 20)), partitions=2).cache()
 
 

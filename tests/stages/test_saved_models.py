@@ -1,4 +1,4 @@
-"""Models that other versions of Spark saved (tests/support/saved.py) answer as they did there."""
+"""Models that other versions of Spark saved (tests/support/saved.py) give the same answers."""
 
 from __future__ import annotations
 
@@ -31,18 +31,18 @@ ALL = sorted(saved.FOLDER.iterdir(), key=lambda folder: _release(folder.name))
 READABLE = [each for each in ALL if _release(each.name) <= _release(pyspark.__version__)]
 
 
-def test_every_supported_spark_has_saved_some() -> None:
+def test_every_supported_spark_has_saved_models() -> None:
     assert [_release(each.name) for each in ALL] == [(3, 5), (4, 0), (4, 1), (4, 2), (4, 3)]
 
 
 @pytest.mark.parametrize("folder", READABLE, ids=lambda path: path.name)
-def test_loads_and_answers(spark: SparkSession, folder: Path) -> None:
+def test_a_saved_model_loads_and_answers(spark: SparkSession, folder: Path) -> None:
     queries = frame_of(spark, saved.QUERIES)
     named = KNNModel.load(str(folder / "names"))
     assert answers(named.transform(queries)) == nearest(DISTANCES, saved.NAMES, 6)
     timed = KNNModel.load(str(folder / "times"))
     assert timed.getAlgorithm() == "kd_tree"
-    # As numbers: a time that Python gets would be in the zone of this process.
+    # As numbers, because Python would read times in the time zone of this process.
     numbers = F.transform("neighbors", F.unix_micros)
     found = answers(timed.transform(queries).withColumn("neighbors", numbers))
     assert found == nearest(DISTANCES, [round(each.timestamp() * 1e6) for each in saved.TIMES], 3)
@@ -52,13 +52,13 @@ def test_loads_and_answers(spark: SparkSession, folder: Path) -> None:
 
 
 @pytest.mark.parametrize("folder", READABLE, ids=lambda path: path.name)
-def test_votes_and_means(spark: SparkSession, folder: Path) -> None:
+def test_a_saved_model_votes_and_averages(spark: SparkSession, folder: Path) -> None:
     queries = frame_of(spark, saved.QUERIES)
     classifier = KNNClassificationModel.load(str(folder / "classes"))
     assert (classifier.labels, classifier.getThresholds()) == (saved.CLASSES, saved.THRESHOLDS)
     regressor = KNNRegressionModel.load(str(folder / "values"))
     regressor.setPredictionCol("value")
-    # Without labels of its own it goes by the metadata that the model gives the prediction.
+    # Without labels of its own, it uses the metadata of the prediction column.
     named = IndexToString(inputCol="prediction", outputCol="said")
     found = named.transform(regressor.transform(classifier.transform(queries)))
     rows = sorted(found.collect(), key=lambda row: row.id)

@@ -1,4 +1,4 @@
-"""What a search answers: against plain float64 search, and to the bit however it is run."""
+"""Answers of a search: compared with plain float64 search, and equal to the bit in every run."""
 
 from __future__ import annotations
 
@@ -11,19 +11,24 @@ from pyspark.ml.linalg import Vectors
 
 from pyspark_knn import KNNEstimator
 from pyspark_knn.engine.rows.features import features_of
-from tests.support.frames import KINDS, answers, frame_of
+from tests.support.frames import KINDS, Matrix, answers, frame_of
 from tests.support.oracle import direct_distances, nearest
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
-RANDOM = np.random.default_rng(7)
-# A lattice: full of ties, and exact in every type of column.
-ITEMS = RANDOM.integers(-2, 3, (120, 3)).astype(np.float64)
-IDS = RANDOM.permutation(1000)[:120].tolist()
-QUERIES = RANDOM.integers(-3, 4, (30, 3)).astype(np.float64)
 
-# Metric, the Params that it needs, and the algorithms that serve it.
+def _lattice() -> tuple[Matrix, list[int], Matrix]:
+    """Items, ids and queries: full of ties, and exact in every type of column."""
+    rng = np.random.default_rng(7)
+    items = rng.integers(-2, 3, (120, 3)).astype(np.float64)
+    ids = rng.permutation(1000)[:120].tolist()
+    return items, ids, rng.integers(-3, 4, (30, 3)).astype(np.float64)
+
+
+ITEMS, IDS, QUERIES = _lattice()
+
+# Metric, the Params that it needs, and the algorithms that support it.
 METRICS: list[tuple[str, dict[str, Any], tuple[str, ...]]] = [
     ("euclidean", {}, ("auto", "brute", "kd_tree", "ball_tree")),
     ("minkowski", {"p": 3.0, "metricParams": {"w": [1.0, 2.0, 0.5]}}, ("brute", "ball_tree")),
@@ -47,7 +52,7 @@ def batches_of_one(spark: SparkSession) -> Iterator[None]:
 
 
 def test_dense_vectors_reach_python_without_null_arrays(spark: SparkSession) -> None:
-    # Spark takes quadratic time for runs of them; sparse vectors are told by their layout.
+    # Spark takes quadratic time for runs of nulls; the layout marks sparse vectors instead.
     sparse = Vectors.sparse(3, [1], [2.0])
     rows = [(Vectors.dense(1.0, 2.0, 3.0),), (sparse,), (Vectors.sparse(3, [], []),)]
     queries = spark.createDataFrame(rows, ["features"])
@@ -70,7 +75,7 @@ def test_neighbors_are_those_of_direct_differences(
     for got, wanted in zip(found, expected, strict=True):
         assert [d for _, d in got] == pytest.approx([d for _, d in wanted], abs=1e-15)
         if metric != "cosine":
-            # The figures on a lattice are exact, so ties are ties in the oracle too.
+            # Distances on a lattice are exact, so ties are ties in the reference too.
             assert got == wanted
 
 
@@ -79,15 +84,17 @@ def test_every_type_of_features_column(spark: SparkSession, kind: str) -> None:
     items = frame_of(spark, ITEMS, IDS, kind=kind)
     expected = nearest(direct_distances(QUERIES, ITEMS), IDS, 5)
     model = KNNEstimator(idCol="id").fit(items)
-    # The same queries as another type are the same queries.
+    # Queries of another column type have the same answers.
     other = "dense" if kind != "dense" else "float"
     for column in (kind, other):
         assert answers(model.transform(frame_of(spark, QUERIES, kind=column))) == expected
 
 
-def test_float32_items_with_float64_queries_are_compared_in_float64(spark: SparkSession) -> None:
-    items = RANDOM.normal(size=(50, 4)).astype(np.float32)
-    queries = RANDOM.normal(size=(10, 4))
+def test_float32_items_with_float64_queries_are_compared_in_float64(
+    spark: SparkSession, rng: np.random.Generator
+) -> None:
+    items = rng.normal(size=(50, 4)).astype(np.float32)
+    queries = rng.normal(size=(10, 4))
     model = KNNEstimator(k=3, idCol="id").fit(frame_of(spark, items, kind="float"))
     expected = nearest(direct_distances(queries, items), range(50), 3)
     found = answers(model.transform(frame_of(spark, queries)))
@@ -97,8 +104,8 @@ def test_float32_items_with_float64_queries_are_compared_in_float64(spark: Spark
     )
 
 
-def test_dtype_float32_rounds_the_items_once(spark: SparkSession) -> None:
-    items, queries = RANDOM.normal(size=(50, 4)), RANDOM.normal(size=(10, 4))
+def test_dtype_float32_rounds_the_items_once(spark: SparkSession, rng: np.random.Generator) -> None:
+    items, queries = rng.normal(size=(50, 4)), rng.normal(size=(10, 4))
     model = KNNEstimator(k=3, idCol="id", dtype="float32").fit(frame_of(spark, items))
     rounded = items.astype(np.float32)
     expected = nearest(direct_distances(queries, rounded), range(50), 3)
@@ -111,15 +118,16 @@ def test_dtype_float32_rounds_the_items_once(spark: SparkSession) -> None:
 @pytest.mark.parametrize(
     ("metric", "params", "algorithms"), METRICS, ids=[each[0] for each in METRICS]
 )
-def test_equal_to_the_bit_whatever_the_way(
+def test_answers_are_equal_to_the_bit_however_they_are_computed(
     spark: SparkSession,
+    rng: np.random.Generator,
     batches_of_one: None,
     metric: str,
     params: dict[str, Any],
     algorithms: tuple[str, ...],
 ) -> None:
     """Algorithms, partitions of items and of queries, and batch sizes of 1 and 10,000."""
-    items, queries = RANDOM.normal(size=(90, 3)), frame_of(spark, RANDOM.normal(size=(20, 3)))
+    items, queries = rng.normal(size=(90, 3)), frame_of(spark, rng.normal(size=(20, 3)))
     items[40:60] = items[:20]  # duplicates
     found = []
     for algorithm in algorithms:
@@ -144,7 +152,7 @@ def test_without_id_col_positions_name_the_neighbors(spark: SparkSession) -> Non
     assert found.schema["neighbors"].dataType.simpleString() == "array<bigint>"
 
 
-def test_duplicate_ids_are_counted_and_each_answers(spark: SparkSession) -> None:
+def test_items_with_duplicate_ids_are_separate_items(spark: SparkSession) -> None:
     items = frame_of(spark, np.array([[0.0], [1.0], [2.0], [9.0]]), [7, 7, 7, 8])
     with pytest.warns(UserWarning, match="2 items have the id of another"):
         model = KNNEstimator(k=3, idCol="id").fit(items)
@@ -152,7 +160,7 @@ def test_duplicate_ids_are_counted_and_each_answers(spark: SparkSession) -> None
     assert found == [[(7, 0.0), (7, 1.0), (7, 2.0)]]
 
 
-def test_k_beyond_the_items_gives_what_there_is(spark: SparkSession) -> None:
+def test_k_above_the_number_of_items_returns_all_items(spark: SparkSession) -> None:
     with pytest.warns(UserWarning, match="k is 9, but there are only 2 items"):
         model = KNNEstimator(k=9, idCol="id").fit(frame_of(spark, ITEMS[:2]))
     found = answers(model.transform(frame_of(spark, QUERIES[:3])))
@@ -210,7 +218,7 @@ def test_max_distance_may_be_negative_for_inner_product_alone(spark: SparkSessio
         KNNEstimator(idCol="id", maxDistance=-1.0).fit(items)
 
 
-# Two of them are one point.
+# The first two are equal.
 TWINS = np.array([[0.0], [0.0], [1.0], [2.0]])
 
 
@@ -220,7 +228,7 @@ def twins(spark: SparkSession) -> DataFrame:
 
 
 class TestExclusion:
-    """excludeIdCol goes by id."""
+    """excludeIdCol excludes items by id."""
 
     def test_self_join_with_duplicate_points(self, twins: DataFrame) -> None:
         model = KNNEstimator(k=2, idCol="id", excludeIdCol="id").fit(twins)
@@ -240,13 +248,15 @@ class TestExclusion:
         every = [10, 11, 12, 13]
         assert found == [[11, 13], every, [10, 11, 12], every, every, []]
 
-    def test_all_items_of_an_id_are_left_out(self, spark: SparkSession) -> None:
+    def test_all_items_with_an_excluded_id_are_excluded(self, spark: SparkSession) -> None:
         with pytest.warns(UserWarning, match="id of another"):
             model = KNNEstimator(k=4, idCol="id").fit(frame_of(spark, TWINS, [1, 1, 2, 1]))
         queries = frame_of(spark, np.array([[0.0]]), [1])
         assert answers(model.setExcludeIdCol("id").transform(queries)) == [[(2, 1.0)]]
 
-    def test_another_type_is_refused(self, spark: SparkSession, twins: DataFrame) -> None:
+    def test_excluded_ids_of_another_type_are_refused(
+        self, spark: SparkSession, twins: DataFrame
+    ) -> None:
         model = KNNEstimator(idCol="id", excludeIdCol="id", k=2).fit(twins)
         message = "excludeIdCol 'id' must be of the items' id type, bigint or array<bigint>"
         with pytest.raises(TypeError, match=message):
@@ -254,7 +264,7 @@ class TestExclusion:
         with pytest.raises(ValueError, match="excludeIdCol 'id' does not exist"):
             model.transform(twins.select("features"))
 
-    def test_positions_are_excluded_where_there_are_no_ids(self, spark: SparkSession) -> None:
+    def test_positions_are_excluded_without_id_col(self, spark: SparkSession) -> None:
         with pytest.warns(UserWarning, match="idCol is unset"):
             model = KNNEstimator(k=4).fit(
                 frame_of(spark, TWINS, partitions=1).orderBy("id").select("features")
@@ -263,7 +273,7 @@ class TestExclusion:
         assert found == [[(1, 0.0), (2, 1.0), (3, 2.0)], [(0, 0.0), (2, 1.0), (3, 2.0)]]
 
 
-def test_every_row_and_column_stays_and_the_outputs_come_last(spark: SparkSession) -> None:
+def test_every_row_and_column_is_kept_and_the_outputs_are_appended(spark: SparkSession) -> None:
     model = KNNEstimator(k=2, idCol="id").fit(frame_of(spark, ITEMS, IDS, kind="dense"))
     rows = [(1, "a", {"x": 1}, QUERIES[0].tolist()), (1, "a", {"x": 1}, QUERIES[0].tolist())]
     schema = "`a key` int, `dotted.name` string, attributes map<string,int>, features array<double>"
@@ -277,7 +287,7 @@ def test_every_row_and_column_stays_and_the_outputs_come_last(spark: SparkSessio
     assert first["attributes"] == {"x": 1}
 
 
-def test_an_empty_output_name_leaves_the_column_out(spark: SparkSession) -> None:
+def test_an_empty_output_name_omits_the_column(spark: SparkSession) -> None:
     model = KNNEstimator(k=2, idCol="id", distancesCol="").fit(frame_of(spark, ITEMS, IDS))
     queries = frame_of(spark, QUERIES[:2])
     assert model.transform(queries).columns == ["id", "features", "neighbors"]
@@ -296,7 +306,7 @@ def test_empty_queries_and_empty_partitions(spark: SparkSession) -> None:
     assert none.columns == ["id", "features", "neighbors", "distances"]
 
 
-def test_items_may_come_in_empty_partitions(spark: SparkSession) -> None:
+def test_items_with_empty_partitions(spark: SparkSession) -> None:
     items = frame_of(spark, ITEMS[:3], partitions=8)
     model = KNNEstimator(k=3, idCol="id").fit(items)
     expected = nearest(direct_distances(QUERIES[:3], ITEMS[:3]), range(3), 3)

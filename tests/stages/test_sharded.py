@@ -1,13 +1,14 @@
-"""Sharded placement: the answers of one index, out of many."""
+"""Sharded placement: many indexes give the answers of one."""
 
 from __future__ import annotations
 
 import datetime as dt
 import functools
 import warnings
+from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -21,16 +22,21 @@ from pyspark_knn.engine import sharded
 from pyspark_knn.engine.shards.plan import numbered
 from pyspark_knn.engine.spark.spreading import int_array, spreading_keys
 from tests.support.counting import counted_shards
-from tests.support.frames import answers, frame_of
+from tests.support.frames import Matrix, answers, frame_of
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
-RANDOM = np.random.default_rng(11)
-# A lattice, so that ties are everywhere, and ids that repeat.
-ITEMS = RANDOM.integers(-2, 3, (150, 3)).astype(np.float64)
-NAMES = [f"n{i:03d}" for i in RANDOM.integers(0, 130, 150)]
-QUERIES = RANDOM.integers(-3, 4, (40, 3)).astype(np.float64)
+
+def _lattice() -> tuple[Matrix, list[str], Matrix]:
+    """Items with ties everywhere, ids that repeat, and queries."""
+    rng = np.random.default_rng(11)
+    items = rng.integers(-2, 3, (150, 3)).astype(np.float64)
+    names = [f"n{i:03d}" for i in rng.integers(0, 130, 150)]
+    return items, names, rng.integers(-3, 4, (40, 3)).astype(np.float64)
+
+
+ITEMS, NAMES, QUERIES = _lattice()
 
 pytestmark = pytest.mark.filterwarnings("ignore:idCol.*:UserWarning")
 
@@ -54,7 +60,7 @@ def models(items: DataFrame) -> tuple[KNNModel, KNNModel]:
 
 @pytest.fixture(scope="module")
 def queries(spark: SparkSession) -> DataFrame:
-    """Valid and invalid ones, with ids to leave out, in two partitions of one size and a small."""
+    """Valid and invalid queries, with ids to exclude."""
     rows: list[Any] = [
         (i, row, [NAMES[i], NAMES[i + 1]] if i % 3 else None)
         for i, row in enumerate(QUERIES.tolist())
@@ -65,17 +71,24 @@ def queries(spark: SparkSession) -> DataFrame:
     return spark.createDataFrame(rows, "n int, features array<double>, seen array<string>")
 
 
-def test_what_the_model_tells(models: tuple[KNNModel, KNNModel]) -> None:
-    one, cut = models
+def test_params_of_a_sharded_model(models: tuple[KNNModel, KNNModel]) -> None:
+    cut = models[1]
     assert cut.getPlacement() == "sharded"
     assert cut.getNumShards() == 3
     assert cut.getAlgorithm() in ("brute", "kd_tree", "ball_tree")
-    assert (cut.numItems, cut.numFeatures) == (one.numItems, one.numFeatures) == (150, 3)
-    assert cut._facts.numDuplicates == one._facts.numDuplicates == 150 - len(set(NAMES))
     assert "sharded was asked for" in cut.placementReason
     assert "of 3 shards" in cut.algorithmReason
+
+
+def test_counts_and_ids_are_those_of_one_index(models: tuple[KNNModel, KNNModel]) -> None:
+    one, cut = models
+    assert (cut.numItems, cut.numFeatures) == (one.numItems, one.numFeatures) == (150, 3)
+    assert cut._facts.numDuplicates == one._facts.numDuplicates == 150 - len(set(NAMES))
     assert cut.ids.tolist() == one.ids.tolist() == sorted(NAMES)
-    assert cut.toSklearn().n_samples_fit_ == 150
+
+
+def test_to_sklearn_gathers_the_items_of_all_shards(models: tuple[KNNModel, KNNModel]) -> None:
+    assert models[1].toSklearn().n_samples_fit_ == 150
 
 
 @pytest.mark.parametrize(
@@ -115,7 +128,7 @@ def test_an_invalid_query_is_an_error(
         (T.BinaryType(), lambda i: bytes([255 - i, 0, i % 7])),
         (T.DecimalType(20, 3), lambda i: Decimal(i) / 8),
         (T.DateType(), lambda i: dt.date(1500 + 9 * i, 2, 3)),
-        # Hours that come twice in the time zone of the tests, and years that pandas has not.
+        # Hours that occur twice in the time zone of the tests.
         (T.TimestampType(), lambda i: dt.datetime(2024, 10, 27, tzinfo=dt.timezone.utc)
             + dt.timedelta(minutes=10 * i)),
     ],
@@ -140,7 +153,7 @@ def test_types_of_ids(spark: SparkSession, id_type: T.DataType, make: Any) -> No
 
 
 @pytest.mark.parametrize("kind", ["sparse", "float"])
-def test_positions_stand_for_ids_in_shards_too(spark: SparkSession, kind: str) -> None:
+def test_without_id_col_positions_name_the_neighbors(spark: SparkSession, kind: str) -> None:
     items = frame_of(spark, ITEMS, kind=kind, partitions=None).select("features")
     queries = frame_of(spark, QUERIES, kind="dense")
     one = KNNEstimator(k=9).fit(items)
@@ -151,8 +164,8 @@ def test_positions_stand_for_ids_in_shards_too(spark: SparkSession, kind: str) -
 
 
 @pytest.mark.parametrize("metric", ["cosine", "inner_product"])
-def test_other_metrics(spark: SparkSession, metric: str) -> None:
-    items = frame_of(spark, ITEMS, RANDOM.permutation(150).tolist())
+def test_other_metrics(spark: SparkSession, rng: np.random.Generator, metric: str) -> None:
+    items = frame_of(spark, ITEMS, rng.permutation(150).tolist())
     queries = frame_of(spark, QUERIES)
     make = functools.partial(KNNEstimator, idCol="id", metric=metric, k=7)
     one = make().fit(items).transform(queries)
@@ -160,12 +173,15 @@ def test_other_metrics(spark: SparkSession, metric: str) -> None:
     assert answers(cut) == answers(one)
 
 
-def test_few_items_and_equal_ones(spark: SparkSession) -> None:
+def test_there_are_no_more_shards_than_items(spark: SparkSession) -> None:
     few = frame_of(spark, ITEMS[:3], [5, 6, 7])
     with pytest.warns(UserWarning, match="k is 5"):
         model = KNNEstimator(idCol="id", placement="sharded", numShards=50).fit(few)
     assert model.getNumShards() == 3
     assert [len(row) for row in answers(model.transform(frame_of(spark, QUERIES)))] == [3] * 40
+
+
+def test_among_equal_items_the_smallest_ids_are_returned(spark: SparkSession) -> None:
     equal = frame_of(spark, np.ones((40, 2)), range(40))
     model = KNNEstimator(idCol="id", placement="sharded", numShards=4).fit(equal)
     found = answers(model.transform(equal))
@@ -235,7 +251,7 @@ def test_each_query_is_searched_once(
         assert take() == every
 
 
-def test_the_spread_of_keys(spark: SparkSession) -> None:
+def test_spreading_keys_fill_one_partition_each(spark: SparkSession) -> None:
     for count in (1, 2, 3, 8, 37):
         key = F.element_at(int_array(spreading_keys(count)), (F.col("id") + 1).cast("int"))
         rows = spark.range(count).repartition(count, key)
@@ -271,10 +287,17 @@ def test_explain_search(models: tuple[KNNModel, KNNModel], queries: DataFrame) -
         assert "advice" not in report
 
 
-@pytest.mark.parametrize("estimator", [KNNClassifier, KNNRegressor])
-def test_shards_vote_as_one_index(
-    spark: SparkSession, tmp_path: Path, estimator: type[Any]
-) -> None:
+class Voters(NamedTuple):
+    """A replicated and a sharded model that vote, with queries and what `one` returns for them."""
+
+    one: Any
+    cut: Any
+    queries: DataFrame
+    expected: list[str]
+
+
+@pytest.fixture(scope="module", params=[KNNClassifier, KNNRegressor])
+def voters(spark: SparkSession, request: pytest.FixtureRequest) -> Voters:
     # Ids that repeat with other labels, and weights: what breaks a tie decides the vote.
     rows = [
         (i % 50, row, float(i % 3), float(1 + i % 4)) for i, row in enumerate(ITEMS[:110].tolist())
@@ -283,22 +306,31 @@ def test_shards_vote_as_one_index(
     items = spark.createDataFrame(rows, columns)
     queries = frame_of(spark, QUERIES, id_col="n")
     make = functools.partial(
-        estimator, k=4, idCol="id", weightCol="weight", weights="distance", neighborsCol="near"
+        request.param, k=4, idCol="id", weightCol="weight", weights="distance", neighborsCol="near"
     )
     with pytest.warns(UserWarning, match="60 items have the id of another"):
         one = make(placement="replicated").fit(items)
     with pytest.warns(UserWarning, match="60 items have the id of another"):
         cut = make(placement="sharded", numShards=3).fit(items)
-    expected = sorted(map(str, one.transform(queries).collect()))
-    assert sorted(map(str, cut.transform(queries).collect())) == expected
-    cut.write().save(str(tmp_path / "model"))
-    loaded = type(cut).load(str(tmp_path / "model"))
-    assert sorted(map(str, loaded.transform(queries).collect())) == expected
+    return Voters(one, cut, queries, sorted(map(str, one.transform(queries).collect())))
+
+
+def test_shards_vote_as_one_index(voters: Voters) -> None:
+    assert sorted(map(str, voters.cut.transform(voters.queries).collect())) == voters.expected
+
+
+def test_a_loaded_sharded_model_votes_as_the_saved_one(voters: Voters, tmp_path: Path) -> None:
+    voters.cut.write().save(str(tmp_path / "model"))
+    loaded = type(voters.cut).load(str(tmp_path / "model"))
+    assert sorted(map(str, loaded.transform(voters.queries).collect())) == voters.expected
+
+
+def test_predict_is_refused_by_a_sharded_model(voters: Voters) -> None:
     with pytest.raises(ValueError, match="on the executors"):
-        cut.predict(Vectors.dense([0.0, 0.0, 0.0]))
+        voters.cut.predict(Vectors.dense([0.0, 0.0, 0.0]))
 
 
-def test_siblings_share_one_search_of_shards(items: DataFrame) -> None:
+def test_models_of_one_fit_multiple_share_one_search_of_shards(items: DataFrame) -> None:
     knn = KNNEstimator(idCol="id", placement="sharded", numShards=3)
     maps = [{knn.k: 2}, {knn.k: 5}, {knn.k: 5, knn.maxDistance: 1.5}]
     queries = items.limit(20)
@@ -308,7 +340,7 @@ def test_siblings_share_one_search_of_shards(items: DataFrame) -> None:
     alone = [knn.copy(each).fit(items).transform(queries) for each in maps]
     for mine, other in zip(found, alone, strict=True):
         assert sorted(map(str, mine.collect())) == sorted(map(str, other.collect()))
-    # All are cut out of one search, which is cached as one DataFrame.
+    # All are derived from one search, which is cached as one DataFrame.
     assert len(siblings[0]._shared._searches[cached]) == 1
     cached.unpersist()
 
@@ -320,19 +352,36 @@ def test_a_stream_is_refused(spark: SparkSession, models: tuple[KNNModel, KNNMod
         models[1].transform(stream)
 
 
-def test_save_and_load_stay_sharded(
-    models: tuple[KNNModel, KNNModel], queries: DataFrame, tmp_path: Path
+@pytest.fixture(scope="module")
+def saved(
+    models: tuple[KNNModel, KNNModel], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[KNNModel, str]:
+    """The sharded model, saved and loaded, and its path."""
+    path = str(tmp_path_factory.mktemp("saved") / "model")
+    models[1].write().save(path)
+    return KNNModel.load(path), path
+
+
+def test_a_loaded_model_has_the_same_shards(
+    models: tuple[KNNModel, KNNModel], saved: tuple[KNNModel, str]
 ) -> None:
-    cut = models[1]
-    path = str(tmp_path / "model")
-    cut.write().save(path)
-    loaded = KNNModel.load(path)
+    loaded, _ = saved
     assert (loaded.getPlacement(), loaded.getNumShards()) == ("sharded", 3)
-    assert loaded.placementReason == cut.placementReason
+    assert loaded.placementReason == models[1].placementReason
     assert loaded.ids.tolist() == sorted(NAMES)
+
+
+def test_a_loaded_model_answers_as_the_saved_one(
+    models: tuple[KNNModel, KNNModel], saved: tuple[KNNModel, str], queries: DataFrame
+) -> None:
+    loaded, cut = saved[0], models[1]
     keep = {cut.handleInvalid: "keep"}
     assert answers_or_none(loaded.copy(keep), queries) == answers_or_none(cut.copy(keep), queries)
-    # Its shards are built again from these files, should they get lost.
+
+
+def test_a_loaded_model_cannot_overwrite_its_own_files(saved: tuple[KNNModel, str]) -> None:
+    """Spark rebuilds lost shards from these files."""
+    loaded, path = saved
     with pytest.raises(ValueError, match="cannot be overwritten by itself"):
         loaded.write().overwrite().save(path)
     assert loaded.items.count() == 150
@@ -343,7 +392,7 @@ def answers_or_none(model: KNNModel, queries: DataFrame) -> list[Any]:
     return sorted((tuple(row) for row in rows), key=lambda row: row[0])
 
 
-def test_shards_can_be_freed_and_come_back(items: DataFrame, spark: SparkSession) -> None:
+def test_unpersisted_shards_are_rebuilt(items: DataFrame, spark: SparkSession) -> None:
     model = KNNEstimator(idCol="id", placement="sharded", numShards=2).fit(items)
     queries = frame_of(spark, QUERIES)
     before = answers(model.transform(queries))
@@ -355,8 +404,8 @@ def test_shards_can_be_freed_and_come_back(items: DataFrame, spark: SparkSession
     model.unpersist()
 
 
-def test_a_model_keeps_its_shards_when_one_of_an_equal_fit_goes(items: DataFrame) -> None:
-    """As in a notebook whose cell is run again: Spark takes equal plans for one."""
+def test_unpersist_of_an_equal_model_keeps_the_shards(items: DataFrame) -> None:
+    """As in a notebook whose cell is run again: Spark caches equal plans once."""
     knn = KNNEstimator(idCol="id", placement="sharded", numShards=2)
     former, model = knn.fit(items), knn.fit(items)
     frame = model._index._frame  # type: ignore[union-attr]
@@ -371,65 +420,115 @@ def small_limit(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("small_limit")
-def test_auto_shards_what_is_too_large_to_replicate(items: DataFrame) -> None:
+def test_auto_shards_items_that_are_too_large_to_replicate(items: DataFrame) -> None:
     model = KNNEstimator(idCol="id").fit(items)
     assert model.getPlacement() == "sharded"
     assert "150 items of 3 dimensions in float32 take" in model.placementReason
     assert "more than the" in model.placementReason
 
 
-CLUSTERED = np.concatenate(
-    [RANDOM.normal(center, 0.05, (80, 2)) for center in RANDOM.uniform(-9, 9, (6, 2))]
-)
-NEAR = CLUSTERED[::9] + RANDOM.normal(0, 0.02, CLUSTERED[::9].shape)
+def _clusters() -> tuple[Matrix, Matrix]:
+    """Items in six clusters, and queries near every ninth item."""
+    rng = np.random.default_rng(11)
+    centers = rng.uniform(-9, 9, (6, 2))
+    items = np.concatenate([rng.normal(center, 0.05, (80, 2)) for center in centers])
+    return items, items[::9] + rng.normal(0, 0.02, items[::9].shape)
 
 
-@pytest.mark.parametrize("metric", ["euclidean", "cityblock", "sqeuclidean"])
-def test_cells_answer_exactly_and_pass_over_others(
+CLUSTERED, NEAR = _clusters()
+
+
+class Cells(NamedTuple):
+    """A replicated and a k-means sharded model, and what both return for `queries`."""
+
+    one: KNNModel
+    cut: KNNModel
+    queries: DataFrame
+    expected: list[Any]
+    found: list[Any]
+    searched: int | None
+    """How many queries all shards together searched for `found`; None if that is not known."""
+
+
+@pytest.fixture(scope="module")
+def cells(
     spark: SparkSession,
     spark_kind: str,
-    metric: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Cells]:
+    """The models of one metric: see `METRICS` and `EUCLIDEAN`."""
     items = frame_of(spark, CLUSTERED, partitions=3)
     asked: list[Any] = [(i, row, [i * 9]) for i, row in enumerate(NEAR.tolist())]
-    asked[3] = (3, None, None)
+    asked[INVALID] = (INVALID, None, None)
     asked[4] = (4, [100.0, 50.0], None)
     queries = spark.createDataFrame(asked, "n int, features array<double>, seen array<long>")
-    make = functools.partial(
-        KNNEstimator, k=4, idCol="id", metric=metric, handleInvalid="keep", excludeIdCol="seen"
-    )
+    make = functools.partial(KNNEstimator, k=4, idCol="id", excludeIdCol="seen")
+    make = functools.partial(make, metric=request.param, handleInvalid="keep")
     one = make(placement="replicated").fit(items)
     cut = make(placement="sharded", shardBy="kmeans", numShards=12).fit(items)
-    assert cut.numItems == len(CLUSTERED)
-    expected = answers_or_none(one, queries)
-    if spark_kind == "connect":
-        assert answers_or_none(cut, queries) == expected
-    else:
-        take = counted_shards(monkeypatch, tmp_path)
-        assert answers_or_none(cut, queries) == expected
-        # Hash shards would have searched every query in every shard.
-        assert take() < len(NEAR) * cut.getNumShards() / 2
-    if metric != "euclidean":
-        return
-    for changes in ({"k": 500}, {"maxDistance": 0.03}):
-        found = [
-            answers_or_none(m.copy({m.getParam(n): v for n, v in changes.items()}), queries)
-            for m in (one, cut)
-        ]
-        assert found[0] == found[1]
-    few = cut.setNumProbes(1)
-    close = answers_or_none(few, queries)
-    assert [row[0] for row in close] == [row[0] for row in expected]
-    assert close[3] == expected[3]
+    with pytest.MonkeyPatch.context() as patch:
+        # Workers of a Spark Connect server write their counts elsewhere.
+        countable = spark_kind != "connect"
+        take = counted_shards(patch, tmp_path_factory.mktemp("cells")) if countable else None
+        found = answers_or_none(cut, queries)
+        searched = take() if take else None
+    yield Cells(one, cut, queries, answers_or_none(one, queries), found, searched)
+    cut.unpersist()
+
+
+INVALID = 3
+METRICS = pytest.mark.parametrize("cells", ["euclidean", "cityblock", "sqeuclidean"], indirect=True)
+EUCLIDEAN = pytest.mark.parametrize("cells", ["euclidean"], indirect=True)
+
+
+@METRICS
+def test_cells_answer_as_one_index(cells: Cells) -> None:
+    assert cells.cut.numItems == len(CLUSTERED)
+    assert cells.found == cells.expected
+
+
+@METRICS
+def test_most_cells_are_not_searched(cells: Cells) -> None:
+    if cells.searched is None:
+        pytest.skip("the server's workers write elsewhere")
+    # Hash shards would have searched every query in every shard.
+    assert cells.searched < len(NEAR) * cells.cut.getNumShards() / 2
+
+
+@EUCLIDEAN
+@pytest.mark.parametrize("changes", [{"k": 500}, {"maxDistance": 0.03}], ids=str)
+def test_cells_answer_as_one_index_with_changed_params(
+    cells: Cells, changes: dict[str, Any]
+) -> None:
+    expected, found = (
+        answers_or_none(
+            model.copy({model.getParam(name): value for name, value in changes.items()}),
+            cells.queries,
+        )
+        for model in (cells.one, cells.cut)
+    )
+    assert found == expected
+
+
+@EUCLIDEAN
+def test_one_probe_finds_most_neighbors(cells: Cells) -> None:
+    cut = cells.cut
+    found = answers_or_none(cut.copy({cut.numProbes: 1}), cells.queries)
+    assert [row[0] for row in found] == [row[0] for row in cells.expected]
+    assert found[INVALID] == cells.expected[INVALID]
     shares = [
         len(set(a[1]) & set(b[1])) / 4
-        for a, b in zip(close, expected, strict=True)
+        for a, b in zip(found, cells.expected, strict=True)
         if a[1] is not None
     ]
     assert 0.5 < np.mean(shares) <= 1
-    assert answers_or_none(few.setNumProbes(12), queries) == expected
+
+
+@EUCLIDEAN
+def test_as_many_probes_as_cells_are_exact(cells: Cells) -> None:
+    cut = cells.cut
+    assert answers_or_none(cut.copy({cut.numProbes: 12}), cells.queries) == cells.expected
 
 
 @pytest.mark.parametrize("metric", ["cosine", "inner_product"])
@@ -439,7 +538,7 @@ def test_cells_need_the_triangle_inequality(items: DataFrame, metric: str) -> No
         estimator.fit(items)
 
 
-def test_a_giant_cell_is_cut(spark: SparkSession) -> None:
+def test_a_large_cell_is_split(spark: SparkSession) -> None:
     equal = frame_of(spark, np.concatenate([np.ones((60, 2)), 9 * np.eye(2)]), range(62))
     make = functools.partial(KNNEstimator, k=3, idCol="id")
     model = make(placement="sharded", shardBy="kmeans", numShards=6).fit(equal)

@@ -1,4 +1,4 @@
-"""How an index gets to the workers in local mode, and what stays of it (classic Spark alone)."""
+"""How an index is sent to workers in local mode, and what remains of it (classic Spark only)."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_a_copy_shares_the_index(spark: SparkSession) -> None:
 def test_a_removed_file_is_written_again(
     spark: SparkSession, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, gone: str
 ) -> None:
-    """As cleaners of temporary files do to a session that runs for weeks."""
+    """Cleaners of temporary files remove it from sessions that run for weeks."""
     queries = frame_of(spark, np.zeros((2, 4)))
     model, again = (_model(spark, seed=len(gone)) for _ in range(2))
     monkeypatch.setattr(spark.sparkContext, "_temp_dir", str(tmp_path / "session"))
@@ -117,7 +117,7 @@ def test_a_folder_that_cannot_be_written_to(
         model.transform(queries)
 
 
-def test_the_package_is_sent_once_and_its_zip_comes_back(spark: SparkSession) -> None:
+def test_the_package_is_sent_once_and_its_zip_is_restored(spark: SparkSession) -> None:
     def zips() -> list[Path]:
         return list(Path(spark.sparkContext._temp_dir).glob("pyspark_knn-*.zip"))
 

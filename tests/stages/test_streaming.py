@@ -1,4 +1,4 @@
-"""Structured Streaming over real files: the same answers as on a table."""
+"""Structured Streaming over files: the same answers as for a table."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def model(spark: SparkSession) -> KNNModel:
 
 @pytest.fixture
 def arriving(spark: SparkSession, tmp_path: Path) -> DataFrame:
-    """A stream of queries: two files, each a batch of its own."""
+    """A stream of queries: two files, each of them one batch."""
     folder = str(tmp_path / "arriving")
     queries = frame_of(spark, QUERIES)
     queries.where("id < 9").coalesce(1).write.parquet(folder)
@@ -55,7 +55,7 @@ def test_transform_of_a_stream(
     assert answers(spark.read.parquet(target)) == EXPECTED
 
 
-def test_a_large_index_refuses_a_stream_where_tasks_get_no_files(
+def test_a_large_index_refuses_a_stream_on_servers_that_accept_no_files(
     spark: SparkSession,
     spark_kind: str,
     model: KNNModel,
@@ -82,7 +82,7 @@ def test_foreach_batch(
 
 def _searcher(saved: str, target: str) -> Callable[[DataFrame, int], None]:
     def search(batch: DataFrame, number: int) -> None:
-        # On Spark Connect this runs in a process of the server: it loads what it needs.
+        # On Spark Connect this runs in a process of the server, so it loads the model itself.
         from pyspark_knn import KNNModel
 
         loaded = KNNModel.read().session(batch.sparkSession).load(saved)

@@ -1,11 +1,12 @@
-"""Grid search: right metrics, one index and one search for what candidates have in common."""
+"""Grid search: correct metrics, and one index and one search shared by the candidates."""
 
 from __future__ import annotations
 
 import gc
 import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -52,11 +53,18 @@ if TYPE_CHECKING:
 
 ROWS, FOLDS = 60, 2
 KS = [1, 3, 6]
-RANDOM = np.random.default_rng(11)
-MATRIX = RANDOM.normal(size=(ROWS, 3))
-CLASSES = (MATRIX[:, 0] + RANDOM.normal(0, 0.7, ROWS) > 0).astype(int)
-TARGET = MATRIX[:, 0] * 10 + RANDOM.normal(size=ROWS)
 FOLD = np.arange(ROWS) % FOLDS
+
+
+def _data() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Vectors, and a class and a target of each."""
+    rng = np.random.default_rng(11)
+    matrix = rng.normal(size=(ROWS, 3))
+    classes = (matrix[:, 0] + rng.normal(0, 0.7, ROWS) > 0).astype(int)
+    return matrix, classes, matrix[:, 0] * 10 + rng.normal(size=ROWS)
+
+
+MATRIX, CLASSES, TARGET = _data()
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +114,7 @@ def search(estimator: Any, maps: list[dict[Any, Any]], evaluator: Any, **more: A
 
 
 def results(model: Any, dataset: DataFrame, column: str = "prediction") -> list[Any]:
-    # Sorted here: Spark's sort reads its input twice.
+    # Sorted in Python, because Spark's sort reads its input twice.
     rows = sorted(model.transform(dataset).collect(), key=lambda row: row["id"])
     return [row[column] for row in rows]
 
@@ -114,7 +122,9 @@ def results(model: Any, dataset: DataFrame, column: str = "prediction") -> list[
 # --- fitMultiple ----------------------------------------------------------------------------------
 
 
-def test_one_index_for_all_maps_that_agree_on_it(points: DataFrame, searches: AllSearches) -> None:
+def test_param_maps_that_need_the_same_index_share_it(
+    points: DataFrame, searches: AllSearches
+) -> None:
     knn = KNNClassifier(idCol="id")
     maps = [
         {knn.k: 3},
@@ -154,111 +164,217 @@ def test_siblings_search_together_and_answer_alone(
     assert searches.take() == ROWS * len(maps)
 
 
-def test_only_what_the_widest_search_covers_is_cut_from_it(
-    spark: SparkSession, points: DataFrame, searches: AllSearches
-) -> None:
+class Pair(NamedTuple):
+    """Two models with k 2 and 4 that were fitted together, and the counter of their searches."""
+
+    first: Any
+    second: Any
+    searches: AllSearches
+
+
+@pytest.fixture(scope="module")
+def _pair(points: DataFrame, tmp_path_factory: pytest.TempPathFactory) -> Pair:
     knn = KNNEstimator(idCol="id", maxDistance=1.0)
-    first, second = knn.fit(points, [{knn.k: 2}, {knn.k: 4}])
-    assert all(len(near) <= 4 for near in results(second, points, "neighbors"))
-    assert searches.take() == ROWS
-    # Farther than all siblings when they were fitted: searched by itself.
-    assert max(map(len, results(second.copy().setK(9), points, "neighbors"))) > 4
-    assert searches.take() == ROWS
-    far = first.copy().setMaxDistance(None)
-    assert all(len(near) == 2 for near in results(far, points, "neighbors"))
-    assert searches.take() == ROWS
-    # Other queries, for all that the same rows may be in them.
-    excluding = first.copy().setExcludeIdCol("id")
+    with pytest.MonkeyPatch.context() as patch:
+        searches = AllSearches(tmp_path_factory.mktemp("pair"), patch)
+        return Pair(*knn.fit(points, [{knn.k: 2}, {knn.k: 4}]), searches)
+
+
+@pytest.fixture
+def pair(_pair: Pair) -> Pair:
+    """The pair, with nothing counted yet."""
+    _pair.searches.take()
+    return _pair
+
+
+def test_the_widest_model_answers_within_its_own_k(points: DataFrame, pair: Pair) -> None:
+    assert all(len(near) <= 4 for near in results(pair.second, points, "neighbors"))
+    assert pair.searches.take() == ROWS
+
+
+def test_a_k_above_that_of_all_candidates_is_searched_alone(points: DataFrame, pair: Pair) -> None:
+    wider = pair.second.copy().setK(9)
+    assert max(map(len, results(wider, points, "neighbors"))) > 4
+    assert pair.searches.take() == ROWS
+
+
+def test_a_max_distance_above_that_of_all_candidates_is_searched_alone(
+    points: DataFrame, pair: Pair
+) -> None:
+    farther = pair.first.copy().setMaxDistance(None)
+    assert all(len(near) == 2 for near in results(farther, points, "neighbors"))
+    assert pair.searches.take() == ROWS
+
+
+def test_other_excluded_ids_are_searched_alone(points: DataFrame, pair: Pair) -> None:
+    """With `excludeIdCol` set, the same rows are other queries."""
+    excluding = pair.first.copy().setExcludeIdCol("id")
     near = results(excluding, points, "neighbors")
     assert all(name not in row for name, row in enumerate(near))
-    assert searches.take() == ROWS
+    assert pair.searches.take() == ROWS
+
+
+def test_queries_that_are_not_cached_are_searched_each_time(points: DataFrame, pair: Pair) -> None:
     other = points.where("id < 10")
-    results(first, other, "neighbors")
-    results(second, other, "neighbors")
-    assert searches.take() == 20, "queries that are not cached are searched each time"
+    results(pair.first, other, "neighbors")
+    results(pair.second, other, "neighbors")
+    assert pair.searches.take() == 20
+
+
+@pytest.fixture(scope="module")
+def broken(spark: SparkSession) -> Iterator[DataFrame]:
+    """A valid and an invalid query, cached."""
     rows = [(0, [1.0, 1.0, 1.0]), (1, None)]
-    broken = spark.createDataFrame(rows, "id int, features array<double>").cache()
-    for each in (first, second):
-        kept = results(each.copy().setHandleInvalid("keep"), broken, "neighbors")
-        assert len(kept[0]) == each.getK()
+    frame = spark.createDataFrame(rows, "id int, features array<double>").cache()
+    yield frame
+    frame.unpersist()
+
+
+def test_a_shared_search_keeps_invalid_queries(broken: DataFrame, pair: Pair) -> None:
+    for model in (pair.first, pair.second):
+        kept = results(model.copy().setHandleInvalid("keep"), broken, "neighbors")
+        assert len(kept[0]) == model.getK()
         assert kept[1] is None
-    skipped = results(first.copy().setHandleInvalid("skip"), broken, "neighbors")
-    assert len(skipped) == 1
+
+
+def test_a_shared_search_skips_invalid_queries(broken: DataFrame, pair: Pair) -> None:
+    assert len(results(pair.first.copy().setHandleInvalid("skip"), broken, "neighbors")) == 1
+
+
+def test_a_shared_search_raises_for_an_invalid_query(broken: DataFrame, pair: Pair) -> None:
     with pytest.raises(Exception, match="contains a null"):
-        results(first, broken, "neighbors")
-    broken.unpersist()
+        results(pair.first, broken, "neighbors")
 
 
-def test_nothing_stays_cached(spark: SparkSession, points: DataFrame, spark_kind: str) -> None:
+class Persisted:
+    """Counts what a session keeps persisted beyond what it kept at first."""
+
+    def __init__(self, spark: SparkSession) -> None:
+        self._spark = spark
+        self._before = 0
+        self._before = self.count()
+
+    def count(self) -> int:
+        return int(self._spark.sparkContext._jsc.getPersistentRDDs().size()) - self._before
+
+    def settles(self) -> bool:
+        """Whether all of it is freed within ten seconds."""
+        for _ in range(100):
+            if self.count() <= 0:
+                break
+            time.sleep(0.1)
+        return self.count() == 0
+
+
+@pytest.fixture
+def persisted(spark: SparkSession, points: DataFrame, spark_kind: str) -> Persisted:
     if spark_kind == "connect":
         pytest.skip("a client cannot count what a server holds")
-
-    def cached() -> int:
-        return int(spark.sparkContext._jsc.getPersistentRDDs().size())
-
-    def settles(count: int) -> bool:
-        for _ in range(100):
-            if cached() <= count:
-                return True
-            time.sleep(0.1)
-        return False
-
     points.count()
-    gc.collect()  # what earlier tests left is not to go amid this one
+    gc.collect()  # so that what earlier tests left is not freed during this one
     time.sleep(0.5)
-    before = cached()
+    return Persisted(spark)
+
+
+def test_nothing_stays_cached_without_the_models(points: DataFrame, persisted: Persisted) -> None:
     knn = KNNClassifier(idCol="id")
     models = knn.fit(points, grid(knn))
-    assert cached() == before
+    assert persisted.count() == 0
     for model in models:
         results(model, points)
-    assert cached() == before + 1
+    assert persisted.count() == 1
     del models, model
-    assert settles(before), "the models are gone"
-    assert cached() == before
+    assert persisted.settles()
+
+
+def test_nothing_stays_cached_without_the_queries(points: DataFrame, persisted: Persisted) -> None:
     queries = points.where("id < 9").cache()
+    knn = KNNClassifier(idCol="id")
     models = knn.fit(points, grid(knn))
     for model in models:
         results(model, queries)
     queries.unpersist()
     del queries
-    assert settles(before), "the queries are gone"
+    assert persisted.settles()
 
 
 # --- around the bare estimator --------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("parallelism", [1, 4])
-def test_cross_validation(
-    points: DataFrame, searches: AllSearches, tmp_path: Path, parallelism: int
-) -> None:
+class Validated(NamedTuple):
+    """A grid search that was fitted, and how many indexes it built and queries it searched."""
+
+    validator: CrossValidator
+    maps: list[dict[Any, Any]]
+    model: CrossValidatorModel
+    built: int
+    searched: int
+
+
+@pytest.fixture(scope="module")
+def validated(
+    points: DataFrame, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Validated:
+    """Of a parallelism: see `PARALLELISMS` and `PARALLEL`."""
     knn = KNNClassifier(idCol="id")
     evaluator = MulticlassClassificationEvaluator(metricName="accuracy")
     maps = grid(knn, weights=["uniform", "distance"])
-    validator = search(knn, maps, evaluator, parallelism=parallelism, collectSubModels=True)
-    model = validator.fit(points)
-    assert searches.built == FOLDS + 1, "one for each fold, and the best model"
-    assert searches.take() == ROWS
-    expected = [accuracy(params[knn.k], params[knn.weights]) for params in maps]
-    assert model.avgMetrics == pytest.approx(expected, abs=1e-12)
-    assert [[each.getK() for each in fold] for fold in model.subModels] == [
-        [params[knn.k] for params in maps]
-    ] * FOLDS
-    if parallelism == 1:
-        return
-    path = (tmp_path / "search").as_uri()
+    validator = search(knn, maps, evaluator, parallelism=request.param, collectSubModels=True)
+    with pytest.MonkeyPatch.context() as patch:
+        searches = AllSearches(tmp_path_factory.mktemp("validated"), patch)
+        model = validator.fit(points)
+        return Validated(validator, maps, model, searches.built, searches.take())
+
+
+PARALLELISMS = pytest.mark.parametrize("validated", [4, 1], indirect=True)
+PARALLEL = pytest.mark.parametrize("validated", [4], indirect=True)
+
+
+@PARALLELISMS
+def test_each_fold_is_indexed_and_searched_once(validated: Validated) -> None:
+    assert validated.built == FOLDS + 1, "one for each fold, and the best model"
+    assert validated.searched == ROWS
+
+
+def values_of(name: str, maps: list[dict[Any, Any]]) -> list[Any]:
+    return [value for params in maps for param, value in params.items() if param.name == name]
+
+
+@PARALLELISMS
+def test_metrics_of_cross_validation_are_those_of_scikit_learn(validated: Validated) -> None:
+    ks, weights = (values_of(name, validated.maps) for name in ("k", "weights"))
+    expected = [accuracy(*each) for each in zip(ks, weights, strict=True)]
+    assert len(expected) == 2 * len(KS)
+    assert validated.model.avgMetrics == pytest.approx(expected, abs=1e-12)
+
+
+@PARALLELISMS
+def test_sub_models_are_in_the_order_of_the_param_maps(validated: Validated) -> None:
+    ks = values_of("k", validated.maps)
+    assert [[each.getK() for each in fold] for fold in validated.model.subModels] == [ks] * FOLDS
+
+
+@PARALLEL
+def test_a_fitted_validator_is_saved_and_loaded(
+    points: DataFrame, validated: Validated, tmp_path: Path
+) -> None:
+    model, path = validated.model, (tmp_path / "search").as_uri()
     model.write().option("persistSubModels", "false").save(path)
     loaded = CrossValidatorModel.load(path)
     assert loaded.avgMetrics == model.avgMetrics
     assert loaded.bestModel.getK() == model.bestModel.getK()
     assert results(loaded, points) == results(model, points)
-    validator.save((tmp_path / "validator").as_uri())
-    again = CrossValidator.load((tmp_path / "validator").as_uri())
-    assert again.getEstimatorParamMaps() == maps
+
+
+@PARALLEL
+def test_a_validator_is_saved_and_loaded(validated: Validated, tmp_path: Path) -> None:
+    validated.validator.save((tmp_path / "validator").as_uri())
+    loaded = CrossValidator.load((tmp_path / "validator").as_uri())
+    assert loaded.getEstimatorParamMaps() == validated.maps
 
 
 def test_evaluators(points: DataFrame) -> None:
-    """Figures that scikit-learn gives too, for one fold."""
+    """Metrics of one fold agree with those of scikit-learn."""
     train, test = folds()[0]
     fitted = KNeighborsClassifier(7).fit(MATRIX[train], CLASSES[train])
     shares = fitted.predict_proba(MATRIX[test])
@@ -271,14 +387,14 @@ def test_evaluators(points: DataFrame) -> None:
     loss = log_loss(CLASSES[test], np.clip(shares, 1e-15, 1))
     assert multiclass.evaluate(judged, {multiclass.metricName: "logLoss"}) == pytest.approx(loss)
     binary = BinaryClassificationEvaluator(rawPredictionCol="probability", metricName="areaUnderPR")
-    # Spark joins the points of the curve by lines, scikit-learn by steps.
+    # Spark interpolates the curve linearly, scikit-learn in steps.
     area = binary.evaluate(judged)
     assert area == pytest.approx(average_precision_score(CLASSES[test], shares[:, 1]), abs=0.1)
     judged.unpersist()
 
 
-def test_models_of_each_fold_come_back(points: DataFrame, tmp_path: Path) -> None:
-    """Each by its own path: CrossValidatorModel.load gives all folds the models of the last one."""
+def test_sub_models_of_each_fold_are_saved_and_loaded(points: DataFrame, tmp_path: Path) -> None:
+    """From their own paths, because CrossValidatorModel.load returns those of the last fold."""
     knn = KNNClassifier(idCol="id")
     evaluator = MulticlassClassificationEvaluator(metricName="accuracy")
     model = search(knn, [{knn.k: 1}, {knn.k: 3}], evaluator, collectSubModels=True).fit(points)
@@ -363,85 +479,163 @@ def pipeline(kind: type, knn: Any) -> Any:
     return kind(stages=[scaler, PCA(k=2, inputCol="scaled", outputCol="reduced"), knn])
 
 
-@pytest.mark.parametrize("parallelism", [1, 4])
-def test_a_whole_pipeline(points: DataFrame, searches: AllSearches, parallelism: int) -> None:
+class Searched(NamedTuple):
+    """A grid search over a pipeline: how often it fitted the scaler, indexed and searched."""
+
+    model: CrossValidatorModel
+    fits: int
+    built: int
+    searched: int
+
+
+MAPS = 2 * len(KS)
+
+
+def search_pipelines(kind: type, parallelism: int, points: DataFrame, folder: Path) -> Searched:
+    """A search over two values of the PCA's k and, for each of them, `KS`."""
     knn = KNNClassifier(idCol="id", featuresCol="reduced")
     evaluator = MulticlassClassificationEvaluator(metricName="accuracy")
-    shared = pipeline(SharedPrefixPipeline, knn)
-    pca = shared.getStages()[1]
+    estimator = pipeline(kind, knn)
+    pca = estimator.getStages()[1]
     maps = ParamGridBuilder().addGrid(pca.k, [1, 3]).addGrid(knn.k, KS).build()
-    CountingScaler.fits = 0
-    model = search(shared, maps, evaluator, parallelism=parallelism).fit(points)
-    assert CountingScaler.fits == FOLDS + 1
-    assert searches.built == 2 * FOLDS + 1
-    assert searches.take() == 2 * ROWS
-    if parallelism == 4:
-        return
-    plain = Pipeline(stages=shared.getStages())
-    expected = search(plain, maps, evaluator).fit(points)
-    assert CountingScaler.fits == FOLDS + 1 + FOLDS * len(maps) + 1
-    assert searches.take() == len(maps) * ROWS
-    assert model.avgMetrics == expected.avgMetrics
-    assert type(model.bestModel) is PipelineModel
-    assert results(model, points) == results(expected, points)
+    with pytest.MonkeyPatch.context() as patch:
+        searches = AllSearches(folder, patch)
+        CountingScaler.fits = 0
+        model = search(estimator, maps, evaluator, parallelism=parallelism).fit(points)
+        return Searched(model, CountingScaler.fits, searches.built, searches.take())
 
 
-def test_candidates_are_pipeline_models(points: DataFrame, tmp_path: Path) -> None:
+@pytest.fixture(scope="module", params=[1, 4])
+def shared(
+    points: DataFrame, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Searched:
+    folder = tmp_path_factory.mktemp("shared")
+    return search_pipelines(SharedPrefixPipeline, request.param, points, folder)
+
+
+@pytest.fixture(scope="module")
+def plain(points: DataFrame, tmp_path_factory: pytest.TempPathFactory) -> Searched:
+    return search_pipelines(Pipeline, 1, points, tmp_path_factory.mktemp("plain"))
+
+
+def test_a_shared_prefix_is_fitted_once_per_fold(shared: Searched) -> None:
+    assert shared.fits == FOLDS + 1
+
+
+def test_each_output_of_a_shared_prefix_is_indexed_and_searched_once(shared: Searched) -> None:
+    assert shared.built == 2 * FOLDS + 1
+    assert shared.searched == 2 * ROWS
+
+
+def test_a_plain_pipeline_fits_and_searches_for_each_param_map(plain: Searched) -> None:
+    assert plain.fits == FOLDS * MAPS + 1
+    assert plain.searched == MAPS * ROWS
+
+
+def test_a_shared_prefix_changes_no_metric_and_no_prediction(
+    points: DataFrame, shared: Searched, plain: Searched
+) -> None:
+    assert shared.model.avgMetrics == plain.model.avgMetrics
+    assert type(shared.model.bestModel) is PipelineModel
+    assert results(shared.model, points) == results(plain.model, points)
+
+
+class Candidates(NamedTuple):
+    """Models of one SharedPrefixPipeline, the estimator, and the maps they were fitted with."""
+
+    models: list[PipelineModel]
+    estimator: SharedPrefixPipeline
+    maps: list[dict[Any, Any]]
+
+
+@pytest.fixture(scope="module")
+def candidates(points: DataFrame) -> Candidates:
     knn = KNNClassifier(idCol="id", featuresCol="reduced")
-    shared = pipeline(SharedPrefixPipeline, knn)
-    scaler, pca, _ = shared.getStages()
+    estimator = pipeline(SharedPrefixPipeline, knn)
+    pca = estimator.getStages()[1]
     maps: list[dict[Any, Any]] = [{knn.k: 3, pca.k: 2}, {knn.k: 1, pca.k: 2}]
-    models = shared.fit(points, maps)
-    plain = [Pipeline(stages=shared.getStages()).fit(points, params) for params in maps]
-    for model, other, params in zip(models, plain, maps, strict=True):
+    return Candidates(estimator.fit(points, maps), estimator, maps)
+
+
+def test_candidates_answer_as_those_of_a_plain_pipeline(
+    points: DataFrame, candidates: Candidates
+) -> None:
+    plain = Pipeline(stages=candidates.estimator.getStages())
+    for model, params in zip(candidates.models, candidates.maps, strict=True):
         assert isinstance(model, PipelineModel)
-        expected = results(other, points, "probability")
+        expected = results(plain.fit(points, params), points, "probability")
         assert results(model, points, "probability") == expected
         given = sorted(model.transform(points, params).collect(), key=lambda row: row.id)
         assert [row.probability for row in given] == expected
-    # Params of fitted stages can still be set, on a copy and on the model itself.
-    moved = models[0].copy({scaler.outputCol: "moved", pca.inputCol: "moved"})
+
+
+def test_params_of_fitted_stages_can_be_set_on_a_copy(
+    points: DataFrame, candidates: Candidates
+) -> None:
+    scaler, pca, _ = candidates.estimator.getStages()
+    model = candidates.models[0]
+    moved = model.copy({scaler.outputCol: "moved", pca.inputCol: "moved"})
     assert "moved" in moved.transform(points).columns
-    assert "moved" not in models[0].transform(points).columns
-    models[0].stages[1].setOutputCol("other")
-    models[0].stages[2].setFeaturesCol("other")
-    assert "other" in models[0].transform(points).columns
+    assert "moved" not in model.transform(points).columns
+
+
+def test_params_of_fitted_stages_can_be_set_in_place(points: DataFrame) -> None:
+    knn = KNNClassifier(idCol="id", featuresCol="reduced")
+    (model,) = pipeline(SharedPrefixPipeline, knn).fit(points, [{knn.k: 3}])
+    assert "reduced" in model.transform(points).columns
+    model.stages[1].setOutputCol("other")
+    model.stages[2].setFeaturesCol("other")
+    assert "other" in model.transform(points).columns
+
+
+def test_a_candidate_is_saved_as_a_plain_pipeline_model(
+    candidates: Candidates, tmp_path: Path
+) -> None:
     path = (tmp_path / "candidate").as_uri()
-    models[1].write().save(path)
+    candidates.models[1].write().save(path)
     loaded = PipelineModel.load(path)
-    assert loaded.uid == models[1].uid
+    assert loaded.uid == candidates.models[1].uid
     assert isinstance(loaded.stages[-1], KNNClassificationModel)
 
 
-def test_sub_models_are_saved_and_loaded(points: DataFrame, tmp_path: Path) -> None:
+@pytest.fixture
+def split() -> TrainValidationSplit:
+    """A split over a SharedPrefixPipeline and two values of k."""
     knn = KNNClassifier(idCol="id", featuresCol="scaled")
-    shared = SharedPrefixPipeline(
-        stages=[StandardScaler(inputCol="features", outputCol="scaled"), knn]
-    )
-    evaluator = MulticlassClassificationEvaluator(metricName="accuracy")
-    maps = [{knn.k: 1}, {knn.k: 3}]
-    split = TrainValidationSplit(
-        estimator=shared,
-        estimatorParamMaps=maps,
-        evaluator=evaluator,
+    stages = [StandardScaler(inputCol="features", outputCol="scaled"), knn]
+    return TrainValidationSplit(
+        estimator=SharedPrefixPipeline(stages=stages),
+        estimatorParamMaps=[{knn.k: 1}, {knn.k: 3}],
+        evaluator=MulticlassClassificationEvaluator(metricName="accuracy"),
         seed=1,
         collectSubModels=True,
     )
+
+
+def test_a_split_loads_a_shared_prefix_pipeline(
+    split: TrainValidationSplit, tmp_path: Path
+) -> None:
     path = (tmp_path / "split").as_uri()
     split.save(path)
     loaded = TrainValidationSplit.load(path)
     assert type(loaded.getEstimator()) is SharedPrefixPipeline
-    assert loaded.getEstimator().uid == shared.uid
+    assert loaded.getEstimator().uid == split.getEstimator().uid
     assert type(Pipeline.load(f"{path}/estimator")) is Pipeline
-    model = loaded.fit(points)
+
+
+def test_sub_models_of_a_loaded_split_are_saved_and_loaded(
+    points: DataFrame, split: TrainValidationSplit, tmp_path: Path
+) -> None:
+    split.save((tmp_path / "split").as_uri())
+    model = TrainValidationSplit.load((tmp_path / "split").as_uri()).fit(points)
     model.save((tmp_path / "model").as_uri())
-    again = TrainValidationSplitModel.load((tmp_path / "model").as_uri())
-    assert [type(each) for each in again.subModels] == [PipelineModel, PipelineModel]
-    assert [each.stages[-1].getK() for each in again.subModels] == [1, 3]
-    assert again.validationMetrics == model.validationMetrics
+    loaded = TrainValidationSplitModel.load((tmp_path / "model").as_uri())
+    assert [type(each) for each in loaded.subModels] == [PipelineModel, PipelineModel]
+    assert [each.stages[-1].getK() for each in loaded.subModels] == [1, 3]
+    assert loaded.validationMetrics == model.validationMetrics
 
 
-def test_transformers_behind_the_last_estimator(points: DataFrame, searches: AllSearches) -> None:
+def test_transformers_after_the_last_estimator(points: DataFrame, searches: AllSearches) -> None:
     knn = KNNClassifier(idCol="id", labelCol="index")
     back = IndexToString(inputCol="prediction", outputCol="said")
     stages = [StringIndexer(inputCol="label", outputCol="index"), knn, back]
@@ -454,7 +648,7 @@ def test_transformers_behind_the_last_estimator(points: DataFrame, searches: All
         searches.take()
 
 
-def test_pipelines_that_end_in_something_else(points: DataFrame) -> None:
+def test_a_pipeline_may_end_in_another_estimator(points: DataFrame) -> None:
     regression = LogisticRegression(featuresCol="scaled", maxIter=2)
     scaler = StandardScaler(inputCol="features", outputCol="scaled")
     shared = SharedPrefixPipeline(stages=[scaler, regression])
@@ -462,21 +656,30 @@ def test_pipelines_that_end_in_something_else(points: DataFrame) -> None:
     for model, params in zip(shared.fit(points, maps), maps, strict=True):
         plain = Pipeline(stages=shared.getStages()).fit(points, params)
         assert model.stages[-1].coefficients == plain.stages[-1].coefficients
+
+
+def test_a_pipeline_may_have_no_estimator(points: DataFrame) -> None:
     joint = VectorAssembler(inputCols=["id", "label"], outputCol="joint")
     only = SharedPrefixPipeline(stages=[joint]).fit(points, [{}, {joint.outputCol: "other"}])
     assert [model.transform(points).columns[-1] for model in only] == ["joint", "other"]
-    bare = KNNClassifier(idCol="id")
-    first, second = SharedPrefixPipeline(stages=[bare]).fit(points, [{bare.k: 1}, {bare.k: 3}])
+
+
+def test_a_pipeline_may_have_one_stage(points: DataFrame) -> None:
+    knn = KNNClassifier(idCol="id")
+    first, second = SharedPrefixPipeline(stages=[knn]).fit(points, [{knn.k: 1}, {knn.k: 3}])
     assert (first.stages[0].getK(), second.stages[0].getK()) == (1, 3)
+
+
+def test_an_invalid_stage_is_refused(points: DataFrame) -> None:
     with pytest.raises(TypeError, match="Cannot recognize a pipeline stage"):
         SharedPrefixPipeline(stages=["scaler"]).fit(points)
 
 
-# --- what a prefix is known by --------------------------------------------------------------------
+# --- which stages count as equal ------------------------------------------------------------------
 
 
 class Affine(Transformer):
-    """A transformer in Python whose state is no Param."""
+    """A transformer in Python with state outside of its Params."""
 
     factor: Param[Any] = Param(Params._dummy(), "factor", "an object that holds a number")
 
@@ -491,7 +694,7 @@ class Affine(Transformer):
 
 
 class Number:
-    """An object that no one understands: its repr tells nothing."""
+    """An object of an unknown type, whose repr does not show its value."""
 
     def __init__(self, value: float) -> None:
         self.value = value
@@ -515,7 +718,7 @@ def as_plain(points: DataFrame, stages: list[Any], maps: list[dict[Any, Any]]) -
     return list(metrics[0])
 
 
-def test_vectors_that_print_alike_are_told_apart(points: DataFrame) -> None:
+def test_vectors_with_equal_repr_are_distinguished(points: DataFrame) -> None:
     product = ElementwiseProduct(inputCol="features", outputCol="scaled")
     knn = KNNClassifier(idCol="id", featuresCol="scaled", weights="distance")
     values = [Vectors.dense([1.0, 1e-6, 1e-6 * i]) for i in (1, 2)]
@@ -524,7 +727,7 @@ def test_vectors_that_print_alike_are_told_apart(points: DataFrame) -> None:
     assert len(set(metrics)) > 1
 
 
-def test_params_of_stages_within_stages_count(points: DataFrame) -> None:
+def test_params_of_nested_stages_count(points: DataFrame) -> None:
     pca = PCA(inputCol="features", outputCol="scaled")
     knn = KNNClassifier(idCol="id", featuresCol="scaled", weights="distance")
     nested = Pipeline(stages=[Pipeline(stages=[pca])])
@@ -532,7 +735,7 @@ def test_params_of_stages_within_stages_count(points: DataFrame) -> None:
     assert len(set(as_plain(points, [nested, knn], maps))) == len(maps)
 
 
-def test_params_of_what_a_stage_wraps_count(points: DataFrame) -> None:
+def test_params_of_wrapped_stages_count(points: DataFrame) -> None:
     regression = LogisticRegression(maxIter=2, rawPredictionCol="scaled")
     wrapped = OneVsRest(classifier=regression, rawPredictionCol="scaled", predictionCol="guess")
     knn = KNNClassifier(idCol="id", featuresCol="scaled", weights="distance")
@@ -540,7 +743,7 @@ def test_params_of_what_a_stage_wraps_count(points: DataFrame) -> None:
     assert len(set(as_plain(points, [wrapped, knn], maps))) == len(maps)
 
 
-def test_params_of_a_search_within_a_search_count(points: DataFrame) -> None:
+def test_params_of_a_nested_search_count(points: DataFrame) -> None:
     pca = PCA(inputCol="features", outputCol="scaled")
     inner = KNNClassifier(idCol="id", featuresCol="scaled", predictionCol="guess")
     inner.setRawPredictionCol("votes").setProbabilityCol("shares")
@@ -560,7 +763,7 @@ def test_params_of_a_search_within_a_search_count(points: DataFrame) -> None:
         assert results(model, points, "scaled") == results(plain, points, "scaled")
 
 
-def test_values_that_nobody_understands_are_not_shared(points: DataFrame) -> None:
+def test_values_of_unknown_types_are_not_shared(points: DataFrame) -> None:
     affine = Affine(0.0)
     knn = KNNClassifier(idCol="id", featuresCol="scaled", k=5, maxDistance=1.0, weights="distance")
     values = [Number(1.0), Number(0.3)]
@@ -568,9 +771,7 @@ def test_values_that_nobody_understands_are_not_shared(points: DataFrame) -> Non
     assert len(set(metrics)) == 2
 
 
-def test_stages_that_are_replaced_or_changed_afterwards(
-    points: DataFrame, searches: AllSearches
-) -> None:
+def test_stages_that_are_changed_afterwards(points: DataFrame, searches: AllSearches) -> None:
     knn = KNNClassifier(idCol="id", featuresCol="scaled", neighborsCol="near")
     shared = SharedPrefixPipeline(stages=[Affine(0.0), knn])
     first, second = shared.fit(points, [{knn.k: 1}, {knn.k: 2}])
@@ -582,7 +783,11 @@ def test_stages_that_are_replaced_or_changed_afterwards(
     assert results(first, points, "near") != near
     second.stages[0].offset = 100.0
     assert results(second, points, "near") != near
-    # The same estimator, and hence the same uid, fitted on something else.
+
+
+def test_a_stage_that_is_replaced_by_one_with_its_uid(points: DataFrame) -> None:
+    """The same estimator fitted on other data: its model has the same uid."""
+    knn = KNNClassifier(idCol="id", featuresCol="scaled", neighborsCol="near")
     scaler = StandardScaler(inputCol="features", outputCol="scaled", withMean=True)
     shared = SharedPrefixPipeline(stages=[scaler, knn])
     first, second = shared.fit(points, [{knn.k: 1}, {knn.k: 2}])

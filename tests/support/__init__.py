@@ -1,1 +1,1 @@
-"""What tests share. Nothing here knows how the package does its work."""
+"""Helpers that tests share."""

@@ -1,4 +1,4 @@
-"""An index that has an accident once, in the middle of a search, and searches well after that."""
+"""An index that kills its process once, during a search, and searches normally after that."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.support.wrapped import WrappedIndex
 
 
 class AccidentIndex(WrappedIndex):
-    """Kills its own Python worker, or the executor's JVM, at its first search anywhere."""
+    """Kills its Python worker, or the JVM of its executor, in the first search of any worker."""
 
     def __init__(self, index: NeighborIndex, victim: str, folder: Path) -> None:
         super().__init__(index, folder)
@@ -35,7 +35,7 @@ def _parent(process: int) -> int:
 
 
 class MapWitness(WrappedIndex):
-    """Notes where the items lie in the worker's memory: the file that is mapped there, and how."""
+    """Records which file is mapped at the address of the items in a worker, and how."""
 
     def kneighbors(self, queries: Any, k: int, **options: Any) -> Neighbors:
         address = self.matrix.__array_interface__["data"][0]

@@ -1,4 +1,4 @@
-"""Counts the queries that are really searched: a wrapper around a model's own index."""
+"""Counts the queries that are searched, with a wrapper around the index of a model."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from tests.support.wrapped import WrappedIndex, wrap_index
 
 
 class CountingIndex(WrappedIndex):
-    """Notes the size of each search in a file of its own, and then searches as before."""
+    """Writes the number of queries of each search to a file, and then searches."""
 
     def kneighbors(self, queries: Any, k: int, **options: Any) -> Neighbors:
-        # O_APPEND: what workers write side by side does not mix.
+        # O_APPEND, so that lines of concurrent workers do not mix.
         line = f"{len(queries)}\n".encode()
         note = os.open(self._folder / "searched", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         try:
@@ -28,7 +28,7 @@ class CountingIndex(WrappedIndex):
 
 
 class _Notes:
-    """Reads the notes in a folder."""
+    """Reads the counts in a folder."""
 
     def __init__(self, folder: Path) -> None:
         self._file = folder / "searched"

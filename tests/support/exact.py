@@ -1,4 +1,4 @@
-"""The distance of one pair to sixty digits, whatever its magnitude: a reference for the figures.
+"""The distance of one pair to sixty digits, at any magnitude: a reference for distances.
 
 The formulas are those of scipy.spatial.distance, in decimal arithmetic, whose exponents have no
 end. Haversine and the metrics of sets are compared with scikit-learn and scipy instead.
@@ -17,7 +17,7 @@ Row = list[Decimal]
 
 
 def distance(metric: Metric, left: Sequence[float], right: Sequence[float]) -> float:
-    """The true distance, rounded once; infinite where it is beyond float64."""
+    """The true distance, rounded once; infinite if it is beyond float64."""
     with localcontext(_SIXTY_DIGITS):
         first = [Decimal(float(value)) for value in left]
         second = [Decimal(float(value)) for value in right]

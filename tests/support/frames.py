@@ -1,4 +1,4 @@
-"""DataFrames for tests, and answers out of them."""
+"""DataFrames for tests, and answers collected from them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def _dense(row: Sequence[float]) -> Any:
     return Vectors.dense([float(x) for x in row])
 
 
-# Kind of a features column -> its type, and a cell of it. Lattice points suit all of them.
+# Kind of a features column -> its type, and the conversion of a row. Integers suit all of them.
 KINDS: dict[str, tuple[T.DataType, Callable[[Any], Any]]] = {
     "dense": (VectorUDT(), _dense),
     "sparse": (VectorUDT(), _sparse),

@@ -1,4 +1,4 @@
-"""A program that makes one shard, as its tasks do, and tells what memory that takes in MiB."""
+"""A program that builds one shard as its tasks do and prints the memory used in MiB."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pyspark_knn.index.distances import resolve_metric
 
 ROWS, DIM, STORED, SHARDS = 8_000, 8_192, 4, 4
 BATCH_BYTES = 64 << 20
-"""What Spark 4 puts into a batch."""
+"""Size of a batch in Spark 4."""
 
 
 def chunks(ids: pa.Array) -> list[pa.RecordBatch]:
@@ -48,20 +48,20 @@ def chunks(ids: pa.Array) -> list[pa.RecordBatch]:
 
 
 def table_of(batches: list[pa.RecordBatch]) -> np.ndarray:
-    """What the driver would know of the chunks."""
+    """The table of chunks that the driver collects."""
     rows = [row for batch in batches for row in batch.to_pylist() if row["chunk"] >= 0]
     names = ("partition", "chunk", "chunk", "rows", "content")
     return np.array([[row.get(name, 0) for name in names] for row in rows], np.int64)
 
 
 def read(path: Path) -> Iterator[pa.RecordBatch]:
-    """The pieces as Spark hands them over: one batch at a time."""
+    """Read the pieces as Spark passes them, one batch at a time."""
     with pa.OSFile(str(path)) as file, pa.ipc.open_stream(file) as stream:
         yield from stream
 
 
 def write(path: Path, pieces: Iterator[pa.RecordBatch]) -> int:
-    """Keep the pieces of the first shard on disk; bytes of its vectors."""
+    """Write the pieces of the first shard to disk; return the size of its vectors in bytes."""
     size = 0
     with (
         pa.OSFile(str(path), "wb") as file,
@@ -82,13 +82,13 @@ def write(path: Path, pieces: Iterator[pa.RecordBatch]) -> int:
 
 
 def peak() -> float:
-    """The most memory that this process ever had, in MiB."""
+    """The peak memory of this process in MiB."""
     unit = 1 << 20 if sys.platform == "darwin" else 1 << 10
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
 
 
 def main(kind: str, path: Path) -> None:
-    """Print the size of the shard and what its two tasks took beyond what was there before."""
+    """Print the size of the shard and the additional memory of its two tasks, in MiB."""
     numbers = np.random.default_rng(1).permutation(ROWS)
     batches = chunks(pa.array(numbers if kind == "distinct" else numbers // 2))
     request = shard_build.ShardRequest(
@@ -109,7 +109,7 @@ def main(kind: str, path: Path) -> None:
     between = peak()
     for _ in shard_build.build_shards(request, read(path)):
         pass
-    # The writing of the pieces is not counted, nor does it hide what the building takes.
+    # Writing the pieces is not counted, and does not hide the memory of the build.
     figures = {"shard": size / 2**20, "split": split - before, "build": peak() - before}
     print(json.dumps(figures | {"written": between - before}))
 

@@ -1,4 +1,4 @@
-"""Nearest neighbours the plainest way: the references that answers are compared with."""
+"""Plain nearest-neighbor search: the reference that answers are compared with."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 
 def euclidean(query: Sequence[float], item: Sequence[float]) -> float:
-    """Correctly rounded, but for the root: exact sums, one pair at a time."""
+    """Correctly rounded except for the root: exact sums, one pair at a time."""
     return math.sqrt(
         math.fsum((float(a) - float(b)) ** 2 for a, b in zip(query, item, strict=True))
     )
@@ -33,7 +33,7 @@ def inner_product(query: Sequence[float], item: Sequence[float]) -> float:
 def direct_distances(
     queries: NDArray[np.floating], items: NDArray[np.floating], metric: str = "euclidean"
 ) -> NDArray[np.float64]:
-    """All figures in float64, of shape (n_queries, n_items); euclidean by direct differences."""
+    """All distances in float64, shape (n_queries, n_items); euclidean by direct differences."""
     left = np.asarray(queries, dtype=np.float64)[:, None, :]
     right = np.asarray(items, dtype=np.float64)[None, :, :]
     if metric == "euclidean":
@@ -76,7 +76,7 @@ def votes(
     by_distance: bool = False,
     weights: dict[Any, float] | None = None,
 ) -> list[float]:
-    """The votes of neighbours, one query's list of `nearest`, for each class."""
+    """The votes for each class, of the neighbors of one query as `nearest` returns them."""
     cast = [0.0] * classes
     for (name, _), count in zip(found, _counts(found, by_distance=by_distance), strict=True):
         cast[int(labels[name])] += count * (1.0 if weights is None else weights[name])
@@ -90,7 +90,7 @@ def mean(
     by_distance: bool = False,
     weights: dict[Any, float] | None = None,
 ) -> float:
-    """The weighted mean of neighbours' labels, one query's list of `nearest`; NaN for none."""
+    """The weighted mean of the labels of the neighbors of one query; NaN without neighbors."""
     counts = _counts(found, by_distance=by_distance)
     if weights is not None:
         counts = [count * weights[name] for count, (name, _) in zip(counts, found, strict=True)]

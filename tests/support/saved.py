@@ -1,4 +1,4 @@
-"""Models to be saved by each version of Spark, and what they must answer wherever they are loaded.
+"""Models that each version of Spark saves, and the answers they must give in every version.
 
 ``python -m tests.support.saved`` writes those of the Spark that is installed to tests/saved, unless
 they are there.
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 
 FOLDER = Path(__file__).parents[1] / "saved"
 
-# A lattice, so that every figure is exact, with many ties.
+# A lattice, so that every distance is exact, with many ties.
 _STEPS = np.arange(30)
 ITEMS = np.stack([_STEPS % 5, _STEPS * 7 % 4, _STEPS * 3 % 7], axis=1).astype(float)
 QUERIES = ITEMS[::4] + np.array([1.0, 0.0, -2.0])
 
 NAMES = [f"ä{17 * i % 30:02}" for i in range(30)]
 NUMBERS = [17 * i % 30 - 5 for i in range(30)]
-# Half an hour apart, so that some lie in the hour that comes twice in Europe/Berlin.
+# Half an hour apart, so that some are in the hour that occurs twice in Europe/Berlin.
 _START = datetime.datetime(2021, 10, 30, 20, 0, tzinfo=datetime.timezone.utc)
 TIMES = [_START + datetime.timedelta(minutes=30 * i) for i in range(30)]
 
@@ -96,7 +96,7 @@ def _main() -> None:
     with tempfile.TemporaryDirectory() as warehouse:
         spark = start("local", Path(warehouse))
         for name, model in models(spark).items():
-            # What is there already was saved by an earlier version of this package, and stays.
+            # Existing folders were saved by an earlier version of this package and are kept.
             if not (folder / name).exists():
                 model.write().save(str(folder / name))
         spark.stop()

@@ -1,4 +1,4 @@
-"""Spark Connect servers in processes of their own, and Pythons that lack something."""
+"""Spark Connect servers in their own processes, and Python environments that lack packages."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ START_UP_SECONDS = 120
 
 
 def python_without(folder: Path, *names: str) -> Path:
-    """The interpreter of a new environment: this one's packages without `names` and pyspark_knn."""
+    """The interpreter of a new environment with these packages, except `names` and pyspark_knn."""
     venv.create(folder, symlinks=True)
     there = next(folder.glob("lib/python*/site-packages"))
     for each in Path(sysconfig.get_paths()["purelib"]).iterdir():
@@ -36,7 +36,7 @@ def python_without(folder: Path, *names: str) -> Path:
 
 
 def environment(python: Path, **more: str) -> dict[str, str]:
-    """The variables of a process whose Spark workers run `python`, and see no checkout."""
+    """The environment of a process whose Spark workers run `python` without the checkout."""
     hidden = {"PYTHONPATH", "SPARK_HOME", "SPARK_REMOTE", "SPARK_CONNECT_MODE_ENABLED"}
     kept = {name: value for name, value in os.environ.items() if name not in hidden}
     return {**kept, "PYSPARK_PYTHON": str(python), **more}
@@ -50,7 +50,7 @@ class Server:
     api: str
 
     def persisted(self) -> list[str]:
-        """Names of what all sessions together have persisted."""
+        """Names of the RDDs that all sessions together have persisted."""
         (application,) = self._ask("")
         return [each["name"] for each in self._ask(f"/{application['id']}/storage/rdd")]
 
@@ -71,7 +71,7 @@ def connect_server(folder: Path, python: Path, master: str) -> Iterator[Server]:
         # Where a server keeps the files of its sessions.
         "spark.driver.extraJavaOptions": f"{QUICK_JAVA} -Djava.io.tmpdir={folder / 'kept'}",
         "spark.executor.extraJavaOptions": QUICK_JAVA,
-        # To persist something, Spark copies the session and its files: these go with the garbage.
+        # To persist, Spark copies the session and its files, which garbage collection removes.
         "spark.cleaner.periodicGC.interval": "3s",
         "spark.driver.memory": "1g",
         "spark.driver.host": "127.0.0.1",
@@ -132,7 +132,7 @@ def _await_port(server: subprocess.Popen[bytes], port: int, log: Path) -> None:
 def run_script(
     script: str, *arguments: str, python: Path | str = sys.executable, folder: Path, **more: str
 ) -> subprocess.CompletedProcess[str]:
-    """Run a script in a process of its own that sees the checkout, though its workers do not."""
+    """Run a script in its own process that can import the checkout, though its workers cannot."""
     source = folder / "script.py"
     source.write_text(f"import sys\nsys.path.insert(0, {str(ROOT)!r})\n{script}")
     return subprocess.run(

@@ -1,4 +1,4 @@
-"""A program for a driver that is far smaller than its data: fit, search, save, load, search."""
+"""A program for a driver with far less memory than its data: fit, search, save, load, search."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from tests.support.sessions import start
 
 ROWS, DIM, STEP = 1_500_000, 128, 300_000
 ROOM = 100 << 20
-"""What Python may take on top of what it has; the vectors take 1,465 MiB."""
+"""Memory that Python may use in addition; the vectors take 1,465 MiB."""
 
 
 def with_vectors(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """Add the vectors to ids: a sequence without pattern, cut in pieces."""
+    """Add a vector to each id: consecutive parts of a sequence without a pattern."""
     for batch in batches:
         for first in range(0, batch.num_rows, 1000):
             ids = batch.column(0).slice(first, 1000)
@@ -30,14 +30,14 @@ def with_vectors(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
 
 
 def main(folder: Path) -> None:
-    """Print how far an item is from itself, before and after saving."""
+    """Print the distance of an item to itself, before and after saving."""
     spark = start(
         "small-driver",
         folder / "warehouse",
         spark__driver__memory="512m",
         spark__driver__maxResultSize="16m",
     )
-    # After the JVM came up: its limits are its own. Executors are no children of this process.
+    # After the JVM has started, which has its own limits. Executors have other parents.
     held = Path("/proc/self/statm").read_text().split()[5]
     limit = int(held) * resource.getpagesize() + ROOM
     resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))

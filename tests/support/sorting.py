@@ -1,4 +1,4 @@
-"""A search that sorts: the reference for every index."""
+"""A search that sorts all distances: the reference for every index."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.support.strategies import Search
 
 
 def by_sorting(search: Search) -> Neighbors:
-    """Neighbours by sorting all (distance, position); each figure is computed by itself."""
+    """The neighbors by sorting all (distance, position); each distance is computed alone."""
     banned = set()
     if search.exclude is not None:
         banned = set(zip(*(part.tolist() for part in search.exclude), strict=True))
@@ -30,7 +30,7 @@ def by_sorting(search: Search) -> Neighbors:
 
 
 def ask(index: NeighborIndex, search: Search) -> Neighbors:
-    """What `index` answers."""
+    """The answers of `index`."""
     return index.kneighbors(
         search.queries, search.k, max_distance=search.max_distance, exclude=search.exclude
     )

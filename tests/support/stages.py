@@ -1,4 +1,4 @@
-"""The stages that the contract suite goes through. A new stage needs one entry here."""
+"""The stages that the contract suite covers. A new stage needs one entry here."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
 COLUMNS = "id double, features array<double>, label double, weight double, truth array<double>"
-"""Of the frame that every stage is fitted on, and that is its queries too."""
+"""The schema of the frame that every stage is fitted on and transforms."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """A stage, and what must be known of it to hold it to the contract.
+    """A stage, and what the contract suite needs to know of it.
 
     Attributes
     ----------

@@ -1,4 +1,4 @@
-"""What hypothesis draws for the index: metrics, and points that are hard to search among."""
+"""Hypothesis strategies for the index: metrics, and items that are hard to search."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def _weights(dim: int) -> NDArray[np.float64]:
 
 _NEEDED = {"seuclidean": {"V": _variances}, "mahalanobis": {"VI": _inverse}}
 
-# The same metric by several names is drawn once: aliases have a test of their own.
+# Only one name of each metric is drawn: aliases have their own test.
 METRIC_CASES: dict[str, Callable[[int], Metric]] = {
     **{
         name: lambda dim, name=name: resolve_metric(
@@ -67,7 +67,7 @@ _ANY = st.floats(-4.0, 4.0, width=32)
 
 
 def dims(metric_case: str, largest: int = 6) -> st.SearchStrategy[int]:
-    """How many features the metric can have."""
+    """The numbers of features that the metric supports."""
     return st.just(2) if metric_case.startswith("haversine") else st.integers(1, largest)
 
 
@@ -75,7 +75,7 @@ def dims(metric_case: str, largest: int = 6) -> st.SearchStrategy[int]:
 def rows(
     draw: st.DrawFn, count: int, dim: int, *, single: bool = False
 ) -> NDArray[np.float64 | np.float32]:
-    """Finite vectors: a lattice full of ties or any numbers, of all magnitudes."""
+    """Finite vectors: a lattice with many ties, or any values, at all magnitudes."""
     elements = draw(st.sampled_from([_LATTICE, _LATTICE, _ANY]))
     matrix = draw(hnp.arrays(np.float64, (count, dim), elements=elements))
     magnitude = draw(st.sampled_from(_FLOAT32_MAGNITUDES if single else MAGNITUDES))
@@ -90,7 +90,7 @@ def rows(
 
 @dataclass(frozen=True)
 class Search:
-    """All that a search is asked with."""
+    """The arguments of a search."""
 
     metric: Metric
     items: NDArray[np.floating]
@@ -103,13 +103,13 @@ class Search:
 
 @st.composite
 def searches(draw: st.DrawFn, metric_case: str) -> Search:
-    """A search for a metric: ties, duplicates by the hundred, limits that are met exactly."""
+    """A search for a metric: ties, hundreds of duplicates, limits that equal a distance."""
     dim = draw(dims(metric_case))
     metric = METRIC_CASES[metric_case](dim)
     single = draw(st.booleans())
     items = draw(rows(draw(st.integers(1, 12)), dim, single=single))
     if draw(st.booleans()):
-        # Few distinct items, many times each, in any order.
+        # Few distinct items, each repeated many times, in any order.
         order = np.random.default_rng(draw(st.integers(0, 9))).integers(0, len(items), 250)
         items = np.ascontiguousarray(items[order])
     n_queries = draw(st.integers(0, 5))
@@ -139,7 +139,7 @@ def exclusions(draw: st.DrawFn, n_queries: int, n_items: int) -> Exclusion:
 def limits(
     draw: st.DrawFn, metric: Metric, queries: NDArray[np.floating], items: NDArray[np.floating]
 ) -> float:
-    """The distance of a pair, to be met exactly, or any number."""
+    """A limit that equals the distance of a pair, or any other number."""
     if not len(queries) or draw(st.booleans()):
         return draw(st.floats(-2.0, 8.0))
     pair = draw(st.integers(0, len(queries) - 1)), draw(st.integers(0, len(items) - 1))

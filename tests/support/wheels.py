@@ -1,4 +1,4 @@
-"""The wheel of this checkout, and environments that it is installed in."""
+"""The wheel of this checkout, and environments to install it in."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _SOURCES = ("setup.py", "pyproject.toml", "requirements.txt", "MANIFEST.in", "RE
 
 
 def build_wheel(folder: Path) -> Path:
-    """Build the wheel in `folder`; the checkout stays as it is."""
+    """Build the wheel in `folder` without changing the checkout."""
     source = folder / "source"
     shutil.copytree(
         ROOT / "pyspark_knn",
@@ -29,7 +29,7 @@ def build_wheel(folder: Path) -> Path:
 
 
 def pip(python: Path, *arguments: str) -> str:
-    """What the pip of an environment prints; what fails is shown."""
+    """Run the pip of an environment and return its output; raise with the output on failure."""
     command = [str(python), "-m", "pip", "--disable-pip-version-check", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -37,7 +37,7 @@ def pip(python: Path, *arguments: str) -> str:
 
 
 def packages(python: Path) -> dict[str, str]:
-    """Name -> version of what is installed."""
+    """Name -> version of the installed packages."""
     return {
         each["name"]: each["version"]
         for each in json.loads(pip(python, "list", "--format", "json"))

@@ -1,4 +1,4 @@
-"""An index that stands before another one."""
+"""An index that wraps another one."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pyspark_knn.index.base import NeighborIndex, Neighbors
 
 
 class WrappedIndex(NeighborIndex):
-    """Searches as the index within does; subclasses do something of their own before that."""
+    """Searches with the wrapped index; subclasses do something before that."""
 
     def __init__(self, index: NeighborIndex, folder: Path) -> None:
         self._index = index

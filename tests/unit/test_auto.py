@@ -1,4 +1,4 @@
-"""What "auto" picks and says; that its pick never changes an answer."""
+"""The choice of "auto" and its reason; the choice never changes an answer."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_few_items_need_no_timing():
     assert "5 items" in reason
 
 
-def test_metrics_of_one_algorithm_need_no_timing():
+def test_metrics_with_one_algorithm_need_no_timing():
     index, reason = build(np.ones((5000, 2)), "cosine")
     assert index.algorithm == "brute"
     assert "cosine" in reason
@@ -48,7 +48,7 @@ def test_metrics_of_one_algorithm_need_no_timing():
         ({"brute": 9.0, "kd_tree": 7.0, "ball_tree": 2.0}, "ball_tree"),
     ],
 )
-def test_the_fastest_wins_and_the_reason_says_by_what(monkeypatch, costs, winner):
+def test_the_fastest_is_chosen_and_the_reason_reports_the_timings(monkeypatch, costs, winner):
     monkeypatch.setattr(auto, "_seconds_per_query", lambda index: 1e-6 * costs[index.algorithm])
     # Without growth, every estimate of a tree stays what it is.
     items = np.random.default_rng(0).standard_normal((3000, 2))
@@ -70,7 +70,7 @@ def test_no_ball_tree_is_timed_where_a_kd_tree_is_hopeless(monkeypatch):
     assert build(items)[0].algorithm == "brute"
     assert set(timed) == {"brute", "kd_tree"}
     timed.clear()
-    # A kd_tree cannot serve this metric, so that it says nothing of a ball_tree.
+    # kd_tree does not support this metric, so its timing cannot rule out ball_tree.
     assert build(0.2 * items, "haversine")[0].algorithm == "brute"
     assert set(timed) == {"brute", "ball_tree"}
 
@@ -95,7 +95,7 @@ def test_a_close_call_is_timed_with_all_items(monkeypatch):
 
 
 @pytest.mark.parametrize(("algorithm", "queries"), [("brute", 40), ("kd_tree", 8)])
-def test_the_time_of_a_search_is_that_of_this_thread(monkeypatch, algorithm, queries):
+def test_the_time_of_a_search_is_the_time_of_this_thread(monkeypatch, algorithm, queries):
     clock = iter(range(100))
     monkeypatch.setattr(time, "thread_time", lambda: float(next(clock)))
     index = build(np.eye(40), algorithm=algorithm)[0]
@@ -123,7 +123,7 @@ def test_a_tree_that_leads_is_timed_against_brute_with_all_items(monkeypatch, mo
     assert trees == (1 if most_numbers == 0 else 2)
 
 
-def test_timing_takes_one_thread_and_gives_the_others_back(monkeypatch):
+def test_timing_uses_one_thread_and_restores_the_others(monkeypatch):
     threads = []
 
     def cost(index):
@@ -138,7 +138,7 @@ def test_timing_takes_one_thread_and_gives_the_others_back(monkeypatch):
 
 
 @pytest.mark.parametrize("metric", ["euclidean", "cityblock", "chebyshev"])
-def test_answers_do_not_depend_on_the_pick(metric):
+def test_answers_do_not_depend_on_the_choice(metric):
     rng = np.random.default_rng(1)
     # A lattice: ties everywhere.
     items, queries = rng.integers(0, 9, (2500, 3)) * 0.1, rng.integers(0, 9, (40, 3)) * 0.1

@@ -1,4 +1,4 @@
-"""The block search answers as pair by pair comparison does, to the bit, and in bounded memory."""
+"""Block search gives the answers of pairwise search, to the bit and in bounded memory."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def assert_same(found, expected):
 
 @pytest.mark.parametrize("name", METRICS)
 @pytest.mark.parametrize("kind", DATA)
-def test_the_answer_is_that_of_comparing_pairs(kind, name):
+def test_answers_agree_with_pairwise_search(kind, name):
     rng = np.random.default_rng(sum(map(ord, kind + name)))
     for n, dim, k in ((700, 3, 10), (300, 17, 1), (41, 1, 41), (1100, 30, 20)):
         items = np.ascontiguousarray(DATA[kind](rng, n, dim))
@@ -138,8 +138,8 @@ def test_an_independent_search_agrees():
 
 @settings(deadline=None, max_examples=100)
 @given(st.data())
-def test_near_ties_at_the_last_place_cannot_fool_it(data):
-    """Items on a sphere around the query, but for some units in the last place."""
+def test_near_ties_in_the_last_place_are_ordered(data):
+    """Items on a sphere around the query, up to some units in the last place."""
     rng = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1)))
     name = data.draw(st.sampled_from(METRICS))
     dim = data.draw(st.sampled_from([1, 2, 3, 7, 16, 65, 300]))
@@ -184,7 +184,7 @@ def products(left, right, dtype):
 
 
 def exact_score(name, query, item, figure, exponent):
-    """What a final figure stands for, in real numbers."""
+    """The exact distance that a result approximates, in real numbers."""
     unit = Fraction(2) ** int(-exponent)
     if name == "inner_product":
         return -Fraction(figure) * unit
@@ -228,7 +228,7 @@ def test_the_bound_covers_every_order_of_summation(data):
 
 @pytest.mark.parametrize("name", ["euclidean", "sqeuclidean", "inner_product"])
 @pytest.mark.parametrize("dim", [100, 1000])
-def test_half_the_bound_of_float32_would_not_do(name, dim):
+def test_half_the_bound_of_float32_is_too_small(name, dim):
     # The first term is a little above 1, and each of the others below half a unit in the last place
     # of that: added in order, all of them are lost.
     small = 2.0**-12 * (1 - 2.0**-10)
@@ -256,7 +256,7 @@ def test_half_the_bound_of_float32_would_not_do(name, dim):
 @pytest.mark.parametrize(
     ("spread", "steps"), [(1.0, 0), (1e-5, 1), (1e-14, 2)], ids=["float32", "float64", "blocks"]
 )
-def test_only_what_a_step_cannot_answer_goes_to_the_next(monkeypatch, spread, steps):
+def test_only_queries_that_a_step_cannot_answer_reach_the_next(monkeypatch, spread, steps):
     rng = np.random.default_rng(1)
     items = clusters(rng, 6000, 20, 4, spread)
     queries = items[::100]
@@ -274,7 +274,7 @@ def test_only_what_a_step_cannot_answer_goes_to_the_next(monkeypatch, spread, st
 
 
 @pytest.mark.parametrize("kind", ["normal", "all equal", "duplicates", "tight clusters"])
-def test_memory_is_bounded_whatever_is_tied(kind):
+def test_memory_is_bounded_with_any_number_of_ties(kind):
     rng = np.random.default_rng(2)
     items = DATA[kind](rng, 30_000, 4)
     index = BlockSearch.build(items, IndexSpec(resolve_metric("euclidean")))
@@ -288,7 +288,7 @@ def test_memory_is_bounded_whatever_is_tied(kind):
     assert peak < 64 << 20
 
 
-def test_what_travels_is_the_items_and_one_number_for_each():
+def test_a_pickled_index_holds_the_items_and_one_number_for_each():
     rng = np.random.default_rng(4)
     items = rng.standard_normal((3000, 40)) + 1e6
     queries = items[:20]
@@ -304,7 +304,7 @@ def test_what_travels_is_the_items_and_one_number_for_each():
     assert_same(mapped.kneighbors(queries, 5), index.kneighbors(queries, 5))
 
 
-def test_queries_may_be_read_only_and_none():
+def test_queries_may_be_read_only_or_empty():
     items = np.random.default_rng(5).standard_normal((100, 3))
     index = BlockSearch.build(items, IndexSpec(resolve_metric("euclidean")))
     queries = items[:4].copy()
@@ -321,7 +321,7 @@ def test_only_metrics_of_products_have_scores():
         BlockSearch.build(np.eye(3), IndexSpec(resolve_metric("cityblock")))
 
 
-def test_a_weight_of_zero_silences_differences_beyond_float64():
+def test_a_weight_of_zero_ignores_differences_beyond_float64():
     items = np.array([[1.7e308, 1.0], [-1.7e308, 2.0]])
     metric = resolve_metric("minkowski", 2.0, {"w": [0.0, 4.0]})
     pairs = np.array([0, 1])

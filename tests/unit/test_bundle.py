@@ -1,4 +1,4 @@
-"""The file of an index: aligned where it is mapped, never copied, refused if it is broken."""
+"""The bundle of an index: aligned when mapped, never copied, refused if it is damaged."""
 
 import io
 import itertools
@@ -60,7 +60,7 @@ def arrays() -> dict[str, np.ndarray]:
     }
 
 
-def test_what_is_written_is_read(arrays, tmp_path):
+def test_a_written_bundle_is_read_back(arrays, tmp_path):
     content = {**arrays, "ids": pa.array(["a", None, "bcd"]), "text": "x" * 100_000}
     data, _ = written(content)
     (tmp_path / "file").write_bytes(data)
@@ -98,8 +98,8 @@ def test_the_file_of_a_broadcast_is_mapped_where_it_is_aligned(arrays, tmp_path)
         assert array.size == 0 or (inside(array, mapped) and addresses(array)[0] % 64 == 0)
 
 
-def test_the_head_of_a_broadcast_beyond_4_gib_is_known(arrays, tmp_path):
-    # As pickle writes it for bytes longer than a length of four bytes can tell.
+def test_the_head_of_a_broadcast_beyond_4_gib_is_recognized(arrays, tmp_path):
+    # As pickle writes bytes whose length does not fit in four bytes.
     data, _ = written(arrays)
     path = tmp_path / "broadcast"
     path.write_bytes(b"\x80\x05\x8e" + len(data).to_bytes(8, "little") + data + b".")
@@ -118,7 +118,7 @@ def test_a_small_broadcast_is_read_without_a_map(tmp_path):
 @pytest.mark.parametrize("broadcast", [False, True])
 @pytest.mark.parametrize("head", [0, 1, 63, 64, 1000])
 @pytest.mark.parametrize("sizes", [[], [0], [1, 1, 0, 65, 64], [5 << 30, 3], [1, (4 << 30) - 1]])
-def test_buffers_are_apart_and_aligned_behind_every_head(head, sizes, broadcast):
+def test_buffers_are_aligned_and_do_not_overlap(head, sizes, broadcast):
     extents = bundle._extents(head, sizes, broadcast=broadcast)
     assert [size for _, size in extents] == sizes
     total = max([0, *(offset + size for offset, size in extents)])
@@ -131,7 +131,7 @@ def test_buffers_are_apart_and_aligned_behind_every_head(head, sizes, broadcast)
         assert end <= offset < end + 64
 
 
-def test_a_bundle_that_is_cut_anywhere_is_refused(arrays):
+def test_a_truncated_bundle_is_refused(arrays):
     data, _ = written(arrays)
     last = max(len(data) - 400, 0)
     for length in itertools.chain(range(0, last, 7), range(last, len(data))):
@@ -139,7 +139,7 @@ def test_a_bundle_that_is_cut_anywhere_is_refused(arrays):
             read_bundle(memoryview(data[:length]))
 
 
-def test_something_else_is_refused(tmp_path):
+def test_other_files_are_refused(tmp_path):
     for content in (b"PAR1", b"x" * 500, pickle.dumps([1, 2], protocol=4)):
         path = tmp_path / "file"
         path.write_bytes(content)
@@ -182,7 +182,7 @@ def searchable(ids: list[str], last: float = 0.0) -> Searchable:
     return Searchable(Items(4, pa.array(ids)), index)
 
 
-def test_equal_content_has_an_equal_digest_and_other_content_another():
+def test_digests_are_equal_for_equal_content_only():
     names = ["".join(["a", str(i)]) for i in range(4)]
     _, digest = written(searchable(names))
     assert written(searchable([name[:] for name in names]))[1] == digest
@@ -193,7 +193,7 @@ def test_equal_content_has_an_equal_digest_and_other_content_another():
 
 @dataclass
 class CountingRef:
-    """A place whose bundles are counted as they are read."""
+    """A place that counts the reads of its bundles."""
 
     digest: str
     content: bytes

@@ -1,4 +1,4 @@
-"""Cells: no cell is passed over that holds a neighbour, and most others are."""
+"""Cells: no cell with a neighbor is skipped, and most other cells are."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def metric_of(name: str, dim: int) -> Metric:
 
 
 def between(metric: Metric, left, right):
-    """All distances, by the figures that answers are made of."""
+    """All distances, computed as in answers."""
     rows, columns = np.divmod(np.arange(len(left) * len(right)), len(right))
     return metric.distances(left, right, rows, columns).reshape(len(left), len(right))
 
@@ -37,7 +37,7 @@ def cut_up(metric: Metric, items, centers):
 
 @settings(deadline=None, max_examples=150)
 @given(st.data())
-def test_no_neighbor_is_in_a_cell_that_is_passed_over(data):
+def test_no_neighbor_is_in_a_skipped_cell(data):
     rng = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1)))
     name = data.draw(st.sampled_from(sorted(METRICS)))
     dim = 2 if name == "haversine" else data.draw(st.sampled_from([1, 2, 5]))
@@ -61,7 +61,7 @@ def test_no_neighbor_is_in_a_cell_that_is_passed_over(data):
         assert opened[query, cells.numbers.tolist().index(home[item])]
 
 
-def test_a_cell_of_two_clusters_is_passed_over_from_a_third():
+def test_a_cell_of_two_clusters_is_skipped_from_a_third():
     metric = resolve_metric("euclidean")
     noise = 0.01 * np.random.default_rng(0).standard_normal((100, 2))
     # The second cell has a cluster on either side: the ball around both holds the query too.
@@ -75,8 +75,8 @@ def test_a_cell_of_two_clusters_is_passed_over_from_a_third():
 
 
 @pytest.mark.parametrize("name", ["euclidean", "haversine"])
-def test_figures_of_few_digits_rule_nothing_out_that_is_near(name):
-    """Below 2**-1022 a rounding is far more than the slack of larger figures."""
+def test_subnormal_distances_skip_no_near_cell(name):
+    """Below 2**-1022 rounding exceeds the relative slack of larger distances."""
     for seed in range(60):
         rng = np.random.default_rng(seed)
         if name == "haversine":
@@ -94,8 +94,8 @@ def test_figures_of_few_digits_rule_nothing_out_that_is_near(name):
 
 
 @pytest.mark.parametrize("size", [1.0, 2.0**-530, 2.0**-538, 2.0**-1070])
-def test_the_limit_of_squares_is_that_of_their_roots(size):
-    """Near ties: squares that differ in their last place, or not at all, have roots that do."""
+def test_the_limit_of_squared_distances_is_that_of_their_roots(size):
+    """Near ties: the roots of squares that are equal or differ in their last place may differ."""
     metric = resolve_metric("sqeuclidean")
     steps = 1.0 + np.arange(-6, 7) * 2.0**-52 if size > 2.0**-1000 else np.arange(1.0, 14.0)
     items = np.concatenate([steps, -steps])[:, None] * size
@@ -107,7 +107,7 @@ def test_the_limit_of_squares_is_that_of_their_roots(size):
         assert set(home[squares <= limit]) <= set(cells.numbers[opened])
 
 
-def test_squares_pass_over_the_cells_that_distances_pass_over():
+def test_squared_distances_skip_the_same_cells():
     rng = np.random.default_rng(4)
     items = rng.normal(size=(300, 2)) + 20.0 * rng.integers(0, 4, (300, 2))
     centers = items[:12]
@@ -122,11 +122,11 @@ def test_squares_pass_over_the_cells_that_distances_pass_over():
 
 
 @pytest.mark.parametrize("name", ["cosine", "braycurtis"])
-def test_what_breaks_the_triangle_inequality_is_refused(name):
+def test_metrics_without_the_triangle_inequality_are_refused(name):
     with pytest.raises(ValueError, match="triangle inequality"):
         check_cells(resolve_metric(name))
 
 
-def test_for_cosine_the_way_out_is_named():
+def test_the_error_for_cosine_names_the_alternative():
     with pytest.raises(ValueError, match=r"pyspark\.ml\.feature\.Normalizer.*'euclidean'"):
         check_cells(resolve_metric("cosine"))

@@ -1,4 +1,4 @@
-"""Feature vectors out of Arrow arrays: dense, sparse, mixed, null, sliced, empty."""
+"""Feature vectors from Arrow arrays: dense, sparse, mixed, null, sliced, empty."""
 
 import numpy as np
 import pyarrow as pa
@@ -19,7 +19,7 @@ NUMBERS = st.sampled_from([0.0, 1.0, -2.5, 1e300, 0.1])
 
 
 def dense(vector: Vector) -> list[float] | None:
-    """The plain list that a vector means."""
+    """The values of a vector as a list."""
     if not isinstance(vector, tuple):
         return vector
     return [vector[1].get(place, 0.0) for place in range(vector[0])]
@@ -81,7 +81,7 @@ def test_dense_rows_in_a_row_are_a_view():
     memory = array.values.to_numpy()
     assert np.shares_memory(batch.dense(np.array([0, 1]), 2), memory)
     assert not batch.dense(np.array([0, 1]), 2).flags.writeable
-    # A null takes no numbers, so what stands around it stands together, but it is not looked for.
+    # A null has no values, so the rows around it are contiguous, but that is not detected.
     assert batch.dense(np.array([1, 3]), 2).tolist() == [[3, 4], [5, 6]]
 
 
@@ -128,8 +128,8 @@ def test_invalid_rows():
         ([np.inf, 1.0], None, "contains an infinity."),
     ],
 )
-def test_what_is_wrong_is_said(vector, dim, what):
-    # The other rows are wrong otherwise: only the one in question counts.
+def test_errors_of_invalid_rows(vector, dim, what):
+    # The other rows are invalid in other ways; only the given row counts.
     batch = vector_batch(vector_columns([[1.0, np.inf, 3.0], vector, [np.nan]]))
     said = describe_invalid("featuresCol", "my features", batch, 1, dim)
     assert said.startswith(f"featuresCol 'my features' {what}")
@@ -152,7 +152,7 @@ def test_what_is_wrong_is_said(vector, dim, what):
         (T.ByteType(), T.ByteType()),
     ],
 )
-def test_the_types_of_ids_and_how_they_travel(kind, wire):
+def test_the_types_of_ids_and_their_arrow_types(kind, wire):
     assert check_id_type("idCol", T.StructField("id", kind)) == kind
     assert wire_type(kind) == wire
     assert changes_on_wire(kind) == (kind != wire)

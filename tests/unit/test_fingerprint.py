@@ -1,4 +1,4 @@
-"""Keys of stages: equal for what does the same, and for nothing else."""
+"""Keys of stages: equal for stages that do the same, and for no others."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ LONG = np.zeros(5000)
         (STAGE.value, STAGE),
     ],
 )
-def test_what_differs(one: Any, other: Any) -> None:
+def test_different_stages_have_different_keys(one: Any, other: Any) -> None:
     assert key(one) != key(other)
 
 
@@ -94,7 +94,7 @@ def test_what_differs(one: Any, other: Any) -> None:
         (ITSELF, ITSELF),
     ],
 )
-def test_what_is_the_same(one: Any, other: Any) -> None:
+def test_equal_stages_have_equal_keys(one: Any, other: Any) -> None:
     assert key(one) == key(other)
     assert hash(key(one)) == hash(key(other))
 
@@ -104,7 +104,7 @@ def test_a_set_param_is_not_a_default() -> None:
     assert fingerprint(STAGE, without={"value"}) == fingerprint(inner(3), without={"value"})
 
 
-def test_state_that_is_no_param() -> None:
+def test_state_outside_of_params() -> None:
     other = STAGE.copy()
     assert fingerprint(other) == fingerprint(STAGE)
     other.state = {"coefficients": np.array([1.0])}

@@ -1,4 +1,4 @@
-"""What happens around a function in a Python worker, without any Spark around it."""
+"""The guard around a function of a Python worker, without Spark."""
 
 import gc
 import sys
@@ -18,7 +18,7 @@ def nothing_set_aside(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     gc.unfreeze()
 
 
-def test_what_was_imported_is_set_aside_once(monkeypatch, nothing_set_aside):
+def test_imported_objects_are_frozen_once(monkeypatch, nothing_set_aside):
     def double(batches):
         return (2 * batch for batch in batches)
 
@@ -28,7 +28,7 @@ def test_what_was_imported_is_set_aside_once(monkeypatch, nothing_set_aside):
     first = gc.get_freeze_count()
     assert first > 0
 
-    # No module more: what this task leaves must stay with the garbage collector.
+    # No new module was imported, so objects of this task must not be frozen.
     mine = [[] for _ in range(1000)]
     assert list(cloudpickle.loads(payload)(iter([3]))) == [6]
     assert gc.get_freeze_count() <= first

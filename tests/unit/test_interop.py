@@ -1,4 +1,4 @@
-"""Models out of scikit-learn and back, for every metric and algorithm. No Spark in here."""
+"""Conversion from and to scikit-learn for every metric and algorithm, without Spark."""
 
 from __future__ import annotations
 
@@ -19,7 +19,6 @@ from pyspark_knn.facts import FitFacts
 from pyspark_knn.index.distances import METRICS, resolve_metric
 from pyspark_knn.index.registry import classes_for
 
-RANDOM = np.random.default_rng(7)
 DIM = 4
 OLD = tuple(map(int, sklearn.__version__.split(".")[:2])) < (1, 4)
 NEEDED: dict[str, list[dict[str, Any]]] = {
@@ -42,18 +41,18 @@ CASES = [
 ]
 
 
-def points(metric: str, count: int) -> np.ndarray:
+def points(rng: np.random.Generator, metric: str, count: int) -> np.ndarray:
     if metric == "haversine":
-        return RANDOM.uniform([-1.5, -3.0], [1.5, 3.0], (count, 2))
+        return rng.uniform([-1.5, -3.0], [1.5, 3.0], (count, 2))
     if resolve_metric(metric, params=NEEDED.get(metric, [{}])[0]).compares_sets:
-        # Whatever is not 0 counts as 1, and in some rows nothing is.
-        rows = (RANDOM.random((count, 12)) < 0.4) * 1.0
+        # Every value other than 0 counts as 1, and some rows are all 0.
+        rows = (rng.random((count, 12)) < 0.4) * 1.0
         # Two empty sets are equal, but 0 / 0 for scikit-learn by two of the formulas.
         rows[0] = 0.0
         rows[rows.sum(axis=1) == 0, 0] = 1.0 if metric in ("dice", "sokalsneath") else 0.0
         return rows
-    rows = RANDOM.normal(size=(count, DIM)).round(1)
-    # Of numbers below 0 scikit-learn and scipy have two different formulas; ours is scipy's.
+    rows = rng.normal(size=(count, DIM)).round(1)
+    # For negative values scikit-learn and scipy differ; this package agrees with scipy.
     return np.abs(rows) if metric == "braycurtis" else rows
 
 
@@ -66,8 +65,8 @@ def model_of(kind: Any, matrix: np.ndarray, labels: Any = None, **settings: Any)
 
 
 @pytest.mark.parametrize(("metric", "p", "params", "algorithm"), CASES)
-def test_scikit_learn_searches_as_the_model_does(metric, p, params, algorithm):
-    items, queries = points(metric, 60), points(metric, 9)
+def test_scikit_learn_agrees_with_the_model(rng, metric, p, params, algorithm):
+    items, queries = points(rng, metric, 60), points(rng, metric, 9)
     model = model_of(
         KNNModel, items, k=7, metric=metric, p=p, metricParams=params, algorithm=algorithm
     )
@@ -78,12 +77,12 @@ def test_scikit_learn_searches_as_the_model_does(metric, p, params, algorithm):
         warnings.filterwarnings("ignore", "Mind that for 0 < p < 1", UserWarning)
         fitted = model.toSklearn()
     with warnings.catch_warnings():
-        # scikit-learn wants sets as booleans, and says so.
+        # scikit-learn warns unless sets are booleans.
         warnings.simplefilter("error")
         asked = queries != 0 if resolve_metric(metric, p, params).compares_sets else queries
         distances, positions = fitted.kneighbors(asked)
     np.testing.assert_allclose(distances, ours.distances, rtol=1e-9, atol=1e-7)
-    # Among ties scikit-learn picks as it likes: what it picked must be as far as what we did.
+    # scikit-learn breaks ties arbitrarily: its neighbors must be at the same distances.
     rows = np.repeat(np.arange(len(queries)), 7)
     figures = resolve_metric(metric, p, params).distances(queries, items, rows, positions.ravel())
     np.testing.assert_allclose(figures.reshape(-1, 7), ours.distances, rtol=1e-9, atol=1e-7)
@@ -94,9 +93,9 @@ def test_scikit_learn_searches_as_the_model_does(metric, p, params, algorithm):
     ("kind", "theirs"),
     [(KNNClassificationModel, KNeighborsClassifier), (KNNRegressionModel, KNeighborsRegressor)],
 )
-def test_voters_too(metric, kind, theirs):
-    items = points(metric, 30)
-    labels = RANDOM.integers(0, 2, 30).astype(float)
+def test_scikit_learn_predicts_with_the_models_metric(rng, metric, kind, theirs):
+    items = points(rng, metric, 30)
+    labels = rng.integers(0, 2, 30).astype(float)
     fitted = model_of(kind, items, labels, k=1, metric=metric).toSklearn()
     assert isinstance(fitted, theirs)
     query = items[3:4] != 0 if metric == "sokalmichener" else items[3:4]
@@ -104,9 +103,9 @@ def test_voters_too(metric, kind, theirs):
 
 
 @pytest.mark.parametrize("metric", ["braycurtis", "dice", "sokalsneath"])
-def test_a_ball_tree_that_is_not_exact_becomes_brute(metric):
-    """scikit-learn offers these trees, but they miss neighbors: see tests/unit/test_trees.py."""
-    items = (RANDOM.random((40, 8)) < 0.5) * 1.0
+def test_a_ball_tree_that_is_not_exact_becomes_brute(rng, metric):
+    """scikit-learn has these trees, but they miss neighbors: see tests/unit/test_trees.py."""
+    items = (rng.random((40, 8)) < 0.5) * 1.0
     fitted = NearestNeighbors(metric=metric, algorithm="ball_tree").fit(items)
     model = KNNModel.fromSklearn(fitted)
     assert model.getAlgorithm() == "brute"
@@ -114,14 +113,14 @@ def test_a_ball_tree_that_is_not_exact_becomes_brute(metric):
     assert metric in model.algorithmReason
 
 
-def test_a_tree_that_is_exact_stays():
+def test_an_exact_tree_is_kept():
     fitted = NearestNeighbors(metric="jaccard", algorithm="ball_tree").fit(np.eye(3))
     model = KNNModel.fromSklearn(fitted)
     assert (model.getAlgorithm(), model.algorithmReason) == ("ball_tree", "ball_tree was asked for")
 
 
-def test_a_ball_tree_of_mahalanobis_by_its_covariance():
-    items = points("euclidean", 50)
+def test_a_ball_tree_of_mahalanobis_by_its_covariance(rng):
+    items = points(rng, "euclidean", 50)
     covariance = np.cov(items, rowvar=False)
     fitted = NearestNeighbors(
         n_neighbors=3, algorithm="ball_tree", metric="mahalanobis", metric_params={"V": covariance}

@@ -1,4 +1,4 @@
-"""Ids of items and their positions, of every type that travels."""
+"""Ids of items and their positions, for every type of id."""
 
 from decimal import Decimal
 
@@ -23,7 +23,7 @@ TYPES = {
 
 
 def id_of(kind: str, number: int) -> object:
-    """Ids in the order of the numbers that they are made of."""
+    """Ids in the order of the numbers that they are made from."""
     return {
         "string": f"é{number:03d}",
         "binary": bytes([0, 200, number]),
@@ -76,7 +76,7 @@ def test_floats_are_equal_as_they_are_in_spark(kind):
     assert items.duplicates() == 2
 
 
-def test_without_ids_a_position_is_its_own_name():
+def test_without_ids_positions_are_the_ids():
     items = Items(3, {})
     assert items.take("id", np.array([2, 0])).to_pylist() == [2, 0]
     assert items.take("id", np.array([2, 0])).type == pa.int64()

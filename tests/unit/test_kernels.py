@@ -1,4 +1,4 @@
-"""The figure of a pair: right, the same wherever it is computed, never NaN and never -0.0."""
+"""The distance of a pair: accurate, the same in every search, never NaN and never -0.0."""
 
 import math
 
@@ -27,7 +27,7 @@ def figures(metric: Metric, left: np.ndarray, right: np.ndarray) -> np.ndarray:
 
 
 def tolerance(metric: Metric, left: np.ndarray, right: np.ndarray) -> float:
-    """How far a figure may be off for cancellation; relative errors come on top."""
+    """The absolute error that cancellation may cause, in addition to the relative error."""
     with np.errstate(over="ignore"):
         if metric.name in ("cosine", "correlation"):
             return 1e-15
@@ -42,7 +42,7 @@ def tolerance(metric: Metric, left: np.ndarray, right: np.ndarray) -> float:
 
 @pytest.mark.parametrize("case", EXACT_CASES)
 @given(data=st.data())
-def test_figures_are_true_at_every_magnitude(case, data):
+def test_distances_are_accurate_at_every_magnitude(case, data):
     dim = data.draw(dims(case))
     metric = METRIC_CASES[case](dim)
     left, right = data.draw(rows(3, dim)), data.draw(rows(3, dim))
@@ -55,7 +55,7 @@ def test_figures_are_true_at_every_magnitude(case, data):
 
 @pytest.mark.parametrize("case", METRIC_CASES)
 @given(data=st.data())
-def test_no_figure_is_nan_or_minus_zero_or_below_zero(case, data):
+def test_no_distance_is_nan_or_negative_or_minus_zero(case, data):
     dim = data.draw(dims(case))
     metric = METRIC_CASES[case](dim)
     found = figures(metric, data.draw(rows(4, dim)), data.draw(rows(4, dim)))
@@ -67,7 +67,7 @@ def test_no_figure_is_nan_or_minus_zero_or_below_zero(case, data):
 
 @pytest.mark.parametrize("case", METRIC_CASES)
 @given(data=st.data())
-def test_a_vector_is_at_zero_from_itself(case, data):
+def test_the_distance_of_a_vector_to_itself_is_zero(case, data):
     dim = data.draw(dims(case))
     metric = METRIC_CASES[case](dim)
     left = data.draw(rows(4, dim))
@@ -88,7 +88,7 @@ def test_a_vector_is_at_zero_from_itself(case, data):
 
 @pytest.mark.parametrize("case", METRIC_CASES)
 @given(data=st.data())
-def test_a_figure_depends_on_its_pair_alone(case, data):
+def test_a_distance_depends_on_its_pair_alone(case, data):
     dim = (
         2
         if case.startswith("haversine")
@@ -114,7 +114,7 @@ def test_a_figure_depends_on_its_pair_alone(case, data):
 
 
 def misaligned(matrix: np.ndarray) -> np.ndarray:
-    """The same numbers at an odd address."""
+    """The same values at an unaligned address."""
     memory = bytearray(matrix.nbytes + 1)
     moved = np.frombuffer(memory, np.float64, matrix.size, 1).reshape(matrix.shape)
     moved[:] = matrix
@@ -126,7 +126,7 @@ def misaligned(matrix: np.ndarray) -> np.ndarray:
         np.float64, hnp.array_shapes(min_dims=2, max_dims=2, max_side=70), elements=st.floats(0, 8)
     )
 )
-def test_fold_sums_each_row_as_well_as_is_promised(terms):
+def test_fold_sums_each_row_within_its_bound(terms):
     bound = math.ceil(math.log2(terms.shape[1])) * 2.0**-53 if terms.shape[1] > 1 else 0.0
     true = np.array([math.fsum(row) for row in terms])
     found = fold(terms.copy())
@@ -136,7 +136,7 @@ def test_fold_sums_each_row_as_well_as_is_promised(terms):
 
 @pytest.mark.parametrize("name", SET_METRICS)
 @given(data=st.data())
-def test_set_metrics_are_those_of_scipy(name, data):
+def test_set_metrics_agree_with_scipy(name, data):
     sets = hnp.arrays(np.bool_, (4, data.draw(st.integers(1, 9))))
     left, right = data.draw(sets), data.draw(sets)
     found = figures(resolve_metric(name), left * 2.5, right * -3.0)
@@ -170,7 +170,7 @@ def test_set_metrics_are_those_of_scipy(name, data):
         ("mahalanobis", {"VI": np.array([[2.0, 0.5], [0.5, 1.0]])}),
     ],
 )
-def test_figures_are_those_of_scikit_learn(name, params):
+def test_distances_agree_with_scikit_learn(name, params):
     seed = np.random.default_rng(3)
     left = np.concatenate([seed.normal(size=(20, 2)), seed.integers(-1, 2, size=(40, 2))])
     right = np.concatenate([seed.normal(size=(20, 2)), seed.integers(-1, 2, size=(40, 2))])
@@ -188,7 +188,7 @@ def test_figures_are_those_of_scikit_learn(name, params):
 @pytest.mark.parametrize(
     "name", ["braycurtis", "cosine", "correlation", "sqeuclidean", "yule", "sokalsneath"]
 )
-def test_figures_are_those_of_scipy(name):
+def test_distances_agree_with_scipy(name):
     seed = np.random.default_rng(4)
     left, right = seed.normal(size=(2, 30, 5))
     if name in SET_METRICS:
@@ -237,7 +237,7 @@ HUGE = 1.5e308
 )
 def test_the_largest_numbers(case, left, right, true):
     found = figures(METRIC_CASES[case](2), np.array([left]), np.array([right]))
-    if true is None:  # a latitude without meaning, still a figure
+    if true is None:  # an invalid latitude still has a distance
         assert 0 <= found[0] <= np.pi
     else:
         assert found[0] == pytest.approx(true, rel=1e-15)

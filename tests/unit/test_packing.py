@@ -1,4 +1,4 @@
-"""Batches of rows into chunks: what comes out is what went in, in chunks of bounded size."""
+"""Packing batches of rows into chunks: the same rows, in chunks of bounded size."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -81,7 +81,7 @@ def vectors(draw: st.DrawFn) -> list[float] | Sparse | None:
 
 
 @given(rows=st.lists(vectors(), max_size=20), data=st.data())
-def test_valid_rows_come_through_and_the_others_are_counted(rows, data):
+def test_valid_rows_are_packed_and_the_others_counted(rows, data):
     cut = data.draw(st.integers(0, len(rows)))
     request = replace(REQUEST, chunk_bytes=data.draw(st.sampled_from([1, 50, 1 << 20])))
     parts = [
@@ -114,7 +114,7 @@ def test_rows_keep_their_order_within_a_dimension():
         assert values == sorted(values)
 
 
-def test_vectors_are_narrow_where_that_loses_nothing():
+def test_vectors_are_float32_where_that_is_exact():
     def narrow(rows: list[Any], **changes: object) -> list[bool]:
         request = replace(REQUEST, chunk_bytes=1, **changes)
         chunks, _ = packed(request, [batch(rows, pa.array(range(len(rows))))])
@@ -138,14 +138,14 @@ def test_float32_arrays_stay_float32():
     np.testing.assert_array_equal(dense(chunk), np.array([[0.1, 0.2], [0.3, 0.4]], np.float32))
 
 
-def test_rounding_beyond_float32_is_a_problem():
+def test_overflow_in_float32_is_reported():
     _, last = packed(replace(REQUEST, dtype="float32"), [batch([[1e39]], pa.array([1]))])
     assert last["problem"] == (
         "featuresCol 'features' contains values beyond the range of float32. Use dtype='auto'."
     )
 
 
-def test_sparse_vectors_stay_sparse_where_that_is_smaller():
+def test_sparse_vectors_stay_sparse_if_that_is_smaller():
     full = (4, {0: 1.0, 1: 2.0, 2: 3.0, 3: 4.0})
     wide = (1000, {3: 1.5, 999: -2.0})
     chunks, _ = packed(REQUEST, [batch([full, wide, (1000, {})], pa.array([1, 2, 3]))])
@@ -169,7 +169,7 @@ def test_sparse_vectors_stay_sparse_where_that_is_smaller():
         (None, (90, {4: np.inf}), "contains an infinity"),
     ],
 )
-def test_an_invalid_vector_is_a_problem_that_the_last_row_tells(dim, vector, problem):
+def test_an_invalid_vector_is_reported_by_the_last_row(dim, vector, problem):
     rows = batch([[1.0, 2.0], vector], pa.array([1, 2]))
     request = replace(REQUEST, dim=dim, handle_invalid="error")
     _, last = packed(request, [rows, rows])
@@ -193,8 +193,8 @@ def test_all_input_is_read_after_a_problem():
 @pytest.mark.parametrize(
     ("ids", "missing"), [([1, None], "null"), ([1.0, None], "null"), ([1.0, np.nan], "NaN")]
 )
-def test_a_missing_id_is_a_problem(ids, missing):
-    """A missing id is a null or, out of pandas, a NaN."""
+def test_a_missing_id_is_reported(ids, missing):
+    """A missing id is a null or, with pandas, a NaN."""
     _, last = packed(REQUEST, [batch([[1.0], [2.0]], pa.array(ids))])
     assert last["problem"] == f"idCol 'id' contains a {missing}, but every item needs an id"
 
@@ -205,15 +205,15 @@ def test_a_missing_id_is_a_problem(ids, missing):
     ids=["one", "fifty", "sparse", "empty"],
 )
 @pytest.mark.parametrize("width", [1, 400])
-def test_chunks_are_bounded_whatever_fills_them(vector, width):
-    """Also by long ids, and by sparse vectors that hold next to nothing."""
+def test_chunks_are_bounded_for_every_kind_of_content(vector, width):
+    """Also with long ids, and with sparse vectors of few values."""
     ids = pa.array([f"{i:0{width}d}" for i in range(2000)])
     rows = batch([vector] * 2000, ids)
     limit = 20_000
     chunks, _ = packed(replace(REQUEST, chunk_bytes=limit), [rows, rows])
     assert sum(chunk["rows"] for chunk in chunks) == 4000
     assert max(chunk["size"] for chunk in chunks) < 2.5 * limit
-    # And they are not small either: each is a row that Spark has to handle.
+    # Chunks are not small either, because each is a row for Spark.
     assert sum(chunk["size"] for chunk in chunks) > len(chunks) * limit / 4
 
 
@@ -265,7 +265,7 @@ def test_the_content_of_a_partition_depends_on_its_rows_alone(kind):
     assert found != content(range(6), 1)
 
 
-def test_a_chunk_has_a_digest_of_all_that_it_holds():
+def test_the_digest_of_a_chunk_covers_all_its_content():
     def digests(vectors: list[Any], ids: list[int]) -> list[int]:
         chunks, _ = packed(REQUEST, [batch(vectors, pa.array(ids))])
         return [chunk["digest"] for chunk in chunks]

@@ -1,4 +1,4 @@
-"""Brute force for every metric, against a search that sorts."""
+"""Brute force for every metric, compared with a search that sorts all distances."""
 
 from dataclasses import replace
 
@@ -21,7 +21,7 @@ def build(search: Search) -> PairwiseSearch:
 
 @pytest.mark.parametrize("case", METRIC_CASES)
 @given(data=st.data())
-def test_the_answer_is_that_of_sorting(case, data):
+def test_answers_agree_with_sorting_all_distances(case, data):
     search = data.draw(searches(case))
     assert_same(ask(build(search), search), by_sorting(search))
 
@@ -86,7 +86,7 @@ def test_excluding_everything_leaves_nothing():
     assert found.distances.tolist() == [[np.inf, np.inf], [np.inf, np.inf], [0, 0]]
 
 
-def test_items_at_infinity_are_neighbours_and_not_nobody():
+def test_items_at_infinite_distance_are_neighbors():
     # Of [1, -1] and its opposite, braycurtis is 4 / 0.
     index = PairwiseSearch.build(
         np.array([[-1.0, 1.0], [-1.0, 1.0], [1.0, -1.0]]), IndexSpec(resolve_metric("braycurtis"))
@@ -99,13 +99,13 @@ def test_items_at_infinity_are_neighbours_and_not_nobody():
     ]
 
 
-def test_the_items_are_held_as_they_are():
+def test_the_items_are_not_copied():
     items = np.eye(3, dtype=np.float32)
     assert PairwiseSearch.build(items, IndexSpec(resolve_metric("cosine"))).matrix is items
 
 
 @pytest.mark.parametrize("case", METRIC_CASES)
-def test_block_distances_are_the_figures_of_pairs(case):
+def test_block_distances_are_the_distances_of_pairs(case):
     seed = np.random.default_rng(8)
     metric = METRIC_CASES[case](2)
     queries, items = seed.integers(-1, 2, size=(5, 2)) * 1.0, seed.normal(size=(7, 2))

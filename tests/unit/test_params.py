@@ -1,4 +1,4 @@
-"""Params: what is taken, what is said where it is not, and that none of it needs Spark running."""
+"""Params: values that are accepted, errors for the others, and no need for a Spark session."""
 
 import json
 import math
@@ -37,7 +37,7 @@ def by_set(name: str, value: Any) -> KNNEstimator:
 
 
 def by_copy(name: str, value: Any) -> KNNEstimator:
-    """As fit and transform do with a dict of params; what they take was converted by the grid."""
+    """Copy as fit and transform do with a dict of Params, whose values the grid has converted."""
     knn = KNNEstimator()
     (chosen,) = ParamGridBuilder().addGrid(knn.getParam(name), [value]).build()
     return knn.copy(chosen)
@@ -89,7 +89,7 @@ GOOD = [
 
 
 @pytest.mark.parametrize(("name", "value", "expected"), GOOD)
-def test_what_is_taken(way, name, value, expected):
+def test_valid_values_are_converted(way, name, value, expected):
     knn = way(name, value)
     found = knn.getOrDefault(name)
     assert found == expected
@@ -155,7 +155,7 @@ BAD = [
 
 
 @pytest.mark.parametrize(("name", "value", "message"), BAD)
-def test_what_is_refused_and_the_param_is_named(way, name, value, message):
+def test_invalid_values_raise_and_name_the_param(way, name, value, message):
     with pytest.raises((ValueError, TypeError)) as error:
         way(name, value)
     assert message in str(error.value)
@@ -207,7 +207,7 @@ def test_every_param_is_explained_and_has_a_getter():
         assert getattr(knn, f"set{param.name[0].upper()}{param.name[1:]}")
 
 
-def test_a_model_lets_only_that_be_set_which_needs_no_fit():
+def test_a_model_has_setters_only_for_params_that_need_no_fit():
     setters = {name for name in dir(KNNModel) if name.startswith("set")} - {"set", "setParams"}
     assert setters == {
         *("setK", "setFeaturesCol", "setMaxDistance", "setExcludeIdCol", "setHandleInvalid"),

@@ -1,4 +1,4 @@
-"""Estimators pickle and deep-copy with all their Params, as tools that tune in parallel need it."""
+"""Estimators are pickled and copied with all Params, as tools for parallel tuning require."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def _described(stage: Any) -> Any:
 def test_a_round_trip(stage: Any, way: str) -> None:
     again = WAYS[way](stage)
     assert _described(again) == _described(stage)
-    # It is a stage of its own that still checks what it is given.
+    # The copy is an independent stage that still checks its values.
     if stage.hasParam("k"):
         again._set(k=8)
         assert stage.getOrDefault("k") == 7

@@ -1,4 +1,4 @@
-"""What is due when an object is gone is done soon, elsewhere, and never at the end of Python."""
+"""Releases run soon after an object is collected, in another thread, and never at exit."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_another_thread_does_the_work() -> None:
     assert thread != threading.get_ident()
 
 
-def test_a_detached_one_does_nothing_and_a_failure_stops_nobody() -> None:
+def test_detached_releases_are_skipped_and_failures_do_not_stop_others() -> None:
     done: queue.SimpleQueue[str] = queue.SimpleQueue()
     owners = [Owner() for _ in range(3)]
     when_gone(owners[0], done.put, "detached").detach()
@@ -44,7 +44,7 @@ def test_a_detached_one_does_nothing_and_a_failure_stops_nobody() -> None:
     assert done.empty()
 
 
-def test_nothing_is_held_on_to() -> None:
+def test_no_reference_is_kept() -> None:
     done = threading.Event()
     owner, given = Owner(), Owner()
     seen = weakref.ref(given, lambda _: done.set())
@@ -55,7 +55,7 @@ def test_nothing_is_held_on_to() -> None:
 
 
 def _run(code: str) -> subprocess.CompletedProcess[str]:
-    """Run `code` in a process of its own."""
+    """Run `code` in a new process."""
     return subprocess.run(
         [sys.executable, "-c", code],
         cwd=Path(__file__).parents[2],
@@ -82,7 +82,7 @@ del cycle
 """
 
 
-def test_the_end_of_python_is_quick_and_silent() -> None:
+def test_python_exits_quickly_and_silently() -> None:
     ended = _run(AT_EXIT)
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "")
 
@@ -110,6 +110,6 @@ time.sleep(0.5)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
-def test_a_forked_process_leaves_alone_what_is_its_parents() -> None:
+def test_a_forked_process_releases_nothing_of_its_parent() -> None:
     ended = _run(FORK)
     assert (ended.returncode, ended.stdout) == (0, "the child's\nthe parent's\n"), ended.stderr

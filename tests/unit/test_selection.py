@@ -1,4 +1,4 @@
-"""The k nearest so far: what is offered in any order comes out sorted, and no more than k."""
+"""The k nearest so far: candidates offered in any order are sorted and limited to k."""
 
 import math
 
@@ -20,7 +20,7 @@ def offer(best: NearestSoFar, pairs: list[tuple[int, int, float]]) -> None:
 
 
 @given(data=st.data())
-def test_offers_in_any_order_and_any_portions_are_sorted(data):
+def test_candidates_offered_in_any_order_are_sorted(data):
     n_queries, k = data.draw(st.integers(1, 4)), data.draw(st.integers(1, 5))
     bound = data.draw(st.none() | FIGURES)
     keys = st.tuples(st.integers(0, n_queries - 1), st.integers(0, 9))
@@ -53,7 +53,7 @@ def test_limits_are_the_kth_distance_or_the_bound():
     assert best.neighbors().positions.tolist() == [[7, 5], [7, -1], [-1, -1]]
 
 
-def test_what_is_forgotten_may_be_offered_again():
+def test_forgotten_candidates_may_be_offered_again():
     best = NearestSoFar(2, 2)
     offer(best, [(0, 1, 1.0), (1, 1, 1.0)])
     best.forget(np.array([0]))

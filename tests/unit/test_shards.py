@@ -1,4 +1,4 @@
-"""Shards without Spark: however items are cut up, the merged answers are those of one index."""
+"""Shards without Spark: however items are split, the merged answers are those of one index."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def packed(
             cells["id"] = pa.array([ids[row] for row in rows], pa.array(ids).type)
         batch = pa.RecordBatch.from_pydict(cells)
         for chunk in packing.pack(request, iter([batch])):
-            # There is no task to tell the partition here.
+            # There is no Spark task here that knows the partition.
             column = pa.array([partition], pa.int32())
             cells = [column, *chunk.columns[1:]]
             batches.append(pa.RecordBatch.from_arrays(cells, schema=chunk.schema))
@@ -74,7 +74,7 @@ def packed(
 def build(
     matrix: np.ndarray, ids: list[Any] | None, shards: int, *, seed: int = 0, partitions: int = 2
 ) -> tuple[shard_build.ShardRequest, dict[int, list[pa.RecordBatch]]]:
-    """The rows of each shard, its pieces having come in some order."""
+    """The rows of each shard, with its pieces in any order."""
     batches, table = packed(matrix, ids, partitions=partitions)
     request = shard_build.ShardRequest(
         dim=matrix.shape[1],
@@ -97,7 +97,7 @@ def build(
 def sharded(
     request: Request, rows: dict[int, list[pa.RecordBatch]], inputs: list[pa.Array], kind: Any
 ) -> list[Any]:
-    """Answers out of shards, all of which one task searches."""
+    """The answers of shards that one task searches."""
     fields = [T.StructField("distance", DOUBLES), T.StructField("id", T.ArrayType(kind))]
     answer = FoundLists(T.StructType(fields), ("distance", "id"))
     keep = "error" if request.handle_invalid == "error" else "keep"
@@ -128,7 +128,7 @@ def sharded(
 def _stream(
     rows: dict[int, list[pa.RecordBatch]], inputs: list[pa.Array]
 ) -> Iterator[tuple[pa.Array, ...]]:
-    """A shard, its queries, the next shard: in batches that begin anywhere."""
+    """A shard, its queries, the next shard, and so on, in batches that start at any row."""
     names = SHARD_COLUMNS
     types = [rows[min(rows)][0].schema.field(name).type for name in names]
     tables = []
@@ -146,7 +146,7 @@ def _stream(
 def whole(
     request: Request, matrix: np.ndarray, ids: list[Any] | None, inputs: list[pa.Array]
 ) -> list[Any]:
-    """Answers out of one index over all items."""
+    """The answers of one index of all items."""
     order = np.arange(len(matrix)) if ids is None else np.argsort(np.array(ids), kind="stable")
     columns = {} if ids is None else {"id": pa.array([ids[i] for i in order])}
     items = Items(len(matrix), columns)
@@ -213,7 +213,7 @@ def test_shards_answer_as_one_index(
     assert sharded(request, rows, inputs, kind) == whole(request, matrix, names, inputs)
 
 
-def test_a_shard_is_the_same_in_whatever_order_its_pieces_come() -> None:
+def test_a_shard_does_not_depend_on_the_order_of_its_pieces() -> None:
     random = np.random.default_rng(1)
     matrix = random.integers(0, 3, (60, 2)).astype(np.float64)
     ids = random.integers(0, 20, 60).tolist()
@@ -227,7 +227,7 @@ def test_a_shard_is_the_same_in_whatever_order_its_pieces_come() -> None:
     assert all(parts[0]["digest"][0].as_py() != digests[0][n] for n, parts in rows.items())
 
 
-def test_a_shard_that_became_another_is_refused() -> None:
+def test_a_shard_with_changed_content_is_refused() -> None:
     _, rows = build(np.eye(3), [1, 2, 3], 1)
     (parts,) = rows.values()
     inputs = [pa.array([[0.0, 0.0, 0.0]])]
@@ -238,7 +238,7 @@ def test_a_shard_that_became_another_is_refused() -> None:
 
 @pytest.mark.parametrize("ids", [None, [7, 8, 9]], ids=["positions", "ids"])
 @pytest.mark.parametrize("column", [3, 4], ids=["rows", "content"])
-def test_chunks_that_became_others_are_refused(ids: list[int] | None, column: int) -> None:
+def test_chunks_with_changed_content_are_refused(ids: list[int] | None, column: int) -> None:
     batches, table = packed(np.eye(3), ids)
     request, _ = build(np.eye(3), ids, 1)
     table[0, column] += 1
@@ -246,8 +246,8 @@ def test_chunks_that_became_others_are_refused(ids: list[int] | None, column: in
         list(shard_build.split_chunks(replace(request, chunks=table), iter(batches)))
 
 
-def test_rows_of_a_partition_may_come_in_another_order() -> None:
-    """As they do out of a shuffle, when an executor was lost."""
+def test_rows_of_a_partition_may_change_their_order() -> None:
+    """A shuffle reads them in another order after an executor was lost."""
     matrix, order = np.arange(60.0).reshape(20, 3), np.random.default_rng(0).permutation(20)
     ids = [f"{n:0{1 + n}d}" for n in range(20)]  # chunks of other lengths
     request, _ = build(matrix, ids, 2, partitions=1)
@@ -260,7 +260,7 @@ def test_rows_of_a_partition_may_come_in_another_order() -> None:
 @pytest.mark.parametrize(
     ("sent", "answered", "rows"), [(2, 1, 1), (2, 3, 1), (2, 2, 0), (2, 2, 2), (None, 2, 0)]
 )
-def test_a_query_that_was_not_whole_is_refused(sent: int | None, answered: int, rows: int) -> None:
+def test_an_incomplete_query_is_refused(sent: int | None, answered: int, rows: int) -> None:
     counts = [pa.array([cell], pa.int32()) for cell in (sent, answered, rows)]
     lists = [pa.array([[1.0]]), pa.array([[7]])]
     with pytest.raises(RuntimeError, match="a retried task produced different query rows"):
@@ -280,7 +280,7 @@ def test_a_query_that_was_not_whole_is_refused(sent: int | None, answered: int, 
         pa.array([1, 2, 3, 4]).cast(pa.decimal128(38, 2)),
     ],
 )
-def test_equal_ids_share_a_shard_whatever_their_type(ids: pa.Array) -> None:
+def test_equal_ids_of_any_type_share_a_shard(ids: pa.Array) -> None:
     once = shard_build.spread(pa.chunked_array([ids]))
     twice = shard_build.spread(pa.chunked_array([ids, ids]))
     assert twice.tolist() == [*once.tolist(), *once.tolist()]
@@ -292,7 +292,7 @@ def test_consecutive_ids_fill_shards_evenly() -> None:
     assert np.bincount((shard_build.spread(ids) % 8).astype(np.int64)).min() > 9_500
 
 
-def test_numbers_of_shards() -> None:
+def test_the_number_of_shards() -> None:
     mib, gib = 1 << 20, 1 << 30
     assert sizing.choose_num_shards(None, 900 * mib, 10**6, 2) == 4
     assert sizing.choose_num_shards(None, mib, 10**6, 2) == 2
@@ -347,8 +347,8 @@ def test_a_sample_of_wide_queries_is_bounded() -> None:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no module resource")
 @pytest.mark.parametrize("ids", ["distinct", "repeated"])
-def test_a_task_takes_twice_its_shard_and_128_mib(ids: str, tmp_path: Path) -> None:
-    """What docs/scaling.md promises, of a shard that comes out of wide sparse vectors."""
+def test_a_task_needs_twice_its_shard_and_128_mib(ids: str, tmp_path: Path) -> None:
+    """The bound of docs/scaling.md, for a shard of wide sparse vectors."""
     program = [sys.executable, "-m", "tests.support.one_shard", ids, str(tmp_path / "pieces")]
     ended = subprocess.run(program, capture_output=True, text=True, timeout=120, check=False)
     assert ended.returncode == 0, ended.stderr[-3000:]

@@ -1,4 +1,4 @@
-"""kd_tree and ball_tree for every metric that each serves, against a search that sorts."""
+"""kd_tree and ball_tree for every metric they support, compared with sorting all distances."""
 
 from dataclasses import replace
 
@@ -31,14 +31,14 @@ def build(tree: type[TreeSearch], search: Search) -> TreeSearch:
 
 @pytest.mark.parametrize(("tree", "case"), PAIRS)
 @given(data=st.data())
-def test_the_answer_is_that_of_sorting(tree, case, data):
+def test_answers_agree_with_sorting_all_distances(tree, case, data):
     search = data.draw(searches(case))
     assert_same(ask(build(tree, search), search), by_sorting(search))
 
 
 @pytest.mark.parametrize(("tree", "case"), PAIRS)
 @given(data=st.data())
-def test_the_answer_among_many_items_is_that_of_brute_force(tree, case, data):
+def test_answers_among_many_items_agree_with_brute_force(tree, case, data):
     seed = np.random.default_rng(data.draw(st.integers(0, 999)))
     dim = 2 if case.startswith("haversine") else data.draw(st.integers(1, 12))
     digits = data.draw(st.sampled_from([0, 1, 16]))
@@ -79,8 +79,8 @@ def test_queries_one_by_one_and_together_in_float32_and_float64(tree, case):
 
 
 @pytest.mark.parametrize("tree", TREES)
-def test_more_ties_than_are_asked_for(tree):
-    # 300 items stand at the same distance: the tree's own choice among them is not ours.
+def test_more_ties_than_neighbors(tree):
+    # 300 items are at the same distance, and the tree breaks ties otherwise than the search.
     angles = np.linspace(0.0, 2 * np.pi, 301)[:-1]
     items = np.concatenate([np.stack([np.cos(angles), np.sin(angles)], axis=1), np.ones((900, 2))])
     metric = resolve_metric("chebyshev")
@@ -104,7 +104,7 @@ def test_excluding_everything_and_nearly_everything(tree):
 
 
 @pytest.mark.parametrize("tree", TREES)
-def test_the_items_are_given_back_and_held_once(tree):
+def test_the_items_are_returned_and_held_once(tree):
     items = np.random.default_rng(1).normal(size=(50, 3))
     index = tree.build(items, IndexSpec(resolve_metric("euclidean"), tree.algorithm))
     assert np.shares_memory(index.matrix, items)
@@ -133,7 +133,7 @@ def test_why_a_ball_tree_is_refused(name):
 
 
 @pytest.mark.parametrize("name", ["braycurtis", "dice"])
-def test_what_is_refused_breaks_the_triangle_inequality(name):
+def test_metrics_that_are_refused_break_the_triangle_inequality(name):
     metric = resolve_metric(name)
     corners = np.array([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
     straight, there, back = metric.distances(
@@ -144,7 +144,7 @@ def test_what_is_refused_breaks_the_triangle_inequality(name):
 
 @pytest.mark.parametrize(("tree", "case"), PAIRS)
 def test_ties_below_the_normal_numbers(tree, case):
-    """Distances there have few digits: what they round away is more than an epsilon of them."""
+    """Subnormal distances have few digits: they are rounded by more than a relative epsilon."""
     around = np.array([[1, 1], [-1, 1], [1, -1], [0, 2], [2, 0]]) * 2.0**-1060
     items = around[np.random.default_rng(5).integers(0, len(around), 200)]
     search = Search(METRIC_CASES[case](2), items, np.zeros((1, 2)), 1, None, None, 2)

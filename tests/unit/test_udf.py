@@ -1,4 +1,4 @@
-"""Columns on their way through pandas, as Spark before 4.1 hands them over, and back: exact."""
+"""Columns are exact after conversion to and from pandas, which Spark before 4.1 requires."""
 
 from datetime import date
 from decimal import Decimal
@@ -30,13 +30,13 @@ from pyspark_knn.engine.ship import udf
         ),
     ],
 )
-def test_into_arrow(series, kind, expected):
+def test_columns_into_arrow(series, kind, expected):
     found = udf._to_arrow(series, kind)
     assert found.type == kind
     assert found.to_pylist() == expected
 
 
-def test_a_nan_in_a_vector_stays_one():
+def test_a_nan_in_a_vector_stays_nan():
     found = udf._to_arrow(pd.Series([np.array([np.nan, 1.0])]), pa.list_(pa.float64()))
     assert np.isnan(found.values.to_numpy(zero_copy_only=False)[0])
 
@@ -63,6 +63,6 @@ def test_ids_into_pandas(value):
     assert type(series[0][0]["ids"][0]) is type(value)
 
 
-def test_a_single_column_comes_bare():
+def test_a_single_column_is_not_wrapped():
     assert udf._as_tuple(pa.array([1])) == (pa.array([1]),)
     assert udf._as_tuple((1, 2)) == (1, 2)

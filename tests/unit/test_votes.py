@@ -1,4 +1,4 @@
-"""Votes and means out of neighbours, against scikit-learn and against plain Python."""
+"""Votes and means of neighbors, compared with scikit-learn and with plain Python."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ CLASSES = 4
 
 @st.composite
 def searches(draw: st.DrawFn) -> tuple[Found, np.ndarray]:
-    """Neighbours of a few queries among k items, all of them found, and the plain distances."""
+    """The neighbors of a few queries among k items, which are all found, and their distances."""
     k = draw(st.integers(1, 12))
     queries = draw(st.integers(1, 5))
     figure = st.sampled_from([0.0, 0.25, 0.5, 1.0, 3.0]) | st.floats(1e-6, 1e6)
@@ -42,14 +42,14 @@ def seeded(size: int) -> np.random.Generator:
 
 
 def sklearn_fit(kind: type, distances: np.ndarray, labels: np.ndarray, weights: str) -> object:
-    """An oracle for which every item is a neighbour, so that it has no ties to break."""
+    """A reference for which every item is a neighbor, so that it has no ties to break."""
     k = distances.shape[1]
     return kind(k, weights=weights, metric="precomputed").fit(np.zeros((k, k)), labels)
 
 
 @pytest.mark.parametrize("weights", WEIGHTS)
 @given(search=searches())
-def test_classes_as_scikit_learn(weights: str, search: tuple[Found, np.ndarray]) -> None:
+def test_classes_agree_with_scikit_learn(weights: str, search: tuple[Found, np.ndarray]) -> None:
     found, distances = search
     labels = seeded(distances.size).integers(0, CLASSES, distances.shape[1])
     oracle = sklearn_fit(KNeighborsClassifier, distances, labels, weights)
@@ -64,7 +64,7 @@ def test_classes_as_scikit_learn(weights: str, search: tuple[Found, np.ndarray])
 
 @pytest.mark.parametrize("weights", WEIGHTS)
 @given(search=searches())
-def test_means_as_scikit_learn(weights: str, search: tuple[Found, np.ndarray]) -> None:
+def test_means_agree_with_scikit_learn(weights: str, search: tuple[Found, np.ndarray]) -> None:
     found, distances = search
     values = seeded(distances.size).normal(0, 100, distances.shape[1])
     oracle = sklearn_fit(KNeighborsRegressor, distances, values, weights)
@@ -74,7 +74,9 @@ def test_means_as_scikit_learn(weights: str, search: tuple[Found, np.ndarray]) -
 
 @pytest.mark.parametrize("weights", WEIGHTS)
 @given(search=searches())
-def test_a_weight_is_as_many_copies(weights: str, search: tuple[Found, np.ndarray]) -> None:
+def test_a_weight_counts_as_that_many_copies(
+    weights: str, search: tuple[Found, np.ndarray]
+) -> None:
     found, distances = search
     random = seeded(distances.size)
     labels = random.integers(0, CLASSES, distances.shape[1])
@@ -92,9 +94,7 @@ def test_a_weight_is_as_many_copies(weights: str, search: tuple[Found, np.ndarra
 
 @pytest.mark.parametrize("weights", WEIGHTS)
 @given(search=searches(), more=st.integers(1, 9))
-def test_places_without_a_neighbour_change_no_bit(
-    weights: str, search: tuple[Found, np.ndarray], more: int
-) -> None:
+def test_padding_changes_no_bit(weights: str, search: tuple[Found, np.ndarray], more: int) -> None:
     found, distances = search
     labels = seeded(distances.size).integers(0, CLASSES, distances.shape[1]).astype(float)
     shape = distances.shape
@@ -129,7 +129,7 @@ def test_each_query_has_its_own_number_of_neighbors(weights: str) -> None:
         assert weighted_means(alone, own, labels).tobytes() == means[i : i + 1].tobytes()
 
 
-def test_nobody_votes() -> None:
+def test_queries_without_neighbors() -> None:
     nobody = Found.from_padded(Neighbors(np.full((2, 3), np.inf), np.full((2, 3), -1)))
     labels = np.array([1.0])
     for weights in WEIGHTS:
@@ -143,7 +143,7 @@ def test_nobody_votes() -> None:
         assert np.isnan(weighted_means(nobody, weighed, labels)).all()
 
 
-def test_neighbours_that_weigh_nothing_do_not_vote() -> None:
+def test_neighbors_with_weight_zero_do_not_vote() -> None:
     found = Found.from_padded(Neighbors(np.array([[1.0, 2.0]]), np.array([[0, 1]])))
     weighed = vote_weights(found, "uniform", np.zeros(2))
     assert np.isnan(winners(class_votes(found, weighed, np.array([0.0, 1.0]), 2))).all()
@@ -177,7 +177,7 @@ def test_thresholds_by_the_rule_of_mllib(
     assert winners(np.array([shares]), np.array(thresholds)).tolist() == [chosen]
 
 
-def test_tiny_and_infinite_distances_give_finite_figures() -> None:
+def test_tiny_and_infinite_distances_give_finite_votes() -> None:
     found = Found.from_padded(
         Neighbors(np.array([[6e-309, 6e-309, 7e-309, np.inf]]), np.array([[0, 1, 2, 3]]))
     )

@@ -1,4 +1,4 @@
-"""What a Python worker does with batches of queries, without any Spark around it."""
+"""The search of batches of queries in a Python worker, without Spark."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -41,7 +41,7 @@ RESULT = T.StructType(
 
 
 class Spy(NeighborIndex):
-    """An index that notes what it is asked."""
+    """An index that records its arguments."""
 
     algorithm = "brute"
     asked: ClassVar[list[tuple[int, int]]] = []
@@ -200,12 +200,12 @@ def test_arrays_of_numbers(ref, kind):
     assert found == [[row] for row in expected([[1.0, 0.5], [0.0, 0.0]], 2)]
 
 
-def test_k_beyond_the_items_gives_all_of_them(ref):
+def test_k_above_the_number_of_items_returns_all_items(ref):
     (row,) = answers(ref, request_for(k=10**12), [vector_columns([[0.0, 0.0]])])
     assert [name for name, _ in row[0]] == ["a", "b", "b", "d", "c"]
 
 
-def test_all_items_of_an_excluded_id_are_left_out_and_the_next_move_up(ref):
+def test_excluded_items_do_not_count_towards_k(ref):
     queries = [[0.0, 0.0]] * 4
     banned = [[], ["b"], ["a", "b", "b", "nobody"], ["a", "b", "c", "d"]]
     batch = (*vector_columns(queries), pa.array(banned))
@@ -215,7 +215,7 @@ def test_all_items_of_an_excluded_id_are_left_out_and_the_next_move_up(ref):
     ]
 
 
-def test_exclusion_by_position_where_there_are_no_ids(tmp_path):
+def test_exclusion_by_position_without_ids(tmp_path):
     index = PairwiseSearch.build(POINTS, IndexSpec(resolve_metric("euclidean")))
     anonymous = shipped(tmp_path, Searchable(Items(5, {}), index))
     batch = (*vector_columns([[1.0, 0.0]]), pa.array([[1, 99, -1]]))
@@ -245,7 +245,7 @@ def test_blocks_are_bounded_by_queries_and_by_answers(
     assert Spy.asked == [(size, min(k, 5)) for size in blocks]
 
 
-def test_one_thread_where_spark_does_not_give_more(ref):
+def test_one_thread_unless_spark_assigns_more(ref):
     Spy.threads.clear()
     before = {pool["num_threads"] for pool in threadpoolctl.threadpool_info()}
     answers(ref, request_for(), [vector_columns([[0.0, 0.0]])])
