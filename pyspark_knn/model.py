@@ -32,6 +32,7 @@ from pyspark_knn.explain import EXPLAINED_QUERIES, SearchCost
 from pyspark_knn.facts import FitFacts, checked_facts
 from pyspark_knn.fitted_params import FittedParams
 from pyspark_knn.index.base import IndexSpec
+from pyspark_knn.index.registry import entries
 from pyspark_knn.params import HasNeighbors
 from pyspark_knn.persistence import ModelReader, ModelWriter, SavedStage
 
@@ -70,7 +71,7 @@ class NeighborModel(SharedIndex, FittedParams, HasNeighbors, SavedStage):
         self._hold(index, replace(facts, placementReason=kept or reason))
 
     def _spec(self) -> IndexSpec:
-        return IndexSpec(checked_metric(self), self.getAlgorithm(), self.getLeafSize())
+        return IndexSpec(checked_metric(self), self.getAlgorithm(), self.getLeafSize(), entries())
 
     def _hold(self, index: Placement, facts: FitFacts) -> None:
         """Become the model of an index; its Params say what was chosen where they said "auto"."""

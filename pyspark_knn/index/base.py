@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 import numpy as np
@@ -12,7 +13,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from pyspark_knn.index.distances import Metric
-    from pyspark_knn.index.registry import Entry
 
 
 class Neighbors(NamedTuple):
@@ -81,11 +81,25 @@ class Exclusion(NamedTuple):
     positions: NDArray[np.int64]
 
 
-def _registered() -> tuple[Entry, ...]:
-    # Not at the top: a worker that only searches an index does not need the registry.
-    from pyspark_knn.index.registry import entries
+class Entry(NamedTuple):
+    """An index class, registered for an algorithm.
 
-    return entries()
+    Attributes
+    ----------
+    algorithm : str
+        The name of the algorithm.
+    location : str
+        Where to import the class from: ``"module:Class"``.
+    """
+
+    algorithm: str
+    location: str
+
+    def load(self) -> type[NeighborIndex]:
+        """Import the class."""
+        module, name = self.location.split(":")
+        found: type[NeighborIndex] = getattr(importlib.import_module(module), name)
+        return found
 
 
 @dataclass(frozen=True)
@@ -101,16 +115,16 @@ class IndexSpec:
         `pyspark_knn.index.auto` chooses the algorithm.
     leaf_size : int
         The number of items in a leaf of a tree, at least 1.
-    registered : tuple of Entry
-        The index classes to choose from: those that are registered in the process that creates the
-        spec. It travels to the Python workers with the spec, so that they know the classes that a
-        user registered on the driver.
+    registered : tuple of Entry, optional
+        The index classes to choose from. The Python workers get them with the spec, so that they
+        know the classes that a user registered on the driver. Default: those that are registered in
+        this process.
     """
 
     metric: Metric
     algorithm: str = "auto"
     leaf_size: int = 30
-    registered: tuple[Entry, ...] = field(default_factory=_registered)
+    registered: tuple[Entry, ...] | None = None
 
 
 OPTIONS = frozenset(each.name for each in fields(IndexSpec)) - {"metric", "algorithm", "registered"}

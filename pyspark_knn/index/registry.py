@@ -22,37 +22,15 @@ algorithm and never the class, so a program that loads the model registers the c
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-from pyspark_knn.index.base import OPTIONS
+from pyspark_knn.index.base import OPTIONS, Entry
 
 if TYPE_CHECKING:
     from pyspark_knn.index.base import NeighborIndex
     from pyspark_knn.index.distances import Metric
 
     Class = TypeVar("Class", bound=type[NeighborIndex])
-
-
-class Entry(NamedTuple):
-    """An index class, registered for an algorithm.
-
-    Attributes
-    ----------
-    algorithm : str
-        The name of the algorithm.
-    location : str
-        Where to import the class from: ``"module:Class"``.
-    """
-
-    algorithm: str
-    location: str
-
-    def load(self) -> type[NeighborIndex]:
-        """Import the class."""
-        module, name = self.location.split(":")
-        found: type[NeighborIndex] = getattr(importlib.import_module(module), name)
-        return found
 
 
 _BUILT_IN: tuple[Entry, ...] = (

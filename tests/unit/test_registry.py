@@ -146,9 +146,9 @@ def test_a_registered_class_is_an_algorithm_until_it_is_unregistered():
         check_algorithm("toy", EUCLIDEAN)
 
 
-def test_a_spec_knows_the_classes_of_the_process_that_created_it():
+def test_a_spec_carries_the_classes_to_another_process():
     register(ToyIndex)
-    sent = pickle.dumps(IndexSpec(EUCLIDEAN, "toy"))
+    sent = pickle.dumps(IndexSpec(EUCLIDEAN, "toy", registered=entries()))
     unregister(ToyIndex)
     index, _ = build_index(np.eye(3), pickle.loads(sent))
     assert isinstance(index, ToyIndex)
