@@ -9,6 +9,10 @@ from pyspark_knn.index.cells import check_cells
 from pyspark_knn.index.distances import Metric, check_algorithm, resolve_metric
 from pyspark_knn.params import HasNeighbors
 
+_USER_LEVEL = 5
+"""`stacklevel` of the user's line, seen from `warn_of_limits`: that function, `_search` and
+`_transform` of the model, `Transformer.transform`, the user."""
+
 
 def checked_metric(params: HasNeighbors) -> Metric:
     """The metric that the Params mean.
@@ -57,23 +61,19 @@ def warn_of_limits(params: HasNeighbors, warned: set[str]) -> None:
         return
     if not params.isSet(params.k) and "k" not in warned:
         warned.add("k")
-        _warn(
+        warnings.warn(
             f"maxDistance is {limit!r} but k is not set: a query gets the {params.getK()} nearest "
-            "items within maxDistance, and no more. Set k."
+            "items within maxDistance, and no more. Set k.",
+            stacklevel=_USER_LEVEL,
         )
     if params.getMetric() != "haversine" or "maxDistance" in warned:
         return
     farthest = math.pi * checked_metric(params).radius
     if limit > farthest:
         warned.add("maxDistance")
-        _warn(
+        warnings.warn(
             f"maxDistance is {limit!r}, but no two points are farther than {farthest:.6g} apart by "
             "metric 'haversine'. Distances are angles in radians, unless metricParams has the "
-            "radius of the sphere, such as {'radius': 6371.0088} for kilometres on Earth."
+            "radius of the sphere, such as {'radius': 6371.0088} for kilometres on Earth.",
+            stacklevel=_USER_LEVEL,
         )
-
-
-def _warn(message: str) -> None:
-    # From here to the user's line: warn_of_limits, _search and _transform of the model,
-    # Transformer.transform.
-    warnings.warn(message, UserWarning, stacklevel=6)

@@ -9,6 +9,7 @@ from typing import Any, TypeVar, cast
 from pyspark.ml import Estimator
 from pyspark.ml.base import _FitMultipleIterator
 from pyspark.ml.param import Param
+from pyspark.ml.util import MLReadable, MLWritable
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import types as T
 
@@ -20,14 +21,18 @@ from pyspark_knn.engine.queries import names_to_keep
 from pyspark_knn.facts import FitFacts
 from pyspark_knn.model import NeighborModel
 from pyspark_knn.params import FitSetters
-from pyspark_knn.persistence import SavedStage, StageReader, StageWriter
+from pyspark_knn.persistence import StageReader, StageWriter
 from pyspark_knn.siblings import SiblingFits
 
 M = TypeVar("M", bound=NeighborModel)
 S = TypeVar("S", bound="NeighborEstimator[Any]")
 
+_USER_LEVEL = 4
+"""`stacklevel` of the user's line, seen from a method that `_fit` calls: that method, `_fit`,
+`Estimator.fit`, the user."""
 
-class NeighborEstimator(Estimator[M], FitSetters, SavedStage):
+
+class NeighborEstimator(Estimator[M], FitSetters, MLReadable[Any], MLWritable):
     """The template of `fit`: check, pack, place, index."""
 
     def _new_model(self) -> M:
@@ -120,35 +125,42 @@ class NeighborEstimator(Estimator[M], FitSetters, SavedStage):
             return None
         id_type = columns.check_id_type("idCol", columns.field_of(dataset, "idCol", name))
         if is_drawn(dataset, name):
-            _warn(
+            warnings.warn(
                 f"idCol {name!r} may get other values each time that Spark computes it, since it "
                 "comes from a nondeterministic expression (uuid(), rand(), "
                 "monotonically_increasing_id() or a Python function without arguments). Persist "
-                "the items or write them to storage before fit, or make the id of their values"
+                "the items or write them to storage before fit, or make the id of their values",
+                stacklevel=_USER_LEVEL,
             )
         return id_type
 
     def _warn(self, model: M) -> None:
         """Warn once of each thing that works, but hardly as meant."""
         if self.getIdCol() is None and self._shows_ids():
-            _warn(
+            warnings.warn(
                 "idCol is unset: neighbours are named by their position, which depends on the "
-                "order of the input"
+                "order of the input",
+                stacklevel=_USER_LEVEL,
             )
         if model._facts.numDuplicates:
-            _warn(
+            warnings.warn(
                 f"idCol {self.getIdCol()!r}: {model._facts.numDuplicates} items have the id of "
-                "another item"
+                "another item",
+                stacklevel=_USER_LEVEL,
             )
         if model._fitted.converts:
-            _warn(
+            warnings.warn(
                 f"metric {self.getMetric()!r} compares sets and counts every value that is not 0 "
                 f"as 1, but featuresCol {self.getFeaturesCol()!r} holds other numbers than 0 and "
                 "1: binarize them on purpose (pyspark.ml.feature.Binarizer), or use a metric of "
-                "numbers such as 'euclidean'"
+                "numbers such as 'euclidean'",
+                stacklevel=_USER_LEVEL,
             )
         if self.getK() > model.numItems:
-            _warn(f"k is {self.getK()}, but there are only {model.numItems} items")
+            warnings.warn(
+                f"k is {self.getK()}, but there are only {model.numItems} items",
+                stacklevel=_USER_LEVEL,
+            )
 
     def _shows_ids(self) -> bool:
         """Whether the output names neighbours."""
@@ -162,8 +174,3 @@ class NeighborEstimator(Estimator[M], FitSetters, SavedStage):
     def read(cls: type[S]) -> StageReader[S]:
         """A reader of a saved stage."""
         return StageReader(cls)
-
-
-def _warn(message: str) -> None:
-    # From here to the user's line: _warn of the stage, _fit, Estimator.fit.
-    warnings.warn(message, UserWarning, stacklevel=5)

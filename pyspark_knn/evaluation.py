@@ -7,6 +7,7 @@ from typing import Any
 from pyspark import keyword_only
 from pyspark.ml.evaluation import Evaluator
 from pyspark.ml.param import Param, Params
+from pyspark.ml.util import MLReadable, MLWritable
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
@@ -14,10 +15,10 @@ from pyspark.sql import types as T
 from pyspark_knn.converters import optional, text, whole
 from pyspark_knn.engine import columns, compat
 from pyspark_knn.params import CheckedParams
-from pyspark_knn.persistence import SavedStage, StageReader, StageWriter
+from pyspark_knn.persistence import StageReader, StageWriter
 
 
-class NeighborsEvaluator(CheckedParams, Evaluator, SavedStage):
+class NeighborsEvaluator(CheckedParams, Evaluator, MLReadable[Any], MLWritable):
     """Recall at k: which share of the true neighbours was found.
 
     Two columns of one DataFrame are compared row by row, and the mean of the shares is the figure.

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from pyspark_knn.engine.placement import AUTO_BYTES
+
 _GIB = 2.0**30
 _CANDIDATE_BYTES = 24
 
@@ -94,7 +96,7 @@ class SearchCost:
 
     def _advice(self) -> list[str]:
         advice = []
-        if not self.shards and self.index_bytes > 2 * _GIB:
+        if not self.shards and self.index_bytes > AUTO_BYTES:
             advice.append("placement='sharded' needs no machine that holds the whole index")
         if self.shards and 60 * self._hours / self.tasks > 10:
             advice.append(

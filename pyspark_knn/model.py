@@ -33,7 +33,7 @@ from pyspark_knn.fitted_params import FittedParams
 from pyspark_knn.index.auto import build_index
 from pyspark_knn.index.base import IndexSpec
 from pyspark_knn.params import HasNeighbors
-from pyspark_knn.persistence import ModelReader, ModelWriter, SavedStage
+from pyspark_knn.persistence import ModelReader, ModelWriter, SavedModel
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ M = TypeVar("M", bound="NeighborModel")
 Self_ = TypeVar("Self_", bound="NeighborModel")
 
 
-class NeighborModel(SharedIndex, FittedParams, HasNeighbors, SavedStage):
+class NeighborModel(SharedIndex, FittedParams, HasNeighbors, SavedModel):
     """A fitted index in its place, and the template of a search."""
 
     _OUTPUTS: ClassVar[tuple[str, ...]]

@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import uuid
 from importlib import metadata as distributions
-from typing import Any, Generic, Protocol, TypeVar, cast
+from typing import Any, Generic, TypeVar
 
 from pyspark.errors import PySparkException
 from pyspark.ml.param import Params
@@ -29,49 +29,56 @@ from pyspark_knn.engine.placement import saved_source
 _ATTEMPTS = 3
 """How often a model is loaded that somebody else overwrites meanwhile."""
 
-S = TypeVar("S", bound="SavedStage")
+S = TypeVar("S", bound=Params)
+M = TypeVar("M", bound="SavedModel")
 
 
-class SavedStage(Params, MLReadable[Any], MLWritable):
-    """A stage or a model that this room saves and loads."""
-
-
-class SavedModel(Protocol):
-    """What a model offers to be saved and loaded."""
+class SavedModel(Params, MLReadable[Any], MLWritable):
+    """A fitted model, as its writer and its reader see it."""
 
     @property
     def numItems(self) -> int:
         """How many items there are."""
+        raise NotImplementedError
 
     @property
     def numFeatures(self) -> int:
         """The dimension of their vectors."""
+        raise NotImplementedError
 
     def items_frame(self, session: SparkSession) -> DataFrame:
         """The items: position, id, features, label, weight, as far as there are."""
+        raise NotImplementedError
 
     def fit_record(self) -> dict[str, Any]:
         """What is to be known of the fit; goes into the metadata as JSON."""
+        raise NotImplementedError
 
     def unpersist(self) -> Any:
         """Free what the executors hold of it."""
+        raise NotImplementedError
 
     def restore(
         self, packed: PackedItems, id_type: DataType | None, record: dict[str, Any]
     ) -> None:
         """Take back in what was saved."""
+        raise NotImplementedError
 
     def saved_columns(self) -> dict[str, tuple[str, ...]]:
         """The columns that its saved items must have, see `saved.check_columns`."""
+        raise NotImplementedError
 
     def read_as(self, source: ItemSource) -> ItemSource:
         """How to read its saved items, given how anybody's are read."""
+        raise NotImplementedError
 
     def came_from(self, place: SavedAt) -> None:
         """Remember where this model was loaded from."""
+        raise NotImplementedError
 
     def needs(self, place: SavedAt) -> bool:
         """Whether this model cannot do without what is saved there."""
+        raise NotImplementedError
 
 
 class _Writer(MLWriter):
@@ -149,9 +156,9 @@ class StageWriter(_Writer):
 class ModelWriter(_Writer):
     """Writes a fitted model: its items, and then its Params and what it is to know of itself."""
 
-    @property
-    def _model(self) -> SavedModel:
-        return cast("SavedModel", self._instance)
+    def __init__(self, instance: SavedModel) -> None:
+        super().__init__(instance)
+        self._model = instance
 
     def _check_overwrite(self, path: str, place: SavedAt) -> None:
         if self._model.needs(place):
@@ -188,7 +195,7 @@ class ModelWriter(_Writer):
         super()._copy(source, target)
 
 
-class StageReader(MLReader[S], Generic[S]):
+class StageReader(MLReader[Any], Generic[S]):
     """Reads an estimator back.
 
     Parameters
@@ -247,10 +254,10 @@ class StageReader(MLReader[S], Generic[S]):
         return instance
 
 
-class ModelReader(StageReader[S]):
+class ModelReader(StageReader[M]):
     """Reads a fitted model back and builds its index anew."""
 
-    def load(self, path: str) -> S:
+    def load(self, path: str) -> M:
         """Load from `path`; for the errors see `StageReader.load`."""
         for _ in range(_ATTEMPTS):
             text = self._read(path)
@@ -262,17 +269,16 @@ class ModelReader(StageReader[S]):
                 continue  # these were the metadata of one model, and items of another
             if saved.read_metadata(self.sparkSession, path) == text:
                 place = SavedAt(address(self.sparkSession, path), text)
-                cast("SavedModel", model).came_from(place)
+                model.came_from(place)
                 return model
-            cast("SavedModel", model).unpersist()
+            model.unpersist()
         raise ValueError(
             f"{path} was overwritten while it was being loaded, {_ATTEMPTS} times: load it again"
         )
 
-    def _restored(self, path: str, text: str) -> S:
+    def _restored(self, path: str, text: str) -> M:
         metadata = self._parsed(path, text)
-        stage = self._instance(path, metadata)
-        model = cast("SavedModel", stage)
+        model = self._instance(path, metadata)
         try:
             for name in ("numItems", "numFeatures"):
                 saved.whole(metadata, name, 1)
@@ -290,7 +296,7 @@ class ModelReader(StageReader[S]):
             if type(error).__module__.startswith("py4j."):
                 raise ValueError(f"{path} is damaged: {compat.reason(error)}") from error
             raise
-        return stage
+        return model
 
 
 def _check_positions(frame: DataFrame, count: int) -> None:
