@@ -8,6 +8,7 @@ import warnings
 from pyspark_knn.index.cells import check_cells
 from pyspark_knn.index.distances import Metric, check_algorithm, resolve_metric
 from pyspark_knn.params import HasNeighbors
+from pyspark_knn.voting_params import _VotingParams
 
 _USER_LEVEL = 5
 """`stacklevel` of the user's line, seen from `warn_of_limits`: that function, `_search` and
@@ -47,6 +48,15 @@ def check_exclusion(params: HasNeighbors) -> None:
             f"excludeIdCol {excluded!r} needs idCol: without idCol the items are named by their "
             "positions, and ids in the queries would be taken for positions. Set idCol. If the "
             "column does hold positions, fit without excludeIdCol and set it on the model."
+        )
+
+
+def check_weights(params: _VotingParams) -> None:
+    """Refuse weights that need distances >= 0 where there are none."""
+    if params.getWeights() == "distance" and params.getOrDefault("metric") == "inner_product":
+        raise ValueError(
+            "weights must be 'uniform' for metric 'inner_product', got 'distance': its distances "
+            "are negative, so that their inverses are no weights"
         )
 
 

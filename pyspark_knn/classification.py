@@ -21,7 +21,8 @@ from pyspark_knn.engine import columns
 from pyspark_knn.engine.answers import ClassVerdict
 from pyspark_knn.engine.packed import ItemSource, PackedItems
 from pyspark_knn.facts import FitFacts, check_classes
-from pyspark_knn.voting import CheckedThresholds, VotingEstimator, VotingModel
+from pyspark_knn.voting import VotingEstimator, VotingModel
+from pyspark_knn.voting_params import CheckedThresholds
 
 _MOST_CLASSES = 10_000
 """More than that are taken from metadata alone: labels such as ids of users are a mistake."""

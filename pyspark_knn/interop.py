@@ -244,7 +244,7 @@ def to_sklearn_voter(
     ----------
     kind : type
         scikit-learn's class.
-    params : HasVotes
+    params : _VotingParams
         The model's Params.
     items, matrix : Items, ndarray of shape (n_items, n_features)
         What the model was fitted on.

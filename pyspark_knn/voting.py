@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from array import array
 from collections.abc import Sequence
 from dataclasses import replace
@@ -12,120 +11,32 @@ import numpy as np
 from numpy.typing import NDArray
 from pyspark.ml.base import PredictionModel, Predictor
 from pyspark.ml.linalg import Vector
-from pyspark.ml.param import Param, Params
-from pyspark.ml.param.shared import HasThresholds, HasWeightCol
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
-from pyspark_knn.checks import checked_metric
-from pyspark_knn.converters import Converter, choice, is_not_negative, optional, real, text
+from pyspark_knn.checks import check_weights, checked_metric
 from pyspark_knn.engine import columns, hints
 from pyspark_knn.engine.answers import Prediction, Verdict
 from pyspark_knn.engine.packed import ItemSource
 from pyspark_knn.engine.packing import NumberRule
 from pyspark_knn.engine.worker import NeighborLists
 from pyspark_knn.estimator import NeighborEstimator
-from pyspark_knn.index.votes import WEIGHTS
 from pyspark_knn.model import NeighborModel
-from pyspark_knn.params import CheckedParams, HasNeighborColumns
+from pyspark_knn.voting_params import (
+    _threshold_list,  # noqa: F401 - estimators that were pickled before it moved name it here
+    _VotingParams,
+    _weighed,  # noqa: F401 - likewise
+)
 
 M = TypeVar("M", bound="VotingModel")
-Self_ = TypeVar("Self_", bound="HasVotes")
-
-
-# --- Params ---------------------------------------------------------------------------------------
-
-
-def _weighing(name: str) -> Converter:
-    """A converter for the way that votes are weighed, which many take for the items' weights."""
-    return functools.partial(_weighed, choice(name, WEIGHTS))
-
-
-def _weighed(known: Converter, value: Any) -> str:
-    try:
-        return str(known(value))
-    except (TypeError, ValueError) as error:
-        raise type(error)(f"{error}; a column of weights is named by weightCol") from None
-
-
-def _thresholds(name: str) -> Converter:
-    """A converter to a list of thresholds, by MLlib's rule."""
-    return functools.partial(_threshold_list, name)
-
-
-def _threshold_list(name: str, value: Any) -> list[float]:
-    allowed = "numbers >= 0, at most one of them 0"
-    listed = value.toArray() if isinstance(value, Vector) else value
-    if isinstance(listed, str) or not isinstance(listed, (Sequence, np.ndarray, array)):
-        raise TypeError(f"{name} must be {allowed}, got {value!r}")
-    single = real(name, allowed, is_not_negative)
-    found = [single(each) for each in listed]
-    if found.count(0.0) > 1:
-        raise ValueError(f"{name} must be {allowed}, got {value!r}")
-    return found
-
-
-class HasVotes(HasNeighborColumns, HasWeightCol):
-    """What classification and regression have beyond a search."""
-
-    weights: Param[str] = Param(
-        Params._dummy(),
-        "weights",
-        "what a neighbour counts: uniform (all the same) or distance (the inverse of the distance)",
-        _weighing("weights"),
-    )
-    # The type of the base; None stands for "unset", as everywhere.
-    weightCol: Param[str] = Param(
-        Params._dummy(),
-        "weightCol",
-        "item column of weights >= 0, by which an item's vote is multiplied; unset: 1",
-        optional(text("weightCol")),
-    )
-
-    def __init__(self, *args: Any) -> None:
-        super().__init__(*args)
-        self._setDefault(weights="uniform", weightCol=None, neighborsCol="", distancesCol="")
-
-    def getWeights(self) -> str:
-        """Value of weights."""
-        return self.getOrDefault(self.weights)
-
-    def setWeights(self: Self_, value: str) -> Self_:
-        """Set weights."""
-        return self._set(weights=value)
-
-
-class CheckedThresholds(CheckedParams, HasThresholds):
-    """MLlib's thresholds, checked where they are set."""
-
-    # The type of the base; None stands for "unset", as everywhere.
-    thresholds: Param[list[float]] = Param(
-        Params._dummy(),
-        "thresholds",
-        "a number >= 0 for each class, at most one of them 0: the class with the largest "
-        "probability / threshold is predicted; unset: the one with the most votes",
-        optional(_thresholds("thresholds")),
-    )
-
-    def __init__(self, *args: Any) -> None:
-        super().__init__(*args)
-        self._setDefault(thresholds=None)
-
-
-def _check_weights(params: Any) -> None:
-    """Refuse weights that need distances >= 0 where there are none."""
-    if params.getWeights() == "distance" and params.getMetric() == "inner_product":
-        raise ValueError(
-            "weights must be 'uniform' for metric 'inner_product', got 'distance': its distances "
-            "are negative, so that their inverses are no weights"
-        )
+Self_ = TypeVar("Self_", bound="_VotingParams")
 
 
 # --- fit ------------------------------------------------------------------------------------------
 
 
-class VotingEstimator(NeighborEstimator[M], HasVotes, Predictor[M]):
+class VotingEstimator(NeighborEstimator[M], _VotingParams, Predictor[M]):
     """A fit that takes labels and weights of the items along."""
 
     _LABEL_RULE: dict[str, bool]
@@ -137,7 +48,7 @@ class VotingEstimator(NeighborEstimator[M], HasVotes, Predictor[M]):
 
     def _check_params(self) -> None:
         super()._check_params()
-        _check_weights(self)
+        check_weights(self)
 
     def _source(self, dataset: DataFrame, id_type: T.DataType | None) -> ItemSource:
         source = super()._source(dataset, id_type)
@@ -187,7 +98,7 @@ def _one_row(value: Any) -> NDArray[np.float64]:
 # --- models ---------------------------------------------------------------------------------------
 
 
-class VotingModel(NeighborModel, HasVotes, PredictionModel[Vector]):
+class VotingModel(NeighborModel, _VotingParams, PredictionModel[Vector]):
     """A search whose answer is a prediction."""
 
     def _verdict(self) -> Verdict:
@@ -195,7 +106,7 @@ class VotingModel(NeighborModel, HasVotes, PredictionModel[Vector]):
         raise NotImplementedError
 
     def _answer(self, outputs: dict[str, str]) -> Prediction:
-        _check_weights(self)
+        check_weights(self)
         shown = {param: param for param in outputs if param in ("neighborsCol", "distancesCol")}
         lists_type = self._lists_type(shown)
         kinds: dict[str, T.DataType] = {each.name: each.dataType for each in lists_type}

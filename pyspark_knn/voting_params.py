@@ -1,0 +1,95 @@
+"""The Params of classification and regression, beyond those of a search."""
+
+from __future__ import annotations
+
+import functools
+from array import array
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+import numpy as np
+from pyspark.ml.linalg import Vector
+from pyspark.ml.param import Param, Params
+from pyspark.ml.param.shared import HasThresholds, HasWeightCol
+
+from pyspark_knn.converters import Converter, choice, is_not_negative, optional, real, text
+from pyspark_knn.index.votes import WEIGHTS
+from pyspark_knn.params import CheckedParams, HasNeighborColumns
+
+Self_ = TypeVar("Self_", bound="_VotingParams")
+
+
+def _weighing(name: str) -> Converter:
+    """A converter for the way that votes are weighed, which many take for the items' weights."""
+    return functools.partial(_weighed, choice(name, WEIGHTS))
+
+
+def _weighed(known: Converter, value: Any) -> str:
+    try:
+        return str(known(value))
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"{error}; a column of weights is named by weightCol") from None
+
+
+def _thresholds(name: str) -> Converter:
+    """A converter to a list of thresholds, by MLlib's rule."""
+    return functools.partial(_threshold_list, name)
+
+
+def _threshold_list(name: str, value: Any) -> list[float]:
+    allowed = "numbers >= 0, at most one of them 0"
+    listed = value.toArray() if isinstance(value, Vector) else value
+    if isinstance(listed, str) or not isinstance(listed, (Sequence, np.ndarray, array)):
+        raise TypeError(f"{name} must be {allowed}, got {value!r}")
+    single = real(name, allowed, is_not_negative)
+    found = [single(each) for each in listed]
+    if found.count(0.0) > 1:
+        raise ValueError(f"{name} must be {allowed}, got {value!r}")
+    return found
+
+
+class _VotingParams(HasNeighborColumns, HasWeightCol):
+    """What classification and regression have beyond a search."""
+
+    weights: Param[str] = Param(
+        Params._dummy(),
+        "weights",
+        "what a neighbour counts: uniform (all the same) or distance (the inverse of the distance)",
+        _weighing("weights"),
+    )
+    # The type of the base; None stands for "unset", as everywhere.
+    weightCol: Param[str] = Param(
+        Params._dummy(),
+        "weightCol",
+        "item column of weights >= 0, by which an item's vote is multiplied; unset: 1",
+        optional(text("weightCol")),
+    )
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self._setDefault(weights="uniform", weightCol=None, neighborsCol="", distancesCol="")
+
+    def getWeights(self) -> str:
+        """Value of weights."""
+        return self.getOrDefault(self.weights)
+
+    def setWeights(self: Self_, value: str) -> Self_:
+        """Set weights."""
+        return self._set(weights=value)
+
+
+class CheckedThresholds(CheckedParams, HasThresholds):
+    """MLlib's thresholds, checked where they are set."""
+
+    # The type of the base; None stands for "unset", as everywhere.
+    thresholds: Param[list[float]] = Param(
+        Params._dummy(),
+        "thresholds",
+        "a number >= 0 for each class, at most one of them 0: the class with the largest "
+        "probability / threshold is predicted; unset: the one with the most votes",
+        optional(_thresholds("thresholds")),
+    )
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self._setDefault(thresholds=None)
