@@ -7,7 +7,7 @@ import warnings
 
 from pyspark_knn.index.cells import check_cells
 from pyspark_knn.index.distances import Metric, check_algorithm, resolve_metric
-from pyspark_knn.params import HasNeighbors
+from pyspark_knn.params import _KNNParams
 from pyspark_knn.voting_params import _VotingParams
 
 _USER_LEVEL = 5
@@ -15,7 +15,7 @@ _USER_LEVEL = 5
 `_transform` of the model, `Transformer.transform`, the user."""
 
 
-def checked_metric(params: HasNeighbors) -> Metric:
+def checked_metric(params: _KNNParams) -> Metric:
     """The metric that the Params mean.
 
     Raises
@@ -30,7 +30,7 @@ def checked_metric(params: HasNeighbors) -> Metric:
     return metric
 
 
-def check_max_distance(params: HasNeighbors) -> None:
+def check_max_distance(params: _KNNParams) -> None:
     """Refuse a negative maxDistance, unless distances can be negative."""
     limit = params.getMaxDistance()
     if limit is not None and limit < 0 and params.getMetric() != "inner_product":
@@ -40,7 +40,7 @@ def check_max_distance(params: HasNeighbors) -> None:
         )
 
 
-def check_exclusion(params: HasNeighbors) -> None:
+def check_exclusion(params: _KNNParams) -> None:
     """Refuse ids to exclude where a fit names the items by their positions."""
     excluded = params.getExcludeIdCol()
     if excluded is not None and params.getIdCol() is None:
@@ -60,7 +60,7 @@ def check_weights(params: _VotingParams) -> None:
         )
 
 
-def warn_of_limits(params: HasNeighbors, warned: set[str]) -> None:
+def warn_of_limits(params: _KNNParams, warned: set[str]) -> None:
     """Warn, once for `warned`, of a maxDistance that hardly limits what its user means it to.
 
     A search that ends at a k that nobody chose is one such case, and kilometres where haversine

@@ -20,11 +20,11 @@ from pyspark_knn import interop
 from pyspark_knn.engine import columns
 from pyspark_knn.engine.answers import ClassVerdict
 from pyspark_knn.engine.packed import ItemSource, PackedItems
-from pyspark_knn.facts import FitFacts, check_classes
+from pyspark_knn.fit_summary import FitSummary, check_classes
 from pyspark_knn.voting import VotingEstimator, VotingModel
 from pyspark_knn.voting_params import CheckedThresholds
 
-_MOST_CLASSES = 10_000
+_MAX_CLASSES = 10_000
 """More than that are taken from metadata alone: labels such as ids of users are a mistake."""
 
 
@@ -115,7 +115,7 @@ class KNNClassificationModel(VotingModel, CheckedThresholds, ProbabilisticClassi
     def fit_record(self) -> dict[str, Any]:
         """What is to be known of the fit when this model is loaded."""
         record = super().fit_record()
-        check_classes(record["numClasses"], record["classNames"], _MOST_CLASSES)
+        check_classes(record["numClasses"], record["classNames"], _MAX_CLASSES)
         return record
 
     def read_as(self, source: ItemSource) -> ItemSource:
@@ -126,9 +126,9 @@ class KNNClassificationModel(VotingModel, CheckedThresholds, ProbabilisticClassi
         ]
         return replace(source, rules=tuple(rules))
 
-    def _check_facts(self, facts: FitFacts, packed: PackedItems) -> None:
+    def _check_facts(self, facts: FitSummary, packed: PackedItems) -> None:
         super()._check_facts(facts, packed)
-        classes = check_classes(facts.numClasses, facts.classNames, _MOST_CLASSES)
+        classes = check_classes(facts.numClasses, facts.classNames, _MAX_CLASSES)
         if packed.largest_label is not None and packed.largest_label >= classes:
             raise ValueError(f"its items have a label {packed.largest_label} of {classes} classes")
         _check_thresholds(self.getThresholds(), classes)
@@ -326,7 +326,7 @@ class KNNClassifier(
     def _new_model(self) -> KNNClassificationModel:
         return KNNClassificationModel()
 
-    def _learn(self, dataset: DataFrame, packed: PackedItems, facts: FitFacts) -> FitFacts:
+    def _learn(self, dataset: DataFrame, packed: PackedItems, facts: FitSummary) -> FitSummary:
         count, names = self._classes(dataset, int(cast("float", packed.largest_label)))
         _check_thresholds(self.getThresholds(), count)
         return replace(facts, numClasses=count, classNames=names)
@@ -338,10 +338,10 @@ class KNNClassifier(
         values = attribute.get("vals")
         names = None if values is None else [str(value) for value in values]
         told = attribute.get("num_vals") if names is None else len(names)
-        if told is None and largest >= _MOST_CLASSES:
+        if told is None and largest >= _MAX_CLASSES:
             raise ValueError(
                 f"labelCol {name!r} holds {largest}, which would make {largest + 1} classes; more "
-                f"than {_MOST_CLASSES} must be told by its metadata "
+                f"than {_MAX_CLASSES} must be told by its metadata "
                 "(pyspark.ml.feature.StringIndexer)"
             )
         if told is not None and largest >= told:
@@ -350,7 +350,7 @@ class KNNClassifier(
             )
         return max(2, largest + 1 if told is None else told), names
 
-    def follow(self, first: KNNClassificationModel) -> KNNClassificationModel:
+    def _reuse_index(self, first: KNNClassificationModel) -> KNNClassificationModel:
         """The model of this estimator, given one that differs in no Param of the index."""
         _check_thresholds(self.getThresholds(), first.numClasses)
-        return super().follow(first)
+        return super()._reuse_index(first)

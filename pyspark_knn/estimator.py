@@ -18,11 +18,11 @@ from pyspark_knn.engine import columns, compat
 from pyspark_knn.engine.determinism import is_drawn
 from pyspark_knn.engine.packed import ItemSource, PackedItems
 from pyspark_knn.engine.queries import names_to_keep
-from pyspark_knn.facts import FitFacts
+from pyspark_knn.fit_multiple import MultipleFits
+from pyspark_knn.fit_summary import FitSummary
 from pyspark_knn.model import NeighborModel
 from pyspark_knn.params import FitSetters
 from pyspark_knn.persistence import StageReader, StageWriter
-from pyspark_knn.siblings import SiblingFits
 
 M = TypeVar("M", bound=NeighborModel)
 S = TypeVar("S", bound="NeighborEstimator[Any]")
@@ -49,7 +49,9 @@ class NeighborEstimator(Estimator[M], FitSetters, MLReadable[Any], MLWritable):
             model = self._new_model()
             model._resetUid(self.uid)
             self._copyValues(model)
-            known = FitFacts(packed.num_skipped, featureNames=names_to_keep(packed.source.features))
+            known = FitSummary(
+                packed.num_skipped, featureNames=names_to_keep(packed.source.features)
+            )
             facts = self._learn(dataset, packed, known)
             model.place(packed, id_type, facts)
         self._warn(model)
@@ -62,7 +64,7 @@ class NeighborEstimator(Estimator[M], FitSetters, MLReadable[Any], MLWritable):
 
         The items are packed and indexed once for all maps that do not change the index (k, weights,
         maxDistance, thresholds, output columns ...). The models that share an index also share
-        their search, see `pyspark_knn.siblings`.
+        their search, see `pyspark_knn.fit_multiple`.
 
         Parameters
         ----------
@@ -76,10 +78,10 @@ class NeighborEstimator(Estimator[M], FitSetters, MLReadable[Any], MLWritable):
         iterator of (int, model)
             The index into `paramMaps`, and the model.
         """
-        fits = SiblingFits(self, dataset, paramMaps)
+        fits = MultipleFits(self, dataset, paramMaps)
         return _FitMultipleIterator(fits.model, len(paramMaps))
 
-    def follow(self, first: M) -> M:
+    def _reuse_index(self, first: M) -> M:
         """The model of this estimator, given one that differs in no Param of the index."""
         self._check_params()
         model = first.copy()
@@ -98,7 +100,7 @@ class NeighborEstimator(Estimator[M], FitSetters, MLReadable[Any], MLWritable):
         check_max_distance(self)
         check_exclusion(self)
 
-    def _learn(self, dataset: DataFrame, packed: PackedItems, facts: FitFacts) -> FitFacts:
+    def _learn(self, dataset: DataFrame, packed: PackedItems, facts: FitSummary) -> FitSummary:
         """Add what a stage is to know of the items beyond the search."""
         return facts
 

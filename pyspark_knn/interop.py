@@ -17,14 +17,14 @@ from sklearn.neighbors import VALID_METRICS, NearestNeighbors
 from pyspark_knn.checks import checked_metric
 from pyspark_knn.engine import columns
 from pyspark_knn.engine.items import Items
-from pyspark_knn.facts import FitFacts
+from pyspark_knn.fit_summary import FitSummary
 from pyspark_knn.index.distances import algorithms_for, resolve_metric
 from pyspark_knn.model import NeighborModel
 
 if TYPE_CHECKING:
     from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor
 
-    from pyspark_knn.params import HasNeighbors
+    from pyspark_knn.params import _KNNParams
 
 Model = TypeVar("Model", bound=NeighborModel)
 
@@ -36,7 +36,7 @@ _PIPELINE_RECIPE = (
 
 
 @dataclass(frozen=True)
-class Taken:
+class FromSklearn:
     """A fitted index, taken apart.
 
     Attributes
@@ -61,9 +61,9 @@ class Taken:
     reason: str = ""
 
     def install(self, model: Model, **facts: Any) -> Model:
-        """Make `model`, an empty one, the model of these items; `facts` go to its `FitFacts`."""
+        """Make `model`, an empty one, the model of these items; `facts` go to its `FitSummary`."""
         model._set(**self.settings)
-        known = FitFacts(
+        known = FitSummary(
             numDuplicates=self.items.duplicates(),
             placementReason="it came from scikit-learn on the driver",
             featureNames=self.names,
@@ -79,7 +79,7 @@ def from_sklearn(
     ids: Sequence[Any] | None,
     kind: type = NearestNeighbors,
     labels: Callable[[Any], NDArray[np.float64]] | None = None,
-) -> Taken:
+) -> FromSklearn:
     """Take a fitted index apart.
 
     Parameters
@@ -115,7 +115,7 @@ def from_sklearn(
         settings["idCol"] = "id"
     names = getattr(fitted, "feature_names_in_", None)
     reason = _exact_algorithm(settings)
-    return Taken(
+    return FromSklearn(
         settings,
         Items(len(matrix), sorted_ids, values),
         matrix,
@@ -223,7 +223,7 @@ def _sorted_ids(ids: Sequence[Any], count: int) -> tuple[NDArray[np.int64], pa.A
     return order.to_numpy(), given.take(order), id_type
 
 
-def to_sklearn(params: HasNeighbors, matrix: NDArray[np.floating]) -> NearestNeighbors:
+def to_sklearn(params: _KNNParams, matrix: NDArray[np.floating]) -> NearestNeighbors:
     """Fit scikit-learn's index on `matrix` as the Params of a model say.
 
     Raises
@@ -262,12 +262,12 @@ def to_sklearn_voter(
     return kind(**arguments, weights=params.getWeights()).fit(_rows(params, matrix), target)
 
 
-def _rows(params: HasNeighbors, matrix: NDArray[np.floating]) -> NDArray[Any]:
+def _rows(params: _KNNParams, matrix: NDArray[np.floating]) -> NDArray[Any]:
     """The items as scikit-learn wants them: a copy, of booleans where the metric compares sets."""
     return matrix != 0 if checked_metric(params).compares_sets else np.array(matrix)
 
 
-def _arguments(params: HasNeighbors, count: int) -> dict[str, Any]:
+def _arguments(params: _KNNParams, count: int) -> dict[str, Any]:
     """The scikit-learn parameters that mean what the Params do, for `count` items."""
     metric = checked_metric(params)
     if metric.name == "inner_product":

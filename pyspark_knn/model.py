@@ -28,11 +28,11 @@ from pyspark_knn.engine.sharded import Sharded
 from pyspark_knn.engine.sharing import Limits, Prepared, SharedSearch, is_cached
 from pyspark_knn.engine.worker import Answer, Request
 from pyspark_knn.explain import EXPLAINED_QUERIES, SearchCost
-from pyspark_knn.facts import FitFacts, checked_facts
+from pyspark_knn.fit_summary import FitSummary, read_summary
 from pyspark_knn.fitted_params import FittedParams
 from pyspark_knn.index.auto import build_index
 from pyspark_knn.index.base import IndexSpec
-from pyspark_knn.params import HasNeighbors
+from pyspark_knn.params import _KNNParams
 from pyspark_knn.persistence import ModelReader, ModelWriter, SavedModel
 
 logger = logging.getLogger(__name__)
@@ -41,7 +41,7 @@ M = TypeVar("M", bound="NeighborModel")
 Self_ = TypeVar("Self_", bound="NeighborModel")
 
 
-class NeighborModel(SharedIndex, FittedParams, HasNeighbors, SavedModel):
+class NeighborModel(SharedIndex, FittedParams, _KNNParams, SavedModel):
     """A fitted index in its place, and the template of a search."""
 
     _OUTPUTS: ClassVar[tuple[str, ...]]
@@ -51,12 +51,12 @@ class NeighborModel(SharedIndex, FittedParams, HasNeighbors, SavedModel):
         super().__init__()
         self._index: Placement | None = None
         self._loaded_from: SavedAt | None = None
-        self._facts = FitFacts()
+        self._facts = FitSummary()
         self._shared: SharedSearch | None = None
         self._warned: set[str] = set()
         """Warnings that were given; one set for a model and its copies."""
 
-    def place(self, packed: PackedItems, id_type: T.DataType | None, facts: FitFacts) -> None:
+    def place(self, packed: PackedItems, id_type: T.DataType | None, facts: FitSummary) -> None:
         """Index packed items where the Params say; for the use of fit and load alone."""
         name, reason = choose_placement(self.getPlacement(), packed)
         # A loaded model knows the reason already, unless it could not stay where it was.
@@ -77,7 +77,7 @@ class NeighborModel(SharedIndex, FittedParams, HasNeighbors, SavedModel):
         items: Items,
         matrix: NDArray[np.floating],
         id_type: T.DataType | None,
-        facts: FitFacts,
+        facts: FitSummary,
     ) -> None:
         """Index `matrix`, here on the driver, as the Params say."""
         index, reason = build_index(matrix, self._spec())
@@ -87,7 +87,7 @@ class NeighborModel(SharedIndex, FittedParams, HasNeighbors, SavedModel):
     def _spec(self) -> IndexSpec:
         return IndexSpec(checked_metric(self), self.getAlgorithm(), self.getLeafSize())
 
-    def _hold(self, index: Placement, reason: str, facts: FitFacts, **chosen: Any) -> None:
+    def _hold(self, index: Placement, reason: str, facts: FitSummary, **chosen: Any) -> None:
         # The model's own Params tell what "auto" came to.
         self._fix(placement=index.name, **chosen)
         self._index = index
@@ -116,11 +116,11 @@ class NeighborModel(SharedIndex, FittedParams, HasNeighbors, SavedModel):
         self, packed: PackedItems, id_type: T.DataType | None, record: dict[str, Any]
     ) -> None:
         """Take back in what was saved; for the use of load alone."""
-        facts = checked_facts(record)
+        facts = read_summary(record)
         self._check_facts(facts, packed)
         self.place(packed, id_type, facts)
 
-    def _check_facts(self, facts: FitFacts, packed: PackedItems) -> None:
+    def _check_facts(self, facts: FitSummary, packed: PackedItems) -> None:
         """Refuse saved facts that do not go with the saved items."""
         names = facts.featureNames
         if names is not None and len(names) != packed.num_features:

@@ -61,7 +61,7 @@ def _features_name(value: Any) -> str:
     return str(text("featuresCol")(value))
 
 
-class HasNeighbors(CheckedParams, HasFeaturesCol):
+class _KNNParams(CheckedParams, HasFeaturesCol):
     """What every k-nearest-neighbour stage and model has: all that a search needs to know."""
 
     # pyspark's own converter does not name the Param.
@@ -286,7 +286,7 @@ class HasNeighbors(CheckedParams, HasFeaturesCol):
         return self._set(numReplicas=value)
 
 
-class FitSetters(HasNeighbors):
+class FitSetters(_KNNParams):
     """Setters of what shapes the index: on estimators only."""
 
     def setIdCol(self: Self_, value: str | None) -> Self_:

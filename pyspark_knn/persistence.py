@@ -281,8 +281,8 @@ class ModelReader(StageReader[M]):
         model = self._instance(path, metadata)
         try:
             for name in ("numItems", "numFeatures"):
-                saved.whole(metadata, name, 1)
-            record = saved.record(metadata)
+                saved.integer_field(metadata, name, 1)
+            record = saved.fit_record(metadata)
             frame = self.sparkSession.read.parquet(literal(f"{path}/items"))
             saved.check_columns(frame, model.saved_columns())
             with PackedItems(frame, model.read_as(saved_source(frame))) as packed:

@@ -19,7 +19,7 @@ from pyspark_knn.engine.folders import literal
 FORMAT_VERSION = 1
 """Goes up when an older release could not read what this one writes."""
 
-MOST = {
+MAX_VALUES = {
     "k": 2**31 - 1,
     "leafSize": 2**31 - 1,
     "numProbes": 100_000,
@@ -28,7 +28,7 @@ MOST = {
 }
 """What a saved stage may ask for: far more than makes sense, and less than stalls a driver."""
 
-MOST_UID = 128
+MAX_UID_LENGTH = 128
 
 P = TypeVar("P", bound=Params)
 
@@ -73,20 +73,20 @@ def parse_metadata(text: str) -> dict[str, Any]:
     if not re.match(r"\d+\.\d+", metadata["sparkVersion"]):
         raise ValueError(f"sparkVersion must be a version, got {shown(metadata['sparkVersion'])}")
     check_uid(metadata["uid"])
-    whole(metadata, "formatVersion", 1)
+    integer_field(metadata, "formatVersion", 1)
     return metadata
 
 
 def check_uid(uid: str) -> None:
     """Refuse a uid that is no plain name: a pipeline makes a folder's name of it."""
-    if not re.fullmatch(rf"[\w.-]{{1,{MOST_UID}}}", uid) or ".." in uid or uid == ".":
+    if not re.fullmatch(rf"[\w.-]{{1,{MAX_UID_LENGTH}}}", uid) or ".." in uid or uid == ".":
         raise ValueError(
             "uid must consist of letters, digits, '_', '-' and single '.', at most "
-            f"{MOST_UID} of them, got {shown(uid)}"
+            f"{MAX_UID_LENGTH} of them, got {shown(uid)}"
         )
 
 
-def whole(fields: dict[str, Any], name: str, least: int) -> int:
+def integer_field(fields: dict[str, Any], name: str, least: int) -> int:
     """The field `name`, which must be an integer."""
     value = _field(fields, name)
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
@@ -94,7 +94,7 @@ def whole(fields: dict[str, Any], name: str, least: int) -> int:
     return value
 
 
-def record(metadata: dict[str, Any]) -> dict[str, Any]:
+def fit_record(metadata: dict[str, Any]) -> dict[str, Any]:
     """What a model is to know of its fit."""
     found = _field(metadata, "fit")
     if not isinstance(found, dict):
@@ -142,8 +142,8 @@ def set_params(stage: Params, metadata: dict[str, Any]) -> None:
 
 
 def check_limits(stage: Params) -> None:
-    """Refuse what no saved stage may ask for; see `MOST`."""
-    for name, most in MOST.items():
+    """Refuse what no saved stage may ask for; see `MAX_VALUES`."""
+    for name, most in MAX_VALUES.items():
         value = stage.getOrDefault(name)
         if value is not None and value > most:
             raise ValueError(f"{name} must be at most {most} to be saved, got {shown(value)}")

@@ -13,7 +13,7 @@ from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor, Nearest
 
 from pyspark_knn import KNNClassificationModel, KNNModel, KNNRegressionModel
 from pyspark_knn.engine.items import Items
-from pyspark_knn.facts import FitFacts
+from pyspark_knn.fit_summary import FitSummary
 from pyspark_knn.index.distances import ALGORITHMS, METRICS, algorithms_for, resolve_metric
 
 RANDOM = np.random.default_rng(7)
@@ -57,7 +57,7 @@ def points(metric: str, count: int) -> np.ndarray:
 
 def model_of(kind: Any, matrix: np.ndarray, labels: Any = None, **settings: Any) -> Any:
     model = kind()._set(**settings)
-    facts = FitFacts(numClasses=2)
+    facts = FitSummary(numClasses=2)
     model.install(Items(len(matrix), None, labels), matrix, None, facts)
     return model
 

@@ -8,7 +8,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 
 @dataclass(frozen=True)
-class FitFacts:
+class FitSummary:
     """What a fit found out; saved with the model.
 
     Attributes
@@ -37,7 +37,7 @@ class FitFacts:
     classNames: list[str] | None = None
 
 
-def checked_facts(record: dict[str, Any]) -> FitFacts:
+def read_summary(record: dict[str, Any]) -> FitSummary:
     """The facts out of a saved record; what a later release may have added is left out.
 
     Raises
@@ -45,13 +45,13 @@ def checked_facts(record: dict[str, Any]) -> FitFacts:
     ValueError
         If a fact is of another type than it must be.
     """
-    hints = get_type_hints(FitFacts)
-    known = {field.name: record[field.name] for field in fields(FitFacts) if field.name in record}
+    hints = get_type_hints(FitSummary)
+    known = {field.name: record[field.name] for field in fields(FitSummary) if field.name in record}
     for name, value in known.items():
         if not _suits(value, hints[name]):
             kind = getattr(hints[name], "__name__", hints[name])
             raise ValueError(f"{name} must be of type {kind}, got {str(value)[:80]!r}")
-    return FitFacts(**known)
+    return FitSummary(**known)
 
 
 def check_classes(classes: int | None, names: list[str] | None, most: int) -> int:
