@@ -1,4 +1,4 @@
-"""What all estimators have in common: the template of fit."""
+"""The base class of the estimators."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ M = TypeVar("M", bound=NeighborModel)
 S = TypeVar("S", bound="NeighborEstimator[Any]")
 
 _USER_LEVEL = 4
-"""`stacklevel` of the user's line, seen from a method that `_fit` calls: that method, `_fit`,
-`Estimator.fit`, the user."""
+"""The `stacklevel` of the user's line in a method that is called by `_fit`, `Estimator.fit` and the
+user."""
 
 
 class NeighborEstimator(Estimator[M], FitSetters, MLReadable[Any], MLWritable):
-    """The template of `fit`: check, pack, place, index."""
+    """An estimator whose `fit` checks the Params, packs the items, and places and indexes them."""
 
     def _new_model(self) -> M:
-        """An empty model of the right class."""
+        """Return a model of this estimator's class without an index."""
         raise NotImplementedError
 
     def _fit(self, dataset: DataFrame) -> M:
@@ -62,27 +62,38 @@ class NeighborEstimator(Estimator[M], FitSetters, MLReadable[Any], MLWritable):
     ) -> Iterator[tuple[int, M]]:
         """Fit a model for each of `paramMaps`; thread-safe.
 
-        The items are packed and indexed once for all maps that do not change the index (k, weights,
-        maxDistance, thresholds, output columns ...). The models that share an index also share
-        their search, see `pyspark_knn.fit_multiple`.
+        The items are packed and indexed once for all param maps that agree on the index: k,
+        weights, maxDistance, thresholds, the output columns and so on do not change it. Models that
+        share an index also share their search, see `pyspark_knn.fit_multiple`.
 
         Parameters
         ----------
         dataset : DataFrame
             The items.
         paramMaps : sequence of dict
-            Param -> value, on top of this estimator's own.
+            The Params that each fit overrides: Param -> value.
 
         Returns
         -------
         iterator of (int, model)
-            The index into `paramMaps`, and the model.
+            The index into `paramMaps`, and the model of that param map.
         """
         fits = MultipleFits(self, dataset, paramMaps)
         return _FitMultipleIterator(fits.model, len(paramMaps))
 
     def _reuse_index(self, first: M) -> M:
-        """The model of this estimator, given one that differs in no Param of the index."""
+        """Return this estimator's model, given a model of an estimator that has the same index.
+
+        Parameters
+        ----------
+        first : NeighborModel
+            Fitted on the same items, with the same Params of the index.
+
+        Returns
+        -------
+        NeighborModel
+            A copy of `first` with this estimator's Params.
+        """
         self._check_params()
         model = first.copy()
         model._paramMap = {}
@@ -95,17 +106,17 @@ class NeighborEstimator(Estimator[M], FitSetters, MLReadable[Any], MLWritable):
         return model
 
     def _check_params(self) -> None:
-        """Refuse Params that do not go together."""
+        """Raise a ValueError if Params conflict with each other."""
         checked_metric(self)
         check_max_distance(self)
         check_exclusion(self)
 
     def _learn(self, dataset: DataFrame, packed: PackedItems, facts: FitSummary) -> FitSummary:
-        """Add what a stage is to know of the items beyond the search."""
+        """Return `facts` with what this kind of estimator learns from the items in addition."""
         return facts
 
     def _source(self, dataset: DataFrame, id_type: T.DataType | None) -> ItemSource:
-        """What to read of the reference DataFrame."""
+        """Return the columns of the items to read, and how to read them."""
         name = self.getFeaturesCol()
         keys: dict[str, Column] = {}
         if id_type is not None:
@@ -121,58 +132,59 @@ class NeighborEstimator(Estimator[M], FitSetters, MLReadable[Any], MLWritable):
         )
 
     def _id_type(self, dataset: DataFrame) -> T.DataType | None:
-        """The type of the ids; warns of ids that are drawn anew each time that they are read."""
+        """Return the type of the ids, None without idCol; warn if the ids are not deterministic."""
         name = self.getIdCol()
         if name is None:
             return None
         id_type = columns.check_id_type("idCol", columns.field_of(dataset, "idCol", name))
         if is_drawn(dataset, name):
             warnings.warn(
-                f"idCol {name!r} may get other values each time that Spark computes it, since it "
-                "comes from a nondeterministic expression (uuid(), rand(), "
-                "monotonically_increasing_id() or a Python function without arguments). Persist "
-                "the items or write them to storage before fit, or make the id of their values",
+                f"idCol {name!r} is not deterministic: it is computed by uuid(), rand(), "
+                "monotonically_increasing_id() or a Python UDF without arguments, and may get "
+                "other values each time that Spark computes it. Persist the items or write them to "
+                "storage before fit, or compute the id from other columns.",
                 stacklevel=_USER_LEVEL,
             )
         return id_type
 
     def _warn(self, model: M) -> None:
-        """Warn once of each thing that works, but hardly as meant."""
+        """Warn about settings that are allowed but probably not intended."""
         if self.getIdCol() is None and self._shows_ids():
             warnings.warn(
-                "idCol is unset: neighbours are named by their position, which depends on the "
-                "order of the input",
+                "idCol is unset: neighbors are identified by their positions, which depend on the "
+                "order of the input. Set idCol for ids that are stable.",
                 stacklevel=_USER_LEVEL,
             )
         if model._facts.numDuplicates:
             warnings.warn(
                 f"idCol {self.getIdCol()!r}: {model._facts.numDuplicates} items have the id of "
-                "another item",
+                "another item. They are treated as separate items.",
                 stacklevel=_USER_LEVEL,
             )
         if model._fitted.converts:
             warnings.warn(
-                f"metric {self.getMetric()!r} compares sets and counts every value that is not 0 "
-                f"as 1, but featuresCol {self.getFeaturesCol()!r} holds other numbers than 0 and "
-                "1: binarize them on purpose (pyspark.ml.feature.Binarizer), or use a metric of "
-                "numbers such as 'euclidean'",
+                f"metric {self.getMetric()!r} compares sets and counts every nonzero value as 1, "
+                f"but featuresCol {self.getFeaturesCol()!r} contains values other than 0 and 1. "
+                "Binarize the features with pyspark.ml.feature.Binarizer, or use a metric for "
+                "numbers, such as 'euclidean'.",
                 stacklevel=_USER_LEVEL,
             )
         if self.getK() > model.numItems:
             warnings.warn(
-                f"k is {self.getK()}, but there are only {model.numItems} items",
+                f"k is {self.getK()}, but there are only {model.numItems} items: each query gets "
+                "fewer than k neighbors.",
                 stacklevel=_USER_LEVEL,
             )
 
     def _shows_ids(self) -> bool:
-        """Whether the output names neighbours."""
+        """Whether the output contains ids of neighbors."""
         return True
 
     def write(self) -> StageWriter:
-        """A writer of this stage's Params."""
+        """Return a writer that saves the Params of this estimator."""
         return StageWriter(self)
 
     @classmethod
     def read(cls: type[S]) -> StageReader[S]:
-        """A reader of a saved stage."""
+        """Return a reader that loads a saved estimator."""
         return StageReader(cls)

@@ -1,4 +1,4 @@
-"""What is known of a fit, and saved with its model."""
+"""The summary of a fit, which is saved with the model."""
 
 from __future__ import annotations
 
@@ -9,23 +9,25 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 @dataclass(frozen=True)
 class FitSummary:
-    """What a fit found out; saved with the model.
+    """What a fit reports about itself and its items.
+
+    The names of the fields are part of the saved format.
 
     Attributes
     ----------
     numSkipped : int
-        Items that were left out as invalid.
+        Number of invalid items that were skipped.
     numDuplicates : int
-        Items that have the id of another one.
+        Number of items that have the id of another item.
     algorithmReason, placementReason : str
-        Why the index is what and where it is.
+        Why this algorithm and this placement were chosen.
     featureNames : list of str or None
-        The features' names in the order of the vector, by the ML attributes of the items or by
-        scikit-learn: queries that have names must have these.
+        Names of the features in the order of the vector, from the ML attributes of the items or
+        from scikit-learn. Queries with feature names must have the same ones.
     numClasses : int or None
-        Of a classifier.
+        Number of classes of a classifier.
     classNames : list of str or None
-        Of a classifier, where the label's metadata or scikit-learn told them.
+        Names of a classifier's classes, from the label's ML attributes or from scikit-learn.
     """
 
     numSkipped: int = 0
@@ -38,12 +40,23 @@ class FitSummary:
 
 
 def read_summary(record: dict[str, Any]) -> FitSummary:
-    """The facts out of a saved record; what a later release may have added is left out.
+    """Read the summary from a saved model's metadata.
+
+    Parameters
+    ----------
+    record : dict
+        The names of fields and their values, as parsed from JSON. Unknown fields, which a later
+        release may have added, are ignored.
+
+    Returns
+    -------
+    FitSummary
+        The summary, with defaults for missing fields.
 
     Raises
     ------
     ValueError
-        If a fact is of another type than it must be.
+        If a field has a wrong type.
     """
     hints = get_type_hints(FitSummary)
     known = {field.name: record[field.name] for field in fields(FitSummary) if field.name in record}
@@ -55,20 +68,43 @@ def read_summary(record: dict[str, Any]) -> FitSummary:
 
 
 def check_classes(classes: int | None, names: list[str] | None, most: int) -> int:
-    """Refuse classes that a saved model may not claim: more than `most` need a name each."""
+    """Check the classes that a saved model declares.
+
+    Parameters
+    ----------
+    classes : int or None
+        Number of classes.
+    names : list of str or None
+        Names of the classes.
+    most : int
+        Largest number of classes without names.
+
+    Returns
+    -------
+    int
+        Number of classes, at least 2.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer than 2 classes or more than `most` without names, or if the number of
+        names differs from the number of classes.
+    """
     if classes is None or classes < 2:
         raise ValueError(f"numClasses must be an integer >= 2, got {classes}")
     if names is not None and len(names) != classes:
-        raise ValueError(f"{len(names)} classNames for {classes} classes")
+        raise ValueError(
+            f"classNames must have one name for each of the {classes} classes, got {len(names)}"
+        )
     if names is None and classes > most:
         raise ValueError(
-            f"numClasses must be at most {most} where the classes have no names, got {classes}"
+            f"numClasses must be at most {most} for classes without names, got {classes}"
         )
     return classes
 
 
 def _suits(value: Any, hint: Any) -> bool:
-    """Whether a value out of JSON is of a type; counts are not negative."""
+    """Whether a JSON value has the type `hint`; an int must not be negative."""
     if isinstance(hint, types.UnionType):
         return any(_suits(value, each) for each in get_args(hint))
     if get_origin(hint) is list:

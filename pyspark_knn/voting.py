@@ -1,4 +1,4 @@
-"""What classification and regression have in common: neighbours that vote with their labels."""
+"""The base classes of classification and regression by the votes of neighbors."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ Self_ = TypeVar("Self_", bound="_VotingParams")
 
 
 class VotingEstimator(NeighborEstimator[M], _VotingParams, Predictor[M]):
-    """A fit that takes labels and weights of the items along."""
+    """An estimator whose items have labels, and weights if weightCol is set."""
 
     _LABEL_RULE: dict[str, bool]
-    """What labels must be, see `NumberRule`."""
+    """The values that a label may have, as arguments of `NumberRule`."""
 
     def setWeightCol(self: Self_, value: str | None) -> Self_:
         """Set weightCol; None unsets it."""
@@ -60,7 +60,7 @@ class VotingEstimator(NeighborEstimator[M], _VotingParams, Predictor[M]):
             rule.key: _number(dataset, rule, classes=classes and rule.key == "label")
             for rule in rules
         }
-        # Among equal ids the smaller label comes first, so that ties have one answer.
+        # Equal ids are sorted by label, so that the result of a tie is deterministic.
         order = (*source.sort_by, *keys) if source.sort_by else ()
         return replace(source, keys=source.keys | keys, rules=tuple(rules), sort_by=order)
 
@@ -80,7 +80,7 @@ def _number(dataset: DataFrame, rule: NumberRule, *, classes: bool) -> Column:
 
 
 def _one_row(value: Any) -> NDArray[np.float64]:
-    """One vector, of MLlib or plain numbers, as a matrix of one row."""
+    """Convert one vector, of MLlib or a sequence of numbers, to a matrix of one row."""
     plain = value.toArray() if isinstance(value, Vector) else value
     if isinstance(plain, (Sequence, np.ndarray, array)) and not isinstance(plain, (str, bytes)):
         try:
@@ -90,8 +90,8 @@ def _one_row(value: Any) -> NDArray[np.float64]:
         if numbers.ndim == 1:
             return numbers[None, :]
     raise TypeError(
-        "predict takes one vector: a pyspark.ml.linalg Vector or a sequence of numbers, got "
-        f"{hints.described(value)}; for several rows use transform on a DataFrame"
+        "value must be one vector, a pyspark.ml.linalg Vector or a sequence of numbers, got "
+        f"{hints.described(value)}. For several rows, call transform with a DataFrame."
     )
 
 
@@ -99,10 +99,10 @@ def _one_row(value: Any) -> NDArray[np.float64]:
 
 
 class VotingModel(NeighborModel, _VotingParams, PredictionModel[Vector]):
-    """A search whose answer is a prediction."""
+    """A model that predicts from the labels of the neighbors."""
 
     def _verdict(self) -> Verdict:
-        """How neighbours become a prediction."""
+        """Return the rule that turns the labels of neighbors into a prediction."""
         raise NotImplementedError
 
     def _answer(self, outputs: dict[str, str]) -> Prediction:
@@ -128,35 +128,46 @@ class VotingModel(NeighborModel, _VotingParams, PredictionModel[Vector]):
         finished = super()._finished(outputs)
         if "predictionCol" in outputs:
             name = outputs["predictionCol"]
-            # A query that is invalid but kept has nulls, which MLlib's evaluators cannot take.
+            # An invalid query that is kept has null, which MLlib's evaluators do not accept.
             value = F.coalesce(columns.column(name), F.lit(float("nan")))
             attributes = self._prediction_attributes()
             finished[name] = columns.with_attributes(name, value, attributes)
         return finished
 
     def _prediction_attributes(self) -> dict[str, Any]:
-        """What the ML attributes of the prediction tell."""
+        """Return the ML attributes of the prediction column."""
         return {}
 
     def saved_columns(self) -> dict[str, tuple[str, ...]]:
-        """The columns that saved items must have, and their types; of ids any type."""
+        """Return the columns of saved items with their types, see `saved.check_columns`."""
         keys = {"label": self.getLabelCol(), "weight": self.getWeightCol()}
         return super().saved_columns() | {name: ("double",) for name in keys if keys[name]}
 
     def _predict(self, value: Any, param: str) -> Any:
-        """One output for one query, on the driver."""
+        """Return one output for one query, computed on the driver."""
         answer = self._answer({param: param})
         query = _one_row(value)
         if query.shape[1] != self.numFeatures:
             raise ValueError(
-                f"the vector has dimension {query.shape[1]} where {self.numFeatures} is needed"
+                f"value must have dimension {self.numFeatures}, got dimension {query.shape[1]}"
             )
         if not np.isfinite(query).all():
-            raise ValueError(f"the vector holds a NaN or an infinity: {value}")
+            raise ValueError(f"value contains NaN or infinity: {value}")
         checked_metric(self).check_values(query)
         limits = self.getK(), self.getMaxDistance()
         return self._fitted.answer(query, *limits, answer).field(0)[0].as_py()
 
     def predict(self, value: Vector | Sequence[float] | NDArray[Any]) -> float:
-        """The prediction for one vector, on the driver; NaN where it has no neighbour."""
+        """Predict the label of one vector, on the driver.
+
+        Parameters
+        ----------
+        value : Vector, sequence of float or ndarray of shape (numFeatures,)
+            The query.
+
+        Returns
+        -------
+        float
+            The prediction, NaN if no neighbor votes.
+        """
         return float(self._predict(value, "predictionCol"))

@@ -1,4 +1,4 @@
-"""The Params of classification and regression, beyond those of a search."""
+"""The Params that classification and regression have in addition to those of a search."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Self_ = TypeVar("Self_", bound="_VotingParams")
 
 
 def _weighing(name: str) -> Converter:
-    """A converter for the way that votes are weighed, which many take for the items' weights."""
+    """Return a converter for weights, whose errors point to weightCol, a common confusion."""
     return functools.partial(_weighed, choice(name, WEIGHTS))
 
 
@@ -28,11 +28,11 @@ def _weighed(known: Converter, value: Any) -> str:
     try:
         return str(known(value))
     except (TypeError, ValueError) as error:
-        raise type(error)(f"{error}; a column of weights is named by weightCol") from None
+        raise type(error)(f"{error}. For a column of weights, set weightCol.") from None
 
 
 def _thresholds(name: str) -> Converter:
-    """A converter to a list of thresholds, by MLlib's rule."""
+    """Return a converter to a list of thresholds, which follows MLlib's rule."""
     return functools.partial(_threshold_list, name)
 
 
@@ -49,19 +49,19 @@ def _threshold_list(name: str, value: Any) -> list[float]:
 
 
 class _VotingParams(HasNeighborColumns, HasWeightCol):
-    """What classification and regression have beyond a search."""
+    """Params of classification and regression."""
 
     weights: Param[str] = Param(
         Params._dummy(),
         "weights",
-        "what a neighbour counts: uniform (all the same) or distance (the inverse of the distance)",
+        "weight of a neighbor's vote: uniform (1) or distance (the inverse of its distance)",
         _weighing("weights"),
     )
-    # The type of the base; None stands for "unset", as everywhere.
+    # The type is that of the base class, although the value may be None.
     weightCol: Param[str] = Param(
         Params._dummy(),
         "weightCol",
-        "item column of weights >= 0, by which an item's vote is multiplied; unset: 1",
+        "column of the items with weights >= 0 that multiply their votes; by default 1",
         optional(text("weightCol")),
     )
 
@@ -79,14 +79,14 @@ class _VotingParams(HasNeighborColumns, HasWeightCol):
 
 
 class CheckedThresholds(CheckedParams, HasThresholds):
-    """MLlib's thresholds, checked where they are set."""
+    """MLlib's thresholds, checked when they are set."""
 
-    # The type of the base; None stands for "unset", as everywhere.
+    # The type is that of the base class, although the value may be None.
     thresholds: Param[list[float]] = Param(
         Params._dummy(),
         "thresholds",
-        "a number >= 0 for each class, at most one of them 0: the class with the largest "
-        "probability / threshold is predicted; unset: the one with the most votes",
+        "one number >= 0 per class, at most one of them 0: the class with the largest probability "
+        "/ threshold is predicted; by default the class with the most votes",
         optional(_thresholds("thresholds")),
     )
 
