@@ -263,7 +263,7 @@ def test_fewer_shards_than_cores_are_replicated(
 def test_explain_search(models: tuple[KNNModel, KNNModel], queries: DataFrame) -> None:
     one, cut = (model.explainSearch(queries) for model in models)
     assert "150 of 3 dimensions" in one
-    assert "40, 6 neighbours each: 6e+03 pairs" in one
+    assert "40, 6 neighbors each: 6e+03 pairs" in one
     assert "placement  replicated" in one
     assert "placement  sharded: 3 shards" in cut
     for report in (one, cut):
@@ -333,7 +333,7 @@ def test_save_and_load_stay_sharded(
     keep = {cut.handleInvalid: "keep"}
     assert answers_or_none(loaded.copy(keep), queries) == answers_or_none(cut.copy(keep), queries)
     # Its shards are built again from these files, should they get lost.
-    with pytest.raises(ValueError, match="cannot be overwritten by itself"):
+    with pytest.raises(ValueError, match="cannot be overwritten by the sharded model"):
         loaded.write().overwrite().save(path)
     assert loaded.items.count() == 150
 
