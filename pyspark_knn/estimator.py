@@ -139,10 +139,10 @@ class NeighborEstimator(Estimator[M], FitSetters, MLReadable[Any], MLWritable):
         id_type = columns.check_id_type("idCol", columns.field_of(dataset, "idCol", name))
         if is_drawn(dataset, name):
             warnings.warn(
-                f"idCol {name!r} is not deterministic: it is computed by uuid(), rand(), "
-                "monotonically_increasing_id() or a Python UDF without arguments, and may get "
-                "other values each time that Spark computes it. Persist the items or write them to "
-                "storage before fit, or compute the id from other columns.",
+                f"idCol {name!r} is computed by a nondeterministic expression (uuid(), rand(), "
+                "monotonically_increasing_id() or a Python UDF without arguments, for example), so "
+                "it may have other values each time that Spark computes it. Persist the items or "
+                "write them to storage before fit, or compute the id from other columns.",
                 stacklevel=_USER_LEVEL,
             )
         return id_type

@@ -9,6 +9,7 @@ from pyspark_knn.engine.placement import AUTO_BYTES
 
 _GIB = 2.0**30
 _CANDIDATE_BYTES = 24
+"""Approximate size in bytes of a candidate neighbor that a shard returns."""
 
 EXPLAINED_QUERIES = 256
 """How many queries are timed: enough to fill a block of queries."""

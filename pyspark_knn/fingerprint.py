@@ -12,8 +12,9 @@ from pyspark.ml.param import Param, Params
 
 _PLAIN = (type(None), bool, int, str, bytes)
 _LINALG = (DenseVector, SparseVector, DenseMatrix, SparseMatrix)
-# Each copy of a stage has a new Java object, whose state is that of the Params.
 _BOOKKEEPING = frozenset({"uid", "_params", "_paramMap", "_defaultParamMap", "_java_obj"})
+"""Attributes that are compared elsewhere. Each copy of a stage has a new Java object, whose state
+is that of the Params."""
 
 
 class _Identity:

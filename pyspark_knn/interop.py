@@ -252,9 +252,8 @@ def _sorted_ids(ids: Sequence[Any], count: int) -> tuple[NDArray[np.int64], pa.A
     if columns.changes_on_wire(id_type):
         given = given.cast(pa.int32() if pa.types.is_date(given.type) else pa.int64())
     if pa.types.is_floating(given.type):
-        given = pc.add(
-            given, pa.scalar(0.0, given.type)
-        )  # -0.0 and 0.0 are the same id, as in Spark
+        # -0.0 and 0.0 are the same id, as in Spark.
+        given = pc.add(given, pa.scalar(0.0, given.type))
     order = pc.sort_indices(given)
     return order.to_numpy(), given.take(order), id_type
 

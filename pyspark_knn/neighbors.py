@@ -242,8 +242,8 @@ class KNNEstimator(NeighborEstimator[KNNModel], _SearchParams):
     leafSize : int, default=30
         Number of items in a leaf of a tree, >= 1.
     dtype : {"auto", "float32"}, default="auto"
-        Data type of the items. "auto" represents the values exactly; "float32" rounds the items
-        once, at fit.
+        Data type of the items. "auto" keeps the values exactly; "float32" rounds the items once, at
+        fit.
     placement : {"auto", "replicated", "sharded"}, default="auto"
         Placement of the index. "replicated" builds it on the driver and copies it to every
         executor. "sharded" partitions it over the executors, so that no machine holds all of it.

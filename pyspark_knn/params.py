@@ -77,7 +77,7 @@ class _KNNParams(CheckedParams, HasFeaturesCol):
     maxDistance: Param[float | None] = Param(
         Params._dummy(),
         "maxDistance",
-        "largest distance of a neighbor (inclusive), >= 0, for metric inner_product any number; "
+        "largest distance of a neighbor (inclusive), >= 0 (any number for metric inner_product); "
         "by default unlimited",
         optional(real("maxDistance", "a number (not NaN)", is_number)),
     )
@@ -138,8 +138,8 @@ class _KNNParams(CheckedParams, HasFeaturesCol):
     dtype: Param[str] = Param(
         Params._dummy(),
         "dtype",
-        "data type of the items: auto (the smallest that represents the values exactly) or float32 "
-        "(values are rounded at fit)",
+        "data type of the items: auto (values are kept exactly) or float32 (values are rounded "
+        "once, at fit)",
         choice("dtype", DTYPES),
     )
     placement: Param[str] = Param(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Any, TypeVar
+from typing import Any
 
 from pyspark.ml.param import Params
 from pyspark.sql import DataFrame, SparkSession
@@ -30,8 +30,6 @@ MAX_VALUES = {
 
 MAX_UID_LENGTH = 128
 """Largest number of characters of a uid."""
-
-P = TypeVar("P", bound=Params)
 
 
 # --- metadata -------------------------------------------------------------------------------------

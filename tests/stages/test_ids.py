@@ -277,7 +277,9 @@ def test_fit_warns_of_ids_that_are_drawn_each_time(classic: SparkSession) -> Non
     knn = KNNEstimator(k=1, idCol="key")
     for name in ("blind function", "uuid"):
         items = _drawn(classic)[name]
-        with pytest.warns(UserWarning, match=r"idCol 'key' is not deterministic.*Persist") as noted:
+        with pytest.warns(
+            UserWarning, match=r"idCol 'key' is computed by a nondet.*Persist"
+        ) as noted:
             knn.fit(items)
         assert noted[0].filename == __file__
         knn.fit(items.cache())  # warnings are errors
