@@ -86,12 +86,12 @@ class KNNClassificationModel(VotingModel, CheckedThresholds, ProbabilisticClassi
     def numClasses(self) -> int:
         """Number of classes, at least 2."""
         self._fitted  # noqa: B018 - raises an error for a model without an index
-        return cast("int", self._facts.numClasses)
+        return cast("int", self._summary.numClasses)
 
     @property
     def labels(self) -> list[str] | None:
         """Names of the classes, None if the metadata of the label do not contain them."""
-        return self._facts.classNames
+        return self._summary.classNames
 
     def _verdict(self) -> ClassVerdict:
         thresholds = self.getThresholds()
@@ -111,7 +111,7 @@ class KNNClassificationModel(VotingModel, CheckedThresholds, ProbabilisticClassi
         return finished
 
     def _prediction_attributes(self) -> dict[str, Any]:
-        names = self._facts.classNames
+        names = self._summary.classNames
         values = {"num_vals": self.numClasses} if names is None else {"vals": names}
         return {"type": "nominal", **values}
 
@@ -129,9 +129,9 @@ class KNNClassificationModel(VotingModel, CheckedThresholds, ProbabilisticClassi
         ]
         return replace(source, rules=tuple(rules))
 
-    def _check_facts(self, facts: FitSummary, packed: PackedItems) -> None:
-        super()._check_facts(facts, packed)
-        classes = check_classes(facts.numClasses, facts.classNames, _MAX_CLASSES)
+    def _check_summary(self, summary: FitSummary, packed: PackedItems) -> None:
+        super()._check_summary(summary, packed)
+        classes = check_classes(summary.numClasses, summary.classNames, _MAX_CLASSES)
         if packed.largest_label is not None and packed.largest_label >= classes:
             raise ValueError(
                 f"items column 'label' contains {packed.largest_label}, but numClasses is {classes}"
@@ -343,10 +343,10 @@ class KNNClassifier(
     def _new_model(self) -> KNNClassificationModel:
         return KNNClassificationModel()
 
-    def _learn(self, dataset: DataFrame, packed: PackedItems, facts: FitSummary) -> FitSummary:
+    def _learn(self, dataset: DataFrame, packed: PackedItems, summary: FitSummary) -> FitSummary:
         count, names = self._classes(dataset, int(cast("float", packed.largest_label)))
         _check_thresholds(self.getThresholds(), count)
-        return replace(facts, numClasses=count, classNames=names)
+        return replace(summary, numClasses=count, classNames=names)
 
     def _classes(self, dataset: DataFrame, largest: int) -> tuple[int, list[str] | None]:
         """Return the number of classes and their names, from the label's metadata or its values."""

@@ -49,11 +49,11 @@ class NeighborEstimator(Estimator[M], FitSetters, MLReadable[Any], MLWritable):
             model = self._new_model()
             model._resetUid(self.uid)
             self._copyValues(model)
-            known = FitSummary(
+            summary = FitSummary(
                 packed.num_skipped, featureNames=names_to_keep(packed.source.features)
             )
-            facts = self._learn(dataset, packed, known)
-            model.place(packed, id_type, facts)
+            summary = self._learn(dataset, packed, summary)
+            model.place(packed, id_type, summary)
         self._warn(model)
         return model
 
@@ -111,9 +111,9 @@ class NeighborEstimator(Estimator[M], FitSetters, MLReadable[Any], MLWritable):
         check_max_distance(self)
         check_exclusion(self)
 
-    def _learn(self, dataset: DataFrame, packed: PackedItems, facts: FitSummary) -> FitSummary:
-        """Return `facts` with what this kind of estimator learns from the items in addition."""
-        return facts
+    def _learn(self, dataset: DataFrame, packed: PackedItems, summary: FitSummary) -> FitSummary:
+        """Return `summary` with the fields that this kind of estimator adds to it."""
+        return summary
 
     def _source(self, dataset: DataFrame, id_type: T.DataType | None) -> ItemSource:
         """Return the columns of the items to read, and how to read them."""
@@ -155,9 +155,9 @@ class NeighborEstimator(Estimator[M], FitSetters, MLReadable[Any], MLWritable):
                 "order of the input. Set idCol for ids that are stable.",
                 stacklevel=_USER_LEVEL,
             )
-        if model._facts.numDuplicates:
+        if model._summary.numDuplicates:
             warnings.warn(
-                f"idCol {self.getIdCol()!r}: {model._facts.numDuplicates} items have the id of "
+                f"idCol {self.getIdCol()!r}: {model._summary.numDuplicates} items have the id of "
                 "another item. They are treated as separate items.",
                 stacklevel=_USER_LEVEL,
             )

@@ -62,14 +62,14 @@ class FromSklearn:
     names: list[str] | None
     reason: str = ""
 
-    def install(self, model: Model, **facts: Any) -> Model:
+    def install(self, model: Model, **fields: Any) -> Model:
         """Install these items in a new model.
 
         Parameters
         ----------
         model : NeighborModel
             A model without an index.
-        **facts : Any
+        **fields : Any
             Further fields of the model's `FitSummary`.
 
         Returns
@@ -83,7 +83,7 @@ class FromSklearn:
             placementReason="the index was created from scikit-learn on the driver",
             featureNames=self.names,
             algorithmReason=self.reason,
-            **facts,
+            **fields,
         )
         model.install(self.items, self.matrix, self.id_type, known)
         return model

@@ -51,49 +51,49 @@ class NeighborModel(SharedIndex, FittedParams, _KNNParams, SavedModel):
         super().__init__()
         self._index: Placement | None = None
         self._loaded_from: SavedAt | None = None
-        self._facts = FitSummary()
+        self._summary = FitSummary()
         self._shared: SharedSearch | None = None
         self._warned: set[str] = set()
         """Warnings that were given; one set for a model and its copies."""
 
-    def place(self, packed: PackedItems, id_type: T.DataType | None, facts: FitSummary) -> None:
+    def place(self, packed: PackedItems, id_type: T.DataType | None, summary: FitSummary) -> None:
         """Index packed items where the Params say; for the use of fit and load alone."""
         name, reason = choose_placement(self.getPlacement(), packed)
         # A loaded model knows the reason already, unless it could not stay where it was.
-        told = facts.placementReason if name == self.getPlacement() else ""
-        facts = replace(facts, placementReason=told or reason)
+        told = summary.placementReason if name == self.getPlacement() else ""
+        summary = replace(summary, placementReason=told or reason)
         if name == Replicated.name:
             items, matrix = packed.gather()
-            facts = replace(facts, numDuplicates=items.duplicates())
-            self.install(items, matrix, id_type, facts)
+            summary = replace(summary, numDuplicates=items.duplicates())
+            self.install(items, matrix, id_type, summary)
             return
         index = Sharded.build(packed, self._spec(), id_type, self.getNumShards(), self.getShardBy())
         algorithm, reason = index.algorithm
-        facts = replace(facts, numDuplicates=index.duplicates)
-        self._hold(index, reason, facts, algorithm=algorithm, numShards=index.num_shards)
+        summary = replace(summary, numDuplicates=index.duplicates)
+        self._hold(index, reason, summary, algorithm=algorithm, numShards=index.num_shards)
 
     def install(
         self,
         items: Items,
         matrix: NDArray[np.floating],
         id_type: T.DataType | None,
-        facts: FitSummary,
+        summary: FitSummary,
     ) -> None:
         """Index `matrix`, here on the driver, as the Params say."""
         index, reason = build_index(matrix, self._spec())
         held = Replicated(items, index, id_type)
-        self._hold(held, reason, facts, algorithm=index.algorithm)
+        self._hold(held, reason, summary, algorithm=index.algorithm)
 
     def _spec(self) -> IndexSpec:
         return IndexSpec(checked_metric(self), self.getAlgorithm(), self.getLeafSize())
 
-    def _hold(self, index: Placement, reason: str, facts: FitSummary, **chosen: Any) -> None:
+    def _hold(self, index: Placement, reason: str, summary: FitSummary, **chosen: Any) -> None:
         # The model's own Params tell what "auto" came to.
         self._fix(placement=index.name, **chosen)
         self._index = index
-        self._facts = replace(facts, algorithmReason=facts.algorithmReason or reason)
-        logger.info("algorithm %s: %s", self.getAlgorithm(), self._facts.algorithmReason)
-        logger.info("placement %s: %s", index.name, facts.placementReason)
+        self._summary = replace(summary, algorithmReason=summary.algorithmReason or reason)
+        logger.info("algorithm %s: %s", self.getAlgorithm(), self._summary.algorithmReason)
+        logger.info("placement %s: %s", index.name, summary.placementReason)
 
     def share(self, search: SharedSearch | None) -> None:
         """Search together with the other models of a `fitMultiple`."""
@@ -110,19 +110,19 @@ class NeighborModel(SharedIndex, FittedParams, _KNNParams, SavedModel):
 
     def fit_record(self) -> dict[str, Any]:
         """What is to be known of the fit when this model is loaded."""
-        return asdict(self._facts)
+        return asdict(self._summary)
 
     def restore(
         self, packed: PackedItems, id_type: T.DataType | None, record: dict[str, Any]
     ) -> None:
         """Take back in what was saved; for the use of load alone."""
-        facts = read_summary(record)
-        self._check_facts(facts, packed)
-        self.place(packed, id_type, facts)
+        summary = read_summary(record)
+        self._check_summary(summary, packed)
+        self.place(packed, id_type, summary)
 
-    def _check_facts(self, facts: FitSummary, packed: PackedItems) -> None:
-        """Refuse saved facts that do not go with the saved items."""
-        names = facts.featureNames
+    def _check_summary(self, summary: FitSummary, packed: PackedItems) -> None:
+        """Raise a ValueError if a saved summary does not match the saved items."""
+        names = summary.featureNames
         if names is not None and len(names) != packed.num_features:
             raise ValueError(f"{len(names)} featureNames for {packed.num_features} features")
 
@@ -157,17 +157,17 @@ class NeighborModel(SharedIndex, FittedParams, _KNNParams, SavedModel):
     @property
     def numSkipped(self) -> int:
         """How many items were left out as invalid (handleInvalid "skip" or "keep")."""
-        return self._facts.numSkipped
+        return self._summary.numSkipped
 
     @property
     def algorithmReason(self) -> str:
         """Why the index is of the kind that `getAlgorithm` tells."""
-        return self._facts.algorithmReason
+        return self._summary.algorithmReason
 
     @property
     def placementReason(self) -> str:
         """Why the index is where `getPlacement` tells."""
-        return self._facts.placementReason
+        return self._summary.placementReason
 
     @property
     def ids(self) -> NDArray[Any]:
@@ -319,7 +319,7 @@ class NeighborModel(SharedIndex, FittedParams, _KNNParams, SavedModel):
         index = self._fitted
         features = columns.features_of(queries, "featuresCol", self.getFeaturesCol())
         strict = self.getHandleInvalid() == "error"
-        names = self._facts.featureNames
+        names = self._summary.featureNames
         check_attributes(self.getFeaturesCol(), features, self.numFeatures, names, strict=strict)
         inputs = list(zip(features.columns, features.types, strict=True))
         if (excluded := self.getExcludeIdCol()) is not None:

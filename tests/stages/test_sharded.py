@@ -71,7 +71,7 @@ def test_what_the_model_tells(models: tuple[KNNModel, KNNModel]) -> None:
     assert cut.getNumShards() == 3
     assert cut.getAlgorithm() in ("brute", "kd_tree", "ball_tree")
     assert (cut.numItems, cut.numFeatures) == (one.numItems, one.numFeatures) == (150, 3)
-    assert cut._facts.numDuplicates == one._facts.numDuplicates == 150 - len(set(NAMES))
+    assert cut._summary.numDuplicates == one._summary.numDuplicates == 150 - len(set(NAMES))
     assert "sharded was asked for" in cut.placementReason
     assert "of 3 shards" in cut.algorithmReason
     assert cut.ids.tolist() == one.ids.tolist() == sorted(NAMES)

@@ -57,8 +57,8 @@ def points(metric: str, count: int) -> np.ndarray:
 
 def model_of(kind: Any, matrix: np.ndarray, labels: Any = None, **settings: Any) -> Any:
     model = kind()._set(**settings)
-    facts = FitSummary(numClasses=2)
-    model.install(Items(len(matrix), None, labels), matrix, None, facts)
+    summary = FitSummary(numClasses=2)
+    model.install(Items(len(matrix), None, labels), matrix, None, summary)
     return model
 
 
