@@ -6,6 +6,8 @@ from setuptools import find_packages, setup
 
 HERE = Path(__file__).parent
 
+# joblib is never imported here: scikit-learn requires it and uses it to search its trees. It is
+# listed with the other packages that workers need, so that CI tests its oldest version as well.
 REQUIREMENTS = (HERE / "requirements.txt").read_text(encoding="utf-8").split()
 # Not required by the wheel: pip would install a whole pyspark over pyspark-client or
 # databricks-connect, which have the same folder.

@@ -1,4 +1,4 @@
-"""k-nearest-neighbour search, classification and regression as native pyspark.ml stages."""
+"""k-nearest-neighbor search, classification and regression as native pyspark.ml stages."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ def _has_pyspark() -> bool:
     if "pyspark" in sys.modules:
         return True
     found = importlib.util.find_spec("pyspark")
-    # Uninstalling pyspark beside pyspark-client leaves folders, which pass for a package.
+    # Uninstalling pyspark beside pyspark-client leaves empty folders, which are found as a package.
     return found is not None and found.origin is not None
 
 
 if not _has_pyspark():
     raise ModuleNotFoundError(
-        "pyspark_knn requires PySpark, which is not installed: run pip install "
-        "'pyspark_knn[spark]', or install pyspark-client or databricks-connect for Spark Connect",
+        "pyspark_knn requires PySpark, which is not installed. Run pip install "
+        "'pyspark_knn[spark]', or install pyspark-client or databricks-connect for Spark Connect.",
         name="pyspark",
     )
 
@@ -57,8 +57,8 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    # Spark's Python workers import a few modules of this package only. They need neither the stages
-    # nor what these import, which takes some 100 MiB of each (PEP 562).
+    # Names are imported lazily (PEP 562), because Spark's Python workers import only a few modules
+    # of this package. The stages and their imports would take about 100 MiB in each worker.
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -1,4 +1,4 @@
-"""Params that do not go together."""
+"""Checks of Params that depend on each other."""
 
 from __future__ import annotations
 
@@ -8,16 +8,31 @@ import warnings
 from pyspark_knn.index.cells import check_cells
 from pyspark_knn.index.distances import Metric, resolve_metric
 from pyspark_knn.index.registry import check_algorithm
-from pyspark_knn.params import HasNeighbors
+from pyspark_knn.params import _KNNParams
+from pyspark_knn.voting_params import _VotingParams
+
+_USER_LEVEL = 5
+"""The `stacklevel` of the user's line in `warn_of_limits`, which is called by `_search`,
+`_transform` of the model, `Transformer.transform` and the user."""
 
 
-def checked_metric(params: HasNeighbors) -> Metric:
-    """The metric that the Params mean.
+def checked_metric(params: _KNNParams) -> Metric:
+    """Return the metric of a stage.
+
+    Parameters
+    ----------
+    params : _KNNParams
+        The stage.
+
+    Returns
+    -------
+    Metric
+        The metric with its parameters.
 
     Raises
     ------
     ValueError
-        If they do not go together: `metric`, `p`, `metricParams`, `algorithm` and `shardBy`.
+        If `metric` does not support the values of `p`, `metricParams`, `algorithm` or `shardBy`.
     """
     metric = resolve_metric(params.getMetric(), params.getP(), params.getMetricParams())
     check_algorithm(params.getAlgorithm(), metric)
@@ -26,55 +41,68 @@ def checked_metric(params: HasNeighbors) -> Metric:
     return metric
 
 
-def check_max_distance(params: HasNeighbors) -> None:
-    """Refuse a negative maxDistance, unless distances can be negative."""
+def check_max_distance(params: _KNNParams) -> None:
+    """Raise a ValueError if maxDistance is negative and the metric's distances are not."""
     limit = params.getMaxDistance()
     if limit is not None and limit < 0 and params.getMetric() != "inner_product":
         raise ValueError(
-            f"maxDistance must be >= 0, got {limit!r} (only the distances of metric "
-            "'inner_product' can be negative)"
+            f"maxDistance must be >= 0, got {limit!r}. Only metric 'inner_product' has negative "
+            "distances."
         )
 
 
-def check_exclusion(params: HasNeighbors) -> None:
-    """Refuse ids to exclude where a fit names the items by their positions."""
+def check_exclusion(params: _KNNParams) -> None:
+    """Raise a ValueError if excludeIdCol is set at fit and idCol is not."""
     excluded = params.getExcludeIdCol()
     if excluded is not None and params.getIdCol() is None:
         raise ValueError(
-            f"excludeIdCol {excluded!r} needs idCol: without idCol the items are named by their "
-            "positions, and ids in the queries would be taken for positions. Set idCol. If the "
-            "column does hold positions, fit without excludeIdCol and set it on the model."
+            f"excludeIdCol {excluded!r} needs idCol. Without idCol items are identified by their "
+            "positions, and the ids in the queries would be treated as positions. Set idCol. If "
+            "the column does contain positions, fit without excludeIdCol and set it on the model."
         )
 
 
-def warn_of_limits(params: HasNeighbors, warned: set[str]) -> None:
-    """Warn, once for `warned`, of a maxDistance that hardly limits what its user means it to.
+def check_weights(params: _VotingParams) -> None:
+    """Raise a ValueError for weights='distance' if the metric's distances can be negative."""
+    if params.getWeights() == "distance" and params.getOrDefault("metric") == "inner_product":
+        raise ValueError(
+            "weights='distance' is not supported for metric 'inner_product', whose distances can "
+            "be negative. Use weights='uniform'."
+        )
 
-    A search that ends at a k that nobody chose is one such case, and kilometres where haversine
-    gives angles are another.
+
+def warn_of_limits(params: _KNNParams, warned: set[str]) -> None:
+    """Warn about a maxDistance that probably does not limit the search as intended.
+
+    There are two cases: k was never set, so that the default k limits the search as well, and
+    maxDistance is in kilometers while distances are angles.
+
+    Parameters
+    ----------
+    params : _KNNParams
+        The model.
+    warned : set of str
+        The Params that a warning was given for, which is not repeated. Updated in place.
     """
     limit = params.getMaxDistance()
     if limit is None:
         return
     if not params.isSet(params.k) and "k" not in warned:
         warned.add("k")
-        _warn(
-            f"maxDistance is {limit!r} but k is not set: a query gets the {params.getK()} nearest "
-            "items within maxDistance, and no more. Set k."
+        warnings.warn(
+            f"maxDistance is {limit!r} but k is not set: each query gets at most the "
+            f"{params.getK()} nearest items within maxDistance. Set k to change that.",
+            stacklevel=_USER_LEVEL,
         )
     if params.getMetric() != "haversine" or "maxDistance" in warned:
         return
     farthest = math.pi * checked_metric(params).radius
     if limit > farthest:
         warned.add("maxDistance")
-        _warn(
-            f"maxDistance is {limit!r}, but no two points are farther than {farthest:.6g} apart by "
-            "metric 'haversine'. Distances are angles in radians, unless metricParams has the "
-            "radius of the sphere, such as {'radius': 6371.0088} for kilometres on Earth."
+        warnings.warn(
+            f"maxDistance is {limit!r}, but the largest distance between any two points under "
+            f"metric 'haversine' is {farthest:.6g}. Distances are angles in radians unless "
+            "metricParams sets the radius of the sphere, for example {'radius': 6371.0088} for "
+            "kilometers on Earth.",
+            stacklevel=_USER_LEVEL,
         )
-
-
-def _warn(message: str) -> None:
-    # From here to the user's line: warn_of_limits, _search and _transform of the model,
-    # Transformer.transform.
-    warnings.warn(message, UserWarning, stacklevel=6)

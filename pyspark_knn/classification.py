@@ -1,4 +1,4 @@
-"""k-nearest-neighbour classification: the estimator and its model."""
+"""k-nearest-neighbor classification: the estimator and its model."""
 
 from __future__ import annotations
 
@@ -20,40 +20,44 @@ from pyspark_knn import interop
 from pyspark_knn.engine.fit.packed import PackedItems
 from pyspark_knn.engine.rows import columns
 from pyspark_knn.engine.search.answers import ClassVote
-from pyspark_knn.facts import FitFacts, check_classes
-from pyspark_knn.voting import CheckedThresholds, VotingEstimator, VotingModel
+from pyspark_knn.fit_summary import FitSummary, check_classes
+from pyspark_knn.voting import VotingEstimator, VotingModel
+from pyspark_knn.voting_params import CheckedThresholds
 
-_MOST_CLASSES = 10_000
-"""More than that are taken from metadata alone: labels such as ids of users are a mistake."""
+_MAX_CLASSES = 10_000
+"""Largest number of classes without names. More must be declared in the metadata of the label,
+since labels that are user ids, for example, are a mistake."""
 
 
 def _check_thresholds(thresholds: list[float] | None, classes: int) -> None:
     if thresholds is not None and len(thresholds) != classes:
         raise ValueError(
-            f"thresholds must be one for each of the {classes} classes, got {len(thresholds)}"
+            f"thresholds must have one value for each of the {classes} classes, got "
+            f"{len(thresholds)}"
         )
 
 
 class KNNClassificationModel(VotingModel, CheckedThresholds, ProbabilisticClassificationModel):
-    """Labelled items whose nearest ones vote on the class of each query.
+    """A fitted classifier, which predicts the class with the most votes of a query's nearest items.
 
-    It comes from `KNNClassifier.fit`, `KNNClassificationModel.load` or
+    Create it with `KNNClassifier.fit`, `KNNClassificationModel.load` or
     `KNNClassificationModel.fromSklearn`. ``k``, ``weights``, ``thresholds``, ``maxDistance``,
-    ``excludeIdCol``, ``handleInvalid`` and the column names can be set on it without a refit.
+    ``excludeIdCol``, ``handleInvalid`` and the column names can be set on the model without another
+    fit.
 
-    A query without any neighbour (or whose neighbours all weigh nothing), and an invalid one under
-    handleInvalid "keep", gets prediction NaN, and votes and probabilities of zero.
+    The prediction is NaN, and all votes and probabilities are 0, for a query without neighbors, for
+    a query whose neighbors all have weight 0, and for an invalid query under handleInvalid="keep".
 
     Attributes
     ----------
     numItems, numFeatures, numSkipped : int
-        Items, the dimension of their vectors, and items left out as invalid at fit.
+        Number of items, dimension of their vectors, and number of invalid items that were skipped.
     numClasses : int
-        Classes; at least 2.
+        Number of classes, at least 2.
     labels : list of str or None
-        The names of the classes, where the label's metadata told them.
+        Names of the classes, if the metadata of the label contain them.
     items : DataFrame
-        position, id, features, label, weight: the items as they are searched.
+        The items as they are searched: position, id, features, label and weight.
 
     Examples
     --------
@@ -82,14 +86,14 @@ class KNNClassificationModel(VotingModel, CheckedThresholds, ProbabilisticClassi
 
     @property
     def numClasses(self) -> int:
-        """How many classes there are; at least 2."""
-        self._fitted  # noqa: B018 - refuses an empty model
-        return cast("int", self._facts.numClasses)
+        """Number of classes, at least 2."""
+        self._fitted  # noqa: B018 - raises an error for a model without an index
+        return cast("int", self._summary.numClasses)
 
     @property
     def labels(self) -> list[str] | None:
-        """The names of the classes, where the label's metadata told them."""
-        return self._facts.classNames
+        """Names of the classes, None if the metadata of the label do not contain them."""
+        return self._summary.classNames
 
     def _predicted(self) -> ClassVote:
         thresholds = self.getThresholds()
@@ -109,46 +113,52 @@ class KNNClassificationModel(VotingModel, CheckedThresholds, ProbabilisticClassi
         return finished
 
     def _prediction_attributes(self) -> dict[str, Any]:
-        names = self._facts.classNames
+        names = self._summary.classNames
         values = {"num_vals": self.numClasses} if names is None else {"vals": names}
         return {"type": "nominal", **values}
 
     def _fit_record(self) -> dict[str, Any]:
         record = super()._fit_record()
-        check_classes(record["numClasses"], record["classNames"], _MOST_CLASSES)
+        check_classes(record["numClasses"], record["classNames"], _MAX_CLASSES)
         return record
 
-    def _check_facts(self, facts: FitFacts, packed: PackedItems) -> None:
-        super()._check_facts(facts, packed)
-        classes = check_classes(facts.numClasses, facts.classNames, _MOST_CLASSES)
+    def _check_summary(self, summary: FitSummary, packed: PackedItems) -> None:
+        super()._check_summary(summary, packed)
+        classes = check_classes(summary.numClasses, summary.classNames, _MAX_CLASSES)
         if packed.largest_label is not None and packed.largest_label >= classes:
-            raise ValueError(f"its items have a label {packed.largest_label} of {classes} classes")
+            raise ValueError(
+                f"items column 'label' contains {packed.largest_label}, but numClasses is {classes}"
+            )
         _check_thresholds(self.getThresholds(), classes)
 
     def predictRaw(self, value: Vector | Sequence[float] | NDArray[Any]) -> Vector:
-        """The votes of each class for one vector, on the driver."""
+        """Return the votes of each class for one vector, computed on the driver."""
         return DenseVector(self._predict(value, "rawPredictionCol"))
 
     def predictProbability(self, value: Vector | Sequence[float] | NDArray[Any]) -> Vector:
-        """The probability of each class for one vector, on the driver."""
+        """Return the probability of each class for one vector, computed on the driver."""
         return DenseVector(self._predict(value, "probabilityCol"))
 
     def toSklearn(self) -> KNeighborsClassifier:
-        """The same items as a fitted scikit-learn classifier.
+        """Convert this model to a fitted scikit-learn classifier.
+
+        The items of a sharded model are fetched to the driver by a Spark job.
 
         Returns
         -------
         sklearn.neighbors.KNeighborsClassifier
-            Fitted on the driver; its classes are the names, where there are any.
+            Fitted on the driver, with this model's Params and items. Its classes are `labels`, if
+            there are any.
 
         Raises
         ------
         ValueError
-            For what scikit-learn has not: metric "inner_product", a radius of "haversine", weights
-            of items, thresholds.
+            If scikit-learn does not support the metric ("inner_product", and "haversine" with a
+            radius), if the items have weights, if thresholds are set, or if the driver cannot hold
+            the items of a sharded model.
         """
         if self.getThresholds() is not None:
-            raise ValueError("scikit-learn has no thresholds: unset them first")
+            raise ValueError("thresholds are not supported by scikit-learn. Clear them first.")
         (items, matrix), names = self._fitted.fetch(), self.labels
         classes = items.numbers("label").astype(int)
         target = classes if names is None else np.array(names)[classes]
@@ -158,31 +168,35 @@ class KNNClassificationModel(VotingModel, CheckedThresholds, ProbabilisticClassi
     def fromSklearn(
         cls, fitted: KNeighborsClassifier, ids: Sequence[Any] | None = None
     ) -> KNNClassificationModel:
-        """A model out of a fitted scikit-learn classifier.
+        """Create a model from a fitted scikit-learn classifier; see `KNNModel.fromSklearn`.
+
+        Classes that are whole numbers >= 0 are kept. Other classes are numbered in their order, and
+        their names are written to the metadata of the prediction, where ``IndexToString`` finds
+        them.
 
         Parameters
         ----------
         fitted : sklearn.neighbors.KNeighborsClassifier
-            Fitted on one target. Classes that are whole numbers >= 0 stay as they are; others are
-            numbered in their order, and their names go to the prediction's metadata, where
-            ``IndexToString`` finds them.
+            A classifier that is fitted on one target.
         ids : sequence, optional
-            An id for each fitted row, all of one type. Unset: the rows' positions.
+            The ids of the fitted rows, all of one type. By default the rows are identified by their
+            positions.
 
         Returns
         -------
         KNNClassificationModel
-            With ``idCol`` "id" where `ids` are given.
+            The model, with ``idCol`` "id" if `ids` are given.
 
         Raises
         ------
         TypeError, ValueError
-            As `KNNModel.fromSklearn`, and for several targets and weights that are a function.
+            As in `KNNModel.fromSklearn`, and if `fitted` has several targets or if its weights are
+            a function.
         """
-        taken = interop.from_sklearn(fitted, ids, KNeighborsClassifier, interop.class_labels)
+        converted = interop.from_sklearn(fitted, ids, KNeighborsClassifier, interop.class_labels)
         names = interop.class_names(fitted)
         largest = int(fitted.classes_[-1]) if names is None else len(names) - 1
-        return taken.model(cls(), numClasses=max(2, largest + 1), classNames=names)
+        return converted.install(cls(), numClasses=max(2, largest + 1), classNames=names)
 
 
 class KNNClassifier(
@@ -190,43 +204,47 @@ class KNNClassifier(
     CheckedThresholds,
     ProbabilisticClassifier,
 ):
-    """Classification by the vote of the nearest items.
+    """Classification by the votes of the nearest items.
 
-    `fit` reads the labelled items once, indexes them, and gives a `KNNClassificationModel`, whose
+    `fit` reads the labeled items once, indexes them and returns a `KNNClassificationModel`, whose
     `transform` adds the votes, the probabilities and the prediction of each query.
 
     Parameters
     ----------
     featuresCol, labelCol : str, default="features", "label"
-        Columns of the items: vectors or arrays of numbers; classes 0, 1, 2, ... as numbers.
-        ``StringIndexer`` makes such labels of names, which then stay with the model.
+        Columns of the items: vectors or arrays of numbers, and the classes as numbers 0, 1, 2, ...
+        ``StringIndexer`` converts names to such labels; the model then keeps the names.
     predictionCol, probabilityCol, rawPredictionCol : str
-        Outputs, by default "prediction", "probability" and "rawPrediction": the class (double), its
-        share of the votes and the votes (vectors). An empty name leaves the column out.
+        Output columns, by default "prediction", "probability" and "rawPrediction": the class
+        (double), and the classes' shares of the votes and their votes (vectors). A column with an
+        empty name is omitted.
     k : int, default=5
-        Neighbours that vote, >= 1; counts items.
+        Number of neighbors (items) that vote, >= 1.
     weights : {"uniform", "distance"}, default="uniform"
-        What a vote counts: 1, or the inverse of the distance (not for metric "inner_product").
+        Weight of a vote: 1, or the inverse of the distance ("distance" is not supported for metric
+        "inner_product").
     weightCol : str, optional
-        Column of the items with weights >= 0 that their votes are multiplied by.
+        Column of the items with weights >= 0, which multiply their votes. By default 1.
     thresholds : list of float, optional
-        One for each class; see MLlib's classifiers.
+        One number >= 0 per class, at most one of them 0. As in MLlib's classifiers, the class with
+        the largest probability / threshold is predicted.
     idCol : str, optional
-        Column that names an item; ties between items go to the smaller id.
+        Column of the items with their ids. Of items at equal distances the smaller id is nearer.
     neighborsCol, distancesCol : str, default=""
-        Outputs that tell which neighbours decided; left out unless they have a name.
+        Output columns with the ids and the distances of the neighbors behind the prediction. They
+        are omitted unless they have a name.
     metric, p, metricParams, algorithm, leafSize, dtype
-        As of `KNNEstimator`.
+        The metric and the index, see `KNNEstimator`.
     placement, numShards, shardBy, numProbes, numReplicas
-        As of `KNNEstimator`.
+        The placement of the index, see `KNNEstimator`.
     excludeIdCol, maxDistance, handleInvalid
-        As of `KNNEstimator`; what is left out does not vote.
+        Limits of the search, see `KNNEstimator`. Excluded items do not vote.
 
     Raises
     ------
     TypeError, ValueError
-        As `KNNEstimator`; and from `fit` for labels that are null, NaN, negative or fractional, for
-        weights that are null, NaN, infinite or negative.
+        As in `KNNEstimator`. Also from `fit`, if a label is null, NaN, negative or fractional, or
+        if a weight is null, NaN, infinite or negative.
 
     Examples
     --------
@@ -312,36 +330,38 @@ class KNNClassifier(
         maxDistance: float | None = None,
         handleInvalid: str = "error",
     ) -> KNNClassifier:
-        """Set any of the Params; see the class for what they mean."""
+        """Set any of the Params, which the docstring of the class describes."""
         return self._set(**self._input_kwargs)
 
     def _new_model(self) -> KNNClassificationModel:
         return KNNClassificationModel()
 
-    def _learn(self, dataset: DataFrame, packed: PackedItems, facts: FitFacts) -> FitFacts:
+    def _learn(self, dataset: DataFrame, packed: PackedItems, summary: FitSummary) -> FitSummary:
         count, names = self._classes(dataset, int(cast("float", packed.largest_label)))
         _check_thresholds(self.getThresholds(), count)
-        return replace(facts, numClasses=count, classNames=names)
+        return replace(summary, numClasses=count, classNames=names)
 
     def _classes(self, dataset: DataFrame, largest: int) -> tuple[int, list[str] | None]:
-        """How many classes there are, and their names: by the label's metadata, or its values."""
+        """Return the number of classes and their names, from the label's metadata or its values."""
         name = self.getLabelCol()
         attribute = columns.field_of(dataset, "labelCol", name).metadata.get("ml_attr", {})
         values = attribute.get("vals")
         names = None if values is None else [str(value) for value in values]
-        told = attribute.get("num_vals") if names is None else len(names)
-        if told is None and largest >= _MOST_CLASSES:
+        declared = attribute.get("num_vals") if names is None else len(names)
+        if declared is None and largest >= _MAX_CLASSES:
             raise ValueError(
-                f"labelCol {name!r} holds {largest}, which would make {largest + 1} classes; more "
-                f"than {_MOST_CLASSES} must be told by its metadata "
-                "(pyspark.ml.feature.StringIndexer)"
+                f"labelCol {name!r} contains label {largest}, which means {largest + 1} classes. "
+                f"More than {_MAX_CLASSES} classes must be declared in the column's metadata: use "
+                "pyspark.ml.feature.StringIndexer."
             )
-        if told is not None and largest >= told:
+        if declared is not None and largest >= declared:
             raise ValueError(
-                f"labelCol {name!r} holds {largest}, but its metadata tells of {told} classes"
+                f"labelCol {name!r} contains label {largest}, but its metadata declares {declared} "
+                "classes"
             )
-        return max(2, largest + 1 if told is None else told), names
+        return max(2, largest + 1 if declared is None else declared), names
 
-    def _follow(self, first: KNNClassificationModel) -> KNNClassificationModel:
+    def _reuse_index(self, first: KNNClassificationModel) -> KNNClassificationModel:
+        """Return this estimator's model, given a model of an estimator that has the same index."""
         _check_thresholds(self.getThresholds(), first.numClasses)
-        return super()._follow(first)
+        return super()._reuse_index(first)

@@ -1,4 +1,4 @@
-"""What copy and pickle do with a fitted model."""
+"""Copying and pickling of fitted models."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ Self_ = TypeVar("Self_", bound="SharedIndex")
 
 
 class SharedIndex(Model):
-    """A model whose copies share one index, and which cannot be pickled: the index lives in Spark.
+    """A model whose copies share one index, and which cannot be pickled.
 
-    Without this the error names a lock or the SparkContext, and not the model.
+    The index lives in the Spark session. Without this class the error of pickle would name a lock
+    or the SparkContext instead of the model.
     """
 
     def __copy__(self: Self_) -> Self_:
-        # copy.copy() would go through __reduce_ex__.
+        # copy.copy() would call __reduce_ex__.
         copied = type(self).__new__(type(self))
         copied.__dict__.update(self.__dict__)
         return copied

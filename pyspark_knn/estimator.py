@@ -1,4 +1,4 @@
-"""What all estimators have in common: the template of fit."""
+"""The base class of the estimators."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from pyspark.ml import Estimator
 from pyspark.ml.base import _FitMultipleIterator
 from pyspark.ml.param import Param
+from pyspark.ml.util import MLReadable, MLWritable
 from pyspark.sql import DataFrame
 
 from pyspark_knn.checks import check_exclusion, check_max_distance, checked_metric
@@ -17,21 +18,25 @@ from pyspark_knn.engine.fit.packed import PackedItems
 from pyspark_knn.engine.fit.source import ItemSource, item_source
 from pyspark_knn.engine.rows.queries import names_to_keep
 from pyspark_knn.engine.spark import compat
-from pyspark_knn.facts import FitFacts
+from pyspark_knn.fit_multiple import MultipleFits
+from pyspark_knn.fit_summary import FitSummary
 from pyspark_knn.model import NeighborModel
 from pyspark_knn.params import FitSetters
-from pyspark_knn.persistence import SavedStage, StageReader, StageWriter
-from pyspark_knn.siblings import SiblingFits
+from pyspark_knn.persistence import StageReader, StageWriter
 
 M = TypeVar("M", bound=NeighborModel)
 S = TypeVar("S", bound="NeighborEstimator[Any]")
 
+_USER_LEVEL = 4
+"""The `stacklevel` of the user's line in a method that is called by `_fit`, `Estimator.fit` and the
+user."""
 
-class NeighborEstimator(Estimator[M], FitSetters, SavedStage):
-    """The template of `fit`: check, pack, place, index."""
+
+class NeighborEstimator(Estimator[M], FitSetters, MLReadable[Any], MLWritable):
+    """An estimator whose `fit` checks the Params, packs the items, and places and indexes them."""
 
     def _new_model(self) -> M:
-        """An empty model of the right class."""
+        """Return a model of this estimator's class without an index."""
         raise NotImplementedError
 
     def _fit(self, dataset: DataFrame) -> M:
@@ -45,9 +50,11 @@ class NeighborEstimator(Estimator[M], FitSetters, SavedStage):
             model = self._new_model()
             model._resetUid(self.uid)
             self._copyValues(model)
-            known = FitFacts(packed.num_skipped, featureNames=names_to_keep(packed.source.features))
-            facts = self._learn(dataset, packed, known)
-            model._place(packed, facts)
+            summary = FitSummary(
+                packed.num_skipped, featureNames=names_to_keep(packed.source.features)
+            )
+            summary = self._learn(dataset, packed, summary)
+            model._place(packed, summary)
         self._warn(model)
         return model
 
@@ -56,27 +63,38 @@ class NeighborEstimator(Estimator[M], FitSetters, SavedStage):
     ) -> Iterator[tuple[int, M]]:
         """Fit a model for each of `paramMaps`; thread-safe.
 
-        The items are packed and indexed once for all maps that do not change the index (k, weights,
-        maxDistance, thresholds, output columns ...). The models that share an index also share
-        their search, see `pyspark_knn.siblings`.
+        The items are packed and indexed once for all param maps that agree on the index: k,
+        weights, maxDistance, thresholds, the output columns and so on do not change it. Models that
+        share an index also share their search, see `pyspark_knn.fit_multiple`.
 
         Parameters
         ----------
         dataset : DataFrame
             The items.
         paramMaps : sequence of dict
-            Param -> value, on top of this estimator's own.
+            The Params that each fit overrides: Param -> value.
 
         Returns
         -------
         iterator of (int, model)
-            The index into `paramMaps`, and the model.
+            The index into `paramMaps`, and the model of that param map.
         """
-        fits = SiblingFits(self, dataset, paramMaps)
+        fits = MultipleFits(self, dataset, paramMaps)
         return _FitMultipleIterator(fits.model, len(paramMaps))
 
-    def _follow(self, first: M) -> M:
-        """The model of this estimator, given one that differs in no Param of the index."""
+    def _reuse_index(self, first: M) -> M:
+        """Return this estimator's model, given a model of an estimator that has the same index.
+
+        Parameters
+        ----------
+        first : NeighborModel
+            Fitted on the same items, with the same Params of the index.
+
+        Returns
+        -------
+        NeighborModel
+            A copy of `first` with this estimator's Params.
+        """
         self._check_params()
         model = first.copy()
         model._paramMap = {}
@@ -89,14 +107,14 @@ class NeighborEstimator(Estimator[M], FitSetters, SavedStage):
         return model
 
     def _check_params(self) -> None:
-        """Refuse Params that do not go together."""
+        """Raise a ValueError if Params conflict with each other."""
         checked_metric(self)
         check_max_distance(self)
         check_exclusion(self)
 
-    def _learn(self, dataset: DataFrame, packed: PackedItems, facts: FitFacts) -> FitFacts:
-        """Add what a stage is to know of the items beyond the search."""
-        return facts
+    def _learn(self, dataset: DataFrame, packed: PackedItems, summary: FitSummary) -> FitSummary:
+        """Return `summary` with the fields that this kind of estimator adds to it."""
+        return summary
 
     def _source(self, dataset: DataFrame) -> ItemSource:
         """Return what to read of the items."""
@@ -109,52 +127,55 @@ class NeighborEstimator(Estimator[M], FitSetters, SavedStage):
         )
 
     def _warn_of_drawn_ids(self, dataset: DataFrame) -> None:
-        """Warn of ids that get other values each time that Spark computes them."""
+        """Warn about ids that may have other values each time that Spark computes them."""
         name = self.getIdCol()
         if name is not None and is_drawn(dataset, name):
-            _warn(
-                f"idCol {name!r} may get other values each time that Spark computes it, since it "
-                "comes from a nondeterministic expression (uuid(), rand(), "
-                "monotonically_increasing_id() or a Python function without arguments). Persist "
-                "the items or write them to storage before fit, or make the id of their values"
+            warnings.warn(
+                f"idCol {name!r} is computed by a nondeterministic expression (uuid(), rand(), "
+                "monotonically_increasing_id() or a Python UDF without arguments, for example), so "
+                "it may have other values each time that Spark computes it. Persist the items or "
+                "write them to storage before fit, or compute the id from other columns.",
+                stacklevel=_USER_LEVEL,
             )
 
     def _warn(self, model: M) -> None:
-        """Warn once of each thing that works, but hardly as meant."""
+        """Warn about settings that are allowed but probably not intended."""
         if self.getIdCol() is None and self._shows_ids():
-            _warn(
-                "idCol is unset: neighbours are named by their position, which depends on the "
-                "order of the input"
+            warnings.warn(
+                "idCol is unset: neighbors are identified by their positions, which depend on the "
+                "order of the input. Set idCol for ids that are stable.",
+                stacklevel=_USER_LEVEL,
             )
-        if model._facts.numDuplicates:
-            _warn(
-                f"idCol {self.getIdCol()!r}: {model._facts.numDuplicates} items have the id of "
-                "another item"
+        if model._summary.numDuplicates:
+            warnings.warn(
+                f"idCol {self.getIdCol()!r}: {model._summary.numDuplicates} items have the id of "
+                "another item. They are treated as separate items.",
+                stacklevel=_USER_LEVEL,
             )
         if model._fitted.converts:
-            _warn(
-                f"metric {self.getMetric()!r} compares sets and counts every value that is not 0 "
-                f"as 1, but featuresCol {self.getFeaturesCol()!r} holds other numbers than 0 and "
-                "1: binarize them on purpose (pyspark.ml.feature.Binarizer), or use a metric of "
-                "numbers such as 'euclidean'"
+            warnings.warn(
+                f"metric {self.getMetric()!r} compares sets and counts every nonzero value as 1, "
+                f"but featuresCol {self.getFeaturesCol()!r} contains values other than 0 and 1. "
+                "Binarize the features with pyspark.ml.feature.Binarizer, or use a metric for "
+                "numbers, such as 'euclidean'.",
+                stacklevel=_USER_LEVEL,
             )
         if self.getK() > model.numItems:
-            _warn(f"k is {self.getK()}, but there are only {model.numItems} items")
+            warnings.warn(
+                f"k is {self.getK()}, but there are only {model.numItems} items: each query gets "
+                "fewer than k neighbors.",
+                stacklevel=_USER_LEVEL,
+            )
 
     def _shows_ids(self) -> bool:
-        """Whether the output names neighbours."""
+        """Whether the output contains ids of neighbors."""
         return True
 
     def write(self) -> StageWriter:
-        """A writer of this stage's Params."""
+        """Return a writer that saves the Params of this estimator."""
         return StageWriter(self)
 
     @classmethod
     def read(cls: type[S]) -> StageReader[S]:
-        """A reader of a saved stage."""
+        """Return a reader that loads a saved estimator."""
         return StageReader(cls)
-
-
-def _warn(message: str) -> None:
-    # From here to the user's line: _warn of the stage, _fit, Estimator.fit.
-    warnings.warn(message, UserWarning, stacklevel=5)

@@ -1,4 +1,4 @@
-"""How good approximate neighbours are."""
+"""Evaluation of approximate neighbors."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 from pyspark import keyword_only
 from pyspark.ml.evaluation import Evaluator
 from pyspark.ml.param import Param, Params
+from pyspark.ml.util import MLReadable, MLWritable
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
@@ -15,33 +16,33 @@ from pyspark_knn.converters import optional, text, whole
 from pyspark_knn.engine.rows import columns
 from pyspark_knn.engine.spark import compat
 from pyspark_knn.params import CheckedParams
-from pyspark_knn.persistence import SavedStage, StageReader, StageWriter
+from pyspark_knn.persistence import StageReader, StageWriter
 
 
-class NeighborsEvaluator(CheckedParams, Evaluator, SavedStage):
-    """Recall at k: which share of the true neighbours was found.
+class NeighborsEvaluator(CheckedParams, Evaluator, MLReadable[Any], MLWritable):
+    """Evaluator of recall at k: the share of the exact neighbors that a search found.
 
-    Two columns of one DataFrame are compared row by row, and the mean of the shares is the figure.
-    A row that has no true neighbours (or a null) does not count.
+    Two columns of one DataFrame are compared row by row. The metric is the mean of the rows'
+    recalls, from 0 to 1. Rows without exact neighbors (an empty array or null) are ignored.
 
-    To find a good ``numProbes`` by MLlib's tuning, let two estimators be the stages of a Pipeline:
-    an exact one with ``neighborsCol="exact"``, and one with ``shardBy="kmeans"`` whose numProbes is
-    in the grid. Both are fitted on the same fold then.
+    To tune ``numProbes`` with MLlib, use a Pipeline of two estimators: an exact one with
+    ``neighborsCol="exact"``, and one with ``shardBy="kmeans"`` whose numProbes is in the grid. Both
+    are then fitted on the same fold.
 
     Parameters
     ----------
     neighborsCol : str, default="neighbors"
-        Array of ids that were found.
+        Column of arrays with the ids of the neighbors that were found, nearest first.
     exactCol : str, default="exact"
-        Array of the ids of the true neighbours, nearest first.
+        Column of arrays with the ids of the exact neighbors, nearest first.
     k : int, optional
-        How many neighbours count, >= 1. Unset: all that are there.
+        Number of nearest neighbors to compare, >= 1. By default all are compared.
 
     Raises
     ------
     ValueError, TypeError
-        From `evaluate`, for a missing column, one that holds no array, arrays of two types, or no
-        row with a true neighbour.
+        From `evaluate`, if a column does not exist or is not an array, if the arrays have different
+        types, or if no row has an exact neighbor.
 
     Examples
     --------
@@ -54,15 +55,21 @@ class NeighborsEvaluator(CheckedParams, Evaluator, SavedStage):
     """
 
     neighborsCol: Param[str] = Param(
-        Params._dummy(), "neighborsCol", "array of ids that were found", text("neighborsCol")
+        Params._dummy(),
+        "neighborsCol",
+        "column of arrays with the ids of the neighbors that were found, nearest first",
+        text("neighborsCol"),
     )
     exactCol: Param[str] = Param(
-        Params._dummy(), "exactCol", "array of the ids of the true neighbours", text("exactCol")
+        Params._dummy(),
+        "exactCol",
+        "column of arrays with the ids of the exact neighbors, nearest first",
+        text("exactCol"),
     )
     k: Param[int | None] = Param(
         Params._dummy(),
         "k",
-        "how many neighbours count, >= 1; unset: all that are there",
+        "number of nearest neighbors to compare, >= 1; by default all are compared",
         optional(whole("k", 1)),
     )
 
@@ -80,7 +87,7 @@ class NeighborsEvaluator(CheckedParams, Evaluator, SavedStage):
     def setParams(
         self, *, neighborsCol: str = "neighbors", exactCol: str = "exact", k: int | None = None
     ) -> NeighborsEvaluator:
-        """Set any of the Params; see the class for what they mean."""
+        """Set any of the Params, which the docstring of the class describes."""
         return self._set(**self._input_kwargs)
 
     def _evaluate(self, dataset: DataFrame) -> float:
@@ -92,8 +99,10 @@ class NeighborsEvaluator(CheckedParams, Evaluator, SavedStage):
         ]
         kinds = [field.dataType for field in fields]
         if not isinstance(kinds[0], T.ArrayType) or kinds[0] != kinds[1]:
-            told = " and ".join(kind.simpleString() for kind in kinds)
-            raise TypeError(f"neighborsCol and exactCol must be arrays of one type, got {told}")
+            given = " and ".join(kind.simpleString() for kind in kinds)
+            raise TypeError(
+                f"neighborsCol and exactCol must be arrays of the same type, got {given}"
+            )
         k = self.getOrDefault(self.k)
         lists = [columns.column(field.name) for field in fields]
         if k is not None:
@@ -102,18 +111,18 @@ class NeighborsEvaluator(CheckedParams, Evaluator, SavedStage):
         share = F.size(F.array_intersect(found, exact)) / F.size(exact)
         mean = dataset.where(F.size(exact) > 0).agg(F.avg(F.coalesce(share, F.lit(0.0)))).first()
         if mean is None or mean[0] is None:
-            raise ValueError(f"exactCol {names[1]!r}: no row has a true neighbour")
+            raise ValueError(f"exactCol {names[1]!r} contains no exact neighbors in any row")
         return float(mean[0])
 
     def isLargerBetter(self) -> bool:
-        """True: a recall of 1 is exact."""
+        """Return True: the largest recall, 1, is the best."""
         return True
 
     def write(self) -> StageWriter:
-        """A writer of the Params."""
+        """Return a writer that saves the Params of this evaluator."""
         return StageWriter(self)
 
     @classmethod
     def read(cls) -> StageReader[NeighborsEvaluator]:
-        """A reader of a saved evaluator."""
+        """Return a reader that loads a saved evaluator."""
         return StageReader(cls)

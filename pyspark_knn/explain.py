@@ -1,35 +1,38 @@
-"""What a search would cost, in words and figures, without the search."""
+"""The report of `explainSearch`: what a search would cost."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
 
+from pyspark_knn.engine.placing import AUTO_BYTES
+
 _GIB = 2.0**30
 _CANDIDATE_BYTES = 24
+"""Approximate size in bytes of a candidate neighbor that a shard returns."""
 
 EXPLAINED_QUERIES = 256
-"""Queries that are timed: enough for a block of them."""
+"""How many queries are timed: enough to fill a block of queries."""
 
 
 @dataclass(frozen=True)
 class SearchCost:
-    """The figures that a report is made of.
+    """The measured and estimated cost of a search.
 
     Attributes
     ----------
     items, features, queries, k : int
-        Items, the dimension of their vectors, queries, and neighbours wanted.
+        Number of items, dimension of their vectors, number of queries, and neighbors per query.
     index_bytes : int
-        Of the whole index.
+        Size of the whole index, in bytes.
     pair_seconds : float
-        What a query and an item take together, measured on a sample.
+        Time per pair of a query and an item, in seconds, measured on a sample.
     cores : int
-        Tasks that the cluster runs at a time.
+        Number of tasks that the cluster runs at a time.
     shards, replicas, tasks : int
-        Of a sharded index; 0 of a replicated one.
+        Number of shards, of replicas per shard, and of tasks; 0 for a replicated index.
     probed : float
-        Which share of the shards a query goes to, at the most.
+        Largest share of the shards that a query is searched in, from 0 to 1.
     """
 
     items: int
@@ -45,25 +48,25 @@ class SearchCost:
     probed: float = 1.0
 
     def report(self) -> str:
-        """The report, a line a fact."""
+        """Return the report as text, one line for each aspect of the cost."""
         parts = self._sharded() if self.shards else self._replicated()
         return "\n".join([*self._sizes(), *parts, self._time(), *self._advice()])
 
     def _sizes(self) -> list[str]:
         pairs = f"{self.queries * self.items:.3g} pairs"
         if self.probed < 1:
-            pairs += f", of which {self.probed:.1%} are looked at"
+            pairs += f", of which at most {self.probed:.1%} are compared"
         return [
             f"items      {self.items:,} of {self.features:,} dimensions, {_size(self.index_bytes)}",
-            f"queries    {self.queries:,}, {self.k} neighbours each: {pairs}",
+            f"queries    {self.queries:,}, {self.k} neighbors each: {pairs}",
         ]
 
     def _replicated(self) -> list[str]:
         whole = _size(self.index_bytes)
         return [
             "placement  replicated",
-            f"moved      {whole} to each executor, once; no query",
-            f"memory     {whole} an executor, which its Python workers share",
+            f"transfer   {whole} to each executor, once; no queries",
+            f"memory     {whole} per executor, shared by its Python workers",
         ]
 
     def _sharded(self) -> list[str]:
@@ -72,14 +75,14 @@ class SearchCost:
         return [
             f"placement  sharded: {self.shards} shards, {self.replicas} replicas of each, "
             f"{self.tasks} tasks",
-            f"moved      {_size(self.index_bytes * self.replicas)} of shards, {_size(vectors)} of "
+            f"transfer   {_size(self.index_bytes * self.replicas)} of shards, {_size(vectors)} of "
             f"query vectors, {_size(found)} of candidates",
-            f"memory     {_size(self._task_bytes)} in Python for each task of an executor",
+            f"memory     {_size(self._task_bytes)} of Python memory per concurrent task",
         ]
 
     @property
     def _task_bytes(self) -> int:
-        """A shard while it is put together, and the batch beside it."""
+        """Python memory of a task in bytes: a shard while it is assembled, and a batch."""
         return 2 * self.index_bytes // self.shards + (128 << 20)
 
     @property
@@ -89,28 +92,30 @@ class SearchCost:
     def _time(self) -> str:
         return (
             f"time       about {self._hours:.3g} core-hours, {60 * self._hours / self.cores:.3g} "
-            f"minutes on {self.cores} cores (from {EXPLAINED_QUERIES} queries at most)"
+            f"minutes on {self.cores} cores (estimated from at most {EXPLAINED_QUERIES} queries)"
         )
 
     def _advice(self) -> list[str]:
         advice = []
-        if not self.shards and self.index_bytes > 2 * _GIB:
-            advice.append("placement='sharded' needs no machine that holds the whole index")
+        if not self.shards and self.index_bytes > AUTO_BYTES:
+            advice.append(
+                "set placement='sharded' if the index does not fit in the memory of one machine"
+            )
         if self.shards and 60 * self._hours / self.tasks > 10:
             advice.append(
-                f"a task takes about {60 * self._hours / self.tasks:.0f} minutes, which a lost "
-                "executor repeats: raise numReplicas"
+                f"raise numReplicas: a task takes about {60 * self._hours / self.tasks:.0f} "
+                "minutes, and is repeated if its executor is lost"
             )
         if self.shards and self._task_bytes > _GIB:
             advice.append(
-                "raise spark.executor.memoryOverhead to the Python memory of all tasks that an "
-                "executor runs at a time, or raise numShards"
+                "raise spark.executor.memoryOverhead to the Python memory of all concurrent tasks "
+                "of an executor, or raise numShards"
             )
         return [f"advice     {line}" for line in advice]
 
 
 def _size(count: float) -> str:
-    """Bytes in a unit that people read."""
+    """Format a number of bytes in a readable unit."""
     for unit in ("B", "KiB", "MiB", "GiB"):
         if count < 1024:
             return f"{count:.3g} {unit}"

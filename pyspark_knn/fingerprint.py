@@ -1,4 +1,4 @@
-"""Keys of stages: two stages with equal keys do the same, so that one can stand for the other."""
+"""Keys of stages: two stages with equal keys are interchangeable."""
 
 from __future__ import annotations
 
@@ -12,36 +12,45 @@ from pyspark.ml.param import Param, Params
 
 _PLAIN = (type(None), bool, int, str, bytes)
 _LINALG = (DenseVector, SparseVector, DenseMatrix, SparseMatrix)
-# The Java object of a stage is a new one in each copy, and holds what the Params say.
 _BOOKKEEPING = frozenset({"uid", "_params", "_paramMap", "_defaultParamMap", "_java_obj"})
+"""Attributes that are compared elsewhere. Each copy of a stage has a new Java object, whose state
+is that of the Params."""
 
 
-class _Only:
-    """Equal for the same object alone; it keeps the object alive, so that no other gets its id."""
+class _Identity:
+    """A key that equals only keys of the same object.
+
+    It keeps the object alive, so that its id is not reused.
+    """
 
     def __init__(self, value: object) -> None:
         self._value = value
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Only) and other._value is self._value
+        return isinstance(other, _Identity) and other._value is self._value
 
     def __hash__(self) -> int:
         return id(self._value)
 
 
 def fingerprint(stage: Params, without: Collection[str] = ()) -> Hashable:
-    """The key of a stage: its uid, its Params and its other attributes.
+    """Return the key of a stage: its uid, its Params and its other attributes.
 
-    Values count exactly, stages within stages count with their own Params, and an object of a type
-    that is not known here equals itself only.
+    Values are compared exactly. Stages within a stage are compared by their own Params. An object
+    of a type that is not handled here equals only itself.
 
     Parameters
     ----------
     stage : Params
-        A stage, or a fitted one. Of two models that were fitted apart by the same estimator it
-        tells nothing: their coefficients are in the JVM.
+        An estimator, a transformer or a model. The keys of two models that one estimator fitted in
+        separate fits may be equal although the models differ: coefficients are in the JVM.
     without : collection of str
-        Params that do not count.
+        Names of the Params to ignore.
+
+    Returns
+    -------
+    hashable
+        The key.
     """
     return _stage_key(stage, frozenset(), without)
 
@@ -63,14 +72,14 @@ def _stage_key(
 
 
 def _key(value: Any, within: frozenset[int]) -> Hashable:
-    """The key of a value; `within` has the ids of the objects that it is a part of."""
+    """Return the key of a value; `within` holds the ids of the objects that contain it."""
     kind = type(value)
     if kind in _PLAIN:
         return kind, value
     if kind is float:
-        return kind, value.hex()  # tells 0.0 from -0.0, and NaN equals NaN
+        return kind, value.hex()  # 0.0 differs from -0.0, and NaN equals NaN
     if isinstance(value, (np.generic, np.ndarray)) and not value.dtype.hasobject:
-        # A digest, so that a key holds no copy of a large array.
+        # A digest, so that the key does not keep a copy of a large array.
         content = hashlib.sha256(np.ascontiguousarray(value).tobytes()).digest()
         return kind, repr(value.dtype), value.shape, content
     if kind in _LINALG:
@@ -78,7 +87,7 @@ def _key(value: Any, within: frozenset[int]) -> Hashable:
     if isinstance(value, Param):
         return Param, value.parent, value.name
     if id(value) in within:
-        return _Only(value)
+        return _Identity(value)
     within |= {id(value)}
     if isinstance(value, Params):
         return _stage_key(value, within)
@@ -89,4 +98,4 @@ def _key(value: Any, within: frozenset[int]) -> Hashable:
         return kind, frozenset(pairs)
     if kind in (set, frozenset):
         return kind, frozenset(_key(each, within) for each in value)
-    return _Only(value)
+    return _Identity(value)

@@ -1,4 +1,4 @@
-"""Params of a fitted model: those that shaped its index can no longer be changed."""
+"""Params of a fitted model: those that determine its index can no longer be changed."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ FIT_PARAMS = frozenset(
         "weightCol",
     }
 )
-"""What `fit` reads, and nothing after it."""
+"""Params that only `fit` reads."""
 
 
 class FittedParams(CheckedParams):
-    """Params that refuse what needs a fit, once there is one.
+    """Params of a model, which raise an error if a change would need another fit.
 
-    pyspark sets Params by many ways: `copy` and `transform` with a param map, setters, `set`. A
-    model that took another metric by one of them would search by the old one, and by the new one
-    after it was saved and loaded.
+    pyspark sets Params in many ways: `copy` and `transform` with a param map, setters, `set`. A
+    model that accepted another metric in one of these ways would still search with the old one,
+    and with the new one after it was saved and loaded.
     """
 
     def __init__(self, *args: Any) -> None:
@@ -42,14 +42,15 @@ class FittedParams(CheckedParams):
         self._fixed: dict[str, tuple[Any, Any]] = {}
 
     def _fix(self, **chosen: Any) -> None:
-        """Set what a fit chose, and fix all that it read.
+        """Set the Params that the fit chose, and fix all Params that only the fit reads.
 
-        A param map of a grid holds what was asked for, such as algorithm "auto". CrossValidator
-        gives it to `transform` too, so that stays allowed, and changes nothing.
+        A param map of a grid contains the requested value, such as algorithm "auto", and
+        CrossValidator passes it to `transform` as well. So the requested value is still accepted,
+        and changes nothing.
         """
-        asked = {name: self.getOrDefault(name) for name in FIT_PARAMS if self.hasParam(name)}
+        requested = {name: self.getOrDefault(name) for name in FIT_PARAMS if self.hasParam(name)}
         self._set(**chosen)
-        self._fixed = {name: (self.getOrDefault(name), value) for name, value in asked.items()}
+        self._fixed = {name: (self.getOrDefault(name), value) for name, value in requested.items()}
 
     def _set(self: Self_, **kwargs: Any) -> Self_:
         kept = {
@@ -61,27 +62,27 @@ class FittedParams(CheckedParams):
         return self
 
     def set(self, param: Param[Any], value: Any) -> None:
-        """Set a param, unless it needs a fit."""
+        """Set a Param; raise a ValueError if that would need another fit."""
         if param.name in self._fixed:
             value = self._as_fitted(param.name, value)
         super().set(param, value)
 
     def clear(self, param: Param[Any]) -> None:
-        """Unset a param, unless it needs a fit."""
+        """Clear a Param; raise a ValueError if that would need another fit."""
         if param.name in self._fixed and self.isSet(param):
             self._as_fitted(param.name, self._defaultParamMap.get(param))
         else:
             super().clear(param)
 
     def _as_fitted(self, name: str, value: Any) -> Any:
-        """The value that `name` was fitted with; an error if `value` means another one."""
-        fitted, asked = self._fixed[name]
+        """Return the value that `name` was fitted with; raise a ValueError if `value` differs."""
+        fitted, requested = self._fixed[name]
         given = value if value is None else getattr(self, name).typeConverter(value)
-        if given not in (fitted, asked):
-            free = sorted(param.name for param in self.params if param.name not in FIT_PARAMS)
+        if given not in (fitted, requested):
+            settable = sorted(param.name for param in self.params if param.name not in FIT_PARAMS)
             raise ValueError(
                 f"{name} cannot be changed on a fitted {type(self).__name__}: it was fitted with "
-                f"{fitted!r}, got {given!r}. Set it on the estimator and fit again. A fitted model "
-                f"takes: {', '.join(free)}"
+                f"{fitted!r}, got {given!r}. Set it on the estimator and fit again. Params that a "
+                f"fitted model allows to set: {', '.join(settable)}"
             )
         return fitted

@@ -1,4 +1,4 @@
-"""Fitted scikit-learn indexes, in and out."""
+"""Conversion from and to fitted scikit-learn estimators."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pyspark_knn.checks import checked_metric
 from pyspark_knn.engine.placing import replicate
 from pyspark_knn.engine.rows.ids import changes_on_wire, check_id_type
 from pyspark_knn.engine.rows.items import Items
-from pyspark_knn.facts import FitFacts
+from pyspark_knn.fit_summary import FitSummary
 from pyspark_knn.index.distances import resolve_metric
 from pyspark_knn.index.registry import classes_for
 from pyspark_knn.model import NeighborModel
@@ -26,33 +26,35 @@ from pyspark_knn.model import NeighborModel
 if TYPE_CHECKING:
     from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor
 
-    from pyspark_knn.params import HasNeighbors
+    from pyspark_knn.params import _KNNParams
 
 Model = TypeVar("Model", bound=NeighborModel)
 
 _PIPELINE_RECIPE = (
-    "a scikit-learn Pipeline cannot run on Spark: transform the items with all its steps but the "
-    "last, fit NearestNeighbors on what comes out, and give fromSklearn that; queries must go "
-    "through the same steps (or MLlib's equals in a pyspark.ml Pipeline)"
+    "a scikit-learn Pipeline cannot run on Spark. Transform the items with all steps but the last, "
+    "fit NearestNeighbors on the result and pass that to fromSklearn. Transform the queries with "
+    "the same steps, or use MLlib's equivalents in a pyspark.ml Pipeline."
 )
 
 
 @dataclass(frozen=True)
-class Taken:
-    """A fitted index, taken apart.
+class FromSklearn:
+    """The content of a fitted scikit-learn estimator, from which a model is created.
 
     Attributes
     ----------
     settings : dict
-        Params of the model.
-    items, matrix : Items, ndarray of shape (n_items, n_features)
-        Sorted by id.
+        Names and values of the model's Params.
+    items : Items
+        Ids and labels of the items, sorted by id.
+    matrix : ndarray of shape (n_items, n_features), dtype float32 or float64
+        Vectors of the items, in the same order.
     id_type : DataType or None
-        The Spark type of the ids.
+        Spark type of the ids, None if items are identified by their positions.
     names : list of str or None
-        The features' names that it was fitted with.
+        Names of the features, None if it was fitted without names.
     reason : str
-        Why the algorithm is not the one that it was fitted with, if so.
+        Why the algorithm differs from that of scikit-learn, empty if it does not.
     """
 
     settings: dict[str, Any]
@@ -62,14 +64,27 @@ class Taken:
     names: list[str] | None
     reason: str = ""
 
-    def model(self, model: Model, **facts: Any) -> Model:
-        """Make `model`, an empty one, the model of these items; `facts` go to its `FitFacts`."""
+    def install(self, model: Model, **fields: Any) -> Model:
+        """Install these items in a new model.
+
+        Parameters
+        ----------
+        model : NeighborModel
+            A model without an index.
+        **fields : Any
+            Further fields of the model's `FitSummary`.
+
+        Returns
+        -------
+        NeighborModel
+            The same model.
+        """
         model._set(**self.settings)
-        known = FitFacts(
-            placementReason="it came from scikit-learn on the driver",
+        known = FitSummary(
+            placementReason="the index was created from scikit-learn on the driver",
             featureNames=self.names,
             algorithmReason=self.reason,
-            **facts,
+            **fields,
         )
         model._hold(replicate(self.items, self.matrix, model._spec(), self.id_type), known)
         return model
@@ -80,31 +95,37 @@ def from_sklearn(
     ids: Sequence[Any] | None,
     kind: type = NearestNeighbors,
     labels: Callable[[Any], NDArray[np.float64]] | None = None,
-) -> Taken:
-    """Take a fitted index apart.
+) -> FromSklearn:
+    """Read the items and the settings of a fitted scikit-learn estimator.
 
     Parameters
     ----------
     fitted : object
-        Fitted, of class `kind`.
+        A fitted estimator of class `kind`.
     ids : sequence or None
-        An id for each row.
+        The ids of the fitted rows. None identifies them by their positions.
     kind : type
-        scikit-learn's class.
+        The class of scikit-learn that is expected.
     labels : callable, optional
-        Gives the labels of what is fitted, one for each row.
+        A function that returns the labels of the fitted rows, an ndarray of shape (n_items,), dtype
+        float64.
+
+    Returns
+    -------
+    FromSklearn
+        The items and the settings.
 
     Raises
     ------
     TypeError, ValueError
-        If it is something else, not fitted, or nothing that the library can do.
+        If `fitted` has another class, is not fitted, or has settings that are not supported.
     """
     if hasattr(fitted, "steps"):
         raise TypeError(_PIPELINE_RECIPE)
     if not isinstance(fitted, kind):
-        raise TypeError(f"a fitted {kind.__name__} is needed, got a {type(fitted).__name__}")
+        raise TypeError(f"fitted must be a fitted {kind.__name__}, got a {type(fitted).__name__}")
     if not hasattr(fitted, "_fit_X"):
-        raise ValueError(f"this {kind.__name__} is not fitted")
+        raise ValueError(f"fitted is a {kind.__name__} that is not fitted: call its fit() first")
     matrix = _matrix(fitted)
     settings = _settings(fitted)
     values = None if labels is None else labels(fitted)
@@ -119,7 +140,7 @@ def from_sklearn(
         beside["label"] = pa.array(values)
     names = getattr(fitted, "feature_names_in_", None)
     reason = _exact_algorithm(settings)
-    return Taken(
+    return FromSklearn(
         settings,
         Items(len(matrix), beside),
         matrix,
@@ -130,22 +151,24 @@ def from_sklearn(
 
 
 def _exact_algorithm(settings: dict[str, Any]) -> str:
-    """Take brute in `settings` for a tree that is not exact; the reason, where that was done."""
+    """Replace a tree that is not exact by brute force in `settings`; return the reason or ''."""
     metric = resolve_metric(settings["metric"], settings["p"], settings["metricParams"])
-    asked = settings["algorithm"]
-    if asked == "auto" or asked in classes_for(metric):
+    requested = settings["algorithm"]
+    if requested == "auto" or requested in classes_for(metric):
         return ""
     settings["algorithm"] = "brute"
     return (
-        f"scikit-learn's {asked} can miss neighbors by metric {metric.name!r}, so it was replaced "
-        "by brute"
+        f"scikit-learn's {requested} can miss neighbors with metric {metric.name!r}, so it was "
+        "replaced by brute"
     )
 
 
 def class_labels(fitted: KNeighborsClassifier) -> NDArray[np.float64]:
-    """The labels of a fitted classifier's rows: classes that are numbers, or their order."""
+    """Return the labels of the fitted rows: their class, or its index if classes have names."""
     if fitted.outputs_2d_:
-        raise ValueError("a classifier of several targets is not supported: fit one for each")
+        raise ValueError(
+            "a classifier with several targets is not supported. Fit one classifier per target."
+        )
     numbers = np.asarray(fitted._y, dtype=np.float64).ravel()
     if class_names(fitted) is not None:
         return numbers
@@ -154,7 +177,7 @@ def class_labels(fitted: KNeighborsClassifier) -> NDArray[np.float64]:
 
 
 def class_names(fitted: KNeighborsClassifier) -> list[str] | None:
-    """The names of a fitted classifier's classes; None where they are whole numbers >= 0."""
+    """Return the names of a fitted classifier's classes, None if they are whole numbers >= 0."""
     classes = fitted.classes_
     numeric = np.issubdtype(classes.dtype, np.number)
     if numeric and (classes >= 0).all() and (classes == np.floor(classes)).all():
@@ -163,37 +186,46 @@ def class_names(fitted: KNeighborsClassifier) -> list[str] | None:
 
 
 def target_values(fitted: KNeighborsRegressor) -> NDArray[np.float64]:
-    """The targets of a fitted regressor's rows."""
+    """Return the targets of the fitted rows."""
     values = np.asarray(fitted._y, dtype=np.float64)
     if values.ndim > 1 and values.shape[1] > 1:
-        raise ValueError("a regressor of several targets is not supported: fit one for each")
+        raise ValueError(
+            "a regressor with several targets is not supported. Fit one regressor per target."
+        )
     if not np.isfinite(values).all():
-        raise ValueError("the fitted targets hold NaN or infinity")
+        raise ValueError("the fitted targets contain NaN or infinity")
     return values.ravel()
 
 
 def _matrix(fitted: Any) -> NDArray[np.floating]:
     given = fitted._fit_X
     if fitted.metric == "precomputed":
-        raise ValueError("metric 'precomputed' holds no vectors: fit on the vectors themselves")
+        raise ValueError(
+            "metric 'precomputed' is not supported, because the index has no vectors. Fit "
+            "NearestNeighbors on the vectors."
+        )
     if hasattr(given, "toarray"):
         given = given.toarray()
     dtype: type[np.floating] = np.float32 if given.dtype == np.float32 else np.float64
     matrix: NDArray[np.floating] = np.ascontiguousarray(given, dtype=dtype)
     if not np.isfinite(matrix).all():
-        raise ValueError("the fitted matrix holds NaN or infinity")
+        raise ValueError("the fitted matrix contains NaN or infinity")
     return matrix
 
 
 def _settings(fitted: Any) -> dict[str, Any]:
-    """The Params that mean what the scikit-learn parameters do."""
+    """Return the Params that correspond to the parameters of a scikit-learn estimator."""
     if not isinstance(fitted.metric, str):
-        raise ValueError("a metric that is a function cannot be saved: use one that has a name")
+        raise ValueError(
+            "metric must be a string, got a function, which cannot be saved. Use a named metric."
+        )
     params = dict(fitted.metric_params or {})
     p = params.pop("p", fitted.p)
     weights = getattr(fitted, "weights", None)
     if callable(weights):
-        raise ValueError("weights that are a function cannot be saved: use uniform or distance")
+        raise ValueError(
+            "weights must be 'uniform' or 'distance', got a function, which cannot be saved."
+        )
     voting = {"weights": weights or "uniform"} if hasattr(fitted, "weights") else {}
     return {
         **voting,
@@ -207,12 +239,14 @@ def _settings(fitted: Any) -> dict[str, Any]:
 
 
 def _sorted_ids(ids: Sequence[Any], count: int) -> tuple[NDArray[np.int64], pa.Array, T.DataType]:
-    """Where each id goes in ascending order, the ids as they travel, and their Spark type."""
+    """Return the order that sorts the ids, the sorted ids for Arrow, and their Spark type."""
     if len(ids) != count:
-        raise ValueError(f"ids must be one for each of the {count} fitted rows, got {len(ids)}")
+        raise ValueError(
+            f"ids must have one id for each of the {count} fitted rows, got {len(ids)}"
+        )
     given = pa.array(ids)
     if given.null_count:
-        raise ValueError("ids holds a null: every item needs an id")
+        raise ValueError("ids contains a null. Every item needs an id.")
     if pa.types.is_large_string(given.type):
         given = given.cast(pa.string())
     if pa.types.is_timestamp(given.type):
@@ -222,18 +256,31 @@ def _sorted_ids(ids: Sequence[Any], count: int) -> tuple[NDArray[np.int64], pa.A
     if changes_on_wire(id_type):
         given = given.cast(pa.int32() if pa.types.is_date(given.type) else pa.int64())
     if pa.types.is_floating(given.type):
-        given = pc.add(given, pa.scalar(0.0, given.type))  # -0.0 and 0.0 are one id, as in Spark
+        # -0.0 and 0.0 are the same id, as in Spark.
+        given = pc.add(given, pa.scalar(0.0, given.type))
     order = pc.sort_indices(given)
     return order.to_numpy(), given.take(order), id_type
 
 
-def to_sklearn(params: HasNeighbors, matrix: NDArray[np.floating]) -> NearestNeighbors:
-    """Fit scikit-learn's index on `matrix` as the Params of a model say.
+def to_sklearn(params: _KNNParams, matrix: NDArray[np.floating]) -> NearestNeighbors:
+    """Fit a scikit-learn index with the Params of a model.
+
+    Parameters
+    ----------
+    params : _KNNParams
+        The model.
+    matrix : ndarray of shape (n_items, n_features), dtype float32 or float64
+        The vectors of the items.
+
+    Returns
+    -------
+    NearestNeighbors
+        The fitted index.
 
     Raises
     ------
     ValueError
-        For metric "inner_product", and for a radius of "haversine".
+        For metric "inner_product", and for metric "haversine" with a radius.
     """
     arguments = _arguments(params, len(matrix))
     return NearestNeighbors(**arguments).fit(_rows(params, matrix))
@@ -242,44 +289,55 @@ def to_sklearn(params: HasNeighbors, matrix: NDArray[np.floating]) -> NearestNei
 def to_sklearn_voter(
     kind: type, params: Any, items: Items, matrix: NDArray[np.floating], target: NDArray[Any]
 ) -> Any:
-    """Fit scikit-learn's classifier or regressor as the Params of a model say.
+    """Fit a scikit-learn classifier or regressor with the Params of a model.
 
     Parameters
     ----------
     kind : type
-        scikit-learn's class.
-    params : HasVotes
-        The model's Params.
-    items, matrix : Items, ndarray of shape (n_items, n_features)
-        What the model was fitted on.
+        The class of scikit-learn to fit.
+    params : _VotingParams
+        The model.
+    items : Items
+        The items of the model.
+    matrix : ndarray of shape (n_items, n_features), dtype float32 or float64
+        The vectors of the items.
     target : ndarray of shape (n_items,)
-        Labels, or their names.
+        The labels of the items, or the names of their classes.
+
+    Returns
+    -------
+    object
+        The fitted estimator, of class `kind`.
 
     Raises
     ------
     ValueError
-        For metric "inner_product", for a radius of "haversine", and where the items have weights.
+        For metric "inner_product", for metric "haversine" with a radius, and if the items have
+        weights.
     """
     if "weight" in items.columns:
-        raise ValueError("scikit-learn has no weights of items: fit without weightCol")
+        raise ValueError(
+            "weightCol is not supported by scikit-learn, which has no weights of items: fit "
+            "without weightCol"
+        )
     arguments = _arguments(params, len(matrix))
     return kind(**arguments, weights=params.getWeights()).fit(_rows(params, matrix), target)
 
 
-def _rows(params: HasNeighbors, matrix: NDArray[np.floating]) -> NDArray[Any]:
-    """The items as scikit-learn wants them: a copy, of booleans where the metric compares sets."""
+def _rows(params: _KNNParams, matrix: NDArray[np.floating]) -> NDArray[Any]:
+    """Return a copy of the vectors, as booleans if the metric compares sets."""
     return matrix != 0 if checked_metric(params).compares_sets else np.array(matrix)
 
 
-def _arguments(params: HasNeighbors, count: int) -> dict[str, Any]:
-    """The scikit-learn parameters that mean what the Params do, for `count` items."""
+def _arguments(params: _KNNParams, count: int) -> dict[str, Any]:
+    """Return the scikit-learn parameters that correspond to the Params, for `count` items."""
     metric = checked_metric(params)
     if metric.name == "inner_product":
-        raise ValueError("scikit-learn has no metric 'inner_product'")
+        raise ValueError("metric 'inner_product' is not supported by scikit-learn")
     if metric.radius != 1.0:
         raise ValueError(
-            "scikit-learn's haversine has no radius: fit without metricParams and multiply the "
-            f"distances by {metric.radius:g}"
+            "metricParams['radius'] is not supported by scikit-learn's haversine. Fit without "
+            f"metricParams and multiply the distances by {metric.radius:g}."
         )
     name: Any = metric.name
     given = {key: metric.params[key] for key in ("w", "V", "VI") if key in metric.params}
@@ -287,8 +345,8 @@ def _arguments(params: HasNeighbors, count: int) -> dict[str, Any]:
     if algorithm not in ("auto", "brute") and name not in VALID_METRICS.get(algorithm, ()):
         algorithm = "brute"
     if name == "chebyshev" and given:
-        # scikit-learn's takes no weights. scipy is there because scikit-learn needs it; of its
-        # weights, as of ours, only a 0 counts.
+        # scikit-learn's chebyshev does not support weights, but that of scipy, which scikit-learn
+        # requires, does. There, as here, a weight matters only if it is 0.
         from scipy.spatial.distance import chebyshev
 
         name, algorithm = chebyshev, "brute"

@@ -29,12 +29,12 @@ from pyspark_knn.engine.shared_search import Limits, Prepared, SharedSearch, is_
 from pyspark_knn.engine.spark import compat
 from pyspark_knn.engine.spark.folders import SavedAt
 from pyspark_knn.explain import EXPLAINED_QUERIES, SearchCost
-from pyspark_knn.facts import FitFacts, checked_facts
+from pyspark_knn.fit_summary import FitSummary, read_summary
 from pyspark_knn.fitted_params import FittedParams
 from pyspark_knn.index.base import IndexSpec
 from pyspark_knn.index.registry import entries
-from pyspark_knn.params import HasNeighbors
-from pyspark_knn.persistence import ModelReader, ModelWriter, SavedStage
+from pyspark_knn.params import _KNNParams
+from pyspark_knn.persistence import ModelReader, ModelWriter, SavedModel
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ M = TypeVar("M", bound="NeighborModel")
 Self_ = TypeVar("Self_", bound="NeighborModel")
 
 
-class NeighborModel(SharedIndex, FittedParams, HasNeighbors, SavedStage):
+class NeighborModel(SharedIndex, FittedParams, _KNNParams, SavedModel):
     """The base class of all models: an index in its place, and the search."""
 
     _OUTPUTS: ClassVar[tuple[str, ...]]
@@ -52,12 +52,12 @@ class NeighborModel(SharedIndex, FittedParams, HasNeighbors, SavedStage):
         super().__init__()
         self._index: Placement | None = None
         self._loaded_from: SavedAt | None = None
-        self._facts = FitFacts()
+        self._summary = FitSummary()
         self._shared: SharedSearch | None = None
         self._warned: set[str] = set()
         """The warnings that were given; a model shares this set with its copies."""
 
-    def _place(self, packed: PackedItems, facts: FitFacts) -> None:
+    def _place(self, packed: PackedItems, summary: FitSummary) -> None:
         """Index packed items where the Params say."""
         index, reason = place(
             packed,
@@ -67,24 +67,24 @@ class NeighborModel(SharedIndex, FittedParams, HasNeighbors, SavedStage):
             shard_by=self.getShardBy(),
         )
         # A loaded model keeps the reason of its fit, unless it could not stay where it was.
-        kept = facts.placementReason if index.name == self.getPlacement() else ""
-        self._hold(index, replace(facts, placementReason=kept or reason))
+        kept = summary.placementReason if index.name == self.getPlacement() else ""
+        self._hold(index, replace(summary, placementReason=kept or reason))
 
     def _spec(self) -> IndexSpec:
         return IndexSpec(checked_metric(self), self.getAlgorithm(), self.getLeafSize(), entries())
 
-    def _hold(self, index: Placement, facts: FitFacts) -> None:
+    def _hold(self, index: Placement, summary: FitSummary) -> None:
         """Become the model of an index; its Params say what was chosen where they said "auto"."""
         chosen = {} if index.num_shards is None else {"numShards": index.num_shards}
         self._fix(placement=index.name, algorithm=index.algorithm, **chosen)
         self._index = index
-        self._facts = replace(
-            facts,
+        self._summary = replace(
+            summary,
             numDuplicates=index.num_duplicates,
-            algorithmReason=facts.algorithmReason or index.algorithm_reason,
+            algorithmReason=summary.algorithmReason or index.algorithm_reason,
         )
-        logger.info("algorithm %s: %s", index.algorithm, self._facts.algorithmReason)
-        logger.info("placement %s: %s", index.name, facts.placementReason)
+        logger.info("algorithm %s: %s", index.algorithm, self._summary.algorithmReason)
+        logger.info("placement %s: %s", index.name, summary.placementReason)
 
     def _share(self, search: SharedSearch | None) -> None:
         """Search together with the other models of a `fitMultiple`."""
@@ -102,17 +102,17 @@ class NeighborModel(SharedIndex, FittedParams, HasNeighbors, SavedStage):
 
     def _fit_record(self) -> dict[str, Any]:
         """Return what a saved model has to know of its fit."""
-        return asdict(self._facts)
+        return asdict(self._summary)
 
     def _restore(self, packed: PackedItems, record: dict[str, Any]) -> None:
         """Become the model that was saved."""
-        facts = checked_facts(record)
-        self._check_facts(facts, packed)
-        self._place(packed, facts)
+        summary = read_summary(record)
+        self._check_summary(summary, packed)
+        self._place(packed, summary)
 
-    def _check_facts(self, facts: FitFacts, packed: PackedItems) -> None:
-        """Refuse saved facts that do not match the saved items."""
-        names = facts.featureNames
+    def _check_summary(self, summary: FitSummary, packed: PackedItems) -> None:
+        """Refuse saved summary that do not match the saved items."""
+        names = summary.featureNames
         if names is not None and len(names) != packed.num_features:
             raise ValueError(f"{len(names)} featureNames for {packed.num_features} features")
 
@@ -147,17 +147,17 @@ class NeighborModel(SharedIndex, FittedParams, HasNeighbors, SavedStage):
     @property
     def numSkipped(self) -> int:
         """The number of invalid items that were skipped (handleInvalid "skip" or "keep")."""
-        return self._facts.numSkipped
+        return self._summary.numSkipped
 
     @property
     def algorithmReason(self) -> str:
         """Why the index has the algorithm that `getAlgorithm` returns."""
-        return self._facts.algorithmReason
+        return self._summary.algorithmReason
 
     @property
     def placementReason(self) -> str:
         """Why the index has the placement that `getPlacement` returns."""
-        return self._facts.placementReason
+        return self._summary.placementReason
 
     @property
     def ids(self) -> NDArray[Any]:
@@ -311,7 +311,7 @@ class NeighborModel(SharedIndex, FittedParams, HasNeighbors, SavedStage):
         index = self._fitted
         features = features_of(queries, "featuresCol", self.getFeaturesCol())
         strict = self.getHandleInvalid() == "error"
-        names = self._facts.featureNames
+        names = self._summary.featureNames
         check_attributes(self.getFeaturesCol(), features, self.numFeatures, names, strict=strict)
         inputs = dict(features.inputs)
         if (excluded := self.getExcludeIdCol()) is not None:

@@ -1,4 +1,4 @@
-"""Nearest-neighbour search: the estimator and its model."""
+"""Nearest-neighbor search: the estimator and its model."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
     from sklearn.neighbors import NearestNeighbors
 
 JOIN_TYPES = ("inner", "left")
-"""What `KNNModel.kneighborsJoin` can do with a query without neighbours."""
+"""Values of `how` in `KNNModel.kneighborsJoin`."""
 
 
 class _SearchParams(HasNeighborColumns):
-    """The output columns with the names that they have unless told otherwise."""
+    """Output columns with their default names."""
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
@@ -35,22 +35,22 @@ class _SearchParams(HasNeighborColumns):
 
 
 class KNNModel(NeighborModel, _SearchParams):
-    """A fitted nearest-neighbour index that adds the neighbours of each query to its row.
+    """A fitted nearest-neighbor index, which adds the neighbors of each query to its row.
 
-    It comes from `KNNEstimator.fit`, `KNNModel.load` or `KNNModel.fromSklearn`. ``k``,
-    ``maxDistance``, ``excludeIdCol``, ``handleInvalid`` and the column names can be set on it
-    without a refit.
+    Create it with `KNNEstimator.fit`, `KNNModel.load` or `KNNModel.fromSklearn`. ``k``,
+    ``maxDistance``, ``excludeIdCol``, ``handleInvalid`` and the column names can be set on the
+    model without another fit.
 
     Attributes
     ----------
     numItems, numFeatures, numSkipped : int
-        Items, the dimension of their vectors, and items left out as invalid at fit.
+        Number of items, dimension of their vectors, and number of invalid items that were skipped.
     ids : ndarray of shape (numItems,)
         The items' ids in the order of their positions.
     items : DataFrame
-        position, id, features: the items as they are searched.
+        The items as they are searched: position, id and features.
     algorithmReason, placementReason : str
-        Why ``getAlgorithm()`` and ``getPlacement()`` are what they are.
+        Why the algorithm and the placement of this model were chosen.
 
     Examples
     --------
@@ -84,36 +84,37 @@ class KNNModel(NeighborModel, _SearchParams):
         distanceCol: str = "distance",
         itemCol: str = "item",
     ) -> DataFrame:
-        """Join each query with its neighbours, one row for each pair; lazy.
+        """Join each query with its neighbors, one row per pair; lazy.
 
         Parameters
         ----------
         queries : DataFrame
-            Has the features column. All its columns are kept.
+            The queries, with the features column. All their columns are kept.
         items : DataFrame, optional
-            Has the id column (the estimator's ``idCol``). Its rows are joined by id, as a struct.
-            An id that it lacks gets a null, and one that it has twice gets two rows.
+            Columns of the items to join, with the id column (the estimator's ``idCol``). Each row
+            is joined by its id and added as a struct. A neighbor whose id does not occur here gets
+            null, and one whose id occurs twice gets two rows.
         how : {"inner", "left"}, default="inner"
-            What happens to a query without neighbours: "inner" drops it, "left" keeps one row of
-            it, with nulls in the new columns.
+            How to treat a query without neighbors: "inner" drops it, "left" keeps it in one row
+            with nulls in the new columns.
         neighborCol, rankCol, distanceCol, itemCol : str
-            Names of the new columns, by default "neighbor", "rank", "distance" and "item". An empty
-            name leaves the column out.
+            Names of the new columns, by default "neighbor", "rank", "distance" and "item". A column
+            with an empty name is omitted.
 
         Returns
         -------
         DataFrame
-            The columns of `queries`, then the neighbour's id (of the type of ``idCol``), its rank
-            (int, from 1, nearest first), its distance (double, in the unit of the metric) and, with
-            `items`, the item (struct).
+            The columns of `queries`, then the neighbor's id (of the type of ``idCol``), its rank
+            (int, starting at 1 for the nearest), its distance (double, in the unit of the metric)
+            and, if `items` is given, the item (struct).
 
         Raises
         ------
         TypeError
             If `queries` or `items` is not a DataFrame.
         ValueError
-            If an output column exists already, if `how` is something else, if `items` is given but
-            ``idCol`` is unset, or if `items` lacks the id column.
+            If an output column already exists, if `how` is not one of the values above, if `items`
+            is given but ``idCol`` is unset, or if `items` does not have the id column.
         """
         compat.session_of(queries, "queries")
         if items is not None:
@@ -124,7 +125,7 @@ class KNNModel(NeighborModel, _SearchParams):
         if items is not None:
             names["itemCol"] = itemCol
         columns.refuse_existing(queries, {param: name for param, name in names.items() if name})
-        # Names that no user has, so that they cannot collide.
+        # Unique names, so that they cannot collide with columns of the user.
         ids, distances, rank, pair, key = (f"{each}_{uuid.uuid4().hex}" for each in "ndrpk")
         plain = self.copy()._set(neighborsCol=ids, distancesCol=distances)
         explode = F.posexplode if how == "inner" else F.posexplode_outer
@@ -143,123 +144,137 @@ class KNNModel(NeighborModel, _SearchParams):
         return joined.drop(ids, distances, rank, pair, key)
 
     def _lookup(self, items: DataFrame, key: str, item_col: str) -> DataFrame:
-        """The ids of `items` in the column `key`, and their rows as structs in `item_col`."""
+        """Return the ids of `items` in column `key`, and their rows as structs in `item_col`."""
         name = self.getIdCol()
         if name is None:
-            raise ValueError("items are joined by id, but idCol is unset: set idCol and fit again")
+            raise ValueError("idCol is unset, but items are joined by id. Set idCol and fit again.")
         field = columns.field_of(items, "idCol", name)
         if collated := collation_hint(field.dataType):
             raise TypeError(f"idCol {field.name!r} of items {collated}")
         return items.select(columns.column(field.name).alias(key), F.struct("*").alias(item_col))
 
     def toSklearn(self) -> NearestNeighbors:
-        """The same items as a fitted scikit-learn index; its positions are those of `ids`.
+        """Convert this model to a fitted scikit-learn index.
+
+        The items of a sharded model are fetched to the driver by a Spark job.
 
         Returns
         -------
         sklearn.neighbors.NearestNeighbors
-            Fitted on the driver, with this model's k, metric, algorithm and leaf size.
+            Fitted on the driver, with this model's k, metric, algorithm and leaf size. Its row
+            indices are positions in `ids`.
 
         Raises
         ------
         ValueError
-            For metric "inner_product" and for a radius of "haversine", which scikit-learn has not;
-            for a sharded model whose items the driver cannot hold (others are fetched, by a job).
+            If scikit-learn does not support the metric ("inner_product", and "haversine" with a
+            radius), or if the driver cannot hold the items of a sharded model.
         """
         return interop.to_sklearn(self, self._fitted.fetch()[1])
 
     @classmethod
     def fromSklearn(cls, fitted: NearestNeighbors, ids: Sequence[Any] | None = None) -> KNNModel:
-        """A model out of a fitted scikit-learn index.
+        """Create a model from a fitted scikit-learn index.
+
+        The model has the metric, n_neighbors and algorithm of `fitted`, except that a ball_tree is
+        replaced by brute force for metrics for which that tree is not exact. If `fitted` has
+        feature names, queries whose ML attributes declare other names raise an error.
 
         Parameters
         ----------
         fitted : sklearn.neighbors.NearestNeighbors
-            Fitted on a dense or sparse matrix; its metric, its n_neighbors and its algorithm are
-            taken over, but for a ball_tree whose metric needs brute force to be exact. Where it was
-            fitted with feature names, queries whose ML attributes tell other names are refused.
+            An index that is fitted on a dense or sparse matrix.
         ids : sequence, optional
-            An id for each fitted row, all of one type. Unset: the rows' positions.
+            The ids of the fitted rows, all of one type. By default the rows are identified by their
+            positions.
 
         Returns
         -------
         KNNModel
-            With ``idCol`` "id" where `ids` are given.
+            The model, with ``idCol`` "id" if `ids` are given.
 
         Raises
         ------
         TypeError
-            If `fitted` is a Pipeline or something else.
+            If `fitted` is not a NearestNeighbors, for example a Pipeline.
         ValueError
-            If it is not fitted, if the number of `ids` is wrong, or if the metric is not supported.
+            If `fitted` is not fitted, if the number of `ids` is wrong, or if the metric is not
+            supported.
         """
-        return interop.from_sklearn(fitted, ids).model(cls())
+        return interop.from_sklearn(fitted, ids).install(cls())
 
 
 class KNNEstimator(NeighborEstimator[KNNModel], _SearchParams):
-    """Exact k-nearest-neighbour search over the vectors of a DataFrame.
+    """Exact k-nearest-neighbor search over the vectors of a DataFrame.
 
-    `fit` reads the items once, indexes them, and gives a `KNNModel`, whose `transform` adds the
-    neighbours of each query.
+    `fit` reads the items once, indexes them and returns a `KNNModel`, whose `transform` adds the
+    neighbors of each query.
 
     Parameters
     ----------
     featuresCol : str, default="features"
-        Column of vectors (dense or sparse), or of arrays of numbers.
+        Column of vectors, dense or sparse, or of arrays of numbers.
     k : int, default=5
-        Neighbours per query, >= 1; counts items.
+        Number of neighbors (items) per query, >= 1.
     idCol : str, optional
-        Column that names a neighbour, of any atomic type. Unset: the item's position, a long.
+        Column of the items with their ids, of any atomic type. By default items are identified by
+        their positions, of type bigint.
     neighborsCol : str, default="neighbors"
-        Output, an array of ids, nearest first. An empty name leaves the column out.
+        Output column of arrays with the ids of the neighbors, nearest first. It is omitted if the
+        name is empty.
     distancesCol : str, default="distances"
-        Output, an array of double in the unit of the metric, in the same order, never descending.
-        An empty name leaves the column out.
+        Output column of arrays of double with the distances of the neighbors in the unit of the
+        metric, in the same, non-decreasing order. It is omitted if the name is empty.
     metric : str, default="euclidean"
-        Any name that scikit-learn's NearestNeighbors takes (not "precomputed" or
-        "nan_euclidean"), or "inner_product", whose distance is the negated inner product.
+        Any metric name of scikit-learn's NearestNeighbors except "precomputed" and
+        "nan_euclidean", or "inner_product", whose distance is the negated inner product.
     p : float, default=2.0
-        Power of the minkowski metric, > 0.
+        Power of metric "minkowski", > 0.
     metricParams : dict, optional
-        ``V`` of seuclidean (variances), ``V`` (covariance) or ``VI`` (its inverse) of mahalanobis,
-        ``w`` of minkowski: lists or arrays. ``radius`` of haversine: a number > 0 that multiplies
-        distances, for example 6371.0088 for kilometres.
+        Additional parameters of the metric. Lists or arrays: ``V`` (variances) of "seuclidean",
+        ``V`` (covariance matrix) or ``VI`` (its inverse) of "mahalanobis", ``w`` (weights) of
+        "minkowski". A number > 0: ``radius`` of "haversine", which multiplies distances, for
+        example 6371.0088 for kilometers.
     algorithm : {"auto", "brute", "kd_tree", "ball_tree"}, default="auto"
-        How to search. All give the same answer.
+        Search algorithm. All return the same neighbors and distances.
     leafSize : int, default=30
-        Items in a leaf of a tree, >= 1.
+        Number of items in a leaf of a tree, >= 1.
     dtype : {"auto", "float32"}, default="auto"
-        "auto" keeps the values exactly; "float32" rounds the items once, at fit.
+        Data type of the items. "auto" keeps the values exactly; "float32" rounds the items once, at
+        fit.
     placement : {"auto", "replicated", "sharded"}, default="auto"
-        Where the index is. Replicated: one copy on every executor, made on the driver. Sharded: cut
-        up over the executors, so that no machine holds all of it.
+        Placement of the index. "replicated" builds it on the driver and copies it to every
+        executor. "sharded" partitions it over the executors, so that no machine holds all of it.
     numShards : int, optional
-        Shards of a sharded index, >= 1. Unset: by size and cores.
+        Number of shards of a sharded index, >= 1. By default it is chosen from the size of the
+        index and the number of cores.
     shardBy : {"hash", "kmeans"}, default="hash"
-        What makes a shard. "hash" deals the items out; "kmeans" makes cells of near items, most of
-        which a search passes over. It needs a metric with the triangle inequality, such as
-        "euclidean".
+        How items are assigned to shards. "hash" distributes them evenly. "kmeans" forms cells of
+        nearby items, most of which a search can skip; it requires a metric with the triangle
+        inequality, such as "euclidean".
     numProbes : int, optional
-        Cells of "kmeans" that are searched for a query, >= 1: the answer is approximate then.
-        Unset: all that may hold a neighbour. It counts for kmeans shards only.
+        Number of cells to search per query, >= 1, which makes the search approximate. It applies to
+        shardBy="kmeans" only. By default all cells that may contain a neighbor are searched.
     numReplicas : int, optional
-        Tasks that share the queries of one shard, >= 1. Unset: as many as keep all cores busy. More
-        of them make shorter tasks, and move the index more often.
+        Number of tasks that share the queries of one shard, >= 1. More replicas make tasks shorter,
+        but transfer the index more often. By default there are as many as keep all cores busy.
     excludeIdCol : str, optional
-        Column of the queries with an item id, or an array of item ids, never returned to that
-        query.
+        Column of the queries with an item id, or an array of item ids, to exclude from the
+        neighbors of that query.
     maxDistance : float, optional
-        Neighbours farther than this, in the unit of the metric, are left out; inclusive.
+        Largest distance of a neighbor (inclusive), in the unit of the metric. By default it is
+        unlimited.
     handleInvalid : {"error", "skip", "keep"}, default="error"
-        What to do with nulls, wrong dimensions, NaN and infinity: fail, drop the row, or keep a
-        query with null outputs (an invalid item is dropped).
+        How to handle rows whose vectors are null, contain null, NaN or infinity, or have a wrong
+        dimension: raise an error, drop the rows, or keep invalid queries with null outputs (invalid
+        items are dropped).
 
     Raises
     ------
     TypeError, ValueError
-        From the constructor and the setters for a value out of range; from `fit` for a missing
-        column, one of a wrong type, Params that do not go together, invalid items, no items, or
-        more items than memory holds. The Param is named.
+        From the constructor and the setters, if a value is not allowed. From `fit`, if a column
+        does not exist or has a wrong type, if Params conflict with each other, if an item is
+        invalid, or if there are no items or more than fit in memory. The message names the Param.
 
     Examples
     --------
@@ -279,7 +294,7 @@ class KNNEstimator(NeighborEstimator[KNNModel], _SearchParams):
     +---+---------+----------+
     <BLANKLINE>
 
-    A self-join, each item without itself:
+    A self-join that excludes each item from its own neighbors:
 
     >>> near = model.setK(1).setExcludeIdCol("id").kneighborsJoin(items.select("id", "features"))
     >>> near.select("id", "neighbor", "rank", "distance").orderBy("id").show()
@@ -346,7 +361,7 @@ class KNNEstimator(NeighborEstimator[KNNModel], _SearchParams):
         maxDistance: float | None = None,
         handleInvalid: str = "error",
     ) -> KNNEstimator:
-        """Set any of the Params; see the class for what they mean."""
+        """Set any of the Params, which the docstring of the class describes."""
         return self._set(**self._input_kwargs)
 
     def _new_model(self) -> KNNModel:

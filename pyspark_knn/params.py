@@ -1,4 +1,4 @@
-"""The Params of the stages."""
+"""The Params of nearest-neighbor search."""
 
 from __future__ import annotations
 
@@ -33,18 +33,18 @@ Self_ = TypeVar("Self_", bound="CheckedParams")
 def _one_column(value: Any) -> str:
     if isinstance(value, (list, tuple)):
         raise TypeError(
-            f"idCol must be a string, the name of one column, got {value!r}: make one column of "
-            "several by pyspark.sql.functions.concat_ws"
+            f"idCol must be a string, the name of one column, got {value!r}. Combine several "
+            "columns into one with pyspark.sql.functions.concat_ws."
         )
     name: str = text("idCol")(value)
     return name
 
 
 class CheckedParams(Params):
-    """Params whose None means "unset" where that is allowed, and is refused elsewhere."""
+    """Params that accept None for "unset" only where None is allowed."""
 
     def _set(self: Self_, **kwargs: Any) -> Self_:
-        # pyspark stores an explicit None unconverted: it surfaces when a saved stage is loaded.
+        # pyspark stores an explicit None unchecked, which then fails when a saved stage is loaded.
         for name, value in kwargs.items():
             if value is None:
                 kwargs[name] = getattr(self, name).typeConverter(None)
@@ -53,70 +53,74 @@ class CheckedParams(Params):
 
 
 def _features_name(value: Any) -> str:
-    """A converter to the name of the features column, which many take for several columns."""
+    """Convert to the name of the features column; explain how to combine several columns."""
     if isinstance(value, (list, tuple)) and all(isinstance(each, str) for each in value):
         raise TypeError(
-            f"featuresCol must be a string, got {value!r}: make one vector of several columns with "
-            f"{hints.assembler(value)}"
+            f"featuresCol must be a string, got {value!r}. Combine several columns into one "
+            f"vector with {hints.assembler(value)}"
         )
     return str(text("featuresCol")(value))
 
 
-class HasNeighbors(CheckedParams, HasFeaturesCol):
-    """What every k-nearest-neighbour stage and model has: all that a search needs to know."""
+class _KNNParams(CheckedParams, HasFeaturesCol):
+    """Params of all k-nearest-neighbor estimators and models."""
 
-    # pyspark's own converter does not name the Param.
+    # The converter of pyspark does not name the Param in its error.
     featuresCol: Param[str] = Param(
         Params._dummy(),
         "featuresCol",
-        "column of vectors (dense or sparse), or of arrays of numbers",
+        "column of vectors, dense or sparse, or of arrays of numbers",
         _features_name,
     )
     k: Param[int] = Param(
-        Params._dummy(), "k", "neighbours per query, >= 1; counts items", whole("k", 1)
+        Params._dummy(), "k", "number of neighbors (items) per query, >= 1", whole("k", 1)
     )
     maxDistance: Param[float | None] = Param(
         Params._dummy(),
         "maxDistance",
-        "neighbours farther than this are left out; inclusive; may be negative for inner_product",
+        "largest distance of a neighbor (inclusive), >= 0 (any number for metric inner_product); "
+        "by default unlimited",
         optional(real("maxDistance", "a number (not NaN)", is_number)),
     )
     excludeIdCol: Param[str | None] = Param(
         Params._dummy(),
         "excludeIdCol",
-        "query column with an item id, or an array of item ids, never returned to that query",
+        "column of the queries with an item id, or an array of item ids, to exclude from the "
+        "neighbors of that query",
         optional(text("excludeIdCol")),
     )
     handleInvalid: Param[str] = Param(
         Params._dummy(),
         "handleInvalid",
-        "what to do with null vectors, wrong dimensions, NaN and infinity: error, skip (drop the "
-        "row), or keep (keep a query with null outputs; an item is left out)",
+        "how to handle invalid rows (vectors that are null or contain null, NaN or infinity, or "
+        "that have a wrong dimension): error (raise an error), skip (drop the rows), or keep (keep "
+        "invalid queries with null outputs, drop invalid items)",
         choice("handleInvalid", INVALID),
     )
     idCol: Param[str | None] = Param(
         Params._dummy(),
         "idCol",
-        "item column that names a neighbour, any atomic type; unset: the item's position, a long",
+        "column of the items with their ids, of any atomic type; by default items are identified "
+        "by their positions, a bigint",
         optional(_one_column),
     )
     metric: Param[str] = Param(
         Params._dummy(),
         "metric",
-        "a distance: the names that sklearn takes for brute, kd_tree and ball_tree, and "
+        "distance metric: the name of a metric of scikit-learn's brute, kd_tree or ball_tree, or "
         "inner_product",
         text("metric"),
     )
     p: Param[float] = Param(
         Params._dummy(),
         "p",
-        "power of the minkowski metric, > 0",
+        "power of metric minkowski, > 0",
         real("p", "a number > 0", is_positive),
     )
     metricParams: Param[dict[str, Any] | None] = Param(
         Params._dummy(),
         "metricParams",
-        "further parameters of the metric: V of seuclidean, V or VI of mahalanobis, w of "
+        "additional parameters of the metric: V of seuclidean, V or VI of mahalanobis, w of "
         "minkowski, radius of haversine",
         optional(json_dict("metricParams")),
     )
@@ -127,47 +131,53 @@ class HasNeighbors(CheckedParams, HasFeaturesCol):
         choice("algorithm", algorithm_choices),
     )
     leafSize: Param[int] = Param(
-        Params._dummy(), "leafSize", "items in a leaf of a tree, >= 1", whole("leafSize", 1)
+        Params._dummy(),
+        "leafSize",
+        "number of items in a leaf of a tree, >= 1",
+        whole("leafSize", 1),
     )
     dtype: Param[str] = Param(
         Params._dummy(),
         "dtype",
-        "auto: whatever keeps the input's values exactly; float32: items are rounded once at fit",
+        "data type of the items: auto (values are kept exactly) or float32 (values are rounded "
+        "once, at fit)",
         choice("dtype", DTYPES),
     )
     placement: Param[str] = Param(
         Params._dummy(),
         "placement",
-        "where the index is: auto, replicated (one copy on every executor), sharded (cut up over "
-        "the executors); on a model, what was chosen",
+        "placement of the index: auto, replicated (one copy on every executor) or sharded "
+        "(partitioned over the executors); on a model, the one that was chosen",
         choice("placement", PLACEMENTS),
     )
     numShards: Param[int | None] = Param(
         Params._dummy(),
         "numShards",
-        "shards of a sharded index, >= 1; unset: by size and cores; on a model, what was chosen",
+        "number of shards of a sharded index, >= 1; by default chosen from the size of the index "
+        "and the number of cores; on a model, the number that was chosen",
         optional(whole("numShards", 1)),
     )
 
     shardBy: Param[str] = Param(
         Params._dummy(),
         "shardBy",
-        "what makes a shard: hash (items dealt out by a hash of their ids) or kmeans (cells of "
-        "near items, most of which a search passes over)",
+        "how items are assigned to shards: hash (by a hash of their ids) or kmeans (by cells of "
+        "nearby items, most of which a search can skip)",
         choice("shardBy", SHARD_BY),
     )
     numProbes: Param[int | None] = Param(
         Params._dummy(),
         "numProbes",
-        "cells that are searched for a query, >= 1, which makes the answer approximate; unset: all "
-        "that may hold a neighbour; of kmeans shards only",
+        "number of cells to search per query, >= 1, for shardBy kmeans only; makes the search "
+        "approximate; by default all cells that may contain a neighbor are searched",
         optional(whole("numProbes", 1)),
     )
 
     numReplicas: Param[int | None] = Param(
         Params._dummy(),
         "numReplicas",
-        "tasks that share the queries of one shard, >= 1; unset: as many as keep all cores busy",
+        "number of tasks that share the queries of one shard, >= 1; by default as many as keep all "
+        "cores busy",
         optional(whole("numReplicas", 1)),
     )
 
@@ -202,11 +212,11 @@ class HasNeighbors(CheckedParams, HasFeaturesCol):
         return self.getOrDefault(self.k)
 
     def getMaxDistance(self) -> float | None:
-        """Value of maxDistance; None where unset."""
+        """Value of maxDistance, None if it is unset."""
         return self.getOrDefault(self.maxDistance)
 
     def getExcludeIdCol(self) -> str | None:
-        """Value of excludeIdCol; None where unset."""
+        """Value of excludeIdCol, None if it is unset."""
         return self.getOrDefault(self.excludeIdCol)
 
     def getHandleInvalid(self) -> str:
@@ -214,7 +224,7 @@ class HasNeighbors(CheckedParams, HasFeaturesCol):
         return self.getOrDefault(self.handleInvalid)
 
     def getIdCol(self) -> str | None:
-        """Value of idCol; None where unset."""
+        """Value of idCol, None if it is unset."""
         return self.getOrDefault(self.idCol)
 
     def getMetric(self) -> str:
@@ -226,7 +236,7 @@ class HasNeighbors(CheckedParams, HasFeaturesCol):
         return self.getOrDefault(self.p)
 
     def getMetricParams(self) -> dict[str, Any] | None:
-        """Value of metricParams; None where unset."""
+        """Value of metricParams, None if it is unset."""
         return self.getOrDefault(self.metricParams)
 
     def getAlgorithm(self) -> str:
@@ -242,11 +252,11 @@ class HasNeighbors(CheckedParams, HasFeaturesCol):
         return self.getOrDefault(self.dtype)
 
     def getPlacement(self) -> str:
-        """Value of placement; on a model, what was chosen."""
+        """Value of placement; on a model, the one that was chosen."""
         return self.getOrDefault(self.placement)
 
     def getNumShards(self) -> int | None:
-        """Value of numShards; None where unset; on a sharded model, what was chosen."""
+        """Value of numShards, None if it is unset; on a sharded model, the number chosen."""
         return self.getOrDefault(self.numShards)
 
     def getShardBy(self) -> str:
@@ -254,14 +264,14 @@ class HasNeighbors(CheckedParams, HasFeaturesCol):
         return self.getOrDefault(self.shardBy)
 
     def getNumProbes(self) -> int | None:
-        """Value of numProbes; None where unset."""
+        """Value of numProbes, None if it is unset."""
         return self.getOrDefault(self.numProbes)
 
     def getNumReplicas(self) -> int | None:
-        """Value of numReplicas; None where unset."""
+        """Value of numReplicas, None if it is unset."""
         return self.getOrDefault(self.numReplicas)
 
-    # What is set below works on a model without a refit.
+    # The Params below can be set on a model without another fit.
 
     def setK(self: Self_, value: int) -> Self_:
         """Set k."""
@@ -292,8 +302,8 @@ class HasNeighbors(CheckedParams, HasFeaturesCol):
         return self._set(numReplicas=value)
 
 
-class FitSetters(HasNeighbors):
-    """Setters of what shapes the index: on estimators only."""
+class FitSetters(_KNNParams):
+    """Setters of the Params that determine the index, for estimators only."""
 
     def setIdCol(self: Self_, value: str | None) -> Self_:
         """Set idCol; None unsets it."""
@@ -337,18 +347,20 @@ class FitSetters(HasNeighbors):
 
 
 class HasNeighborColumns(CheckedParams):
-    """The output columns of a search."""
+    """Params for the output columns of a search."""
 
     neighborsCol: Param[str] = Param(
         Params._dummy(),
         "neighborsCol",
-        "output: array of ids, nearest first; an empty name leaves the column out",
+        "output column of arrays with the ids of the neighbors, nearest first; omitted if the name "
+        "is empty",
         text("neighborsCol"),
     )
     distancesCol: Param[str] = Param(
         Params._dummy(),
         "distancesCol",
-        "output: array<double>, same order, never descending; an empty name leaves the column out",
+        "output column of array<double> with the distances of the neighbors, in the same, "
+        "non-decreasing order; omitted if the name is empty",
         text("distancesCol"),
     )
 
@@ -361,9 +373,9 @@ class HasNeighborColumns(CheckedParams):
         return self.getOrDefault(self.distancesCol)
 
     def setNeighborsCol(self: Self_, value: str) -> Self_:
-        """Set neighborsCol; an empty name leaves the column out."""
+        """Set neighborsCol; an empty name omits the column."""
         return self._set(neighborsCol=value)
 
     def setDistancesCol(self: Self_, value: str) -> Self_:
-        """Set distancesCol; an empty name leaves the column out."""
+        """Set distancesCol; an empty name omits the column."""
         return self._set(distancesCol=value)

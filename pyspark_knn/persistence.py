@@ -1,9 +1,9 @@
-"""Saving and loading: the only room that knows the files of a saved stage or model.
+"""Saving and loading: the only module that knows the files of a saved stage.
 
-A saved estimator is MLlib's ``metadata/`` alone. A saved model has, beside it, ``items/``: Parquet
-of position, id, features, label and weight. There is no pickle in it, so that loading a model runs
-no code from it; everything is written and read through Spark, so that it lives wherever Spark can
-write.
+A saved estimator consists of MLlib's ``metadata/``. A saved model also has ``items/``, which are
+Parquet files of position, id, features, label and weight. There is no pickle in a saved model, so
+loading it does not run its code. All files are written and read through Spark, so they can be in
+any storage that Spark supports.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import uuid
 from importlib import metadata as distributions
-from typing import Any, Generic, Protocol, TypeVar, cast
+from typing import Any, Generic, TypeVar
 
 from pyspark.errors import PySparkException
 from pyspark.ml.param import Params
@@ -27,71 +27,84 @@ from pyspark_knn.engine.spark import compat
 from pyspark_knn.engine.spark.folders import SavedAt, address, literal, replacing
 
 _ATTEMPTS = 3
-"""How often a model is loaded that somebody else overwrites meanwhile."""
+"""How often loading a model is tried if it is overwritten meanwhile."""
 
-S = TypeVar("S", bound="SavedStage")
-
-
-class SavedStage(Params, MLReadable[Any], MLWritable):
-    """A stage or a model that this room saves and loads."""
+S = TypeVar("S", bound=Params)
+M = TypeVar("M", bound="SavedModel")
 
 
-class SavedModel(Protocol):
-    """What a model offers to be saved and loaded."""
+class SavedModel(Params, MLReadable[Any], MLWritable):
+    """What a fitted model provides to its writer and its reader."""
 
     @property
     def numItems(self) -> int:
-        """How many items there are."""
+        """Number of items."""
+        raise NotImplementedError
 
     @property
     def numFeatures(self) -> int:
-        """The dimension of their vectors."""
+        """Dimension of the items' vectors."""
+        raise NotImplementedError
 
     @property
     def _fitted(self) -> Placement:
         """The index in its place."""
+        raise NotImplementedError
 
     def _fit_record(self) -> dict[str, Any]:
-        """What is to be known of the fit; goes into the metadata as JSON."""
+        """Return the fit summary to save in the metadata, as JSON values."""
+        raise NotImplementedError
 
     def unpersist(self) -> Any:
-        """Free what the executors hold of it."""
+        """Free the memory that the model uses on the executors."""
+        raise NotImplementedError
 
     def _restore(self, packed: PackedItems, record: dict[str, Any]) -> None:
-        """Take back in what was saved."""
+        """Restore the model from its packed items and its saved fit summary."""
+        raise NotImplementedError
 
     def _item_columns(self) -> list[ItemColumn]:
-        """What every item has beside its vector."""
+        """Return what every item has beside its vector."""
+        raise NotImplementedError
 
     def _saved_columns(self) -> dict[str, tuple[str, ...]]:
-        """The columns that its saved items must have, see `saved.check_columns`."""
+        """Return the columns of saved items with their types, see `saved.check_columns`."""
+        raise NotImplementedError
 
     def _came_from(self, place: SavedAt) -> None:
-        """Remember where this model was loaded from."""
+        """Remember the folder that this model was loaded from."""
+        raise NotImplementedError
 
     def _needs(self, place: SavedAt) -> bool:
-        """Whether this model cannot do without what is saved there."""
+        """Whether this model may still read the files of that folder."""
+        raise NotImplementedError
 
 
 class _Writer(MLWriter):
-    """Refuses to write into what is there already; replaces it only by what is whole."""
+    """Writes a stage; an overwritten folder is replaced only after the new one is complete."""
 
     def __init__(self, instance: Params) -> None:
         super().__init__()
         self._instance = instance
 
     def save(self, path: str) -> None:
-        """Save to `path`.
+        """Save the stage to `path`.
 
-        With `overwrite` the new folder is written beside the old one, which stays until the new one
-        is complete.
+        With `overwrite` the new folder is written beside the old one, which is kept until the new
+        one is complete.
+
+        Parameters
+        ----------
+        path : str
+            The folder to write.
 
         Raises
         ------
         FileExistsError
-            If there is a saved stage already, and `overwrite` was not called.
+            If `path` contains a saved stage and `overwrite` was not called.
         ValueError
-            If what would be saved could not be loaded.
+            If the stage could not be loaded again, or if a sharded model would overwrite its own
+            files.
         """
         saved.check_uid(self._instance.uid)
         saved.check_limits(self._instance)
@@ -100,13 +113,14 @@ class _Writer(MLWriter):
         if not self.shouldOverwrite:
             if place.metadata is not None:
                 raise FileExistsError(
-                    f"{path} holds a saved stage already: use write().overwrite().save(path)"
+                    f"{path} already contains a saved stage. To replace it, use "
+                    "write().overwrite().save(path)."
                 )
             self._save_to(path, place)
             return
         self._check_overwrite(path, place)
         if place.metadata is None and not compat.can_rename(session):
-            compat.remove_folder(session, path)  # nothing that could be loaded
+            compat.remove_folder(session, path)  # not a saved stage
             self.saveImpl(path)
             return
         with replacing(session, path, self._copy) as folder:
@@ -116,10 +130,10 @@ class _Writer(MLWriter):
         self.saveImpl(path)
 
     def _check_overwrite(self, path: str, place: SavedAt) -> None:
-        """Refuse to overwrite what is needed."""
+        """Raise a ValueError if the stage still needs the files at `path`."""
 
     def _copy(self, source: str, target: str) -> None:
-        """Copy what `saveImpl` wrote, by Spark; what makes it loadable comes last."""
+        """Copy a saved stage through Spark, the metadata last: a partial copy is not loaded."""
         text = self.sparkSession.read.text(literal(f"{source}/metadata"))
         text.coalesce(1).write.text(f"{target}/metadata")
 
@@ -138,26 +152,26 @@ class _Writer(MLWriter):
 
 
 class StageWriter(_Writer):
-    """Writes an estimator: its Params."""
+    """Writes an estimator, that is its Params."""
 
     def saveImpl(self, path: str) -> None:
-        """Write the metadata."""
+        """Write the metadata to `path`."""
         self._save_metadata(path, {})
 
 
 class ModelWriter(_Writer):
-    """Writes a fitted model: its items, and then its Params and what it is to know of itself."""
+    """Writes a fitted model: its items, then its Params and its fit summary."""
 
-    @property
-    def _model(self) -> SavedModel:
-        return cast("SavedModel", self._instance)
+    def __init__(self, instance: SavedModel) -> None:
+        super().__init__(instance)
+        self._model = instance
 
     def _check_overwrite(self, path: str, place: SavedAt) -> None:
         if self._model._needs(place):
             raise ValueError(
-                f"a sharded model that was loaded from {path} (or from within it) cannot be "
-                "overwritten by itself, because lost shards are rebuilt from its files: save it "
-                "elsewhere"
+                f"{path} cannot be overwritten by the sharded model that was loaded from there (or "
+                "from a folder in it), because lost shards are rebuilt from its files. Save the "
+                "model to another path."
             )
 
     def _save_to(self, path: str, place: SavedAt) -> None:
@@ -167,19 +181,19 @@ class ModelWriter(_Writer):
             if not self._model._needs(place):
                 raise
             raise ValueError(
-                f"{path} held the files of this sharded model, which were deleted before it could "
-                "be saved again, and its shards were no longer in memory. The writer of a "
-                "PipelineModel deletes first what it overwrites: save a PipelineModel with a "
-                "sharded model elsewhere than where it was loaded from"
+                f"{path} contained the files of this sharded model, which were deleted before the "
+                "model was saved again, and its shards are no longer in memory. PipelineModel "
+                "deletes a folder before it overwrites it: save a PipelineModel with a sharded "
+                "model to another path than the one it was loaded from."
             ) from error
 
     def saveImpl(self, path: str) -> None:
-        """Write the items, then the metadata: without the latter nothing can be loaded."""
+        """Write the items, then the metadata, so that an incomplete model cannot be loaded."""
         model = self._model
-        facts = {"numItems": model.numItems, "numFeatures": model.numFeatures}
+        sizes = {"numItems": model.numItems, "numFeatures": model.numFeatures}
         record = model._fit_record()
         model._fitted.items_frame(self.sparkSession).write.parquet(f"{path}/items")
-        self._save_metadata(path, {**facts, "fit": record})
+        self._save_metadata(path, {**sizes, "fit": record})
 
     def _copy(self, source: str, target: str) -> None:
         items = self.sparkSession.read.parquet(literal(f"{source}/items"))
@@ -187,13 +201,13 @@ class ModelWriter(_Writer):
         super()._copy(source, target)
 
 
-class StageReader(MLReader[S], Generic[S]):
-    """Reads an estimator back.
+class StageReader(MLReader[Any], Generic[S]):
+    """Reads an estimator.
 
     Parameters
     ----------
     kind : type
-        The class that is expected at the path.
+        The class of the stage to read.
     """
 
     def __init__(self, kind: type[S]) -> None:
@@ -201,21 +215,31 @@ class StageReader(MLReader[S], Generic[S]):
         self._kind = kind
 
     def load(self, path: str) -> S:
-        """Load from `path`.
+        """Load the stage that was saved to `path`.
+
+        Parameters
+        ----------
+        path : str
+            The folder of the saved stage.
+
+        Returns
+        -------
+        Params
+            The stage, with the saved uid and Params.
 
         Raises
         ------
         FileNotFoundError
-            If there is no saved stage.
+            If there is no saved stage at `path`.
         ValueError
-            If there is another class, a format from a newer release, or something unreadable.
+            If the saved stage has another class, is damaged, or has the format of a newer release.
         """
         return self._instance(path, self._parsed(path, self._read(path)))
 
     def _read(self, path: str) -> str:
         text = saved.read_metadata(self.sparkSession, path)
         if text is None:
-            raise FileNotFoundError(f"there is no saved {self._kind.__name__} at {path}")
+            raise FileNotFoundError(f"no saved {self._kind.__name__} exists at {path}")
         return text
 
     def _parsed(self, path: str, text: str) -> dict[str, Any]:
@@ -226,13 +250,14 @@ class StageReader(MLReader[S], Generic[S]):
         expected = f"{self._kind.__module__}.{self._kind.__qualname__}"
         if found["class"] != expected:
             raise ValueError(
-                f"{path} holds a {found['class'][:80]}, not a {expected}: load it with that class"
+                f"{path} contains a {found['class'][:80]}, not a {expected}. Load it with its own "
+                "class."
             )
         if found["formatVersion"] > saved.FORMAT_VERSION:
             raise ValueError(
-                f"{path} has format {saved.shown(found['formatVersion'])}, and this release of "
-                f"pyspark_knn reads up to {saved.FORMAT_VERSION}: it was saved by a newer release, "
-                f"with {saved.shown(found.get('libraryVersions'))}"
+                f"{path} has format version {saved.shown(found['formatVersion'])}, but this "
+                f"release of pyspark_knn supports at most {saved.FORMAT_VERSION}. It was saved by "
+                f"a newer release, with {saved.shown(found.get('libraryVersions'))}."
             )
         return found
 
@@ -246,11 +271,11 @@ class StageReader(MLReader[S], Generic[S]):
         return instance
 
 
-class ModelReader(StageReader[S]):
-    """Reads a fitted model back and builds its index anew."""
+class ModelReader(StageReader[M]):
+    """Reads a fitted model and builds its index again."""
 
-    def load(self, path: str) -> S:
-        """Load from `path`; for the errors see `StageReader.load`."""
+    def load(self, path: str) -> M:
+        """Load the model that was saved to `path`; see `StageReader.load`."""
         for _ in range(_ATTEMPTS):
             text = self._read(path)
             try:
@@ -258,24 +283,24 @@ class ModelReader(StageReader[S]):
             except ValueError:
                 if saved.read_metadata(self.sparkSession, path) == text:
                     raise
-                continue  # these were the metadata of one model, and items of another
+                continue  # the metadata and the items were those of two models
             if saved.read_metadata(self.sparkSession, path) == text:
                 place = SavedAt(address(self.sparkSession, path), text)
-                cast("SavedModel", model)._came_from(place)
+                model._came_from(place)
                 return model
-            cast("SavedModel", model).unpersist()
+            model.unpersist()
         raise ValueError(
-            f"{path} was overwritten while it was being loaded, {_ATTEMPTS} times: load it again"
+            f"{path} was overwritten while it was being loaded, in {_ATTEMPTS} attempts. Load it "
+            "again."
         )
 
-    def _restored(self, path: str, text: str) -> S:
+    def _restored(self, path: str, text: str) -> M:
         metadata = self._parsed(path, text)
-        stage = self._instance(path, metadata)
-        model = cast("SavedModel", stage)
+        model = self._instance(path, metadata)
         try:
             for name in ("numItems", "numFeatures"):
-                saved.whole(metadata, name, 1)
-            record = saved.record(metadata)
+                saved.integer_field(metadata, name, 1)
+            record = saved.fit_record(metadata)
             frame = self.sparkSession.read.parquet(literal(f"{path}/items"))
             saved.check_columns(frame, model._saved_columns())
             source = saved_source(frame, model._item_columns())
@@ -290,18 +315,18 @@ class ModelReader(StageReader[S]):
             if type(error).__module__.startswith("py4j."):
                 raise ValueError(f"{path} is damaged: {compat.reason(error)}") from error
             raise
-        return stage
+        return model
 
 
 def _check_positions(frame: DataFrame, count: int) -> None:
-    """Refuse positions that are not each item's own: neighbours are named by them."""
+    """Raise a ValueError unless the positions, which identify the items, are 0 to `count` - 1."""
     positions = F.min("position"), F.max("position"), F.count_distinct("position")
     if tuple(frame.agg(*positions).collect()[0]) != (0, count - 1, count):
-        raise ValueError(f"positions must be 0 to {count - 1}, each of one item")
+        raise ValueError(f"items column 'position' must contain each of 0 to {count - 1} once")
 
 
 def _versions() -> dict[str, str]:
-    """What a reader of the files may want to know; a package shipped as a zip tells no version."""
+    """Return the versions of the libraries; a package shipped as a zip file has none."""
     found = {}
     for name in ("pyspark_knn", "pyspark", "scikit-learn", "numpy"):
         with contextlib.suppress(distributions.PackageNotFoundError):

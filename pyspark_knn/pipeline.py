@@ -1,7 +1,7 @@
-"""A Pipeline for grid search: it fits and runs what the candidates have in common once.
+"""A Pipeline for grid search, which fits and runs the stages that candidates share only once.
 
-MLlib's ``Pipeline.fitMultiple`` fits every stage anew for each candidate and never calls a stage's
-own ``fitMultiple``, which is where kNN models share their index and their search.
+MLlib's ``Pipeline.fitMultiple`` fits every stage again for each candidate and never calls the
+``fitMultiple`` of a stage, in which kNN models share their index and their search.
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ ParamMap = dict[Param[Any], Any]
 
 
 class SharedPrefixPipeline(Pipeline):
-    """A drop-in for ``pyspark.ml.Pipeline`` that makes grid search over its last stage cheap.
+    """A drop-in replacement for ``pyspark.ml.Pipeline`` that makes grid search faster.
 
     In a CrossValidator or TrainValidationSplit, each distinct prefix of stages (with the same
-    Params) is fitted once for each fold, instead of once for each candidate, and the last estimator
-    gets all its param maps through its own ``fitMultiple``. The fitted candidates share the output
-    of their common prefix, so that those that end in a kNN model share its search too. The models
+    Params) is fitted once per fold instead of once per candidate, and the last estimator gets all
+    its param maps in one call of its ``fitMultiple``. The fitted candidates share the output of
+    their common prefix, so candidates that end in a kNN model share its search as well. The models
     and metrics are those of a plain Pipeline.
 
-    It saves as a plain Pipeline does, and ``pyspark.ml.Pipeline.load`` reads it as well. What comes
-    out of `fit` is a plain ``PipelineModel``.
+    It is saved like a plain Pipeline and can also be loaded by ``pyspark.ml.Pipeline.load``. `fit`
+    returns a plain ``PipelineModel``.
 
     Parameters
     ----------
     stages : list of Estimator and Transformer
-        As of ``pyspark.ml.Pipeline``.
+        The stages, as in ``pyspark.ml.Pipeline``.
 
     Examples
     --------
@@ -73,28 +73,28 @@ class SharedPrefixPipeline(Pipeline):
         Parameters
         ----------
         dataset : DataFrame
-            What to fit on.
+            The data to fit the stages on.
         paramMaps : sequence of dict
-            Param -> value, of any stages.
+            The Params of any stages that each fit overrides: Param -> value.
 
         Returns
         -------
         iterator of (int, PipelineModel)
-            The index into `paramMaps`, and the model.
+            The index into `paramMaps`, and the model of that param map.
         """
         compat.session_of(dataset)
-        at = max(
+        last = max(
             (i for i, stage in enumerate(self.getStages()) if isinstance(stage, Estimator)),
             default=None,
         )
         replaced = any(self.stages in params for params in paramMaps)
-        if at is None or replaced:  # nothing to fit, or pipelines that have nothing in common
+        if last is None or replaced:  # nothing to fit, or no stages to share
             return super().fitMultiple(dataset, paramMaps)
-        return _Fits(self.copy(), at, dataset, paramMaps)
+        return _Fits(self.copy(), last, dataset, paramMaps)
 
     @classmethod
     def read(cls) -> PipelineReader:
-        """A reader of what this class or a plain Pipeline saved."""
+        """Return a reader that loads a saved SharedPrefixPipeline or a saved plain Pipeline."""
         return _Reader(cls)
 
 
@@ -110,16 +110,16 @@ class _Reader(PipelineReader):
 
 
 class _Prefix:
-    """Stages before the last estimator; each distinct one is fitted once.
+    """A sequence of stages before the last estimator, which is fitted once.
 
     Parameters
     ----------
     dataset : DataFrame
-        What the first stage is fitted on.
+        The data that the first stage is fitted on.
     parent : _Prefix, optional
-        The stages before.
+        The prefix without its last stage; None for the empty prefix.
     stage : Estimator or Transformer, optional
-        What comes next; none at the root.
+        The last stage of this prefix; None for the empty prefix.
     """
 
     def __init__(self, dataset: DataFrame, parent: _Prefix | None = None, stage: Any = None):
@@ -132,14 +132,14 @@ class _Prefix:
         self._dataset = dataset
 
     def child(self, stage: Any) -> _Prefix:
-        """The prefix that `stage` makes longer; the same one for the same Params."""
+        """Return this prefix followed by `stage`; the same object for the same Params."""
         key = fingerprint(stage)
         if key not in self._children:
             self._children[key] = _Prefix(self._dataset, self, stage)
         return self._children[key]
 
     def fit(self) -> tuple[list[Transformer], DataFrame]:
-        """The fitted stages, and what they make of the dataset."""
+        """Return the fitted stages, and the dataset transformed by them."""
         if self._parent is None:
             return [], self._dataset
         with self._lock:
@@ -151,8 +151,8 @@ class _Prefix:
             return self._fitted
 
 
-class _Group:
-    """Candidates that have a prefix in common: their last estimator gets all their maps at once."""
+class _PrefixGroup:
+    """Candidates with the same prefix, whose last estimator gets all their param maps at once."""
 
     def __init__(self, prefix: _Prefix, last: Estimator[Any]) -> None:
         self.prefix = prefix
@@ -162,13 +162,13 @@ class _Group:
         self._models: Iterator[tuple[int, Transformer]] | None = None
 
     def fit_next(self) -> tuple[int, PipelineModel]:
-        """One more model; to be called as often as there are candidates."""
+        """Fit and return the next model; call it once per candidate."""
         stages, dataset = self.prefix.fit()
         with self._lock:
             if self._models is None:
                 maps = [params for _, params, _ in self.candidates]
                 self._models = self._last.fitMultiple(dataset, maps)
-        # Outside of the lock: estimators of MLlib fit side by side.
+        # Outside of the lock, so that estimators of MLlib fit concurrently.
         which, model = next(self._models)
         index, _, after = self.candidates[which]
         shared = self.prefix.shared
@@ -176,24 +176,24 @@ class _Group:
 
 
 class _Fits:
-    """An iterator of fitted candidates, which several threads may share."""
+    """An iterator over the fitted candidates; thread-safe."""
 
     def __init__(
-        self, pipeline: Pipeline, at: int, dataset: DataFrame, paramMaps: Sequence[ParamMap]
+        self, pipeline: Pipeline, last: int, dataset: DataFrame, paramMaps: Sequence[ParamMap]
     ) -> None:
         root = _Prefix(dataset)
-        groups: dict[_Prefix, _Group] = {}
-        tickets = []
+        groups: dict[_Prefix, _PrefixGroup] = {}
+        group_of_candidate = []
         for index, params in enumerate(paramMaps):
             stages: list[Any] = pipeline.copy(params).getStages()
             prefix = root
-            for stage in stages[:at]:
+            for stage in stages[:last]:
                 prefix = prefix.child(stage)
             if prefix not in groups:
-                groups[prefix] = _Group(prefix, cast("Any", pipeline.getStages()[at]))
-            groups[prefix].candidates.append((index, params, stages[at + 1 :]))
-            tickets.append(groups[prefix])
-        self._tickets = iter(tickets)
+                groups[prefix] = _PrefixGroup(prefix, cast("Any", pipeline.getStages()[last]))
+            groups[prefix].candidates.append((index, params, stages[last + 1 :]))
+            group_of_candidate.append(groups[prefix])
+        self._groups = iter(group_of_candidate)
         self._lock = threading.Lock()
 
     def __iter__(self) -> _Fits:
@@ -201,7 +201,7 @@ class _Fits:
 
     def __next__(self) -> tuple[int, PipelineModel]:
         with self._lock:
-            group = next(self._tickets)
+            group = next(self._groups)
         return group.fit_next()
 
 
@@ -209,7 +209,7 @@ class _Fits:
 
 
 class _SharedOutput:
-    """What the stages of a prefix make of a DataFrame: one DataFrame, as long as that is alive."""
+    """The outputs of a prefix: one DataFrame per input, as long as the input is alive."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -218,8 +218,8 @@ class _SharedOutput:
         )
 
     def of(self, stages: Sequence[Transformer], dataset: DataFrame) -> DataFrame:
-        """What `stages`, a prefix that was fitted once, make of `dataset`."""
-        # Params of a fitted stage can still be set: they are part of the key.
+        """Return `dataset` transformed by `stages`, the fitted prefix."""
+        # Params of a fitted stage can still be set, so they are part of the key.
         key = tuple(fingerprint(stage) for stage in stages)
         with self._lock:
             made = self._made.setdefault(dataset, {})
@@ -227,7 +227,7 @@ class _SharedOutput:
                 output = dataset
                 for stage in stages:
                     output = stage.transform(output)
-                if output is dataset:  # as its own value it would never die
+                if output is dataset:  # as its own value it would never be garbage collected
                     return output
                 made[key] = output
             output = made[key]
@@ -236,7 +236,7 @@ class _SharedOutput:
 
 
 class _CandidateModel(PipelineModel):
-    """A PipelineModel that shares the output of its first stages with its siblings."""
+    """A PipelineModel that shares the output of its first stages with other candidates."""
 
     def __init__(self, stages: list[Transformer], count: int, shared: _SharedOutput) -> None:
         super().__init__(stages)
@@ -246,7 +246,7 @@ class _CandidateModel(PipelineModel):
 
     def _transform(self, dataset: DataFrame) -> DataFrame:
         prefix = self.stages[: self._count]
-        # `stages` is public: what somebody else fitted has nothing in common with the siblings.
+        # `stages` is public: stages that were replaced are not shared with other candidates.
         if [*map(id, prefix)] != [*map(id, self._prefix)]:
             return super()._transform(dataset)
         dataset = self._shared.of(prefix, dataset)
@@ -255,11 +255,11 @@ class _CandidateModel(PipelineModel):
         return dataset
 
     def copy(self, extra: ParamMap | None = None) -> _CandidateModel:
-        """A copy with other Params."""
+        """Return a copy with the Params of `extra`."""
         return _CandidateModel(super().copy(extra).stages, self._count, self._shared)
 
     def write(self) -> MLWriter:
-        """A writer of a plain PipelineModel."""
+        """Return a writer that saves a plain PipelineModel."""
         plain = PipelineModel(self.stages)
         plain._resetUid(self.uid)
         return plain.write()

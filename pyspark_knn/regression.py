@@ -1,4 +1,4 @@
-"""k-nearest-neighbour regression: the estimator and its model."""
+"""k-nearest-neighbor regression: the estimator and its model."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from pyspark_knn.voting import VotingEstimator, VotingModel
 
 
 class KNNRegressionModel(VotingModel, RegressionModel[Vector]):
-    """Labelled items whose nearest ones give each query the mean of their labels.
+    """A fitted regressor, which predicts the mean label of each query's nearest items.
 
-    It comes from `KNNRegressor.fit`, `KNNRegressionModel.load` or `KNNRegressionModel.fromSklearn`.
-    ``k``, ``weights``, ``maxDistance``, ``excludeIdCol``, ``handleInvalid`` and the column names
-    can be set on it without a refit.
+    Create it with `KNNRegressor.fit`, `KNNRegressionModel.load` or
+    `KNNRegressionModel.fromSklearn`. ``k``, ``weights``, ``maxDistance``, ``excludeIdCol``,
+    ``handleInvalid`` and the column names can be set on the model without another fit.
 
-    A query without any neighbour (or whose neighbours all weigh nothing), and an invalid one under
-    handleInvalid "keep", gets prediction NaN.
+    The prediction is NaN for a query without neighbors, for a query whose neighbors all have weight
+    0, and for an invalid query under handleInvalid="keep".
 
     Attributes
     ----------
     numItems, numFeatures, numSkipped : int
-        Items, the dimension of their vectors, and items left out as invalid at fit.
+        Number of items, dimension of their vectors, and number of invalid items that were skipped.
     items : DataFrame
-        position, id, features, label, weight: the items as they are searched.
+        The items as they are searched: position, id, features, label and weight.
 
     Examples
     --------
@@ -49,18 +49,21 @@ class KNNRegressionModel(VotingModel, RegressionModel[Vector]):
         return LabelMean(self.getWeights())
 
     def toSklearn(self) -> KNeighborsRegressor:
-        """The same items as a fitted scikit-learn regressor.
+        """Convert this model to a fitted scikit-learn regressor.
+
+        The items of a sharded model are fetched to the driver by a Spark job.
 
         Returns
         -------
         sklearn.neighbors.KNeighborsRegressor
-            Fitted on the driver.
+            Fitted on the driver, with this model's Params and items.
 
         Raises
         ------
         ValueError
-            For what scikit-learn has not: metric "inner_product", a radius of "haversine", weights
-            of items.
+            If scikit-learn does not support the metric ("inner_product", and "haversine" with a
+            radius), if the items have weights, or if the driver cannot hold the items of a sharded
+            model.
         """
         items, matrix = self._fitted.fetch()
         return interop.to_sklearn_voter(
@@ -71,63 +74,68 @@ class KNNRegressionModel(VotingModel, RegressionModel[Vector]):
     def fromSklearn(
         cls, fitted: KNeighborsRegressor, ids: Sequence[Any] | None = None
     ) -> KNNRegressionModel:
-        """A model out of a fitted scikit-learn regressor.
+        """Create a model from a fitted scikit-learn regressor; see `KNNModel.fromSklearn`.
 
         Parameters
         ----------
         fitted : sklearn.neighbors.KNeighborsRegressor
-            Fitted on one target.
+            A regressor that is fitted on one target.
         ids : sequence, optional
-            An id for each fitted row, all of one type. Unset: the rows' positions.
+            The ids of the fitted rows, all of one type. By default the rows are identified by their
+            positions.
 
         Returns
         -------
         KNNRegressionModel
-            With ``idCol`` "id" where `ids` are given.
+            The model, with ``idCol`` "id" if `ids` are given.
 
         Raises
         ------
         TypeError, ValueError
-            As `KNNModel.fromSklearn`, and for several targets and weights that are a function.
+            As in `KNNModel.fromSklearn`, and if `fitted` has several targets or if its weights are
+            a function.
         """
-        taken = interop.from_sklearn(fitted, ids, KNeighborsRegressor, interop.target_values)
-        return taken.model(cls())
+        converted = interop.from_sklearn(fitted, ids, KNeighborsRegressor, interop.target_values)
+        return converted.install(cls())
 
 
 class KNNRegressor(VotingEstimator[KNNRegressionModel], Regressor[KNNRegressionModel]):
-    """Regression by the mean of the nearest items' labels.
+    """Regression by the mean label of the nearest items.
 
-    `fit` reads the labelled items once, indexes them, and gives a `KNNRegressionModel`, whose
+    `fit` reads the labeled items once, indexes them and returns a `KNNRegressionModel`, whose
     `transform` adds the prediction of each query.
 
     Parameters
     ----------
     featuresCol, labelCol : str, default="features", "label"
-        Columns of the items: vectors or arrays of numbers; the values to predict.
+        Columns of the items: vectors or arrays of numbers, and the numbers to predict.
     predictionCol : str, default="prediction"
-        Output, a double.
+        Output column of type double.
     k : int, default=5
-        Neighbours whose mean is taken, >= 1; counts items.
+        Number of neighbors (items) whose labels are averaged, >= 1.
     weights : {"uniform", "distance"}, default="uniform"
-        What a neighbour counts: 1, or the inverse of its distance (not for metric "inner_product").
+        Weight of a neighbor in the mean: 1, or the inverse of its distance ("distance" is not
+        supported for metric "inner_product").
     weightCol : str, optional
-        Column of the items with weights >= 0 that multiply what they count.
+        Column of the items with weights >= 0, which multiply the weights of the neighbors. By
+        default 1.
     idCol : str, optional
-        Column that names an item; ties between items go to the smaller id.
+        Column of the items with their ids. Of items at equal distances the smaller id is nearer.
     neighborsCol, distancesCol : str, default=""
-        Outputs that tell which neighbours decided; left out unless they have a name.
+        Output columns with the ids and the distances of the neighbors behind the prediction. They
+        are omitted unless they have a name.
     metric, p, metricParams, algorithm, leafSize, dtype
-        As of `KNNEstimator`.
+        The metric and the index, see `KNNEstimator`.
     placement, numShards, shardBy, numProbes, numReplicas
-        As of `KNNEstimator`.
+        The placement of the index, see `KNNEstimator`.
     excludeIdCol, maxDistance, handleInvalid
-        As of `KNNEstimator`; what is left out does not count.
+        Limits of the search, see `KNNEstimator`. Excluded items do not count.
 
     Raises
     ------
     TypeError, ValueError
-        As `KNNEstimator`; and from `fit` for labels that are null, NaN or infinite, for weights
-        that are that or negative.
+        As in `KNNEstimator`. Also from `fit`, if a label is null, NaN or infinite, or if a weight
+        is null, NaN, infinite or negative.
 
     Examples
     --------
@@ -200,7 +208,7 @@ class KNNRegressor(VotingEstimator[KNNRegressionModel], Regressor[KNNRegressionM
         maxDistance: float | None = None,
         handleInvalid: str = "error",
     ) -> KNNRegressor:
-        """Set any of the Params; see the class for what they mean."""
+        """Set any of the Params, which the docstring of the class describes."""
         return self._set(**self._input_kwargs)
 
     def _new_model(self) -> KNNRegressionModel:

@@ -1,14 +1,14 @@
-"""What a saved stage says of itself: read, and checked before anything is made of it.
+"""Reading and checking the metadata and the items of a saved stage.
 
-A saved stage may be damaged, or come from a stranger. Whatever is wrong with it raises one
-ValueError, on the driver, that says what.
+A saved stage may be damaged or come from an untrusted source. Anything wrong with it raises a
+ValueError on the driver that names the problem.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from typing import Any, TypeVar
+from typing import Any
 
 from pyspark.ml.param import Params
 from pyspark.sql import DataFrame, SparkSession
@@ -17,27 +17,26 @@ from pyspark_knn.engine.rows.ids import check_id_type
 from pyspark_knn.engine.spark.folders import literal
 
 FORMAT_VERSION = 1
-"""Goes up when an older release could not read what this one writes."""
+"""Version of the saved format, raised when older releases cannot read what this one writes."""
 
-MOST = {
+MAX_VALUES = {
     "k": 2**31 - 1,
     "leafSize": 2**31 - 1,
     "numProbes": 100_000,
     "numReplicas": 10_000,
     "numShards": 100_000,
 }
-"""What a saved stage may ask for: far more than makes sense, and less than stalls a driver."""
+"""Largest values of Params in a saved stage: beyond any sensible use, but safe for the driver."""
 
-MOST_UID = 128
-
-P = TypeVar("P", bound=Params)
+MAX_UID_LENGTH = 128
+"""Largest number of characters of a uid."""
 
 
 # --- metadata -------------------------------------------------------------------------------------
 
 
 def read_metadata(session: SparkSession, path: str) -> str | None:
-    """The metadata of a saved stage, as text; None where there is none."""
+    """Return the metadata of the stage saved at `path` as text, or None if there is none."""
     try:
         rows = session.read.text(literal(f"{path}/metadata")).take(2)
     except Exception as error:
@@ -48,19 +47,29 @@ def read_metadata(session: SparkSession, path: str) -> str | None:
 
 
 def parse_metadata(text: str) -> dict[str, Any]:
-    """The fields that every stage has, checked.
+    """Parse the metadata of a saved stage and check the fields that every stage has.
+
+    Parameters
+    ----------
+    text : str
+        The metadata as JSON.
+
+    Returns
+    -------
+    dict
+        The fields.
 
     Raises
     ------
     ValueError
-        If there is no JSON, or a field is missing or of another type.
+        If the text is not a JSON object, or if a field is missing or has a wrong type.
     """
     try:
         metadata = json.loads(text)
     except RecursionError:
-        raise ValueError("its JSON is nested too deeply") from None
+        raise ValueError("the JSON is nested too deeply") from None
     if not isinstance(metadata, dict):
-        raise ValueError("it holds no JSON object")
+        raise ValueError("the text is not a JSON object")
     for name, kind, word in (
         ("class", str, "a string"),
         ("uid", str, "a string"),
@@ -71,31 +80,33 @@ def parse_metadata(text: str) -> dict[str, Any]:
         if not isinstance(_field(metadata, name), kind):
             raise ValueError(f"{name} must be {word}, got {shown(metadata[name])}")
     if not re.match(r"\d+\.\d+", metadata["sparkVersion"]):
-        raise ValueError(f"sparkVersion must be a version, got {shown(metadata['sparkVersion'])}")
+        raise ValueError(
+            f"sparkVersion must be a version number, got {shown(metadata['sparkVersion'])}"
+        )
     check_uid(metadata["uid"])
-    whole(metadata, "formatVersion", 1)
+    integer_field(metadata, "formatVersion", 1)
     return metadata
 
 
 def check_uid(uid: str) -> None:
-    """Refuse a uid that is no plain name: a pipeline makes a folder's name of it."""
-    if not re.fullmatch(rf"[\w.-]{{1,{MOST_UID}}}", uid) or ".." in uid or uid == ".":
+    """Raise a ValueError if a uid is not a plain name: pipelines use it as the name of a folder."""
+    if not re.fullmatch(rf"[\w.-]{{1,{MAX_UID_LENGTH}}}", uid) or ".." in uid or uid == ".":
         raise ValueError(
-            "uid must consist of letters, digits, '_', '-' and single '.', at most "
-            f"{MOST_UID} of them, got {shown(uid)}"
+            f"uid must have at most {MAX_UID_LENGTH} characters, which are letters, digits, '_', "
+            f"'-' or single '.', got {shown(uid)}"
         )
 
 
-def whole(fields: dict[str, Any], name: str, least: int) -> int:
-    """The field `name`, which must be an integer."""
+def integer_field(fields: dict[str, Any], name: str, least: int) -> int:
+    """Return the field `name`; raise a ValueError unless it is an integer >= `least`."""
     value = _field(fields, name)
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
         raise ValueError(f"{name} must be an integer >= {least}, got {shown(value)}")
     return value
 
 
-def record(metadata: dict[str, Any]) -> dict[str, Any]:
-    """What a model is to know of its fit."""
+def fit_record(metadata: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields of the fit summary; raise a ValueError unless they are a JSON object."""
     found = _field(metadata, "fit")
     if not isinstance(found, dict):
         raise ValueError(f"fit must be an object, got {shown(found)}")
@@ -109,7 +120,7 @@ def _field(fields: dict[str, Any], name: str) -> Any:
 
 
 def shown(value: Any) -> str:
-    """What was found, for a message, which a stranger cannot make long."""
+    """Format an untrusted value for a message, with at most 80 characters."""
     try:
         text = repr(value)
     except (RecursionError, ValueError):  # nested too deeply, or too many digits
@@ -121,12 +132,19 @@ def shown(value: Any) -> str:
 
 
 def set_params(stage: Params, metadata: dict[str, Any]) -> None:
-    """Set the Params and their defaults as saved.
+    """Set the saved Params and their saved defaults.
+
+    Parameters
+    ----------
+    stage : Params
+        The stage to set them on.
+    metadata : dict
+        The metadata of the saved stage.
 
     Raises
     ------
     ValueError
-        If there is no such Param, or it does not allow the value.
+        If the stage has no such Param, or the Param does not allow the value.
     """
     known = {param.name: param for param in stage.params}
     for field, setter in (("paramMap", stage._set), ("defaultParamMap", stage._setDefault)):
@@ -136,14 +154,16 @@ def set_params(stage: Params, metadata: dict[str, Any]) -> None:
             try:
                 setter(**{name: known[name].typeConverter(value)})
             except (TypeError, ValueError, OverflowError, RecursionError) as error:
-                told = str(error) if len(str(error)) < 200 else f"it cannot be {shown(value)}"
-                raise ValueError(f"{field}, {name}: {told}") from error
+                message = str(error)
+                if len(message) >= 200:
+                    message = f"value {shown(value)} is not allowed"
+                raise ValueError(f"{field}, {name}: {message}") from error
     check_limits(stage)
 
 
 def check_limits(stage: Params) -> None:
-    """Refuse what no saved stage may ask for; see `MOST`."""
-    for name, most in MOST.items():
+    """Raise a ValueError if a Param is larger than `MAX_VALUES` allow in a saved stage."""
+    for name, most in MAX_VALUES.items():
         value = stage.getOrDefault(name)
         if value is not None and value > most:
             raise ValueError(f"{name} must be at most {most} to be saved, got {shown(value)}")
@@ -153,31 +173,50 @@ def check_limits(stage: Params) -> None:
 
 
 def check_columns(frame: DataFrame, wanted: dict[str, tuple[str, ...]]) -> None:
-    """Check that items have the columns `wanted`, each with the types that it may have.
+    """Check that saved items have the expected columns.
 
-    No type stands for all that ids may have. Other columns mean no harm.
+    Parameters
+    ----------
+    frame : DataFrame
+        The saved items. Additional columns are ignored.
+    wanted : dict of str to tuple of str
+        The names of the expected columns and the types that each may have, as in SQL. An empty
+        tuple stands for all types of ids.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If a column is missing or has a wrong type, or if the items have ids but idCol is unset.
     """
     found = {field.name: field for field in frame.schema.fields}
     if "position" in found:
         wanted = {**wanted, "position": ("bigint",)}
     for name, types in wanted.items():
         if name not in found:
-            raise ValueError(f"its items have no column {name!r}, only {shown(frame.columns)}")
+            raise ValueError(f"items column {name!r} is missing. Columns: {shown(frame.columns)}")
         actual = found[name].dataType.simpleString()
         if not types:
             check_id_type("items column", found[name])
         elif actual not in types:
-            raise ValueError(f"items column {name!r} must be {' or '.join(types)}, but is {actual}")
+            raise ValueError(f"items column {name!r} must be {' or '.join(types)}, got {actual}")
     if "id" in found and "id" not in wanted:
-        raise ValueError("its items have ids, but idCol is unset")
+        raise ValueError("items column 'id' exists, but idCol is unset")
 
 
 def check_complete(num_items: int, num_features: int, metadata: dict[str, Any]) -> None:
-    """Refuse items of which a file is missing: Parquet itself would not notice."""
+    """Raise a ValueError if items are missing, which Parquet does not detect.
+
+    Parameters
+    ----------
+    num_items, num_features : int
+        Number of items that were read, and the dimension of their vectors.
+    metadata : dict
+        The metadata of the saved model.
+    """
     saved = metadata["numItems"], metadata["numFeatures"]
     found = num_items, num_features
     if found != saved:
         raise ValueError(
-            f"{shown(saved[0])} items of {shown(saved[1])} dimensions were saved, but there are "
-            f"{found[0]} of {found[1]}"
+            f"expected {shown(saved[0])} items of dimension {shown(saved[1])}, got {found[0]} "
+            f"items of dimension {found[1]}"
         )

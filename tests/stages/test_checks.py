@@ -52,7 +52,7 @@ def test_the_warning_points_at_the_line_of_the_caller(items: DataFrame) -> None:
 def test_a_max_distance_in_kilometres_warns_for_angles(spark: SparkSession) -> None:
     points = frame_of(spark, np.radians([[48.9, 2.4], [41.9, 12.5]]))
     knn = KNNEstimator(idCol="id", k=2, metric="haversine", maxDistance=500.0)
-    with pytest.warns(UserWarning, match=r"no two points are farther than 3\.14159 .*radians"):
+    with pytest.warns(UserWarning, match=r"between any two points .* is 3\.14159\. .*radians"):
         knn.fit(points).transform(points)
     _is_silent(knn.copy({knn.maxDistance: 3.1}).fit(points), points)
     _is_silent(knn.copy({knn.metricParams: {"radius": 6371.0088}}).fit(points), points)

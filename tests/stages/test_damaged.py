@@ -90,7 +90,7 @@ def unnamed(metadata: dict[str, Any]) -> None:
     metadata["fit"] |= {"numClasses": 1_000_000, "classNames": None}
 
 
-UID = "uid must consist of letters"
+UID = "uid must have at most 128 characters, which are letters"
 METADATA = {
     "no uid": (drop("uid"), "uid"),
     "no paramMap": (drop("paramMap"), "paramMap"),
@@ -126,13 +126,13 @@ METADATA = {
     "numClasses is null": (put(None, "fit", "numClasses"), "numClasses must be an integer >= 2"),
     "numClasses is 1": (put(1, "fit", "numClasses"), "numClasses must be an integer >= 2"),
     "no numClasses": (drop("fit", "numClasses"), "numClasses must be an integer >= 2"),
-    "classNames too short": (put(["no"], "fit", "classNames"), "1 classNames for 2 classes"),
+    "classNames too short": (put(["no"], "fit", "classNames"), "classNames must have one name"),
     "classNames of numbers": (put([0, 1], "fit", "classNames"), "classNames must be"),
     "numSkipped is negative": (put(-1, "fit", "numSkipped"), "numSkipped must be"),
     "numSkipped is a word": (put("none", "fit", "numSkipped"), "numSkipped must be"),
     "a reason is a number": (put(1, "fit", "algorithmReason"), "algorithmReason must be"),
     "featureNames": (put(["a"], "fit", "featureNames"), "1 featureNames for 2 features"),
-    "thresholds": (put([0.1] * 3, "paramMap", "thresholds"), "thresholds must be one for each"),
+    "thresholds": (put([0.1] * 3, "paramMap", "thresholds"), "thresholds must have one value"),
     "fit is a list": (put([], "fit"), "fit must be an object"),
     "uid leaves the folder": (put("x/../../../../escaped", "uid"), UID),
     "uid climbs": (put("..", "uid"), UID),
@@ -167,25 +167,28 @@ def test_unknown_fields_are_ignored(spark: SparkSession, classes: Path, tmp_path
 COLUMNS = "position, id, features, label"
 ITEMS = {
     "null ids": (["position", "if(id = 0, null, id) id", "features", "label"], "id.* holds a null"),
-    "no ids": (["position", "features", "label"], "items have no column 'id'"),
-    "no labels": (["position", "id", "features"], "items have no column 'label'"),
-    "no features": (["position", "id", "label"], "items have no column 'features'"),
+    "no ids": (["position", "features", "label"], "items column 'id' is missing"),
+    "no labels": (["position", "id", "features"], "items column 'label' is missing"),
+    "no features": (["position", "id", "label"], "items column 'features' is missing"),
     "labels of strings": (
         ["position", "id", "features", "string(label) label"],
-        "items column 'label' must be double, but is string",
+        "items column 'label' must be double, got string",
     ),
     "features of strings": (
         ["position", "id", "array('a', 'b') features", "label"],
-        r"items column 'features' must be array<double> or array<float>, but is array<string>",
+        r"items column 'features' must be array<double> or array<float>, got array<string>",
     ),
     "ids of arrays": (["position", "array(id) id", "features", "label"], "must be of an atomic"),
     "positions of strings": (
         ["string(position) position", "id", "features", "label"],
-        "items column 'position' must be bigint, but is string",
+        "items column 'position' must be bigint, got string",
     ),
     "a fraction": (["position", "id", "features", "label / 2 label"], "label.* holds 0.5"),
     "a negative": (["position", "id", "features", "label - 1 label"], "label.* holds -1.0"),
-    "too many classes": (["position", "id", "features", "label + 1 label"], "a label 2.0 of 2"),
+    "too many classes": (
+        ["position", "id", "features", "label + 1 label"],
+        "contains 2.0, but numClasses is 2",
+    ),
     "a null label": (["position", "id", "features", "nullif(label, 1) label"], "holds a null"),
     "NaN": (["position", "id", "array(double('NaN'), 1D) features", "label"], "NaN"),
 }
@@ -219,10 +222,10 @@ def test_files_of_different_models(spark: SparkSession, classes: Path, tmp_path:
 @pytest.mark.parametrize(
     ("position", "message"),
     [
-        ("position + 1", "positions must be 0 to 5"),
-        ("int(position / 2) * 2", "positions must be 0 to 5"),
-        ("nullif(position, 3)", "positions must be 0 to 5"),
-        ("-position", "positions must be 0 to 5"),
+        ("position + 1", "items column 'position' must contain each of 0 to 5 once"),
+        ("int(position / 2) * 2", "items column 'position' must contain each of 0 to 5 once"),
+        ("nullif(position, 3)", "items column 'position' must contain each of 0 to 5 once"),
+        ("-position", "items column 'position' must contain each of 0 to 5 once"),
     ],
 )
 def test_positions(
@@ -240,7 +243,7 @@ def test_ids_of_a_model_without_id_col(
 ) -> None:
     folder = copy_of(positions, tmp_path)
     rewrite(folder, spark.createDataFrame(ROWS, SCHEMA).drop("label"))
-    with pytest.raises(ValueError, match="is damaged: its items have ids, but idCol is unset"):
+    with pytest.raises(ValueError, match="is damaged: items column 'id' exists, but idCol"):
         KNNModel.load(folder.as_uri())
 
 

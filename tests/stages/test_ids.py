@@ -277,7 +277,9 @@ def test_fit_warns_of_nondeterministic_ids(classic: SparkSession) -> None:
     knn = KNNEstimator(k=1, idCol="key")
     for name in ("blind function", "uuid"):
         items = _drawn(classic)[name]
-        with pytest.warns(UserWarning, match=r"idCol 'key' may get other values.*Persist") as noted:
+        with pytest.warns(
+            UserWarning, match=r"idCol 'key' is computed by a nondet.*Persist"
+        ) as noted:
             knn.fit(items)
         assert noted[0].filename == __file__
         knn.fit(items.cache())  # warnings are errors

@@ -318,12 +318,12 @@ class TestPredict:
         ids=str,
     )
     def test_other_types(self, regressor: KNNRegressionModel, query: Any, got: str) -> None:
-        message = f"predict takes one vector: .* got {got}; for several rows use transform"
+        message = f"value must be one vector, .* got {got}. For several rows, call transform"
         with pytest.raises(TypeError, match=message):
             regressor.predict(query)
 
     def test_a_frame(self, spark: SparkSession, regressor: KNNRegressionModel) -> None:
-        with pytest.raises(TypeError, match="DataFrame; for several rows use transform"):
+        with pytest.raises(TypeError, match=r"DataFrame\. For several rows, call transform"):
             regressor.predict(labelled(spark))
-        with pytest.raises(ValueError, match="the vector has dimension 3 where 2 is needed"):
+        with pytest.raises(ValueError, match="value must have dimension 2, got dimension 3"):
             regressor.predict([1.0, 2.0, 3.0])

@@ -67,9 +67,10 @@ def test_repr_and_explain_params(model: KNNModel) -> None:
         assert part in said
     assert repr(KNNModel()).endswith("without an index")
     assert (
-        "neighbours per query, >= 1; counts items (default: 5, current: 4)" in model.explainParams()
+        "number of neighbors (items) per query, >= 1 (default: 5, current: 4)"
+        in model.explainParams()
     )
-    assert "k: neighbours per query" in KNNEstimator().explainParam("k")
+    assert "k: number of neighbors" in KNNEstimator().explainParam("k")
     assert repr(KNNEstimator()).startswith("KNNEstimator_")
 
 
@@ -97,7 +98,7 @@ def test_to_sklearn(spark: SparkSession, rng: np.random.Generator, model: KNNMod
 
 def test_to_sklearn_refuses_metrics_that_sklearn_lacks(spark: SparkSession) -> None:
     model = KNNEstimator(idCol="id", metric="inner_product").fit(frame_of(spark, ITEMS))
-    with pytest.raises(ValueError, match="no metric 'inner_product'"):
+    with pytest.raises(ValueError, match="metric 'inner_product' is not supported"):
         model.toSklearn()
 
 
@@ -142,24 +143,24 @@ def test_from_sklearn_accepts_ids_of_many_types() -> None:
 
 def test_from_sklearn_checks_its_arguments(spark: SparkSession) -> None:
     fitted = NearestNeighbors().fit(ITEMS)
-    with pytest.raises(ValueError, match="ids must be one for each of the 40 fitted rows, got 2"):
+    with pytest.raises(
+        ValueError, match="ids must have one id for each of the 40 fitted rows, got 2"
+    ):
         KNNModel.fromSklearn(fitted, ids=[1, 2])
-    with pytest.raises(ValueError, match="ids holds a null"):
+    with pytest.raises(ValueError, match="ids contains a null"):
         KNNModel.fromSklearn(fitted, ids=[None, *IDS[1:]])
     with pytest.raises(TypeError, match="ids"):
         KNNModel.fromSklearn(fitted, ids=[[1]] * 40)
-    with pytest.raises(TypeError, match=r"a scikit-learn Pipeline cannot run on Spark: transform"):
+    with pytest.raises(TypeError, match=r"a scikit-learn Pipeline cannot run on Spark. Transform"):
         KNNModel.fromSklearn(make_pipeline(StandardScaler(), NearestNeighbors()).fit(ITEMS))
-    with pytest.raises(
-        TypeError, match="a fitted NearestNeighbors is needed, got a StandardScaler"
-    ):
+    with pytest.raises(TypeError, match="must be a fitted NearestNeighbors, got a StandardScaler"):
         KNNModel.fromSklearn(StandardScaler())
     with pytest.raises(ValueError, match="not fitted"):
         KNNModel.fromSklearn(NearestNeighbors())
-    with pytest.raises(ValueError, match="a metric that is a function"):
+    with pytest.raises(ValueError, match="metric must be a string, got a function"):
         KNNModel.fromSklearn(NearestNeighbors(metric=lambda a, b: 0.0).fit(ITEMS[:3]))
     squares = np.zeros((3, 3))
-    with pytest.raises(ValueError, match="'precomputed' holds no vectors"):
+    with pytest.raises(ValueError, match="'precomputed' is not supported"):
         KNNModel.fromSklearn(NearestNeighbors(metric="precomputed").fit(squares))
 
 

@@ -83,7 +83,7 @@ def test_params_of_a_sharded_model(models: tuple[KNNModel, KNNModel]) -> None:
 def test_counts_and_ids_are_those_of_one_index(models: tuple[KNNModel, KNNModel]) -> None:
     one, cut = models
     assert (cut.numItems, cut.numFeatures) == (one.numItems, one.numFeatures) == (150, 3)
-    assert cut._facts.numDuplicates == one._facts.numDuplicates == 150 - len(set(NAMES))
+    assert cut._summary.numDuplicates == one._summary.numDuplicates == 150 - len(set(NAMES))
     assert cut.ids.tolist() == one.ids.tolist() == sorted(NAMES)
 
 
@@ -279,7 +279,7 @@ def test_fewer_shards_than_cores_are_replicated(
 def test_explain_search(models: tuple[KNNModel, KNNModel], queries: DataFrame) -> None:
     one, cut = (model.explainSearch(queries) for model in models)
     assert "150 of 3 dimensions" in one
-    assert "40, 6 neighbours each: 6e+03 pairs" in one
+    assert "40, 6 neighbors each: 6e+03 pairs" in one
     assert "placement  replicated" in one
     assert "placement  sharded: 3 shards" in cut
     for report in (one, cut):
@@ -382,7 +382,7 @@ def test_a_loaded_model_answers_as_the_saved_one(
 def test_a_loaded_model_cannot_overwrite_its_own_files(saved: tuple[KNNModel, str]) -> None:
     """Spark rebuilds lost shards from these files."""
     loaded, path = saved
-    with pytest.raises(ValueError, match="cannot be overwritten by itself"):
+    with pytest.raises(ValueError, match="cannot be overwritten by the sharded model"):
         loaded.write().overwrite().save(path)
     assert loaded.items.count() == 150
 

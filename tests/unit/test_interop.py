@@ -15,7 +15,7 @@ from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor, Nearest
 from pyspark_knn import KNNClassificationModel, KNNModel, KNNRegressionModel
 from pyspark_knn.engine.placing import replicate
 from pyspark_knn.engine.rows.items import Items
-from pyspark_knn.facts import FitFacts
+from pyspark_knn.fit_summary import FitSummary
 from pyspark_knn.index.distances import METRICS, resolve_metric
 from pyspark_knn.index.registry import classes_for
 
@@ -58,9 +58,9 @@ def points(rng: np.random.Generator, metric: str, count: int) -> np.ndarray:
 
 def model_of(kind: Any, matrix: np.ndarray, labels: Any = None, **settings: Any) -> Any:
     model = kind()._set(**settings)
-    facts = FitFacts(numClasses=2)
+    summary = FitSummary(numClasses=2)
     columns = {} if labels is None else {"label": pa.array(labels)}
-    model._hold(replicate(Items(len(matrix), columns), matrix, model._spec(), None), facts)
+    model._hold(replicate(Items(len(matrix), columns), matrix, model._spec(), None), summary)
     return model
 
 

@@ -1,0 +1,132 @@
+"""The models of one `fitMultiple`, which share their index and their search.
+
+All param maps that agree on the Params of the index share one index. Models that share an index
+also share the search of cached queries, such as the folds of MLlib's CrossValidator: the search
+runs once, with limits wide enough for each of the models, and each model's answer is cut out of the
+result. The result is kept until the models or the queries are garbage collected.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import threading
+from collections.abc import Hashable, Sequence
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from pyspark.ml.param import Param
+from pyspark.sql import DataFrame
+
+from pyspark_knn.engine.shared_search import Limits, Prepared, SharedSearch
+from pyspark_knn.engine.spark import compat
+from pyspark_knn.fingerprint import fingerprint
+from pyspark_knn.model import NeighborModel
+
+if TYPE_CHECKING:
+    from pyspark_knn.estimator import NeighborEstimator
+
+M = TypeVar("M", bound=NeighborModel)
+
+_SEARCH_PARAMS = frozenset(
+    {
+        "k",
+        "maxDistance",
+        "excludeIdCol",
+        "numProbes",
+        "numReplicas",
+        "weights",
+        "thresholds",
+        "neighborsCol",
+        "distancesCol",
+        "predictionCol",
+        "probabilityCol",
+        "rawPredictionCol",
+    }
+)
+"""Params that do not change the index. A Param that is not listed is assumed to change it."""
+
+_PREPARED_BYTES = 64 << 20
+"""Prepare the answers of all models up to this size in bytes, for as many queries as items. Beyond
+it the search dominates the time, so that preparing would cost memory and save little."""
+
+
+class _IndexGroup(Generic[M]):
+    """Estimators that share an index: the first one fits it, the others reuse it."""
+
+    def __init__(self) -> None:
+        self.estimators: list[NeighborEstimator[M]] = []
+        self._first: M | None = None
+        self._shared: SharedSearch | None = None
+        self._lock = threading.Lock()
+
+    def fit(self, estimator: NeighborEstimator[M], dataset: DataFrame) -> M:
+        """Return the model of one of the estimators."""
+        with self._lock:
+            if self._first is None:
+                model = estimator.fit(dataset)
+                # On Spark Connect the parallelism takes a job, which a transform must not start.
+                tasks = compat.parallelism(dataset.sparkSession)
+                self._shared = SharedSearch(
+                    self._widest(), tasks, model._fitted.item_columns, self._prepared(model)
+                )
+                self._first = model
+            else:
+                model = estimator._reuse_index(self._first)
+                estimator._warn(model)
+        model._share(self._shared)
+        return model
+
+    def _prepared(self, first: M) -> list[Prepared]:
+        """Return the answers of all models, or none if they would take too much memory."""
+        if len(self.estimators) == 1:
+            return []
+        prepared = []
+        for each in self.estimators:
+            # The error of an estimator is raised when that estimator is fitted.
+            with contextlib.suppress(TypeError, ValueError):
+                prepared.append(each._reuse_index(first)._prepared())
+        numbers_per_query = sum(2 * each.limits.k + each.answer.width for each in prepared)
+        return prepared if 8 * numbers_per_query * first.numItems <= _PREPARED_BYTES else []
+
+    def _widest(self) -> Limits:
+        """Return the limits of a search that contains the search of each model."""
+        limits = [
+            math.inf if (limit := each.getMaxDistance()) is None else limit
+            for each in self.estimators
+        ]
+        farthest = max(limits)
+        k = max(each.getK() for each in self.estimators)
+        return Limits(k, None if farthest == math.inf else farthest)
+
+
+class MultipleFits(Generic[M]):
+    """The fits of one `fitMultiple`; thread-safe.
+
+    Parameters
+    ----------
+    estimator : NeighborEstimator
+        The estimator, whose Params hold where a param map does not set them.
+    dataset : DataFrame
+        The items.
+    paramMaps : sequence of dict
+        The Params that each fit overrides: Param -> value.
+    """
+
+    def __init__(
+        self,
+        estimator: NeighborEstimator[M],
+        dataset: DataFrame,
+        paramMaps: Sequence[dict[Param[Any], Any]],
+    ) -> None:
+        self._dataset = dataset
+        self._estimators = [estimator.copy(each) for each in paramMaps]
+        groups: dict[Hashable, _IndexGroup[M]] = {}
+        self._groups = []
+        for each in self._estimators:
+            group = groups.setdefault(fingerprint(each, _SEARCH_PARAMS), _IndexGroup())
+            group.estimators.append(each)
+            self._groups.append(group)
+
+    def model(self, index: int) -> M:
+        """Return the model of the param map at `index`."""
+        return self._groups[index].fit(self._estimators[index], self._dataset)

@@ -1,0 +1,114 @@
+"""The summary of a fit, which is saved with the model."""
+
+from __future__ import annotations
+
+import types
+from dataclasses import dataclass, fields
+from typing import Any, get_args, get_origin, get_type_hints
+
+
+@dataclass(frozen=True)
+class FitSummary:
+    """What a fit reports about itself and its items.
+
+    The names of the fields are part of the saved format.
+
+    Attributes
+    ----------
+    numSkipped : int
+        Number of invalid items that were skipped.
+    numDuplicates : int
+        Number of items that have the id of another item.
+    algorithmReason, placementReason : str
+        Why this algorithm and this placement were chosen.
+    featureNames : list of str or None
+        Names of the features in the order of the vector, from the ML attributes of the items or
+        from scikit-learn. Queries with feature names must have the same ones.
+    numClasses : int or None
+        Number of classes of a classifier.
+    classNames : list of str or None
+        Names of a classifier's classes, from the label's ML attributes or from scikit-learn.
+    """
+
+    numSkipped: int = 0
+    numDuplicates: int = 0
+    algorithmReason: str = ""
+    placementReason: str = ""
+    featureNames: list[str] | None = None
+    numClasses: int | None = None
+    classNames: list[str] | None = None
+
+
+def read_summary(record: dict[str, Any]) -> FitSummary:
+    """Read the summary from a saved model's metadata.
+
+    Parameters
+    ----------
+    record : dict
+        The names of fields and their values, as parsed from JSON. Unknown fields, which a later
+        release may have added, are ignored.
+
+    Returns
+    -------
+    FitSummary
+        The summary, with defaults for missing fields.
+
+    Raises
+    ------
+    ValueError
+        If a field has a wrong type.
+    """
+    hints = get_type_hints(FitSummary)
+    known = {field.name: record[field.name] for field in fields(FitSummary) if field.name in record}
+    for name, value in known.items():
+        if not _suits(value, hints[name]):
+            kind = getattr(hints[name], "__name__", hints[name])
+            raise ValueError(f"{name} must be of type {kind}, got {str(value)[:80]!r}")
+    return FitSummary(**known)
+
+
+def check_classes(classes: int | None, names: list[str] | None, most: int) -> int:
+    """Check the classes that a saved model declares.
+
+    Parameters
+    ----------
+    classes : int or None
+        Number of classes.
+    names : list of str or None
+        Names of the classes.
+    most : int
+        Largest number of classes without names.
+
+    Returns
+    -------
+    int
+        Number of classes, at least 2.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer than 2 classes or more than `most` without names, or if the number of
+        names differs from the number of classes.
+    """
+    if classes is None or classes < 2:
+        raise ValueError(f"numClasses must be an integer >= 2, got {classes}")
+    if names is not None and len(names) != classes:
+        raise ValueError(
+            f"classNames must have one name for each of the {classes} classes, got {len(names)}"
+        )
+    if names is None and classes > most:
+        raise ValueError(
+            f"numClasses must be at most {most} for classes without names, got {classes}"
+        )
+    return classes
+
+
+def _suits(value: Any, hint: Any) -> bool:
+    """Whether a JSON value has the type `hint`; an int must not be negative."""
+    if isinstance(hint, types.UnionType):
+        return any(_suits(value, each) for each in get_args(hint))
+    if get_origin(hint) is list:
+        return isinstance(value, list) and all(_suits(each, get_args(hint)[0]) for each in value)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+    return isinstance(value, get_origin(hint) or hint)
