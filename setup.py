@@ -37,7 +37,7 @@ DEV = [*TEST, *DOCS, "ruff~=0.17.6", "mypy~=2.4.1", "pandas-stubs", "build", "tw
 setup(
     name="pyspark_knn",
     version="0.1.0",
-    description="Exact k-nearest-neighbour search as native pyspark.ml stages",
+    description="Exact k-nearest-neighbor search as native pyspark.ml stages",
     long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",

@@ -65,8 +65,8 @@ def make_data(cell: Cell, n_queries: int) -> tuple[NDArray[np.floating], NDArray
     if cell.data == "glove":
         rows = glove()[rng.permutation(400_000)[:n]]
     elif cell.data == "tight clusters":
-        centres = rng.standard_normal((10, cell.dim))
-        rows = centres[rng.integers(0, 10, n)] + 1e-3 * rng.standard_normal((n, cell.dim))
+        centers = rng.standard_normal((10, cell.dim))
+        rows = centers[rng.integers(0, 10, n)] + 1e-3 * rng.standard_normal((n, cell.dim))
     elif cell.data == "offset":
         rows = rng.standard_normal((n, cell.dim)) + 1e4
     else:

@@ -59,9 +59,9 @@ class _Patch:
 def points(spark: SparkSession, rows: int, features: int) -> DataFrame:
     """Return random clusters of four classes, with a fixed seed."""
     random = np.random.default_rng(5)
-    centres = random.normal(size=(40, features))
+    centers = random.normal(size=(40, features))
     which = random.integers(0, 40, rows)
-    matrix = (centres[which] + 1.2 * random.normal(size=(rows, features))).astype(np.float32)
+    matrix = (centers[which] + 1.2 * random.normal(size=(rows, features))).astype(np.float32)
     data = [(i, matrix[i].tolist(), int(which[i] % 4), i % FOLDS) for i in range(rows)]
     schema = "id int, values array<float>, label int, fold int"
     frame = spark.createDataFrame(data, schema).repartition(4)

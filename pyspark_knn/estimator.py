@@ -13,7 +13,7 @@ from pyspark.ml.util import MLReadable, MLWritable
 from pyspark.sql import DataFrame
 
 from pyspark_knn.checks import check_exclusion, check_max_distance, checked_metric
-from pyspark_knn.engine.fit.determinism import is_drawn
+from pyspark_knn.engine.fit.determinism import is_nondeterministic
 from pyspark_knn.engine.fit.packed import PackedItems
 from pyspark_knn.engine.fit.source import ItemSource, item_source
 from pyspark_knn.engine.rows.queries import names_to_keep
@@ -129,7 +129,7 @@ class NeighborEstimator(Estimator[M], FitSetters, MLReadable[Any], MLWritable):
     def _warn_of_drawn_ids(self, dataset: DataFrame) -> None:
         """Warn about ids that may have other values each time that Spark computes them."""
         name = self.getIdCol()
-        if name is not None and is_drawn(dataset, name):
+        if name is not None and is_nondeterministic(dataset, name):
             warnings.warn(
                 f"idCol {name!r} is computed by a nondeterministic expression (uuid(), rand(), "
                 "monotonically_increasing_id() or a Python UDF without arguments, for example), so "

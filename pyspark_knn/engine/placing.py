@@ -117,7 +117,7 @@ def choose_placement(placement: str, packed: PackedItems) -> tuple[str, str]:
     driver = "" if free is None else f"{free / 2**30:.2f} GiB are free on the driver"
     too_large = free is not None and needed > free
     if placement == SHARDED:
-        return SHARDED, f"placement is 'sharded'; {size}"
+        return SHARDED, f"sharded was asked for; {size}"
     if not shipping.takes_files(packed.frame.sparkSession):
         return SHARDED, f"{size}, and the server accepts no files, so the index is sent as rows"
     if placement == "auto" and needed > AUTO_BYTES:

@@ -2,7 +2,7 @@
 
     packed chunks -split-> pieces -shuffle-> build -> shards: rows (shard, part, bytes), persisted
 
-The driver gets counts and, where shards are cells, their centres. For the search of the shards see
+The driver gets counts and, where shards are cells, their centers. For the search of the shards see
 `pyspark_knn.engine.shards.plan`.
 """
 

@@ -4,7 +4,7 @@ For some metrics the nearest items are those of the largest *score*, an inner pr
 vectors and a term of the item:
 
 * euclidean and its kin: since ``|q - x|**2 = |q|**2 - 2 (q.x - |x|**2 / 2)``, the score is the
-  bracket. q and x are the rows less a common centre, times the factors of the metric.
+  bracket. q and x are the rows less a common center, times the factors of the metric.
 * inner_product: the product, of a query that is scaled to a norm below 1.
 * cosine, correlation: the product of the unit vectors.
 
@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 import numpy as np
 
-from pyspark_knn.index.kernels import centred_rows, unit_rows
+from pyspark_knn.index.kernels import centerd_rows, unit_rows
 from pyspark_knn.index.rounding import MOST_FEATURES, V, rounding, underflow
 
 if TYPE_CHECKING:
@@ -154,14 +154,14 @@ class EuclideanSpace(ScoreSpace):
         super().__init__(metric, matrix)
         exponent = _scaling_exponent(_largest(matrix))
         self._scale = 2.0**-exponent
-        self._centre: NDArray[np.float64] | None = None
+        self._center: NDArray[np.float64] | None = None
         self._factor: NDArray[np.float64] | None = None
         factor = metric.params.get("factor")
         if factor is not None:
             more = int(np.frexp(factor.max())[1])
             self._factor = np.ldexp(factor, -more)
             exponent += more
-        self._centre = self._worthwhile_centre(matrix)
+        self._center = self._worthwhile_center(matrix)
         self._squares = np.empty(len(matrix))
         for where, rows in _blocks(matrix):
             vectors = self.vectors(rows, where)
@@ -174,7 +174,7 @@ class EuclideanSpace(ScoreSpace):
         self._exponent = exponent + rest
         self._norm = float(np.sqrt(self._squares.max()))
 
-    def _worthwhile_centre(self, matrix: NDArray[np.floating]) -> NDArray[np.float64] | None:
+    def _worthwhile_center(self, matrix: NDArray[np.floating]) -> NDArray[np.float64] | None:
         """Return the mean of a sample, scaled, if subtracting it makes the vectors much shorter."""
         sample = self._transformed(matrix[:: max(1, len(matrix) // _SAMPLE_ITEMS)])
         mean: NDArray[np.float64] = sample.mean(axis=0)
@@ -182,15 +182,15 @@ class EuclideanSpace(ScoreSpace):
             return None
         if self._factor is None:
             return mean
-        centre: NDArray[np.float64] = np.divide(
+        center: NDArray[np.float64] = np.divide(
             mean, self._factor, out=np.zeros_like(mean), where=self._factor > 0
         )
-        return centre
+        return center
 
     def _transformed(self, rows: NDArray[np.floating]) -> NDArray[np.float64]:
         result: NDArray[np.float64] = np.multiply(rows, self._scale, dtype=np.float64)
-        if self._centre is not None:
-            result -= self._centre
+        if self._center is not None:
+            result -= self._center
         if self._factor is not None:
             result *= self._factor
         return result
@@ -209,7 +209,7 @@ class EuclideanSpace(ScoreSpace):
 
     def vectors(self, items: NDArray[np.floating], where: slice) -> NDArray[np.floating]:
         """See `ScoreSpace.vectors`."""
-        if self._scale == 1.0 and self._centre is None and self._factor is None:
+        if self._scale == 1.0 and self._center is None and self._factor is None:
             return items
         return self._transformed(items)
 
@@ -310,9 +310,9 @@ class DirectionSpace(ScoreSpace):
 
     def __init__(self, metric: Metric, matrix: NDArray[np.floating]) -> None:
         super().__init__(metric, matrix)
-        self._centred = metric.name == "correlation"
+        self._centerd = metric.name == "correlation"
         self._inverse_norms = np.ones(len(matrix))
-        if not self._centred:
+        if not self._centerd:
             for where, rows in _blocks(matrix):
                 self._inverse_norms[where] = _inverse_norms(rows)
 
@@ -327,11 +327,11 @@ class DirectionSpace(ScoreSpace):
     def _directions(self, rows: NDArray[np.floating]) -> NDArray[np.float64]:
         """Return the unit vectors from which final figures are computed."""
         wide = rows.astype(np.float64)
-        return unit_rows(centred_rows(wide) if self._centred else wide)
+        return unit_rows(centerd_rows(wide) if self._centerd else wide)
 
     def vectors(self, items: NDArray[np.floating], where: slice) -> NDArray[np.floating]:
         """See `ScoreSpace.vectors`."""
-        if self._centred:
+        if self._centerd:
             return self._directions(items)
         # Multiplying is much faster than the kernel, which supports all magnitudes.
         inverse = np.maximum(self._inverse_norms[where], 0.0)

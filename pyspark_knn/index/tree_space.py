@@ -188,7 +188,7 @@ class TreeSpace:
         * The tree's figure is a sum of d terms, each right to some units in the last place, and a
           root: off by less than ``2 (d + 32) eps`` relative. Terms that underflow hide
           ``(d 2**-1074) ** (1 / power)`` at most.
-        * A ball's lower bound is ``|q - centre| - radius``, two such figures, both at most the
+        * A ball's lower bound is ``|q - center| - radius``, two such figures, both at most the
           query's distance from an item plus the diameter of the items: absolute.
         * A rounded transform moves a coordinate by ``(d + 32) eps`` of its terms: absolute as well.
 

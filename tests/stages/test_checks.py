@@ -49,7 +49,7 @@ def test_the_warning_points_at_the_line_of_the_caller(items: DataFrame) -> None:
     assert [each.filename for each in caught] == [__file__]
 
 
-def test_a_max_distance_in_kilometres_warns_for_angles(spark: SparkSession) -> None:
+def test_a_max_distance_in_kilometers_warns_for_angles(spark: SparkSession) -> None:
     points = frame_of(spark, np.radians([[48.9, 2.4], [41.9, 12.5]]))
     knn = KNNEstimator(idCol="id", k=2, metric="haversine", maxDistance=500.0)
     with pytest.warns(UserWarning, match=r"between any two points .* is 3\.14159\. .*radians"):

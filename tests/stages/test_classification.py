@@ -269,11 +269,11 @@ def test_ties_of_equal_ids_go_to_the_smaller_label(spark: SparkSession) -> None:
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ("null", "holds a null"),
-        ("double('nan')", "holds nan"),
-        ("-1", r"holds -1\.0"),
-        ("0.5D", r"holds 0\.5"),
-        ("double('infinity')", "holds inf"),
+        ("null", "contains a null"),
+        ("double('nan')", "contains nan"),
+        ("-1", r"contains -1\.0"),
+        ("0.5D", r"contains 0\.5"),
+        ("double('infinity')", "contains inf"),
     ],
 )
 def test_labels_must_be_classes(items: DataFrame, given: str, said: str) -> None:
@@ -288,7 +288,7 @@ def test_labels_must_be_classes(items: DataFrame, given: str, said: str) -> None
 )
 def test_weights_must_not_be_negative(items: DataFrame, given: str, said: str) -> None:
     broken = items.withColumn("weight", F.expr(f"if(id = 7, double({given}), weight)"))
-    with pytest.raises(ValueError, match=f"weightCol 'weight' holds {said}.*finite numbers >= 0"):
+    with pytest.raises(ValueError, match=f"weightCol 'weight' contains {said}.*finite .* >= 0"):
         KNNClassifier(weightCol="weight").fit(broken)
 
 
@@ -403,9 +403,9 @@ def test_a_saved_model_without_labels_is_refused(
 
 def test_one_vs_rest(spark: SparkSession, tmp_path: Path) -> None:
     random = np.random.default_rng(2)
-    centres = np.array([[0.0, 0.0], [6.0, 0.0], [0.0, 6.0]])
+    centers = np.array([[0.0, 0.0], [6.0, 0.0], [0.0, 6.0]])
     rows = [
-        (Vectors.dense(centres[i % 3] + random.normal(size=2)), float(i % 3)) for i in range(30)
+        (Vectors.dense(centers[i % 3] + random.normal(size=2)), float(i % 3)) for i in range(30)
     ]
     points = spark.createDataFrame(rows, ["features", "label"])
     plain = KNNClassifier(k=5)

@@ -166,7 +166,10 @@ def test_unknown_fields_are_ignored(spark: SparkSession, classes: Path, tmp_path
 
 COLUMNS = "position, id, features, label"
 ITEMS = {
-    "null ids": (["position", "if(id = 0, null, id) id", "features", "label"], "id.* holds a null"),
+    "null ids": (
+        ["position", "if(id = 0, null, id) id", "features", "label"],
+        "id.* contains a null",
+    ),
     "no ids": (["position", "features", "label"], "items column 'id' is missing"),
     "no labels": (["position", "id", "features"], "items column 'label' is missing"),
     "no features": (["position", "id", "label"], "items column 'features' is missing"),
@@ -183,13 +186,13 @@ ITEMS = {
         ["string(position) position", "id", "features", "label"],
         "items column 'position' must be bigint, got string",
     ),
-    "a fraction": (["position", "id", "features", "label / 2 label"], "label.* holds 0.5"),
-    "a negative": (["position", "id", "features", "label - 1 label"], "label.* holds -1.0"),
+    "a fraction": (["position", "id", "features", "label / 2 label"], "label.* contains 0.5"),
+    "a negative": (["position", "id", "features", "label - 1 label"], "label.* contains -1.0"),
     "too many classes": (
         ["position", "id", "features", "label + 1 label"],
         "contains 2.0, but numClasses is 2",
     ),
-    "a null label": (["position", "id", "features", "nullif(label, 1) label"], "holds a null"),
+    "a null label": (["position", "id", "features", "nullif(label, 1) label"], "contains a null"),
     "NaN": (["position", "id", "array(double('NaN'), 1D) features", "label"], "NaN"),
 }
 

@@ -14,7 +14,7 @@ import pytest
 from pyspark.sql import functions as F
 
 from pyspark_knn import KNNEstimator, KNNModel
-from pyspark_knn.engine.fit.determinism import is_drawn
+from pyspark_knn.engine.fit.determinism import is_nondeterministic
 from pyspark_knn.engine.spark import compat
 from tests.support.frames import frame_of
 
@@ -267,9 +267,9 @@ def classic(spark: SparkSession) -> Iterator[SparkSession]:
 
 
 def test_nondeterministic_ids_are_found_in_the_plan(classic: SparkSession) -> None:
-    found = {name: is_drawn(frame, "key") for name, frame in _drawn(classic).items()}
+    found = {name: is_nondeterministic(frame, "key") for name, frame in _drawn(classic).items()}
     assert [name for name, drawn in found.items() if not drawn] == []
-    found = {name: is_drawn(frame, "key") for name, frame in _steady(classic).items()}
+    found = {name: is_nondeterministic(frame, "key") for name, frame in _steady(classic).items()}
     assert [name for name, drawn in found.items() if drawn] == []
 
 
@@ -288,10 +288,10 @@ def test_fit_warns_of_nondeterministic_ids(classic: SparkSession) -> None:
 def test_a_null_id_is_an_error(spark: SparkSession) -> None:
     items = spark.createDataFrame([(1, [1.0]), (None, [2.0])], "id int, features array<double>")
     for how in ("error", "skip", "keep"):
-        with pytest.raises(ValueError, match="idCol 'id' holds a null"):
+        with pytest.raises(ValueError, match="idCol 'id' contains a null"):
             KNNEstimator(idCol="id", handleInvalid=how).fit(items)
     missing = items.selectExpr("IF(id IS NULL, double('NaN'), double(id)) AS id", "features")
-    with pytest.raises(ValueError, match="idCol 'id' holds a NaN: every item needs an id"):
+    with pytest.raises(ValueError, match="idCol 'id' contains a NaN, but every item needs an id"):
         KNNEstimator(idCol="id").fit(missing)
 
 

@@ -30,7 +30,9 @@ class DensityModel(HasDensity, KNNModel):
 
     def _found_lists(self, outputs: dict[str, str]) -> FoundLists:
         lists = super()._found_lists(outputs)
-        more = T.StructField("densities", T.ArrayType(T.DoubleType()))
+        # A shared search has an output of each model, under names that no other column has.
+        output = outputs["neighborsCol"].replace("neighbors", "densities")
+        more = T.StructField(output, T.ArrayType(T.DoubleType()))
         return FoundLists(T.StructType([*lists.result_type, more]), (*lists.names, "density"))
 
 

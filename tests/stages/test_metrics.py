@@ -174,7 +174,7 @@ class TestNames:
             model.save((tmp_path / "model").as_uri())
             model = type(model).load((tmp_path / "model").as_uri())
         queries = assembled(spark, ["b", "a"])
-        message = "feature 0 is 'b', but the items have 'a' there .2 of 2 differ.*withMetadata"
+        message = "feature 0 is 'b' instead of 'a' .2 of 2 features differ.*withMetadata"
         with pytest.raises(ValueError, match=message):
             model.transform(queries)
         # The alternative that the error names.

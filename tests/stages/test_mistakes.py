@@ -38,18 +38,18 @@ def model(spark: SparkSession) -> KNNModel:
     return KNNEstimator(k=1, idCol="id").fit(frame_of(spark, ITEMS))
 
 
-def labelled(spark: SparkSession) -> DataFrame:
+def labeled(spark: SparkSession) -> DataFrame:
     return frame_of(spark, ITEMS, kind="dense").selectExpr("*", "double(id > 1) AS label")
 
 
 @pytest.fixture(scope="module")
 def classifier(spark: SparkSession) -> KNNClassificationModel:
-    return KNNClassifier(k=1, idCol="id", placement="replicated").fit(labelled(spark))
+    return KNNClassifier(k=1, idCol="id", placement="replicated").fit(labeled(spark))
 
 
 @pytest.fixture(scope="module")
 def regressor(spark: SparkSession) -> KNNRegressionModel:
-    return KNNRegressor(k=1, idCol="id", placement="replicated").fit(labelled(spark))
+    return KNNRegressor(k=1, idCol="id", placement="replicated").fit(labeled(spark))
 
 
 # What is no DataFrame -> words of the error.
@@ -246,7 +246,7 @@ class TestLabels:
             stage().fit(frame)
 
     def test_weights(self, spark: SparkSession) -> None:
-        frame = labelled(spark).selectExpr("*", "'1' AS w")
+        frame = labeled(spark).selectExpr("*", "'1' AS w")
         with pytest.raises(TypeError, match=r"weightCol 'w' must be numeric .*CAST\(w AS double\)"):
             KNNClassifier(idCol="id", weightCol="w").fit(frame)
 
@@ -254,9 +254,9 @@ class TestLabels:
 def test_one_vs_rest_keeps_no_ids(spark: SparkSession) -> None:
     knn = KNNClassifier(k=1, idCol="id")
     with pytest.raises(ValueError, match=r"idCol 'id' does not exist.*OneVsRest passes only the l"):
-        OneVsRest(classifier=knn).fit(labelled(spark))
+        OneVsRest(classifier=knn).fit(labeled(spark))
     with pytest.raises(ValueError, match=r"idCol 'sku' does not exist\. Input columns: \[[^]]*\]$"):
-        KNNClassifier(idCol="sku").fit(labelled(spark))
+        KNNClassifier(idCol="sku").fit(labeled(spark))
 
 
 @pytest.mark.parametrize(
@@ -324,6 +324,6 @@ class TestPredict:
 
     def test_a_frame(self, spark: SparkSession, regressor: KNNRegressionModel) -> None:
         with pytest.raises(TypeError, match=r"DataFrame\. For several rows, call transform"):
-            regressor.predict(labelled(spark))
+            regressor.predict(labeled(spark))
         with pytest.raises(ValueError, match="value must have dimension 2, got dimension 3"):
             regressor.predict([1.0, 2.0, 3.0])

@@ -80,7 +80,7 @@ def test_an_empty_model_raises(spark: SparkSession, tmp_path: Path) -> None:
         lambda: KNNModel().numItems,
         lambda: KNNModel().save((tmp_path / "none").as_uri()),
     ):
-        with pytest.raises(ValueError, match=r"has no index: it comes from fit\(\) or load\(\)"):
+        with pytest.raises(ValueError, match=r"has no index\. Create it with fit\(\)"):
             use()
     assert not (tmp_path / "none").exists()
 
@@ -173,7 +173,7 @@ def test_from_sklearn_checks_feature_names(spark: SparkSession) -> None:
     right = VectorAssembler(inputCols=["a", "b"], outputCol="features").transform(numbers)
     assert model.transform(right).first()["neighbors"] == [1]
     wrong = VectorAssembler(inputCols=["b", "a"], outputCol="features").transform(numbers)
-    with pytest.raises(ValueError, match=r"feature 0 is 'b', but the items have 'a' .*2 of 2"):
+    with pytest.raises(ValueError, match=r"feature 0 is 'b' instead of 'a' .*2 of 2"):
         model.transform(wrong)
 
 

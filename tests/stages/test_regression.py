@@ -140,7 +140,7 @@ def test_invalid_queries(spark: SparkSession, model: KNNRegressionModel) -> None
 )
 def test_labels_must_be_numbers(items: DataFrame, given: str, said: str) -> None:
     broken = items.withColumn("label", F.expr(f"if(id = 'item 07', {given}, label)"))
-    with pytest.raises(ValueError, match=f"labelCol 'label' holds {said}.*finite numbers"):
+    with pytest.raises(ValueError, match=f"labelCol 'label' contains {said}.*finite numbers"):
         KNNRegressor().fit(broken)
 
 

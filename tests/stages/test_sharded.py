@@ -266,7 +266,7 @@ def test_fewer_shards_than_cores_are_replicated(
     assert isinstance(index, sharded.Sharded)
     assert index.plan().replicas * 3 >= index._cores
     queries = frame_of(spark, QUERIES, partitions=20)
-    copies = index.plan(4).copies(numbered(queries, []))
+    copies = index.plan(4).copies(numbered(queries, {}))
     per_target = copies.groupBy("target").agg(F.count("*").alias("n"), F.count("rest").alias("own"))
     rows = per_target.orderBy("target").collect()
     assert [row.target for row in rows] == list(range(12))

@@ -56,7 +56,7 @@ def models(spark: SparkSession) -> dict[str, Any]:
         "pipeline": pipeline.fit(apart(frame_of(spark, ITEMS, NUMBERS))),
         "classes": KNNClassifier(k=5, idCol="id", thresholds=THRESHOLDS).fit(_classed(spark)),
         "values": KNNRegressor(k=4, idCol="id", weights="distance", weightCol="weight").fit(
-            _labelled(spark, TARGETS)
+            _labeled(spark, TARGETS)
         ),
     }
 
@@ -66,7 +66,7 @@ def _named(spark: SparkSession) -> DataFrame:
     return spark.createDataFrame(rows, "id string, features array<float>")
 
 
-def _labelled(spark: SparkSession, labels: list[float]) -> DataFrame:
+def _labeled(spark: SparkSession, labels: list[float]) -> DataFrame:
     rows = list(zip(NUMBERS, ITEMS.tolist(), labels, WEIGHTS, strict=True))
     return spark.createDataFrame(
         rows, "id int, features array<double>, label double, weight double"
@@ -76,7 +76,7 @@ def _labelled(spark: SparkSession, labels: list[float]) -> DataFrame:
 def _classed(spark: SparkSession) -> DataFrame:
     """Labels whose metadata names the classes."""
     names = {"ml_attr": {"type": "nominal", "name": "label", "vals": CLASSES}}
-    return _labelled(spark, LABELS).withMetadata("label", names)
+    return _labeled(spark, LABELS).withMetadata("label", names)
 
 
 def apart(frame: DataFrame) -> DataFrame:

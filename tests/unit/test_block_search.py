@@ -31,8 +31,8 @@ def metric_for(name, dim, rng):
 
 
 def clusters(rng, n, dim, count, spread):
-    centres = rng.standard_normal((count, dim))
-    return centres[rng.integers(0, count, n)] + spread * rng.standard_normal((n, dim))
+    centers = rng.standard_normal((count, dim))
+    return centers[rng.integers(0, count, n)] + spread * rng.standard_normal((n, dim))
 
 
 DATA = {
@@ -146,13 +146,13 @@ def test_near_ties_in_the_last_place_are_ordered(data):
     n = data.draw(st.integers(1, 600))
     scale = 2.0 ** data.draw(st.sampled_from([-1030, -600, -200, -30, 0, 0, 0, 30, 200, 500, 950]))
     offset = data.draw(st.sampled_from([0.0, 0.0, 1.0, 1e3, 1e8]))
-    centre = rng.standard_normal(dim) + offset
+    center = rng.standard_normal(dim) + offset
     shell = rng.standard_normal((n, dim))
     shell /= np.linalg.norm(shell, axis=1)[:, None]
     ulps = 1 + rng.integers(-3, 4, (n, dim)) * 2.0 ** -data.draw(st.sampled_from([53, 40, 24, 10]))
     radius = data.draw(st.sampled_from([1e-12, 1e-6, 1e-3, 1.0, 1e4]))
-    items = (centre + radius * shell * ulps) * scale
-    queries = np.stack([centre, centre + radius * shell[0], -centre, items[-1] / scale]) * scale
+    items = (center + radius * shell * ulps) * scale
+    queries = np.stack([center, center + radius * shell[0], -center, items[-1] / scale]) * scale
     if data.draw(st.booleans()) and scale == 1.0:
         items = items.astype(np.float32)
     metric = metric_for(name, dim, rng)

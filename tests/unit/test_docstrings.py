@@ -13,8 +13,7 @@ import pytest
 import pyspark_knn
 
 ROOT = Path(pyspark_knn.__file__).parent
-FOLDERS = [ROOT]
-MODULES = [path for folder in FOLDERS for path in sorted(folder.glob("*.py"))]
+MODULES = sorted(ROOT.rglob("*.py"))
 
 SECTIONS = ("Attributes", "Parameters", "Raises", "Returns", "Yields")
 

@@ -115,7 +115,7 @@ def test_the_items_are_returned_and_held_once(tree):
 
 COUNTEREXAMPLES = {
     "braycurtis": ([[0, 4], [1, 1], [2, 4]], [3, 0]),
-    # The centre of the first two is (0, 1, 0, 0), which shares nothing with the query.
+    # The center of the first two is (0, 1, 0, 0), which shares nothing with the query.
     "dice": ([[1, 1, 0, 0], [-1, 1, 0, 0], [1, 0, 5, 5], [1, 0, 5, 5]], [1, 0, 0, 0]),
 }
 

@@ -14,7 +14,7 @@ from pyspark_knn.engine.spark import compat
 logger = logging.getLogger(__name__)
 
 
-def is_drawn(dataset: DataFrame, name: str) -> bool:
+def is_nondeterministic(dataset: DataFrame, name: str) -> bool:
     """Whether the plan computes other values of a column each time, such as those of ``uuid()``.
 
     This starts no job. Cached and checkpointed data count as deterministic, since they are computed

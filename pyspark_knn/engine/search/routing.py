@@ -18,7 +18,7 @@ from pyspark_knn.index.cells import Cells
 def route_nearest(
     request: Request, cells: Cells, probes: int, batches: Iterator[tuple[pa.Array, ...]]
 ) -> Iterator[pa.Array]:
-    """Yield the shards whose centres are nearest to each query, nearest first.
+    """Yield the shards whose centers are nearest to each query, nearest first.
 
     Parameters
     ----------

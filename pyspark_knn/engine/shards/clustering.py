@@ -19,7 +19,7 @@ from pyspark_knn.index.cells import ShardAssignment
 from pyspark_knn.index.distances import Metric
 
 _SAMPLED = 256
-"""Items per cell that KMeans sees: more of them hardly move the centres."""
+"""Items per cell that KMeans sees: more of them hardly move the centers."""
 
 _ITERATIONS = 10
 """The maxIter of KMeans."""
@@ -34,7 +34,7 @@ _SEED = 17
 def find_assignment(
     packed: PackedItems, num_cells: int, most_rows: int, metric: Metric
 ) -> ShardAssignment:
-    """Find cells, and divide the large ones; the driver gets centres and counts.
+    """Find cells, and divide the large ones; the driver gets centers and counts.
 
     Parameters
     ----------
@@ -45,8 +45,8 @@ def find_assignment(
     most_rows : int
         The largest number of items in a shard.
     metric : Metric
-        The distance that decides which centre is nearest to an item. KMeans itself uses euclidean
-        distances, which is good enough to find centres.
+        The distance that decides which center is nearest to an item. KMeans itself uses euclidean
+        distances, which is good enough to find centers.
     """
     session = packed.frame.sparkSession
     share = min(1.0, _SAMPLED * num_cells / packed.num_items)

@@ -18,7 +18,7 @@ _CELL_ITEMS = 1 << 13
 """Items in a cell, unless numShards is set."""
 
 _MOST_CELLS = 1024
-"""More cells exclude more items from a search, but each query is compared with all centres."""
+"""More cells exclude more items from a search, but each query is compared with all centers."""
 
 _TASKS_PER_CORE = 4
 """Small shards share tasks, since a task takes a while to start."""

@@ -33,7 +33,7 @@ class Shard:
     algorithm, reason : str
         The algorithm of its index, and why it was chosen.
     radius : float or None
-        Where shards are cells, the largest distance of an item from the centre, in the unit of the
+        Where shards are cells, the largest distance of an item from the center, in the unit of the
         metric.
     converts : bool
         See `Placement.converts`.
