@@ -101,7 +101,7 @@ class NeighborModel(SharedIndex, FittedParams, _KNNParams, SavedModel):
     # --- saved and loaded, see `pyspark_knn.persistence` ---
 
     def _fit_record(self) -> dict[str, Any]:
-        """Return what a saved model has to know of its fit."""
+        """Return the fit summary to save, as JSON values."""
         return asdict(self._summary)
 
     def _restore(self, packed: PackedItems, record: dict[str, Any]) -> None:
@@ -111,7 +111,7 @@ class NeighborModel(SharedIndex, FittedParams, _KNNParams, SavedModel):
         self._place(packed, summary)
 
     def _check_summary(self, summary: FitSummary, packed: PackedItems) -> None:
-        """Refuse saved summary that do not match the saved items."""
+        """Raise a ValueError if a saved summary does not match the saved items."""
         names = summary.featureNames
         if names is not None and len(names) != packed.num_features:
             raise ValueError(f"{len(names)} featureNames for {packed.num_features} features")
@@ -122,15 +122,15 @@ class NeighborModel(SharedIndex, FittedParams, _KNNParams, SavedModel):
         others = {each.name: each.saved_types for each in self._item_columns()}
         return {**position, **others, "features": ("array<double>", "array<float>")}
 
-    def _came_from(self, place: SavedAt) -> None:
+    def _came_from(self, saved_at: SavedAt) -> None:
         """Remember where this model was loaded from."""
-        self._loaded_from = place
+        self._loaded_from = saved_at
 
-    def _needs(self, place: SavedAt) -> bool:
+    def _needs(self, saved_at: SavedAt) -> bool:
         """Whether the index may have to be rebuilt from what is saved there."""
         loaded = self._loaded_from
         rebuilds = self._index is not None and self._index.rebuilds_from_source
-        return rebuilds and loaded is not None and loaded.overlaps(place)
+        return rebuilds and loaded is not None and loaded.overlaps(saved_at)
 
     # --- what users see ---
 
@@ -263,7 +263,7 @@ class NeighborModel(SharedIndex, FittedParams, _KNNParams, SavedModel):
         return self._search(dataset, outputs)
 
     def _answer(self, outputs: dict[str, str]) -> Answer:
-        """Return what makes the columns that `outputs` names of neighbors, in the workers."""
+        """Return what makes the columns of `outputs` from neighbors, in the workers."""
         raise NotImplementedError
 
     def _finished(self, outputs: dict[str, str]) -> dict[str, Column]:
@@ -339,7 +339,7 @@ class NeighborModel(SharedIndex, FittedParams, _KNNParams, SavedModel):
 
     def write(self) -> ModelWriter:
         """Return a writer of this model."""
-        self._fitted  # noqa: B018 - refuses an empty model before anything is overwritten
+        self._fitted  # noqa: B018 - raises an error for a model without an index, before anything is overwritten
         return ModelWriter(self)
 
     @classmethod

@@ -71,11 +71,11 @@ class SavedModel(Params, MLReadable[Any], MLWritable):
         """Return the columns of saved items with their types, see `saved.check_columns`."""
         raise NotImplementedError
 
-    def _came_from(self, place: SavedAt) -> None:
+    def _came_from(self, saved_at: SavedAt) -> None:
         """Remember the folder that this model was loaded from."""
         raise NotImplementedError
 
-    def _needs(self, place: SavedAt) -> bool:
+    def _needs(self, saved_at: SavedAt) -> bool:
         """Whether this model may still read the files of that folder."""
         raise NotImplementedError
 

@@ -13,7 +13,6 @@ from pyspark.ml.param import Param, Params
 from pyspark.ml.param.shared import HasThresholds, HasWeightCol
 
 from pyspark_knn.converters import Converter, choice, is_not_negative, optional, real, text
-from pyspark_knn.engine.fit.packing import NumberRule
 from pyspark_knn.engine.fit.source import ItemColumn
 from pyspark_knn.index.votes import WEIGHTS
 from pyspark_knn.params import CheckedParams, HasNeighborColumns, _KNNParams
@@ -75,19 +74,17 @@ class _VotingParams(HasNeighborColumns, _KNNParams, HasWeightCol):
     """Whether labels must be whole numbers >= 0."""
 
     def _item_columns(self) -> list[ItemColumn]:
-        rules = [
-            NumberRule(
-                "label",
-                "labelCol",
-                self.getOrDefault("labelCol"),  # of Predictor and PredictionModel
-                negative=not self._labels_are_classes,
-                fractional=not self._labels_are_classes,
-            )
-        ]
-        if self.getWeightCol():
-            rules.append(NumberRule("weight", "weightCol", self.getWeightCol(), negative=False))
-        numbers = [ItemColumn(each.name, each.param, each.column, each) for each in rules]
-        return [*super()._item_columns(), *numbers]
+        label = ItemColumn.of_numbers(
+            "label",
+            "labelCol",
+            self.getOrDefault("labelCol"),  # of Predictor and PredictionModel
+            negative=not self._labels_are_classes,
+            fractional=not self._labels_are_classes,
+        )
+        found = [*super()._item_columns(), label]
+        if weight := self.getWeightCol():
+            found.append(ItemColumn.of_numbers("weight", "weightCol", weight, negative=False))
+        return found
 
     def getWeights(self) -> str:
         """Value of weights."""

@@ -9,7 +9,6 @@ from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
 from pyspark_knn import KNNEstimator, KNNModel
-from pyspark_knn.engine.fit.packing import NumberRule
 from pyspark_knn.engine.fit.source import ItemColumn
 from pyspark_knn.engine.search.answers import FoundLists
 
@@ -20,8 +19,7 @@ class HasDensity:
     """All that a new column takes: to declare it, and to ask for it in an answer."""
 
     def _item_columns(self) -> list[ItemColumn]:
-        rule = NumberRule("density", "densityCol", "how dense", negative=False)
-        mine = ItemColumn("density", rule.param, rule.column, rule)
+        mine = ItemColumn.of_numbers("density", "densityCol", "how dense", negative=False)
         return [*super()._item_columns(), mine]  # type: ignore[misc]
 
 

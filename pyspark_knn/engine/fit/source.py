@@ -41,6 +41,13 @@ class ItemColumn:
     column: str
     rule: NumberRule | None = None
 
+    @classmethod
+    def of_numbers(
+        cls, name: str, param: str, column: str, *, negative: bool = True, fractional: bool = True
+    ) -> ItemColumn:
+        """Return a column of finite numbers; for the parameters see `NumberRule`."""
+        return cls(name, param, column, NumberRule(name, param, column, negative, fractional))
+
     @property
     def saved_types(self) -> tuple[str, ...]:
         """The types that it may have in a saved model; empty for any type that ids may have."""
