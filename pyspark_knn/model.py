@@ -91,12 +91,13 @@ class NeighborModel(SharedIndex, FittedParams, _KNNParams, SavedModel):
         self._shared = search
 
     def _prepared(self) -> Prepared:
-        """Return the answer that this model will be asked for, unless its Params change."""
+        """Return the output that this model will be asked for, under names that are unique."""
         unique = uuid.uuid4().hex
         outputs = {
             name: f"knn_{name}_{unique}" for name in self._OUTPUTS if self.getOrDefault(name)
         }
-        return Prepared(Limits(self.getK(), self.getMaxDistance()), self._answer(outputs))
+        limits = Limits(self.getK(), self.getMaxDistance())
+        return Prepared(limits, self._answer(outputs), self._finished(outputs))
 
     # --- saved and loaded, see `pyspark_knn.persistence` ---
 
@@ -302,9 +303,8 @@ class NeighborModel(SharedIndex, FittedParams, _KNNParams, SavedModel):
                 self.getNumProbes(),
             )
             found = self._shared.answer(queries, key, limits, answer, run)
-        if found is None:
-            found = run(answer, limits)
-        return columns.replace_columns(found, self._finished(outputs))
+        frame, is_finished = found or (run(answer, limits), False)
+        return frame if is_finished else columns.replace_columns(frame, self._finished(outputs))
 
     def _run(self, queries: DataFrame, answer: Answer, limits: Limits) -> DataFrame:
         """Search within `limits`, whatever the Params k and maxDistance are."""

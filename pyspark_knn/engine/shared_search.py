@@ -11,7 +11,7 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, cast
 
-from pyspark.sql import DataFrame
+from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
@@ -70,7 +70,7 @@ class Limits(NamedTuple):
 
 @dataclass(frozen=True)
 class Prepared:
-    """An answer that one of the models will be asked for, unless its Params change.
+    """An output that one of the models will be asked for, unless its Params change.
 
     Attributes
     ----------
@@ -78,13 +78,16 @@ class Prepared:
         The limits of the model.
     answer : Answer
         Makes the columns, under names that no other column has.
+    finished : dict of str to Column
+        Those columns that differ from what comes from Python, by their names.
     """
 
     limits: Limits
     answer: Answer
+    finished: dict[str, Column]
 
     def is_for(self, limits: Limits, answer: Answer) -> bool:
-        """Whether `answer` returns the same, whatever its columns are called."""
+        """Whether `answer` makes the same columns, whatever these are called."""
         nameless = [
             replace(cast("Any", each), result_type=T.StructType()) for each in (self.answer, answer)
         ]
@@ -101,7 +104,7 @@ class _WidestSearch:
     lists : list of str
         The columns that hold the lists.
     prepared : list of Prepared
-        The answers in `frame`.
+        The output columns in `frame`.
     tasks : int
         The number of tasks that read it, at most.
     """
@@ -139,7 +142,8 @@ class SharedSearch:
     types : dict of str to DataType
         What every item has beside its vector, see `Placement.item_columns`.
     prepared : list of Prepared
-        The answers of the models; other answers are computed when they are asked for.
+        The outputs of the models, under names that no other column has. Other outputs are computed
+        when they are asked for.
     """
 
     def __init__(
@@ -165,7 +169,7 @@ class SharedSearch:
         limits: Limits,
         answer: Answer,
         search: Callable[[Answer, Limits], DataFrame],
-    ) -> DataFrame | None:
+    ) -> tuple[DataFrame, bool] | None:
         """Add the columns of `answer` to the rows of `queries`; lazy.
 
         Parameters
@@ -183,8 +187,12 @@ class SharedSearch:
 
         Returns
         -------
-        DataFrame or None
-            None where the limits are wider than those of all models when they were fitted.
+        frame : DataFrame
+            The queries with the columns.
+        finished : bool
+            Whether the columns are finished. If not, they are as they come from Python.
+
+        None is returned where the limits are wider than those of all models when they were fitted.
         """
         if not limits.within(self._widest):
             return None
@@ -194,16 +202,16 @@ class SharedSearch:
             if (key, lists) not in known:
                 known[key, lists] = self._search(lists, search)
             widest = known[key, lists]
-        names = answer.result_type.names
+        result = answer.result_type
         for each in widest.prepared:
             if each.is_for(limits, answer):
-                both = zip(each.answer.result_type.names, names, strict=True)
+                both = zip(each.answer.result_type.names, result.names, strict=True)
                 found = [columns.column(ready).alias(name) for ready, name in both]
-                return widest.own_columns(widest.frame.select("*", *found))
+                return widest.own_columns(widest.frame.select("*", *found)), True
         run = functools.partial(narrower_batches, NarrowerSearch(*limits, lists, answer))
-        narrower = batch_udf(run, self._list_types(lists), T.ArrayType(answer.result_type))
-        inline = F.inline(narrower(*widest.lists)).alias(*names)
-        return widest.own_columns(widest.frame.select("*", inline))
+        answers = batch_udf(run, self._list_types(lists), T.ArrayType(result))(*widest.lists)
+        frame = widest.frame.select("*", F.inline(answers).alias(*result.names))
+        return widest.own_columns(frame), False
 
     def _search(
         self, lists: tuple[str, ...], search: Callable[[Answer, Limits], DataFrame]
@@ -244,4 +252,5 @@ def _with_answers(
         for struct, each in zip(structs, prepared, strict=True)
         for name in each.answer.result_type.names
     ]
-    return found.select("*", *fields).drop(*structs)
+    finished = {name: value for each in prepared for name, value in each.finished.items()}
+    return columns.replace_columns(found.select("*", *fields).drop(*structs), finished)
