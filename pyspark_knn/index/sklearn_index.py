@@ -201,8 +201,8 @@ class TreeSearch(NeighborIndex):
         queue = np.flatnonzero(few)
         while queue.size:
             # As many queries as fill a batch with their candidates together, at least one.
-            size = int(np.searchsorted(np.cumsum(counts[queue]), self._batch_candidates))
-            size = max(1, size)
+            totals = np.cumsum(counts[queue])
+            size = max(1, int(np.searchsorted(totals, self._batch_candidates)))
             part, queue = queue[:size], queue[size:]
             found = self._tree.query_radius(coordinates[part], radii[part])
             repeated = np.repeat(rows[part], [len(one) for one in found])
