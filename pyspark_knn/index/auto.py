@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,12 +24,6 @@ logger = logging.getLogger(__name__)
 _MIN_TIMED_ITEMS = 2048
 """With fewer items a search takes microseconds, and timing takes longer than it can save."""
 
-_SAMPLE_ITEMS = 16_384
-"""Items of the sample on which searches are timed."""
-
-_SMALL_SAMPLE_ITEMS = 2048
-"""Items of the smaller sample, which shows how the time of a search grows."""
-
 _TIMED_K = 10
 """Neighbors of a query in a timed search."""
 
@@ -45,17 +41,141 @@ _CLOSE_RATIO = 2.5
 """Algorithms whose estimates are within this factor of the best one are timed again with all items,
 and brute force with them."""
 
-_MAX_TRIAL_FLOATS = 1 << 25
-"""With more numbers in the items than this, building an index takes seconds. Then only an algorithm
-whose estimate is the best is timed with all items, beside brute force."""
-
 _NEVER_MUCH_FASTER_THAN = {"ball_tree": "kd_tree"}
 """Algorithm -> another one that takes at most about twice its time: on all data that was tried a
 ball_tree took at least 0.45 of a kd_tree's time. Where the other one is far slower than brute
 force, the algorithm is not timed."""
 
 
-def build_index(matrix: NDArray[np.floating], spec: IndexSpec) -> tuple[NeighborIndex, str]:
+def seconds_per_query(index: NeighborIndex) -> float:
+    """Time a search for the neighbors of some of the items themselves."""
+    queries = _sample(index.matrix, _MAX_TIMED_QUERIES)[:_MAX_TIMED_QUERIES]
+    k = min(_TIMED_K, len(index.matrix))
+    many, enough = _FIRST_QUERIES, _ENOUGH_SECONDS
+    if isinstance(index, BlockSearch):
+        many, enough = _FIRST_BLOCK_QUERIES, _ENOUGH_BLOCK_SECONDS
+    while True:
+        # The time of this thread alone: other threads and processes do not count.
+        start = time.thread_time()
+        index.kneighbors(queries[:many], k)
+        seconds = time.thread_time() - start
+        if seconds > enough or many >= len(queries):
+            return max(seconds, 1e-9) / min(many, len(queries))
+        many = max(2 * many, round(1.25 * many * enough / max(seconds, 1e-9)))
+
+
+def _build(algorithm: str, matrix: NDArray[np.floating], spec: IndexSpec) -> NeighborIndex:
+    return class_for(algorithm, spec.metric, spec.registered).build(matrix, spec)
+
+
+def _sample(matrix: NDArray[np.floating], size: int) -> NDArray[np.floating]:
+    """Return about `size` of the rows, spread over the matrix, or all of them."""
+    step = max(1, len(matrix) // size)
+    return matrix if step == 1 else np.ascontiguousarray(matrix[::step])
+
+
+@dataclass(frozen=True)
+class Trials:
+    """How "auto" finds the fastest algorithm: by timed searches of samples, then of all items.
+
+    Attributes
+    ----------
+    sample_items : int
+        Items of the sample on which searches are timed.
+    small_sample_items : int
+        Items of the smaller sample, which shows how the time of a search grows.
+    max_floats : int
+        With more numbers in the items than this, building an index takes seconds. Then only an
+        algorithm whose estimate is the best is timed with all items, beside brute force.
+    timer : callable
+        Returns the seconds per query of a search in an index.
+    """
+
+    sample_items: int = 16_384
+    small_sample_items: int = 2048
+    max_floats: int = 1 << 25
+    timer: Callable[[NeighborIndex], float] = seconds_per_query
+
+    def fastest(self, matrix: NDArray[np.floating], spec: IndexSpec) -> tuple[NeighborIndex, str]:
+        """Return the exact index whose searches take the least time, and the reason."""
+        classes = classes_for(spec.metric, spec.registered)
+        base, *others = (algorithm for algorithm, each in classes.items() if each.exact)
+        if not others:
+            return _build(base, matrix, spec), f"only {base} supports metric {spec.metric.name!r}"
+        if len(matrix) < _MIN_TIMED_ITEMS:
+            return _build(base, matrix, spec), f"{base} is as good as any for {len(matrix)} items"
+        # One thread, as in a worker, however many the machine has.
+        with threadpool_limits(limits=1):
+            costs = self._estimates(base, others, matrix, spec)
+            best = min(costs, key=lambda algorithm: costs[algorithm])
+            limit = _CLOSE_RATIO * costs[best]
+            close = [each for each in others if costs.get(each, np.inf) <= limit]
+            if matrix.size > self.max_floats:
+                close = [each for each in close if each == best]
+            if not close or len(matrix) <= self.sample_items:
+                return _build(best, matrix, spec), _reason(costs, "estimated from a sample")
+            # An estimate can be wrong by a factor of several, so the best one is timed as well.
+            index, costs = self._fastest_of([base, *close], matrix, spec)
+            return index, _reason(costs, "timed with all items")
+
+    def _fastest_of(
+        self, algorithms: list[str], matrix: NDArray[np.floating], spec: IndexSpec
+    ) -> tuple[NeighborIndex, dict[str, float]]:
+        """Build indexes in turn; return the fastest, and the seconds per query of each."""
+        best = _build(algorithms[0], matrix, spec)
+        costs = {best.algorithm: self.timer(best)}
+        for algorithm in algorithms[1:]:
+            index = _build(algorithm, matrix, spec)
+            costs[algorithm] = self.timer(index)
+            if costs[algorithm] < costs[best.algorithm]:
+                best = index
+        return best, costs
+
+    def _estimates(
+        self, base: str, others: list[str], matrix: NDArray[np.floating], spec: IndexSpec
+    ) -> dict[str, float]:
+        """Estimate the seconds per query of each algorithm that may be worth it."""
+        costs = {base: self._estimate_linear(base, matrix, spec)}
+        limit = _CLOSE_RATIO * costs[base]
+        for algorithm in others:
+            if costs.get(_NEVER_MUCH_FASTER_THAN.get(algorithm, ""), 0.0) <= limit:
+                costs[algorithm] = self._estimate_growth(algorithm, matrix, spec, limit)
+        return costs
+
+    def _estimate_linear(
+        self, algorithm: str, matrix: NDArray[np.floating], spec: IndexSpec
+    ) -> float:
+        """Estimate the seconds per query of brute force: the time on a sample, in proportion."""
+        sample = _sample(matrix, self.sample_items)
+        return self.timer(_build(algorithm, sample, spec)) * len(matrix) / len(sample)
+
+    def _estimate_growth(
+        self, algorithm: str, matrix: NDArray[np.floating], spec: IndexSpec, limit: float
+    ) -> float:
+        """Estimate the seconds per query of an index, from its times on two samples.
+
+        The time of a tree grows with the logarithm of the number of items at best, and with the
+        number itself at worst. If the time is above `limit` even when it grows with the square
+        root, the smaller sample is enough.
+        """
+        small = _sample(matrix, self.small_sample_items)
+        before = self.timer(_build(algorithm, small, spec))
+        times = len(matrix) / len(small)
+        if times == 1 or before * times**0.5 > limit:
+            return before * times
+        sample = _sample(matrix, self.sample_items)
+        cost = self.timer(_build(algorithm, sample, spec))
+        growth = np.log(cost / before) / np.log(len(sample) / len(small))
+        growth = float(np.clip(growth, 0.0, 1.0))
+        return float(cost * (len(matrix) / len(sample)) ** growth)
+
+
+_TRIALS = Trials()
+
+
+def build_index(
+    matrix: NDArray[np.floating], spec: IndexSpec, trials: Trials = _TRIALS
+) -> tuple[NeighborIndex, str]:
     """Index the rows of a matrix.
 
     What "auto" chooses changes the time of a search, never its result.
@@ -67,6 +187,8 @@ def build_index(matrix: NDArray[np.floating], spec: IndexSpec) -> tuple[Neighbor
         a copy.
     spec : IndexSpec
         The metric, the algorithm and its options.
+    trials : Trials, optional
+        How "auto" finds the fastest algorithm.
 
     Returns
     -------
@@ -84,113 +206,11 @@ def build_index(matrix: NDArray[np.floating], spec: IndexSpec) -> tuple[Neighbor
     spec.metric.check_dimension(matrix.shape[1])
     spec.metric.check_values(matrix)
     if spec.algorithm == "auto":
-        index, reason = _fastest(matrix, spec)
+        index, reason = trials.fastest(matrix, spec)
     else:
         index, reason = _build(spec.algorithm, matrix, spec), f"{spec.algorithm} was asked for"
     logger.info("indexed %d items of %d features: %s", *matrix.shape, reason)
     return index, reason
-
-
-def _build(algorithm: str, matrix: NDArray[np.floating], spec: IndexSpec) -> NeighborIndex:
-    return class_for(algorithm, spec.metric, spec.registered).build(matrix, spec)
-
-
-def _fastest(matrix: NDArray[np.floating], spec: IndexSpec) -> tuple[NeighborIndex, str]:
-    """Return the exact index whose searches take the least time, and the reason."""
-    classes = classes_for(spec.metric, spec.registered)
-    base, *others = (algorithm for algorithm, each in classes.items() if each.exact)
-    if not others:
-        return _build(base, matrix, spec), f"only {base} supports metric {spec.metric.name!r}"
-    if len(matrix) < _MIN_TIMED_ITEMS:
-        return _build(base, matrix, spec), f"{base} is as good as any for {len(matrix)} items"
-    # One thread, as in a worker, however many the machine has.
-    with threadpool_limits(limits=1):
-        costs = _estimates(base, others, matrix, spec)
-        best = min(costs, key=lambda algorithm: costs[algorithm])
-        close = [each for each in others if costs.get(each, np.inf) <= _CLOSE_RATIO * costs[best]]
-        if matrix.size > _MAX_TRIAL_FLOATS:
-            close = [each for each in close if each == best]
-        if not close or len(matrix) <= _SAMPLE_ITEMS:
-            return _build(best, matrix, spec), _reason(costs, "estimated from a sample")
-        # An estimate can be wrong by a factor of several, so the best one is timed as well.
-        index, costs = _fastest_of([base, *close], matrix, spec)
-        return index, _reason(costs, "timed with all items")
-
-
-def _fastest_of(
-    algorithms: list[str], matrix: NDArray[np.floating], spec: IndexSpec
-) -> tuple[NeighborIndex, dict[str, float]]:
-    """Build one index after the other; return the fastest, and the seconds per query of each."""
-    best = _build(algorithms[0], matrix, spec)
-    costs = {best.algorithm: _seconds_per_query(best)}
-    for algorithm in algorithms[1:]:
-        index = _build(algorithm, matrix, spec)
-        costs[algorithm] = _seconds_per_query(index)
-        if costs[algorithm] < costs[best.algorithm]:
-            best = index
-    return best, costs
-
-
-def _estimates(
-    base: str, others: list[str], matrix: NDArray[np.floating], spec: IndexSpec
-) -> dict[str, float]:
-    """Estimate the seconds per query of each algorithm that may be worth it."""
-    costs = {base: _estimate_linear(base, matrix, spec)}
-    limit = _CLOSE_RATIO * costs[base]
-    for algorithm in others:
-        if costs.get(_NEVER_MUCH_FASTER_THAN.get(algorithm, ""), 0.0) <= limit:
-            costs[algorithm] = _estimate_growth(algorithm, matrix, spec, limit)
-    return costs
-
-
-def _estimate_linear(algorithm: str, matrix: NDArray[np.floating], spec: IndexSpec) -> float:
-    """Estimate the seconds per query of brute force: the time on a sample, in proportion."""
-    sample = _sample(matrix, _SAMPLE_ITEMS)
-    return _seconds_per_query(_build(algorithm, sample, spec)) * len(matrix) / len(sample)
-
-
-def _estimate_growth(
-    algorithm: str, matrix: NDArray[np.floating], spec: IndexSpec, limit: float
-) -> float:
-    """Estimate the seconds per query of an index, from its times on two samples.
-
-    The time of a tree grows with the logarithm of the number of items at best, and with the number
-    itself at worst. If the time is above `limit` even when it grows with the square root, the
-    smaller sample is enough.
-    """
-    small = _sample(matrix, _SMALL_SAMPLE_ITEMS)
-    before = _seconds_per_query(_build(algorithm, small, spec))
-    times = len(matrix) / len(small)
-    if times == 1 or before * times**0.5 > limit:
-        return before * times
-    sample = _sample(matrix, _SAMPLE_ITEMS)
-    cost = _seconds_per_query(_build(algorithm, sample, spec))
-    growth = np.log(cost / before) / np.log(len(sample) / len(small))
-    growth = float(np.clip(growth, 0.0, 1.0))
-    return float(cost * (len(matrix) / len(sample)) ** growth)
-
-
-def _sample(matrix: NDArray[np.floating], size: int) -> NDArray[np.floating]:
-    """Return about `size` of the rows, spread over the matrix, or all of them."""
-    step = max(1, len(matrix) // size)
-    return matrix if step == 1 else np.ascontiguousarray(matrix[::step])
-
-
-def _seconds_per_query(index: NeighborIndex) -> float:
-    """Time a search for the neighbors of some of the items themselves."""
-    queries = _sample(index.matrix, _MAX_TIMED_QUERIES)[:_MAX_TIMED_QUERIES]
-    k = min(_TIMED_K, len(index.matrix))
-    many, enough = _FIRST_QUERIES, _ENOUGH_SECONDS
-    if isinstance(index, BlockSearch):
-        many, enough = _FIRST_BLOCK_QUERIES, _ENOUGH_BLOCK_SECONDS
-    while True:
-        # The time of this thread alone: other threads and processes do not count.
-        start = time.thread_time()
-        index.kneighbors(queries[:many], k)
-        seconds = time.thread_time() - start
-        if seconds > enough or many >= len(queries):
-            return max(seconds, 1e-9) / min(many, len(queries))
-        many = max(2 * many, round(1.25 * many * enough / max(seconds, 1e-9)))
 
 
 def _reason(costs: dict[str, float], how: str) -> str:

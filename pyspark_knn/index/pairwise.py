@@ -23,14 +23,35 @@ _BLOCK_QUERIES = 256
 
 
 class PairwiseSearch(NeighborIndex):
-    """Brute-force search that computes the distance of every pair. Supports every metric."""
+    """Brute-force search that computes the distance of every pair. Supports every metric.
+
+    Parameters
+    ----------
+    matrix : ndarray of shape (n_items, n_features), dtype float32 or float64
+        The items, which the index keeps as they are.
+    metric : Metric
+        The metric.
+    block_pairs : int, default=_BLOCK_PAIRS
+        Pairs of a query and an item in a block.
+    block_queries : int, default=_BLOCK_QUERIES
+        The largest number of queries in a block.
+    """
 
     algorithm: ClassVar[str] = "brute"
     metrics: ClassVar[frozenset[str]] = frozenset(KERNELS)
 
-    def __init__(self, matrix: NDArray[np.floating], metric: Metric) -> None:
+    def __init__(
+        self,
+        matrix: NDArray[np.floating],
+        metric: Metric,
+        *,
+        block_pairs: int = _BLOCK_PAIRS,
+        block_queries: int = _BLOCK_QUERIES,
+    ) -> None:
         self._matrix = matrix
         self._metric = metric
+        self._block_pairs = block_pairs
+        self._block_queries = block_queries
 
     @classmethod
     def build(cls, matrix: NDArray[np.floating], spec: IndexSpec) -> PairwiseSearch:
@@ -56,7 +77,7 @@ class PairwiseSearch(NeighborIndex):
         exclude: Exclusion | None = None,
     ) -> Neighbors:
         """See `NeighborIndex.kneighbors`."""
-        step = max(1, min(_BLOCK_QUERIES, _BLOCK_PAIRS // k))
+        step = max(1, min(self._block_queries, self._block_pairs // k))
         return search_in_blocks(self._search, queries, k, max_distance, exclude, step)
 
     def _search(
@@ -67,7 +88,7 @@ class PairwiseSearch(NeighborIndex):
         exclude: Exclusion | None,
     ) -> Neighbors:
         best = NearestSoFar(len(queries), k, max_distance)
-        step = max(1, _BLOCK_PAIRS // max(1, len(queries)))
+        step = max(1, self._block_pairs // max(1, len(queries)))
         for start in range(0, len(self._matrix), step):
             stop = min(start + step, len(self._matrix))
             distances = block_distances(self._metric, queries, self._matrix[start:stop])

@@ -36,15 +36,40 @@ _BATCH_QUERIES = 4096
 
 
 class TreeSearch(NeighborIndex):
-    """Search in a tree of scikit-learn; subclasses choose the class of the tree."""
+    """Search in a tree of scikit-learn; subclasses choose the class of the tree.
+
+    Parameters
+    ----------
+    matrix : ndarray of shape (n_items, n_features), dtype float32 or float64
+        The items.
+    metric : Metric
+        The metric.
+    space : TreeSpace
+        The coordinates in which the tree is built.
+    leaf_size : int
+        The number of items in a leaf of the tree.
+    batch_candidates : int, default=_BATCH_CANDIDATES
+        Candidates of a batch of queries.
+    batch_queries : int, default=_BATCH_QUERIES
+        The largest number of queries in a batch.
+    """
 
     options: ClassVar[frozenset[str]] = frozenset({"leaf_size"})
 
     def __init__(
-        self, matrix: NDArray[np.floating], metric: Metric, space: TreeSpace, leaf_size: int
+        self,
+        matrix: NDArray[np.floating],
+        metric: Metric,
+        space: TreeSpace,
+        leaf_size: int,
+        *,
+        batch_candidates: int = _BATCH_CANDIDATES,
+        batch_queries: int = _BATCH_QUERIES,
     ) -> None:
         self._metric = metric
         self._space = space
+        self._batch_candidates = batch_candidates
+        self._batch_queries = batch_queries
         coordinates = space.coordinates(matrix)
         self._tree = self._tree_class()(
             coordinates, leaf_size=leaf_size, metric=space.metric, **space.arguments
@@ -99,7 +124,8 @@ class TreeSearch(NeighborIndex):
         exclude: Exclusion | None = None,
     ) -> Neighbors:
         """See `NeighborIndex.kneighbors`."""
-        step = max(1, min(_BATCH_QUERIES, _BATCH_CANDIDATES // (k + _SPARE_CANDIDATES)))
+        most = self._batch_candidates // (k + _SPARE_CANDIDATES)
+        step = max(1, min(self._batch_queries, most))
         return search_in_blocks(self._search, queries, k, max_distance, exclude, step)
 
     def _search(
@@ -117,11 +143,12 @@ class TreeSearch(NeighborIndex):
         # that queries that need about equally many candidates are searched together.
         more = np.where(n_excluded, 2 ** np.ceil(np.log2(n_excluded + 1)), 0)
         wanted = np.minimum(k + _SPARE_CANDIDATES + more, len(self.matrix)).astype(np.int64)
-        by_tree = self._space.serves(queries) & ((n_excluded == 0) | (wanted <= _BATCH_CANDIDATES))
+        fits = (n_excluded == 0) | (wanted <= self._batch_candidates)
+        by_tree = self._space.serves(queries) & fits
         open_rows = []
         for many in np.unique(wanted[by_tree]):
             rows = np.flatnonzero(by_tree & (wanted == many))
-            step = max(1, _BATCH_CANDIDATES // int(many))
+            step = max(1, self._batch_candidates // int(many))
             for start in range(0, len(rows), step):
                 part = rows[start : start + step]
                 open_rows.append(self._ask_nearest(best, queries, part, int(many), exclude))
@@ -173,8 +200,9 @@ class TreeSearch(NeighborIndex):
         best.forget(rows[few])
         queue = np.flatnonzero(few)
         while queue.size:
-            # As many queries as have `_BATCH_CANDIDATES` candidates together, at least one.
-            size = max(1, int(np.searchsorted(np.cumsum(counts[queue]), _BATCH_CANDIDATES)))
+            # As many queries as fill a batch with their candidates together, at least one.
+            totals = np.cumsum(counts[queue])
+            size = max(1, int(np.searchsorted(totals, self._batch_candidates)))
             part, queue = queue[:size], queue[size:]
             found = self._tree.query_radius(coordinates[part], radii[part])
             repeated = np.repeat(rows[part], [len(one) for one in found])

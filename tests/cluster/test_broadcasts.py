@@ -71,10 +71,7 @@ def test_garbage_collection_between_a_command_and_its_answer(
     assert parse("44") == 44
 
 
-def test_the_file_on_the_driver_is_removed_with_the_broadcast(
-    spark: SparkSession, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(broadcasting, "_CLEANED_SECONDS", 0.0)
+def test_the_file_on_the_driver_is_removed_with_the_broadcast(spark: SparkSession) -> None:
     folder = Path(spark.sparkContext._temp_dir)
 
     def files() -> set[Path]:
@@ -99,11 +96,11 @@ def test_the_file_on_the_driver_is_removed_with_the_broadcast(
 
 
 def _collect(spark: SparkSession) -> None:
-    """Run both garbage collectors, and process what they collected."""
+    """Run both garbage collectors, and at once delete the files of what they collected."""
     gc.collect()
     spark.sparkContext._jvm.System.gc()
     time.sleep(0.5)
-    broadcasting.sweep()
+    broadcasting.sweep(kept_seconds=0.0)
 
 
 FULL = """

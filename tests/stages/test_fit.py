@@ -15,13 +15,12 @@ from pyspark.sql import types as T
 
 from pyspark_knn import KNNEstimator
 from pyspark_knn.engine import placing
-from pyspark_knn.engine.fit import packed as packed_room
+from pyspark_knn.engine.fit.packed import PackedItems
 from pyspark_knn.engine.fit.source import ItemColumn, item_source
 from pyspark_knn.engine.sharded import Sharded
 from pyspark_knn.index.base import IndexSpec
 from pyspark_knn.index.distances import resolve_metric
 from tests.support.frames import answers, frame_of
-from tests.support.oracle import direct_distances, nearest
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -85,10 +84,10 @@ def test_fits_of_equal_items_at_once_do_not_free_each_others_chunks(
         assert packed.frame.storageLevel.useMemory
 
 
-def _packed(items: DataFrame, *, named: bool = False) -> packed_room.PackedItems:
+def _packed(items: DataFrame, *, named: bool = False, **sizes: int) -> PackedItems:
     declared = [ItemColumn("id", "idCol", "id")] if named else []
     source = item_source(items, "features", declared, "error", "auto")
-    return packed_room.PackedItems(items, source)
+    return PackedItems(items, source, **sizes)
 
 
 def _persisted(spark: SparkSession) -> set[int]:
@@ -99,20 +98,19 @@ def _persisted(spark: SparkSession) -> set[int]:
 
 
 def test_chunks_are_fetched_in_slices_and_sorted(
-    spark: SparkSession, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+    spark: SparkSession, rng: np.random.Generator
 ) -> None:
     """Chunks and slices are small here, so that there are many of both."""
-    monkeypatch.setattr(packed_room, "_CHUNK_BYTES", 500)
-    monkeypatch.setattr(packed_room, "_SLICE_BYTES", 4_000)
     items = rng.integers(-50, 50, (400, 3)).astype(np.float64)
     items[::3, 1] = 0.1  # some chunks are float64, and sparse vectors among dense ones
     ids = rng.permutation(400).tolist()
     frame = frame_of(spark, items, ids, kind="mixed", partitions=5)
-    model = KNNEstimator(k=3, idCol="id").fit(frame)
-    queries = rng.normal(size=(10, 3))
-    found = answers(model.transform(frame_of(spark, queries)))
-    expected = nearest(direct_distances(queries, items), ids, 3)
-    assert [[i for i, _ in row] for row in found] == [[i for i, _ in row] for row in expected]
+    with _packed(frame, named=True, chunk_bytes=500, slice_bytes=4_000) as packed:
+        assert len(packed.chunks) > 10
+        assert sum(chunk.size for chunk in packed.chunks) > 2 * 4_000
+        found, matrix = packed.gather()
+    assert found.columns["id"].to_pylist() == list(range(400))
+    np.testing.assert_array_equal(matrix, items[np.argsort(ids)])
 
 
 def _changing(spark: SparkSession, what: str) -> DataFrame:
@@ -155,13 +153,11 @@ def _changing(spark: SparkSession, what: str) -> DataFrame:
     ],
 )
 def test_items_that_change_between_readings_are_refused(
-    spark: SparkSession, monkeypatch: pytest.MonkeyPatch, slices: str, named: bool, what: str
+    spark: SparkSession, slices: str, named: bool, what: str
 ) -> None:
     """If persisted chunks are lost, items that are not deterministic may have other rows."""
-    if slices == "several slices":
-        monkeypatch.setattr(packed_room, "_CHUNK_BYTES", 100)
-        monkeypatch.setattr(packed_room, "_SLICE_BYTES", 400)
-    with _packed(_changing(spark, what), named=named) as packed:
+    sizes = {"chunk_bytes": 100, "slice_bytes": 400} if slices == "several slices" else {}
+    with _packed(_changing(spark, what), named=named, **sizes) as packed:
         packed.frame.unpersist(blocking=True)
         if what == "nothing":
             assert packed.gather()[1][:, 0].tolist() == list(range(40))

@@ -8,16 +8,15 @@ import numpy as np
 import pytest
 from threadpoolctl import threadpool_info
 
-from pyspark_knn.index import auto
-from pyspark_knn.index.auto import build_index
+from pyspark_knn.index.auto import Trials, build_index, seconds_per_query
 from pyspark_knn.index.base import IndexSpec
 from pyspark_knn.index.block_search import BlockSearch
 from pyspark_knn.index.distances import resolve_metric
 from pyspark_knn.index.pairwise import PairwiseSearch
 
 
-def build(items, metric="euclidean", algorithm="auto"):
-    return build_index(items, IndexSpec(resolve_metric(metric), algorithm))
+def build(items, metric="euclidean", algorithm="auto", **trials):
+    return build_index(items, IndexSpec(resolve_metric(metric), algorithm), Trials(**trials))
 
 
 def test_brute_is_the_block_search_where_there_are_scores():
@@ -48,36 +47,32 @@ def test_metrics_with_one_algorithm_need_no_timing():
         ({"brute": 9.0, "kd_tree": 7.0, "ball_tree": 2.0}, "ball_tree"),
     ],
 )
-def test_the_fastest_is_chosen_and_the_reason_reports_the_timings(monkeypatch, costs, winner):
-    monkeypatch.setattr(auto, "_seconds_per_query", lambda index: 1e-6 * costs[index.algorithm])
+def test_the_fastest_is_chosen_and_the_reason_reports_the_timings(costs, winner):
     # Without growth, every estimate of a tree stays what it is.
     items = np.random.default_rng(0).standard_normal((3000, 2))
-    index, reason = build(items)
+    index, reason = build(items, timer=lambda index: 1e-6 * costs[index.algorithm])
     assert index.algorithm == winner
     assert reason.startswith(f"{winner} is the fastest: {costs[winner]:.0f} us a query")
     assert all(algorithm in reason for algorithm in costs)
 
 
-def test_no_ball_tree_is_timed_where_a_kd_tree_is_hopeless(monkeypatch):
+def test_no_ball_tree_is_timed_where_a_kd_tree_is_hopeless():
     timed = []
 
     def cost(index):
         timed.append(index.algorithm)
         return 1e-6 if index.algorithm == "brute" else 1e-5
 
-    monkeypatch.setattr(auto, "_seconds_per_query", cost)
     items = np.random.default_rng(0).standard_normal((3000, 2))
-    assert build(items)[0].algorithm == "brute"
+    assert build(items, timer=cost)[0].algorithm == "brute"
     assert set(timed) == {"brute", "kd_tree"}
     timed.clear()
     # kd_tree does not support this metric, so its timing cannot rule out ball_tree.
-    assert build(0.2 * items, "haversine")[0].algorithm == "brute"
+    assert build(0.2 * items, "haversine", timer=cost)[0].algorithm == "brute"
     assert set(timed) == {"brute", "ball_tree"}
 
 
-def test_a_close_call_is_timed_with_all_items(monkeypatch):
-    monkeypatch.setattr(auto, "_SAMPLE_ITEMS", 1000)
-    monkeypatch.setattr(auto, "_SMALL_SAMPLE_ITEMS", 100)
+def test_a_close_call_is_timed_with_all_items():
     timed = []
 
     def cost(index):
@@ -87,8 +82,8 @@ def test_a_close_call_is_timed_with_all_items(monkeypatch):
         # As fast as brute in the sample, much slower than it in truth.
         return len(index.matrix) * (1e-6 if len(index.matrix) < 4000 else 2e-6)
 
-    monkeypatch.setattr(auto, "_seconds_per_query", cost)
-    index, reason = build(np.random.default_rng(0).standard_normal((4000, 2)))
+    items = np.random.default_rng(0).standard_normal((4000, 2))
+    index, reason = build(items, sample_items=1000, small_sample_items=100, timer=cost)
     assert index.algorithm == "brute"
     assert "all items" in reason
     assert {(name, 4000) for name in ("brute", "kd_tree", "ball_tree")} <= set(timed)
@@ -99,14 +94,11 @@ def test_the_time_of_a_search_is_the_time_of_this_thread(monkeypatch, algorithm,
     clock = iter(range(100))
     monkeypatch.setattr(time, "thread_time", lambda: float(next(clock)))
     index = build(np.eye(40), algorithm=algorithm)[0]
-    assert auto._seconds_per_query(index) == 1.0 / queries
+    assert seconds_per_query(index) == 1.0 / queries
 
 
-@pytest.mark.parametrize("most_numbers", [0, 1 << 25])
-def test_a_tree_that_leads_is_timed_against_brute_with_all_items(monkeypatch, most_numbers):
-    monkeypatch.setattr(auto, "_SAMPLE_ITEMS", 1000)
-    monkeypatch.setattr(auto, "_SMALL_SAMPLE_ITEMS", 100)
-    monkeypatch.setattr(auto, "_MAX_TRIAL_FLOATS", most_numbers)
+@pytest.mark.parametrize("max_floats", [0, 1 << 25])
+def test_a_tree_that_leads_is_timed_against_brute_with_all_items(max_floats):
     timed = []
 
     def cost(index):
@@ -116,14 +108,20 @@ def test_a_tree_that_leads_is_timed_against_brute_with_all_items(monkeypatch, mo
         # Ten times faster in the sample, as it seems.
         return 1e-4 if len(index.matrix) < 4000 else 1.0
 
-    monkeypatch.setattr(auto, "_seconds_per_query", cost)
-    assert build(np.random.default_rng(0).standard_normal((4000, 2)))[0].algorithm == "brute"
+    index, _ = build(
+        np.random.default_rng(0).standard_normal((4000, 2)),
+        sample_items=1000,
+        small_sample_items=100,
+        max_floats=max_floats,
+        timer=cost,
+    )
+    assert index.algorithm == "brute"
     # Of two equal trees in many items, one is tried.
     trees = sum(size == 4000 and name != "brute" for name, size in timed)
-    assert trees == (1 if most_numbers == 0 else 2)
+    assert trees == (1 if max_floats == 0 else 2)
 
 
-def test_timing_uses_one_thread_and_restores_the_others(monkeypatch):
+def test_timing_uses_one_thread_and_restores_the_others():
     threads = []
 
     def cost(index):
@@ -131,8 +129,7 @@ def test_timing_uses_one_thread_and_restores_the_others(monkeypatch):
         return 1.0
 
     before = [pool["num_threads"] for pool in threadpool_info()]
-    monkeypatch.setattr(auto, "_seconds_per_query", cost)
-    build(np.random.default_rng(0).standard_normal((2500, 2)))
+    build(np.random.default_rng(0).standard_normal((2500, 2)), timer=cost)
     assert set(threads) == {1}
     assert [pool["num_threads"] for pool in threadpool_info()] == before
 

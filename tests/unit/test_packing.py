@@ -10,7 +10,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyspark_knn.engine.fit import chunks as chunk_room
 from pyspark_knn.engine.fit.chunks import CONTENT_WRAP, unpack
 from pyspark_knn.engine.fit.packing import PackRequest, pack
 from tests.support.batches import Sparse, array_column, vector_columns
@@ -46,9 +45,9 @@ def packed(
     return chunks, last
 
 
-def dense(chunk: dict[str, Any]) -> np.ndarray:
+def dense(chunk: dict[str, Any], **options: int) -> np.ndarray:
     """All vectors of a chunk."""
-    slices = list(unpack(chunk, chunk["dim"]))
+    slices = list(unpack(chunk, chunk["dim"], **options))
     starts = np.cumsum([0, *(len(matrix) for _, matrix in slices)]).tolist()
     assert [start for start, _ in slices] == starts[:-1]
     return np.concatenate([matrix for _, matrix in slices])
@@ -217,23 +216,19 @@ def test_chunks_are_bounded_for_every_kind_of_content(vector, width):
     assert sum(chunk["size"] for chunk in chunks) > len(chunks) * limit / 4
 
 
-def test_sparse_chunks_are_made_dense_slice_by_slice(monkeypatch):
+def test_sparse_chunks_are_made_dense_slice_by_slice():
     rows: list[Any] = [
         (1000, {i % 1000: float(i), 999: 1.0}) if i % 7 else (1000, {}) for i in range(90)
     ]
     (chunk,), _ = packed(REQUEST, [batch(rows, pa.array(range(90)))])
-    whole = dense(chunk)
-    monkeypatch.setattr(chunk_room, "DENSE_BYTES", 10_000)
-    assert max(matrix.nbytes for _, matrix in unpack(chunk, 1000)) <= 10_000
-    np.testing.assert_array_equal(dense(chunk), whole)
-    monkeypatch.setattr(chunk_room, "DENSE_BYTES", 1)
-    assert len(list(unpack(chunk, 1000))) == 90
+    assert max(matrix.nbytes for _, matrix in unpack(chunk, 1000, dense_bytes=10_000)) <= 10_000
+    np.testing.assert_array_equal(dense(chunk, dense_bytes=10_000), dense(chunk))
+    assert len(list(unpack(chunk, 1000, dense_bytes=1))) == 90
 
 
-def test_dense_chunks_are_one_slice_without_a_copy(monkeypatch):
-    monkeypatch.setattr(chunk_room, "DENSE_BYTES", 1)
+def test_dense_chunks_are_one_slice_without_a_copy():
     (chunk,), _ = packed(REQUEST, [batch([[0.1, 0.2]] * 9, pa.array(range(9)))])
-    ((start, matrix),) = unpack(chunk, 2)
+    ((start, matrix),) = unpack(chunk, 2, dense_bytes=1)
     assert (start, matrix.shape, matrix.flags.owndata) == (0, (9, 2), False)
 
 

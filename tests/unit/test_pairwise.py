@@ -7,7 +7,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyspark_knn.index import pairwise
 from pyspark_knn.index.base import Exclusion, IndexSpec, Neighbors
 from pyspark_knn.index.distances import resolve_metric
 from pyspark_knn.index.pairwise import PairwiseSearch, block_distances
@@ -30,11 +29,13 @@ def test_answers_agree_with_sorting_all_distances(case, data):
 @given(data=st.data())
 def test_the_size_of_blocks_changes_nothing(case, data):
     search = data.draw(searches(case))
-    expected = by_sorting(search)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pairwise, "_BLOCK_PAIRS", data.draw(st.integers(1, 60)))
-        patch.setattr(pairwise, "_BLOCK_QUERIES", data.draw(st.integers(1, 3)))
-        assert_same(ask(build(search), search), expected)
+    index = PairwiseSearch(
+        search.items,
+        search.metric,
+        block_pairs=data.draw(st.integers(1, 60)),
+        block_queries=data.draw(st.integers(1, 3)),
+    )
+    assert_same(ask(index, search), by_sorting(search))
 
 
 @pytest.mark.parametrize("case", METRIC_CASES)

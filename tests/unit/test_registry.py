@@ -12,8 +12,7 @@ import numpy as np
 import pytest
 from sklearn.neighbors import VALID_METRICS
 
-from pyspark_knn.index import auto
-from pyspark_knn.index.auto import build_index
+from pyspark_knn.index.auto import Trials, build_index
 from pyspark_knn.index.base import OPTIONS, IndexSpec
 from pyspark_knn.index.distances import METRICS, Metric, resolve_metric
 from pyspark_knn.index.kernels import KERNELS
@@ -177,16 +176,15 @@ def test_what_cannot_be_registered(attributes, message):
 
 
 @pytest.mark.usefixtures("toy", "guessing")
-def test_auto_chooses_among_exact_classes(monkeypatch):
+def test_auto_chooses_among_exact_classes():
     timed = []
 
     def cost(index):
         timed.append(index.algorithm)
         return {"guessing": 1e-9, "toy": 1e-6}.get(index.algorithm, 2e-6)
 
-    monkeypatch.setattr(auto, "_seconds_per_query", cost)
     items = np.random.default_rng(0).standard_normal((3000, 2))
-    assert build_index(items, IndexSpec(EUCLIDEAN))[0].algorithm == "toy"
+    assert build_index(items, IndexSpec(EUCLIDEAN), Trials(timer=cost))[0].algorithm == "toy"
     assert set(timed) == {*ALGORITHMS, "toy"}
     index, _ = build_index(items[:9], IndexSpec(EUCLIDEAN, "guessing"))
     assert not index.exact

@@ -312,11 +312,11 @@ def test_wide_sparse_queries_are_routed_block_by_block(monkeypatch: pytest.Monke
     vectors: list[Any] = [(dim, {i % dim: 1.0}) if i % 5 else None for i in range(50)]
     centers = np.eye(3, dim) * 2.0
     cells = Cells(np.arange(3), centers, np.full(3, 0.5), resolve_metric("euclidean"))
-    request = request_for(T.LongType(), inputs=("values", "layout"))
     arrays = vector_columns(vectors)
     searched, found = pa.array([0] * 50, pa.int32()), pa.array([[1.0, 2.0, 9.0]] * 50)
 
-    def routes() -> list[Any]:
+    def routes(**changes: Any) -> list[Any]:
+        request = request_for(T.LongType(), inputs=("values", "layout"), **changes)
         nearest = routing.route_nearest(request, cells, 2, iter([arrays]))
         within = routing.route_within(request, cells, iter([(*arrays, searched, found)]))
         return [each for batch in (*nearest, *within) for each in batch.to_pylist()]
@@ -331,8 +331,7 @@ def test_wide_sparse_queries_are_routed_block_by_block(monkeypatch: pytest.Monke
         return dense(batch, rows, dim)
 
     monkeypatch.setattr(VectorBatch, "dense", watched)
-    monkeypatch.setattr("pyspark_knn.engine.search.batches._BLOCK_BYTES", 7 * 8 * dim)
-    assert routes() == whole
+    assert routes(block_bytes=7 * 8 * dim) == whole
     assert max(sizes) <= 7 * 8 * dim
 
 

@@ -8,11 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.neighbors import BallTree
 
-from pyspark_knn.index import sklearn_index
 from pyspark_knn.index.base import Exclusion, IndexSpec, Neighbors
 from pyspark_knn.index.distances import resolve_metric
 from pyspark_knn.index.pairwise import PairwiseSearch
 from pyspark_knn.index.sklearn_index import BallTreeSearch, KDTreeSearch, TreeSearch
+from pyspark_knn.index.tree_space import TreeSpace
 from tests.support.sorting import ask, assert_same, by_sorting
 from tests.support.strategies import METRIC_CASES, Search, searches
 
@@ -57,11 +57,15 @@ def test_answers_among_many_items_agree_with_brute_force(tree, case, data):
 @given(data=st.data())
 def test_the_size_of_blocks_changes_nothing(tree, data):
     search = data.draw(searches("euclidean"))
-    expected = by_sorting(search)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sklearn_index, "_BATCH_CANDIDATES", data.draw(st.integers(1, 40)))
-        patch.setattr(sklearn_index, "_BATCH_QUERIES", data.draw(st.integers(1, 3)))
-        assert_same(ask(build(tree, search), search), expected)
+    index = tree(
+        search.items,
+        search.metric,
+        TreeSpace.of(search.metric, search.items),
+        search.leaf_size,
+        batch_candidates=data.draw(st.integers(1, 40)),
+        batch_queries=data.draw(st.integers(1, 3)),
+    )
+    assert_same(ask(index, search), by_sorting(search))
 
 
 @pytest.mark.parametrize(("tree", "case"), PAIRS)

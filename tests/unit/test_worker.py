@@ -13,14 +13,13 @@ from hypothesis import strategies as st
 from pyspark.sql import types as T
 
 from pyspark_knn.engine.rows.items import Items
-from pyspark_knn.engine.search import batches as worker
-from pyspark_knn.engine.search import export
 from pyspark_knn.engine.search.answers import FoundLists
 from pyspark_knn.engine.search.batches import (
     Request,
     Searchable,
     search_batches,
 )
+from pyspark_knn.engine.search.export import read_items
 from pyspark_knn.engine.ship.bundle import FileRef, write_bundle
 from pyspark_knn.index.base import IndexSpec, NeighborIndex, Neighbors
 from pyspark_knn.index.distances import resolve_metric
@@ -144,15 +143,19 @@ def test_valid_and_invalid_queries_in_batches_of_all_sizes(ref, handle_invalid, 
     k = data.draw(st.integers(1, 7))
     max_distance = data.draw(st.sampled_from([None, 0.0, 1.0, 2.5]))
     excluded = data.draw(st.lists(st.lists(st.sampled_from("abcx")), min_size=24, max_size=24))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(worker, "_BLOCK_BYTES", data.draw(st.sampled_from([1, 48, 1 << 20])))
-        request = request_for(3, k=k, handle_invalid=handle_invalid, max_distance=max_distance)
-        arrays, start = [], 0
-        for batch in batches:
-            part = excluded[start : start + len(batch)]
-            arrays.append((*vector_columns(batch), pa.array(part, pa.list_(pa.string()))))
-            start += len(batch)
-        found = answers(ref, request, arrays)
+    request = request_for(
+        3,
+        k=k,
+        handle_invalid=handle_invalid,
+        max_distance=max_distance,
+        block_bytes=data.draw(st.sampled_from([1, 48, 1 << 20])),
+    )
+    arrays, start = [], 0
+    for batch in batches:
+        part = excluded[start : start + len(batch)]
+        arrays.append((*vector_columns(batch), pa.array(part, pa.list_(pa.string()))))
+        start += len(batch)
+    found = answers(ref, request, arrays)
     every = [vector for batch in batches for vector in batch]
     valid = [i for i, vector in enumerate(every) if is_valid(vector)]
     bound = np.inf if max_distance is None else max_distance
@@ -224,7 +227,7 @@ def test_exclusion_by_position_without_ids(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("block_bytes", "block_answers", "k", "blocks"),
+    ("block_bytes", "block_numbers", "k", "blocks"),
     [
         (1 << 20, 1 << 20, 2, [10]),
         (16 * 4, 1 << 20, 2, [4, 4, 2]),
@@ -233,14 +236,11 @@ def test_exclusion_by_position_without_ids(tmp_path):
         (1, 1, 1, [1] * 10),
     ],
 )
-def test_blocks_are_bounded_by_queries_and_by_answers(
-    ref, monkeypatch, block_bytes, block_answers, k, blocks
-):
-    monkeypatch.setattr(worker, "_BLOCK_BYTES", block_bytes)
-    monkeypatch.setattr(worker, "BLOCK_NUMBERS", block_answers)
+def test_blocks_are_bounded_by_queries_and_by_answers(ref, block_bytes, block_numbers, k, blocks):
     queries = np.random.default_rng(0).normal(size=(10, 2)).tolist()
     Spy.asked.clear()
-    found = answers(ref, request_for(k=k), [vector_columns(queries)])
+    request = request_for(k=k, block_bytes=block_bytes, block_numbers=block_numbers)
+    found = answers(ref, request, [vector_columns(queries)])
     assert found == [[row] for row in expected(queries, k)]
     assert Spy.asked == [(size, min(k, 5)) for size in blocks]
 
@@ -265,8 +265,7 @@ def test_one_of_the_two_columns_alone(ref, column):
     ]
 
 
-def test_the_items_are_read_by_position(tmp_path, monkeypatch):
-    monkeypatch.setattr(export, "_BATCH_BYTES", 8 * 2 * 2)  # two rows
+def test_the_items_are_read_by_position(tmp_path):
     index = PairwiseSearch.build(POINTS, IndexSpec(resolve_metric("euclidean")))
     columns = {"id": IDS, "label": np.arange(5) * 1.5, "density": np.ones(5)}
     items = Items(5, {name: pa.array(each) for name, each in columns.items()})
@@ -278,7 +277,9 @@ def test_the_items_are_read_by_position(tmp_path, monkeypatch):
         yield pa.RecordBatch.from_arrays([pa.array([], pa.int64())], names=["id"])
         yield pa.RecordBatch.from_arrays([pa.array([3, 4])], names=["id"])
 
-    rows = [row for out in export.read_items(full, names, batches()) for row in out.to_pylist()]
+    found = list(read_items(full, names, batches(), batch_bytes=8 * 2 * 2))
+    assert [out.num_rows for out in found] == [2, 1, 2]
+    rows = [row for out in found for row in out.to_pylist()]
     assert rows == [
         {
             "position": i,

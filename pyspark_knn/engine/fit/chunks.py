@@ -81,7 +81,9 @@ def _sum_of_column(column: pa.Array) -> int:
     return int(np.frombuffer(data[:size], f"u{width}").sum(dtype=np.uint64))
 
 
-def unpack(row: Any, dim: int) -> Iterator[tuple[int, NDArray[np.floating]]]:
+def unpack(
+    row: Any, dim: int, dense_bytes: int = DENSE_BYTES
+) -> Iterator[tuple[int, NDArray[np.floating]]]:
     """Yield the vectors of a chunk, dense.
 
     Parameters
@@ -90,6 +92,8 @@ def unpack(row: Any, dim: int) -> Iterator[tuple[int, NDArray[np.floating]]]:
         A row of `CHUNK_SCHEMA`.
     dim : int
         The dimension of the vectors.
+    dense_bytes : int, default=DENSE_BYTES
+        The bytes of the sparse vectors that are made dense at once.
 
     Yields
     ------
@@ -97,7 +101,7 @@ def unpack(row: Any, dim: int) -> Iterator[tuple[int, NDArray[np.floating]]]:
         The first row of a slice of the chunk.
     matrix : ndarray of shape (n_rows, dim), dtype float32 or float64
         The vectors of the slice. Dense vectors are yielded in one slice without a copy, sparse ones
-        in slices of up to `DENSE_BYTES`.
+        in slices of up to `dense_bytes`, but at least one vector.
     """
     values: NDArray[np.floating] = np.frombuffer(row["values"], dtype=row["dtype"])
     if row["lengths"] is None:
@@ -106,7 +110,7 @@ def unpack(row: Any, dim: int) -> Iterator[tuple[int, NDArray[np.floating]]]:
     lengths = np.frombuffer(row["lengths"], dtype=np.int64)
     indices = np.frombuffer(row["indices"], dtype=np.int32)
     ends = np.cumsum(lengths)
-    step = max(1, DENSE_BYTES // (dim * values.itemsize))
+    step = max(1, dense_bytes // (dim * values.itemsize))
     for start in range(0, len(lengths), step):
         part = lengths[start : start + step]
         stored = slice(ends[start] - lengths[start], ends[start + len(part) - 1])

@@ -28,6 +28,8 @@ from pyspark_knn.engine.spark.caching import persisted, unpersist
 logger = logging.getLogger(__name__)
 
 _CHUNK_BYTES = 8 << 20
+"""The bytes of a chunk."""
+
 _SLICE_BYTES = 64 << 20
 """The bytes of one fetch, of which the JVM of the driver briefly holds a few copies."""
 
@@ -54,6 +56,17 @@ class PackedItems:
 
     A context manager that unpersists them at its end.
 
+    Parameters
+    ----------
+    dataset : DataFrame
+        The items.
+    source : ItemSource
+        What to read.
+    chunk_bytes : int, default=_CHUNK_BYTES
+        The bytes of a chunk, at most a quarter of a slice.
+    slice_bytes : int, default=_SLICE_BYTES
+        The bytes of one fetch, at most half of spark.driver.maxResultSize.
+
     Attributes
     ----------
     num_items, num_features, num_skipped : int
@@ -72,11 +85,18 @@ class PackedItems:
         What was read.
     """
 
-    def __init__(self, dataset: DataFrame, source: ItemSource) -> None:
+    def __init__(
+        self,
+        dataset: DataFrame,
+        source: ItemSource,
+        *,
+        chunk_bytes: int = _CHUNK_BYTES,
+        slice_bytes: int = _SLICE_BYTES,
+    ) -> None:
         session = dataset.sparkSession
         limit = _bytes_of(compat.setting(session, "spark.driver.maxResultSize", "1g"))
         # Half the limit, since the compression of what is sent may also make it a little larger.
-        self._slice_bytes = min(_SLICE_BYTES, limit // 2) if limit else _SLICE_BYTES
+        self._slice_bytes = min(slice_bytes, limit // 2) if limit else slice_bytes
         request = packing.PackRequest(
             features_col=source.features_col,
             columns=tuple(source.columns),
@@ -84,7 +104,7 @@ class PackedItems:
             dim=source.features.attributes,
             handle_invalid=source.handle_invalid,
             dtype=source.dtype,
-            chunk_bytes=max(1, min(_CHUNK_BYTES, self._slice_bytes // 4)),
+            chunk_bytes=max(1, min(chunk_bytes, self._slice_bytes // 4)),
             rules=source.rules,
         )
         self.source = source

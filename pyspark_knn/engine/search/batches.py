@@ -73,6 +73,10 @@ class Request:
         The number of cells to search, where shards are cells; None: all that may hold a neighbor.
     replicas : int or None
         The number of tasks that share the queries of a shard; None: by the number of cores.
+    block_bytes : int
+        The bytes of the query vectors that are made dense, and searched, at once.
+    block_numbers : int
+        The numbers in the answers to one block of queries.
     """
 
     k: int
@@ -83,6 +87,8 @@ class Request:
     answer: Answer
     probes: int | None = None
     replicas: int | None = None
+    block_bytes: int = _BLOCK_BYTES
+    block_numbers: int = BLOCK_NUMBERS
 
     @property
     def vector(self) -> tuple[str, ...]:
@@ -92,6 +98,10 @@ class Request:
     def named(self, arrays: tuple[pa.Array, ...]) -> dict[str, pa.Array]:
         """Return the columns of a batch of queries by their names."""
         return dict(zip(self.inputs, arrays, strict=True))
+
+    def query_step(self, dim: int) -> int:
+        """Return how many queries of dimension `dim` are made dense at once."""
+        return max(1, self.block_bytes // (8 * dim))
 
 
 def search_batches(
@@ -142,7 +152,8 @@ def answer_batch(
     k = min(request.k, items.count)
     queries = VectorBatch.from_arrow(arrays, request.features_col)
     excluded = arrays.get(EXCLUDED)
-    step = min(query_step(dim), max(1, BLOCK_NUMBERS // (k + request.answer.width)))
+    step = max(1, request.block_numbers // (k + request.answer.width))
+    step = min(request.query_step(dim), step)
     for start in range(0, len(queries), step):
         rows = np.arange(start, min(start + step, len(queries)))
         matrix, valid = valid_queries(queries, rows, dim)
@@ -160,11 +171,6 @@ def answer_batch(
         )
         answers = request.answer.rows(found, items)
         yield fan_out(answers, valid, keep=request.handle_invalid == "keep")
-
-
-def query_step(dim: int) -> int:
-    """Return how many queries of dimension `dim` are made dense at once."""
-    return max(1, _BLOCK_BYTES // (8 * dim))
 
 
 def valid_queries(

@@ -17,7 +17,10 @@ _BATCH_BYTES = 32 << 20
 
 
 def read_items(
-    ref: BundleRef, names: list[str], batches: Iterator[pa.RecordBatch]
+    ref: BundleRef,
+    names: list[str],
+    batches: Iterator[pa.RecordBatch],
+    batch_bytes: int = _BATCH_BYTES,
 ) -> Iterator[pa.RecordBatch]:
     """Yield the items at given positions.
 
@@ -29,6 +32,8 @@ def read_items(
         The columns to yield: "position", "features", and those of the items.
     batches : iterator of pyarrow.RecordBatch
         One column of consecutive positions.
+    batch_bytes : int, default=_BATCH_BYTES
+        The bytes of the vectors in one batch of rows.
 
     Yields
     ------
@@ -39,7 +44,7 @@ def read_items(
     for batch in batches:
         if batch.num_rows:
             start = batch.column(0)[0].as_py()
-            yield from _rows(searchable, names, start, start + batch.num_rows)
+            yield from _rows(searchable, names, start, start + batch.num_rows, batch_bytes)
 
 
 def read_shards(
@@ -66,11 +71,15 @@ def read_shards(
 
 
 def _rows(
-    searchable: Searchable, names: list[str], start: int, stop: int
+    searchable: Searchable,
+    names: list[str],
+    start: int,
+    stop: int,
+    batch_bytes: int = _BATCH_BYTES,
 ) -> Iterator[pa.RecordBatch]:
     """Yield the items from `start` to `stop` in batches of bounded size."""
     items, matrix = searchable.items, searchable.index.matrix
-    step = max(1, _BATCH_BYTES // (8 * matrix.shape[1]))
+    step = max(1, batch_bytes // (8 * matrix.shape[1]))
     for first in range(start, stop, step):
         last = min(first + step, stop)
         cells = {name: values[first:last] for name, values in items.columns.items()}

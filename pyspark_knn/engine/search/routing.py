@@ -9,7 +9,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from pyspark_knn.engine.rows.vectors import VectorBatch
-from pyspark_knn.engine.search.batches import Request, query_step, valid_queries
+from pyspark_knn.engine.search.batches import Request, valid_queries
 from pyspark_knn.engine.search.in_shards import PASSING
 from pyspark_knn.engine.spark.arrow import list_offsets
 from pyspark_knn.index.cells import Cells
@@ -36,7 +36,7 @@ def route_nearest(
     pyarrow.ListArray
         Lists of int. An invalid query is sent to one shard, whose search handles it as invalid.
     """
-    for arrays in _blocks(cells, batches):
+    for arrays in _blocks(request, cells, batches):
         matrix, valid = _vectors(request, cells, arrays)
         shards = np.full((len(valid), min(probes, len(cells.numbers))), cells.numbers[0])
         shards[valid] = cells.nearest(matrix, probes)
@@ -65,7 +65,7 @@ def route_within(
     pyarrow.ListArray
         Lists of int, each of which starts with `PASSING`.
     """
-    for *arrays, searched, found in _blocks(cells, batches):
+    for *arrays, searched, found in _blocks(request, cells, batches):
         matrix, valid = _vectors(request, cells, tuple(arrays))
         opened = np.zeros((len(valid), len(cells.numbers)), dtype=bool)
         opened[valid] = cells.within(matrix, _limits(request, found)[valid])
@@ -78,10 +78,10 @@ def route_within(
 
 
 def _blocks(
-    cells: Cells, batches: Iterator[tuple[pa.Array, ...]]
+    request: Request, cells: Cells, batches: Iterator[tuple[pa.Array, ...]]
 ) -> Iterator[tuple[pa.Array, ...]]:
     """Yield batches of so few rows that their dense vectors fit in memory at any dimension."""
-    step = query_step(cells.centers.shape[1])
+    step = request.query_step(cells.centers.shape[1])
     for arrays in batches:
         for start in range(0, max(1, len(arrays[0])), step):
             yield tuple(each.slice(start, step) for each in arrays)

@@ -88,15 +88,20 @@ def free(variable: Any) -> None:
     sweep()
 
 
-def sweep() -> None:
+def sweep(kept_seconds: float = _CLEANED_SECONDS) -> None:
     """Delete the driver's files of broadcasts that the JVM has collected.
 
     Files of other broadcasts must stay. When Spark runs out of storage memory it moves the blocks
     of a broadcast to disk, for which it reads the file; if the file is missing, the task or
     broadcast that needed the memory fails.
+
+    Parameters
+    ----------
+    kept_seconds : float, default=_CLEANED_SECONDS
+        How long a file is kept after the JVM has collected its broadcast.
     """
     with _lock:
-        held = [each for each in _leftovers if _is_held(each)]
+        held = [each for each in _leftovers if _is_held(each, kept_seconds)]
         for each in _leftovers:
             if each not in held:
                 each.path.unlink(missing_ok=True)
@@ -107,7 +112,7 @@ def _is_running(context: Any) -> bool:
     return context is not None and context._jsc is not None
 
 
-def _is_held(left: _Leftover) -> bool:
+def _is_held(left: _Leftover, kept_seconds: float) -> bool:
     """Whether the driver may still store blocks of a broadcast."""
     if left.broadcast is None or not _is_running(left.context):
         return False
@@ -119,4 +124,4 @@ def _is_held(left: _Leftover) -> bool:
         return True
     now = time.monotonic()
     left.collected = now if left.collected is None else left.collected
-    return now - left.collected < _CLEANED_SECONDS
+    return now - left.collected < kept_seconds
