@@ -99,4 +99,4 @@ spark.stop()
     )
     told = "belongs to a Spark session that was stopped. Create the DataFrame again"
     assert out.count(told) == 3
-    assert "no running Spark session" in out
+    assert "needs an active Spark session" in out

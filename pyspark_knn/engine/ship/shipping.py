@@ -187,7 +187,7 @@ def ship_inline(content: Any, instead: str) -> Shipment:
     if size > _INLINE_BYTES:
         raise ValueError(
             f"the index takes {size / 2**20:.0f} MiB, but workers cannot read files here, and a "
-            f"query can contain at most {_INLINE_BYTES >> 20} MiB: {instead}"
+            f"query can contain at most {_INLINE_BYTES >> 20} MiB. {instead}"
         )
     logger.info("shipped index %s within the query", digest)
     return Shipment(InlineRef(digest, file.getvalue()))
