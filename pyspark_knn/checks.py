@@ -64,7 +64,7 @@ def check_exclusion(params: _KNNParams) -> None:
 
 def check_weights(params: _VotingParams) -> None:
     """Raise a ValueError for weights='distance' if the metric's distances can be negative."""
-    if params.getWeights() == "distance" and params.getOrDefault("metric") == "inner_product":
+    if params.getWeights() == "distance" and params.getMetric() == "inner_product":
         raise ValueError(
             "weights='distance' is not supported for metric 'inner_product', whose distances can "
             "be negative. Use weights='uniform'."

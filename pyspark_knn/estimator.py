@@ -44,7 +44,7 @@ class NeighborEstimator(Estimator[M], FitSetters, MLReadable[Any], MLWritable):
         self._check_params()
         metric = checked_metric(self)
         source = self._source(dataset)
-        self._warn_of_drawn_ids(dataset)
+        self._warn_of_nondeterministic_ids(dataset)
         with PackedItems(dataset, source) as packed:
             metric.check_dimension(packed.num_features)
             model = self._new_model()
@@ -126,7 +126,7 @@ class NeighborEstimator(Estimator[M], FitSetters, MLReadable[Any], MLWritable):
             self.getDtype(),
         )
 
-    def _warn_of_drawn_ids(self, dataset: DataFrame) -> None:
+    def _warn_of_nondeterministic_ids(self, dataset: DataFrame) -> None:
         """Warn about ids that may have other values each time that Spark computes them."""
         name = self.getIdCol()
         if name is not None and is_nondeterministic(dataset, name):

@@ -1,4 +1,4 @@
-"""The base class of all models: an index in its place, and the search."""
+"""The base class of all models: a placed index, and the search."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from pyspark.sql import types as T
 
 from pyspark_knn.checks import check_max_distance, checked_metric, warn_of_limits
 from pyspark_knn.copying import SharedIndex
+from pyspark_knn.engine.fit.chunks import POSITION
 from pyspark_knn.engine.fit.packed import PackedItems
 from pyspark_knn.engine.placement import Placement
 from pyspark_knn.engine.placing import place
@@ -43,7 +44,7 @@ Self_ = TypeVar("Self_", bound="NeighborModel")
 
 
 class NeighborModel(SharedIndex, FittedParams, _KNNParams, SavedModel):
-    """The base class of all models: an index in its place, and the search."""
+    """The base class of all models: a placed index, and the search."""
 
     _OUTPUTS: ClassVar[tuple[str, ...]]
     """The Params that name output columns, in the order of these columns."""
@@ -119,7 +120,7 @@ class NeighborModel(SharedIndex, FittedParams, _KNNParams, SavedModel):
 
     def _saved_columns(self) -> dict[str, tuple[str, ...]]:
         """Return the columns that saved items must have, and their types; of ids any type."""
-        position = {"position": ("bigint",)} if self.getIdCol() is None else {}
+        position = {POSITION: ("bigint",)} if self.getIdCol() is None else {}
         others = {each.name: each.saved_types for each in self._item_columns()}
         return {**position, **others, "features": ("array<double>", "array<float>")}
 

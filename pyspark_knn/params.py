@@ -23,9 +23,16 @@ from pyspark_knn.engine.spark import hints
 from pyspark_knn.index.registry import algorithm_choices
 
 DTYPES = ("auto", "float32")
+"""The values of the Param dtype."""
+
 PLACEMENTS = ("auto", "replicated", "sharded")
+"""The values of the Param placement."""
+
 SHARD_BY = ("hash", "kmeans")
+"""The values of the Param shardBy."""
+
 INVALID = ("error", "skip", "keep")
+"""The values of the Param handleInvalid."""
 
 Self_ = TypeVar("Self_", bound="CheckedParams")
 
@@ -205,7 +212,7 @@ class _KNNParams(CheckedParams, HasFeaturesCol):
     def _item_columns(self) -> list[ItemColumn]:
         """Return what every item has beside its vector, ids first."""
         name = self.getIdCol()
-        return [] if name is None else [ItemColumn("id", "idCol", name)]
+        return [] if name is None else [ItemColumn("id", "idCol", name, numeric=False)]
 
     def getK(self) -> int:
         """Value of k."""

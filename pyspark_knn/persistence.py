@@ -48,7 +48,7 @@ class SavedModel(Params, MLReadable[Any], MLWritable):
 
     @property
     def _fitted(self) -> Placement:
-        """The index in its place."""
+        """The placed index."""
         raise NotImplementedError
 
     def _fit_record(self) -> dict[str, Any]:
@@ -109,27 +109,27 @@ class _Writer(MLWriter):
         saved.check_uid(self._instance.uid)
         saved.check_limits(self._instance)
         session = self.sparkSession
-        place = SavedAt(address(session, path), saved.read_metadata(session, path))
+        saved_at = SavedAt(address(session, path), saved.read_metadata(session, path))
         if not self.shouldOverwrite:
-            if place.metadata is not None:
+            if saved_at.metadata is not None:
                 raise FileExistsError(
                     f"{path} already contains a saved stage. To replace it, use "
                     "write().overwrite().save(path)."
                 )
-            self._save_to(path, place)
+            self._save_to(path, saved_at)
             return
-        self._check_overwrite(path, place)
-        if place.metadata is None and not compat.can_rename(session):
+        self._check_overwrite(path, saved_at)
+        if saved_at.metadata is None and not compat.can_rename(session):
             compat.remove_folder(session, path)  # not a saved stage
             self.saveImpl(path)
             return
         with replacing(session, path, self._copy) as folder:
             self.saveImpl(folder)
 
-    def _save_to(self, path: str, place: SavedAt) -> None:
+    def _save_to(self, path: str, saved_at: SavedAt) -> None:
         self.saveImpl(path)
 
-    def _check_overwrite(self, path: str, place: SavedAt) -> None:
+    def _check_overwrite(self, path: str, saved_at: SavedAt) -> None:
         """Raise a ValueError if the stage still needs the files at `path`."""
 
     def _copy(self, source: str, target: str) -> None:
@@ -166,19 +166,19 @@ class ModelWriter(_Writer):
         super().__init__(instance)
         self._model = instance
 
-    def _check_overwrite(self, path: str, place: SavedAt) -> None:
-        if self._model._needs(place):
+    def _check_overwrite(self, path: str, saved_at: SavedAt) -> None:
+        if self._model._needs(saved_at):
             raise ValueError(
                 f"{path} cannot be overwritten by the sharded model that was loaded from there (or "
                 "from a folder in it), because lost shards are rebuilt from its files. Save the "
                 "model to another path."
             )
 
-    def _save_to(self, path: str, place: SavedAt) -> None:
+    def _save_to(self, path: str, saved_at: SavedAt) -> None:
         try:
             self.saveImpl(path)
         except Exception as error:
-            if not self._model._needs(place):
+            if not self._model._needs(saved_at):
                 raise
             raise ValueError(
                 f"{path} contained the files of this sharded model, which were deleted before the "
@@ -285,8 +285,8 @@ class ModelReader(StageReader[M]):
                     raise
                 continue  # the metadata and the items were those of two models
             if saved.read_metadata(self.sparkSession, path) == text:
-                place = SavedAt(address(self.sparkSession, path), text)
-                model._came_from(place)
+                saved_at = SavedAt(address(self.sparkSession, path), text)
+                model._came_from(saved_at)
                 return model
             model.unpersist()
         raise ValueError(

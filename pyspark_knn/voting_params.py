@@ -74,7 +74,7 @@ class _VotingParams(HasNeighborColumns, _KNNParams, HasWeightCol):
     """Whether labels must be whole numbers >= 0."""
 
     def _item_columns(self) -> list[ItemColumn]:
-        label = ItemColumn.of_numbers(
+        label = ItemColumn(
             "label",
             "labelCol",
             self.getOrDefault("labelCol"),  # of Predictor and PredictionModel
@@ -83,7 +83,7 @@ class _VotingParams(HasNeighborColumns, _KNNParams, HasWeightCol):
         )
         found = [*super()._item_columns(), label]
         if weight := self.getWeightCol():
-            found.append(ItemColumn.of_numbers("weight", "weightCol", weight, negative=False))
+            found.append(ItemColumn("weight", "weightCol", weight, negative=False))
         return found
 
     def getWeights(self) -> str:

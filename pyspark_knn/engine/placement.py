@@ -19,7 +19,10 @@ if TYPE_CHECKING:
     from pyspark_knn.engine.search.batches import Request, Searchable
 
 REPLICATED = "replicated"
+"""Every executor holds the whole index."""
+
 SHARDED = "sharded"
+"""The index is divided over the executors."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +38,7 @@ class PlacedCost:
 
 
 class Placement(ABC):
-    """An index in its place.
+    """An index that is placed: replicated or sharded.
 
     Attributes
     ----------

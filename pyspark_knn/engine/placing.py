@@ -1,4 +1,4 @@
-"""Puts packed items in their place: replicated or sharded."""
+"""Places packed items: replicated or sharded."""
 
 from __future__ import annotations
 
@@ -20,9 +20,11 @@ AUTO_BYTES = 2 << 30
 """Placement "auto" replicates vectors up to this size, in bytes."""
 
 GROWN_BYTES = 2 << 30
-MOST_GROWTH = 100
-"""Sparse vectors that would grow beyond both, in bytes and by this factor, as dense ones are
-refused. What VectorAssembler makes of numbers and one-hot vectors grows by far less."""
+"""Sparse vectors are refused if they would be larger than this as dense ones, in bytes ..."""
+
+MAX_GROWTH = 100
+"""... and would grow by more than this factor. The vectors that VectorAssembler makes of numbers
+and one-hot vectors grow by far less."""
 
 
 def place(
@@ -51,7 +53,7 @@ def place(
     Returns
     -------
     index : Placement
-        The index in its place.
+        The placed index.
     reason : str
         Why it is there, one sentence.
 
@@ -138,13 +140,13 @@ def choose_placement(placement: str, packed: PackedItems) -> tuple[str, str]:
 def _check_growth(packed: PackedItems) -> None:
     """Refuse sparse vectors that would be too large as dense ones."""
     sparse, dense = packed.sparse_size()
-    if dense <= GROWN_BYTES or dense < MOST_GROWTH * sparse:
+    if dense <= GROWN_BYTES or dense < MAX_GROWTH * sparse:
         return
     raise ValueError(
         f"featuresCol {packed.source.features_col!r}: {packed.num_items:,} items of "
         f"{packed.num_features:,} dimensions take {sparse / 2**20:.1f} MiB as sparse vectors, but "
         f"would be stored dense, in {packed.nbytes / 2**30:.2f} GiB. Use vectors of fewer "
         "dimensions: a smaller numFeatures of HashingTF or vocabSize of CountVectorizer, or "
-        "pyspark.ml.feature.PCA. To store them dense on purpose, convert the column by "
-        "pyspark.ml.functions.vector_to_array before fit"
+        "pyspark.ml.feature.PCA. To store them dense on purpose, convert the column with "
+        "pyspark.ml.functions.vector_to_array before fit."
     )

@@ -12,6 +12,7 @@ from pyspark.sql import functions as F
 from pyspark.sql import types as T
 from pyspark.sql.pandas.types import from_arrow_type
 
+from pyspark_knn.engine.fit.chunks import POSITION
 from pyspark_knn.engine.placement import REPLICATED, PlacedCost, Placement
 from pyspark_knn.engine.rows.columns import Input
 from pyspark_knn.engine.rows.ids import from_wire
@@ -106,7 +107,7 @@ class Replicated(Placement):
         """See `Placement.items_frame`; all items have a position."""
         values = T.FloatType() if self._matrix.dtype.itemsize == 4 else T.DoubleType()
         # The columns have this order in all saved models.
-        types = {"position": T.LongType(), "id": self.item_columns["id"]}
+        types = {POSITION: T.LongType(), "id": self.item_columns["id"]}
         types |= {"features": T.ArrayType(values), **self.item_columns}
         if self.id_type is None:
             del types["id"]

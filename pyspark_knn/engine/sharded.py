@@ -40,7 +40,7 @@ from pyspark_knn.engine.shards.sizing import (
     enough_tasks,
 )
 from pyspark_knn.engine.ship.guard import guarded
-from pyspark_knn.engine.ship.shard_rows import SHARD_COLUMNS, SHARD_SCHEMA, SUMMARY, Shard
+from pyspark_knn.engine.ship.shard_rows import SHARD_COLUMNS, SHARD_FIELDS, SHARD_SCHEMA, Shard
 from pyspark_knn.engine.spark import compat
 from pyspark_knn.engine.spark.caching import free_with, persisted, unpersist
 from pyspark_knn.engine.spark.memory import available_memory
@@ -97,7 +97,7 @@ class Sharded(Placement):
     ) -> None:
         self.shards = shards
         self.id_type = source.id_type
-        self.item_columns = source.types
+        self.item_columns = source.item_columns
         self.num_items = sum(shard.rows for shard in shards)
         self.num_features = num_features
         self.num_duplicates = sum(shard.duplicates for shard in shards)
@@ -144,18 +144,13 @@ class Sharded(Placement):
             dim=packed.num_features,
             dtype=packed.dtype,
             num_shards=count,
-            order=tuple(source.types),
-            named=bool(source.sort_by),
+            order=tuple(source.item_columns),
+            has_ids=bool(source.sort_by),
             chunks=_chunk_table(packed),
             spec=spec,
             assignment=assignment,
         )
-        split = guarded(functools.partial(split_chunks, request))
-        build = guarded(functools.partial(build_shards, request))
-        partitions = min(count, enough_tasks(packed.nbytes, cores))
-        pieces = packed.frame.mapInArrow(split, from_arrow_schema(PIECE_SCHEMA))
-        pieces = repartition_evenly(pieces, partitions, "shard").sortWithinPartitions("shard")
-        built = pieces.mapInArrow(build, from_arrow_schema(SHARD_SCHEMA))
+        built = _built(packed, request, min(count, enough_tasks(packed.nbytes, cores)))
         with (
             compat.described(session, f"pyspark_knn: build {count} shards"),
             persisted(built) as frame,
@@ -202,7 +197,7 @@ class Sharded(Placement):
             num_shards=self.num_shards,
             replicas=replicas,
             partitions=min(targets, enough_tasks(self._nbytes * replicas, self._cores)),
-            columns=self.item_columns,
+            item_columns=self.item_columns,
             cells=self._cells,
         )
 
@@ -283,6 +278,15 @@ def _check_memory(needed: int) -> None:
         )
 
 
+def _built(packed: PackedItems, request: ShardRequest, partitions: int) -> DataFrame:
+    """Return the rows of the shards, which are built when they are first read."""
+    split = guarded(functools.partial(split_chunks, request))
+    build = guarded(functools.partial(build_shards, request))
+    pieces = packed.frame.mapInArrow(split, from_arrow_schema(PIECE_SCHEMA))
+    pieces = repartition_evenly(pieces, partitions, "shard").sortWithinPartitions("shard")
+    return pieces.mapInArrow(build, from_arrow_schema(SHARD_SCHEMA))
+
+
 def _algorithm_of(shards: list[Shard]) -> tuple[str, str]:
     """Return the algorithm that most items are in, since each shard chooses its own, and why."""
     items: Counter[str] = Counter()
@@ -310,5 +314,5 @@ def _chunk_table(packed: PackedItems) -> NDArray[np.int64]:
 
 def _shards_of(frame: DataFrame) -> list[Shard]:
     """Return the summaries of all shards; running this job builds the shards."""
-    rows = frame.where("part = 0").select(*SUMMARY).collect()
+    rows = frame.where("part = 0").select(*SHARD_FIELDS).collect()
     return sorted((Shard(**row.asDict()) for row in rows), key=lambda shard: shard.shard)

@@ -172,6 +172,8 @@ class SharedSearch:
     ) -> tuple[DataFrame, bool] | None:
         """Add the columns of `answer` to the rows of `queries`; lazy.
 
+        None is returned where the limits are wider than those of all models when they were fitted.
+
         Parameters
         ----------
         queries : DataFrame
@@ -191,8 +193,6 @@ class SharedSearch:
             The queries with the columns.
         finished : bool
             Whether the columns are finished. If not, they are as they come from Python.
-
-        None is returned where the limits are wider than those of all models when they were fitted.
         """
         if not limits.within(self._widest):
             return None

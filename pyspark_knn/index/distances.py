@@ -162,8 +162,8 @@ class Metric:
             sizes = np.abs(rows[:, column])
             if sizes.max() > limit + _ANGLE_ROUNDING:
                 raise ValueError(
-                    "featuresCol must hold latitude and longitude in radians for metric "
-                    f"'haversine', but holds {name} {rows[sizes.argmax(), column]:.6g}: convert "
+                    "featuresCol must contain latitude and longitude in radians for metric "
+                    f"'haversine', but contains {name} {rows[sizes.argmax(), column]:.6g}: convert "
                     "degrees with radians(lat) and radians(lon) in Spark SQL, latitude first"
                 )
 

@@ -16,7 +16,8 @@ To add an algorithm to this package, write the class in a module of its own, and
 
 Register it on the driver only. The Python workers must be able to import the module of the class:
 install it there, or send it with ``spark.sparkContext.addPyFile`` (``spark.addArtifact`` on Spark
-Connect). They import it only for a model that uses it. A saved model holds the name of its
+Connect). They import it for a model that uses it, and for a sharded fit with the algorithm "auto",
+which compares all registered classes. A saved model holds the name of its
 algorithm and never the class, so a program that loads the model registers the class first.
 """
 

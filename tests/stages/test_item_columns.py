@@ -19,7 +19,7 @@ class HasDensity:
     """All that a new column takes: to declare it, and to ask for it in an answer."""
 
     def _item_columns(self) -> list[ItemColumn]:
-        mine = ItemColumn.of_numbers("density", "densityCol", "how dense", negative=False)
+        mine = ItemColumn("density", "densityCol", "how dense", negative=False)
         return [*super()._item_columns(), mine]  # type: ignore[misc]
 
 

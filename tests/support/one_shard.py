@@ -96,7 +96,7 @@ def main(kind: str, path: Path) -> None:
         dtype=np.dtype(np.float64),
         num_shards=SHARDS,
         order=("id",),
-        named=True,
+        has_ids=True,
         chunks=table_of(batches),
         spec=IndexSpec(resolve_metric("euclidean"), "brute"),
     )

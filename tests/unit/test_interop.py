@@ -132,5 +132,5 @@ def test_a_ball_tree_of_mahalanobis_by_its_covariance(rng):
 
 def test_items_in_degrees_are_refused():
     fitted = NearestNeighbors(metric="haversine").fit(np.array([[48.9, 2.3], [51.5, -0.1]]))
-    with pytest.raises(ValueError, match=r"holds latitude 51\.5: convert degrees"):
+    with pytest.raises(ValueError, match=r"contains latitude 51\.5: convert degrees"):
         KNNModel.fromSklearn(fitted)

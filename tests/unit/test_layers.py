@@ -11,7 +11,7 @@ import pytest
 import pyspark_knn
 
 ROOT = Path(pyspark_knn.__file__).parent
-FLOORS = {"index": 0, "converters": 0, "engine": 1, "params": 1, "saved": 2, "persistence": 2}
+FLOORS = {"index": 0, "converters": 0, "engine": 1, "saved": 2, "persistence": 2}
 STAGES = 3
 
 WINGS = ["spark", "ship", "rows", "fit", "search", "shards"]
@@ -72,11 +72,13 @@ def test_no_spark_below(path):
 
 
 SEARCH = [name_of(path) for path in MODULES if path.parent.name == "search"]
+PACK = [f"pyspark_knn.engine.{name}" for name in ("fit.packing", "fit.chunks", "shards.sampling")]
 
 
-@pytest.mark.parametrize("module", [*SEARCH, "pyspark_knn.engine.ship.udf"])
-def test_workers_that_search_import_little(module):
-    # Each of these takes tens of MiB of every Python worker, and a worker searches without them.
+@pytest.mark.parametrize("module", [*SEARCH, *PACK, "pyspark_knn.engine.ship.udf"])
+def test_workers_import_little(module):
+    # Each of these takes tens of MiB of every Python worker, which does not need it to search or to
+    # pack items. To build shards it does: they are hashed by pandas.
     heavy = ["pandas", "scipy", "sklearn", "pyspark.ml"]
     code = (
         f"import sys, {module}, pyspark_knn.index.block_search\n"

@@ -81,7 +81,7 @@ def build(
         dtype=np.dtype(np.float64),
         num_shards=shards,
         order=("id",),
-        named=ids is not None,
+        has_ids=ids is not None,
         chunks=table,
         spec=IndexSpec(resolve_metric("euclidean")),
     )

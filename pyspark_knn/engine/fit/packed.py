@@ -28,15 +28,16 @@ from pyspark_knn.engine.spark.caching import persisted, unpersist
 logger = logging.getLogger(__name__)
 
 _CHUNK_BYTES = 8 << 20
-"""The bytes of a chunk."""
+"""The approximate size of a chunk, in bytes."""
 
 _SLICE_BYTES = 64 << 20
 """The bytes of one fetch, of which the JVM of the driver briefly holds a few copies."""
 
-_SUMMARY = (
+_COUNTED = (
     *("partition", "chunk", "rows", "dim", "skipped", "problem", "dtype", "label", "size"),
     *("stored", "content", "digest"),
 )
+"""The columns of `CHUNK_SCHEMA` that the driver reads to count the items."""
 
 
 class Chunk(NamedTuple):
@@ -112,7 +113,7 @@ class PackedItems:
             compat.described(session, "pyspark_knn: pack the items"),
             persisted(_pack(dataset, source, request)) as self.frame,
         ):
-            self._summarize(self.frame.select(*_SUMMARY).collect())
+            self._count(self.frame.select(*_COUNTED).collect())
 
     def __enter__(self) -> PackedItems:
         return self
@@ -137,7 +138,7 @@ class PackedItems:
         width = self.dtype.itemsize
         return stored * (width + 4) + rows * 8, rows * self.num_features * width
 
-    def _summarize(self, rows: list[Row]) -> None:
+    def _count(self, rows: list[Row]) -> None:
         rows = sorted(rows, key=lambda row: (row.partition, row.chunk))
         problems = [row.problem for row in rows if row.problem is not None]
         if problems:

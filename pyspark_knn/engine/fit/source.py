@@ -28,51 +28,32 @@ class ItemColumn:
     Attributes
     ----------
     name : str
-        "id", "label", "weight"; not "position", "features", or the names of the vectors' inputs
-        (`pyspark_knn.engine.rows.vectors.VALUES` and `LAYOUT`).
+        "id", "label", "weight". These names are taken: "position", "features", "distance", and
+        those of the inputs of vectors, `vectors.VALUES` and `vectors.LAYOUT`.
     param, column : str
         The Param that names the DataFrame's column, and the name of that column.
-    rule : NumberRule, optional
-        The numbers that the column may hold, as double. None: it holds ids, of any atomic type.
+    numeric : bool, default=True
+        Whether it contains finite numbers, as double. If not, it contains ids, of any atomic type.
+    negative, fractional : bool, default=True
+        Whether such numbers are allowed.
     """
 
     name: str
     param: str
     column: str
-    rule: NumberRule | None = None
+    numeric: bool = True
+    negative: bool = True
+    fractional: bool = True
 
-    @classmethod
-    def of_numbers(
-        cls, name: str, param: str, column: str, *, negative: bool = True, fractional: bool = True
-    ) -> ItemColumn:
-        """Return a column of finite numbers; for the parameters see `NumberRule`."""
-        return cls(name, param, column, NumberRule(name, param, column, negative, fractional))
+    @property
+    def rule(self) -> NumberRule:
+        """The check of its numbers."""
+        return NumberRule(self.name, self.param, self.column, self.negative, self.fractional)
 
     @property
     def saved_types(self) -> tuple[str, ...]:
         """The types that it may have in a saved model; empty for any type that ids may have."""
-        return () if self.rule is None else ("double",)
-
-    def read(self, dataset: DataFrame) -> Input:
-        """Return the column of `dataset` as Python gets it.
-
-        Raises
-        ------
-        TypeError
-            If the column has a type that is not supported.
-        ValueError
-            If there is no such column.
-        """
-        if self.rule is not None:
-            return _numbers(dataset, self.rule)
-        id_type = self.id_type(dataset)
-        value = to_wire(columns.column(self.column), id_type)
-        return Input(value, wire_type(id_type))
-
-    def id_type(self, dataset: DataFrame) -> T.DataType:
-        """Return the type of the ids in `dataset`; for the errors see `read`."""
-        field = columns.field_of(dataset, self.param, self.column)
-        return check_id_type(self.param, field)
+        return ("double",) if self.numeric else ()
 
 
 @dataclass(frozen=True)
@@ -120,7 +101,7 @@ class ItemSource:
         return (POSITION,) if POSITION in self.columns else ()
 
     @property
-    def types(self) -> dict[str, T.DataType]:
+    def item_columns(self) -> dict[str, T.DataType]:
         """What an item in a shard has beside its vector, "id" first, which all of them have."""
         given = {name: each.type for name, each in self.columns.items() if name != POSITION}
         return {"id": T.LongType(), **given}
@@ -153,16 +134,24 @@ def item_source(
     ValueError
         If a column does not exist.
     """
-    ids = [each for each in declared if each.name == "id"]
+    id_col, id_type = None, None
+    found: dict[str, Input] = {}
+    for each in declared:
+        if each.numeric:
+            found[each.name] = _numbers(dataset, each)
+            continue
+        field = columns.field_of(dataset, each.param, each.column)
+        id_col, id_type = each.column, check_id_type(each.param, field)
+        found[each.name] = Input(to_wire(columns.column(id_col), id_type), wire_type(id_type))
     return ItemSource(
         features=features_of(dataset, "featuresCol", features_col),
         features_col=features_col,
-        columns={each.name: each.read(dataset) for each in declared},
-        id_type=ids[0].id_type(dataset) if ids else None,
-        id_col=ids[0].column if ids else None,
+        columns=found,
+        id_type=id_type,
+        id_col=id_col,
         handle_invalid=handle_invalid,
         dtype=dtype,
-        rules=tuple(each.rule for each in declared if each.rule is not None),
+        rules=tuple(each.rule for each in declared if each.numeric),
     )
 
 
@@ -177,27 +166,20 @@ def saved_source(frame: DataFrame, declared: Iterable[ItemColumn]) -> ItemSource
     declared : iterable of ItemColumn
         What every item has beside its vector.
     """
-    named = [_saved(each) for each in declared]
+    named = [replace(each, param="items column", column=each.name) for each in declared]
     source = item_source(frame, "features", named, "error", "auto")
-    if POSITION in frame.columns:
-        source.columns[POSITION] = Input(F.col(POSITION), T.LongType())
-    return source
+    if POSITION not in frame.columns:
+        return source
+    position = Input(F.col(POSITION), T.LongType())
+    return replace(source, columns={**source.columns, POSITION: position})
 
 
-def _saved(each: ItemColumn) -> ItemColumn:
-    """The same column in a saved model, where it has the name that we gave it."""
-    rule = each.rule
-    if rule is not None:
-        rule = replace(rule, param="items column", column=each.name)
-    return replace(each, param="items column", column=each.name, rule=rule)
-
-
-def _numbers(dataset: DataFrame, rule: NumberRule) -> Input:
-    field = columns.field_of(dataset, rule.param, rule.column)
+def _numbers(dataset: DataFrame, wanted: ItemColumn) -> Input:
+    field = columns.field_of(dataset, wanted.param, wanted.column)
     if not isinstance(field.dataType, T.NumericType):
         raise TypeError(
-            f"{rule.param} {rule.column!r} must be numeric but was actually "
+            f"{wanted.param} {wanted.column!r} must be numeric but was actually "
             f"{field.dataType.simpleString()}; "
-            + hints.number(field.name, field.dataType, classes=not rule.fractional)
+            + hints.number(field.name, field.dataType, classes=not wanted.fractional)
         )
     return Input(columns.column(field.name).cast("double"), T.DoubleType())

@@ -11,7 +11,7 @@ from pyspark_knn.engine.rows.columns import Input
 from pyspark_knn.engine.rows.features import Features
 from pyspark_knn.engine.rows.ids import collation_hint, to_wire, wire_type
 
-_MOST_NAMES = 10_000
+_MAX_NAMES = 10_000
 """With more feature names than this, a model keeps none: they take some 200 KiB in its metadata."""
 
 
@@ -62,7 +62,7 @@ def check_attributes(
 def names_to_keep(features: Features) -> list[str] | None:
     """Return the feature names for a model to keep; None where there are none or too many."""
     names = features.names
-    return None if names is None or len(names) > _MOST_NAMES else names
+    return None if names is None or len(names) > _MAX_NAMES else names
 
 
 def excluded_ids(queries: DataFrame, name: str, id_type: T.DataType) -> Input:

@@ -218,6 +218,7 @@ def fan_out(answers: pa.StructArray, valid: NDArray[np.bool_], *, keep: bool) ->
 
 
 TIMING_SCHEMA = "seconds double, items long"
+"""The seconds of a search of some queries, and the number of items that it searched."""
 
 
 def time_search(searchable: Searchable, queries: NDArray[np.floating], k: int) -> pa.RecordBatch:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 import pyarrow as pa
 
+from pyspark_knn.engine.fit.chunks import POSITION
 from pyspark_knn.engine.search.batches import Searchable
 from pyspark_knn.engine.ship.bundle import BundleRef, open_bundle
 from pyspark_knn.engine.ship.shard_rows import open_shards
@@ -83,6 +84,6 @@ def _rows(
     for first in range(start, stop, step):
         last = min(first + step, stop)
         cells = {name: values[first:last] for name, values in items.columns.items()}
-        cells["position"] = pa.array(np.arange(first, last))
+        cells[POSITION] = pa.array(np.arange(first, last))
         cells["features"] = list_rows(matrix[first:last])
         yield pa.RecordBatch.from_arrays([cells[name] for name in names], names=names)

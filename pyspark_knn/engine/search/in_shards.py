@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import pyarrow as pa
@@ -40,20 +40,21 @@ def search_shards(
         each part of a shard an empty list.
     """
     reader = ShardReader(digests)
-    width = len(SHARD_COLUMNS)
+    names = (*SHARD_COLUMNS, *request.inputs)
     nothing = pa.array([[]], pa.list_(_arrow_type(request)))
     with threadpool_limits(limits=task_threads()):
         for arrays in batches:
-            for start, stop, is_query in _runs(arrays):
-                shard = arrays[0][start].as_py()
+            columns = dict(zip(names, arrays, strict=True))
+            for start, stop, is_query in _runs(columns):
+                shard = columns["shard"][start].as_py()
                 if shard == PASSING:
                     yield pa.array([[None]] * (stop - start), nothing.type)
                 elif is_query:
-                    inputs = tuple(each[start:stop] for each in arrays[width:])
-                    yield from answer_batch(reader.content(shard), request, request.named(inputs))
+                    inputs = {name: columns[name][start:stop] for name in request.inputs}
+                    yield from answer_batch(reader.content(shard), request, inputs)
                 else:
                     for row in range(start, stop):
-                        reader.add(list(arrays[:width]), row)
+                        reader.add(columns, row)
                         yield nothing
 
 
@@ -63,10 +64,10 @@ def _arrow_type(request: Request) -> pa.DataType:
     return to_arrow_type(request.answer.result_type)
 
 
-def _runs(arrays: tuple[pa.Array, ...]) -> Iterator[tuple[int, int, bool]]:
+def _runs(columns: Mapping[str, pa.Array]) -> Iterator[tuple[int, int, bool]]:
     """Yield stretches of rows of one shard that are all queries, or all parts of it."""
-    shard = arrays[0].to_numpy(zero_copy_only=False)
-    is_query = arrays[1].is_null().to_numpy(zero_copy_only=False)
+    shard = columns["shard"].to_numpy(zero_copy_only=False)
+    is_query = columns["offset"].is_null().to_numpy(zero_copy_only=False)
     changes = (np.diff(shard) != 0) | (np.diff(is_query.astype(np.int8)) != 0)
     bounds = [0, *(np.flatnonzero(changes) + 1).tolist(), len(shard)]
     for start, stop in itertools.pairwise(bounds):

@@ -44,9 +44,9 @@ def merge_batches(
         If a retried task produced other queries than it did at first.
     """
     for sent, answered, rows, *lists in batches:
-        asked = sent.fill_null(-1).to_numpy(zero_copy_only=False)
+        expected = sent.fill_null(-1).to_numpy(zero_copy_only=False)
         found = answered.to_numpy(zero_copy_only=False)
-        whole = (rows.to_numpy(zero_copy_only=False) == 1) & ((found == asked) | (found == 0))
+        whole = (rows.to_numpy(zero_copy_only=False) == 1) & ((found == expected) | (found == 0))
         if not whole.all():
             raise RuntimeError(
                 "a retried task produced different query rows: the queries DataFrame is not "

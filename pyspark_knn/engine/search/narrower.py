@@ -46,14 +46,15 @@ class NarrowerSearch:
         lengths = lists[0].value_lengths().fill_null(0).to_numpy(zero_copy_only=False)[valid]
         columns = {name: each.flatten() for name, each in zip(self.names, lists, strict=True)}
         distances = columns.pop(DISTANCE).to_numpy()
+        # Only the first k of each list are looked at, however long the lists are.
+        counts = np.minimum(lengths, self.k)
+        offsets = np.append(0, np.cumsum(counts))
         starts = np.cumsum(lengths) - lengths
-        rank = np.arange(len(distances)) - np.repeat(starts, lengths)
-        kept = rank < self.k
+        positions = np.arange(offsets[-1]) + np.repeat(starts - offsets[:-1], counts)
         if self.max_distance is not None:
-            kept &= distances <= self.max_distance
-        kept_before = np.append(0, np.cumsum(kept))
-        offsets = np.append(0, kept_before[starts + lengths])
-        positions = np.flatnonzero(kept)
+            kept = distances[positions] <= self.max_distance
+            offsets = np.append(0, np.cumsum(kept))[offsets]
+            positions = positions[kept]
         found = Found(offsets, distances[positions], positions)
         return self.answer.rows(found, Items(len(distances), columns))
 

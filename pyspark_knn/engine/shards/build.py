@@ -60,7 +60,7 @@ class ShardRequest:
         The number of shards; some of them may be empty.
     order : tuple of str
         The item columns that sort the items of a shard, "id" first.
-    named : bool
+    has_ids : bool
         Whether the items have ids or saved positions. If not, the positions come from `chunks`.
     chunks : ndarray of shape (n_chunks, 5), dtype int64
         Partition, chunk, position of the first item, number of items and content of each chunk.
@@ -74,7 +74,7 @@ class ShardRequest:
     dtype: np.dtype[np.floating]
     num_shards: int
     order: tuple[str, ...]
-    named: bool
+    has_ids: bool
     chunks: NDArray[np.int64]
     spec: IndexSpec
     assignment: ShardAssignment | None = None
@@ -114,7 +114,7 @@ def split_chunks(
                 continue  # the row that closes a partition, or vectors that are left out
             tally.add(chunk["rows"], chunk["content"])
             start, rows = starts.get((chunk["partition"], chunk["chunk"]), (0, -1))
-            if rows != chunk["rows"] and not request.named:
+            if rows != chunk["rows"] and not request.has_ids:
                 raise RuntimeError(_CHANGED)
             yield from _pieces(request, chunk, start)
     # By partitions and not by chunks, since the rows of a shuffle may come in another order.

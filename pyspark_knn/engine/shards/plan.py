@@ -62,7 +62,7 @@ class ShardPlan:
         The number of tasks that share the queries of one shard.
     partitions : int
         The number of partitions of the shuffle that brings shards and queries together.
-    columns : dict of str to DataType
+    item_columns : dict of str to DataType
         The item columns, in the order that breaks ties; "id" comes first.
     cells : Cells or None
         The cells that the shards are; None where they are no cells.
@@ -73,7 +73,7 @@ class ShardPlan:
     num_shards: int
     replicas: int
     partitions: int
-    columns: dict[str, T.DataType]
+    item_columns: dict[str, T.DataType]
     cells: Cells | None
 
     def answers(self, queries: DataFrame, inputs: dict[str, Input], request: Request) -> DataFrame:
@@ -202,7 +202,7 @@ class ShardPlan:
     @property
     def _lists(self) -> dict[str, T.DataType]:
         """The lists that a shard returns for a query, and their types, by name."""
-        columns = {name: T.ArrayType(kind) for name, kind in self.columns.items()}
+        columns = {name: T.ArrayType(kind) for name, kind in self.item_columns.items()}
         return {DISTANCE: _DOUBLES, **columns}
 
 

@@ -17,7 +17,7 @@ _SPREAD_SHARDS = 8
 _CELL_ITEMS = 1 << 13
 """Items in a cell, unless numShards is set."""
 
-_MOST_CELLS = 1024
+_MAX_CELLS = 1024
 """More cells exclude more items from a search, but each query is compared with all centers."""
 
 _TASKS_PER_CORE = 4
@@ -25,7 +25,7 @@ _TASKS_PER_CORE = 4
 
 
 def choose_num_shards(
-    asked: int | None, nbytes: int, num_items: int, cores: int, shard_by: str = "hash"
+    requested: int | None, nbytes: int, num_items: int, cores: int, shard_by: str = "hash"
 ) -> int:
     """Return the number of shards.
 
@@ -35,7 +35,7 @@ def choose_num_shards(
 
     Parameters
     ----------
-    asked : int or None
+    requested : int or None
         The Param ``numShards``.
     nbytes : int
         The bytes of the item matrix.
@@ -47,16 +47,16 @@ def choose_num_shards(
     Raises
     ------
     ValueError
-        If `asked` makes shards larger than 1 GiB.
+        If `requested` makes shards larger than 1 GiB.
     """
     least = -(-nbytes // LARGEST_SHARD)
-    if asked is not None and asked < least:
+    if requested is not None and requested < least:
         raise ValueError(
-            f"numShards must be >= {least}, so that no shard is larger than 1 GiB, got {asked}"
+            f"numShards must be >= {least}, so that no shard is larger than 1 GiB, got {requested}"
         )
-    wanted = asked or max(-(-nbytes // _SHARD_BYTES), min(cores, _SPREAD_SHARDS))
-    if asked is None and shard_by == "kmeans":
-        wanted = max(wanted, min(num_items // _CELL_ITEMS, _MOST_CELLS))
+    wanted = requested or max(-(-nbytes // _SHARD_BYTES), min(cores, _SPREAD_SHARDS))
+    if requested is None and shard_by == "kmeans":
+        wanted = max(wanted, min(num_items // _CELL_ITEMS, _MAX_CELLS))
     return min(wanted, num_items)
 
 

@@ -8,16 +8,12 @@ from typing import Any, cast
 
 import pyarrow as pa
 from pyspark.sql import Column
-from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import to_arrow_type
 from pyspark.sql.types import DataType
 
 from pyspark_knn.engine.ship import udf
 from pyspark_knn.engine.ship.guard import guarded
 from pyspark_knn.engine.spark import compat
-
-_FUNCTIONS: Any = F
-"""Without the types of one version of Spark."""
 
 
 def batch_udf(
@@ -55,7 +51,7 @@ def batch_udf(
         def on_arrow(batches: Iterator[tuple[pa.Array, ...]]) -> Iterator[pa.Array]:
             return run(batches)
 
-        return _finished(_FUNCTIONS.arrow_udf(on_arrow, result), deterministic)
+        return _finished(compat.FUNCTIONS.arrow_udf(on_arrow, result), deterministic)
 
     # Before Spark 4.1 scalar UDFs get pandas Series only.
     import pandas as pd
@@ -70,7 +66,7 @@ def batch_udf(
         "batches": Iterator[tuple[pd.Series, ...]],
         "return": Iterator[pd.Series],
     }
-    return _finished(_FUNCTIONS.pandas_udf(on_pandas, result), deterministic)
+    return _finished(compat.FUNCTIONS.pandas_udf(on_pandas, result), deterministic)
 
 
 def _finished(made: Any, deterministic: bool) -> Callable[..., Column]:

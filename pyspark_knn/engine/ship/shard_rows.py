@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -50,7 +50,7 @@ class Shard:
     converts: bool
 
 
-SUMMARY = tuple(each.name for each in fields(Shard))
+SHARD_FIELDS = tuple(each.name for each in fields(Shard))
 """The columns of `SHARD_SCHEMA` that make a `Shard`, set in part 0."""
 
 SHARD_SCHEMA = pa.schema(
@@ -110,13 +110,13 @@ class ShardReader:
         self._buffer = np.empty(0, np.uint8)
         self._content: Any = None
 
-    def add(self, columns: list[pa.Array], row: int) -> bool:
+    def add(self, columns: Mapping[str, pa.Array], row: int) -> bool:
         """Read the next part.
 
         Parameters
         ----------
-        columns : list of pyarrow.Array
-            The columns `SHARD_COLUMNS`.
+        columns : mapping of str to pyarrow.Array
+            The columns `SHARD_COLUMNS`, by name.
         row : int
             The row of the part.
 
@@ -130,8 +130,9 @@ class ShardReader:
         RuntimeError
             If a part is missing, or the shard holds other items than it did at first.
         """
-        shard, offset, size, digest = (each[row].as_py() for each in columns[:4])
-        part = columns[4][row].as_buffer()
+        names = ("shard", "offset", "size", "digest")
+        shard, offset, size, digest = (columns[name][row].as_py() for name in names)
+        part = columns["bytes"][row].as_buffer()
         if offset == 0:
             self._begin(shard, size, digest)
         if shard != self._shard or offset != self._filled:
@@ -166,6 +167,7 @@ def open_shards(digests: dict[int, str], batches: Iterator[pa.RecordBatch]) -> I
     """Yield the content of one bundle after another, out of rows of `SHARD_COLUMNS`."""
     reader = ShardReader(digests)
     for batch in batches:
+        columns = dict(zip(batch.schema.names, batch.columns, strict=True))
         for row in range(batch.num_rows):
-            if reader.add(batch.columns, row):
-                yield reader.content(batch.columns[0][row].as_py())
+            if reader.add(columns, row):
+                yield reader.content(columns["shard"][row].as_py())

@@ -9,7 +9,7 @@ import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import pyspark
 from pyspark.errors import PySparkException
@@ -19,13 +19,10 @@ from pyspark.sql import functions as F
 from pyspark_knn.engine.spark import hints
 from pyspark_knn.engine.spark.arrow import rows_of
 
-if TYPE_CHECKING:
-    pass
-
 logger = logging.getLogger(__name__)
 
-_FUNCTIONS: Any = F
-"""Untyped, since the functions that exist depend on the version of Spark."""
+FUNCTIONS: Any = F
+"""pyspark.sql.functions, untyped, since the functions in it depend on the version of Spark."""
 
 _MAJOR, _MINOR = (int(number) for number in re.findall(r"\d+", pyspark.__version__)[:2])
 
@@ -183,7 +180,7 @@ def described(session: SparkSession, text: str) -> Iterator[None]:
 
 def has_arrow_udf() -> bool:
     """Whether this Spark has Arrow UDFs, which take and return Arrow arrays (4.1 and later)."""
-    return hasattr(_FUNCTIONS, "arrow_udf")
+    return hasattr(FUNCTIONS, "arrow_udf")
 
 
 def setting(session: SparkSession, name: str, default: str) -> str:
