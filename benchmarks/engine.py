@@ -219,7 +219,7 @@ def table(cells: list[Cell]) -> str:
                 figures.append("")
                 continue
             wrong = cell.right.get(name, 1.0) < 1
-            note = f", {100 * cell.right[name]:.0f} % right" if wrong else ""
+            note = f", {100 * cell.right[name]:.0f} % correct" if wrong else ""
             figures.append(f"{cell.cpu[name]:.0f} ({cell.wall[name]:.0f}{note})")
         lines.append(
             f"| {cell.data} | {cell.n_items:,} x {cell.dim} | {cell.k} | {' | '.join(figures)} "

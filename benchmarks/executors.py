@@ -51,7 +51,7 @@ def worker_memory(items: int, dim: int) -> None:
     size = items * dim * 4 / 2**20
     show(
         f"Memory of the Python workers, index of {size:,.0f} MiB, 4 workers of one executor",
-        ["contestant", "sum of Pss, MiB", "relative to the recipe"],
+        ["tool", "sum of Pss, MiB", "relative to the recipe"],
         [[*rows[0][:2], f"{share:.2f}"], [*rows[1][:2], "1"]],
     )
 

@@ -48,7 +48,7 @@ def main() -> None:
     )
     show(
         f"Fit on {options.rows:,} x {options.dim} MLlib vectors, local[2]",
-        ["contestant", "seconds (median)", "relative to KNNEstimator.fit"],
+        ["tool", "seconds (median)", "relative to KNNEstimator.fit"],
         [
             [
                 "collect + vstack + NearestNeighbors.fit",
