@@ -77,9 +77,9 @@ def test_without_pyspark(wheel: Path, tmp_path: Path) -> None:
     for code in ("import pyspark_knn", "from pyspark_knn import KNNEstimator"):
         done = _run(python, code, tmp_path)
         assert done.stderr.splitlines()[-1] == (
-            "ModuleNotFoundError: pyspark_knn requires PySpark, which is not installed: run pip "
+            "ModuleNotFoundError: pyspark_knn requires PySpark, which is not installed. Run pip "
             "install 'pyspark_knn[spark]', or install pyspark-client or databricks-connect for "
-            "Spark Connect"
+            "Spark Connect."
         )
     with pytest.raises(AssertionError, match=r"No matching distribution found for pyspark>=3\.5"):
         pip(python, "install", "--no-index", f"{wheel}[spark]")
