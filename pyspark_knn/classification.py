@@ -33,7 +33,7 @@ def _check_thresholds(thresholds: list[float] | None, classes: int) -> None:
     if thresholds is not None and len(thresholds) != classes:
         raise ValueError(
             f"thresholds must have one value for each of the {classes} classes, got "
-            f"{len(thresholds)}"
+            f"{len(thresholds)} values"
         )
 
 
@@ -350,7 +350,7 @@ class KNNClassifier(
         declared = attribute.get("num_vals") if names is None else len(names)
         if declared is None and largest >= _MAX_CLASSES:
             raise ValueError(
-                f"labelCol {name!r} contains label {largest}, which means {largest + 1} classes. "
+                f"labelCol {name!r} contains label {largest}, so there are {largest + 1} classes. "
                 f"More than {_MAX_CLASSES} classes must be declared in the column's metadata: use "
                 "pyspark.ml.feature.StringIndexer."
             )

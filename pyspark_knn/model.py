@@ -111,10 +111,13 @@ class NeighborModel(SharedIndex, FittedParams, _KNNParams, SavedModel):
         self._place(packed, summary)
 
     def _check_summary(self, summary: FitSummary, packed: PackedItems) -> None:
-        """Refuse saved summary that do not match the saved items."""
+        """Raise a ValueError if a saved summary does not match the saved items."""
         names = summary.featureNames
         if names is not None and len(names) != packed.num_features:
-            raise ValueError(f"{len(names)} featureNames for {packed.num_features} features")
+            raise ValueError(
+                f"featureNames must have one name for each of the {packed.num_features} features, "
+                f"got {len(names)}"
+            )
 
     def _saved_columns(self) -> dict[str, tuple[str, ...]]:
         """Return the columns that saved items must have, and their types; of ids any type."""
@@ -184,7 +187,7 @@ class NeighborModel(SharedIndex, FittedParams, _KNNParams, SavedModel):
         """
         session = SparkSession.getActiveSession()
         if session is None:
-            raise ValueError("items needs an active Spark session, and there is none")
+            raise ValueError("model.items requires an active Spark session, but there is none")
         return self._fitted.items_frame(session)
 
     def explainSearch(self, queries: DataFrame) -> str:
@@ -256,9 +259,7 @@ class NeighborModel(SharedIndex, FittedParams, _KNNParams, SavedModel):
         compat.session_of(dataset)
         outputs = {param: name for param in self._OUTPUTS if (name := self.getOrDefault(param))}
         if not outputs:
-            raise ValueError(
-                f"{', '.join(self._OUTPUTS)} are all empty. Name at least one of them."
-            )
+            raise ValueError(f"{', '.join(self._OUTPUTS)} are all empty. Set at least one of them.")
         columns.refuse_existing(dataset, outputs)
         return self._search(dataset, outputs)
 

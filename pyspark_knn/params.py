@@ -101,7 +101,7 @@ class _KNNParams(CheckedParams, HasFeaturesCol):
         Params._dummy(),
         "idCol",
         "column of the items with their ids, of any atomic type; by default items are identified "
-        "by their positions, a bigint",
+        "by their positions, of type bigint",
         optional(_one_column),
     )
     metric: Param[str] = Param(
@@ -127,7 +127,7 @@ class _KNNParams(CheckedParams, HasFeaturesCol):
     algorithm: Param[str] = Param(
         Params._dummy(),
         "algorithm",
-        f"search algorithm: {', '.join(algorithm_choices())}; on a model, the chosen one",
+        f"search algorithm: {', '.join(algorithm_choices())}; on a model, the chosen algorithm",
         choice("algorithm", algorithm_choices),
     )
     leafSize: Param[int] = Param(
@@ -147,14 +147,14 @@ class _KNNParams(CheckedParams, HasFeaturesCol):
         Params._dummy(),
         "placement",
         "placement of the index: auto, replicated (one copy on every executor) or sharded "
-        "(partitioned over the executors); on a model, the one that was chosen",
+        "(partitioned over the executors); on a model, the chosen placement",
         choice("placement", PLACEMENTS),
     )
     numShards: Param[int | None] = Param(
         Params._dummy(),
         "numShards",
         "number of shards of a sharded index, >= 1; by default chosen from the size of the index "
-        "and the number of cores; on a model, the number that was chosen",
+        "and the number of cores; on a model, the chosen number",
         optional(whole("numShards", 1)),
     )
 
@@ -359,8 +359,8 @@ class HasNeighborColumns(CheckedParams):
     distancesCol: Param[str] = Param(
         Params._dummy(),
         "distancesCol",
-        "output column of array<double> with the distances of the neighbors, in the same, "
-        "non-decreasing order; omitted if the name is empty",
+        "output column of arrays of double with the distances of the neighbors, in the same order "
+        "as neighborsCol (non-decreasing); omitted if the name is empty",
         text("distancesCol"),
     )
 

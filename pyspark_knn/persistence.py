@@ -290,8 +290,7 @@ class ModelReader(StageReader[M]):
                 return model
             model.unpersist()
         raise ValueError(
-            f"{path} was overwritten while it was being loaded, in {_ATTEMPTS} attempts. Load it "
-            "again."
+            f"{path} was overwritten during each of {_ATTEMPTS} attempts to load it. Load it again."
         )
 
     def _restored(self, path: str, text: str) -> M:

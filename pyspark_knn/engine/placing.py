@@ -114,17 +114,19 @@ def choose_placement(placement: str, packed: PackedItems) -> tuple[str, str]:
         f"{packed.num_items:,} items of {packed.num_features:,} dimensions in "
         f"{packed.dtype.name} take {needed / 2**30:.2f} GiB"
     )
-    driver = "" if free is None else f"{free / 2**30:.2f} GiB are free on the driver"
+    driver = "" if free is None else f"only {free / 2**30:.2f} GiB are free on the driver"
     too_large = free is not None and needed > free
     if placement == SHARDED:
-        return SHARDED, f"sharded was asked for; {size}"
+        return SHARDED, f"placement 'sharded' was requested; {size}"
     if not shipping.takes_files(packed.frame.sparkSession):
-        return SHARDED, f"{size}, and the server accepts no files, so the index is sent as rows"
+        return SHARDED, (
+            f"{size}, but the Spark Connect server accepts no files, so the index is stored as rows"
+        )
     if placement == "auto" and needed > AUTO_BYTES:
         limit = f"{AUTO_BYTES / 2**30:.0f} GiB"
-        return SHARDED, f"{size}, more than the {limit} up to which 'auto' replicates"
+        return SHARDED, f"{size}, more than the limit of {limit} for replication by 'auto'"
     if placement == "auto" and too_large:
-        return SHARDED, f"{size}, and {driver}"
+        return SHARDED, f"{size}, but {driver}"
     if too_large:
         dense = ", since sparse vectors are stored dense" * bool(packed.sparse_size()[1])
         raise ValueError(
@@ -132,7 +134,7 @@ def choose_placement(placement: str, packed: PackedItems) -> tuple[str, str]:
             "placement='sharded', a driver with more memory, fewer items, or vectors of fewer "
             "dimensions (pyspark.ml.feature.PCA)."
         )
-    return REPLICATED, f"{size}, which every executor can hold"
+    return REPLICATED, f"{size}, small enough for a copy on every executor"
 
 
 def _check_growth(packed: PackedItems) -> None:
@@ -141,10 +143,10 @@ def _check_growth(packed: PackedItems) -> None:
     if dense <= GROWN_BYTES or dense < MOST_GROWTH * sparse:
         return
     raise ValueError(
-        f"featuresCol {packed.source.features_col!r}: {packed.num_items:,} items of "
-        f"{packed.num_features:,} dimensions take {sparse / 2**20:.1f} MiB as sparse vectors, but "
-        f"would be stored dense, in {packed.nbytes / 2**30:.2f} GiB. Use vectors of fewer "
-        "dimensions: a smaller numFeatures of HashingTF or vocabSize of CountVectorizer, or "
-        "pyspark.ml.feature.PCA. To store them dense on purpose, convert the column by "
-        "pyspark.ml.functions.vector_to_array before fit"
+        f"featuresCol {packed.source.features_col!r} contains sparse vectors, which the index "
+        f"stores dense: {packed.num_items:,} items of {packed.num_features:,} dimensions would "
+        f"grow from {sparse / 2**20:.1f} MiB to {packed.nbytes / 2**30:.2f} GiB. Use vectors of "
+        "fewer dimensions: a smaller numFeatures of HashingTF or vocabSize of CountVectorizer, or "
+        "pyspark.ml.feature.PCA. To store them dense on purpose, convert the column with "
+        "pyspark.ml.functions.vector_to_array before fit."
     )

@@ -37,10 +37,10 @@ if TYPE_CHECKING:
 _SAVED_PART_BYTES = 64 << 20
 """The vectors in one partition of the items as a DataFrame, in bytes."""
 
-_FOR_A_STREAM = "Use queries.writeStream.foreachBatch, and transform each batch."
+_FOR_A_STREAM = "Use queries.writeStream.foreachBatch and transform each batch."
 _WITHOUT_FILES = (
-    "Fit or load the model in this session, which makes it sharded, because the server accepts no "
-    "files."
+    "Fit or load the model in this session, where it becomes sharded because the Spark Connect "
+    "server accepts no files."
 )
 
 

@@ -162,9 +162,8 @@ class Sharded(Placement):
         ):
             shards = _shards_of(frame)
             if sum(shard.rows for shard in shards) != packed.num_items:
-                raise RuntimeError(
-                    CHANGED.format(what="the rows in the shards differ from those counted before")
-                )
+                what = "the rows in the shards differ from the rows counted before"
+                raise RuntimeError(CHANGED.format(what=what))
         logger.info("built %d shards of %d items", len(shards), packed.num_items)
         return cls(
             frame,
@@ -186,8 +185,8 @@ class Sharded(Placement):
         """See `Placement.search`; a plan with two shuffles, without a job."""
         if queries.isStreaming:
             raise ValueError(
-                "a sharded index does not support streams. Use queries.writeStream.foreachBatch("
-                "lambda batch, _: model.transform(batch)...), or placement='replicated'."
+                "placement 'sharded' does not support streams. Use placement='replicated', or "
+                "queries.writeStream.foreachBatch(lambda batch, _: model.transform(batch)...)."
             )
         self._check_session(queries.sparkSession)
         return self.plan(request.replicas).answers(queries, inputs, request)
@@ -278,8 +277,8 @@ def _check_memory(needed: int) -> None:
     free = available_memory()
     if free is not None and needed > free:
         raise ValueError(
-            f"the items need {needed / 2**30:.2f} GiB on the driver, but {free / 2**30:.2f} GiB "
-            "are free. Use model.items, which is a DataFrame."
+            f"the items need {needed / 2**30:.2f} GiB on the driver, but only {free / 2**30:.2f} "
+            "GiB are free. Use the DataFrame model.items instead."
         )
 
 

@@ -86,7 +86,8 @@ def build_index(matrix: NDArray[np.floating], spec: IndexSpec) -> tuple[Neighbor
     if spec.algorithm == "auto":
         index, reason = _fastest(matrix, spec)
     else:
-        index, reason = _build(spec.algorithm, matrix, spec), f"{spec.algorithm} was asked for"
+        index = _build(spec.algorithm, matrix, spec)
+        reason = f"algorithm {spec.algorithm!r} was requested"
     logger.info("indexed %d items of %d features: %s", *matrix.shape, reason)
     return index, reason
 
@@ -102,7 +103,7 @@ def _fastest(matrix: NDArray[np.floating], spec: IndexSpec) -> tuple[NeighborInd
     if not others:
         return _build(base, matrix, spec), f"only {base} supports metric {spec.metric.name!r}"
     if len(matrix) < _MIN_TIMED_ITEMS:
-        return _build(base, matrix, spec), f"{base} is as good as any for {len(matrix)} items"
+        return _build(base, matrix, spec), f"{base} is fast enough for {len(matrix)} items"
     # One thread, as in a worker, however many the machine has.
     with threadpool_limits(limits=1):
         costs = _estimates(base, others, matrix, spec)
@@ -196,4 +197,5 @@ def _seconds_per_query(index: NeighborIndex) -> float:
 def _reason(costs: dict[str, float], how: str) -> str:
     fastest, *others = sorted(costs, key=lambda algorithm: costs[algorithm])
     slower = ", ".join(f"{each} {1e6 * costs[each]:.0f}" for each in others)
-    return f"{fastest} is the fastest: {1e6 * costs[fastest]:.0f} us a query, {slower} ({how})"
+    fast = f"{1e6 * costs[fastest]:.0f}"
+    return f"{fastest} is the fastest: {fast} us per query, {slower} ({how})"

@@ -66,12 +66,12 @@ def check_cells(metric: Metric) -> None:
     advice = ""
     if metric.name == "cosine":
         advice = (
-            " Vectors normalized with pyspark.ml.feature.Normalizer (none of them zero) have the "
-            "same neighbors by metric 'euclidean'."
+            " Nonzero vectors that are normalized with pyspark.ml.feature.Normalizer have the same "
+            "neighbors with metric 'euclidean'."
         )
     raise ValueError(
-        f"shardBy 'kmeans' does not support metric {metric.name!r}{exponent}: cells need centers "
-        "for which the triangle inequality holds. "
+        f"shardBy 'kmeans' does not support metric {metric.name!r}{exponent}: distances to the "
+        "centers of cells must satisfy the triangle inequality. "
         f"Supported: {', '.join(map(repr, sorted(METRICS)))}.{advice}"
     )
 

@@ -389,7 +389,7 @@ def test_a_model_that_is_overwritten_while_it_is_loaded(
     assert found.getK() == 2
     assert answers(found.transform(queries)) == answers(other.transform(queries))
     waiting.extend([model, other, model, other])
-    with pytest.raises(ValueError, match="was overwritten while it was being loaded"):
+    with pytest.raises(ValueError, match="was overwritten during each of 3 attempts to load it"):
         KNNModel.load(path)
 
 

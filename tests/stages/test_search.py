@@ -154,7 +154,7 @@ def test_without_id_col_positions_name_the_neighbors(spark: SparkSession) -> Non
 
 def test_items_with_duplicate_ids_are_separate_items(spark: SparkSession) -> None:
     items = frame_of(spark, np.array([[0.0], [1.0], [2.0], [9.0]]), [7, 7, 7, 8])
-    with pytest.warns(UserWarning, match="2 items have the id of another"):
+    with pytest.warns(UserWarning, match="2 items have the same id as another"):
         model = KNNEstimator(k=3, idCol="id").fit(items)
     found = answers(model.transform(frame_of(spark, np.array([[0.0]]))))
     assert found == [[(7, 0.0), (7, 1.0), (7, 2.0)]]

@@ -41,8 +41,10 @@ DENSE_BYTES = 16 << 20
 """The bytes of the sparse vectors that are made dense at once."""
 
 CHANGED = (
-    "the items DataFrame is not deterministic: {what}. Persist it or write it to storage first."
+    "the items DataFrame is not deterministic: {what}. Persist it or write it to storage before "
+    "fit."
 )
+"""The message of an error whose cause is `what`: rows that changed between two passes."""
 
 POSITION = "position"
 """The column of saved items that holds their order; it is not kept in `Items`."""

@@ -43,7 +43,7 @@ def is_nondeterministic(dataset: DataFrame, name: str) -> bool:
         plan = _plans(dataset.select(columns.column(name))).optimizedPlan()
         return _may_be_random(dataset, plan) and _is_random(plan, _ids(plan.output()))
     except Exception:  # hosted Spark may deny access to the JVM, and fit must not fail for that
-        logger.debug("the query plan could not be inspected", exc_info=True)
+        logger.debug("cannot inspect the query plan", exc_info=True)
         return False
 
 

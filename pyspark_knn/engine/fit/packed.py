@@ -130,10 +130,13 @@ class PackedItems:
         self.num_skipped = sum(row.skipped for row in rows if row.chunk < 0)
         if not dims:
             skipped = f" ({self.num_skipped} invalid rows were skipped)" * bool(self.num_skipped)
-            raise ValueError(f"featuresCol {name!r} has no items to fit{skipped}")
+            raise ValueError(f"featuresCol {name!r} contains no vectors to fit{skipped}")
         if len(dims) > 1 and self.source.handle_invalid == "error":
             found = ", ".join(f"{dim} ({dims[dim]} rows)" for dim in sorted(dims))
-            raise ValueError(f"featuresCol {name!r} has vectors of several dimensions: {found}")
+            raise ValueError(
+                f"featuresCol {name!r} contains vectors of different dimensions: {found}. Set "
+                "handleInvalid to 'skip' to fit only the items of the most frequent dimension."
+            )
         self._several_dims = len(dims) > 1
         # The most frequent dimension is kept, which does not depend on the partitioning.
         self.num_features = min(dims, key=lambda dim: (-dims[dim], dim))
@@ -199,9 +202,7 @@ class PackedItems:
             counted = [tuple(getattr(chunk, mark) for mark in marks) for chunk in part]
             if [tuple(row[mark] for mark in marks) for row in rows] != counted:
                 raise RuntimeError(
-                    CHANGED.format(
-                        what="the rows that were fetched differ from those counted before"
-                    )
+                    CHANGED.format(what="the rows fetched differ from the rows counted before")
                 )
             yield from rows
 

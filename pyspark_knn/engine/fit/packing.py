@@ -152,7 +152,7 @@ class _Packer:
         columns = batch.select(list(request.columns))
         if request.id_col is not None and (missing := _missing(arrays["id"])):
             self._problem = (
-                f"idCol {request.id_col!r} contains a {missing}, but every item needs an id"
+                f"idCol {request.id_col!r} contains a {missing}. Every item needs an id."
             )
             return
         problems = (rule.problem(arrays[rule.name]) for rule in request.rules)

@@ -59,7 +59,7 @@ def collation_hint(given: T.DataType) -> str | None:
     return (
         f"has collation {collation}, which can treat different strings as equal, but ids are "
         "compared by their bytes. Cast the column to string or add COLLATE UTF8_BINARY; for "
-        "case-insensitive ids, apply lower() before that."
+        "case-insensitive ids, apply lower() first."
     )
 
 

@@ -64,7 +64,7 @@ class Items:
 
     def _known(self, name: str) -> pa.Array:
         if name not in self.columns:
-            raise ValueError(f"the items have no column {name!r}, only {list(self.columns)}")
+            raise ValueError(f"items column {name!r} does not exist. Columns: {list(self.columns)}")
         return self.columns[name]
 
     def positions_of(self, wanted: pa.Array) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -52,10 +52,10 @@ def check_attributes(
         # Spark 3.5 ignores empty metadata and keeps the old ones.
         dropped = f"queries.withMetadata({name!r}, {{'ml_attr': {{}}}})"
         raise ValueError(
-            f"featuresCol {name!r} has other features than the items: feature {first} is "
+            f"featuresCol {name!r} has different features than the items: feature {first} is "
             f"{given[first]!r} instead of {names[first]!r} ({len(differ)} of {len(names)} features "
             "differ). Assemble the queries in the same way as the items or, if only the names "
-            f"differ, drop the names: {dropped}"
+            f"differ, remove the names of the queries: {dropped}"
         )
 
 

@@ -43,7 +43,7 @@ PIECE_SCHEMA = pa.schema(
 """Items of one chunk that belong to one shard: their vectors, whose values are of type `dtype`, and
 their columns, an Arrow stream."""
 
-_CHANGED = CHANGED.format(what="the rows divided into shards differ from those counted before")
+_CHANGED = CHANGED.format(what="the rows divided into shards differ from the rows counted before")
 
 
 @dataclass(frozen=True)

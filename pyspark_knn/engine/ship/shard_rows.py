@@ -128,7 +128,7 @@ class ShardReader:
         Raises
         ------
         RuntimeError
-            If a part is missing, or the shard holds other items than it did at first.
+            If a part is missing, or a rebuilt shard contains different items than at first.
         """
         shard, offset, size, digest = (each[row].as_py() for each in columns[:4])
         part = columns[4][row].as_buffer()
@@ -146,8 +146,9 @@ class ShardReader:
     def _begin(self, shard: int, size: int, digest: str) -> None:
         if self._digests[shard] != digest:
             raise RuntimeError(
-                f"shard {shard} was lost, and rebuilding it gave other items: the items DataFrame "
-                "is not deterministic. Persist it or write it to storage before fit, and set idCol."
+                f"shard {shard} was lost, and rebuilding it produced different items: the items "
+                "DataFrame is not deterministic. Persist it or write it to storage before fit, and "
+                "set idCol."
             )
         self._content = None  # frees the memory of the previous shard
         buffer = np.empty(size + ALIGNMENT, np.uint8)

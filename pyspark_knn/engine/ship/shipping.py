@@ -169,7 +169,7 @@ def ship_inline(content: Any, instead: str) -> Shipment:
     content : object
         The content of the bundle, which `bundle.open_bundle` returns in a worker.
     instead : str
-        What a user can do if the bundle is too large, for the error message.
+        What a user can do if the bundle is too large: a sentence for the error message.
 
     Returns
     -------
@@ -186,8 +186,9 @@ def ship_inline(content: Any, instead: str) -> Shipment:
     size = file.tell()
     if size > _INLINE_BYTES:
         raise ValueError(
-            f"the index takes {size / 2**20:.0f} MiB, but workers cannot read files here, and a "
-            f"query can contain at most {_INLINE_BYTES >> 20} MiB: {instead}"
+            f"the index takes {size / 2**20:.0f} MiB. It would have to be sent within the query, "
+            "since the Python workers of this query cannot read files, but a query can contain at "
+            f"most {_INLINE_BYTES >> 20} MiB. {instead}"
         )
     logger.info("shipped index %s within the query", digest)
     return Shipment(InlineRef(digest, file.getvalue()))

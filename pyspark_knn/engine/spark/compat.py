@@ -80,7 +80,7 @@ def session_of(dataset: DataFrame, argument: str = "dataset") -> SparkSession:
     if not is_alive(session):
         raise ValueError(
             f"{argument} belongs to a Spark session that was stopped. Create the DataFrame again "
-            "in the running session; the model can still be used there."
+            "in the running session, where the model can still be used."
         )
     return session
 

@@ -138,8 +138,8 @@ def missing(param: str, name: str, fields: list[T.StructField]) -> str:
     if param == "idCol" and any(field.name.startswith("mc2b$") for field in fields):
         return (
             ". OneVsRest passes only the label, features and weight columns to its classifier. "
-            "Fit the classifier without idCol, or without OneVsRest, which it does not need: it "
-            "supports any number of classes"
+            "Fit KNNClassifier without idCol or, since it supports any number of classes itself, "
+            "without OneVsRest"
         )
     if param == "featuresCol" and any(isinstance(each.dataType, T.NumericType) for each in fields):
         return (
@@ -251,7 +251,5 @@ def number(name: str, kind: T.DataType, *, classes: bool) -> str:
     if (time := _time(kind, name)) is not None:
         return f"convert it to a number: {time}"
     if isinstance(kind, (T.ArrayType, T.UserDefinedType)):
-        return (
-            "only one number per item is supported; for several targets, fit one estimator for each"
-        )
+        return "only one number per item is supported; for several targets, fit one estimator each"
     return "cast it to a numeric type"

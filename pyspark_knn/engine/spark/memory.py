@@ -1,4 +1,4 @@
-"""The memory that the driver has left."""
+"""The free memory of the driver."""
 
 from __future__ import annotations
 
@@ -20,5 +20,5 @@ def available_memory() -> int | None:
         if limit != "max":
             bounds.append(int(limit) - int((group / "memory.current").read_text()))
     except OSError:
-        logger.debug("the free memory is not known", exc_info=True)
+        logger.debug("cannot determine the free memory", exc_info=True)
     return min(bounds, default=None)

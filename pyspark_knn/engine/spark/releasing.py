@@ -75,7 +75,7 @@ def _run(take: Callable[[], _Work]) -> None:
     try:
         take()()
     except Exception:  # a session that is being stopped may raise anything, and frees all itself
-        logger.debug("resources of an index could not be released", exc_info=True)
+        logger.debug("cannot release resources of an index", exc_info=True)
 
 
 def _forget() -> None:
