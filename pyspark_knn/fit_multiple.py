@@ -2,8 +2,8 @@
 
 All param maps that agree on the Params of the index share one index. Models that share an index
 also share the search of cached queries, such as the folds of MLlib's CrossValidator: the search
-runs once, with limits wide enough for each of the models, and each model's answer is cut out of the
-result. The result is kept until the models or the queries are garbage collected.
+runs once, with limits wide enough for each of the models, and each model's answer is selected from
+the result. The result is kept until the models or the queries are garbage collected.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ class MultipleFits(Generic[M]):
     Parameters
     ----------
     estimator : NeighborEstimator
-        The estimator, whose Params hold where a param map does not set them.
+        The estimator, whose Params apply unless a param map sets them.
     dataset : DataFrame
         The items.
     paramMaps : sequence of dict

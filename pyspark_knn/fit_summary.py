@@ -9,7 +9,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 @dataclass(frozen=True)
 class FitSummary:
-    """What a fit reports about itself and its items.
+    """The summary of a fit and of its items.
 
     The names of the fields are part of the saved format.
 

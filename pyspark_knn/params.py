@@ -203,7 +203,7 @@ class _KNNParams(CheckedParams, HasFeaturesCol):
         )
 
     def _item_columns(self) -> list[ItemColumn]:
-        """Return what every item has beside its vector, ids first."""
+        """Return the columns that every item has in addition to its vector, ids first."""
         name = self.getIdCol()
         return [] if name is None else [ItemColumn("id", "idCol", name)]
 
@@ -240,7 +240,7 @@ class _KNNParams(CheckedParams, HasFeaturesCol):
         return self.getOrDefault(self.metricParams)
 
     def getAlgorithm(self) -> str:
-        """Value of algorithm; on a model, what was chosen."""
+        """Value of algorithm; on a model, the chosen algorithm."""
         return self.getOrDefault(self.algorithm)
 
     def getLeafSize(self) -> int:
@@ -252,7 +252,7 @@ class _KNNParams(CheckedParams, HasFeaturesCol):
         return self.getOrDefault(self.dtype)
 
     def getPlacement(self) -> str:
-        """Value of placement; on a model, the one that was chosen."""
+        """Value of placement; on a model, the chosen placement."""
         return self.getOrDefault(self.placement)
 
     def getNumShards(self) -> int | None:

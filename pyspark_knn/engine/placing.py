@@ -1,4 +1,4 @@
-"""Puts packed items in their place: replicated or sharded."""
+"""Choose the placement of packed items, replicated or sharded, and build their index there."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def place(
     num_shards: int | None,
     shard_by: str,
 ) -> tuple[Placement, str]:
-    """Index packed items where they fit.
+    """Index packed items in the requested placement or, with "auto", where they fit.
 
     Parameters
     ----------
@@ -44,16 +44,16 @@ def place(
     placement : {"auto", "replicated", "sharded"}
         Where to put the index.
     num_shards : int or None
-        The number of shards of a sharded index; None: by size and cores.
+        The number of shards of a sharded index; None chooses it from the size and the cores.
     shard_by : {"hash", "kmeans"}
-        How items are divided into shards.
+        How items are assigned to shards.
 
     Returns
     -------
     index : Placement
-        The index in its place.
+        The index in its placement.
     reason : str
-        Why it is there, one sentence.
+        The reason for the placement, one sentence.
 
     Raises
     ------
@@ -69,7 +69,7 @@ def place(
 def replicate(
     items: Items, matrix: NDArray[np.floating], spec: IndexSpec, id_type: T.DataType | None
 ) -> Placement:
-    """Index items here on the driver, for the placement "replicated".
+    """Index items on the driver, for the placement "replicated".
 
     Parameters
     ----------
@@ -80,7 +80,7 @@ def replicate(
     spec : IndexSpec
         How to index them.
     id_type : DataType or None
-        The Spark type of the ids; None where the positions are the ids.
+        The Spark type of the ids; None if the positions are the ids.
     """
     return Replicated(items, *build_index(matrix, spec), id_type)
 
@@ -138,7 +138,7 @@ def choose_placement(placement: str, packed: PackedItems) -> tuple[str, str]:
 
 
 def _check_growth(packed: PackedItems) -> None:
-    """Refuse sparse vectors that would be too large as dense ones."""
+    """Raise a ValueError for sparse vectors that would be too large as dense ones."""
     sparse, dense = packed.sparse_size()
     if dense <= GROWN_BYTES or dense < MOST_GROWTH * sparse:
         return

@@ -56,7 +56,7 @@ class Replicated(Placement):
     reason : str
         Why the index has its algorithm.
     id_type : DataType or None
-        The Spark type of the ids; None where the positions are the ids.
+        The Spark type of the ids; None if the positions are the ids.
     """
 
     name = REPLICATED
@@ -119,7 +119,7 @@ class Replicated(Placement):
         return frame.withColumn("id", from_wire(F.col("id"), self.id_type))
 
     def fetch(self) -> tuple[Items, NDArray[np.floating]]:
-        """See `Placement.fetch`; nothing is moved."""
+        """See `Placement.fetch`; the items are on the driver already."""
         return self.searchable.items, self._matrix
 
     def cost(self, session: SparkSession, queries: NDArray[np.floating], k: int) -> PlacedCost:

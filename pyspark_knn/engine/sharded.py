@@ -1,4 +1,4 @@
-"""Placement "sharded": the index is divided into shards, which no machine ever holds together.
+"""Placement "sharded": the index is divided into shards, and no machine holds all of them.
 
     packed chunks -split-> pieces -shuffle-> build -> shards: rows (shard, part, bytes), persisted
 
@@ -75,7 +75,7 @@ class Sharded(Placement):
     num_features : int
         The dimension of the vectors.
     assignment : ShardAssignment, optional
-        The cells that the shards are. Default: the shards are no cells.
+        The cells that the shards consist of. Default: the shards are not cells.
     """
 
     name = SHARDED
@@ -129,7 +129,7 @@ class Sharded(Placement):
         num_shards : int, optional
             The number of shards. Default: see `choose_num_shards`.
         shard_by : {"hash", "kmeans"}
-            Assign items to shards by a hash of their ids, or by cells of near items.
+            Assign items to shards by a hash of their ids, or by cells of nearby items.
         """
         session = packed.frame.sparkSession
         cores = compat.parallelism(session)
@@ -192,7 +192,7 @@ class Sharded(Placement):
         return self.plan(request.replicas).answers(queries, inputs, request)
 
     def plan(self, replicas: int | None = None) -> ShardPlan:
-        """Return how to search the shards, by default with as many replicas as keep cores busy."""
+        """Return the plan of a search, by default with enough replicas to keep all cores busy."""
         replicas = replicas or choose_num_replicas(self.num_shards, self._cores)
         targets = self.num_shards * replicas
         return ShardPlan(
@@ -214,7 +214,7 @@ class Sharded(Placement):
         return frame.withColumn("id", from_wire(F.col("id"), self.id_type))
 
     def _stored(self) -> DataFrame:
-        """The items with the types that they have in the shards."""
+        """Return the items with the types that they have in the shards."""
         values = T.FloatType() if self._dtype.itemsize == 4 else T.DoubleType()
         types = {
             "id": self.item_columns["id"],
@@ -234,7 +234,7 @@ class Sharded(Placement):
             )
 
     def fetch(self) -> tuple[Items, NDArray[np.floating]]:
-        """See `Placement.fetch`; no other method brings vectors of shards to the driver."""
+        """See `Placement.fetch`; no other method moves vectors of shards to the driver."""
         frame = self._stored()
         source = ItemSource(
             features=features_of(frame, "featuresCol", "features"),
@@ -273,7 +273,7 @@ class Sharded(Placement):
 
 
 def _check_memory(needed: int) -> None:
-    """Refuse to bring items to a driver that has not enough memory for them."""
+    """Raise a ValueError if the driver has not enough memory for the items."""
     free = available_memory()
     if free is not None and needed > free:
         raise ValueError(
@@ -283,7 +283,7 @@ def _check_memory(needed: int) -> None:
 
 
 def _algorithm_of(shards: list[Shard]) -> tuple[str, str]:
-    """Return the algorithm that most items are in, since each shard chooses its own, and why."""
+    """Return the algorithm of most items, since each shard chooses its own, and the reason."""
     items: Counter[str] = Counter()
     for shard in shards:
         items[shard.algorithm] += shard.rows

@@ -1,4 +1,4 @@
-"""Builds the index of a given algorithm, or of the one that is fastest on the given items."""
+"""Build the index of a given algorithm, or of the one that is fastest on the given items."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ and brute force with them."""
 
 _MAX_TRIAL_FLOATS = 1 << 25
 """With more numbers in the items than this, building an index takes seconds. Then only an algorithm
-whose estimate is the best is timed with all items, beside brute force."""
+whose estimate is the best is timed with all items, and so is brute force."""
 
 _NEVER_MUCH_FASTER_THAN = {"ball_tree": "kd_tree"}
 """Algorithm -> another one that takes at most about twice its time: on all data that was tried a

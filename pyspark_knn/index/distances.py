@@ -210,7 +210,7 @@ def resolve_metric(name: str, p: float = 2.0, params: Mapping[str, Any] | None =
     Raises
     ------
     TypeError, ValueError
-        If `metric`, `p` or `metricParams` is invalid. The message names it, and says why.
+        If `metric`, `p` or `metricParams` is invalid. The message names the Param and the reason.
     """
     canonical = _canonical_name(name)
     given = checked_params(name, canonical, params)

@@ -219,7 +219,7 @@ def _cosine_of_units(first: Block, second: Block) -> NDArray[np.float64]:
     return distances
 
 
-def centerd_rows(rows: Block) -> Block:
+def centered_rows(rows: Block) -> Block:
     """Scale each row by a power of two and subtract its mean; constant rows become zero.
 
     Parameters
@@ -242,8 +242,8 @@ def centerd_rows(rows: Block) -> Block:
 
 
 def correlation(left: Block, right: Block, metric: Constants) -> NDArray[np.float64]:
-    """Cosine distance of the centerd rows; 1 where a row is constant."""
-    return cosine(centerd_rows(left), centerd_rows(right), metric)
+    """Cosine distance of the centered rows; 1 where a row is constant."""
+    return cosine(centered_rows(left), centered_rows(right), metric)
 
 
 def canberra(left: Block, right: Block, metric: Constants) -> NDArray[np.float64]:

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 import numpy as np
 
-from pyspark_knn.index.kernels import centerd_rows, unit_rows
+from pyspark_knn.index.kernels import centered_rows, unit_rows
 from pyspark_knn.index.rounding import MOST_FEATURES, V, rounding, underflow
 
 if TYPE_CHECKING:
@@ -310,9 +310,9 @@ class DirectionSpace(ScoreSpace):
 
     def __init__(self, metric: Metric, matrix: NDArray[np.floating]) -> None:
         super().__init__(metric, matrix)
-        self._centerd = metric.name == "correlation"
+        self._centered = metric.name == "correlation"
         self._inverse_norms = np.ones(len(matrix))
-        if not self._centerd:
+        if not self._centered:
             for where, rows in _blocks(matrix):
                 self._inverse_norms[where] = _inverse_norms(rows)
 
@@ -327,11 +327,11 @@ class DirectionSpace(ScoreSpace):
     def _directions(self, rows: NDArray[np.floating]) -> NDArray[np.float64]:
         """Return the unit vectors from which final figures are computed."""
         wide = rows.astype(np.float64)
-        return unit_rows(centerd_rows(wide) if self._centerd else wide)
+        return unit_rows(centered_rows(wide) if self._centered else wide)
 
     def vectors(self, items: NDArray[np.floating], where: slice) -> NDArray[np.floating]:
         """See `ScoreSpace.vectors`."""
-        if self._centerd:
+        if self._centered:
             return self._directions(items)
         # Multiplying is much faster than the kernel, which supports all magnitudes.
         inverse = np.maximum(self._inverse_norms[where], 0.0)

@@ -217,7 +217,10 @@ def test_names_with_dots_spaces_and_backticks(spark: SparkSession) -> None:
     ("params", "message"),
     [
         ({"metric": "euclid"}, r"unknown metric 'euclid'\. Supported: .*euclidean"),
-        ({"metric": "precomputed"}, "metric 'precomputed' is not supported: there are no vectors"),
+        (
+            {"metric": "precomputed"},
+            "metric 'precomputed' is not supported: a search needs",
+        ),
         ({"metric": "nan_euclidean"}, "metric 'nan_euclidean' is not supported: missing values"),
         ({"metric": "seuclidean"}, r"metric 'seuclidean' requires metricParams\['V'\]"),
         (

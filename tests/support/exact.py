@@ -80,8 +80,8 @@ def _cosine(left: Row, right: Row, metric: Metric) -> Decimal:
 def _correlation(left: Row, right: Row, metric: Metric) -> Decimal:
     first, second = sum(left) / len(left), sum(right) / len(right)
     constant = len(set(left)) == 1 or len(set(right)) == 1
-    centerd = [a - first for a in left], [b - second for b in right]
-    return Decimal(1) if constant else _cosine(*centerd, metric)
+    centered = [a - first for a in left], [b - second for b in right]
+    return Decimal(1) if constant else _cosine(*centered, metric)
 
 
 def _canberra(left: Row, right: Row, metric: Metric) -> Decimal:

@@ -38,7 +38,7 @@ _SUMMARY = (
 
 
 class Chunk(NamedTuple):
-    """What the driver knows of a chunk; for the fields see `chunks.CHUNK_SCHEMA`."""
+    """The summary of a chunk on the driver; for the fields see `chunks.CHUNK_SCHEMA`."""
 
     partition: int
     chunk: int
@@ -52,7 +52,7 @@ class Chunk(NamedTuple):
 class PackedItems:
     """Items packed into chunks, which are persisted on the executors.
 
-    A context manager that unpersists them at its end.
+    This is a context manager, which unpersists the chunks at its end.
 
     Attributes
     ----------
@@ -60,12 +60,12 @@ class PackedItems:
         The number of items, the dimension of their vectors, and the number of invalid rows that
         were skipped.
     dtype : numpy dtype
-        The type of the vectors: float32 where that holds every value exactly or the source asks
-        for it, otherwise float64.
+        The type of the vectors: float32 if that represents every value exactly or the source
+        requires it, otherwise float64.
     largest_label : float or None
-        The largest label, where the items have labels.
+        The largest label, if the items have labels.
     chunks : list of Chunk
-        The chunks that hold the items, in order.
+        The chunks that contain the items, in order.
     frame : DataFrame
         Rows of `chunks.CHUNK_SCHEMA`, which include these chunks.
     source : ItemSource
@@ -107,11 +107,11 @@ class PackedItems:
 
     @property
     def nbytes(self) -> int:
-        """The bytes of the item matrix."""
+        """The size of the item matrix in bytes."""
         return self.num_items * self.num_features * self.dtype.itemsize
 
     def sparse_size(self) -> tuple[int, int]:
-        """Return the bytes of the items that are packed as sparse vectors: sparse, and dense."""
+        """Return the size of all items that are packed sparse, in bytes: as packed, and dense."""
         sparse = [(chunk.rows, chunk.stored) for chunk in self.chunks if chunk.stored is not None]
         rows, stored = (sum(each) for each in zip(*sparse, strict=True)) if sparse else (0, 0)
         width = self.dtype.itemsize
@@ -149,7 +149,7 @@ class PackedItems:
         self.chunks = [Chunk(*(row[name] for name in Chunk._fields)) for row in kept]
 
     def gather(self) -> tuple[Items, NDArray[np.floating]]:
-        """Fetch the items to the driver in slices, and copy each vector straight to its place.
+        """Fetch the items to the driver in slices, and copy each vector to its row of the matrix.
 
         Returns
         -------
@@ -226,7 +226,7 @@ def _pack(dataset: DataFrame, source: ItemSource, request: packing.PackRequest) 
 
 
 def _within(first: Chunk, last: Chunk) -> Column:
-    """Whether a row is one of these chunks, or a chunk between them."""
+    """Return the condition that a row is one of these chunks, or a chunk between them."""
     at = F.struct("partition", "chunk")
     # The plain comparison of partitions lets Spark skip cached blocks.
     partitions = F.col("partition").between(first.partition, last.partition)
@@ -238,7 +238,7 @@ def _key(chunk: Chunk) -> Column:
 
 
 def _bytes_of(size: str) -> int:
-    """Return the bytes of a size in Spark's settings, such as "64m", "1g" or "1048576"."""
+    """Convert a size in Spark's settings, such as "64m", "1g" or "1048576", to bytes."""
     text = size.strip().lower().rstrip("b")
     unit = "kmgtp".find(text[-1:]) + 1 if text[-1:].isalpha() else 0
     return int(float(text[:-1] if unit else text) * 1024**unit)

@@ -12,7 +12,7 @@ from pyspark_knn.engine.spark import compat, hints
 
 
 class Input(NamedTuple):
-    """A column as a Python function gets it.
+    """A column in the form in which it is sent to Python.
 
     Attributes
     ----------

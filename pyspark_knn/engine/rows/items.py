@@ -1,4 +1,4 @@
-"""The items without their vectors: what the positions of an index stand for. No Spark in here."""
+"""The items without their vectors, by their positions in an index. Independent of Spark."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 class Items:
     """The items without their vectors, in the order of the index's matrix.
 
-    Whatever an item has beside its vector is a column in here, and goes by its name from the fit to
-    the answer: see `pyspark_knn.engine.fit.source.ItemColumn`.
+    Everything that an item has in addition to its vector is a column, with one name from the fit
+    to the answer: see `pyspark_knn.engine.fit.source.ItemColumn`.
 
     Attributes
     ----------
@@ -39,7 +39,7 @@ class Items:
 
     @property
     def ids(self) -> pa.Array | None:
-        """The ids; None where the positions are the ids."""
+        """The ids; None if the positions are the ids."""
         return self.columns.get("id")
 
     def take(self, name: str, positions: NDArray[np.int64]) -> pa.Array:

@@ -29,7 +29,7 @@ def check_attributes(
     dim : int
         The dimension of the items.
     names : list of str or None
-        The names of the items' features; None where they are not known.
+        The names of the items' features; None if they are not known.
     strict : bool
         Whether another dimension is an error (handleInvalid is "error").
 
@@ -60,13 +60,13 @@ def check_attributes(
 
 
 def names_to_keep(features: Features) -> list[str] | None:
-    """Return the feature names for a model to keep; None where there are none or too many."""
+    """Return the feature names for a model to keep; None if there are none or too many."""
     names = features.names
     return None if names is None or len(names) > _MOST_NAMES else names
 
 
 def excluded_ids(queries: DataFrame, name: str, id_type: T.DataType) -> Input:
-    """Return the ids to exclude of each query, as an array without nulls.
+    """Return the ids to exclude for each query, as an array without nulls.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Batches of feature vectors in Arrow arrays, as Python workers get them.
+"""Batches of feature vectors in Arrow arrays, in Python workers.
 
 This module does not import Spark.
 """

@@ -1,4 +1,4 @@
-"""Items as rows of a DataFrame again, in a Python worker."""
+"""Read the items of an index back as rows of a DataFrame, in a Python worker."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The search of shards, each of which comes as rows just before its queries, in a Python worker."""
+"""Search shards in a Python worker: the rows of a shard come just before its queries."""
 
 from __future__ import annotations
 
@@ -80,6 +80,6 @@ def time_shards(
     k: int,
     batches: Iterator[pa.RecordBatch],
 ) -> Iterator[pa.RecordBatch]:
-    """Yield `batches.time_search` in each shard that `batches` hold, as rows of `SHARD_COLUMNS`."""
+    """Yield `batches.time_search` in each of the shards in `batches`, rows of `SHARD_COLUMNS`."""
     for searchable in open_shards(digests, batches):
         yield time_search(searchable, queries, k)

@@ -48,7 +48,7 @@ def route_nearest(
 def route_within(
     request: Request, cells: Cells, batches: Iterator[tuple[pa.Array, ...]]
 ) -> Iterator[pa.Array]:
-    """Yield the further shards that may hold a neighbor of each query.
+    """Yield the further shards that may contain a neighbor of each query.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Builds shards in Python workers: packed chunks -> pieces of shards -> bundles."""
+"""Build shards in Python workers: packed chunks -> pieces of shards -> bundles."""
 
 from __future__ import annotations
 
@@ -48,12 +48,12 @@ _CHANGED = CHANGED.format(what="the rows divided into shards differ from the row
 
 @dataclass(frozen=True)
 class ShardRequest:
-    """All that a task that builds shards must know.
+    """The parameters of a task that builds shards.
 
     Attributes
     ----------
     dim : int
-        The dimension of the vectors; chunks of another one are left out.
+        The dimension of the vectors; chunks of another dimension are skipped.
     dtype : numpy dtype
         The type of the vectors in all shards, float32 or float64.
     num_shards : int
@@ -111,7 +111,7 @@ def split_chunks(
         for chunk in rows_of(batch):
             tally = found.setdefault(chunk["partition"], _Tally())
             if chunk["chunk"] < 0 or chunk["dim"] != request.dim:
-                continue  # the row that closes a partition, or vectors that are left out
+                continue  # the row that closes a partition, or vectors of another dimension
             tally.add(chunk["rows"], chunk["content"])
             start, rows = starts.get((chunk["partition"], chunk["chunk"]), (0, -1))
             if rows != chunk["rows"] and not request.named:

@@ -1,4 +1,4 @@
-"""Finds the cells of a sharded index by MLlib's KMeans over a sample of the items."""
+"""Find the cells of a sharded index with MLlib's KMeans on a sample of the items."""
 
 from __future__ import annotations
 

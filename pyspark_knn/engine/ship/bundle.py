@@ -79,7 +79,7 @@ def write_bundle(content: Any, file: BinaryIO, *, broadcast: bool = False) -> st
 
 
 def _extents(head: int, sizes: list[int], *, broadcast: bool) -> list[tuple[int, int]]:
-    """The (offset, length) of buffers of `sizes` bytes that follow a pickle of `head` bytes."""
+    """Return (offset, length) of buffers of `sizes` bytes that follow a pickle of `head` bytes."""
     start = _HEADER.size + _EXTENT.size * len(sizes) + head
     lead = 0
     if broadcast:

@@ -95,7 +95,7 @@ def shard_rows(shard: Shard, data: memoryview) -> Iterator[pa.RecordBatch]:
 
 
 class ShardReader:
-    """Opens the bundles of shards out of their rows, one shard after another.
+    """A reader that opens the bundles of shards from their rows, one shard after another.
 
     Parameters
     ----------
@@ -164,7 +164,7 @@ class ShardReader:
 
 
 def open_shards(digests: dict[int, str], batches: Iterator[pa.RecordBatch]) -> Iterator[Any]:
-    """Yield the content of one bundle after another, out of rows of `SHARD_COLUMNS`."""
+    """Yield the content of one bundle after another, from rows of `SHARD_COLUMNS`."""
     reader = ShardReader(digests)
     for batch in batches:
         for row in range(batch.num_rows):

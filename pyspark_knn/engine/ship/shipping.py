@@ -273,7 +273,7 @@ def _upload(session: Any, path: Path) -> None:
 
 
 def _shared(key: str, digest: str, make: Callable[[], BundleRef]) -> Shipment:
-    """The shipment of this content that another model uses, or a new one."""
+    """Return the shipment of this content that another model uses, or a new one."""
     shipped = _alive.get((key, digest))
     if shipped is None:
         shipped = _alive[key, digest] = Shipment(make())

@@ -209,12 +209,12 @@ def _elements(name: str, kind: T.DataType) -> str:
 
 
 def _sql(name: str) -> str:
-    """The name of a column in Spark SQL, in backticks where it needs them."""
+    """Return the name of a column in Spark SQL, in backticks if it needs them."""
     return name if name.isidentifier() else "`" + name.replace("`", "``") + "`"
 
 
 def _time(kind: T.DataType, name: str) -> str | None:
-    """The expression that converts a date or timestamp to a number; None for other types."""
+    """Return the expression that converts a date or timestamp to a number, or None."""
     if isinstance(kind, T.DateType):
         return f"unix_date({name})"
     if isinstance(kind, T.TimestampType):

@@ -9,7 +9,7 @@ logger = logging.getLogger(__name__)
 
 
 def available_memory() -> int | None:
-    """Return the bytes that this process could still allocate; None where there is no /proc."""
+    """Return the bytes that this process could still allocate; None if there is no /proc."""
     bounds = []
     try:
         for line in Path("/proc/meminfo").read_text().splitlines():

@@ -71,7 +71,7 @@ def _work(due: queue.SimpleQueue[_Work]) -> None:
 
 
 def _run(take: Callable[[], _Work]) -> None:
-    """Do one piece of work. As this is a function, no variable refers to the work afterwards."""
+    """Run one action. This is a function so that no variable refers to the action afterwards."""
     try:
         take()()
     except Exception:  # a session that is being stopped may raise anything, and frees all itself

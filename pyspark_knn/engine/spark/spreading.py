@@ -115,7 +115,7 @@ _UNHASHABLE = ("variant", "geometry", "geography")
 def _hashable(value: Column, kind: T.DataType) -> Column | None:
     """Convert `value` to a type that Spark can hash, that is, without maps at any depth.
 
-    Returns None where nothing of the value can be hashed.
+    Returns None if nothing of the value can be hashed.
     """
     if kind.typeName() in _UNHASHABLE:
         return None
