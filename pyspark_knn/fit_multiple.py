@@ -64,7 +64,7 @@ class _IndexGroup(Generic[M]):
         with self._lock:
             if self._first is None:
                 model = estimator.fit(dataset)
-                # On Spark Connect the parallelism takes a job, which a transform must not start.
+                # On Spark Connect the parallelism requires a job, which a transform must not start.
                 tasks = compat.parallelism(dataset.sparkSession)
                 self._shared = SharedSearch(
                     self._widest(), tasks, model._fitted.item_columns, self._prepared(model)

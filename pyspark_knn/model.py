@@ -66,7 +66,7 @@ class NeighborModel(SharedIndex, FittedParams, _KNNParams, SavedModel):
             num_shards=self.getNumShards(),
             shard_by=self.getShardBy(),
         )
-        # A loaded model keeps the reason of its fit, unless it could not stay where it was.
+        # A loaded model keeps the reason of its fit, unless its placement had to change.
         kept = summary.placementReason if index.name == self.getPlacement() else ""
         self._hold(index, replace(summary, placementReason=kept or reason))
 

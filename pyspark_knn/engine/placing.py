@@ -21,8 +21,9 @@ AUTO_BYTES = 2 << 30
 
 GROWN_BYTES = 2 << 30
 MOST_GROWTH = 100
-"""Sparse vectors that would grow beyond both, in bytes and by this factor, as dense ones are
-refused. What VectorAssembler makes of numbers and one-hot vectors grows by far less."""
+"""Sparse vectors raise an error if they would grow beyond both limits as dense ones: to that many
+bytes, and by this factor. The output of VectorAssembler for numbers and one-hot vectors grows by
+far less."""
 
 
 def place(

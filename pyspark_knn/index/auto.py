@@ -39,15 +39,15 @@ _FIRST_BLOCK_QUERIES, _ENOUGH_BLOCK_SECONDS = 256, 0.02
 its time to be reliable. A block search is slow with few queries."""
 
 _FIRST_QUERIES, _ENOUGH_SECONDS = 8, 0.01
-"""The same for every other search, which takes queries one by one."""
+"""The same for every other search, which processes queries one by one."""
 
 _CLOSE_RATIO = 2.5
 """Algorithms whose estimates are within this factor of the best one are timed again with all items,
 and brute force with them."""
 
 _MAX_TRIAL_FLOATS = 1 << 25
-"""With more numbers in the items than this, building an index takes seconds. Then only an algorithm
-whose estimate is the best is timed with all items, and so is brute force."""
+"""With more numbers in the items than this, building an index takes seconds. Then only brute force
+and the algorithm with the best estimate are timed with all items."""
 
 _NEVER_MUCH_FASTER_THAN = {"ball_tree": "kd_tree"}
 """Algorithm -> another one that takes at most about twice its time: on all data that was tried a
@@ -113,7 +113,7 @@ def _fastest(matrix: NDArray[np.floating], spec: IndexSpec) -> tuple[NeighborInd
             close = [each for each in close if each == best]
         if not close or len(matrix) <= _SAMPLE_ITEMS:
             return _build(best, matrix, spec), _reason(costs, "estimated from a sample")
-        # An estimate can be wrong by a factor of several, so the best one is timed as well.
+        # An estimate can be several times too small, so the best index is timed as well.
         index, costs = _fastest_of([base, *close], matrix, spec)
         return index, _reason(costs, "timed with all items")
 

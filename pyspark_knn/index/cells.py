@@ -248,7 +248,7 @@ class Cells:
         step = max(1, _BLOCK_PAIRS // count)
         for start in range(0, len(queries), step):
             part = slice(start, start + step)
-            # Distances without an order: a search for all neighbors would sort them, which takes
+            # These distances need no order: a search for all neighbors would sort them, which takes
             # six times as long.
             distances = block_distances(metric, queries[part], self.centers)
             # Not "<=": a NaN, which overflow causes, must not rule out a shard.

@@ -249,7 +249,7 @@ class TestExclusion:
         assert found == [[11, 13], every, [10, 11, 12], every, every, []]
 
     def test_all_items_with_an_excluded_id_are_excluded(self, spark: SparkSession) -> None:
-        with pytest.warns(UserWarning, match="id of another"):
+        with pytest.warns(UserWarning, match="same id as another"):
             model = KNNEstimator(k=4, idCol="id").fit(frame_of(spark, TWINS, [1, 1, 2, 1]))
         queries = frame_of(spark, np.array([[0.0]]), [1])
         assert answers(model.setExcludeIdCol("id").transform(queries)) == [[(2, 1.0)]]

@@ -42,7 +42,7 @@ def is_nondeterministic(dataset: DataFrame, name: str) -> bool:
         # The optimized plan of this column alone, in which cached data are leaves.
         plan = _plans(dataset.select(columns.column(name))).optimizedPlan()
         return _may_be_random(dataset, plan) and _is_random(plan, _ids(plan.output()))
-    except Exception:  # hosted Spark may deny access to the JVM, and fit must not fail for that
+    except Exception:  # hosted Spark may deny access to the JVM, which must not make fit fail
         logger.debug("cannot inspect the query plan", exc_info=True)
         return False
 

@@ -75,7 +75,7 @@ class PackedItems:
     def __init__(self, dataset: DataFrame, source: ItemSource) -> None:
         session = dataset.sparkSession
         limit = _bytes_of(compat.setting(session, "spark.driver.maxResultSize", "1g"))
-        # Half the limit, since the compression of what is sent may also make it a little larger.
+        # Half the limit, since compression may also make the results a little larger.
         self._slice_bytes = min(_SLICE_BYTES, limit // 2) if limit else _SLICE_BYTES
         request = packing.PackRequest(
             features_col=source.features_col,

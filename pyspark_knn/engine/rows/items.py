@@ -86,7 +86,7 @@ class Items:
             which = np.flatnonzero((positions >= 0) & (positions < self.count))
             return which, positions[which]
         if pa.types.is_integer(self.ids.type) or pa.types.is_floating(self.ids.type):
-            # To numpy as to Spark, but not to Arrow, 0.0 is -0.0 and NaN is NaN.
+            # numpy and Spark treat 0.0 and -0.0 as equal, and NaN and NaN; Arrow does not.
             known = self.ids.to_numpy()
             value = wanted.to_numpy()
             first = np.searchsorted(known, value, side="left")

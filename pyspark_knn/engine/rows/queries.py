@@ -12,7 +12,7 @@ from pyspark_knn.engine.rows.features import Features
 from pyspark_knn.engine.rows.ids import collation_hint, to_wire, wire_type
 
 _MOST_NAMES = 10_000
-"""With more feature names than this, a model keeps none: they take some 200 KiB in its metadata."""
+"""The largest number of feature names that a model keeps: they take some 200 KiB of metadata."""
 
 
 def check_attributes(
@@ -49,7 +49,7 @@ def check_attributes(
     differ = [i for i, both in enumerate(zip(given, names, strict=True)) if both[0] != both[1]]
     if differ:
         first = differ[0]
-        # Spark 3.5 ignores empty metadata and keeps the old ones.
+        # Spark 3.5 ignores empty metadata and keeps the previous metadata.
         dropped = f"queries.withMetadata({name!r}, {{'ml_attr': {{}}}})"
         raise ValueError(
             f"featuresCol {name!r} has different features than the items: feature {first} is "

@@ -28,10 +28,10 @@ EXCLUDED = "excluded"
 """The input that contains the ids to exclude for a query: an array without nulls."""
 
 _BLOCK_BYTES = 32 << 20
-"""Query vectors that are searched at once."""
+"""The query vectors that are searched at once, in bytes."""
 
 BLOCK_NUMBERS = 1 << 20
-"""Numbers in the answers to one block of queries: memory stays bounded however large k is."""
+"""Values in the answers to one block of queries, so that memory is bounded for any k."""
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from pyspark_knn.engine.ship.shard_rows import open_shards
 from pyspark_knn.engine.spark.arrow import list_rows
 
 _BATCH_BYTES = 32 << 20
-"""Vectors in one batch of rows."""
+"""The vectors in one batch of rows, in bytes."""
 
 
 def read_items(

@@ -1,7 +1,7 @@
 """Answer narrower searches from the neighbors that a wider one found, in a worker.
 
-What a stage returns depends on the distances and on columns of the neighbors alone. So the lists of
-both for the widest search hold the answer of every narrower one.
+The answer of a stage depends only on the distances and on columns of the neighbors. So the lists of
+both for the widest search contain the answer of every narrower one.
 """
 
 from __future__ import annotations

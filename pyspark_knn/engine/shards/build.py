@@ -117,7 +117,7 @@ def split_chunks(
             if rows != chunk["rows"] and not request.named:
                 raise RuntimeError(_CHANGED)
             yield from _pieces(request, chunk, start)
-    # By partitions and not by chunks, since the rows of a shuffle may come in another order.
+    # Partitions are compared, not chunks, since a shuffle may return rows in a different order.
     for partition, tally in found.items():
         counted = _Tally()
         for *_, rows, content in request.chunks[request.chunks[:, 0] == partition].tolist():

@@ -19,7 +19,7 @@ from pyspark_knn.index.cells import ShardAssignment
 from pyspark_knn.index.distances import Metric
 
 _SAMPLED = 256
-"""Items per cell that KMeans sees: more of them hardly move the centers."""
+"""Items per cell in the sample for KMeans: more of them hardly move the centers."""
 
 _ITERATIONS = 10
 """The maxIter of KMeans."""

@@ -17,7 +17,7 @@ from pyspark_knn.engine.ship.guard import guarded
 from pyspark_knn.engine.spark import compat
 
 _FUNCTIONS: Any = F
-"""Without the types of one version of Spark."""
+"""Untyped, since the functions that exist depend on the version of Spark."""
 
 
 def batch_udf(

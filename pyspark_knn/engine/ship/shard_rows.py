@@ -13,7 +13,7 @@ from pyspark_knn.engine.ship.bundle import ALIGNMENT, read_bundle
 from pyspark_knn.engine.spark.arrow import one_row
 
 _PART_BYTES = 8 << 20
-"""Rows of this size pass every buffer of Spark; no batch of them outgrows Arrow's 2 GiB."""
+"""The bytes of one row: small enough for every buffer of Spark and for Arrow's limit of 2 GiB."""
 
 
 @dataclass(frozen=True)

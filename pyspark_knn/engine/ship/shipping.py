@@ -246,7 +246,7 @@ def _by_value(context: Any, application: str, content: Any) -> Shipment:
     """Broadcast bytes under I/O encryption, where nothing may be written to disk unencrypted."""
     file = io.BytesIO()
     digest = write_bundle(content, file)
-    # Spark's stream of encrypted data accepts nothing but bytes. getvalue() does not copy them.
+    # Spark's stream of encrypted data accepts only bytes. getvalue() does not copy them.
     value = file.getvalue()
     return _shared(application, digest, lambda: broadcasting.broadcast(context, digest, value))
 

@@ -143,6 +143,6 @@ def _free_all_of(key: str) -> None:
         try:
             frame.unpersist()
         except Exception:
-            # If the server does not respond, each call retries for minutes: skip the others.
+            # If the server does not respond, each call is retried for minutes, so skip the others.
             logger.debug("cannot unpersist DataFrames", exc_info=True)
             break

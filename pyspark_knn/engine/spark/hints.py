@@ -75,7 +75,7 @@ def instead_of(value: object) -> str:
     if isinstance(value, Mapping):
         return "use spark.createDataFrame([row])"
     if isinstance(value, (list, tuple)):
-        # A tuple is a row with several columns, also if all of them are numbers.
+        # A tuple is a row with several columns, even if all of them are numbers.
         vectors = bool(value) and not isinstance(value[0], tuple) and _is_vector(value[0])
         return _MANY_ROWS if vectors else "use spark.createDataFrame(rows, names)"
     return "use spark.createDataFrame(rows, names) or spark.read"

@@ -1,7 +1,7 @@
 """Even, repeatable repartitioning: keys for shuffles, and hashes of whole rows.
 
-A retried task must send each of its rows to the same partition again, so nothing here depends on
-the order of rows.
+A retried task must send each of its rows to the same partition again, so nothing in this module
+depends on the order of rows.
 """
 
 from __future__ import annotations
