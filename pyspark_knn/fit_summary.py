@@ -18,7 +18,7 @@ class FitSummary:
     numSkipped : int
         Number of invalid items that were skipped.
     numDuplicates : int
-        Number of items that have the id of another item.
+        Number of items that have the same id as another item.
     algorithmReason, placementReason : str
         Why this algorithm and this placement were chosen.
     featureNames : list of str or None

@@ -135,7 +135,7 @@ class NeighborModel(SharedIndex, FittedParams, _KNNParams, SavedModel):
         rebuilds = self._index is not None and self._index.rebuilds_from_source
         return rebuilds and loaded is not None and loaded.overlaps(place)
 
-    # --- what users see ---
+    # --- public members ---
 
     @property
     def numItems(self) -> int:
@@ -181,9 +181,8 @@ class NeighborModel(SharedIndex, FittedParams, _KNNParams, SavedModel):
     def items(self) -> DataFrame:
         """The items as a DataFrame.
 
-        It has the columns position (of a replicated model, or where idCol is unset), id (where
-        idCol is set), features (array of float or double), and label and weight, where items have
-        these.
+        It has the columns position (for a replicated model, or if idCol is unset), id (if idCol is
+        set), features (array of float or double), and label and weight (if the items have them).
         """
         session = SparkSession.getActiveSession()
         if session is None:
@@ -204,7 +203,7 @@ class NeighborModel(SharedIndex, FittedParams, _KNNParams, SavedModel):
         Returns
         -------
         str
-            A text for people to read: the numbers of items, queries and pairs; the placement,
+            A report of one line per aspect: the numbers of items, queries and pairs; the placement,
             shards and replicas; the bytes to transfer; the memory of the Python workers; an
             estimate of the time; and the settings to raise, if any.
 
@@ -340,7 +339,7 @@ class NeighborModel(SharedIndex, FittedParams, _KNNParams, SavedModel):
 
     def write(self) -> ModelWriter:
         """Return a writer that saves this model."""
-        self._fitted  # noqa: B018 - refuses an empty model before anything is overwritten
+        self._fitted  # noqa: B018 - raises an error before anything is overwritten
         return ModelWriter(self)
 
     @classmethod

@@ -41,7 +41,7 @@ def _one_column(value: Any) -> str:
 
 
 class CheckedParams(Params):
-    """Params that accept None for "unset" only where None is allowed."""
+    """Params that accept None as "unset" only if their converter allows it."""
 
     def _set(self: Self_, **kwargs: Any) -> Self_:
         # pyspark stores an explicit None unchecked, which then fails when a saved stage is loaded.

@@ -184,7 +184,7 @@ class ModelWriter(_Writer):
                 f"{path} contained the files of this sharded model, which were deleted before the "
                 "model was saved again, and its shards are no longer in memory. PipelineModel "
                 "deletes a folder before it overwrites it: save a PipelineModel with a sharded "
-                "model to another path than the one it was loaded from."
+                "model to a path other than the one it was loaded from."
             ) from error
 
     def saveImpl(self, path: str) -> None:

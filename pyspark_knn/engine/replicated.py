@@ -81,7 +81,7 @@ class Replicated(Placement):
 
     @functools.cached_property
     def converts(self) -> bool:
-        """See `Placement.converts`; one pass over the items where the metric compares sets."""
+        """See `Placement.converts`; one pass over the items if the metric compares sets."""
         return self.searchable.index.metric.converts(self._matrix)
 
     @property

@@ -2,7 +2,7 @@
 
     packed chunks -split-> pieces -shuffle-> build -> shards: rows (shard, part, bytes), persisted
 
-The driver gets counts and, where shards are cells, their centers. For the search of the shards see
+The driver receives counts and, if shards are cells, their centers. For the search of the shards see
 `pyspark_knn.engine.shards.plan`.
 """
 
@@ -206,7 +206,7 @@ class Sharded(Placement):
         )
 
     def items_frame(self, session: SparkSession) -> DataFrame:
-        """See `Placement.items_frame`; items have a position only where they have no id."""
+        """See `Placement.items_frame`; items have a position only if they have no id."""
         self._check_session(session)
         frame = self._stored()
         if self.id_type is None:

@@ -104,7 +104,7 @@ def _fastest(matrix: NDArray[np.floating], spec: IndexSpec) -> tuple[NeighborInd
         return _build(base, matrix, spec), f"only {base} supports metric {spec.metric.name!r}"
     if len(matrix) < _MIN_TIMED_ITEMS:
         return _build(base, matrix, spec), f"{base} is fast enough for {len(matrix)} items"
-    # One thread, as in a worker, however many the machine has.
+    # One thread, as in a worker, regardless of the number of cores.
     with threadpool_limits(limits=1):
         costs = _estimates(base, others, matrix, spec)
         best = min(costs, key=lambda algorithm: costs[algorithm])

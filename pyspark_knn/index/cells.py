@@ -53,7 +53,7 @@ _BLOCK_PAIRS = 1 << 19
 
 
 def check_cells(metric: Metric) -> None:
-    """Raise ValueError unless a metric supports cells.
+    """Raise a ValueError unless a metric supports cells.
 
     Parameters
     ----------

@@ -147,7 +147,7 @@ class Metric:
         return any(bool(((part != 0) & (part != 1)).any()) for part in parts)
 
     def check_values(self, rows: NDArray[np.floating]) -> None:
-        """Raise ValueError if the values of `rows` are in another unit than the metric needs.
+        """Raise a ValueError if the values of `rows` are not in the unit that the metric requires.
 
         Only haversine needs a unit. Degrees in place of radians would give plausible answers.
 
@@ -168,7 +168,7 @@ class Metric:
                 )
 
     def check_dimension(self, n_features: int) -> None:
-        """Raise ValueError if the metric does not support vectors of `n_features` dimensions.
+        """Raise a ValueError if the metric does not support vectors of `n_features` dimensions.
 
         Parameters
         ----------

@@ -32,7 +32,7 @@ matrix that is symmetric or semi-definite within this error counts as such."""
 
 _SINGULAR = 1e-12
 """The smallest eigenvalue, as a share of the largest, of a covariance that can be inverted, once it
-is scaled so that each feature has variance 1. Below it the eigenvalue is nothing but rounding."""
+is scaled so that each feature has variance 1. Below it, the eigenvalue is a rounding error."""
 
 _SINGULAR_ADVICE = (
     "some features are linear combinations of others, for example all one-hot columns of a "
@@ -185,7 +185,7 @@ def _checked_inverse(inverse: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _inverted(covariance: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Invert a covariance by way of the correlations, since features differ in scale."""
+    """Invert a covariance through the correlations, since features differ in scale."""
     asymmetry = np.abs(covariance - covariance.T).max()
     if float(asymmetry) > _ROUNDING * float(np.abs(covariance).max()):
         raise ValueError("metricParams['V'] must be symmetric")

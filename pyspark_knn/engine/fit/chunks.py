@@ -32,7 +32,7 @@ CHUNK_SCHEMA = pa.schema(
 )
 """A row for each chunk, and one more (chunk -1, no rows) that closes each partition and names the
 first problem in it. `dtype`: that of the values, float32 or float64. `label`: the largest label,
-where there are labels. `size`: bytes of the four binary columns together. `stored`: the number of
+if there are labels. `size`: bytes of the four binary columns together. `stored`: the number of
 stored values of sparse vectors; null for dense ones. `content`: equal for equal rows in any order.
 `digest`: equal for equal binary columns. `columns`: the item columns, an Arrow stream. `lengths`
 and `indices`: of sparse vectors only."""

@@ -165,7 +165,7 @@ def saved_source(frame: DataFrame, declared: Iterable[ItemColumn]) -> ItemSource
     Parameters
     ----------
     frame : DataFrame
-        Has the columns `features`, those of `declared` by their names, and "position" where there
+        Has the columns `features`, those of `declared` by their names, and "position" if there
         are no ids.
     declared : iterable of ItemColumn
         The columns that every item has in addition to its vector.

@@ -25,7 +25,7 @@ class Items:
         The number of items.
     columns : dict of str to pyarrow.Array of length count
         Without nulls. "id", in the type that ids have in Python (see `ids.to_wire`) and in
-        ascending order; it is missing where the positions are the ids.
+        ascending order; it is missing if the positions are the ids.
     """
 
     count: int

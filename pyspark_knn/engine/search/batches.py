@@ -66,7 +66,7 @@ class Request:
         The name of the features column, for messages.
     inputs : tuple of str
         The names of a query's columns, in the order in which they are sent to the worker:
-        `vectors.VALUES`, then `vectors.LAYOUT` and `EXCLUDED` where they are there.
+        `vectors.VALUES`, then `vectors.LAYOUT` and `EXCLUDED` if they are needed.
     answer : Answer
         Makes the output.
     probes : int or None

@@ -50,7 +50,7 @@ def read_shards(
     Parameters
     ----------
     digests : dict of int to str
-        What each shard must be, see `shard_rows.ShardReader`.
+        The expected digest of each shard, see `shard_rows.ShardReader`.
     names : list of str
         The columns to yield: "features", and those of the items.
     batches : iterator of pyarrow.RecordBatch

@@ -29,7 +29,7 @@ def search_shards(
     request : Request
         What to search; its answer is `FoundLists`.
     digests : dict of int to str
-        What each shard must be, see `shard_rows.ShardReader`.
+        The expected digest of each shard, see `shard_rows.ShardReader`.
     batches : iterator of tuples of pyarrow.Array
         `SHARD_COLUMNS`, of which a query has the first alone, and then `request.inputs`.
 

@@ -41,7 +41,7 @@ def merge_batches(
     Raises
     ------
     RuntimeError
-        If a retried task produced other queries than it did at first.
+        If a retried task produced different queries than at first.
     """
     for sent, answered, rows, *lists in batches:
         asked = sent.fill_null(-1).to_numpy(zero_copy_only=False)

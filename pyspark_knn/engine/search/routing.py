@@ -1,4 +1,4 @@
-"""The shards that a query is sent to, where shards are cells, in a Python worker."""
+"""Choose the shards that a query is sent to, if shards are cells, in a Python worker."""
 
 from __future__ import annotations
 

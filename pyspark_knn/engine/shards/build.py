@@ -162,7 +162,7 @@ def _pieces(
 
 
 def _columns(chunk: Mapping[str, Any], start: int) -> pa.Table:
-    """Return the columns of a chunk's items, with positions as "id" where they have no ids."""
+    """Return the columns of a chunk's items, with positions as "id" if they have no ids."""
     columns = pa.table({}) if chunk["columns"] is None else columns_of(chunk)
     given = columns.drop([POSITION]) if POSITION in columns.column_names else columns
     if "id" in columns.column_names:
@@ -241,7 +241,7 @@ def _shard(
 def _sorted(
     request: ShardRequest, pieces: Iterable[Mapping[str, Any]]
 ) -> tuple[pa.Table, NDArray[np.floating]]:
-    """Return the items of a shard sorted by id, whatever the order of the pieces."""
+    """Return the items of a shard sorted by id, regardless of the order of the pieces."""
     table, matrix = _placed(request, pieces)
     # Arrow keeps the memory of the pieces for reuse: as much as the shard, which is copied next.
     pa.default_memory_pool().release_unused()

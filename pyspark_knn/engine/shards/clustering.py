@@ -41,7 +41,7 @@ def find_assignment(
     packed : PackedItems
         The items.
     num_cells : int
-        The number of cells; there are fewer of them where many items are equal.
+        The number of cells; there are fewer if many items are equal.
     most_rows : int
         The largest number of items in a shard.
     metric : Metric

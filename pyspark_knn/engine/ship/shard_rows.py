@@ -29,7 +29,7 @@ class Shard:
     size : int
         The bytes of the bundle.
     digest : str
-        Equal for equal items, in whatever order they came.
+        Equal for equal items, regardless of their original order.
     algorithm, reason : str
         The algorithm of its index, and why it was chosen.
     radius : float or None
