@@ -32,7 +32,7 @@ def _has_pyspark() -> bool:
     if "pyspark" in sys.modules:
         return True
     found = importlib.util.find_spec("pyspark")
-    # Uninstalling pyspark beside pyspark-client leaves empty folders, which are found as a package.
+    # Uninstalling pyspark but not pyspark-client leaves empty folders, found as a package.
     return found is not None and found.origin is not None
 
 

@@ -56,9 +56,10 @@ def check_exclusion(params: _KNNParams) -> None:
     excluded = params.getExcludeIdCol()
     if excluded is not None and params.getIdCol() is None:
         raise ValueError(
-            f"excludeIdCol {excluded!r} needs idCol. Without idCol items are identified by their "
-            "positions, and the ids in the queries would be treated as positions. Set idCol. If "
-            "the column does contain positions, fit without excludeIdCol and set it on the model."
+            f"excludeIdCol {excluded!r} requires idCol. Without idCol, items are identified by "
+            "their positions, and the ids in the queries would be treated as positions. Set idCol. "
+            "If the column does contain positions, fit without excludeIdCol and set it on the "
+            "model."
         )
 
 
@@ -90,7 +91,7 @@ def warn_of_limits(params: _KNNParams, warned: set[str]) -> None:
     if not params.isSet(params.k) and "k" not in warned:
         warned.add("k")
         warnings.warn(
-            f"maxDistance is {limit!r} but k is not set: each query gets at most the "
+            f"maxDistance is {limit!r}, but k is unset: each query gets at most the "
             f"{params.getK()} nearest items within maxDistance. Set k to change that.",
             stacklevel=_USER_LEVEL,
         )
@@ -100,7 +101,7 @@ def warn_of_limits(params: _KNNParams, warned: set[str]) -> None:
     if limit > farthest:
         warned.add("maxDistance")
         warnings.warn(
-            f"maxDistance is {limit!r}, but the largest distance between any two points under "
+            f"maxDistance is {limit!r}, but the largest distance between any two points with "
             f"metric 'haversine' is {farthest:.6g}. Distances are angles in radians unless "
             "metricParams sets the radius of the sphere, for example {'radius': 6371.0088} for "
             "kilometers on Earth.",

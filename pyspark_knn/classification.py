@@ -33,12 +33,12 @@ def _check_thresholds(thresholds: list[float] | None, classes: int) -> None:
     if thresholds is not None and len(thresholds) != classes:
         raise ValueError(
             f"thresholds must have one value for each of the {classes} classes, got "
-            f"{len(thresholds)}"
+            f"{len(thresholds)} values"
         )
 
 
 class KNNClassificationModel(VotingModel, CheckedThresholds, ProbabilisticClassificationModel):
-    """A fitted classifier, which predicts the class with the most votes of a query's nearest items.
+    """A fitted classifier that predicts the class with the most votes among the nearest items.
 
     Create it with `KNNClassifier.fit`, `KNNClassificationModel.load` or
     `KNNClassificationModel.fromSklearn`. ``k``, ``weights``, ``thresholds``, ``maxDistance``,
@@ -46,7 +46,7 @@ class KNNClassificationModel(VotingModel, CheckedThresholds, ProbabilisticClassi
     fit.
 
     The prediction is NaN, and all votes and probabilities are 0, for a query without neighbors, for
-    a query whose neighbors all have weight 0, and for an invalid query under handleInvalid="keep".
+    a query whose neighbors all have weight 0, and for an invalid query with handleInvalid="keep".
 
     Attributes
     ----------
@@ -57,7 +57,7 @@ class KNNClassificationModel(VotingModel, CheckedThresholds, ProbabilisticClassi
     labels : list of str or None
         Names of the classes, if the metadata of the label contain them.
     items : DataFrame
-        The items as they are searched: position, id, features, label and weight.
+        The indexed items: position, id, features, label and weight.
 
     Examples
     --------
@@ -147,8 +147,8 @@ class KNNClassificationModel(VotingModel, CheckedThresholds, ProbabilisticClassi
         Returns
         -------
         sklearn.neighbors.KNeighborsClassifier
-            Fitted on the driver, with this model's Params and items. Its classes are `labels`, if
-            there are any.
+            The classifier, fitted on the driver with this model's Params and items. Its classes are
+            `labels`, if there are any.
 
         Raises
         ------
@@ -350,7 +350,7 @@ class KNNClassifier(
         declared = attribute.get("num_vals") if names is None else len(names)
         if declared is None and largest >= _MAX_CLASSES:
             raise ValueError(
-                f"labelCol {name!r} contains label {largest}, which means {largest + 1} classes. "
+                f"labelCol {name!r} contains label {largest}, so there are {largest + 1} classes. "
                 f"More than {_MAX_CLASSES} classes must be declared in the column's metadata: use "
                 "pyspark.ml.feature.StringIndexer."
             )

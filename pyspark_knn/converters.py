@@ -182,7 +182,7 @@ def json_dict(name: str) -> Converter:
 
 def _json_dict(name: str, value: Any) -> dict[str, Any]:
     if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
-        raise TypeError(f"{name} must be a dict with strings as keys, got {value!r}")
+        raise TypeError(f"{name} must be a dict with string keys, got {value!r}")
     return {key: _plain(name, each) for key, each in value.items()}
 
 

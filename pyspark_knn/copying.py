@@ -12,8 +12,8 @@ Self_ = TypeVar("Self_", bound="SharedIndex")
 class SharedIndex(Model):
     """A model whose copies share one index, and which cannot be pickled.
 
-    The index lives in the Spark session. Without this class the error of pickle would name a lock
-    or the SparkContext instead of the model.
+    The index belongs to a Spark session. Without this class, pickle's error message would name a
+    lock or the SparkContext instead of the model.
     """
 
     def __copy__(self: Self_) -> Self_:
@@ -28,7 +28,8 @@ class SharedIndex(Model):
     def __reduce_ex__(self, protocol: SupportsIndex) -> NoReturn:
         name = type(self).__name__
         raise TypeError(
-            f"{name} cannot be pickled or captured in a UDF, because its index lives in the Spark "
-            "session. Call model.transform(queries) instead of a UDF. To use the model in another "
-            f"process, save it with model.save(path) and load it there with {name}.load(path)."
+            f"{name} cannot be pickled or captured in a UDF, because its index belongs to a "
+            "Spark session. Call model.transform(queries) instead of using a UDF. To use the model "
+            "in another process, save it with model.save(path) and load it there with "
+            f"{name}.load(path)."
         )

@@ -127,14 +127,14 @@ class NeighborEstimator(Estimator[M], FitSetters, MLReadable[Any], MLWritable):
         )
 
     def _warn_of_nondeterministic_ids(self, dataset: DataFrame) -> None:
-        """Warn about ids that may have other values each time that Spark computes them."""
+        """Warn about ids that may have different values each time that Spark computes them."""
         name = self.getIdCol()
         if name is not None and is_nondeterministic(dataset, name):
             warnings.warn(
                 f"idCol {name!r} is computed by a nondeterministic expression (uuid(), rand(), "
                 "monotonically_increasing_id() or a Python UDF without arguments, for example), so "
-                "it may have other values each time that Spark computes it. Persist the items or "
-                "write them to storage before fit, or compute the id from other columns.",
+                "it may have different values each time that Spark computes it. Persist the items "
+                "or write them to storage before fit, or compute the id from other columns.",
                 stacklevel=_USER_LEVEL,
             )
 
@@ -143,13 +143,13 @@ class NeighborEstimator(Estimator[M], FitSetters, MLReadable[Any], MLWritable):
         if self.getIdCol() is None and self._shows_ids():
             warnings.warn(
                 "idCol is unset: neighbors are identified by their positions, which depend on the "
-                "order of the input. Set idCol for ids that are stable.",
+                "order of the input. Set idCol to get stable ids.",
                 stacklevel=_USER_LEVEL,
             )
         if model._summary.numDuplicates:
             warnings.warn(
-                f"idCol {self.getIdCol()!r}: {model._summary.numDuplicates} items have the id of "
-                "another item. They are treated as separate items.",
+                f"idCol {self.getIdCol()!r} contains duplicates: {model._summary.numDuplicates} "
+                "items have the same id as another item. They are treated as separate items.",
                 stacklevel=_USER_LEVEL,
             )
         if model._fitted.converts:

@@ -111,7 +111,9 @@ class NeighborsEvaluator(CheckedParams, Evaluator, MLReadable[Any], MLWritable):
         share = F.size(F.array_intersect(found, exact)) / F.size(exact)
         mean = dataset.where(F.size(exact) > 0).agg(F.avg(F.coalesce(share, F.lit(0.0)))).first()
         if mean is None or mean[0] is None:
-            raise ValueError(f"exactCol {names[1]!r} contains no exact neighbors in any row")
+            raise ValueError(
+                f"exactCol {names[1]!r} contains no neighbors: all arrays are empty or null"
+            )
         return float(mean[0])
 
     def isLargerBetter(self) -> bool:

@@ -1,4 +1,4 @@
-"""The report of `explainSearch`: what a search would cost."""
+"""The report of `explainSearch`: the estimated cost of a search."""
 
 from __future__ import annotations
 

@@ -2,8 +2,8 @@
 
 All param maps that agree on the Params of the index share one index. Models that share an index
 also share the search of cached queries, such as the folds of MLlib's CrossValidator: the search
-runs once, with limits wide enough for each of the models, and each model's answer is cut out of the
-result. The result is kept until the models or the queries are garbage collected.
+runs once, with limits wide enough for each of the models, and each model's answer is selected from
+the result. The result is kept until the models or the queries are garbage collected.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class _IndexGroup(Generic[M]):
         with self._lock:
             if self._first is None:
                 model = estimator.fit(dataset)
-                # On Spark Connect the parallelism takes a job, which a transform must not start.
+                # On Spark Connect the parallelism requires a job, which a transform must not start.
                 tasks = compat.parallelism(dataset.sparkSession)
                 self._shared = SharedSearch(
                     self._widest(), tasks, model._fitted.item_columns, self._prepared(model)
@@ -105,7 +105,7 @@ class MultipleFits(Generic[M]):
     Parameters
     ----------
     estimator : NeighborEstimator
-        The estimator, whose Params hold where a param map does not set them.
+        The estimator, whose Params apply unless a param map sets them.
     dataset : DataFrame
         The items.
     paramMaps : sequence of dict

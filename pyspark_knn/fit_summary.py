@@ -9,7 +9,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 @dataclass(frozen=True)
 class FitSummary:
-    """What a fit reports about itself and its items.
+    """The summary of a fit and of its items.
 
     The names of the fields are part of the saved format.
 
@@ -18,7 +18,7 @@ class FitSummary:
     numSkipped : int
         Number of invalid items that were skipped.
     numDuplicates : int
-        Number of items that have the id of another item.
+        Number of items that have the same id as another item.
     algorithmReason, placementReason : str
         Why this algorithm and this placement were chosen.
     featureNames : list of str or None

@@ -82,7 +82,7 @@ class FittedParams(CheckedParams):
             settable = sorted(param.name for param in self.params if param.name not in FIT_PARAMS)
             raise ValueError(
                 f"{name} cannot be changed on a fitted {type(self).__name__}: it was fitted with "
-                f"{fitted!r}, got {given!r}. Set it on the estimator and fit again. Params that a "
-                f"fitted model allows to set: {', '.join(settable)}"
+                f"{fitted!r}, got {given!r}. Set it on the estimator and fit again. Params that "
+                f"can be set on a fitted model: {', '.join(settable)}"
             )
         return fitted

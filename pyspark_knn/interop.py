@@ -201,8 +201,8 @@ def _matrix(fitted: Any) -> NDArray[np.floating]:
     given = fitted._fit_X
     if fitted.metric == "precomputed":
         raise ValueError(
-            "metric 'precomputed' is not supported, because the index has no vectors. Fit "
-            "NearestNeighbors on the vectors."
+            "metric 'precomputed' is not supported: a search needs vectors, not their distances. "
+            "Fit NearestNeighbors on the vectors."
         )
     if hasattr(given, "toarray"):
         given = given.toarray()
@@ -317,8 +317,8 @@ def to_sklearn_voter(
     """
     if "weight" in items.columns:
         raise ValueError(
-            "weightCol is not supported by scikit-learn, which has no weights of items: fit "
-            "without weightCol"
+            "weightCol is not supported by scikit-learn, which has no weights of items. Fit "
+            "without weightCol."
         )
     arguments = _arguments(params, len(matrix))
     return kind(**arguments, weights=params.getWeights()).fit(_rows(params, matrix), target)

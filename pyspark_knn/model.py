@@ -1,4 +1,4 @@
-"""The base class of all models: a placed index, and the search."""
+"""The base class of all models, which hold an index and search it."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ Self_ = TypeVar("Self_", bound="NeighborModel")
 
 
 class NeighborModel(SharedIndex, FittedParams, _KNNParams, SavedModel):
-    """The base class of all models: a placed index, and the search."""
+    """The base class of all models, which hold an index and search it."""
 
     _OUTPUTS: ClassVar[tuple[str, ...]]
     """The Params that name output columns, in the order of these columns."""
@@ -59,7 +59,7 @@ class NeighborModel(SharedIndex, FittedParams, _KNNParams, SavedModel):
         """The warnings that were given; a model shares this set with its copies."""
 
     def _place(self, packed: PackedItems, summary: FitSummary) -> None:
-        """Index packed items where the Params say."""
+        """Index packed items in the placement that the Params request."""
         index, reason = place(
             packed,
             self._spec(),
@@ -67,7 +67,7 @@ class NeighborModel(SharedIndex, FittedParams, _KNNParams, SavedModel):
             num_shards=self.getNumShards(),
             shard_by=self.getShardBy(),
         )
-        # A loaded model keeps the reason of its fit, unless it could not stay where it was.
+        # A loaded model keeps the reason of its fit, unless its placement had to change.
         kept = summary.placementReason if index.name == self.getPlacement() else ""
         self._hold(index, replace(summary, placementReason=kept or reason))
 
@@ -75,7 +75,7 @@ class NeighborModel(SharedIndex, FittedParams, _KNNParams, SavedModel):
         return IndexSpec(checked_metric(self), self.getAlgorithm(), self.getLeafSize(), entries())
 
     def _hold(self, index: Placement, summary: FitSummary) -> None:
-        """Become the model of an index; its Params say what was chosen where they said "auto"."""
+        """Set the index of this model, and replace "auto" in its Params by the chosen values."""
         chosen = {} if index.num_shards is None else {"numShards": index.num_shards}
         self._fix(placement=index.name, algorithm=index.algorithm, **chosen)
         self._index = index
@@ -88,11 +88,11 @@ class NeighborModel(SharedIndex, FittedParams, _KNNParams, SavedModel):
         logger.info("placement %s: %s", index.name, summary.placementReason)
 
     def _share(self, search: SharedSearch | None) -> None:
-        """Search together with the other models of a `fitMultiple`."""
+        """Share searches with the other models of a `fitMultiple`."""
         self._shared = search
 
     def _prepared(self) -> Prepared:
-        """Return the output that this model will be asked for, under names that are unique."""
+        """Return the answer that this model will return, unless its Params change."""
         unique = uuid.uuid4().hex
         outputs = {
             name: f"knn_{name}_{unique}" for name in self._OUTPUTS if self.getOrDefault(name)
@@ -103,11 +103,11 @@ class NeighborModel(SharedIndex, FittedParams, _KNNParams, SavedModel):
     # --- saved and loaded, see `pyspark_knn.persistence` ---
 
     def _fit_record(self) -> dict[str, Any]:
-        """Return the fit summary to save, as JSON values."""
+        """Return the fit summary to save in the metadata, as JSON values."""
         return asdict(self._summary)
 
     def _restore(self, packed: PackedItems, record: dict[str, Any]) -> None:
-        """Become the model that was saved."""
+        """Restore the model from its packed items and its saved fit summary."""
         summary = read_summary(record)
         self._check_summary(summary, packed)
         self._place(packed, summary)
@@ -116,25 +116,28 @@ class NeighborModel(SharedIndex, FittedParams, _KNNParams, SavedModel):
         """Raise a ValueError if a saved summary does not match the saved items."""
         names = summary.featureNames
         if names is not None and len(names) != packed.num_features:
-            raise ValueError(f"{len(names)} featureNames for {packed.num_features} features")
+            raise ValueError(
+                f"featureNames must have one name for each of the {packed.num_features} features, "
+                f"got {len(names)}"
+            )
 
     def _saved_columns(self) -> dict[str, tuple[str, ...]]:
-        """Return the columns that saved items must have, and their types; of ids any type."""
+        """Return the columns that saved items must have, with their types: any type for ids."""
         position = {POSITION: ("bigint",)} if self.getIdCol() is None else {}
         others = {each.name: each.saved_types for each in self._item_columns()}
         return {**position, **others, "features": ("array<double>", "array<float>")}
 
     def _came_from(self, saved_at: SavedAt) -> None:
-        """Remember where this model was loaded from."""
+        """Remember the folder that this model was loaded from."""
         self._loaded_from = saved_at
 
     def _needs(self, saved_at: SavedAt) -> bool:
-        """Whether the index may have to be rebuilt from what is saved there."""
+        """Whether the index may have to be rebuilt from the files of that folder."""
         loaded = self._loaded_from
         rebuilds = self._index is not None and self._index.rebuilds_from_source
         return rebuilds and loaded is not None and loaded.overlaps(saved_at)
 
-    # --- what users see ---
+    # --- public members ---
 
     @property
     def numItems(self) -> int:
@@ -153,12 +156,12 @@ class NeighborModel(SharedIndex, FittedParams, _KNNParams, SavedModel):
 
     @property
     def algorithmReason(self) -> str:
-        """Why the index has the algorithm that `getAlgorithm` returns."""
+        """The reason for the algorithm that `getAlgorithm` returns."""
         return self._summary.algorithmReason
 
     @property
     def placementReason(self) -> str:
-        """Why the index has the placement that `getPlacement` returns."""
+        """The reason for the placement that `getPlacement` returns."""
         return self._summary.placementReason
 
     @property
@@ -180,13 +183,12 @@ class NeighborModel(SharedIndex, FittedParams, _KNNParams, SavedModel):
     def items(self) -> DataFrame:
         """The items as a DataFrame.
 
-        It has the columns position (of a replicated model, or where idCol is unset), id (where
-        idCol is set), features (array of float or double), and label and weight, where items have
-        these.
+        It has the columns position (for a replicated model, or if idCol is unset), id (if idCol is
+        set), features (array of float or double), and label and weight (if the items have them).
         """
         session = SparkSession.getActiveSession()
         if session is None:
-            raise ValueError("items needs an active Spark session, and there is none")
+            raise ValueError("model.items requires an active Spark session, but there is none")
         return self._fitted.items_frame(session)
 
     def explainSearch(self, queries: DataFrame) -> str:
@@ -203,7 +205,7 @@ class NeighborModel(SharedIndex, FittedParams, _KNNParams, SavedModel):
         Returns
         -------
         str
-            A text for people to read: the numbers of items, queries and pairs; the placement,
+            A report of one line per aspect: the numbers of items, queries and pairs; the placement,
             shards and replicas; the bytes to transfer; the memory of the Python workers; an
             estimate of the time; and the settings to raise, if any.
 
@@ -232,7 +234,7 @@ class NeighborModel(SharedIndex, FittedParams, _KNNParams, SavedModel):
         ).report()
 
     def unpersist(self: Self_) -> Self_:
-        """Free what the executors hold of the index.
+        """Free the memory and disk of the index on the executors.
 
         The model can still be used: the next search ships a replicated index again, and each later
         search of a sharded model rebuilds its shards from the items.
@@ -258,18 +260,16 @@ class NeighborModel(SharedIndex, FittedParams, _KNNParams, SavedModel):
         compat.session_of(dataset)
         outputs = {param: name for param in self._OUTPUTS if (name := self.getOrDefault(param))}
         if not outputs:
-            raise ValueError(
-                f"{', '.join(self._OUTPUTS)} are all empty. Name at least one of them."
-            )
+            raise ValueError(f"{', '.join(self._OUTPUTS)} are all empty. Set at least one of them.")
         columns.refuse_existing(dataset, outputs)
         return self._search(dataset, outputs)
 
     def _answer(self, outputs: dict[str, str]) -> Answer:
-        """Return what makes the columns of `outputs` from neighbors, in the workers."""
+        """Return the answer that computes the columns `outputs` from neighbors, in the workers."""
         raise NotImplementedError
 
     def _finished(self, outputs: dict[str, str]) -> dict[str, Column]:
-        """Return the output columns that differ from what comes from Python, by their names."""
+        """Return the output columns that differ from those that Python returns, by name."""
         name, id_type = outputs.get("neighborsCol"), self._id_type
         if name is None or not changes_on_wire(id_type):
             return {}
@@ -278,11 +278,11 @@ class NeighborModel(SharedIndex, FittedParams, _KNNParams, SavedModel):
 
     @property
     def _id_type(self) -> T.DataType:
-        """The type of the ids of neighbors."""
+        """The Spark type of the ids of neighbors."""
         return self._fitted.id_type or T.LongType()
 
     def _found_lists(self, outputs: dict[str, str]) -> FoundLists:
-        """Return the answer that makes those columns of `outputs` that list neighbors."""
+        """Return the answer that computes the columns of `outputs` that list neighbors."""
         types = {"id": wire_type(self._id_type), DISTANCE: T.DoubleType()}
         params = {"neighborsCol": "id", "distancesCol": DISTANCE}
         shown = {outputs[param]: name for param, name in params.items() if param in outputs}
@@ -308,7 +308,7 @@ class NeighborModel(SharedIndex, FittedParams, _KNNParams, SavedModel):
         return frame if is_finished else columns.replace_columns(frame, self._finished(outputs))
 
     def _run(self, queries: DataFrame, answer: Answer, limits: Limits) -> DataFrame:
-        """Search within `limits`, whatever the Params k and maxDistance are."""
+        """Search within `limits`, regardless of the Params k and maxDistance."""
         index = self._fitted
         features = features_of(queries, "featuresCol", self.getFeaturesCol())
         strict = self.getHandleInvalid() == "error"
@@ -339,11 +339,11 @@ class NeighborModel(SharedIndex, FittedParams, _KNNParams, SavedModel):
         )
 
     def write(self) -> ModelWriter:
-        """Return a writer of this model."""
-        self._fitted  # noqa: B018 - raises an error for a model without an index, before anything is overwritten
+        """Return a writer that saves this model."""
+        self._fitted  # noqa: B018 - raises an error before anything is overwritten
         return ModelWriter(self)
 
     @classmethod
     def read(cls: type[M]) -> ModelReader[M]:
-        """Return a reader of saved models."""
+        """Return a reader that loads a saved model."""
         return ModelReader(cls)

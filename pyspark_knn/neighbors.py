@@ -35,7 +35,7 @@ class _SearchParams(HasNeighborColumns):
 
 
 class KNNModel(NeighborModel, _SearchParams):
-    """A fitted nearest-neighbor index, which adds the neighbors of each query to its row.
+    """A fitted nearest-neighbor index, whose `transform` adds the neighbors of each query.
 
     Create it with `KNNEstimator.fit`, `KNNModel.load` or `KNNModel.fromSklearn`. ``k``,
     ``maxDistance``, ``excludeIdCol``, ``handleInvalid`` and the column names can be set on the
@@ -48,7 +48,7 @@ class KNNModel(NeighborModel, _SearchParams):
     ids : ndarray of shape (numItems,)
         The items' ids in the order of their positions.
     items : DataFrame
-        The items as they are searched: position, id and features.
+        The indexed items: position, id and features.
     algorithmReason, placementReason : str
         Why the algorithm and the placement of this model were chosen.
 
@@ -161,8 +161,8 @@ class KNNModel(NeighborModel, _SearchParams):
         Returns
         -------
         sklearn.neighbors.NearestNeighbors
-            Fitted on the driver, with this model's k, metric, algorithm and leaf size. Its row
-            indices are positions in `ids`.
+            The index, fitted on the driver with this model's k, metric, algorithm and leaf size.
+            Its row indices are positions in `ids`.
 
         Raises
         ------
@@ -224,7 +224,7 @@ class KNNEstimator(NeighborEstimator[KNNModel], _SearchParams):
         name is empty.
     distancesCol : str, default="distances"
         Output column of arrays of double with the distances of the neighbors in the unit of the
-        metric, in the same, non-decreasing order. It is omitted if the name is empty.
+        metric, in the same order (non-decreasing). It is omitted if the name is empty.
     metric : str, default="euclidean"
         Any metric name of scikit-learn's NearestNeighbors except "precomputed" and
         "nan_euclidean", or "inner_product", whose distance is the negated inner product.

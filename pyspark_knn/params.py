@@ -48,7 +48,7 @@ def _one_column(value: Any) -> str:
 
 
 class CheckedParams(Params):
-    """Params that accept None for "unset" only where None is allowed."""
+    """Params that accept None as "unset" only if their converter allows it."""
 
     def _set(self: Self_, **kwargs: Any) -> Self_:
         # pyspark stores an explicit None unchecked, which then fails when a saved stage is loaded.
@@ -108,7 +108,7 @@ class _KNNParams(CheckedParams, HasFeaturesCol):
         Params._dummy(),
         "idCol",
         "column of the items with their ids, of any atomic type; by default items are identified "
-        "by their positions, a bigint",
+        "by their positions, of type bigint",
         optional(_one_column),
     )
     metric: Param[str] = Param(
@@ -134,7 +134,7 @@ class _KNNParams(CheckedParams, HasFeaturesCol):
     algorithm: Param[str] = Param(
         Params._dummy(),
         "algorithm",
-        f"search algorithm: {', '.join(algorithm_choices())}; on a model, the chosen one",
+        f"search algorithm: {', '.join(algorithm_choices())}; on a model, the chosen algorithm",
         choice("algorithm", algorithm_choices),
     )
     leafSize: Param[int] = Param(
@@ -154,14 +154,14 @@ class _KNNParams(CheckedParams, HasFeaturesCol):
         Params._dummy(),
         "placement",
         "placement of the index: auto, replicated (one copy on every executor) or sharded "
-        "(partitioned over the executors); on a model, the one that was chosen",
+        "(partitioned over the executors); on a model, the chosen placement",
         choice("placement", PLACEMENTS),
     )
     numShards: Param[int | None] = Param(
         Params._dummy(),
         "numShards",
         "number of shards of a sharded index, >= 1; by default chosen from the size of the index "
-        "and the number of cores; on a model, the number that was chosen",
+        "and the number of cores; on a model, the chosen number",
         optional(whole("numShards", 1)),
     )
 
@@ -210,7 +210,7 @@ class _KNNParams(CheckedParams, HasFeaturesCol):
         )
 
     def _item_columns(self) -> list[ItemColumn]:
-        """Return what every item has beside its vector, ids first."""
+        """Return the columns that every item has in addition to its vector, ids first."""
         name = self.getIdCol()
         return [] if name is None else [ItemColumn("id", "idCol", name, numeric=False)]
 
@@ -247,7 +247,7 @@ class _KNNParams(CheckedParams, HasFeaturesCol):
         return self.getOrDefault(self.metricParams)
 
     def getAlgorithm(self) -> str:
-        """Value of algorithm; on a model, what was chosen."""
+        """Value of algorithm; on a model, the chosen algorithm."""
         return self.getOrDefault(self.algorithm)
 
     def getLeafSize(self) -> int:
@@ -259,7 +259,7 @@ class _KNNParams(CheckedParams, HasFeaturesCol):
         return self.getOrDefault(self.dtype)
 
     def getPlacement(self) -> str:
-        """Value of placement; on a model, the one that was chosen."""
+        """Value of placement; on a model, the chosen placement."""
         return self.getOrDefault(self.placement)
 
     def getNumShards(self) -> int | None:
@@ -366,8 +366,8 @@ class HasNeighborColumns(CheckedParams):
     distancesCol: Param[str] = Param(
         Params._dummy(),
         "distancesCol",
-        "output column of array<double> with the distances of the neighbors, in the same, "
-        "non-decreasing order; omitted if the name is empty",
+        "output column of arrays of double with the distances of the neighbors, in the same order "
+        "as neighborsCol (non-decreasing); omitted if the name is empty",
         text("distancesCol"),
     )
 

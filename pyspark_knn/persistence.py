@@ -34,7 +34,7 @@ M = TypeVar("M", bound="SavedModel")
 
 
 class SavedModel(Params, MLReadable[Any], MLWritable):
-    """What a fitted model provides to its writer and its reader."""
+    """The interface of a fitted model for its writer and its reader."""
 
     @property
     def numItems(self) -> int:
@@ -48,7 +48,7 @@ class SavedModel(Params, MLReadable[Any], MLWritable):
 
     @property
     def _fitted(self) -> Placement:
-        """The placed index."""
+        """The index in its placement."""
         raise NotImplementedError
 
     def _fit_record(self) -> dict[str, Any]:
@@ -64,7 +64,7 @@ class SavedModel(Params, MLReadable[Any], MLWritable):
         raise NotImplementedError
 
     def _item_columns(self) -> list[ItemColumn]:
-        """Return what every item has beside its vector."""
+        """Return the columns that every item has in addition to its vector."""
         raise NotImplementedError
 
     def _saved_columns(self) -> dict[str, tuple[str, ...]]:
@@ -76,12 +76,12 @@ class SavedModel(Params, MLReadable[Any], MLWritable):
         raise NotImplementedError
 
     def _needs(self, saved_at: SavedAt) -> bool:
-        """Whether this model may still read the files of that folder."""
+        """Whether the index may have to be rebuilt from the files of that folder."""
         raise NotImplementedError
 
 
 class _Writer(MLWriter):
-    """Writes a stage; an overwritten folder is replaced only after the new one is complete."""
+    """A writer of a stage; an overwritten folder is replaced only after the new one is complete."""
 
     def __init__(self, instance: Params) -> None:
         super().__init__()
@@ -90,7 +90,7 @@ class _Writer(MLWriter):
     def save(self, path: str) -> None:
         """Save the stage to `path`.
 
-        With `overwrite` the new folder is written beside the old one, which is kept until the new
+        With `overwrite` the new folder is written next to the old one, which is kept until the new
         one is complete.
 
         Parameters
@@ -152,7 +152,7 @@ class _Writer(MLWriter):
 
 
 class StageWriter(_Writer):
-    """Writes an estimator, that is its Params."""
+    """A writer of the Params of an estimator."""
 
     def saveImpl(self, path: str) -> None:
         """Write the metadata to `path`."""
@@ -160,7 +160,7 @@ class StageWriter(_Writer):
 
 
 class ModelWriter(_Writer):
-    """Writes a fitted model: its items, then its Params and its fit summary."""
+    """A writer of a fitted model: its items, then its Params and its fit summary."""
 
     def __init__(self, instance: SavedModel) -> None:
         super().__init__(instance)
@@ -184,7 +184,7 @@ class ModelWriter(_Writer):
                 f"{path} contained the files of this sharded model, which were deleted before the "
                 "model was saved again, and its shards are no longer in memory. PipelineModel "
                 "deletes a folder before it overwrites it: save a PipelineModel with a sharded "
-                "model to another path than the one it was loaded from."
+                "model to a path other than the one it was loaded from."
             ) from error
 
     def saveImpl(self, path: str) -> None:
@@ -202,7 +202,7 @@ class ModelWriter(_Writer):
 
 
 class StageReader(MLReader[Any], Generic[S]):
-    """Reads an estimator.
+    """A reader of a saved estimator.
 
     Parameters
     ----------
@@ -272,7 +272,7 @@ class StageReader(MLReader[Any], Generic[S]):
 
 
 class ModelReader(StageReader[M]):
-    """Reads a fitted model and builds its index again."""
+    """A reader of a fitted model, which builds its index again."""
 
     def load(self, path: str) -> M:
         """Load the model that was saved to `path`; see `StageReader.load`."""
@@ -290,8 +290,7 @@ class ModelReader(StageReader[M]):
                 return model
             model.unpersist()
         raise ValueError(
-            f"{path} was overwritten while it was being loaded, in {_ATTEMPTS} attempts. Load it "
-            "again."
+            f"{path} was overwritten during each of {_ATTEMPTS} attempts to load it. Load it again."
         )
 
     def _restored(self, path: str, text: str) -> M:

@@ -227,7 +227,7 @@ class _SharedOutput:
                 output = dataset
                 for stage in stages:
                     output = stage.transform(output)
-                if output is dataset:  # as its own value it would never be garbage collected
+                if output is dataset:  # a key that is its own value is never collected
                     return output
                 made[key] = output
             output = made[key]

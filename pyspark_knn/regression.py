@@ -16,21 +16,21 @@ from pyspark_knn.voting import VotingEstimator, VotingModel
 
 
 class KNNRegressionModel(VotingModel, RegressionModel[Vector]):
-    """A fitted regressor, which predicts the mean label of each query's nearest items.
+    """A fitted regressor that predicts the mean label of the nearest items of each query.
 
     Create it with `KNNRegressor.fit`, `KNNRegressionModel.load` or
     `KNNRegressionModel.fromSklearn`. ``k``, ``weights``, ``maxDistance``, ``excludeIdCol``,
     ``handleInvalid`` and the column names can be set on the model without another fit.
 
     The prediction is NaN for a query without neighbors, for a query whose neighbors all have weight
-    0, and for an invalid query under handleInvalid="keep".
+    0, and for an invalid query with handleInvalid="keep".
 
     Attributes
     ----------
     numItems, numFeatures, numSkipped : int
         Number of items, dimension of their vectors, and number of invalid items that were skipped.
     items : DataFrame
-        The items as they are searched: position, id, features, label and weight.
+        The indexed items: position, id, features, label and weight.
 
     Examples
     --------
@@ -56,7 +56,7 @@ class KNNRegressionModel(VotingModel, RegressionModel[Vector]):
         Returns
         -------
         sklearn.neighbors.KNeighborsRegressor
-            Fitted on the driver, with this model's Params and items.
+            The regressor, fitted on the driver with this model's Params and items.
 
         Raises
         ------
@@ -129,7 +129,7 @@ class KNNRegressor(VotingEstimator[KNNRegressionModel], Regressor[KNNRegressionM
     placement, numShards, shardBy, numProbes, numReplicas
         The placement of the index, see `KNNEstimator`.
     excludeIdCol, maxDistance, handleInvalid
-        Limits of the search, see `KNNEstimator`. Excluded items do not count.
+        Limits of the search, see `KNNEstimator`. Excluded items are ignored.
 
     Raises
     ------

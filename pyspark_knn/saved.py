@@ -181,7 +181,7 @@ def check_columns(frame: DataFrame, wanted: dict[str, tuple[str, ...]]) -> None:
         The saved items. Additional columns are ignored.
     wanted : dict of str to tuple of str
         The names of the expected columns and the types that each may have, as in SQL. An empty
-        tuple stands for all types of ids.
+        tuple allows all types of ids.
 
     Raises
     ------

@@ -114,8 +114,8 @@ class VotingModel(NeighborModel, _VotingParams, PredictionModel[Vector]):
         searchable = self._fitted.searchable
         if searchable is None:
             raise ValueError(
-                "the index of a sharded model is on the executors, not here: use transform on a "
-                "DataFrame of the vectors"
+                "the index of a sharded model is on the executors, not on the driver. Call "
+                "transform with a DataFrame of the vectors."
             )
         k = min(self.getK(), self.numItems)
         found = searchable.index.search(query, k, max_distance=self.getMaxDistance())

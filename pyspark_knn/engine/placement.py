@@ -1,4 +1,4 @@
-"""What an index offers wherever it is placed. A model holds a placement and knows no more."""
+"""The interface of an index in its placement, which is all that a model uses of the engine."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SHARDED = "sharded"
 
 @dataclass(frozen=True)
 class PlacedCost:
-    """What a placement knows of the cost of a search; see `pyspark_knn.explain.SearchCost`."""
+    """The cost of a search in a placement; see `pyspark_knn.explain.SearchCost`."""
 
     index_bytes: int
     pair_seconds: float
@@ -38,28 +38,28 @@ class PlacedCost:
 
 
 class Placement(ABC):
-    """An index that is placed: replicated or sharded.
+    """An index in its placement, replicated or sharded.
 
     Attributes
     ----------
     name : {"replicated", "sharded"}
         The value of the Param ``placement`` for this kind of placement.
     rebuilds_from_source : bool
-        Whether Spark may have to read the items again, where a part of the index is lost.
+        Whether Spark may have to read the items again if a part of the index is lost.
     id_type : DataType or None
-        The Spark type of the ids; None where the positions are the ids.
+        The Spark type of the ids; None if the positions are the ids.
     item_columns : dict of str to DataType
-        What every item has beside its vector, in the form that it has in Python, by name. "id",
-        which comes first, stands for the position where items have no ids.
+        The types of the columns that every item has in addition to its vector, in the form that
+        they have in Python. "id", which comes first, is the position if items have no ids.
     num_items, num_features, num_duplicates : int
         The number of items, the dimension of their vectors, and the number of items that have the
         same id as another item.
     num_shards : int or None
-        The number of shards, the empty ones included; None where there are no shards.
+        The number of shards, the empty ones included; None if there are no shards.
     algorithm, algorithm_reason : str
         The algorithm of the index, and why it was chosen; of shards, the one of most items.
     searchable : Searchable or None
-        The index on the driver; None where the driver does not hold it.
+        The index on the driver; None if the driver does not hold it.
     """
 
     name: ClassVar[str]
@@ -77,7 +77,7 @@ class Placement(ABC):
     @property
     @abstractmethod
     def converts(self) -> bool:
-        """Whether the metric compares sets, and the items hold other numbers than 0 and 1."""
+        """Whether the metric compares sets, and the items contain values other than 0 and 1."""
 
     @abstractmethod
     def search(self, queries: DataFrame, inputs: dict[str, Input], request: Request) -> DataFrame:
@@ -121,4 +121,4 @@ class Placement(ABC):
 
     @abstractmethod
     def unpersist(self) -> None:
-        """Free what the executors hold of the index. Later searches still work."""
+        """Free the memory and disk of the index on the executors. Later searches still work."""

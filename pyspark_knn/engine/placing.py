@@ -1,4 +1,4 @@
-"""Places packed items: replicated or sharded."""
+"""Choose the placement of packed items, replicated or sharded, and build their index there."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def place(
     num_shards: int | None,
     shard_by: str,
 ) -> tuple[Placement, str]:
-    """Index packed items where they fit.
+    """Index packed items in the requested placement or, with "auto", where they fit.
 
     Parameters
     ----------
@@ -46,16 +46,16 @@ def place(
     placement : {"auto", "replicated", "sharded"}
         Where to put the index.
     num_shards : int or None
-        The number of shards of a sharded index; None: by size and cores.
+        The number of shards of a sharded index; None chooses it from the size and the cores.
     shard_by : {"hash", "kmeans"}
-        How items are divided into shards.
+        How items are assigned to shards.
 
     Returns
     -------
     index : Placement
-        The placed index.
+        The index in its placement.
     reason : str
-        Why it is there, one sentence.
+        The reason for the placement, one sentence.
 
     Raises
     ------
@@ -71,7 +71,7 @@ def place(
 def replicate(
     items: Items, matrix: NDArray[np.floating], spec: IndexSpec, id_type: T.DataType | None
 ) -> Placement:
-    """Index items here on the driver, for the placement "replicated".
+    """Index items on the driver, for the placement "replicated".
 
     Parameters
     ----------
@@ -82,7 +82,7 @@ def replicate(
     spec : IndexSpec
         How to index them.
     id_type : DataType or None
-        The Spark type of the ids; None where the positions are the ids.
+        The Spark type of the ids; None if the positions are the ids.
     """
     return Replicated(items, *build_index(matrix, spec), id_type)
 
@@ -116,17 +116,19 @@ def choose_placement(placement: str, packed: PackedItems) -> tuple[str, str]:
         f"{packed.num_items:,} items of {packed.num_features:,} dimensions in "
         f"{packed.dtype.name} take {needed / 2**30:.2f} GiB"
     )
-    driver = "" if free is None else f"{free / 2**30:.2f} GiB are free on the driver"
+    driver = "" if free is None else f"only {free / 2**30:.2f} GiB are free on the driver"
     too_large = free is not None and needed > free
     if placement == SHARDED:
-        return SHARDED, f"sharded was asked for; {size}"
+        return SHARDED, f"placement 'sharded' was requested; {size}"
     if not shipping.takes_files(packed.frame.sparkSession):
-        return SHARDED, f"{size}, and the server accepts no files, so the index is sent as rows"
+        return SHARDED, (
+            f"{size}, but the Spark Connect server accepts no files, so the index is stored as rows"
+        )
     if placement == "auto" and needed > AUTO_BYTES:
         limit = f"{AUTO_BYTES / 2**30:.0f} GiB"
-        return SHARDED, f"{size}, more than the {limit} up to which 'auto' replicates"
+        return SHARDED, f"{size}, more than the limit of {limit} for replication by 'auto'"
     if placement == "auto" and too_large:
-        return SHARDED, f"{size}, and {driver}"
+        return SHARDED, f"{size}, but {driver}"
     if too_large:
         dense = ", since sparse vectors are stored dense" * bool(packed.sparse_size()[1])
         raise ValueError(
@@ -134,19 +136,19 @@ def choose_placement(placement: str, packed: PackedItems) -> tuple[str, str]:
             "placement='sharded', a driver with more memory, fewer items, or vectors of fewer "
             "dimensions (pyspark.ml.feature.PCA)."
         )
-    return REPLICATED, f"{size}, which every executor can hold"
+    return REPLICATED, f"{size}, small enough for a copy on every executor"
 
 
 def _check_growth(packed: PackedItems) -> None:
-    """Refuse sparse vectors that would be too large as dense ones."""
+    """Raise a ValueError for sparse vectors that would be too large as dense ones."""
     sparse, dense = packed.sparse_size()
     if dense <= GROWN_BYTES or dense < MAX_GROWTH * sparse:
         return
     raise ValueError(
-        f"featuresCol {packed.source.features_col!r}: {packed.num_items:,} items of "
-        f"{packed.num_features:,} dimensions take {sparse / 2**20:.1f} MiB as sparse vectors, but "
-        f"would be stored dense, in {packed.nbytes / 2**30:.2f} GiB. Use vectors of fewer "
-        "dimensions: a smaller numFeatures of HashingTF or vocabSize of CountVectorizer, or "
+        f"featuresCol {packed.source.features_col!r} contains sparse vectors, which the index "
+        f"stores dense: {packed.num_items:,} items of {packed.num_features:,} dimensions would "
+        f"grow from {sparse / 2**20:.1f} MiB to {packed.nbytes / 2**30:.2f} GiB. Use vectors of "
+        "fewer dimensions: a smaller numFeatures of HashingTF or vocabSize of CountVectorizer, or "
         "pyspark.ml.feature.PCA. To store them dense on purpose, convert the column with "
         "pyspark.ml.functions.vector_to_array before fit."
     )

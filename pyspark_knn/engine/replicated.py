@@ -38,10 +38,10 @@ if TYPE_CHECKING:
 _SAVED_PART_BYTES = 64 << 20
 """The vectors in one partition of the items as a DataFrame, in bytes."""
 
-_FOR_A_STREAM = "Use queries.writeStream.foreachBatch, and transform each batch."
+_FOR_A_STREAM = "Use queries.writeStream.foreachBatch and transform each batch."
 _WITHOUT_FILES = (
-    "Fit or load the model in this session, which makes it sharded, because the server accepts no "
-    "files."
+    "Fit or load the model in this session, where it becomes sharded because the Spark Connect "
+    "server accepts no files."
 )
 
 
@@ -57,7 +57,7 @@ class Replicated(Placement):
     reason : str
         Why the index has its algorithm.
     id_type : DataType or None
-        The Spark type of the ids; None where the positions are the ids.
+        The Spark type of the ids; None if the positions are the ids.
     """
 
     name = REPLICATED
@@ -82,7 +82,7 @@ class Replicated(Placement):
 
     @functools.cached_property
     def converts(self) -> bool:
-        """See `Placement.converts`; one pass over the items where the metric compares sets."""
+        """See `Placement.converts`; one pass over the items if the metric compares sets."""
         return self.searchable.index.metric.converts(self._matrix)
 
     @property
@@ -120,7 +120,7 @@ class Replicated(Placement):
         return frame.withColumn("id", from_wire(F.col("id"), self.id_type))
 
     def fetch(self) -> tuple[Items, NDArray[np.floating]]:
-        """See `Placement.fetch`; nothing is moved."""
+        """See `Placement.fetch`; the items are on the driver already."""
         return self.searchable.items, self._matrix
 
     def cost(self, session: SparkSession, queries: NDArray[np.floating], k: int) -> PlacedCost:

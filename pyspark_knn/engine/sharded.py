@@ -1,8 +1,8 @@
-"""Placement "sharded": the index is divided into shards, which no machine ever holds together.
+"""Placement "sharded": the index is divided into shards, and no machine holds all of them.
 
     packed chunks -split-> pieces -shuffle-> build -> shards: rows (shard, part, bytes), persisted
 
-The driver gets counts and, where shards are cells, their centers. For the search of the shards see
+The driver receives counts and, if shards are cells, their centers. For the search of the shards see
 `pyspark_knn.engine.shards.plan`.
 """
 
@@ -75,7 +75,7 @@ class Sharded(Placement):
     num_features : int
         The dimension of the vectors.
     assignment : ShardAssignment, optional
-        The cells that the shards are. Default: the shards are no cells.
+        The cells that the shards consist of. Default: the shards are not cells.
     """
 
     name = SHARDED
@@ -129,7 +129,7 @@ class Sharded(Placement):
         num_shards : int, optional
             The number of shards. Default: see `choose_num_shards`.
         shard_by : {"hash", "kmeans"}
-            Assign items to shards by a hash of their ids, or by cells of near items.
+            Assign items to shards by a hash of their ids, or by cells of nearby items.
         """
         session = packed.frame.sparkSession
         cores = compat.parallelism(session)
@@ -157,9 +157,8 @@ class Sharded(Placement):
         ):
             shards = _shards_of(frame)
             if sum(shard.rows for shard in shards) != packed.num_items:
-                raise RuntimeError(
-                    CHANGED.format(what="the rows in the shards differ from those counted before")
-                )
+                what = "the rows in the shards differ from the rows counted before"
+                raise RuntimeError(CHANGED.format(what=what))
         logger.info("built %d shards of %d items", len(shards), packed.num_items)
         return cls(
             frame,
@@ -181,14 +180,14 @@ class Sharded(Placement):
         """See `Placement.search`; a plan with two shuffles, without a job."""
         if queries.isStreaming:
             raise ValueError(
-                "a sharded index does not support streams. Use queries.writeStream.foreachBatch("
-                "lambda batch, _: model.transform(batch)...), or placement='replicated'."
+                "placement 'sharded' does not support streams. Use placement='replicated', or "
+                "queries.writeStream.foreachBatch(lambda batch, _: model.transform(batch)...)."
             )
         self._check_session(queries.sparkSession)
         return self.plan(request.replicas).answers(queries, inputs, request)
 
     def plan(self, replicas: int | None = None) -> ShardPlan:
-        """Return how to search the shards, by default with as many replicas as keep cores busy."""
+        """Return the plan of a search, by default with enough replicas to keep all cores busy."""
         replicas = replicas or choose_num_replicas(self.num_shards, self._cores)
         targets = self.num_shards * replicas
         return ShardPlan(
@@ -202,7 +201,7 @@ class Sharded(Placement):
         )
 
     def items_frame(self, session: SparkSession) -> DataFrame:
-        """See `Placement.items_frame`; items have a position only where they have no id."""
+        """See `Placement.items_frame`; items have a position only if they have no id."""
         self._check_session(session)
         frame = self._stored()
         if self.id_type is None:
@@ -210,7 +209,7 @@ class Sharded(Placement):
         return frame.withColumn("id", from_wire(F.col("id"), self.id_type))
 
     def _stored(self) -> DataFrame:
-        """The items with the types that they have in the shards."""
+        """Return the items with the types that they have in the shards."""
         values = T.FloatType() if self._dtype.itemsize == 4 else T.DoubleType()
         types = {
             "id": self.item_columns["id"],
@@ -230,7 +229,7 @@ class Sharded(Placement):
             )
 
     def fetch(self) -> tuple[Items, NDArray[np.floating]]:
-        """See `Placement.fetch`; no other method brings vectors of shards to the driver."""
+        """See `Placement.fetch`; no other method moves vectors of shards to the driver."""
         frame = self._stored()
         source = ItemSource(
             features=features_of(frame, "featuresCol", "features"),
@@ -269,12 +268,12 @@ class Sharded(Placement):
 
 
 def _check_memory(needed: int) -> None:
-    """Refuse to bring items to a driver that has not enough memory for them."""
+    """Raise a ValueError if the driver has not enough memory for the items."""
     free = available_memory()
     if free is not None and needed > free:
         raise ValueError(
-            f"the items need {needed / 2**30:.2f} GiB on the driver, but {free / 2**30:.2f} GiB "
-            "are free. Use model.items, which is a DataFrame."
+            f"the items need {needed / 2**30:.2f} GiB on the driver, but only {free / 2**30:.2f} "
+            "GiB are free. Use the DataFrame model.items instead."
         )
 
 
@@ -288,7 +287,7 @@ def _built(packed: PackedItems, request: ShardRequest, partitions: int) -> DataF
 
 
 def _algorithm_of(shards: list[Shard]) -> tuple[str, str]:
-    """Return the algorithm that most items are in, since each shard chooses its own, and why."""
+    """Return the algorithm of most items, since each shard chooses its own, and the reason."""
     items: Counter[str] = Counter()
     for shard in shards:
         items[shard.algorithm] += shard.rows

@@ -34,7 +34,7 @@ def is_cached(dataset: DataFrame) -> bool:
 
 
 def mark_derived(dataset: DataFrame, source: DataFrame) -> None:
-    """Count `dataset`, which is computed from `source` alone, as cached as long as `source` is."""
+    """Treat `dataset`, which is computed from `source` alone, as cached while `source` is."""
     if is_cached(source):
         _derived.add(dataset)
     else:
@@ -61,7 +61,7 @@ class Limits(NamedTuple):
     max_distance: float | None
 
     def within(self, widest: Limits) -> bool:
-        """Whether all that is found within these limits is found within the limits `widest`."""
+        """Whether a search with the limits `widest` finds all that one with these limits finds."""
         near = widest.max_distance is None or (
             self.max_distance is not None and self.max_distance <= widest.max_distance
         )
@@ -70,7 +70,7 @@ class Limits(NamedTuple):
 
 @dataclass(frozen=True)
 class Prepared:
-    """An output that one of the models will be asked for, unless its Params change.
+    """The answer that one of the models will return, unless its Params change.
 
     Attributes
     ----------
@@ -87,7 +87,7 @@ class Prepared:
     finished: dict[str, Column]
 
     def is_for(self, limits: Limits, answer: Answer) -> bool:
-        """Whether `answer` makes the same columns, whatever these are called."""
+        """Whether `answer` returns the same values, regardless of the names of its columns."""
         nameless = [
             replace(cast("Any", each), result_type=T.StructType()) for each in (self.answer, answer)
         ]
@@ -102,7 +102,7 @@ class _WidestSearch:
     frame : DataFrame
         The queries, the lists of `FoundLists`, and the prepared answers; not yet cached.
     lists : list of str
-        The columns that hold the lists.
+        The columns that contain the lists.
     prepared : list of Prepared
         The output columns in `frame`.
     tasks : int
@@ -120,16 +120,16 @@ class _WidestSearch:
         free_with(self, persisted)
 
     def own_columns(self, frame: DataFrame) -> DataFrame:
-        """Return `frame` without the columns that are there for the answers alone."""
+        """Return `frame` without the columns that only the answers need."""
         answers = (each.answer.result_type.names for each in self.prepared)
         return frame.drop(*self.lists, *itertools.chain.from_iterable(answers))
 
 
 class SharedSearch:
-    """The searches that models of one index share, of queries that are cached.
+    """The searches of cached queries that the models of one index share.
 
     The widest search of a DataFrame of queries is kept as long as both the models and that
-    DataFrame are alive. It holds all columns of the queries, and for each the lists of
+    DataFrame are alive. It contains all columns of the queries, and for each the lists of
     `FoundLists`. The answers of all models are computed with it, so that the evaluation of one of
     them starts no Python.
 
@@ -140,10 +140,10 @@ class SharedSearch:
     tasks : int
         The number of tasks that answer a narrower search, at most: as many as run at a time.
     types : dict of str to DataType
-        What every item has beside its vector, see `Placement.item_columns`.
+        The types of the item columns, see `Placement.item_columns`.
     prepared : list of Prepared
-        The outputs of the models, under names that no other column has. Other outputs are computed
-        when they are asked for.
+        The answers of the models, under names that no other column has; other answers are computed
+        when they are requested.
     """
 
     def __init__(
@@ -177,7 +177,7 @@ class SharedSearch:
         Parameters
         ----------
         queries : DataFrame
-            For which `is_cached` holds.
+            A DataFrame that is cached, see `is_cached`.
         key : hashable
             All that the neighbors depend on, besides the index and the limits.
         limits : Limits
@@ -238,7 +238,7 @@ def _with_answers(
     types: list[T.DataType],
     prepared: list[Prepared],
 ) -> DataFrame:
-    """Return a search with all prepared answers beside it."""
+    """Return a search to which the columns of all prepared answers are added."""
     searches = [NarrowerSearch(*each.limits, lists, each.answer) for each in prepared]
     result = T.StructType(
         [T.StructField(str(i), each.answer.result_type) for i, each in enumerate(prepared)]

@@ -1,4 +1,4 @@
-"""Builds the index of a given algorithm, or of the one that is fastest on the given items."""
+"""Build the index of a given algorithm, or of the one that is fastest on the given items."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _FIRST_BLOCK_QUERIES, _ENOUGH_BLOCK_SECONDS = 256, 0.02
 its time to be reliable. A block search is slow with few queries."""
 
 _FIRST_QUERIES, _ENOUGH_SECONDS = 8, 0.01
-"""The same for every other search, which takes queries one by one."""
+"""The same for every other search, which processes queries one by one."""
 
 _CLOSE_RATIO = 2.5
 """Algorithms whose estimates are within this factor of the best one are timed again with all items,
@@ -103,7 +103,7 @@ class Trials:
         if not others:
             return _build(base, matrix, spec), f"only {base} supports metric {spec.metric.name!r}"
         if len(matrix) < _MIN_TIMED_ITEMS:
-            return _build(base, matrix, spec), f"{base} is as good as any for {len(matrix)} items"
+            return _build(base, matrix, spec), f"{base} is fast enough for {len(matrix)} items"
         # One thread, as in a worker, however many the machine has.
         with threadpool_limits(limits=1):
             costs = self._estimates(base, others, matrix, spec)
@@ -208,7 +208,8 @@ def build_index(
     if spec.algorithm == "auto":
         index, reason = trials.fastest(matrix, spec)
     else:
-        index, reason = _build(spec.algorithm, matrix, spec), f"{spec.algorithm} was asked for"
+        index = _build(spec.algorithm, matrix, spec)
+        reason = f"algorithm {spec.algorithm!r} was requested"
     logger.info("indexed %d items of %d features: %s", *matrix.shape, reason)
     return index, reason
 
@@ -216,4 +217,5 @@ def build_index(
 def _reason(costs: dict[str, float], how: str) -> str:
     fastest, *others = sorted(costs, key=lambda algorithm: costs[algorithm])
     slower = ", ".join(f"{each} {1e6 * costs[each]:.0f}" for each in others)
-    return f"{fastest} is the fastest: {1e6 * costs[fastest]:.0f} us a query, {slower} ({how})"
+    fast = f"{1e6 * costs[fastest]:.0f}"
+    return f"{fastest} is the fastest: {fast} us per query, {slower} ({how})"

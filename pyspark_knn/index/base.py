@@ -52,7 +52,7 @@ class Found(NamedTuple):
 
     @classmethod
     def from_padded(cls, neighbors: Neighbors) -> Found:
-        """Return the same neighbors without the places that hold none."""
+        """Return the same neighbors without the padding."""
         there = neighbors.positions >= 0
         offsets = np.zeros(len(there) + 1, np.int64)
         there.sum(axis=1).cumsum(out=offsets[1:])
@@ -152,11 +152,11 @@ class NeighborIndex(ABC):
         The canonical names of the metrics that the class supports. A class that supports a metric
         for some of its parameters only overrides `supports`.
     options : frozenset of str, default=frozenset()
-        The fields of `IndexSpec`, beside `metric`, that `build` reads; a subset of `OPTIONS`.
+        The fields of `IndexSpec` that `build` reads in addition to `metric`; a subset of `OPTIONS`.
     worth_saving : bool, default=False
         Whether building the index takes so much longer than reading it back that a saved model
-        should hold its structure. No class of this package is: saved models hold the items alone,
-        and the index is built again when a model is loaded.
+        should contain its structure. It is false for all classes of this package: saved models
+        contain only the items, and the index is built again when a model is loaded.
     """
 
     algorithm: ClassVar[str]
@@ -242,7 +242,7 @@ class NeighborIndex(ABC):
         k : int
             The number of neighbors of a query, from 1 to n_items.
         max_distance : float, optional
-            The largest distance of a neighbor, inclusive. Items farther than this are left out.
+            The largest distance of a neighbor, inclusive. Items farther than this are not returned.
         exclude : Exclusion, optional
             Pairs of a query and an item that must not be returned. They do not count towards k.
 

@@ -46,7 +46,7 @@ _MAX_BLOCK_FLOATS = 1 << 22
 pair by pair instead."""
 
 _SPARE_CANDIDATES = 64
-"""Candidates that a query may keep beyond 2 k, whatever they cost."""
+"""Candidates that a query may always keep beyond 2 k, regardless of their cost."""
 
 _PRODUCTS_PER_RANK = 128
 """Items whose float64 products take as long as ranking one candidate. A query may keep one more

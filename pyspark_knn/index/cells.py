@@ -53,7 +53,7 @@ _BLOCK_PAIRS = 1 << 19
 
 
 def check_cells(metric: Metric) -> None:
-    """Raise ValueError unless a metric supports cells.
+    """Raise a ValueError unless a metric supports cells.
 
     Parameters
     ----------
@@ -66,12 +66,12 @@ def check_cells(metric: Metric) -> None:
     advice = ""
     if metric.name == "cosine":
         advice = (
-            " Vectors normalized with pyspark.ml.feature.Normalizer (none of them zero) have the "
-            "same neighbors by metric 'euclidean'."
+            " Nonzero vectors that are normalized with pyspark.ml.feature.Normalizer have the same "
+            "neighbors with metric 'euclidean'."
         )
     raise ValueError(
-        f"shardBy 'kmeans' does not support metric {metric.name!r}{exponent}: cells need centers "
-        "for which the triangle inequality holds. "
+        f"shardBy 'kmeans' does not support metric {metric.name!r}{exponent}: distances to the "
+        "centers of cells must satisfy the triangle inequality. "
         f"Supported: {', '.join(map(repr, sorted(METRICS)))}.{advice}"
     )
 
@@ -248,7 +248,7 @@ class Cells:
         step = max(1, _BLOCK_PAIRS // count)
         for start in range(0, len(queries), step):
             part = slice(start, start + step)
-            # Distances without an order: a search for all neighbors would sort them, which takes
+            # These distances need no order: a search for all neighbors would sort them, which takes
             # six times as long.
             distances = block_distances(metric, queries[part], self.centers)
             # Not "<=": a NaN, which overflow causes, must not rule out a shard.

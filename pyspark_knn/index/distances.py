@@ -39,8 +39,8 @@ METRICS: tuple[str, ...] = tuple(sorted({*KERNELS, *_ALIASES}))
 """The values of the `metric` Param: canonical names and aliases."""
 
 _UNSUPPORTED = {
-    "precomputed": "there are no vectors to search in; find the neighbors from your distances",
-    "nan_euclidean": "missing values are not supported yet; impute them, for example with "
+    "precomputed": "a search needs vectors, not their distances",
+    "nan_euclidean": "missing values are not supported; impute them, for example with "
     "pyspark.ml.feature.Imputer",
     "pyfunc": "a Python function cannot be saved with a model",
 }
@@ -147,7 +147,7 @@ class Metric:
         return any(bool(((part != 0) & (part != 1)).any()) for part in parts)
 
     def check_values(self, rows: NDArray[np.floating]) -> None:
-        """Raise ValueError if the values of `rows` are in another unit than the metric needs.
+        """Raise a ValueError if the values of `rows` are not in the unit that the metric requires.
 
         Only haversine needs a unit. Degrees in place of radians would give plausible answers.
 
@@ -163,12 +163,12 @@ class Metric:
             if sizes.max() > limit + _ANGLE_ROUNDING:
                 raise ValueError(
                     "featuresCol must contain latitude and longitude in radians for metric "
-                    f"'haversine', but contains {name} {rows[sizes.argmax(), column]:.6g}: convert "
-                    "degrees with radians(lat) and radians(lon) in Spark SQL, latitude first"
+                    f"'haversine', got {name} {rows[sizes.argmax(), column]:.6g}. Convert degrees "
+                    "with radians(lat) and radians(lon) in Spark SQL, latitude first."
                 )
 
     def check_dimension(self, n_features: int) -> None:
-        """Raise ValueError if the metric does not support vectors of `n_features` dimensions.
+        """Raise a ValueError if the metric does not support vectors of `n_features` dimensions.
 
         Parameters
         ----------
@@ -177,14 +177,14 @@ class Metric:
         """
         if self.name == "haversine" and n_features != 2:
             raise ValueError(
-                f"metric 'haversine' requires 2 features, latitude and longitude in radians, "
-                f"but there are {n_features}"
+                "metric 'haversine' requires 2 features, latitude and longitude in radians, got "
+                f"{n_features}"
             )
         for name, array in self.params.items():
             if len(array) != n_features:
                 raise ValueError(
-                    f"metricParams[{name!r}] is for {len(array)} features, "
-                    f"but there are {n_features}"
+                    f"metricParams[{name!r}] is for {len(array)} features, but the vectors have "
+                    f"{n_features}"
                 )
 
 
@@ -210,7 +210,7 @@ def resolve_metric(name: str, p: float = 2.0, params: Mapping[str, Any] | None =
     Raises
     ------
     TypeError, ValueError
-        If `metric`, `p` or `metricParams` is invalid. The message names it, and says why.
+        If `metric`, `p` or `metricParams` is invalid. The message names the Param and the reason.
     """
     canonical = _canonical_name(name)
     given = checked_params(name, canonical, params)
@@ -250,7 +250,7 @@ def _minkowski(p: float, weights: NDArray[np.float64] | None) -> Metric:
     if weights is None:
         return Metric(plain[p]) if p in plain else Metric("minkowski", p)
     if (weights < 0).any():
-        raise ValueError("metricParams['w'] must not be negative")
+        raise ValueError("metricParams['w'] must contain numbers >= 0")
     if p == math.inf:
         return Metric("chebyshev", p, {"w": weights})
     with np.errstate(over="ignore"):

@@ -32,7 +32,7 @@ matrix that is symmetric or semi-definite within this error counts as such."""
 
 _SINGULAR = 1e-12
 """The smallest eigenvalue, as a share of the largest, of a covariance that can be inverted, once it
-is scaled so that each feature has variance 1. Below it the eigenvalue is nothing but rounding."""
+is scaled so that each feature has variance 1. Below it, the eigenvalue is a rounding error."""
 
 _SINGULAR_ADVICE = (
     "some features are linear combinations of others, for example all one-hot columns of a "
@@ -93,7 +93,7 @@ def _checked_array(key: str, value: Any, dimensions: int) -> NDArray[np.float64]
         shape = _SHAPES[dimensions]
         raise ValueError(f"metricParams[{key!r}] must be {shape}, got shape {array.shape}")
     if not np.isfinite(array).all():
-        raise ValueError(f"metricParams[{key!r}] must be finite")
+        raise ValueError(f"metricParams[{key!r}] must contain finite numbers")
     return array
 
 
@@ -133,7 +133,7 @@ def variances(given: Arrays) -> Arrays:
         )
     values = given["V"]
     if not (values > 0).all():
-        raise ValueError("metricParams['V'] must be positive: drop constant features")
+        raise ValueError("metricParams['V'] must contain numbers > 0: drop constant features")
     return {"V": values, "factor": 1.0 / np.sqrt(values)}
 
 
@@ -170,7 +170,7 @@ def inverse_covariance(given: Arrays) -> NDArray[np.float64]:
 
 
 def _checked_inverse(inverse: NDArray[np.float64]) -> NDArray[np.float64]:
-    advice = f". If it is the inverse of a singular covariance: {_SINGULAR_ADVICE}"
+    advice = f". It may be the inverse of a singular covariance matrix: {_SINGULAR_ADVICE}"
     largest = float(np.abs(inverse).max())
     if float(np.abs(inverse - inverse.T).max()) > _ROUNDING * largest:
         raise ValueError(f"metricParams['VI'] must be symmetric{advice}")
@@ -185,7 +185,7 @@ def _checked_inverse(inverse: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _inverted(covariance: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Invert a covariance by way of the correlations, since features differ in scale."""
+    """Invert a covariance through the correlations, since features differ in scale."""
     asymmetry = np.abs(covariance - covariance.T).max()
     if float(asymmetry) > _ROUNDING * float(np.abs(covariance).max()):
         raise ValueError("metricParams['V'] must be symmetric")

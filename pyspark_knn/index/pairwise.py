@@ -107,7 +107,7 @@ class PairwiseSearch(NeighborIndex):
 def block_limits(
     distances: NDArray[np.float64], limits: NDArray[np.float64], k: int
 ) -> NDArray[np.float64]:
-    """Lower the limits to the k-th smallest distance of a block, where some are still infinite.
+    """Lower the limits to the k-th smallest distance of a block, if some are still infinite.
 
     Parameters
     ----------

@@ -17,7 +17,7 @@ To add an algorithm to this package, write the class in a module of its own, and
 Register it on the driver only. The Python workers must be able to import the module of the class:
 install it there, or send it with ``spark.sparkContext.addPyFile`` (``spark.addArtifact`` on Spark
 Connect). They import it for a model that uses it, and for a sharded fit with the algorithm "auto",
-which compares all registered classes. A saved model holds the name of its
+which compares all registered classes. A saved model contains the name of its
 algorithm and never the class, so a program that loads the model registers the class first.
 """
 
@@ -85,7 +85,7 @@ def register(index_class: Class) -> Class:
 
 
 def unregister(index_class: type[NeighborIndex]) -> None:
-    """Remove a class that `register` added. The classes of this package stay.
+    """Remove a class that `register` added. The classes of this package cannot be removed.
 
     Parameters
     ----------
@@ -127,7 +127,7 @@ def algorithm_choices() -> tuple[str, ...]:
 def class_for(
     algorithm: str, metric: Metric, registered: tuple[Entry, ...] | None = None
 ) -> type[NeighborIndex]:
-    """Return the class that serves an algorithm for a metric.
+    """Return the class of an algorithm, for a metric that it supports.
 
     Parameters
     ----------

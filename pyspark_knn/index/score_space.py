@@ -39,7 +39,7 @@ _SMALLEST, _LARGEST = 2.0**-20, 2.0**40
 _LEAST_EXPONENT = -1000
 """The smallest exponent of scaling. Smaller values exceed the range of float64 anyway."""
 
-_WORTH_CENTRING = 0.75
+_WORTH_CENTERING = 0.75
 """The share of the mean in the sum of squares from which on the mean is subtracted. The bound
 shrinks by 1 minus this share."""
 
@@ -178,7 +178,7 @@ class EuclideanSpace(ScoreSpace):
         """Return the mean of a sample, scaled, if subtracting it makes the vectors much shorter."""
         sample = self._transformed(matrix[:: max(1, len(matrix) // _SAMPLE_ITEMS)])
         mean: NDArray[np.float64] = sample.mean(axis=0)
-        if float(mean @ mean) <= _WORTH_CENTRING * float(np.mean(_squared_norms(sample))):
+        if float(mean @ mean) <= _WORTH_CENTERING * float(np.mean(_squared_norms(sample))):
             return None
         if self._factor is None:
             return mean

@@ -80,11 +80,11 @@ class TreeSearch(NeighborIndex):
     @staticmethod
     @abstractmethod
     def _tree_class() -> Any:
-        """Import scikit-learn's class; not with this module, since that takes 100 MiB."""
+        """Import scikit-learn's class, not before it is needed, since that takes 100 MiB."""
 
     @classmethod
     def supports(cls, metric: Metric) -> bool:
-        """Whether the tree prunes correctly by a metric: minkowski needs p of at least 1."""
+        """Whether the tree prunes correctly with a metric: minkowski needs p of at least 1."""
         return super().supports(metric) and (metric.name != "minkowski" or metric.p >= 1)
 
     @classmethod
@@ -261,7 +261,7 @@ class KDTreeSearch(TreeSearch):
 
     @classmethod
     def supports(cls, metric: Metric) -> bool:
-        """Whether the tree prunes correctly by a metric: its boxes do not know weights."""
+        """Whether the tree prunes correctly with a metric: its boxes ignore weights."""
         return super().supports(metric) and not metric.params
 
     @staticmethod

@@ -274,9 +274,9 @@ def test_a_server_that_accepts_no_files_and_persists_nothing(
         with pytest.raises(ValueError, match="Fit or load the model in this session"):
             taken.transform(frame(session, QUERIES))
     assert model.getPlacement() == loaded.getPlacement() == "sharded"
-    assert "the server accepts no files" in model.placementReason
+    assert "the Spark Connect server accepts no files" in model.placementReason
     assert "Indexes are sharded and stored as rows" in caplog.text
-    assert "does not persist DataFrames" in caplog.text
+    assert "cannot persist DataFrames" in caplog.text
 
 
 def test_a_client_without_a_temporary_folder(

@@ -23,16 +23,16 @@ def items(spark: SparkSession) -> DataFrame:
 def test_excluded_ids_need_ids(items: DataFrame) -> None:
     """Without idCol, ids in the queries would exclude other items by position."""
     for stage in (KNNEstimator(excludeIdCol="id"), KNNClassifier(excludeIdCol="id", labelCol="id")):
-        with pytest.raises(ValueError, match="excludeIdCol 'id' needs idCol"):
+        with pytest.raises(ValueError, match="excludeIdCol 'id' requires idCol"):
             stage.fit(items)
-        with pytest.raises(ValueError, match="excludeIdCol 'id' needs idCol"):
+        with pytest.raises(ValueError, match="excludeIdCol 'id' requires idCol"):
             list(stage.fitMultiple(items, [{stage.k: 1}]))
 
 
 def test_max_distance_with_the_default_k_warns(items: DataFrame) -> None:
     """Half of the items are within 4 of each query, and 5 are returned: `fit` warns once."""
     model = KNNEstimator(idCol="id", maxDistance=4.0).fit(items)
-    with pytest.warns(UserWarning, match=r"maxDistance is 4\.0 but k is not set: .* the 5 nearest"):
+    with pytest.warns(UserWarning, match=r"maxDistance is 4\.0, but k is unset: .* the 5 nearest"):
         found = model.transform(items)
     assert max(len(row.neighbors) for row in found.collect()) == 5
     _is_silent(model, items)
@@ -44,7 +44,7 @@ def test_max_distance_with_the_default_k_warns(items: DataFrame) -> None:
 
 def test_the_warning_points_at_the_line_of_the_caller(items: DataFrame) -> None:
     model: Any = KNNEstimator(idCol="id").fit(items).setMaxDistance(1.0)
-    with pytest.warns(UserWarning, match="k is not set") as caught:
+    with pytest.warns(UserWarning, match="k is unset") as caught:
         model.transform(items)
     assert [each.filename for each in caught] == [__file__]
 

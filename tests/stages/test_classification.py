@@ -258,7 +258,7 @@ def test_exclusion(spark: SparkSession, model: KNNClassificationModel) -> None:
 def test_ties_of_equal_ids_go_to_the_smaller_label(spark: SparkSession) -> None:
     rows = [(1, [0.0], label) for label in (2, 1, 2, 0)]
     twins = spark.createDataFrame(rows, "id int, features array<double>, label int")
-    with pytest.warns(UserWarning, match="3 items have the id of another item"):
+    with pytest.warns(UserWarning, match="3 items have the same id as another item"):
         model = KNNClassifier(k=1, idCol="id").fit(twins.repartition(2))
     query = twins.limit(1).select("features")
     assert model.transform(query).head()["prediction"] == 0.0

@@ -131,7 +131,10 @@ METADATA = {
     "numSkipped is negative": (put(-1, "fit", "numSkipped"), "numSkipped must be"),
     "numSkipped is a word": (put("none", "fit", "numSkipped"), "numSkipped must be"),
     "a reason is a number": (put(1, "fit", "algorithmReason"), "algorithmReason must be"),
-    "featureNames": (put(["a"], "fit", "featureNames"), "1 featureNames for 2 features"),
+    "featureNames": (
+        put(["a"], "fit", "featureNames"),
+        "one name for each of the 2 features, got 1",
+    ),
     "thresholds": (put([0.1] * 3, "paramMap", "thresholds"), "thresholds must have one value"),
     "fit is a list": (put([], "fit"), "fit must be an object"),
     "uid leaves the folder": (put("x/../../../../escaped", "uid"), UID),

@@ -291,7 +291,7 @@ def test_a_null_id_is_an_error(spark: SparkSession) -> None:
         with pytest.raises(ValueError, match="idCol 'id' contains a null"):
             KNNEstimator(idCol="id", handleInvalid=how).fit(items)
     missing = items.selectExpr("IF(id IS NULL, double('NaN'), double(id)) AS id", "features")
-    with pytest.raises(ValueError, match="idCol 'id' contains a NaN, but every item needs an id"):
+    with pytest.raises(ValueError, match=r"idCol 'id' contains a NaN\. Every item needs an id"):
         KNNEstimator(idCol="id").fit(missing)
 
 

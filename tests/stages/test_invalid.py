@@ -108,7 +108,7 @@ class TestRows:
 
 def test_mixed_dimensions_are_listed(spark: SparkSession) -> None:
     items = _frame(spark, "array<double>", [[1.0], [2.0], [1.0, 2.0]])
-    message = r"vectors of several dimensions: 1 \(2 rows\), 2 \(1 rows\)"
+    message = r"vectors of different dimensions: 1 \(2 rows\), 2 \(1 rows\)"
     with pytest.raises(ValueError, match=message):
         KNNEstimator(idCol="id").fit(items)
     fitted = KNNEstimator(k=1, idCol="id", handleInvalid="skip").fit(items)
@@ -116,9 +116,9 @@ def test_mixed_dimensions_are_listed(spark: SparkSession) -> None:
 
 
 def test_no_items(spark: SparkSession) -> None:
-    with pytest.raises(ValueError, match="featuresCol 'features' has no items to fit"):
+    with pytest.raises(ValueError, match="featuresCol 'features' contains no vectors to fit"):
         KNNEstimator(idCol="id").fit(_frame(spark, "vector", []))
-    with pytest.raises(ValueError, match=r"no items to fit.*2 invalid rows were skipped"):
+    with pytest.raises(ValueError, match=r"no vectors to fit.*2 invalid rows were skipped"):
         KNNEstimator(idCol="id", handleInvalid="skip").fit(_frame(spark, "vector", [None, None]))
 
 
@@ -217,7 +217,10 @@ def test_names_with_dots_spaces_and_backticks(spark: SparkSession) -> None:
     ("params", "message"),
     [
         ({"metric": "euclid"}, r"unknown metric 'euclid'\. Supported: .*euclidean"),
-        ({"metric": "precomputed"}, "metric 'precomputed' is not supported: there are no vectors"),
+        (
+            {"metric": "precomputed"},
+            "metric 'precomputed' is not supported: a search needs",
+        ),
         ({"metric": "nan_euclidean"}, "metric 'nan_euclidean' is not supported: missing values"),
         ({"metric": "seuclidean"}, r"metric 'seuclidean' requires metricParams\['V'\]"),
         (
@@ -230,7 +233,7 @@ def test_names_with_dots_spaces_and_backticks(spark: SparkSession) -> None:
         ),
         (
             {"metric": "mahalanobis", "metricParams": {"VI": [[1.0]]}},
-            r"metricParams\['VI'\] is for 1 features, but there are 2",
+            r"metricParams\['VI'\] is for 1 features, but the vectors have 2",
         ),
     ],
 )

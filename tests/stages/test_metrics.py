@@ -35,7 +35,7 @@ class TestHaversine:
         knn = KNNEstimator(
             idCol="id", metric="haversine", handleInvalid="skip", **PLACEMENTS[placement]
         )
-        message = r"featuresCol must contain .* radians .* but contains latitude .*radians\(lat\)"
+        message = r"featuresCol must contain .* radians .* got latitude .*radians\(lat\)"
         with pytest.raises(Exception, match=message):
             knn.fit(items)
 
@@ -48,14 +48,14 @@ class TestHaversine:
         model = knn.fit(items)
         for how in ("error", "skip", "keep"):
             found = model.copy({model.handleInvalid: how}).transform(frame_of(spark, CITIES))
-            with pytest.raises(Exception, match=r"but contains latitude .*radians\(lat\)"):
+            with pytest.raises(Exception, match=r"got latitude .*radians\(lat\)"):
                 found.collect()
 
     def test_one_query_in_degrees_is_refused(self, spark: SparkSession) -> None:
         items = frame_of(spark, np.radians(CITIES)).selectExpr("*", "id % 2 AS label")
         model = KNNRegressor(k=1, idCol="id", metric="haversine", placement="replicated").fit(items)
         assert model.predict(Vectors.dense(np.radians(CITIES[1]))) == 1.0
-        with pytest.raises(ValueError, match=r"but contains latitude 48\.86"):
+        with pytest.raises(ValueError, match=r"got latitude 48\.86"):
             model.predict(Vectors.dense(CITIES[0]))
 
     @pytest.mark.parametrize(

@@ -43,7 +43,7 @@ def model(spark: SparkSession) -> KNNModel:
 def test_counts_params_and_reasons(model: KNNModel) -> None:
     assert (model.numItems, model.numFeatures, model.numSkipped) == (40, 3, 0)
     assert (model.getAlgorithm(), model.getPlacement()) == ("kd_tree", "replicated")
-    assert "asked for" in model.algorithmReason
+    assert "requested" in model.algorithmReason
     assert "40 items of 3 dimensions in float64" in model.placementReason
     assert model.ids.tolist() == sorted(IDS)
 

@@ -113,7 +113,7 @@ def test_the_files_of_a_saved_model(spark: SparkSession, saved: Path) -> None:
 def test_counts_of_the_fit_are_saved(spark: SparkSession, tmp_path: Path) -> None:
     rows = [(1, [1.0]), (1, [2.0]), (2, None)]
     items = spark.createDataFrame(rows, "id int, features array<float>")
-    with pytest.warns(UserWarning, match="id of another"):
+    with pytest.warns(UserWarning, match="same id as another"):
         model = KNNEstimator(k=1, idCol="id", handleInvalid="skip").fit(items)
     path = (tmp_path / "model").as_uri()
     model.save(path)
@@ -389,7 +389,7 @@ def test_a_model_that_is_overwritten_while_it_is_loaded(
     assert found.getK() == 2
     assert answers(found.transform(queries)) == answers(other.transform(queries))
     waiting.extend([model, other, model, other])
-    with pytest.raises(ValueError, match="was overwritten while it was being loaded"):
+    with pytest.raises(ValueError, match="was overwritten during each of 3 attempts to load it"):
         KNNModel.load(path)
 
 

@@ -154,7 +154,7 @@ def test_without_id_col_positions_name_the_neighbors(spark: SparkSession) -> Non
 
 def test_items_with_duplicate_ids_are_separate_items(spark: SparkSession) -> None:
     items = frame_of(spark, np.array([[0.0], [1.0], [2.0], [9.0]]), [7, 7, 7, 8])
-    with pytest.warns(UserWarning, match="2 items have the id of another"):
+    with pytest.warns(UserWarning, match="2 items have the same id as another"):
         model = KNNEstimator(k=3, idCol="id").fit(items)
     found = answers(model.transform(frame_of(spark, np.array([[0.0]]))))
     assert found == [[(7, 0.0), (7, 1.0), (7, 2.0)]]
@@ -249,7 +249,7 @@ class TestExclusion:
         assert found == [[11, 13], every, [10, 11, 12], every, every, []]
 
     def test_all_items_with_an_excluded_id_are_excluded(self, spark: SparkSession) -> None:
-        with pytest.warns(UserWarning, match="id of another"):
+        with pytest.warns(UserWarning, match="same id as another"):
             model = KNNEstimator(k=4, idCol="id").fit(frame_of(spark, TWINS, [1, 1, 2, 1]))
         queries = frame_of(spark, np.array([[0.0]]), [1])
         assert answers(model.setExcludeIdCol("id").transform(queries)) == [[(2, 1.0)]]

@@ -76,7 +76,7 @@ def test_params_of_a_sharded_model(models: tuple[KNNModel, KNNModel]) -> None:
     assert cut.getPlacement() == "sharded"
     assert cut.getNumShards() == 3
     assert cut.getAlgorithm() in ("brute", "kd_tree", "ball_tree")
-    assert "sharded was asked for" in cut.placementReason
+    assert "placement 'sharded' was requested" in cut.placementReason
     assert "of 3 shards" in cut.algorithmReason
 
 
@@ -308,9 +308,9 @@ def voters(spark: SparkSession, request: pytest.FixtureRequest) -> Voters:
     make = functools.partial(
         request.param, k=4, idCol="id", weightCol="weight", weights="distance", neighborsCol="near"
     )
-    with pytest.warns(UserWarning, match="60 items have the id of another"):
+    with pytest.warns(UserWarning, match="60 items have the same id as another"):
         one = make(placement="replicated").fit(items)
-    with pytest.warns(UserWarning, match="60 items have the id of another"):
+    with pytest.warns(UserWarning, match="60 items have the same id as another"):
         cut = make(placement="sharded", numShards=3).fit(items)
     return Voters(one, cut, queries, sorted(map(str, one.transform(queries).collect())))
 

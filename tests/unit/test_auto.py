@@ -23,7 +23,7 @@ def test_brute_is_the_block_search_where_there_are_scores():
     items = np.eye(4)
     index, reason = build(items, "cosine", "brute")
     assert isinstance(index, BlockSearch)
-    assert reason == "brute was asked for"
+    assert reason == "algorithm 'brute' was requested"
     assert isinstance(build(items, "cityblock", "brute")[0], PairwiseSearch)
 
 
@@ -52,7 +52,7 @@ def test_the_fastest_is_chosen_and_the_reason_reports_the_timings(costs, winner)
     items = np.random.default_rng(0).standard_normal((3000, 2))
     index, reason = build(items, timer=lambda index: 1e-6 * costs[index.algorithm])
     assert index.algorithm == winner
-    assert reason.startswith(f"{winner} is the fastest: {costs[winner]:.0f} us a query")
+    assert reason.startswith(f"{winner} is the fastest: {costs[winner]:.0f} us per query")
     assert all(algorithm in reason for algorithm in costs)
 
 

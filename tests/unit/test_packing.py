@@ -195,7 +195,7 @@ def test_all_input_is_read_after_a_problem():
 def test_a_missing_id_is_reported(ids, missing):
     """A missing id is a null or, with pandas, a NaN."""
     _, last = packed(REQUEST, [batch([[1.0], [2.0]], pa.array(ids))])
-    assert last["problem"] == f"idCol 'id' contains a {missing}, but every item needs an id"
+    assert last["problem"] == f"idCol 'id' contains a {missing}. Every item needs an id."
 
 
 @pytest.mark.parametrize(

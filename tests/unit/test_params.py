@@ -142,8 +142,8 @@ BAD = [
     ("placement", "everywhere", "placement must be one of auto, replicated"),
     ("handleInvalid", "drop", "handleInvalid must be one of error, skip, keep, got 'drop'"),
     ("handleInvalid", True, "handleInvalid must be one of error, skip, keep, got True"),
-    ("metricParams", [1], "metricParams must be a dict with strings as keys, got [1]"),
-    ("metricParams", {1: 2}, "metricParams must be a dict with strings as keys, got {1: 2}"),
+    ("metricParams", [1], "metricParams must be a dict with string keys, got [1]"),
+    ("metricParams", {1: 2}, "metricParams must be a dict with string keys, got {1: 2}"),
     ("metricParams", {"V": object}, "metricParams must contain numbers, strings, lists and arr"),
     ("metricParams", {"V": {1, 2}}, "metricParams must contain numbers, strings, lists and arr"),
     (

@@ -134,7 +134,7 @@ def test_a_registered_class_is_an_algorithm_until_it_is_unregistered():
     assert algorithm_choices() == ("auto", *ALGORITHMS, "toy")
     index, reason = build_index(np.eye(3), IndexSpec(EUCLIDEAN, "toy"))
     assert isinstance(index, ToyIndex)
-    assert reason == "toy was asked for"
+    assert reason == "algorithm 'toy' was requested"
     with pytest.raises(ValueError, match=r"'toy' does not support metric 'cosine'"):
         check_algorithm("toy", resolve_metric("cosine"))
     register(ToyIndex)

@@ -1,4 +1,4 @@
-"""The format of packed chunks of items, and how they are read. No Spark in here."""
+"""The format of packed chunks of items, and their reader. Independent of Spark."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ CHUNK_SCHEMA = pa.schema(
         ("values", pa.binary()),
     ]
 )
-"""A row for each chunk, and one more (chunk -1, no rows) that closes each partition and holds the
+"""A row for each chunk, and one more (chunk -1, no rows) that closes each partition and names the
 first problem in it. `dtype`: that of the values, float32 or float64. `label`: the largest label,
-where there are labels. `size`: bytes of the four binary columns together. `stored`: the number of
+if there are labels. `size`: bytes of the four binary columns together. `stored`: the number of
 stored values of sparse vectors; null for dense ones. `content`: equal for equal rows in any order.
 `digest`: equal for equal binary columns. `columns`: the item columns, an Arrow stream. `lengths`
 and `indices`: of sparse vectors only."""
@@ -41,11 +41,13 @@ DENSE_BYTES = 16 << 20
 """The bytes of the sparse vectors that are made dense at once."""
 
 CHANGED = (
-    "the items DataFrame is not deterministic: {what}. Persist it or write it to storage first."
+    "the items DataFrame is not deterministic: {what}. Persist it or write it to storage before "
+    "fit."
 )
+"""The message of an error whose cause is `what`: rows that changed between two passes."""
 
 POSITION = "position"
-"""The column of saved items that holds their order; it is not kept in `Items`."""
+"""The column of saved items that contains their order; `Items` do not have it."""
 
 CONTENT_WRAP = 1 << 63
 """The contents of chunks are added modulo this number."""

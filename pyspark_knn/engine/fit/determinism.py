@@ -15,7 +15,7 @@ logger = logging.getLogger(__name__)
 
 
 def is_nondeterministic(dataset: DataFrame, name: str) -> bool:
-    """Whether the plan computes other values of a column each time, such as those of ``uuid()``.
+    """Whether a column has different values each time it is computed, such as ``uuid()``.
 
     This starts no job. Cached and checkpointed data count as deterministic, since they are computed
     once. So do Python UDFs that take arguments, unless they are marked as nondeterministic. Spark
@@ -42,8 +42,8 @@ def is_nondeterministic(dataset: DataFrame, name: str) -> bool:
         # The optimized plan of this column alone, in which cached data are leaves.
         plan = _plans(dataset.select(columns.column(name))).optimizedPlan()
         return _may_be_random(dataset, plan) and _is_random(plan, _ids(plan.output()))
-    except Exception:  # hosted Spark may deny access to the JVM, and fit must not fail for that
-        logger.debug("the query plan could not be inspected", exc_info=True)
+    except Exception:  # hosted Spark may deny access to the JVM, which must not make fit fail
+        logger.debug("cannot inspect the query plan", exc_info=True)
         return False
 
 
@@ -72,7 +72,7 @@ def _is_random(plan: Any, wanted: set[str]) -> bool:
 
 
 def _below(plan: Any, child: Any, wanted: set[str]) -> set[str]:
-    """The attributes wanted of a child. A union renames those of its children, by position."""
+    """Return the wanted attributes of a child; a union renames those of its children."""
     if _kind(plan) != "Union":
         return wanted
     pairs = zip(_each(plan.output()), _each(child.output()), strict=True)

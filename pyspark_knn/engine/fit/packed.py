@@ -41,7 +41,7 @@ _COUNTED = (
 
 
 class Chunk(NamedTuple):
-    """What the driver knows of a chunk; for the fields see `chunks.CHUNK_SCHEMA`."""
+    """The summary of a chunk on the driver; for the fields see `chunks.CHUNK_SCHEMA`."""
 
     partition: int
     chunk: int
@@ -55,7 +55,7 @@ class Chunk(NamedTuple):
 class PackedItems:
     """Items packed into chunks, which are persisted on the executors.
 
-    A context manager that unpersists them at its end.
+    This is a context manager, which unpersists the chunks at its end.
 
     Parameters
     ----------
@@ -74,12 +74,12 @@ class PackedItems:
         The number of items, the dimension of their vectors, and the number of invalid rows that
         were skipped.
     dtype : numpy dtype
-        The type of the vectors: float32 where that holds every value exactly or the source asks
-        for it, otherwise float64.
+        The type of the vectors: float32 if that represents every value exactly or the source
+        requires it, otherwise float64.
     largest_label : float or None
-        The largest label, where the items have labels.
+        The largest label, if the items have labels.
     chunks : list of Chunk
-        The chunks that hold the items, in order.
+        The chunks that contain the items, in order.
     frame : DataFrame
         Rows of `chunks.CHUNK_SCHEMA`, which include these chunks.
     source : ItemSource
@@ -96,7 +96,7 @@ class PackedItems:
     ) -> None:
         session = dataset.sparkSession
         limit = _bytes_of(compat.setting(session, "spark.driver.maxResultSize", "1g"))
-        # Half the limit, since the compression of what is sent may also make it a little larger.
+        # Half the limit, since compression may also make the results a little larger.
         self._slice_bytes = min(slice_bytes, limit // 2) if limit else slice_bytes
         request = packing.PackRequest(
             features_col=source.features_col,
@@ -128,11 +128,11 @@ class PackedItems:
 
     @property
     def nbytes(self) -> int:
-        """The bytes of the item matrix."""
+        """The size of the item matrix in bytes."""
         return self.num_items * self.num_features * self.dtype.itemsize
 
     def sparse_size(self) -> tuple[int, int]:
-        """Return the bytes of the items that are packed as sparse vectors: sparse, and dense."""
+        """Return the size of all items that are packed sparse, in bytes: as packed, and dense."""
         sparse = [(chunk.rows, chunk.stored) for chunk in self.chunks if chunk.stored is not None]
         rows, stored = (sum(each) for each in zip(*sparse, strict=True)) if sparse else (0, 0)
         width = self.dtype.itemsize
@@ -151,10 +151,13 @@ class PackedItems:
         self.num_skipped = sum(row.skipped for row in rows if row.chunk < 0)
         if not dims:
             skipped = f" ({self.num_skipped} invalid rows were skipped)" * bool(self.num_skipped)
-            raise ValueError(f"featuresCol {name!r} has no items to fit{skipped}")
+            raise ValueError(f"featuresCol {name!r} contains no vectors to fit{skipped}")
         if len(dims) > 1 and self.source.handle_invalid == "error":
             found = ", ".join(f"{dim} ({dims[dim]} rows)" for dim in sorted(dims))
-            raise ValueError(f"featuresCol {name!r} has vectors of several dimensions: {found}")
+            raise ValueError(
+                f"featuresCol {name!r} contains vectors of different dimensions: {found}. Set "
+                "handleInvalid to 'skip' to fit only the items of the most frequent dimension."
+            )
         self._several_dims = len(dims) > 1
         # The most frequent dimension is kept, which does not depend on the partitioning.
         self.num_features = min(dims, key=lambda dim: (-dims[dim], dim))
@@ -167,7 +170,7 @@ class PackedItems:
         self.chunks = [Chunk(*(row[name] for name in Chunk._fields)) for row in kept]
 
     def gather(self) -> tuple[Items, NDArray[np.floating]]:
-        """Fetch the items to the driver in slices, and copy each vector straight to its place.
+        """Fetch the items to the driver in slices, and copy each vector to its row of the matrix.
 
         Returns
         -------
@@ -220,9 +223,7 @@ class PackedItems:
             counted = [tuple(getattr(chunk, mark) for mark in marks) for chunk in part]
             if [tuple(row[mark] for mark in marks) for row in rows] != counted:
                 raise RuntimeError(
-                    CHANGED.format(
-                        what="the rows that were fetched differ from those counted before"
-                    )
+                    CHANGED.format(what="the rows fetched differ from the rows counted before")
                 )
             yield from rows
 
@@ -246,7 +247,7 @@ def _pack(dataset: DataFrame, source: ItemSource, request: packing.PackRequest) 
 
 
 def _within(first: Chunk, last: Chunk) -> Column:
-    """Whether a row is one of these chunks, or a chunk between them."""
+    """Return the condition that a row is one of these chunks, or a chunk between them."""
     at = F.struct("partition", "chunk")
     # The plain comparison of partitions lets Spark skip cached blocks.
     partitions = F.col("partition").between(first.partition, last.partition)
@@ -258,7 +259,7 @@ def _key(chunk: Chunk) -> Column:
 
 
 def _bytes_of(size: str) -> int:
-    """Return the bytes of a size in Spark's settings, such as "64m", "1g" or "1048576"."""
+    """Convert a size in Spark's settings, such as "64m", "1g" or "1048576", to bytes."""
     text = size.strip().lower().rstrip("b")
     unit = "kmgtp".find(text[-1:]) + 1 if text[-1:].isalpha() else 0
     return int(float(text[:-1] if unit else text) * 1024**unit)

@@ -1,4 +1,4 @@
-"""Packs items into chunks in Python workers: batches of rows -> few rows of large binary cells."""
+"""Pack items into chunks in Python workers: batches of rows -> few rows of large binary cells."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from pyspark_knn.engine.spark.arrow import one_row, stream_of
 
 @dataclass(frozen=True)
 class NumberRule:
-    """The numbers that a column of the items may hold; they must be finite.
+    """The numbers that a column of the items may contain; they must be finite.
 
     Attributes
     ----------
     name : str
-        What the column is called in here: "label" or "weight".
+        The name of the item column: "label" or "weight".
     param, column : str
         The Param that names the column, and the column's name, for messages.
     negative, fractional : bool
@@ -44,7 +44,7 @@ class NumberRule:
     fractional: bool = True
 
     def problem(self, values: pa.Array) -> str | None:
-        """Return what is wrong with `values`, of type double; None if nothing is."""
+        """Return the error message for `values`, of type double; None if all are allowed."""
         numbers = values.to_numpy(zero_copy_only=False)
         with np.errstate(invalid="ignore"):
             bad = ~np.isfinite(numbers)
@@ -61,7 +61,7 @@ class NumberRule:
 
 @dataclass(frozen=True)
 class PackRequest:
-    """All that a task that packs items must know.
+    """The parameters of a task that packs items.
 
     Attributes
     ----------
@@ -70,19 +70,19 @@ class PackRequest:
     columns : tuple of str
         The names of the item columns.
     id_col : str or None
-        The name of the id column, for messages; None where the items have no ids.
+        The name of the id column, for messages; None if the items have no ids.
     dim : int or None
-        The dimension that the vectors must have; None where it is not known yet.
+        The dimension that the vectors must have; None if it is not known yet.
     handle_invalid : {"error", "skip", "keep"}
         What to do with an invalid vector: "skip" and "keep" drop the item.
     dtype : {"auto", "float32"}
-        "float32" rounds the values; "auto" stores them as float32 where that changes none.
+        "float32" rounds the values; "auto" stores them as float32 if that changes none.
     chunk_bytes : int
         The approximate size of a chunk, in bytes.
     rules : tuple of NumberRule
-        What the item columns may hold, in every row.
+        The numbers that the item columns may contain, in every row.
     unique : str
-        Makes this packing differ from all others. Spark treats equal plans as one, so unpersisting
+        A value that makes this plan unique. Spark treats equal plans as one, so unpersisting
         the chunks of one fit would unpersist those of another fit of equal items.
     """
 
@@ -128,7 +128,7 @@ def pack(request: PackRequest, batches: Iterator[pa.RecordBatch]) -> Iterator[pa
 
 
 class _Packer:
-    """Sorts the rows of a partition into piles and turns full piles into chunks."""
+    """A packer of the rows of a partition: it sorts them into piles, and packs full piles."""
 
     def __init__(self, request: PackRequest, partition: int) -> None:
         self._request = request
@@ -152,7 +152,7 @@ class _Packer:
         columns = batch.select(list(request.columns))
         if request.id_col is not None and (missing := _missing(arrays["id"])):
             self._problem = (
-                f"idCol {request.id_col!r} contains a {missing}, but every item needs an id"
+                f"idCol {request.id_col!r} contains a {missing}. Every item needs an id."
             )
             return
         problems = (rule.problem(arrays[rule.name]) for rule in request.rules)
@@ -197,7 +197,7 @@ class _Packer:
         *,
         sparse: bool,
     ) -> Iterator[pa.RecordBatch]:
-        """Put `rows` on their pile, and yield a chunk if that fills it."""
+        """Add `rows` to their pile, and yield a chunk if the pile is full."""
         if sparse:
             row, index, value = vectors.entries(rows)
             bad = np.zeros(len(rows), dtype=bool)
@@ -227,7 +227,7 @@ class _Packer:
             yield self._chunk(pile)
 
     def _stored(self, values: NDArray[np.floating]) -> NDArray[np.floating]:
-        """Return a copy, as float32 where that holds every value exactly or is asked for."""
+        """Return a copy, as float32 if that represents every value exactly or is required."""
         with np.errstate(over="ignore", under="ignore"):
             rounded = values.astype(np.float32)
         if self._request.dtype == "auto":
@@ -275,7 +275,7 @@ def _missing(ids: pa.Array) -> str | None:
 
 
 def _largest_label(batches: list[pa.RecordBatch]) -> float | None:
-    """Return the largest label of record batches; None where they have no labels."""
+    """Return the largest label of record batches; None if they have no labels."""
     if "label" not in batches[0].schema.names:
         return None
     return float(max(pc.max(batch.column("label")).as_py() for batch in batches))

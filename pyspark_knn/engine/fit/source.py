@@ -1,4 +1,4 @@
-"""What a fit reads of a DataFrame of items, and how a saved model's items are read back."""
+"""The columns that a fit reads from the items, and those of the items of a saved model."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from pyspark_knn.engine.spark import hints
 
 @dataclass(frozen=True)
 class ItemColumn:
-    """A column that every item has beside its vector.
+    """A column that every item has in addition to its vector.
 
-    A stage lists its own in `_KNNParams._item_columns`. From there on a column goes by its name:
-    through packing, bundles, shards and saved models to the answers that need it.
+    A stage lists its own in `_KNNParams._item_columns`. From there on, a column is identified by
+    its name: in packing, bundles, shards and saved models, and by the answers that need it.
 
     Attributes
     ----------
@@ -52,13 +52,13 @@ class ItemColumn:
 
     @property
     def saved_types(self) -> tuple[str, ...]:
-        """The types that it may have in a saved model; empty for any type that ids may have."""
+        """The types that are allowed in a saved model; empty if any type of ids is allowed."""
         return ("double",) if self.numeric else ()
 
 
 @dataclass(frozen=True)
 class ItemSource:
-    """What to read of a DataFrame of items.
+    """The columns to read from a DataFrame of items, and the rules for their values.
 
     Attributes
     ----------
@@ -70,7 +70,7 @@ class ItemSource:
         The columns of `ItemColumn`, by name, and "position" of saved items. Their order breaks ties
         between items at the same distance.
     id_type : DataType or None
-        The Spark type of the ids; None where the positions are the ids.
+        The Spark type of the ids; None if the positions are the ids.
     id_col : str or None
         The name of the id column, for messages.
     handle_invalid : {"error", "skip", "keep"}
@@ -78,7 +78,7 @@ class ItemSource:
     dtype : {"auto", "float32"}
         The type of the stored vectors; "auto" is the narrowest that keeps all values.
     rules : tuple of NumberRule
-        What the columns of numbers may hold.
+        The numbers that the columns of numbers may contain.
     """
 
     features: Features
@@ -92,7 +92,7 @@ class ItemSource:
 
     @property
     def sort_by(self) -> tuple[str, ...]:
-        """The columns that order the items; none of them keeps the order of the DataFrame.
+        """The columns that the items are sorted by; empty to keep the order of the DataFrame.
 
         Among equal ids the smaller label comes first, so that ties have one answer.
         """
@@ -102,7 +102,7 @@ class ItemSource:
 
     @property
     def item_columns(self) -> dict[str, T.DataType]:
-        """What an item in a shard has beside its vector, "id" first, which all of them have."""
+        """The types of the columns of items in a shard, except the vector; "id" comes first."""
         given = {name: each.type for name, each in self.columns.items() if name != POSITION}
         return {"id": T.LongType(), **given}
 
@@ -114,7 +114,7 @@ def item_source(
     handle_invalid: str,
     dtype: str,
 ) -> ItemSource:
-    """Return what a fit reads of `dataset`.
+    """Return the columns that a fit reads from `dataset`.
 
     Parameters
     ----------
@@ -156,15 +156,15 @@ def item_source(
 
 
 def saved_source(frame: DataFrame, declared: Iterable[ItemColumn]) -> ItemSource:
-    """Return how to read what `Placement.items_frame` returned.
+    """Return the columns to read from a DataFrame that `Placement.items_frame` returned.
 
     Parameters
     ----------
     frame : DataFrame
-        Has the columns `features`, those of `declared` by their names, and "position" where there
+        Has the columns `features`, those of `declared` by their names, and "position" if there
         are no ids.
     declared : iterable of ItemColumn
-        What every item has beside its vector.
+        The columns that every item has in addition to its vector.
     """
     named = [replace(each, param="items column", column=each.name) for each in declared]
     source = item_source(frame, "features", named, "error", "auto")

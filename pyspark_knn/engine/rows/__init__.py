@@ -1,1 +1,1 @@
-"""What rows are on their way from Spark to Python and back."""
+"""The form that rows have between Spark and Python."""

@@ -12,7 +12,7 @@ from pyspark_knn.engine.spark import compat, hints
 
 
 class Input(NamedTuple):
-    """A column as a Python function gets it.
+    """A column in the form in which it is sent to Python.
 
     Attributes
     ----------
@@ -49,7 +49,7 @@ def replace_columns(frame: DataFrame, values: dict[str, Column]) -> DataFrame:
     names = frame.columns
     if len(set(names)) == len(names):
         return frame.select(*(values.get(name, column(name)) for name in names))
-    # Columns with duplicate names cannot be selected by name, so give them unique names meanwhile.
+    # Columns with duplicate names cannot be selected by name, so they get unique names temporarily.
     first = min(map(names.index, values))
     own = [f"own_{i}" for i in range(first)]
     plain = frame.toDF(*own, *names[first:])

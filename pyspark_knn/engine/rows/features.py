@@ -85,7 +85,7 @@ def features_of(dataset: DataFrame, param: str, name: str) -> Features:
 
 
 def _vector_features(plain: Column, attributes: int | None, names: list[str] | None) -> Features:
-    """The features of a column of vectors, given as the struct that `VectorUDT` stores."""
+    """Return the features of a column of vectors, given as the struct that `VectorUDT` stores."""
     # Spark computes the size in bytes of every column after each row (4.3.0). So the dimension and
     # the indices are one column, and a dense vector has an empty array rather than a null, since
     # nulls are counted each time.
@@ -137,7 +137,7 @@ def _typed_vector(values: Column, kind: T.StructType) -> Column:
 
 
 def _attribute_names(attributes: dict[str, Any]) -> list[str] | None:
-    """The names of the features in their order, if the ML attributes declare all of them."""
+    """Return the names of the features, in order, if the ML attributes declare all of them."""
     named = [entry for group in attributes.get("attrs", {}).values() for entry in group]
     names = {entry["idx"]: entry["name"] for entry in named if "name" in entry}
     if not names or sorted(names) != list(range(attributes.get("num_attrs", -1))):

@@ -38,7 +38,7 @@ def check_id_type(param: str, field: T.StructField) -> T.DataType:
 
 
 def _atomic_hint(given: T.DataType) -> str:
-    """The end of the message: how to combine several values into one id."""
+    """Return the end of the error message: how to combine several values into one id."""
     if not isinstance(given, (T.StructType, T.ArrayType, T.MapType)):
         return ""
     return (
@@ -59,7 +59,7 @@ def collation_hint(given: T.DataType) -> str | None:
     return (
         f"has collation {collation}, which can treat different strings as equal, but ids are "
         "compared by their bytes. Cast the column to string or add COLLATE UTF8_BINARY; for "
-        "case-insensitive ids, apply lower() before that."
+        "case-insensitive ids, apply lower() first."
     )
 
 

@@ -1,4 +1,4 @@
-"""The items without their vectors: what the positions of an index stand for. No Spark in here."""
+"""The items without their vectors, by their positions in an index. Independent of Spark."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 class Items:
     """The items without their vectors, in the order of the index's matrix.
 
-    Whatever an item has beside its vector is a column in here, and goes by its name from the fit to
-    the answer: see `pyspark_knn.engine.fit.source.ItemColumn`.
+    Everything that an item has in addition to its vector is a column, with one name from the fit
+    to the answer: see `pyspark_knn.engine.fit.source.ItemColumn`.
 
     Attributes
     ----------
@@ -25,7 +25,7 @@ class Items:
         The number of items.
     columns : dict of str to pyarrow.Array of length count
         Without nulls. "id", in the type that ids have in Python (see `ids.to_wire`) and in
-        ascending order; it is missing where the positions are the ids.
+        ascending order; it is missing if the positions are the ids.
     """
 
     count: int
@@ -39,7 +39,7 @@ class Items:
 
     @property
     def ids(self) -> pa.Array | None:
-        """The ids; None where the positions are the ids."""
+        """The ids; None if the positions are the ids."""
         return self.columns.get("id")
 
     def take(self, name: str, positions: NDArray[np.int64]) -> pa.Array:
@@ -64,7 +64,7 @@ class Items:
 
     def _known(self, name: str) -> pa.Array:
         if name not in self.columns:
-            raise ValueError(f"the items have no column {name!r}, only {list(self.columns)}")
+            raise ValueError(f"items column {name!r} does not exist. Columns: {list(self.columns)}")
         return self.columns[name]
 
     def positions_of(self, wanted: pa.Array) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -86,7 +86,7 @@ class Items:
             which = np.flatnonzero((positions >= 0) & (positions < self.count))
             return which, positions[which]
         if pa.types.is_integer(self.ids.type) or pa.types.is_floating(self.ids.type):
-            # To numpy as to Spark, but not to Arrow, 0.0 is -0.0 and NaN is NaN.
+            # numpy and Spark treat 0.0 and -0.0 as equal, and NaN and NaN; Arrow does not.
             known = self.ids.to_numpy()
             value = wanted.to_numpy()
             first = np.searchsorted(known, value, side="left")

@@ -12,7 +12,7 @@ from pyspark_knn.engine.rows.features import Features
 from pyspark_knn.engine.rows.ids import collation_hint, to_wire, wire_type
 
 _MAX_NAMES = 10_000
-"""With more feature names than this, a model keeps none: they take some 200 KiB in its metadata."""
+"""The largest number of feature names that a model keeps: they take some 200 KiB of metadata."""
 
 
 def check_attributes(
@@ -29,7 +29,7 @@ def check_attributes(
     dim : int
         The dimension of the items.
     names : list of str or None
-        The names of the items' features; None where they are not known.
+        The names of the items' features; None if they are not known.
     strict : bool
         Whether another dimension is an error (handleInvalid is "error").
 
@@ -49,24 +49,24 @@ def check_attributes(
     differ = [i for i, both in enumerate(zip(given, names, strict=True)) if both[0] != both[1]]
     if differ:
         first = differ[0]
-        # Spark 3.5 ignores empty metadata and keeps the old ones.
+        # Spark 3.5 ignores empty metadata and keeps the previous metadata.
         dropped = f"queries.withMetadata({name!r}, {{'ml_attr': {{}}}})"
         raise ValueError(
-            f"featuresCol {name!r} has other features than the items: feature {first} is "
+            f"featuresCol {name!r} has different features than the items: feature {first} is "
             f"{given[first]!r} instead of {names[first]!r} ({len(differ)} of {len(names)} features "
             "differ). Assemble the queries in the same way as the items or, if only the names "
-            f"differ, drop the names: {dropped}"
+            f"differ, remove the names of the queries: {dropped}"
         )
 
 
 def names_to_keep(features: Features) -> list[str] | None:
-    """Return the feature names for a model to keep; None where there are none or too many."""
+    """Return the feature names for a model to keep; None if there are none or too many."""
     names = features.names
     return None if names is None or len(names) > _MAX_NAMES else names
 
 
 def excluded_ids(queries: DataFrame, name: str, id_type: T.DataType) -> Input:
-    """Return the ids to exclude of each query, as an array without nulls.
+    """Return the ids to exclude for each query, as an array without nulls.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Batches of feature vectors in Arrow arrays, as Python workers get them.
+"""Batches of feature vectors in Arrow arrays, in Python workers.
 
 This module does not import Spark.
 """
@@ -181,7 +181,7 @@ def list_parts(
         If a double cannot represent an integer exactly.
     """
     offsets = array.offsets.to_numpy().astype(np.int64)
-    # `array.values` are those of the whole buffer, of which a sliced array uses a part.
+    # `array.values` contains the whole buffer, of which a sliced array uses only a part.
     flat = array.values[offsets[0] : offsets[-1]]
     if pa.types.is_int64(flat.type):
         flat = _as_doubles(flat, name)
@@ -199,7 +199,7 @@ def _as_doubles(integers: pa.Array, name: str) -> pa.Array:
         return integers.cast(pa.float64())
     exact = integers.fill_null(0).to_numpy()
     doubles = exact.astype(np.float64)
-    # 2**63 - 1 becomes 2**63, which is not an int64: casting it back gives some other number.
+    # 2**63 - 1 becomes 2**63, which is not an int64: casting it back returns a different number.
     with np.errstate(invalid="ignore"):
         changed = np.flatnonzero(doubles.astype(np.int64) != exact)
     if len(changed):

@@ -1,1 +1,1 @@
-"""What runs in a Python worker that searches."""
+"""The search, as it runs in Python workers."""

@@ -1,4 +1,4 @@
-"""What a search returns for its queries: lists of neighbors, and predictions from them."""
+"""The answers of a search: lists of neighbors, and predictions from them."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ DISTANCE = "distance"
 
 
 class Answer(Protocol):
-    """What a stage returns for a query, made of its neighbors."""
+    """The output of a stage for a query, computed from the query's neighbors."""
 
     @property
     def result_type(self) -> StructType:
-        """The output columns, as they come from Python."""
+        """The output columns as Python returns them."""
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """The item columns that it reads, by name."""
+        """The names of the item columns that the answer reads."""
 
     @property
     def width(self) -> int:
-        """The numbers in the answer to one query, in addition to one for each neighbor."""
+        """The number of values in the answer to a query, in addition to one for each neighbor."""
 
     def rows(self, found: Found, items: Items) -> pa.StructArray:
         """Return one struct of `result_type` for each query."""
@@ -62,7 +62,7 @@ class FoundLists:
         return tuple(name for name in self.names if name != DISTANCE)
 
     def rows(self, found: Found, items: Items) -> pa.StructArray:
-        """Return one struct of lists for each query, as long as it has neighbors."""
+        """Return one struct for each query, of lists with one element for each neighbor."""
         offsets = pa.array(found.offsets, pa.int32())
         values = [
             pa.array(found.distances) if name == DISTANCE else items.take(name, found.positions)
@@ -73,11 +73,11 @@ class FoundLists:
 
 
 class Predicted(Protocol):
-    """What a classifier or a regressor predicts from neighbors."""
+    """The prediction of a classifier or a regressor from neighbors."""
 
     @property
     def width(self) -> int:
-        """The numbers in the prediction for one query."""
+        """The number of values in the prediction for a query."""
 
     def columns(self, found: Found, items: Items) -> dict[str, pa.Array]:
         """Return the output columns, by the Params that name them."""
@@ -85,7 +85,7 @@ class Predicted(Protocol):
 
 @dataclass(frozen=True)
 class ClassVote:
-    """Votes, probabilities and the class that wins.
+    """The votes, the probabilities and the predicted class.
 
     Attributes
     ----------
@@ -103,7 +103,7 @@ class ClassVote:
 
     @property
     def width(self) -> int:
-        """A vote and a probability for each class."""
+        """The number of values for a query: a vote and a probability for each class."""
         return 2 * self.num_classes
 
     def columns(self, found: Found, items: Items) -> dict[str, pa.Array]:
@@ -151,7 +151,7 @@ class Prediction:
     predicted : Predicted
         What is predicted.
     lists : FoundLists or None
-        The neighbors, in columns that are named by the Params; None where no output shows them.
+        The neighbors, in columns that are named by the Params; None if no output shows them.
     weighted : bool
         Whether the items have weights.
     """
@@ -169,7 +169,7 @@ class Prediction:
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """Labels, weights where there are any, and ids where an output shows them."""
+        """The labels, the weights if there are any, and the ids if an output contains them."""
         ids = () if self.lists is None else self.lists.needs
         return (*ids, "label", *(("weight",) if self.weighted else ()))
 
@@ -184,6 +184,6 @@ class Prediction:
 
 
 def _vote_weights(found: Found, items: Items, weights: str) -> NDArray[np.float64]:
-    """Return the weight of each neighbor, the item's own weight included where it has one."""
+    """Return the weight of each neighbor, multiplied by the item's own weight if it has one."""
     item_weights = items.numbers("weight") if "weight" in items.columns else None
     return votes.vote_weights(found, weights, item_weights)

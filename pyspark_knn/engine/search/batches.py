@@ -25,18 +25,18 @@ from pyspark_knn.engine.spark.arrow import list_offsets
 from pyspark_knn.index.base import Exclusion, NeighborIndex
 
 EXCLUDED = "excluded"
-"""The input that holds the ids never to be returned to a query: an array without nulls."""
+"""The input that contains the ids to exclude for a query: an array without nulls."""
 
 _BLOCK_BYTES = 32 << 20
-"""Query vectors that are searched at once."""
+"""The query vectors that are searched at once, in bytes."""
 
 BLOCK_NUMBERS = 1 << 20
-"""Numbers in the answers to one block of queries: memory stays bounded however large k is."""
+"""Values in the answers to one block of queries, so that memory is bounded for any k."""
 
 
 @dataclass(frozen=True)
 class Searchable:
-    """The content of a bundle.
+    """The content of a bundle: items and their index.
 
     Attributes
     ----------
@@ -52,7 +52,7 @@ class Searchable:
 
 @dataclass(frozen=True)
 class Request:
-    """All that a worker must know about a search.
+    """The parameters of a search, for the workers.
 
     Attributes
     ----------
@@ -65,12 +65,12 @@ class Request:
     features_col : str
         The name of the features column, for messages.
     inputs : tuple of str
-        The names of a query's columns, in the order in which the worker gets them:
-        `vectors.VALUES`, then `vectors.LAYOUT` and `EXCLUDED` where they are there.
+        The names of a query's columns, in the order in which they are sent to the worker:
+        `vectors.VALUES`, then `vectors.LAYOUT` and `EXCLUDED` if they are needed.
     answer : Answer
         Makes the output.
     probes : int or None
-        The number of cells to search, where shards are cells; None: all that may hold a neighbor.
+        The number of cells to search, if shards are cells; None: all that may contain a neighbor.
     replicas : int or None
         The number of tasks that share the queries of a shard; None: by the number of cores.
     block_bytes : int
@@ -187,7 +187,7 @@ def valid_queries(
 
 
 def _exclusion(excluded: pa.ListArray, rows: NDArray[np.int64], items: Items) -> Exclusion | None:
-    """Return the pairs of query and item that the ids to exclude stand for."""
+    """Return the pairs of a query and an item to exclude, given ids."""
     lists = excluded.take(pa.array(rows))
     which, positions = items.positions_of(lists.flatten())
     if not len(which):
@@ -198,7 +198,7 @@ def _exclusion(excluded: pa.ListArray, rows: NDArray[np.int64], items: Items) ->
 
 
 def fan_out(answers: pa.StructArray, valid: NDArray[np.bool_], *, keep: bool) -> pa.ListArray:
-    """Return a list for each query: its answer, or, if it is invalid, nothing or a null (`keep`).
+    """Return a list for each query: its answer or, if it is invalid, no element or a null (`keep`).
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Items as rows of a DataFrame again, in a Python worker."""
+"""Read the items of an index back as rows of a DataFrame, in a Python worker."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pyspark_knn.engine.ship.shard_rows import open_shards
 from pyspark_knn.engine.spark.arrow import list_rows
 
 _BATCH_BYTES = 32 << 20
-"""Vectors in one batch of rows."""
+"""The vectors in one batch of rows, in bytes."""
 
 
 def read_items(
@@ -56,7 +56,7 @@ def read_shards(
     Parameters
     ----------
     digests : dict of int to str
-        What each shard must be, see `shard_rows.ShardReader`.
+        The expected digest of each shard, see `shard_rows.ShardReader`.
     names : list of str
         The columns to yield: "features", and those of the items.
     batches : iterator of pyarrow.RecordBatch

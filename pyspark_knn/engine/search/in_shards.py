@@ -1,4 +1,4 @@
-"""The search of shards, each of which comes as rows just before its queries, in a Python worker."""
+"""Search shards in a Python worker: the rows of a shard come just before its queries."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def search_shards(
     request : Request
         What to search; its answer is `FoundLists`.
     digests : dict of int to str
-        What each shard must be, see `shard_rows.ShardReader`.
+        The expected digest of each shard, see `shard_rows.ShardReader`.
     batches : iterator of tuples of pyarrow.Array
         `SHARD_COLUMNS`, of which a query has the first alone, and then `request.inputs`.
 
@@ -81,6 +81,6 @@ def time_shards(
     k: int,
     batches: Iterator[pa.RecordBatch],
 ) -> Iterator[pa.RecordBatch]:
-    """Yield `batches.time_search` in each shard that `batches` hold, as rows of `SHARD_COLUMNS`."""
+    """Yield `batches.time_search` in each of the shards in `batches`, rows of `SHARD_COLUMNS`."""
     for searchable in open_shards(digests, batches):
         yield time_search(searchable, queries, k)

@@ -1,4 +1,4 @@
-"""The k nearest of what several shards found for a query, in a Python worker."""
+"""Merge the neighbors that several shards found for a query, in a Python worker."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _MERGED_AT_ONCE = 1 << 20
 def merge_batches(
     request: Request, names: Sequence[str], batches: Iterator[tuple[pa.Array, ...]]
 ) -> Iterator[pa.Array]:
-    """Answer queries out of the neighbors that their shards found.
+    """Answer queries from the neighbors that their shards found.
 
     Parameters
     ----------
@@ -41,7 +41,7 @@ def merge_batches(
     Raises
     ------
     RuntimeError
-        If a retried task produced other queries than it did at first.
+        If a retried task produced different queries than at first.
     """
     for sent, answered, rows, *lists in batches:
         expected = sent.fill_null(-1).to_numpy(zero_copy_only=False)

@@ -1,7 +1,7 @@
-"""The answers of narrower searches out of the neighbors that a wider one found, in a worker.
+"""Answer narrower searches from the neighbors that a wider one found, in a worker.
 
-What a stage returns depends on the distances and on columns of the neighbors alone. So the lists of
-both for the widest search hold the answer of every narrower one.
+The answer of a stage depends only on the distances and on columns of the neighbors. So the lists of
+both for the widest search contain the answer of every narrower one.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class NarrowerSearch:
     answer: Answer
 
     def rows(self, valid: NDArray[np.bool_], lists: list[pa.ListArray]) -> pa.StructArray:
-        """Return the answers to the valid queries, out of the lists for all of them."""
+        """Return the answers to the valid queries, from the lists of all queries."""
         lengths = lists[0].value_lengths().fill_null(0).to_numpy(zero_copy_only=False)[valid]
         columns = {name: each.flatten() for name, each in zip(self.names, lists, strict=True)}
         distances = columns.pop(DISTANCE).to_numpy()

@@ -1,4 +1,4 @@
-"""The shards that a query is sent to, where shards are cells, in a Python worker."""
+"""Choose the shards that a query is sent to, if shards are cells, in a Python worker."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def route_nearest(
 def route_within(
     request: Request, cells: Cells, batches: Iterator[tuple[pa.Array, ...]]
 ) -> Iterator[pa.Array]:
-    """Yield the further shards that may hold a neighbor of each query.
+    """Yield the further shards that may contain a neighbor of each query.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Builds shards in Python workers: packed chunks -> pieces of shards -> bundles."""
+"""Build shards in Python workers: packed chunks -> pieces of shards -> bundles."""
 
 from __future__ import annotations
 
@@ -43,17 +43,17 @@ PIECE_SCHEMA = pa.schema(
 """Items of one chunk that belong to one shard: their vectors, whose values are of type `dtype`, and
 their columns, an Arrow stream."""
 
-_CHANGED = CHANGED.format(what="the rows divided into shards differ from those counted before")
+_CHANGED = CHANGED.format(what="the rows divided into shards differ from the rows counted before")
 
 
 @dataclass(frozen=True)
 class ShardRequest:
-    """All that a task that builds shards must know.
+    """The parameters of a task that builds shards.
 
     Attributes
     ----------
     dim : int
-        The dimension of the vectors; chunks of another one are left out.
+        The dimension of the vectors; chunks of another dimension are skipped.
     dtype : numpy dtype
         The type of the vectors in all shards, float32 or float64.
     num_shards : int
@@ -111,13 +111,13 @@ def split_chunks(
         for chunk in rows_of(batch):
             tally = found.setdefault(chunk["partition"], _Tally())
             if chunk["chunk"] < 0 or chunk["dim"] != request.dim:
-                continue  # the row that closes a partition, or vectors that are left out
+                continue  # the row that closes a partition, or vectors of another dimension
             tally.add(chunk["rows"], chunk["content"])
             start, rows = starts.get((chunk["partition"], chunk["chunk"]), (0, -1))
             if rows != chunk["rows"] and not request.has_ids:
                 raise RuntimeError(_CHANGED)
             yield from _pieces(request, chunk, start)
-    # By partitions and not by chunks, since the rows of a shuffle may come in another order.
+    # Partitions are compared, not chunks, since a shuffle may return rows in a different order.
     for partition, tally in found.items():
         counted = _Tally()
         for *_, rows, content in request.chunks[request.chunks[:, 0] == partition].tolist():
@@ -162,7 +162,7 @@ def _pieces(
 
 
 def _columns(chunk: Mapping[str, Any], start: int) -> pa.Table:
-    """Return the columns of a chunk's items, with positions as "id" where they have no ids."""
+    """Return the columns of a chunk's items, with positions as "id" if they have no ids."""
     columns = pa.table({}) if chunk["columns"] is None else columns_of(chunk)
     given = columns.drop([POSITION]) if POSITION in columns.column_names else columns
     if "id" in columns.column_names:
@@ -241,7 +241,7 @@ def _shard(
 def _sorted(
     request: ShardRequest, pieces: Iterable[Mapping[str, Any]]
 ) -> tuple[pa.Table, NDArray[np.floating]]:
-    """Return the items of a shard sorted by id, whatever the order of the pieces."""
+    """Return the items of a shard sorted by id, regardless of the order of the pieces."""
     table, matrix = _placed(request, pieces)
     # Arrow keeps the memory of the pieces for reuse: as much as the shard, which is copied next.
     pa.default_memory_pool().release_unused()

@@ -1,4 +1,4 @@
-"""Finds the cells of a sharded index by MLlib's KMeans over a sample of the items."""
+"""Find the cells of a sharded index with MLlib's KMeans on a sample of the items."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from pyspark_knn.index.cells import ShardAssignment
 from pyspark_knn.index.distances import Metric
 
 _SAMPLED = 256
-"""Items per cell that KMeans sees: more of them hardly move the centers."""
+"""Items per cell in the sample for KMeans: more of them hardly move the centers."""
 
 _ITERATIONS = 10
 """The maxIter of KMeans."""
@@ -41,7 +41,7 @@ def find_assignment(
     packed : PackedItems
         The items.
     num_cells : int
-        The number of cells; there are fewer of them where many items are equal.
+        The number of cells; there are fewer if many items are equal.
     most_rows : int
         The largest number of items in a shard.
     metric : Metric

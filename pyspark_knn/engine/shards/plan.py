@@ -5,10 +5,10 @@
     rows of shards --copied--> one per replica ---------'                               |
                                      answers <- merge <- shuffle by query --------------'
 
-A copy holds the number and the vector of its query. The other columns of the query travel with one
-of its copies, the carrier, and never leave the JVM, since the search is a scalar function and Spark
-does not send it columns that are no arguments. Where shards are cells and the search is exact, the
-nearest cell is searched first, and its distances decide to which other cells the query is sent.
+A copy contains the number and the vector of its query. The other columns of the query are in one of
+its copies, the carrier, and never leave the JVM, since the search is a scalar function and Spark
+sends it only its arguments. If shards are cells and the search is exact, the nearest cell is
+searched first, and its distances decide to which other cells the query is sent.
 
 The candidates of a query are the nearest items of each shard that it was sent to.
 """
@@ -55,17 +55,17 @@ class ShardPlan:
     frame : DataFrame
         Rows of `shard_rows.SHARD_SCHEMA`.
     digests : dict of int to str
-        The digest of each shard that holds items, by the number of the shard.
+        The digest of each shard that is not empty, by the number of the shard.
     num_shards : int
         The number of shards, the empty ones included.
     replicas : int
         The number of tasks that share the queries of one shard.
     partitions : int
-        The number of partitions of the shuffle that brings shards and queries together.
+        The number of partitions of the shuffle that joins shards and queries.
     item_columns : dict of str to DataType
         The item columns, in the order that breaks ties; "id" comes first.
     cells : Cells or None
-        The cells that the shards are; None where they are no cells.
+        The cells that the shards consist of; None if the shards are not cells.
     """
 
     frame: DataFrame
@@ -149,7 +149,7 @@ class ShardPlan:
         ).drop("row", "place")
 
     def _searched(self, copies: DataFrame, types: InputTypes, request: Request) -> DataFrame:
-        """Return `copies` with the candidates of each, found where its shard is."""
+        """Return `copies` with the candidates of each, found in the task that holds its shard."""
         replicas = F.explode(int_array(range(self.replicas))).alias("replica")
         shards = self.frame.select("*", replicas).select(
             (F.col("shard") * self.replicas + F.col("replica")).alias("target"),
@@ -174,7 +174,7 @@ class ShardPlan:
         return found.select(*kept, F.inline("found").alias(*self._names))
 
     def _merged(self, found: DataFrame, schema: T.StructType, request: Request) -> DataFrame:
-        """Return the k nearest candidates of each query, beside the columns of the query."""
+        """Return the columns of each query with its k nearest candidates."""
         candidates = F.when(F.col(DISTANCE).isNotNull(), F.struct(*self._names))
         whole = found.groupBy("query").agg(
             F.collect_list(candidates).alias("found"), F.collect_list("rest").alias("rest")

@@ -21,7 +21,7 @@ def sample_items(
     Parameters
     ----------
     dim : int
-        The dimension of the vectors; chunks of another one are left out.
+        The dimension of the vectors; chunks of another dimension are skipped.
     share : float
         The share of the vectors, greater than 0 and at most 1.
     batches : iterator of pyarrow.RecordBatch

@@ -8,8 +8,8 @@ _SHARD_BYTES = 256 << 20
 """The vectors of one shard, in bytes, unless numShards is set."""
 
 LARGEST_SHARD = 1 << 30
-"""The largest vectors of one shard, in bytes: before Spark 4 an Arrow batch may hold a whole shard,
-and its limit is 2 GiB."""
+"""The largest vectors of one shard, in bytes: before Spark 4, an Arrow batch may contain a whole
+shard, and its limit is 2 GiB."""
 
 _SPREAD_SHARDS = 8
 """Shards of a small index: enough to build them in parallel, few enough to search them quickly."""

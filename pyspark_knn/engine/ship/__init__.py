@@ -1,1 +1,1 @@
-"""How indexes and functions get to the Python workers."""
+"""Shipping of indexes and functions to the Python workers."""

@@ -6,8 +6,8 @@ arrays and scikit-learn's trees are stored and opened without a copy, and all pr
 file share its pages. A bundle exists during a Spark session only and is never part of a saved
 model. This module does not import Spark.
 
-``joblib.load(mmap_mode="r")`` does not serve here: it maps numpy arrays but copies Arrow's buffers,
-it aligns arrays to 16 bytes only, and it needs a file of its own, whereas a bundle may also lie
+``joblib.load(mmap_mode="r")`` is not suitable: it maps numpy arrays but copies Arrow's buffers,
+it aligns arrays to 16 bytes only, and it needs a file of its own, whereas a bundle may also be
 within a broadcast's file or in the rows of a shard. Opening a bundle unpickles, as joblib does:
 bundles are read only by the Spark application that wrote them.
 """
@@ -79,7 +79,7 @@ def write_bundle(content: Any, file: BinaryIO, *, broadcast: bool = False) -> st
 
 
 def _extents(head: int, sizes: list[int], *, broadcast: bool) -> list[tuple[int, int]]:
-    """The (offset, length) of buffers of `sizes` bytes that follow a pickle of `head` bytes."""
+    """Return (offset, length) of buffers of `sizes` bytes that follow a pickle of `head` bytes."""
     start = _HEADER.size + _EXTENT.size * len(sizes) + head
     lead = 0
     if broadcast:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _PACKAGE = "pyspark_knn"
 
 _EPOCH = (1980, 1, 1, 0, 0, 0)
-"""The modification time of every file in the zip, so that equal files give equal zips."""
+"""The modification time of every file in the zip, so that zips of equal files are equal."""
 
 
 def supply_package(session: SparkSession) -> None:
@@ -33,8 +33,8 @@ def supply_package(session: SparkSession) -> None:
     Parameters
     ----------
     session : SparkSession
-        A classic session, which receives the package by ``addPyFile``, or one of Spark Connect,
-        which receives it by ``addArtifact``.
+        A classic session, which receives the package through ``addPyFile``, or a Spark Connect
+        session, which receives it through ``addArtifact``.
     """
     with private_folder("the zip of this package") as folder:
         compat.add_pyfile(session, _zip(folder))

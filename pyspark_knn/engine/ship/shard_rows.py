@@ -13,7 +13,7 @@ from pyspark_knn.engine.ship.bundle import ALIGNMENT, read_bundle
 from pyspark_knn.engine.spark.arrow import one_row
 
 _PART_BYTES = 8 << 20
-"""Rows of this size pass every buffer of Spark; no batch of them outgrows Arrow's 2 GiB."""
+"""The bytes of one row: small enough for every buffer of Spark and for Arrow's limit of 2 GiB."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Shard:
     size : int
         The bytes of the bundle.
     digest : str
-        Equal for equal items, in whatever order they came.
+        Equal for equal items, regardless of their original order.
     algorithm, reason : str
         The algorithm of its index, and why it was chosen.
     radius : float or None
@@ -95,7 +95,7 @@ def shard_rows(shard: Shard, data: memoryview) -> Iterator[pa.RecordBatch]:
 
 
 class ShardReader:
-    """Opens the bundles of shards out of their rows, one shard after another.
+    """A reader that opens the bundles of shards from their rows, one shard after another.
 
     Parameters
     ----------
@@ -128,7 +128,7 @@ class ShardReader:
         Raises
         ------
         RuntimeError
-            If a part is missing, or the shard holds other items than it did at first.
+            If a part is missing, or a rebuilt shard contains different items than at first.
         """
         names = ("shard", "offset", "size", "digest")
         shard, offset, size, digest = (columns[name][row].as_py() for name in names)
@@ -147,8 +147,9 @@ class ShardReader:
     def _begin(self, shard: int, size: int, digest: str) -> None:
         if self._digests[shard] != digest:
             raise RuntimeError(
-                f"shard {shard} was lost, and rebuilding it gave other items: the items DataFrame "
-                "is not deterministic. Persist it or write it to storage before fit, and set idCol."
+                f"shard {shard} was lost, and rebuilding it produced different items: the items "
+                "DataFrame is not deterministic. Persist it or write it to storage before fit, and "
+                "set idCol."
             )
         self._content = None  # frees the memory of the previous shard
         buffer = np.empty(size + ALIGNMENT, np.uint8)
@@ -164,7 +165,7 @@ class ShardReader:
 
 
 def open_shards(digests: dict[int, str], batches: Iterator[pa.RecordBatch]) -> Iterator[Any]:
-    """Yield the content of one bundle after another, out of rows of `SHARD_COLUMNS`."""
+    """Yield the content of one bundle after another, from rows of `SHARD_COLUMNS`."""
     reader = ShardReader(digests)
     for batch in batches:
         columns = dict(zip(batch.schema.names, batch.columns, strict=True))

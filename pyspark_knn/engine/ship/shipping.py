@@ -169,7 +169,7 @@ def ship_inline(content: Any, instead: str) -> Shipment:
     content : object
         The content of the bundle, which `bundle.open_bundle` returns in a worker.
     instead : str
-        What a user can do if the bundle is too large, for the error message.
+        What a user can do if the bundle is too large: a sentence for the error message.
 
     Returns
     -------
@@ -186,8 +186,9 @@ def ship_inline(content: Any, instead: str) -> Shipment:
     size = file.tell()
     if size > _INLINE_BYTES:
         raise ValueError(
-            f"the index takes {size / 2**20:.0f} MiB, but workers cannot read files here, and a "
-            f"query can contain at most {_INLINE_BYTES >> 20} MiB. {instead}"
+            f"the index takes {size / 2**20:.0f} MiB. It would have to be sent within the query, "
+            "since the Python workers of this query cannot read files, but a query can contain at "
+            f"most {_INLINE_BYTES >> 20} MiB. {instead}"
         )
     logger.info("shipped index %s within the query", digest)
     return Shipment(InlineRef(digest, file.getvalue()))
@@ -245,7 +246,7 @@ def _by_value(context: Any, application: str, content: Any) -> Shipment:
     """Broadcast bytes under I/O encryption, where nothing may be written to disk unencrypted."""
     file = io.BytesIO()
     digest = write_bundle(content, file)
-    # Spark's stream of encrypted data accepts nothing but bytes. getvalue() does not copy them.
+    # Spark's stream of encrypted data accepts only bytes. getvalue() does not copy them.
     value = file.getvalue()
     return _shared(application, digest, lambda: broadcasting.broadcast(context, digest, value))
 
@@ -272,7 +273,7 @@ def _upload(session: Any, path: Path) -> None:
 
 
 def _shared(key: str, digest: str, make: Callable[[], BundleRef]) -> Shipment:
-    """The shipment of this content that another model uses, or a new one."""
+    """Return the shipment of this content that another model uses, or a new one."""
     shipped = _alive.get((key, digest))
     if shipped is None:
         shipped = _alive[key, digest] = Shipment(make())

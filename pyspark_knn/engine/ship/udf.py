@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 BatchFunction = Callable[[Iterator[tuple[pa.Array, ...]]], Iterator[pa.Array]]
-"""Takes batches, each with one array per column, and yields arrays with as many rows in total."""
+"""A function from batches, each with one array per column, to arrays with as many rows in total."""
 
 
 def on_arrow(function: BatchFunction, batches: Iterator[Any]) -> Iterator[pa.Array]:

@@ -1,4 +1,4 @@
-"""Arrow batches: rows with large binary cells, and lists. No Spark in here."""
+"""Arrow batches: rows with large binary cells, and lists. Independent of Spark."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def _one_cell(cell: object, kind: pa.DataType) -> pa.Array:
 
 
 def stream_of(batches: list[pa.RecordBatch]) -> pa.Buffer | None:
-    """Return record batches as an Arrow stream; None where they have no columns."""
+    """Return record batches as an Arrow stream; None if they have no columns."""
     if not batches[0].num_columns:
         return None
     sink = pa.BufferOutputStream()

@@ -41,7 +41,9 @@ def persist(frame: DataFrame) -> DataFrame:
         return frame.persist()
     except compat.refusals() as error:
         logger.warning(
-            "the server does not persist DataFrames, so rows are computed again: %s", error
+            "the Spark Connect server cannot persist DataFrames, so they are computed again each "
+            "time that they are used: %s",
+            error,
         )
         return frame
 
@@ -141,6 +143,6 @@ def _free_all_of(key: str) -> None:
         try:
             frame.unpersist()
         except Exception:
-            # If the server does not respond, each call retries for minutes: skip the others.
-            logger.debug("DataFrames could not be unpersisted", exc_info=True)
+            # If the server does not respond, each call is retried for minutes, so skip the others.
+            logger.debug("cannot unpersist DataFrames", exc_info=True)
             break

@@ -1,4 +1,4 @@
-"""Everything that depends on the version of Spark, or on classic Spark or Spark Connect."""
+"""Everything that depends on the version of Spark, or differs on Spark Connect."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def session_of(dataset: DataFrame, argument: str = "dataset") -> SparkSession:
     Raises
     ------
     TypeError
-        If the argument is not a Spark DataFrame. The message says how to create one.
+        If the argument is not a Spark DataFrame. The message explains how to create one.
     ValueError
         If the session was stopped, or is one of Spark Connect before 4.0.
     """
@@ -77,7 +77,7 @@ def session_of(dataset: DataFrame, argument: str = "dataset") -> SparkSession:
     if not is_alive(session):
         raise ValueError(
             f"{argument} belongs to a Spark session that was stopped. Create the DataFrame again "
-            "in the running session; the model can still be used there."
+            "in the running session, where the model can still be used."
         )
     return session
 
@@ -212,7 +212,7 @@ def drops_metadata(session: SparkSession) -> bool:
 
 
 def metadata_session(session: SparkSession) -> Any:
-    """Return what pyspark's `DefaultParamsWriter` takes: a SparkContext before Spark 4.0."""
+    """Return the session for pyspark's `DefaultParamsWriter`: a SparkContext before Spark 4.0."""
     return session if _MAJOR >= 4 else session.sparkContext
 
 
@@ -263,7 +263,7 @@ def remove_folder(session: SparkSession, path: str) -> None:
 
 
 def _hadoop(session: SparkSession, path: str) -> tuple[Any, Any]:
-    """Hadoop's file system of `path`, and `path` qualified by it."""
+    """Return Hadoop's file system of `path`, and `path` qualified by it."""
     classic = cast("Any", session)
     place = classic._jvm.org.apache.hadoop.fs.Path(path)
     system = place.getFileSystem(classic._jsparkSession.sessionState().newHadoopConf())

@@ -75,7 +75,7 @@ def instead_of(value: object) -> str:
     if isinstance(value, Mapping):
         return "use spark.createDataFrame([row])"
     if isinstance(value, (list, tuple)):
-        # A tuple is a row with several columns, also if all of them are numbers.
+        # A tuple is a row with several columns, even if all of them are numbers.
         vectors = bool(value) and not isinstance(value[0], tuple) and _is_vector(value[0])
         return _MANY_ROWS if vectors else "use spark.createDataFrame(rows, names)"
     return "use spark.createDataFrame(rows, names) or spark.read"
@@ -138,8 +138,8 @@ def missing(param: str, name: str, fields: list[T.StructField]) -> str:
     if param == "idCol" and any(field.name.startswith("mc2b$") for field in fields):
         return (
             ". OneVsRest passes only the label, features and weight columns to its classifier. "
-            "Fit the classifier without idCol, or without OneVsRest, which it does not need: it "
-            "supports any number of classes"
+            "Fit KNNClassifier without idCol or, since it supports any number of classes itself, "
+            "without OneVsRest"
         )
     if param == "featuresCol" and any(isinstance(each.dataType, T.NumericType) for each in fields):
         return (
@@ -209,12 +209,12 @@ def _elements(name: str, kind: T.DataType) -> str:
 
 
 def _sql(name: str) -> str:
-    """The name of a column in Spark SQL, in backticks where it needs them."""
+    """Return the name of a column in Spark SQL, in backticks if it needs them."""
     return name if name.isidentifier() else "`" + name.replace("`", "``") + "`"
 
 
 def _time(kind: T.DataType, name: str) -> str | None:
-    """The expression that converts a date or timestamp to a number; None for other types."""
+    """Return the expression that converts a date or timestamp to a number, or None."""
     if isinstance(kind, T.DateType):
         return f"unix_date({name})"
     if isinstance(kind, T.TimestampType):
@@ -251,7 +251,5 @@ def number(name: str, kind: T.DataType, *, classes: bool) -> str:
     if (time := _time(kind, name)) is not None:
         return f"convert it to a number: {time}"
     if isinstance(kind, (T.ArrayType, T.UserDefinedType)):
-        return (
-            "only one number per item is supported; for several targets, fit one estimator for each"
-        )
+        return "only one number per item is supported; for several targets, fit one estimator each"
     return "cast it to a numeric type"

@@ -1,4 +1,4 @@
-"""The memory that the driver has left."""
+"""The free memory of the driver."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ logger = logging.getLogger(__name__)
 
 
 def available_memory() -> int | None:
-    """Return the bytes that this process could still allocate; None where there is no /proc."""
+    """Return the bytes that this process could still allocate; None if there is no /proc."""
     bounds = []
     try:
         for line in Path("/proc/meminfo").read_text().splitlines():
@@ -20,5 +20,5 @@ def available_memory() -> int | None:
         if limit != "max":
             bounds.append(int(limit) - int((group / "memory.current").read_text()))
     except OSError:
-        logger.debug("the free memory is not known", exc_info=True)
+        logger.debug("cannot determine the free memory", exc_info=True)
     return min(bounds, default=None)

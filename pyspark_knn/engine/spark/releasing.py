@@ -2,7 +2,7 @@
 
 Garbage collection can start anywhere, also between a command to Spark and its response. A finalizer
 that sends a command on the same connection would then read the response to another call. So
-finalizers only put their work into a queue, and a single thread does the work.
+finalizers only add an action to a queue, and a single thread runs the actions.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ _Work: TypeAlias = Callable[[], object]
 
 _lock = threading.Lock()
 _due: queue.SimpleQueue[_Work] = queue.SimpleQueue()
-"""The work to do. In contrast to that of `Queue`, the `put` of `SimpleQueue` may be called in a
-finalizer."""
+"""The queue of actions. In contrast to that of `Queue`, the `put` of `SimpleQueue` may be called in
+a finalizer."""
 _thread: threading.Thread | None = None
 
 
@@ -71,11 +71,11 @@ def _work(due: queue.SimpleQueue[_Work]) -> None:
 
 
 def _run(take: Callable[[], _Work]) -> None:
-    """Do one piece of work. As this is a function, no variable refers to the work afterwards."""
+    """Run one action. This is a function so that no variable refers to the action afterwards."""
     try:
         take()()
-    except Exception:  # a session that is being stopped may raise anything, and frees all itself
-        logger.debug("resources of an index could not be released", exc_info=True)
+    except Exception:  # a stopping session may raise any error, and frees its resources itself
+        logger.debug("cannot release resources of an index", exc_info=True)
 
 
 def _forget() -> None:

@@ -1,7 +1,7 @@
 """Even, repeatable repartitioning: keys for shuffles, and hashes of whole rows.
 
-A retried task must send each of its rows to the same partition again, so nothing here depends on
-the order of rows.
+A retried task must send each of its rows to the same partition again, so nothing in this module
+depends on the order of rows.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ _UNHASHABLE = ("variant", "geometry", "geography")
 def _hashable(value: Column, kind: T.DataType) -> Column | None:
     """Convert `value` to a type that Spark can hash, that is, without maps at any depth.
 
-    Returns None where nothing of the value can be hashed.
+    Returns None if nothing of the value can be hashed.
     """
     if kind.typeName() in _UNHASHABLE:
         return None

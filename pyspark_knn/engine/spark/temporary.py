@@ -18,7 +18,7 @@ def explained(what: str, remedy: str) -> Iterator[None]:
     what : str
         What the block writes, such as "the index".
     remedy : str
-        A sentence that says how to choose another folder.
+        A sentence that explains how to choose another folder.
 
     Raises
     ------
