@@ -359,7 +359,7 @@ def test_a_pipeline_that_deletes_the_files_of_its_stage(
     again = PipelineModel.load(path)
     assert again.stages[0].numItems == 30
     again.stages[0].unpersist()
-    with pytest.raises(ValueError, match=r"were deleted.*save a PipelineModel.*another path"):
+    with pytest.raises(ValueError, match=r"were deleted.*save a PipelineModel.*a path other than"):
         again.write().overwrite().save(path)
 
 
