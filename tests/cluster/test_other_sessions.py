@@ -97,6 +97,6 @@ assert not list(folder.glob("knn-*"))
 spark.stop()
 """,
     )
-    told = "belongs to a Spark session that was stopped. Create the DataFrame again"
-    assert out.count(told) == 3
-    assert "needs an active Spark session" in out
+    stopped = "belongs to a Spark session that was stopped. Create the DataFrame again"
+    assert out.count(stopped) == 3
+    assert "requires an active Spark session" in out
