@@ -18,7 +18,7 @@ from pyspark_knn.converters import (
     text,
     whole,
 )
-from pyspark_knn.engine.fit.source import ItemColumn
+from pyspark_knn.engine.fit.item_columns import ItemColumn
 from pyspark_knn.engine.spark import hints
 from pyspark_knn.index.registry import algorithm_choices
 

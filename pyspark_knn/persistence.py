@@ -20,8 +20,9 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from pyspark_knn import saved
+from pyspark_knn.engine.fit.item_columns import ItemColumn
 from pyspark_knn.engine.fit.packed import PackedItems
-from pyspark_knn.engine.fit.source import ItemColumn, saved_source
+from pyspark_knn.engine.fit.source import saved_source
 from pyspark_knn.engine.placement import Placement
 from pyspark_knn.engine.spark import compat
 from pyspark_knn.engine.spark.folders import SavedAt, address, literal, replacing

@@ -13,7 +13,7 @@ from pyspark.ml.param import Param, Params
 from pyspark.ml.param.shared import HasThresholds, HasWeightCol
 
 from pyspark_knn.converters import Converter, choice, is_not_negative, optional, real, text
-from pyspark_knn.engine.fit.source import ItemColumn
+from pyspark_knn.engine.fit.item_columns import ItemColumn
 from pyspark_knn.index.votes import WEIGHTS
 from pyspark_knn.params import CheckedParams, HasNeighborColumns, _KNNParams
 

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, ClassVar
 
 from numpy.typing import NDArray
 from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
 from pyspark_knn.engine.rows.columns import Input
+from pyspark_knn.engine.rows.ids import from_wire
 from pyspark_knn.engine.rows.items import Items
 
 if TYPE_CHECKING:
@@ -104,6 +106,12 @@ class Placement(ABC):
 
         It has the columns "id" or "position" or both, "features", and the other item columns.
         """
+
+    def _with_ids(self, frame: DataFrame) -> DataFrame:
+        """Return items with the ids in their Spark type, given ids in the form of Python."""
+        if self.id_type is None:
+            return frame
+        return frame.withColumn("id", from_wire(F.col("id"), self.id_type))
 
     @abstractmethod
     def fetch(self) -> tuple[Items, NDArray[np.floating]]:

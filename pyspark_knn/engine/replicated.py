@@ -14,8 +14,9 @@ from pyspark.sql.pandas.types import from_arrow_type
 
 from pyspark_knn.engine.fit.chunks import POSITION
 from pyspark_knn.engine.placement import REPLICATED, PlacedCost, Placement
+from pyspark_knn.engine.rows import columns
 from pyspark_knn.engine.rows.columns import Input
-from pyspark_knn.engine.rows.ids import from_wire
+from pyspark_knn.engine.rows.features import array_type
 from pyspark_knn.engine.rows.items import Items
 from pyspark_knn.engine.rows.scans import as_rows
 from pyspark_knn.engine.search.batches import (
@@ -105,19 +106,15 @@ class Replicated(Placement):
 
     def items_frame(self, session: SparkSession) -> DataFrame:
         """See `Placement.items_frame`; all items have a position."""
-        values = T.FloatType() if self._matrix.dtype.itemsize == 4 else T.DoubleType()
         # The columns have this order in all saved models.
         types = {POSITION: T.LongType(), "id": self.item_columns["id"]}
-        types |= {"features": T.ArrayType(values), **self.item_columns}
+        types |= {"features": array_type(self._matrix.dtype), **self.item_columns}
         if self.id_type is None:
             del types["id"]
         run = guarded(functools.partial(read_items, self._shipment(session).ref, list(types)))
         parts = -(-self._matrix.nbytes // _SAVED_PART_BYTES)
-        schema = T.StructType([T.StructField(name, kind) for name, kind in types.items()])
-        frame = session.range(0, self.num_items, 1, parts).mapInArrow(run, schema)
-        if self.id_type is None:
-            return frame
-        return frame.withColumn("id", from_wire(F.col("id"), self.id_type))
+        positions = session.range(0, self.num_items, 1, parts)
+        return self._with_ids(positions.mapInArrow(run, columns.struct_type(types)))
 
     def fetch(self) -> tuple[Items, NDArray[np.floating]]:
         """See `Placement.fetch`; the items are on the driver already."""

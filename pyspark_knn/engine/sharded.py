@@ -16,16 +16,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
-from pyspark.sql import types as T
 from pyspark.sql.pandas.types import from_arrow_schema
 
 from pyspark_knn.engine.fit.chunks import CHANGED, POSITION
 from pyspark_knn.engine.fit.packed import PackedItems
 from pyspark_knn.engine.fit.source import ItemSource
 from pyspark_knn.engine.placement import SHARDED, PlacedCost, Placement
-from pyspark_knn.engine.rows.columns import Input
-from pyspark_knn.engine.rows.features import features_of
-from pyspark_knn.engine.rows.ids import from_wire
+from pyspark_knn.engine.rows.columns import Input, struct_type
+from pyspark_knn.engine.rows.features import array_type, features_of
 from pyspark_knn.engine.rows.items import Items
 from pyspark_knn.engine.search.batches import TIMING_SCHEMA, Request
 from pyspark_knn.engine.search.export import read_shards
@@ -203,22 +201,14 @@ class Sharded(Placement):
     def items_frame(self, session: SparkSession) -> DataFrame:
         """See `Placement.items_frame`; items have a position only if they have no id."""
         self._check_session(session)
-        frame = self._stored()
-        if self.id_type is None:
-            return frame
-        return frame.withColumn("id", from_wire(F.col("id"), self.id_type))
+        return self._with_ids(self._stored())
 
     def _stored(self) -> DataFrame:
         """Return the items with the types that they have in the shards."""
-        values = T.FloatType() if self._dtype.itemsize == 4 else T.DoubleType()
-        types = {
-            "id": self.item_columns["id"],
-            "features": T.ArrayType(values),
-            **self.item_columns,
-        }
+        types = {"id": self.item_columns["id"], "features": array_type(self._dtype)}
+        types |= self.item_columns
         run = guarded(functools.partial(read_shards, self.plan().digests, list(types)))
-        schema = T.StructType([T.StructField(name, kind) for name, kind in types.items()])
-        frame = self._frame.select(*SHARD_COLUMNS).mapInArrow(run, schema)
+        frame = self._frame.select(*SHARD_COLUMNS).mapInArrow(run, struct_type(types))
         return frame if self.id_type is not None else frame.withColumnRenamed("id", POSITION)
 
     def _check_session(self, session: SparkSession) -> None:

@@ -220,7 +220,7 @@ class SharedSearch:
         unique = uuid.uuid4().hex
         names = [f"knn_{name}_{unique}" for name in lists]
         types = self._list_types(lists)
-        result = T.StructType(list(map(T.StructField, names, types)))
+        result = columns.struct_type(dict(zip(names, types, strict=True)))
         frame = search(FoundLists(result, lists), self._widest)
         prepared = [each for each in self._prepared if (DISTANCE, *each.answer.needs) == lists]
         if prepared:

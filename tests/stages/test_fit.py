@@ -15,8 +15,9 @@ from pyspark.sql import types as T
 
 from pyspark_knn import KNNEstimator
 from pyspark_knn.engine import placing
+from pyspark_knn.engine.fit.item_columns import ItemColumn
 from pyspark_knn.engine.fit.packed import PackedItems
-from pyspark_knn.engine.fit.source import ItemColumn, item_source
+from pyspark_knn.engine.fit.source import item_source
 from pyspark_knn.engine.sharded import Sharded
 from pyspark_knn.index.base import IndexSpec
 from pyspark_knn.index.distances import resolve_metric

@@ -9,7 +9,7 @@ from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
 from pyspark_knn import KNNEstimator, KNNModel
-from pyspark_knn.engine.fit.source import ItemColumn
+from pyspark_knn.engine.fit.item_columns import ItemColumn
 from pyspark_knn.engine.search.answers import FoundLists
 
 N_ITEMS = 60

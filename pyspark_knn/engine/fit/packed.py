@@ -106,7 +106,7 @@ class PackedItems:
             handle_invalid=source.handle_invalid,
             dtype=source.dtype,
             chunk_bytes=max(1, min(chunk_bytes, self._slice_bytes // 4)),
-            rules=source.rules,
+            numbers=source.numbers,
         )
         self.source = source
         with (

@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pyspark_knn.engine.fit.chunks import CHUNK_SCHEMA, CONTENT_WRAP, content_of
+from pyspark_knn.engine.fit.item_columns import ItemColumn
 from pyspark_knn.engine.rows.vectors import (
     InexactValueError,
     VectorBatch,
@@ -21,42 +22,6 @@ from pyspark_knn.engine.rows.vectors import (
     invalid_rows,
 )
 from pyspark_knn.engine.spark.arrow import one_row, stream_of
-
-
-@dataclass(frozen=True)
-class NumberRule:
-    """The numbers that a column of the items may contain; they must be finite.
-
-    Attributes
-    ----------
-    name : str
-        The name of the item column: "label" or "weight".
-    param, column : str
-        The Param that names the column, and the column's name, for messages.
-    negative, fractional : bool
-        Whether such numbers are allowed.
-    """
-
-    name: str
-    param: str
-    column: str
-    negative: bool = True
-    fractional: bool = True
-
-    def problem(self, values: pa.Array) -> str | None:
-        """Return the error message for `values`, of type double; None if all are allowed."""
-        numbers = values.to_numpy(zero_copy_only=False)
-        with np.errstate(invalid="ignore"):
-            bad = ~np.isfinite(numbers)
-            bad |= False if self.negative else numbers < 0
-            bad |= False if self.fractional else numbers != np.floor(numbers)
-        if not bad.any():
-            return None
-        first = values[int(np.flatnonzero(bad)[0])].as_py()
-        found = "a null" if first is None else repr(first)
-        wanted = "finite" if self.fractional else "whole"
-        least = "" if self.negative else " >= 0"
-        return f"{self.param} {self.column!r} contains {found}. Use {wanted} numbers{least}."
 
 
 @dataclass(frozen=True)
@@ -79,8 +44,8 @@ class PackRequest:
         "float32" rounds the values; "auto" stores them as float32 if that changes none.
     chunk_bytes : int
         The approximate size of a chunk, in bytes.
-    rules : tuple of NumberRule
-        The numbers that the item columns may contain, in every row.
+    numbers : tuple of ItemColumn
+        The item columns of numbers, which are checked in every row.
     unique : str
         A value that makes this plan unique. Spark treats equal plans as one, so unpersisting
         the chunks of one fit would unpersist those of another fit of equal items.
@@ -93,7 +58,7 @@ class PackRequest:
     handle_invalid: str
     dtype: str
     chunk_bytes: int
-    rules: tuple[NumberRule, ...] = ()
+    numbers: tuple[ItemColumn, ...] = ()
     unique: str = field(default_factory=lambda: uuid.uuid4().hex)
 
 
@@ -155,7 +120,7 @@ class _Packer:
                 f"idCol {request.id_col!r} contains a {missing}. Every item needs an id."
             )
             return
-        problems = (rule.problem(arrays[rule.name]) for rule in request.rules)
+        problems = (each.problem(arrays[each.name]) for each in request.numbers)
         self._problem = next(filter(None, problems), None)
         if self._problem is not None:
             return

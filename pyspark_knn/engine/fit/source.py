@@ -10,7 +10,7 @@ from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
 from pyspark_knn.engine.fit.chunks import POSITION
-from pyspark_knn.engine.fit.packing import NumberRule
+from pyspark_knn.engine.fit.item_columns import ItemColumn
 from pyspark_knn.engine.rows import columns
 from pyspark_knn.engine.rows.columns import Input
 from pyspark_knn.engine.rows.features import Features, features_of
@@ -19,46 +19,8 @@ from pyspark_knn.engine.spark import hints
 
 
 @dataclass(frozen=True)
-class ItemColumn:
-    """A column that every item has in addition to its vector.
-
-    A stage lists its own in `_KNNParams._item_columns`. From there on, a column is identified by
-    its name: in packing, bundles, shards and saved models, and by the answers that need it.
-
-    Attributes
-    ----------
-    name : str
-        "id", "label", "weight". These names are taken: "position", "features", "distance", and
-        those of the inputs of vectors, `vectors.VALUES` and `vectors.LAYOUT`.
-    param, column : str
-        The Param that names the DataFrame's column, and the name of that column.
-    numeric : bool, default=True
-        Whether it contains finite numbers, as double. If not, it contains ids, of any atomic type.
-    negative, fractional : bool, default=True
-        Whether such numbers are allowed.
-    """
-
-    name: str
-    param: str
-    column: str
-    numeric: bool = True
-    negative: bool = True
-    fractional: bool = True
-
-    @property
-    def rule(self) -> NumberRule:
-        """The check of its numbers."""
-        return NumberRule(self.name, self.param, self.column, self.negative, self.fractional)
-
-    @property
-    def saved_types(self) -> tuple[str, ...]:
-        """The types that are allowed in a saved model; empty if any type of ids is allowed."""
-        return ("double",) if self.numeric else ()
-
-
-@dataclass(frozen=True)
 class ItemSource:
-    """The columns to read from a DataFrame of items, and the rules for their values.
+    """The columns to read from a DataFrame of items, and the checks of their values.
 
     Attributes
     ----------
@@ -77,8 +39,8 @@ class ItemSource:
         What to do with an invalid vector: "skip" and "keep" drop the item.
     dtype : {"auto", "float32"}
         The type of the stored vectors; "auto" is the narrowest that keeps all values.
-    rules : tuple of NumberRule
-        The numbers that the columns of numbers may contain.
+    numbers : tuple of ItemColumn
+        The columns of numbers, whose values are checked.
     """
 
     features: Features
@@ -88,7 +50,7 @@ class ItemSource:
     id_col: str | None = None
     handle_invalid: str = "error"
     dtype: str = "auto"
-    rules: tuple[NumberRule, ...] = ()
+    numbers: tuple[ItemColumn, ...] = ()
 
     @property
     def sort_by(self) -> tuple[str, ...]:
@@ -151,7 +113,7 @@ def item_source(
         id_col=id_col,
         handle_invalid=handle_invalid,
         dtype=dtype,
-        rules=tuple(each.rule for each in declared if each.numeric),
+        numbers=tuple(each for each in declared if each.numeric),
     )
 
 

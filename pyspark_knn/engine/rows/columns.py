@@ -62,6 +62,11 @@ def with_attributes(name: str, value: Column, attributes: dict[str, Any]) -> Col
     return value.alias(name, metadata={"ml_attr": attributes} if attributes else {})
 
 
+def struct_type(types: dict[str, T.DataType]) -> T.StructType:
+    """Return the type of a struct or a DataFrame with these columns."""
+    return T.StructType([T.StructField(name, kind) for name, kind in types.items()])
+
+
 def case_sensitive(dataset: DataFrame) -> bool:
     """Whether column names are case-sensitive in the session of `dataset`."""
     return compat.flag(dataset.sparkSession, "spark.sql.caseSensitive", default=False)

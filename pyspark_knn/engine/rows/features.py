@@ -145,6 +145,11 @@ def _attribute_names(attributes: dict[str, Any]) -> list[str] | None:
     return [names[i] for i in range(len(names))]
 
 
+def array_type(dtype: np.dtype[np.floating]) -> T.ArrayType:
+    """Return the Spark type of vectors that are stored as float32 or float64."""
+    return T.ArrayType(T.FloatType() if dtype.itemsize == 4 else T.DoubleType())
+
+
 _SAMPLE_BYTES = 32 << 20
 """The largest sample of vectors in bytes, since sparse ones grow when they are made dense."""
 

@@ -17,7 +17,7 @@ class Items:
     """The items without their vectors, in the order of the index's matrix.
 
     Everything that an item has in addition to its vector is a column, with one name from the fit
-    to the answer: see `pyspark_knn.engine.fit.source.ItemColumn`.
+    to the answer: see `pyspark_knn.engine.fit.item_columns.ItemColumn`.
 
     Attributes
     ----------

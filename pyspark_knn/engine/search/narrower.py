@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from pyspark_knn.engine.rows.items import Items
 from pyspark_knn.engine.search.answers import DISTANCE, Answer
 from pyspark_knn.engine.search.batches import BLOCK_NUMBERS, fan_out
+from pyspark_knn.engine.spark.arrow import slices
 from pyspark_knn.index.base import Found
 
 
@@ -41,7 +42,7 @@ class NarrowerSearch:
     names: tuple[str, ...]
     answer: Answer
 
-    def rows(self, valid: NDArray[np.bool_], lists: list[pa.ListArray]) -> pa.StructArray:
+    def rows(self, valid: NDArray[np.bool_], lists: Sequence[pa.ListArray]) -> pa.StructArray:
         """Return the answers to the valid queries, from the lists of all queries."""
         lengths = lists[0].value_lengths().fill_null(0).to_numpy(zero_copy_only=False)[valid]
         columns = {name: each.flatten() for name, each in zip(self.names, lists, strict=True)}
@@ -106,10 +107,9 @@ def all_narrower_batches(
 
 def _blocks(
     batches: Iterator[tuple[pa.Array, ...]], width: int
-) -> Iterator[tuple[NDArray[np.bool_], list[pa.ListArray]]]:
+) -> Iterator[tuple[NDArray[np.bool_], tuple[pa.ListArray, ...]]]:
     """Yield blocks whose answers have a bounded size: which queries are valid, and the lists."""
     step = max(1, BLOCK_NUMBERS // width)
     for lists in batches:
-        for start in range(0, len(lists[0]), step):
-            block = [each.slice(start, step) for each in lists]
+        for block in slices(lists, step):
             yield block[0].is_valid().to_numpy(zero_copy_only=False), block

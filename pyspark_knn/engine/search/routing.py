@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from pyspark_knn.engine.rows.vectors import VectorBatch
 from pyspark_knn.engine.search.batches import Request, valid_queries
 from pyspark_knn.engine.search.in_shards import PASSING
-from pyspark_knn.engine.spark.arrow import list_offsets
+from pyspark_knn.engine.spark.arrow import list_offsets, slices
 from pyspark_knn.index.cells import Cells
 
 
@@ -80,11 +80,9 @@ def route_within(
 def _blocks(
     request: Request, cells: Cells, batches: Iterator[tuple[pa.Array, ...]]
 ) -> Iterator[tuple[pa.Array, ...]]:
-    """Yield batches of so few rows that their dense vectors fit in memory at any dimension."""
+    """Return batches of so few rows that their dense vectors fit in memory at any dimension."""
     step = request.query_step(cells.centers.shape[1])
-    for arrays in batches:
-        for start in range(0, max(1, len(arrays[0])), step):
-            yield tuple(each.slice(start, step) for each in arrays)
+    return (block for arrays in batches for block in slices(arrays, step))
 
 
 def _limits(request: Request, found: pa.Array) -> NDArray[np.float64]:

@@ -164,15 +164,12 @@ def _pieces(
 def _columns(chunk: Mapping[str, Any], start: int) -> pa.Table:
     """Return the columns of a chunk's items, with positions as "id" if they have no ids."""
     columns = pa.table({}) if chunk["columns"] is None else columns_of(chunk)
-    given = columns.drop([POSITION]) if POSITION in columns.column_names else columns
-    if "id" in columns.column_names:
-        return given
-    if POSITION in columns.column_names:
-        positions = columns[POSITION]
-    else:
-        positions = pa.chunked_array([np.arange(start, start + chunk["rows"])])
-    named = {name: given[name] for name in given.column_names}
-    return pa.table({"id": positions, **named})
+    given = {name: columns[name] for name in columns.column_names}
+    positions = given.pop(POSITION, None)
+    if "id" not in given:
+        counted = np.arange(start, start + chunk["rows"])
+        given = {"id": counted if positions is None else positions, **given}
+    return pa.table(given)
 
 
 def spread(ids: pa.ChunkedArray) -> NDArray[np.uint64]:

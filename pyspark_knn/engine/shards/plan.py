@@ -24,7 +24,7 @@ from pyspark.sql import functions as F
 from pyspark.sql import types as T
 from pyspark.sql.pandas.types import from_arrow_type
 
-from pyspark_knn.engine.rows.columns import Input
+from pyspark_knn.engine.rows.columns import Input, struct_type
 from pyspark_knn.engine.search.answers import DISTANCE, FoundLists
 from pyspark_knn.engine.search.batches import Request
 from pyspark_knn.engine.search.in_shards import search_shards
@@ -159,8 +159,7 @@ class ShardPlan:
         both = copies.unionByName(shards, allowMissingColumns=True)
         rows = repartition_evenly(both, self.partitions, "target")
         rows = rows.sortWithinPartitions("target", "part")
-        lists = [T.StructField(name, kind) for name, kind in self._lists.items()]
-        answer = FoundLists(T.StructType(lists), self._names)
+        answer = FoundLists(struct_type(self._lists), self._names)
         keep = "error" if request.handle_invalid == "error" else "keep"
         wanted = replace(request, answer=answer, handle_invalid=keep)
         run = functools.partial(search_shards, wanted, self.digests)

@@ -21,6 +21,12 @@ def list_rows(matrix: NDArray[Any]) -> pa.ListArray:
     return pa.ListArray.from_arrays(offsets, pa.array(matrix.ravel()))
 
 
+def slices(arrays: tuple[pa.Array, ...], rows: int) -> Iterator[tuple[pa.Array, ...]]:
+    """Yield slices of at most `rows` rows of the columns of a batch; none of an empty batch."""
+    for start in range(0, len(arrays[0]), rows):
+        yield tuple(each.slice(start, rows) for each in arrays)
+
+
 def rows_of(batch: pa.RecordBatch) -> Iterator[dict[str, Any]]:
     """Yield the rows of a batch, with binary cells as buffers, which are not copied."""
     cells = zip(*map(cells_of, batch.columns), strict=True)

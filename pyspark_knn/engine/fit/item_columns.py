@@ -1,0 +1,56 @@
+"""The columns that items have in addition to their vectors. Independent of Spark."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+
+@dataclass(frozen=True)
+class ItemColumn:
+    """A column that every item has in addition to its vector.
+
+    A stage lists its own in `_KNNParams._item_columns`. From there on, a column is identified by
+    its name: in packing, bundles, shards and saved models, and by the answers that need it.
+
+    Attributes
+    ----------
+    name : str
+        "id", "label", "weight". These names are taken: "position", "features", "distance", and
+        those of the inputs of vectors, `vectors.VALUES` and `vectors.LAYOUT`.
+    param, column : str
+        The Param that names the DataFrame's column, and the name of that column.
+    numeric : bool, default=True
+        Whether it contains finite numbers, as double. If not, it contains ids, of any atomic type.
+    negative, fractional : bool, default=True
+        Whether such numbers are allowed.
+    """
+
+    name: str
+    param: str
+    column: str
+    numeric: bool = True
+    negative: bool = True
+    fractional: bool = True
+
+    @property
+    def saved_types(self) -> tuple[str, ...]:
+        """The types that are allowed in a saved model; empty if any type of ids is allowed."""
+        return ("double",) if self.numeric else ()
+
+    def problem(self, values: pa.Array) -> str | None:
+        """Return the error message for numbers, of type double; None if all are allowed."""
+        numbers = values.to_numpy(zero_copy_only=False)
+        with np.errstate(invalid="ignore"):
+            bad = ~np.isfinite(numbers)
+            bad |= False if self.negative else numbers < 0
+            bad |= False if self.fractional else numbers != np.floor(numbers)
+        if not bad.any():
+            return None
+        first = values[int(np.flatnonzero(bad)[0])].as_py()
+        found = "a null" if first is None else repr(first)
+        wanted = "finite" if self.fractional else "whole"
+        least = "" if self.negative else " >= 0"
+        return f"{self.param} {self.column!r} contains {found}. Use {wanted} numbers{least}."
