@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 from pyspark.sql import DataFrame, SparkSession
@@ -87,7 +87,7 @@ class Replicated(Placement):
         return self.searchable.index.metric.converts(self._matrix)
 
     @property
-    def _matrix(self) -> NDArray[np.floating]:
+    def _matrix(self) -> Any:
         return self.searchable.index.matrix
 
     def search(self, queries: DataFrame, inputs: dict[str, Input], request: Request) -> DataFrame:

@@ -11,13 +11,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from threadpoolctl import threadpool_limits
 
+from pyspark_knn.index.base import DENSE, storage_of
 from pyspark_knn.index.block_search import BlockSearch
 from pyspark_knn.index.registry import class_for, classes_for
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from pyspark_knn.index.base import IndexSpec, NeighborIndex
+    from pyspark_knn.index.base import IndexSpec, NeighborIndex, Rows
 
 logger = logging.getLogger(__name__)
 
@@ -64,14 +63,18 @@ def seconds_per_query(index: NeighborIndex) -> float:
         many = max(2 * many, round(1.25 * many * enough / max(seconds, 1e-9)))
 
 
-def _build(algorithm: str, matrix: NDArray[np.floating], spec: IndexSpec) -> NeighborIndex:
-    return class_for(algorithm, spec.metric, spec.registered).build(matrix, spec)
+def _build(algorithm: str, matrix: Rows, spec: IndexSpec) -> NeighborIndex:
+    found = class_for(algorithm, spec.metric, spec.registered, storage_of(matrix))
+    return found.build(matrix, spec)
 
 
-def _sample(matrix: NDArray[np.floating], size: int) -> NDArray[np.floating]:
+def _sample(matrix: Rows, size: int) -> Rows:
     """Return about `size` of the rows, spread over the matrix, or all of them."""
     step = max(1, len(matrix) // size)
-    return matrix if step == 1 else np.ascontiguousarray(matrix[::step])
+    if step == 1:
+        return matrix
+    sample = matrix[::step]
+    return np.ascontiguousarray(sample) if isinstance(sample, np.ndarray) else sample
 
 
 @dataclass(frozen=True)
@@ -96,12 +99,15 @@ class Trials:
     max_floats: int = 1 << 25
     timer: Callable[[NeighborIndex], float] = seconds_per_query
 
-    def fastest(self, matrix: NDArray[np.floating], spec: IndexSpec) -> tuple[NeighborIndex, str]:
+    def fastest(self, matrix: Rows, spec: IndexSpec) -> tuple[NeighborIndex, str]:
         """Return the exact index whose searches take the least time, and the reason."""
-        classes = classes_for(spec.metric, spec.registered)
+        storage = storage_of(matrix)
+        classes = classes_for(spec.metric, spec.registered, storage)
         base, *others = (algorithm for algorithm, each in classes.items() if each.exact)
         if not others:
-            return _build(base, matrix, spec), f"only {base} supports metric {spec.metric.name!r}"
+            index = _build(base, matrix, spec)
+            stored = "" if storage == DENSE else f" with storage {storage!r}"
+            return index, f"only {base} supports metric {spec.metric.name!r}{stored}"
         if len(matrix) < _MIN_TIMED_ITEMS:
             return _build(base, matrix, spec), f"{base} is fast enough for {len(matrix)} items"
         # One thread, as in a worker, however many the machine has.
@@ -119,7 +125,7 @@ class Trials:
             return index, _reason(costs, "timed with all items")
 
     def _fastest_of(
-        self, algorithms: list[str], matrix: NDArray[np.floating], spec: IndexSpec
+        self, algorithms: list[str], matrix: Rows, spec: IndexSpec
     ) -> tuple[NeighborIndex, dict[str, float]]:
         """Build indexes in turn; return the fastest, and the seconds per query of each."""
         best = _build(algorithms[0], matrix, spec)
@@ -132,7 +138,7 @@ class Trials:
         return best, costs
 
     def _estimates(
-        self, base: str, others: list[str], matrix: NDArray[np.floating], spec: IndexSpec
+        self, base: str, others: list[str], matrix: Rows, spec: IndexSpec
     ) -> dict[str, float]:
         """Estimate the seconds per query of each algorithm that may be worth it."""
         costs = {base: self._estimate_linear(base, matrix, spec)}
@@ -142,15 +148,13 @@ class Trials:
                 costs[algorithm] = self._estimate_growth(algorithm, matrix, spec, limit)
         return costs
 
-    def _estimate_linear(
-        self, algorithm: str, matrix: NDArray[np.floating], spec: IndexSpec
-    ) -> float:
+    def _estimate_linear(self, algorithm: str, matrix: Rows, spec: IndexSpec) -> float:
         """Estimate the seconds per query of brute force: the time on a sample, in proportion."""
         sample = _sample(matrix, self.sample_items)
         return self.timer(_build(algorithm, sample, spec)) * len(matrix) / len(sample)
 
     def _estimate_growth(
-        self, algorithm: str, matrix: NDArray[np.floating], spec: IndexSpec, limit: float
+        self, algorithm: str, matrix: Rows, spec: IndexSpec, limit: float
     ) -> float:
         """Estimate the seconds per query of an index, from its times on two samples.
 
@@ -174,7 +178,7 @@ _TRIALS = Trials()
 
 
 def build_index(
-    matrix: NDArray[np.floating], spec: IndexSpec, trials: Trials = _TRIALS
+    matrix: Rows, spec: IndexSpec, trials: Trials = _TRIALS
 ) -> tuple[NeighborIndex, str]:
     """Index the rows of a matrix.
 
@@ -182,9 +186,9 @@ def build_index(
 
     Parameters
     ----------
-    matrix : ndarray of shape (n_items, n_features), dtype float32 or float64
-        The items: C-contiguous and finite, at least one row. The index keeps the matrix itself, not
-        a copy.
+    matrix : ndarray or SparseRows of shape (n_items, n_features), dtype float32 or float64
+        The items: finite, at least one row, C-contiguous if dense. The index keeps the matrix
+        itself, not a copy.
     spec : IndexSpec
         The metric, the algorithm and its options.
     trials : Trials, optional
@@ -204,7 +208,8 @@ def build_index(
         not support the metric.
     """
     spec.metric.check_dimension(matrix.shape[1])
-    spec.metric.check_values(matrix)
+    if isinstance(matrix, np.ndarray):
+        spec.metric.check_values(matrix)
     if spec.algorithm == "auto":
         index, reason = trials.fastest(matrix, spec)
     else:

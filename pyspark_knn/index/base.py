@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -13,6 +13,18 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from pyspark_knn.index.distances import Metric
+    from pyspark_knn.index.sparse_rows import SparseRows
+
+    Rows = NDArray[np.floating] | SparseRows
+    """Vectors: the rows of a dense or of a sparse matrix."""
+
+DENSE, SPARSE = "dense", "sparse"
+"""How the vectors of an index are stored."""
+
+
+def storage_of(matrix: Rows) -> str:
+    """Return how vectors are stored: `DENSE` for an ndarray, `SPARSE` for `SparseRows`."""
+    return DENSE if isinstance(matrix, np.ndarray) else SPARSE
 
 
 class Neighbors(NamedTuple):
@@ -151,6 +163,8 @@ class NeighborIndex(ABC):
     metrics : frozenset of str
         The canonical names of the metrics that the class supports. A class that supports a metric
         for some of its parameters only overrides `supports`.
+    storage : {"dense", "sparse"}, default="dense"
+        Whether the items and the queries are the rows of an ndarray, or `SparseRows`.
     options : frozenset of str, default=frozenset()
         The fields of `IndexSpec` that `build` reads in addition to `metric`; a subset of `OPTIONS`.
     worth_saving : bool, default=False
@@ -162,6 +176,7 @@ class NeighborIndex(ABC):
     algorithm: ClassVar[str]
     exact: ClassVar[bool] = True
     metrics: ClassVar[frozenset[str]]
+    storage: ClassVar[str] = DENSE
     options: ClassVar[frozenset[str]] = frozenset()
     worth_saving: ClassVar[bool] = False
 
@@ -183,14 +198,14 @@ class NeighborIndex(ABC):
 
     @classmethod
     @abstractmethod
-    def build(cls, matrix: NDArray[np.floating], spec: IndexSpec) -> NeighborIndex:
+    def build(cls, matrix: Any, spec: IndexSpec) -> NeighborIndex:
         """Index the rows of a matrix.
 
         Parameters
         ----------
-        matrix : ndarray of shape (n_items, n_features), dtype float32 or float64
-            The items: C-contiguous and finite, at least one row. The index keeps the matrix itself,
-            not a copy, and never writes to it.
+        matrix : ndarray or SparseRows of shape (n_items, n_features), dtype float32 or float64
+            The items, as `storage` says: finite, at least one row, C-contiguous if dense. The index
+            keeps the matrix itself, not a copy, and never writes to it.
         spec : IndexSpec
             The metric and the options.
 
@@ -202,8 +217,8 @@ class NeighborIndex(ABC):
 
     @property
     @abstractmethod
-    def matrix(self) -> NDArray[np.floating]:
-        """The items, as passed to `build`."""
+    def matrix(self) -> Any:
+        """The items, as passed to `build`: ndarray or SparseRows."""
 
     @property
     @abstractmethod
@@ -212,7 +227,7 @@ class NeighborIndex(ABC):
 
     def search(
         self,
-        queries: NDArray[np.floating],
+        queries: Any,
         k: int,
         *,
         max_distance: float | None = None,
@@ -225,7 +240,7 @@ class NeighborIndex(ABC):
     @abstractmethod
     def kneighbors(
         self,
-        queries: NDArray[np.floating],
+        queries: Any,
         k: int,
         *,
         max_distance: float | None = None,
@@ -237,8 +252,9 @@ class NeighborIndex(ABC):
 
         Parameters
         ----------
-        queries : ndarray of shape (n_queries, n_features), dtype float32 or float64
-            The queries: C-contiguous and finite; may be read-only, and may have zero rows.
+        queries : ndarray or SparseRows of shape (n_queries, n_features), dtype float32 or float64
+            The queries, as `storage` says: finite, C-contiguous if dense; may be read-only, and may
+            have zero rows.
         k : int
             The number of neighbors of a query, from 1 to n_items.
         max_distance : float, optional

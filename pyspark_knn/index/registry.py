@@ -25,7 +25,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, TypeVar
 
-from pyspark_knn.index.base import OPTIONS, Entry
+from pyspark_knn.index.base import DENSE, OPTIONS, Entry
 
 if TYPE_CHECKING:
     from pyspark_knn.index.base import NeighborIndex
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 _BUILT_IN: tuple[Entry, ...] = (
     Entry("brute", "pyspark_knn.index.block_search:BlockSearch"),
     Entry("brute", "pyspark_knn.index.pairwise:PairwiseSearch"),
+    Entry("brute", "pyspark_knn.index.sparse_search:SparseSearch"),
     Entry("kd_tree", "pyspark_knn.index.sklearn_index:KDTreeSearch"),
     Entry("ball_tree", "pyspark_knn.index.sklearn_index:BallTreeSearch"),
 )
@@ -125,9 +126,12 @@ def algorithm_choices() -> tuple[str, ...]:
 
 
 def class_for(
-    algorithm: str, metric: Metric, registered: tuple[Entry, ...] | None = None
+    algorithm: str,
+    metric: Metric,
+    registered: tuple[Entry, ...] | None = None,
+    storage: str = DENSE,
 ) -> type[NeighborIndex]:
-    """Return the class of an algorithm, for a metric that it supports.
+    """Return the class of an algorithm, for a metric and a storage that it supports.
 
     Parameters
     ----------
@@ -137,18 +141,20 @@ def class_for(
         A resolved metric.
     registered : tuple of Entry, optional
         The classes to choose from; by default those that are registered in this process.
+    storage : {"dense", "sparse"}, default="dense"
+        How the vectors are stored.
 
     Returns
     -------
     type
-        The first class of the algorithm that supports the metric.
+        The first class of the algorithm that supports the metric and the storage.
 
     Raises
     ------
     TypeError
         If `algorithm` is not a string.
     ValueError
-        If there is no such algorithm, or if it does not support the metric.
+        If there is no such algorithm, or if it does not support the metric or the storage.
     """
     registered = _entries if registered is None else registered
     if not isinstance(algorithm, str):
@@ -156,25 +162,26 @@ def class_for(
     names = _names(registered)
     if algorithm not in names:
         raise ValueError(f"unknown algorithm {algorithm!r}. Supported: {_quoted('auto', *names)}.")
-    found = _find(algorithm, metric, registered)
+    found = _find(algorithm, metric, registered, storage)
     if found is None:
         exponent = f" with p={metric.p:g}" if metric.name == "minkowski" else ""
         weights = " and weights" if "w" in metric.params else ""
         raise ValueError(
-            f"algorithm {algorithm!r} does not support metric {metric.name!r}{exponent}{weights}. "
-            f"Supported: {_quoted('auto', *classes_for(metric, registered))}."
+            f"algorithm {algorithm!r} does not support metric {metric.name!r}{exponent}{weights}"
+            f"{_of_storage(storage)}. "
+            f"Supported: {_quoted('auto', *classes_for(metric, registered, storage))}."
         )
     return found
 
 
 def classes_for(
-    metric: Metric, registered: tuple[Entry, ...] | None = None
+    metric: Metric, registered: tuple[Entry, ...] | None = None, storage: str = DENSE
 ) -> dict[str, type[NeighborIndex]]:
     """Return the class of each algorithm that supports a metric, in the order of the registry.
 
     Parameters
     ----------
-    metric, registered
+    metric, registered, storage
         See `class_for`.
 
     Returns
@@ -183,11 +190,11 @@ def classes_for(
         The name of each algorithm, and the class that serves it for the metric.
     """
     registered = _entries if registered is None else registered
-    found = {name: _find(name, metric, registered) for name in _names(registered)}
+    found = {name: _find(name, metric, registered, storage) for name in _names(registered)}
     return {name: each for name, each in found.items() if each is not None}
 
 
-def check_algorithm(algorithm: str, metric: Metric) -> None:
+def check_algorithm(algorithm: str, metric: Metric, storage: str = DENSE) -> None:
     """Raise an error unless an algorithm exists and supports a metric; "auto" supports all.
 
     Parameters
@@ -196,6 +203,8 @@ def check_algorithm(algorithm: str, metric: Metric) -> None:
         "auto", or the name of an algorithm.
     metric : Metric
         A resolved metric.
+    storage : {"dense", "sparse"}, default="dense"
+        How the vectors are stored.
 
     Raises
     ------
@@ -203,16 +212,20 @@ def check_algorithm(algorithm: str, metric: Metric) -> None:
         See `class_for`.
     """
     if algorithm != "auto":
-        class_for(algorithm, metric)
+        class_for(algorithm, metric, storage=storage)
+
+
+def _of_storage(storage: str) -> str:
+    return "" if storage == DENSE else f" with storage {storage!r}"
 
 
 def _find(
-    algorithm: str, metric: Metric, registered: tuple[Entry, ...]
+    algorithm: str, metric: Metric, registered: tuple[Entry, ...], storage: str
 ) -> type[NeighborIndex] | None:
     for entry in registered:
         if entry.algorithm == algorithm:
             found = entry.load()
-            if found.supports(metric):
+            if found.storage == storage and found.supports(metric):
                 return found
     return None
 
