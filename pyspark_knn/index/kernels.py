@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     Kernel = Callable[[Block, Block, "Constants"], NDArray[np.float64]]
 
-_PARALLEL = 2.0**-50
+PARALLEL = 2.0**-50
 """Unit vectors that differ by less than this count as equal. Those of parallel rows differ by up to
 about 5 units of 2**-53, by rounding; see `cosine`."""
 
@@ -214,7 +214,7 @@ def _cosine_of_units(first: Block, second: Block) -> NDArray[np.float64]:
     if near.size:
         gap = first[near] - second[near]
         squares = fold(gap * gap)
-        squares[squares < _PARALLEL**2] = 0.0
+        squares[squares < PARALLEL**2] = 0.0
         distances[near] = 0.5 * squares
     return distances
 
