@@ -20,8 +20,8 @@ final figure of a pair stands for, then
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, ClassVar, NamedTuple
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -55,7 +55,7 @@ class Queries(NamedTuple):
 
     Attributes
     ----------
-    vectors : ndarray of shape (n_queries, n_features), dtype float64
+    vectors : ndarray or SparseRows of shape (n_queries, n_features), dtype float64
         The transformed queries.
     squares : ndarray of shape (n_queries,), dtype float64
         Squared norms of the vectors.
@@ -63,17 +63,17 @@ class Queries(NamedTuple):
         The power of two that figures of this query are to be divided by, to be those of vectors.
     """
 
-    vectors: NDArray[np.float64]
+    vectors: Any
     squares: NDArray[np.float64]
     exponents: NDArray[np.int64]
 
-    def take(self, rows: NDArray[np.bool_]) -> Queries:
+    def take(self, rows: slice | NDArray[Any]) -> Queries:
         """Return some of the queries.
 
         Parameters
         ----------
-        rows : ndarray of shape (n_queries,), dtype bool
-            True for the queries to return.
+        rows : slice or ndarray
+            The row numbers of the queries to return, or True for each of them.
 
         Returns
         -------
@@ -92,9 +92,12 @@ class ScoreSpace(ABC):
     least_figure: ClassVar[float] = 0.0
     """The smallest final figure. A query with k of them needs no item of a later position."""
 
-    def __init__(self, metric: Metric, matrix: NDArray[np.floating]) -> None:
+    null_figure: ClassVar[float | None] = None
+    """The final figure of all pairs whose vectors have no feature in common, if there is one."""
+
+    def __init__(self, metric: Metric, n_features: int) -> None:
         self._metric = metric
-        self._n_features = matrix.shape[1]
+        self._n_features = n_features
         kinds: tuple[type[np.floating], ...] = (np.float32, np.float64)
         self._rounding = {kind: rounding(self._n_features, kind) for kind in kinds}
         self._underflow = {kind: underflow(self._n_features, kind) for kind in kinds}
@@ -110,11 +113,11 @@ class ScoreSpace(ABC):
         """Return the powers of two that no final figure of each query exceeds."""
 
     @abstractmethod
-    def queries(self, rows: NDArray[np.floating]) -> Queries:
+    def queries(self, rows: Any) -> Queries:
         """Transform queries; `serves` is False for those that overflow."""
 
     @abstractmethod
-    def vectors(self, items: NDArray[np.floating], where: slice) -> NDArray[np.floating]:
+    def vectors(self, items: Any, where: slice) -> Any:
         """Transform the items at `where` in the matrix.
 
         The vectors are float64, or the items themselves where they need no change.
@@ -129,6 +132,13 @@ class ScoreSpace(ABC):
     @abstractmethod
     def slack(self, queries: Queries, dtype: type[np.floating]) -> NDArray[np.float64]:
         """Return the queries' parts of the error, for products in `dtype`."""
+
+    def null_ceiling(self, dtype: type[np.floating]) -> float | None:
+        """Return a number above the ceilings of all pairs without a common feature.
+
+        None if these pairs have different final figures, see `null_figure`.
+        """
+        return None
 
     @abstractmethod
     def least_scores(self, limits: NDArray[np.float64], queries: Queries) -> NDArray[np.float64]:
@@ -151,8 +161,8 @@ class EuclideanSpace(ScoreSpace):
     """Scores of euclidean distance, squared or not, with factors or without."""
 
     def __init__(self, metric: Metric, matrix: NDArray[np.floating]) -> None:
-        super().__init__(metric, matrix)
-        exponent = _scaling_exponent(_largest(matrix))
+        super().__init__(metric, matrix.shape[1])
+        exponent = scaling_exponent(_largest(matrix))
         self._scale = 2.0**-exponent
         self._center: NDArray[np.float64] | None = None
         self._factor: NDArray[np.float64] | None = None
@@ -166,7 +176,7 @@ class EuclideanSpace(ScoreSpace):
         for where, rows in _blocks(matrix):
             vectors = self.vectors(rows, where)
             self._squares[where] = _squared_norms(vectors)
-        rest = _scaling_exponent(float(np.sqrt(self._squares.max())))
+        rest = scaling_exponent(float(np.sqrt(self._squares.max())))
         if rest:
             ones = np.ones(self._n_features)
             self._factor = np.ldexp(ones if self._factor is None else self._factor, -rest)
@@ -195,7 +205,7 @@ class EuclideanSpace(ScoreSpace):
             result *= self._factor
         return result
 
-    def queries(self, rows: NDArray[np.floating]) -> Queries:
+    def queries(self, rows: Any) -> Queries:
         """See `ScoreSpace.queries`."""
         with np.errstate(over="ignore", invalid="ignore"):
             vectors = self._transformed(rows)
@@ -207,7 +217,7 @@ class EuclideanSpace(ScoreSpace):
         exponents = self._exponent + np.frexp(lengths)[1].astype(np.float64)
         return exponents * (2 if self._metric.name == "sqeuclidean" else 1)
 
-    def vectors(self, items: NDArray[np.floating], where: slice) -> NDArray[np.floating]:
+    def vectors(self, items: Any, where: slice) -> Any:
         """See `ScoreSpace.vectors`."""
         if self._scale == 1.0 and self._center is None and self._factor is None:
             return items
@@ -257,8 +267,8 @@ class ProductSpace(ScoreSpace):
     least_figure: ClassVar[float] = -np.inf
 
     def __init__(self, metric: Metric, matrix: NDArray[np.floating]) -> None:
-        super().__init__(metric, matrix)
-        self._exponent = _scaling_exponent(_largest(matrix))
+        super().__init__(metric, matrix.shape[1])
+        self._exponent = scaling_exponent(_largest(matrix))
         self._scale = 2.0**-self._exponent
         self._norms = np.empty(len(matrix))
         for where, rows in _blocks(matrix):
@@ -268,7 +278,7 @@ class ProductSpace(ScoreSpace):
     def _figure_exponents(self, queries: Queries) -> NDArray[np.float64]:
         return queries.exponents.astype(np.float64) + float(np.frexp(self._norm)[1])
 
-    def queries(self, rows: NDArray[np.floating]) -> Queries:
+    def queries(self, rows: Any) -> Queries:
         """See `ScoreSpace.queries`."""
         vectors = rows.astype(np.float64)
         exponents = np.frexp(np.abs(vectors).max(axis=1))[1].astype(np.int64)
@@ -277,7 +287,7 @@ class ProductSpace(ScoreSpace):
         vectors = np.ldexp(vectors, -more[:, None])
         return Queries(vectors, _squared_norms(vectors), exponents + more + self._exponent)
 
-    def vectors(self, items: NDArray[np.floating], where: slice) -> NDArray[np.floating]:
+    def vectors(self, items: Any, where: slice) -> Any:
         """See `ScoreSpace.vectors`."""
         if self._scale == 1.0:
             return items
@@ -309,7 +319,7 @@ class DirectionSpace(ScoreSpace):
     """Scores of cosine and correlation."""
 
     def __init__(self, metric: Metric, matrix: NDArray[np.floating]) -> None:
-        super().__init__(metric, matrix)
+        super().__init__(metric, matrix.shape[1])
         self._centered = metric.name == "correlation"
         self._inverse_norms = np.ones(len(matrix))
         if not self._centered:
@@ -319,7 +329,7 @@ class DirectionSpace(ScoreSpace):
     def _figure_exponents(self, queries: Queries) -> NDArray[np.float64]:
         return np.full(len(queries.vectors), 1.0)
 
-    def queries(self, rows: NDArray[np.floating]) -> Queries:
+    def queries(self, rows: Any) -> Queries:
         """See `ScoreSpace.queries`."""
         vectors = self._directions(rows)
         return Queries(vectors, _squared_norms(vectors), np.zeros(len(rows), np.int64))
@@ -329,7 +339,7 @@ class DirectionSpace(ScoreSpace):
         wide = rows.astype(np.float64)
         return unit_rows(centered_rows(wide) if self._centered else wide)
 
-    def vectors(self, items: NDArray[np.floating], where: slice) -> NDArray[np.floating]:
+    def vectors(self, items: Any, where: slice) -> Any:
         """See `ScoreSpace.vectors`."""
         if self._centered:
             return self._directions(items)
@@ -356,7 +366,7 @@ class DirectionSpace(ScoreSpace):
         return np.where(limits < 0, np.inf, 1.0 - limits - 4.0 * V * (1.0 + limits))
 
 
-_SPACES: dict[str, type[ScoreSpace]] = {
+_SPACES: dict[str, Callable[[Metric, NDArray[np.floating]], ScoreSpace]] = {
     "correlation": DirectionSpace,
     "cosine": DirectionSpace,
     "euclidean": EuclideanSpace,
@@ -381,8 +391,19 @@ def _largest(matrix: NDArray[np.floating]) -> float:
     return max(float(matrix.max()), -float(matrix.min()))
 
 
-def _scaling_exponent(size: float) -> int:
-    """Return the power of two to divide by, so that squares of `size` are safe; mostly 0."""
+def scaling_exponent(size: float) -> int:
+    """Return the power of two to divide by, so that squares of `size` are safe; mostly 0.
+
+    Parameters
+    ----------
+    size : float
+        A largest magnitude, or a norm.
+
+    Returns
+    -------
+    int
+        The exponent.
+    """
     if size == 0 or _SMALLEST <= size <= _LARGEST:
         return 0
     return max(int(np.frexp(size)[1]), _LEAST_EXPONENT)

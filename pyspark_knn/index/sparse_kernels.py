@@ -6,12 +6,13 @@ adds its terms in the order of the dense formula, see `pyspark_knn.index.sparse_
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from pyspark_knn.index.kernels import PARALLEL
+from pyspark_knn.index.sparse_rows import SparseRows, slices_of
 from pyspark_knn.index.sparse_sums import KEY_BITS, Terms, features_of, fold_keys
 from pyspark_knn.index.summation import unsafe
 
@@ -19,10 +20,59 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from pyspark_knn.index.distances import Metric
-    from pyspark_knn.index.sparse_rows import SparseRows
+
+_MANY_FEATURES = 1 << 16
+"""An index of up to this dimension has a column for each feature."""
 
 _CHUNK_VALUES = 1 << 18
 """Stored values of the pairs whose distances are computed at a time. Each takes about 100 bytes."""
+
+
+@dataclass(frozen=True)
+class Numbering:
+    """The columns of an index: all features or, of very many, only those that items have.
+
+    So a table with an entry for each column never takes much more memory than the items.
+
+    Attributes
+    ----------
+    n_features : int
+        The dimension of the vectors.
+    used : ndarray of shape (n_columns,), dtype int32, or None
+        The feature of each column, in ascending order; None if the columns are the features.
+    """
+
+    n_features: int
+    used: NDArray[np.int32] | None = None
+
+    @classmethod
+    def of(cls, items: SparseRows) -> Numbering:
+        """Return the numbering for an index of `items`."""
+        if items.n_features <= max(_MANY_FEATURES, items.size):
+            return cls(items.n_features)
+        # Feature 0 is always used, so that there is at least one column.
+        return cls(items.n_features, np.union1d(items.compact().indices, np.int32(0)))
+
+    @property
+    def n_columns(self) -> int:
+        """The number of columns."""
+        return self.n_features if self.used is None else len(self.used)
+
+    def features(self) -> NDArray[np.integer]:
+        """Return the feature of each column: ndarray of shape (n_columns,), integer."""
+        return np.arange(self.n_features) if self.used is None else self.used
+
+    def numbered(self, rows: SparseRows) -> SparseRows:
+        """Return rows with columns instead of features; other features are dropped."""
+        if self.used is None:
+            return rows
+        rows = rows.compact()
+        column = np.searchsorted(self.used, rows.indices)
+        np.minimum(column, len(self.used) - 1, out=column)
+        known = self.used[column] == rows.indices
+        row = np.repeat(np.arange(len(rows)), rows.lengths)[known]
+        shape = len(rows), len(self.used)
+        return SparseRows.from_entries(row, column[known], rows.data[known], shape)
 
 
 @dataclass(frozen=True)
@@ -33,49 +83,69 @@ class KeyedRows:
     ----------
     rows : SparseRows
         The vectors.
+    n_features : int
+        The dimension of the vectors. `rows` may have fewer columns, see `Numbering`.
     keys : ndarray, dtype int64 or uint32
-        The key of each stored value or, if `by_feature`, of each feature.
-    by_feature : bool
-        What `keys` are for. Items have many values of the same features.
+        The key of each stored value or, if `by_column`, of each column of `rows`.
+    by_column : bool
+        What `keys` are for. Items have many values in the same columns.
     exponents, norms : ndarray of shape (n_rows,), dtype int16 and float64, or None
         For cosine: the power of two that `summation.scale` divides a row by, and the norm of the
         scaled row; 1 for a row of zeros.
     """
 
     rows: SparseRows
+    n_features: int
     keys: NDArray[np.integer]
-    by_feature: bool
+    by_column: bool
     exponents: NDArray[np.int16] | None = None
     norms: NDArray[np.float64] | None = None
 
     @classmethod
-    def of(cls, metric: Metric, rows: SparseRows, keys: NDArray[np.integer] | None) -> KeyedRows:
-        """Return rows with their keys, which are computed for each stored value if `keys` is None.
+    def of_queries(cls, metric: Metric, rows: SparseRows) -> KeyedRows:
+        """Return queries with the keys of their stored values.
 
         Parameters
         ----------
         metric : Metric
             The metric.
         rows : SparseRows
-            The vectors; without values of other rows if `keys` is None.
-        keys : ndarray of shape (n_features,), dtype int64 or uint32, or None
-            The keys of the features.
+            The vectors.
         """
-        by_feature = keys is not None
-        if keys is None:
-            keys = fold_keys(rows.indices, rows.n_features)
-        keyed = cls(rows, keys, by_feature)
+        rows = rows.compact()
+        keys = fold_keys(rows.indices, rows.n_features)
+        return cls(rows, rows.n_features, keys, by_column=False)._with_norms(metric)
+
+    @classmethod
+    def of_items(cls, metric: Metric, rows: SparseRows, numbering: Numbering) -> KeyedRows:
+        """Return items with the keys of their columns.
+
+        Parameters
+        ----------
+        metric : Metric
+            The metric.
+        rows : SparseRows
+            The vectors, with the columns of `numbering`.
+        numbering : Numbering
+            The columns.
+        """
+        keys = fold_keys(numbering.features(), numbering.n_features).astype(np.uint32)
+        keyed = cls(rows, numbering.n_features, keys, by_column=True)
+        return keyed._with_norms(metric)
+
+    def _with_norms(self, metric: Metric) -> KeyedRows:
         if metric.name != "cosine":
-            return keyed
+            return self
+        rows = self.rows
         exponents = np.frexp(row_maxima(rows))[1].astype(np.int16)
         norms = np.empty(len(rows))
-        for part in _chunks(rows.lengths):
+        for part in slices_of(rows.lengths, _CHUNK_VALUES):
             numbers = np.arange(part.start, part.stop)
-            row, key, value = keyed.values(numbers)
+            row, key, value = self.values(numbers)
             value = np.ldexp(value, -exponents[part].astype(np.int64)[row])
             norms[part] = np.sqrt(Terms.of(row, key, value * value).fold(len(numbers)))
         norms[norms == 0] = 1.0
-        return cls(rows, keys, by_feature, exponents, norms)
+        return replace(self, exponents=exponents, norms=norms)
 
     def values(
         self, rows: NDArray[np.integer]
@@ -97,7 +167,7 @@ class KeyedRows:
             The value.
         """
         row, at = self.rows.entries(rows)
-        key = self.keys[self.rows.indices[at] if self.by_feature else at]
+        key = self.keys[self.rows.indices[at] if self.by_column else at]
         value = self.rows.data[at].astype(np.float64, copy=False)
         return row, key.astype(np.int64, copy=False), value
 
@@ -161,7 +231,7 @@ class SparseDistances:
         compute = formula.get(self._metric.name, self._euclidean)
         result = np.empty(len(rows))
         lengths = self._queries.rows.lengths[rows] + self._items.rows.lengths[positions]
-        for part in _chunks(lengths):
+        for part in slices_of(lengths, _CHUNK_VALUES):
             result[part] = compute(rows[part], positions[part])
         return result
 
@@ -253,9 +323,7 @@ class SparseDistances:
         distances = np.minimum(1.0 - cosines, 2.0)
         near = np.flatnonzero(cosines > 0.5)
         if near.size:
-            gap = _differences(
-                self._queries.units(rows[near]), self._items.units(positions[near])
-            )
+            gap = _differences(self._queries.units(rows[near]), self._items.units(positions[near]))
             squares = Terms(gap.places, gap.values * gap.values).fold(len(near))
             squares[squares < PARALLEL**2] = 0.0
             distances[near] = 0.5 * squares
@@ -289,16 +357,3 @@ def _scaled(keyed: KeyedRows, rows: NDArray[np.integer]) -> tuple[_Values, NDArr
     row, key, value = keyed.values(rows)
     exponents = np.frexp(row_maxima(keyed.rows.take(rows)))[1].astype(np.int64)
     return (row, key, np.ldexp(value, -exponents[row])), exponents
-
-
-def _chunks(lengths: NDArray[np.int64]) -> list[slice]:
-    """Divide rows into slices of about `_CHUNK_VALUES` stored values, at least one row each."""
-    ends = np.cumsum(lengths)
-    parts, start = [], 0
-    while start < len(lengths):
-        before = ends[start] - lengths[start]
-        stop = int(np.searchsorted(ends, before + _CHUNK_VALUES, side="right"))
-        stop = min(max(stop, start + 1), start + _CHUNK_VALUES)
-        parts.append(slice(start, stop))
-        start = stop
-    return parts

@@ -191,6 +191,10 @@ class SparseRows:
         matrix[row, self._stored(self.indices)] = self._stored(self.data)
         return matrix
 
+    def replaced(self, data: NDArray[np.floating]) -> SparseRows:
+        """Return rows of the same layout with other values: ndarray of the same shape."""
+        return SparseRows(data, self.indices, self.indptr, self.n_features)
+
     def compact(self) -> SparseRows:
         """Return the same rows with an `indptr` that begins with 0, and no values of other rows."""
         if self.indptr[0] == 0 and self.indptr[-1] == len(self.data):
@@ -200,3 +204,34 @@ class SparseRows:
 
     def _stored(self, values: NDArray[Any]) -> NDArray[Any]:
         return values[self.indptr[0] : self.indptr[-1]]
+
+
+def slices_of(
+    lengths: NDArray[np.int64], most_values: int, most_rows: int | None = None
+) -> list[slice]:
+    """Divide rows into slices of a bounded number of stored values, at least one row each.
+
+    Parameters
+    ----------
+    lengths : ndarray of shape (n_rows,), dtype int64
+        The number of stored values of each row.
+    most_values : int
+        The number of stored values of a slice. A single row may have more.
+    most_rows : int, optional
+        The number of rows of a slice. Default: as many as values.
+
+    Returns
+    -------
+    list of slice
+        The slices, in order.
+    """
+    ends = np.cumsum(lengths)
+    most_rows = most_rows or most_values
+    parts, start = [], 0
+    while start < len(lengths):
+        before = ends[start] - lengths[start]
+        stop = int(np.searchsorted(ends, before + most_values, side="right"))
+        stop = min(max(stop, start + 1), start + most_rows)
+        parts.append(slice(start, stop))
+        start = stop
+    return parts

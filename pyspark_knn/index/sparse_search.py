@@ -1,41 +1,82 @@
-"""Exact search of sparse vectors (scaffold: replaced by the real kernel soon)."""
+"""Exact search of sparse vectors, by products of sparse matrices.
+
+The search is that of `pyspark_knn.index.block_search`: products in float32 rule out most items,
+and the items whose scores are within the rounding errors of the k-th best one are ranked by their
+distances. Two things differ. Products are made of stored values only, see `sparse_blocks`. And
+where all pairs without a common feature have one distance (cosine, inner_product), these pairs are
+never ranked: a query that has fewer than k other neighbors gets those of them that come first.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, ClassVar
 
+import numpy as np
+
 from pyspark_knn.index.base import SPARSE, Exclusion, IndexSpec, NeighborIndex, Neighbors
-from pyspark_knn.index.pairwise import PairwiseSearch
+from pyspark_knn.index.candidates import Candidates
+from pyspark_knn.index.selection import NearestSoFar, exclusion_of, exclusion_of_items
+from pyspark_knn.index.sparse_blocks import (
+    Group,
+    Scores,
+    SparseBatch,
+    TransposedBlock,
+    batch_slices,
+    excluded_of,
+    item_blocks,
+    patterns,
+)
+from pyspark_knn.index.sparse_kernels import KeyedRows, Numbering, SparseDistances
+from pyspark_knn.index.sparse_space import SPACES
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from pyspark_knn.index.distances import Metric
+    from pyspark_knn.index.score_space import Queries, ScoreSpace
     from pyspark_knn.index.sparse_rows import SparseRows
 
-SPARSE_METRICS = frozenset(
-    {
-        "cosine",
-        "dice",
-        "euclidean",
-        "inner_product",
-        "jaccard",
-        "minkowski",
-        "seuclidean",
-        "sqeuclidean",
-    }
-)
-"""The metrics of sparse vectors; minkowski with a p of 2 only."""
+_FIRST_ITEMS = 2048
+"""Items whose scores give the first thresholds."""
+
+_SPARE_CANDIDATES = 64
+"""Candidates that a query may always keep beyond 2 k, regardless of their cost."""
+
+_PRODUCTS_PER_RANK = 512
+"""Items whose float64 products take as long as ranking one candidate. A query may keep one more
+candidate for each such number of items seen so far."""
+
+_BATCH_CANDIDATES = 1 << 20
+"""The largest number of candidates of a batch within 2 k of each query."""
+
+_RANKED_PAIRS = 1 << 20
+"""Pairs that are ranked at a time, where all items are compared with a query."""
 
 
 class SparseSearch(NeighborIndex):
-    """Exact search of sparse vectors."""
+    """Exact search of sparse vectors by metrics that have scores.
+
+    Parameters
+    ----------
+    matrix : SparseRows
+        The items.
+    metric : Metric
+        The metric.
+    numbering : Numbering
+        The columns of the index.
+    """
 
     algorithm: ClassVar[str] = "brute"
     storage: ClassVar[str] = SPARSE
-    metrics: ClassVar[frozenset[str]] = SPARSE_METRICS
+    metrics: ClassVar[frozenset[str]] = frozenset(SPACES)
 
-    def __init__(self, matrix: SparseRows, metric: Metric) -> None:
+    def __init__(self, matrix: SparseRows, metric: Metric, numbering: Numbering) -> None:
         self._matrix = matrix
         self._metric = metric
+        self._numbering = numbering
+        self._items = KeyedRows.of_items(metric, numbering.numbered(matrix), numbering)
+        self._space = SPACES[metric.name](metric, self._items)
 
     @classmethod
     def supports(cls, metric: Metric) -> bool:
@@ -44,8 +85,24 @@ class SparseSearch(NeighborIndex):
 
     @classmethod
     def build(cls, matrix: SparseRows, spec: IndexSpec) -> SparseSearch:
-        """Return an index that keeps the items as they are."""
-        return cls(matrix, spec.metric)
+        """Choose the score space of the metric, and compute the norms of the items.
+
+        Parameters
+        ----------
+        matrix : SparseRows of shape (n_items, n_features), dtype float32 or float64
+            See `NeighborIndex.build`.
+        spec : IndexSpec
+            The metric; it has no options that this index reads.
+
+        Returns
+        -------
+        SparseSearch
+            The index.
+        """
+        # A formula with a factor for each feature has a table of that size anyway.
+        by_feature = bool(spec.metric.params)
+        numbering = Numbering(matrix.n_features) if by_feature else Numbering.of(matrix)
+        return cls(matrix, spec.metric, numbering)
 
     @property
     def matrix(self) -> SparseRows:
@@ -66,5 +123,184 @@ class SparseSearch(NeighborIndex):
         exclude: Exclusion | None = None,
     ) -> Neighbors:
         """See `NeighborIndex.kneighbors`."""
-        dense = PairwiseSearch(self._matrix.dense(), self._metric)
-        return dense.kneighbors(queries.dense(), k, max_distance=max_distance, exclude=exclude)
+        best = NearestSoFar(len(queries), k, max_distance)
+        _Search(self, queries, exclude, best).run()
+        return best.neighbors()
+
+
+class _Search:
+    """One call of `SparseSearch.kneighbors`, with the state that its steps share."""
+
+    def __init__(
+        self,
+        index: SparseSearch,
+        queries: SparseRows,
+        exclude: Exclusion | None,
+        best: NearestSoFar,
+    ) -> None:
+        keyed = KeyedRows.of_queries(index.metric, queries)
+        self._items = index._items.rows
+        self._numbering = index._numbering
+        self._space: ScoreSpace = index._space
+        self._distances = SparseDistances(index.metric, keyed, index._items)
+        self._queries = index._space.queries(keyed)
+        self._exclude = exclude
+        self._best = best
+        self._k = best.distances.shape[1]
+
+    def run(self) -> None:
+        """Search all queries."""
+        served = self._space.serves(self._queries)
+        self._rank_all(np.flatnonzero(~served))
+        rows = np.flatnonzero(served)
+        least = np.full(len(rows), -np.inf)
+        for dtype in (np.float32, np.float64):
+            rows, least = self._filter_all(rows, least, dtype)
+        for batch in self._batches(rows):
+            self._rank_blocks(rows[batch], least[batch])
+        self._fill(np.flatnonzero(served))
+
+    # --- candidates by products ---
+
+    def _filter_all(
+        self, rows: NDArray[np.int64], least: NDArray[np.float64], dtype: type[np.floating]
+    ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """Search queries by products in a dtype; return the crowded ones, and their least scores.
+
+        See `pyspark_knn.index.block_search`.
+        """
+        worthwhile = True
+        crowded = np.zeros(len(rows), bool)
+        for batch in self._batches(rows):
+            if worthwhile:
+                crowded[batch], least[batch] = self._filter(rows[batch], least[batch], dtype)
+                worthwhile = 2 * int(crowded[batch].sum()) <= batch.stop - batch.start
+            else:
+                crowded[batch] = True
+        return rows[crowded], least[crowded]
+
+    def _filter(
+        self, rows: NDArray[np.int64], least: NDArray[np.float64], dtype: type[np.floating]
+    ) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
+        """Search a batch; return which queries are crowded, and their smallest scores."""
+        part = _taken(self._queries, rows)
+        slack = self._space.slack(part, dtype)
+        least = np.maximum(least, self._space.least_scores(self._best.limits()[rows], part))
+        batch = SparseBatch(self._numbering.numbered(part.vectors), dtype)
+        found = [
+            Candidates(self._k, least[group.queries], slack[group.queries])
+            for group in batch.groups
+        ]
+        for where, group, scores in self._blocks(rows, batch):
+            candidates = found[group.number]
+            if candidates.crowded.all():
+                continue
+            if where.start == 0 and where.stop >= self._k:
+                candidates.raise_least(scores.kth_floors(self._k))
+            near, columns = scores.reaching(candidates.thresholds())
+            room = _SPARE_CANDIDATES + where.stop // _PRODUCTS_PER_RANK
+            ceilings, widths = scores.ceilings(near, columns), scores.widths[columns]
+            candidates.add(near, columns + where.start, ceilings, widths, room)
+        for group, candidates in zip(batch.groups, found, strict=True):
+            near, positions = candidates.pairs()
+            self._rank(rows[group.queries][near], positions)
+        crowded = np.concatenate([candidates.crowded for candidates in found])
+        return crowded, np.concatenate([candidates.least for candidates in found])
+
+    def _rank_blocks(self, rows: NDArray[np.int64], least: NDArray[np.float64]) -> None:
+        """Search a batch by float64 products, and rank the candidates block by block."""
+        part = _taken(self._queries, rows)
+        slack = self._space.slack(part, np.float64)
+        batch = SparseBatch(self._numbering.numbered(part.vectors), np.float64)
+        for where, group, scores in self._blocks(rows, batch):
+            queries = group.queries
+            if where.start == 0 and where.stop >= self._k:
+                floors = scores.kth_floors(self._k) - slack[queries]
+                least[queries] = np.maximum(least[queries], floors)
+            near, columns = scores.reaching(least[queries] - slack[queries])
+            self._rank(rows[queries][near], columns + where.start)
+            within = self._space.least_scores(
+                self._best.limits()[rows[queries]], part.take(queries)
+            )
+            least[queries] = np.maximum(least[queries], within)
+
+    def _batches(self, rows: NDArray[np.int64]) -> Iterator[slice]:
+        """Divide queries into parts that are searched at a time."""
+        most = max(1, _BATCH_CANDIDATES // (2 * self._k))
+        return batch_slices(self._queries.vectors.lengths[rows], most)
+
+    def _blocks(
+        self, rows: NDArray[np.int64], batch: SparseBatch
+    ) -> Iterator[tuple[slice, Group, Scores]]:
+        """Yield the scores of each block of items with each group of queries."""
+        numbers = batch.numbers(self._numbering.n_columns)
+        excluded = excluded_of(self._exclude, rows, batch)
+        least = self._space.null_ceiling(batch.dtype)
+        for where in item_blocks(self._items, max(_FIRST_ITEMS, self._k)):
+            vectors = self._space.vectors(self._items[where], where)
+            block = TransposedBlock(vectors, numbers, batch)
+            terms, widths = self._space.terms(where, batch.dtype)
+            for group in batch.groups:
+                scores = Scores(block.products(group), terms, widths, least)
+                scores.exclude(exclusion_of_items(excluded[group.number], where.start, where.stop))
+                yield where, group, scores
+
+    def _rank(self, rows: NDArray[np.int64], positions: NDArray[np.int64]) -> None:
+        """Compute the distances of some pairs, and keep the nearest."""
+        self._best.offer(rows, positions, self._distances(rows, positions))
+
+    # --- all items, for queries that products cannot serve ---
+
+    def _rank_all(self, rows: NDArray[np.int64]) -> None:
+        """Compare queries with every item, without products, which would overflow."""
+        for row in rows:
+            part = exclusion_of(self._exclude, np.array([row]))
+            for start in range(0, len(self._items), _RANKED_PAIRS):
+                positions = np.arange(start, min(start + _RANKED_PAIRS, len(self._items)))
+                if part is not None:
+                    positions = positions[~np.isin(positions, part.positions)]
+                self._rank(np.full(len(positions), row), positions)
+
+    # --- items without a common feature ---
+
+    def _fill(self, rows: NDArray[np.int64]) -> None:
+        """Search those queries again that may have neighbors without a common feature.
+
+        Of these all have the same distance, so the first ones are enough. The items that do have a
+        common feature are found by counts of these features, and are all ranked.
+        """
+        figure, ceiling = self._space.null_figure, self._space.null_ceiling(np.float32)
+        if figure is None or ceiling is None:
+            return
+        part = _taken(self._queries, rows)
+        certain = self._space.least_scores(self._best.limits()[rows], part)
+        rows = rows[~(certain - self._space.slack(part, np.float32) > ceiling)]
+        self._best.forget(rows)
+        ones = patterns(self._queries.vectors)
+        for batch_rows in (rows[part] for part in self._batches(rows)):
+            queries = self._numbering.numbered(ones.take(batch_rows))
+            self._fill_batch(batch_rows, SparseBatch(queries, np.float32), figure)
+
+    def _fill_batch(self, rows: NDArray[np.int64], batch: SparseBatch, figure: float) -> None:
+        numbers = batch.numbers(self._numbering.n_columns)
+        excluded = excluded_of(self._exclude, rows, batch)
+        missing = np.full(len(rows), self._k)
+        for where in item_blocks(self._items, max(_FIRST_ITEMS, self._k)):
+            block = TransposedBlock(patterns(self._items[where]), numbers, batch)
+            for group in batch.groups:
+                counts = block.products(group)
+                part = exclusion_of_items(excluded[group.number], where.start, where.stop)
+                counts[part.positions, part.rows] = -1
+                positions, near = np.nonzero(counts > 0)
+                self._rank(rows[group.queries][near], positions + where.start)
+                for query in group.queries.start + np.flatnonzero(missing[group.queries]):
+                    others = np.flatnonzero(counts[:, query - group.queries.start] == 0)
+                    others = others[: missing[query]] + where.start
+                    missing[query] -= len(others)
+                    row = np.full(len(others), rows[query])
+                    self._best.offer(row, others, np.full(len(others), figure))
+
+
+def _taken(queries: Queries, rows: NDArray[np.int64]) -> Queries:
+    """Return the queries `rows` of all queries, which are in ascending order."""
+    return queries if len(rows) == len(queries.squares) else queries.take(rows)

@@ -1,0 +1,292 @@
+"""Products of a batch of sparse queries with sparse items, block by block.
+
+A product of two sparse matrices spends most of its time on finding places in its result. So the
+queries are made dense, but only at the features that they use: a *table* has a row for each of
+these, and a column for each query of a group. A block of items is transposed, so that its values
+are in the order of the features, and each of them is multiplied with a whole row of the table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pyspark_knn.index.base import Exclusion
+from pyspark_knn.index.selection import exclusion_of, exclusion_of_rows
+from pyspark_knn.index.sparse_rows import slices_of
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from pyspark_knn.index.sparse_rows import SparseRows
+
+GROUP_QUERIES = 128
+"""The largest number of queries in a group: a row of their table takes a few lines of the cache."""
+
+_GROUP_VALUES = 1 << 14
+"""Stored values of the queries of a group, which bound its table. A query may have more."""
+
+_BATCH_GROUPS = 8
+"""Groups in a batch. A block of items is transposed once for each batch."""
+
+_BLOCK_ITEMS = 1 << 12
+"""Items in a block. Their products with a group of queries take 2 MiB of float32."""
+
+_BLOCK_VALUES = 1 << 20
+"""The largest number of stored values in a block, unless one item has more."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """Some queries of a batch, as a table.
+
+    Attributes
+    ----------
+    number : int
+        The number of the group in its batch.
+    queries : slice
+        Which queries of the batch they are.
+    features : ndarray of shape (n_features,), dtype int64
+        The features that they use, as numbers of the batch, in ascending order.
+    table : ndarray of shape (n_features, n_queries), dtype float32 or float64
+        Their values.
+    """
+
+    number: int
+    queries: slice
+    features: NDArray[np.int64]
+    table: NDArray[np.floating]
+
+    @property
+    def bounds(self) -> tuple[int, int]:
+        """The first query of the group, and the one after its last."""
+        return self.queries.start, self.queries.stop
+
+
+class SparseBatch:
+    """A batch of queries, ready to be multiplied with blocks of items.
+
+    Parameters
+    ----------
+    queries : SparseRows
+        The transformed queries of the batch.
+    dtype : type
+        The type of the products, float32 or float64.
+    """
+
+    def __init__(self, queries: SparseRows, dtype: type[np.floating]) -> None:
+        queries = queries.compact()
+        self.dtype = dtype
+        self.features = np.unique(queries.indices)
+        number = np.searchsorted(self.features, queries.indices)
+        value = queries.data.astype(dtype)
+        self.groups: list[Group] = []
+        for part in slices_of(queries.lengths, _GROUP_VALUES, GROUP_QUERIES):
+            first, last = queries.indptr[part.start], queries.indptr[part.stop]
+            used, row = np.unique(number[first:last], return_inverse=True)
+            lengths = queries.lengths[part]
+            column = np.repeat(np.arange(len(lengths)), lengths)
+            table = np.zeros((len(used), len(lengths)), dtype)
+            table[row, column] = value[first:last]
+            self.groups.append(Group(len(self.groups), part, used, table))
+
+    def numbers(self, n_features: int) -> NDArray[np.int32]:
+        """Return the number of each feature among those of the batch, -1 if it is not used."""
+        numbers = np.full(n_features, -1, np.int32)
+        numbers[self.features] = np.arange(len(self.features), dtype=np.int32)
+        return numbers
+
+
+def batch_slices(lengths: NDArray[np.int64], most_queries: int) -> Iterator[slice]:
+    """Divide queries into batches of bounded size.
+
+    Parameters
+    ----------
+    lengths : ndarray of shape (n_queries,), dtype int64
+        The number of stored values of each query.
+    most_queries : int
+        The largest number of queries in a batch.
+
+    Yields
+    ------
+    slice
+        The queries of a batch.
+    """
+    groups = slices_of(lengths, _GROUP_VALUES, min(GROUP_QUERIES, most_queries))
+    step = max(1, min(_BATCH_GROUPS, most_queries // GROUP_QUERIES))
+    for first in range(0, len(groups), step):
+        part = groups[first : first + step]
+        yield slice(part[0].start, part[-1].stop)
+
+
+def item_blocks(items: SparseRows, first: int) -> Iterator[slice]:
+    """Divide the items into blocks of bounded size.
+
+    Parameters
+    ----------
+    items : SparseRows
+        The items, at least one.
+    first : int
+        The number of items in the first block, if there are that many.
+
+    Yields
+    ------
+    slice
+        The items of a block.
+    """
+    first = min(first, len(items))
+    yield slice(0, first)
+    for part in slices_of(items.lengths[first:], _BLOCK_VALUES, _BLOCK_ITEMS):
+        yield slice(part.start + first, part.stop + first)
+
+
+def patterns(rows: SparseRows) -> SparseRows:
+    """Return rows that have 1 in place of each stored value, of dtype float32."""
+    rows = rows.compact()
+    return rows.replaced(np.ones(rows.size, np.float32))
+
+
+def excluded_of(
+    exclude: Exclusion | None, rows: NDArray[np.int64], batch: SparseBatch
+) -> list[Exclusion]:
+    """Return the pairs to exclude of each group of a batch, with rows numbered in the group.
+
+    Parameters
+    ----------
+    exclude : Exclusion or None
+        The pairs of all queries.
+    rows : ndarray of shape (n_queries,), dtype int64
+        The row numbers of the queries of the batch, in ascending order.
+    batch : SparseBatch
+        The batch.
+
+    Returns
+    -------
+    list of Exclusion
+        Those of each group.
+    """
+    part = exclusion_of(exclude, rows) or Exclusion(*np.zeros((2, 0), np.int64))
+    parts = (exclusion_of_rows(part, *group.bounds) for group in batch.groups)
+    return [each for each in parts if each is not None]
+
+
+class TransposedBlock:
+    """The values of some items at the features of a batch, in the order of the features.
+
+    Parameters
+    ----------
+    items : SparseRows
+        The transformed items.
+    numbers : ndarray of shape (n_features,), dtype int32
+        See `SparseBatch.numbers`.
+    batch : SparseBatch
+        The batch.
+    """
+
+    def __init__(self, items: SparseRows, numbers: NDArray[np.int32], batch: SparseBatch) -> None:
+        from scipy.sparse import csr_array
+
+        items = items.compact()
+        number = numbers[items.indices]
+        used = number >= 0
+        kept = np.flatnonzero(used)
+        before = np.zeros(len(used) + 1, np.int32)
+        np.cumsum(used, out=before[1:])
+        values = items.data[kept].astype(batch.dtype, copy=False)
+        shape = len(items), len(batch.features)
+        rows = csr_array((values, number[kept], before[items.indptr]), shape)
+        self._values = rows.tocsc()
+
+    def products(self, group: Group) -> NDArray[np.floating]:
+        """Return the products with the queries of a group: shape (n_items, n_queries)."""
+        from scipy.sparse import csc_array
+
+        whole = self._values
+        starts = whole.indptr[group.features]
+        lengths = whole.indptr[group.features + 1] - starts
+        indptr = np.zeros(len(lengths) + 1, np.int32)
+        np.cumsum(lengths, out=indptr[1:])
+        at = np.arange(indptr[-1], dtype=np.int32)
+        at += np.repeat(starts - indptr[:-1], lengths)
+        shape = whole.shape[0], len(group.features)
+        part = csc_array((whole.data[at], whole.indices[at], indptr), shape)
+        result: NDArray[np.floating] = part @ group.table
+        return result
+
+
+class Scores:
+    """The scores of a block of items with a group of queries, see `score_space`.
+
+    Parameters
+    ----------
+    products : ndarray of shape (n_items, n_queries), dtype float32 or float64
+        The products. Overwritten.
+    terms, widths : ndarray of shape (n_items,), dtype float64
+        The item's term in each ceiling, and its width.
+    least : float or None
+        See `ScoreSpace.null_ceiling`: pairs of a lower ceiling are not candidates.
+
+    Attributes
+    ----------
+    widths : ndarray of shape (n_items,), dtype float64
+        The width of each item.
+    """
+
+    def __init__(
+        self,
+        products: NDArray[np.floating],
+        terms: NDArray[np.float64],
+        widths: NDArray[np.float64],
+        least: float | None,
+    ) -> None:
+        self.widths = widths
+        self._scores = products
+        self._shift = float(terms[0])
+        self._least = -np.inf if least is None else least
+        if (terms != terms[0]).any():
+            self._shift = 0.0
+            self._scores += terms.astype(products.dtype)[:, None]
+
+    def exclude(self, pairs: Exclusion) -> None:
+        """Exclude pairs, whose rows and positions are numbered within this block."""
+        self._scores[pairs.positions, pairs.rows] = -np.inf
+
+    def kth_floors(self, k: int) -> NDArray[np.float64]:
+        """Return the k-th largest ``ceiling - width`` of each query; k is at most `n_items`."""
+        floors = self._scores.T - (self.widths - self._shift).astype(self._scores.dtype)
+        kth = floors.shape[1] - k
+        floors = np.partition(floors, kth, axis=1)[:, kth]
+        result: NDArray[np.float64] = floors.astype(np.float64)
+        return result
+
+    def reaching(
+        self, thresholds: NDArray[np.float64]
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return the pairs whose ceilings are at least the thresholds.
+
+        Parameters
+        ----------
+        thresholds : ndarray of shape (n_queries,), dtype float64
+            The threshold of each query.
+
+        Returns
+        -------
+        rows, columns : ndarray of shape (n_pairs,), dtype int64
+            The number of the query within the group, and of the item within the block.
+        """
+        dtype = self._scores.dtype
+        limits = np.maximum(thresholds, self._least) - self._shift
+        with np.errstate(over="ignore"):
+            below = np.nextafter(limits.astype(dtype), np.array(-np.inf, dtype))
+        # No threshold may be as low as that of excluded pairs.
+        np.maximum(below, np.finfo(dtype).min, out=below)
+        flat = np.flatnonzero(self._scores >= below)
+        columns, rows = np.divmod(flat, self._scores.shape[1])
+        return rows, columns
+
+    def ceilings(self, rows: NDArray[np.int64], columns: NDArray[np.int64]) -> NDArray[np.floating]:
+        """Return the ceilings of some pairs."""
+        return self._scores[columns, rows] + self._scores.dtype.type(self._shift)

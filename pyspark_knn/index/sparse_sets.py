@@ -1,0 +1,190 @@
+"""Exact search of sparse vectors by metrics of sets, by counts of common features.
+
+A count is a product of vectors of 0 and 1, which is exact in float32 up to 2**24, so distances are
+computed from counts without ranking. Pairs without a common feature have distance 1, or 0 if both
+are empty; a query that has fewer than k other neighbors gets those of them that come first.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
+
+import numpy as np
+
+from pyspark_knn.index.base import SPARSE, Exclusion, IndexSpec, NeighborIndex, Neighbors
+from pyspark_knn.index.kernels import set_distance
+from pyspark_knn.index.selection import NearestSoFar, exclusion_of_items
+from pyspark_knn.index.sparse_blocks import (
+    SparseBatch,
+    TransposedBlock,
+    batch_slices,
+    excluded_of,
+    item_blocks,
+    patterns,
+)
+from pyspark_knn.index.sparse_kernels import Numbering
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from pyspark_knn.index.distances import Metric
+    from pyspark_knn.index.sparse_rows import SparseRows
+
+_FIRST_ITEMS = 1024
+"""Items that are all compared, which gives the first limits."""
+
+_BATCH_QUERIES = 1 << 10
+"""The largest number of queries in a batch."""
+
+_SLACK = 1e-9
+"""Relative. Covers the rounding of the least count of a neighbor, which is a whole number."""
+
+
+class SparseSetSearch(NeighborIndex):
+    """Exact search of sparse vectors by jaccard and dice.
+
+    Parameters
+    ----------
+    matrix : SparseRows
+        The items.
+    metric : Metric
+        The metric.
+    numbering : Numbering
+        The columns of the index.
+    """
+
+    algorithm: ClassVar[str] = "brute"
+    storage: ClassVar[str] = SPARSE
+    metrics: ClassVar[frozenset[str]] = frozenset({"dice", "jaccard"})
+
+    def __init__(self, matrix: SparseRows, metric: Metric, numbering: Numbering) -> None:
+        self._matrix = matrix
+        self._metric = metric
+        self._numbering = numbering
+        self._items = numbering.numbered(matrix)
+
+    @classmethod
+    def build(cls, matrix: SparseRows, spec: IndexSpec) -> SparseSetSearch:
+        """Return an index that keeps the items as they are.
+
+        Parameters
+        ----------
+        matrix : SparseRows of shape (n_items, n_features), dtype float32 or float64
+            See `NeighborIndex.build`.
+        spec : IndexSpec
+            The metric; it has no options that this index reads.
+
+        Returns
+        -------
+        SparseSetSearch
+            The index.
+        """
+        return cls(matrix, spec.metric, Numbering.of(matrix))
+
+    @property
+    def matrix(self) -> SparseRows:
+        """The items, as passed to `build`."""
+        return self._matrix
+
+    @property
+    def metric(self) -> Metric:
+        """See `NeighborIndex.metric`."""
+        return self._metric
+
+    def kneighbors(
+        self,
+        queries: SparseRows,
+        k: int,
+        *,
+        max_distance: float | None = None,
+        exclude: Exclusion | None = None,
+    ) -> Neighbors:
+        """See `NeighborIndex.kneighbors`."""
+        best = NearestSoFar(len(queries), k, max_distance)
+        for part in batch_slices(queries.lengths, _BATCH_QUERIES):
+            self._search(queries[part].compact(), np.arange(part.start, part.stop), exclude, best)
+        return best.neighbors()
+
+    def _search(
+        self,
+        queries: SparseRows,
+        rows: NDArray[np.int64],
+        exclude: Exclusion | None,
+        best: NearestSoFar,
+    ) -> None:
+        """Search a batch of queries, the rows `rows` of all."""
+        batch = SparseBatch(patterns(self._numbering.numbered(queries)), np.float32)
+        numbers = batch.numbers(self._numbering.n_columns)
+        excluded = excluded_of(exclude, rows, batch)
+        sizes = queries.lengths.astype(np.float64)
+        missing = np.full((2, len(rows)), best.distances.shape[1])
+        for where in item_blocks(self._items, _FIRST_ITEMS):
+            part = self._items[where]
+            block = TransposedBlock(patterns(part), numbers, batch)
+            for group in batch.groups:
+                counts = block.products(group)
+                pairs = exclusion_of_items(excluded[group.number], where.start, where.stop)
+                counts[pairs.positions, pairs.rows] = -1
+                limits = best.limits()[rows[group.queries]]
+                least = self._least_counts(limits, sizes[group.queries])
+                columns, near = np.nonzero(counts >= least)
+                # Distance 1 is beyond the limit of most queries, except of empty ones.
+                short = missing[:, group.queries]
+                short = short * ((limits >= 1) | (sizes[group.queries] == 0))
+                more = _first_others(counts, part.lengths == 0, short)
+                missing[:, group.queries] -= more.taken
+                columns = np.concatenate([columns, more.columns])
+                near = np.concatenate([near, more.queries])
+                both = counts[columns, near].astype(np.float64)
+                one, other = sizes[group.queries][near], part.lengths[columns].astype(np.float64)
+                figures = set_distance(self._metric.name, both, one, other, queries.n_features)
+                best.offer(rows[group.queries][near], columns + where.start, figures)
+
+    def _least_counts(
+        self, limits: NDArray[np.float64], sizes: NDArray[np.float64]
+    ) -> NDArray[np.float32]:
+        """Return how many features a neighbor has in common with each query, at least 1.
+
+        Let a and b be the sizes of the query and of an item, and c the count. Since b is at least
+        c, the similarity of jaccard, ``c / (a + b - c)``, is at most ``c / a``, and that of dice,
+        ``2 c / (a + b)``, at most ``2 c / (a + c)``.
+        """
+        similarity = np.clip(1.0 - limits, 0.0, 1.0)
+        least = similarity * sizes
+        if self._metric.name == "dice":
+            least /= 2.0 - similarity
+        least = np.ceil(least * (1 - _SLACK))
+        return np.maximum(least, 1.0).astype(np.float32)
+
+
+class _FirstOthers(NamedTuple):
+    """The first items of a block without a feature in common with a query.
+
+    Attributes
+    ----------
+    queries, columns : ndarray of shape (n_pairs,), dtype int64
+        The number of the query in its group, and of the item in its block.
+    taken : ndarray of shape (2, n_queries), dtype int64
+        The numbers of items that are not empty, and of empty ones.
+    """
+
+    queries: NDArray[np.int64]
+    columns: NDArray[np.int64]
+    taken: NDArray[np.int64]
+
+
+def _first_others(
+    counts: NDArray[np.floating], empty: NDArray[np.bool_], missing: NDArray[np.int64]
+) -> _FirstOthers:
+    """Return up to `missing` items, of both kinds, that have nothing in common with each query."""
+    taken = np.zeros_like(missing)
+    found = [np.zeros(0, np.int64)]
+    for query in np.flatnonzero(missing.any(axis=0)):
+        others = np.flatnonzero(counts[:, query] == 0)
+        for kind in (0, 1):
+            part = others[empty[others] == kind][: missing[kind, query]]
+            taken[kind, query] = len(part)
+            found.append(part)
+    columns = np.concatenate(found)
+    queries = np.repeat(np.arange(missing.shape[1]), taken.sum(axis=0))
+    return _FirstOthers(queries, columns, taken)
