@@ -23,20 +23,74 @@ if TYPE_CHECKING:
 
     from pyspark_knn.index.sparse_rows import SparseRows
 
-GROUP_QUERIES = 128
-"""The largest number of queries in a group: a row of their table takes a few lines of the cache."""
 
-_GROUP_VALUES = 1 << 14
-"""Stored values of the queries of a group, which bound its table. A query may have more."""
+@dataclass(frozen=True)
+class Sizes:
+    """How much a search does at a time.
 
-_BATCH_GROUPS = 8
-"""Groups in a batch. A block of items is transposed once for each batch."""
+    Attributes
+    ----------
+    group_queries : int
+        The largest number of queries in a group: a row of their table takes a few cache lines.
+    group_values : int
+        Stored values of the queries of a group, which bound its table. A query may have more.
+    batch_groups : int
+        Groups in a batch. A block of items is transposed once for each batch.
+    first_items : int
+        Items in the first block, which gives the first thresholds.
+    block_items : int
+        Items in any other block. Their products with a group take 2 MiB of float32.
+    block_values : int
+        The largest number of stored values in a block, unless one item has more.
+    """
 
-_BLOCK_ITEMS = 1 << 12
-"""Items in a block. Their products with a group of queries take 2 MiB of float32."""
+    group_queries: int = 128
+    group_values: int = 1 << 14
+    batch_groups: int = 8
+    first_items: int = 2048
+    block_items: int = 1 << 12
+    block_values: int = 1 << 20
 
-_BLOCK_VALUES = 1 << 20
-"""The largest number of stored values in a block, unless one item has more."""
+    def batches(self, lengths: NDArray[np.int64], most_queries: int) -> Iterator[slice]:
+        """Divide queries into batches.
+
+        Parameters
+        ----------
+        lengths : ndarray of shape (n_queries,), dtype int64
+            The number of stored values of each query.
+        most_queries : int
+            The largest number of queries in a batch.
+
+        Yields
+        ------
+        slice
+            The queries of a batch.
+        """
+        groups = slices_of(lengths, self.group_values, min(self.group_queries, most_queries))
+        step = max(1, min(self.batch_groups, most_queries // self.group_queries))
+        for first in range(0, len(groups), step):
+            part = groups[first : first + step]
+            yield slice(part[0].start, part[-1].stop)
+
+    def blocks(self, items: SparseRows, k: int) -> Iterator[slice]:
+        """Divide the items into blocks; the first one has at least k items, if there are so many.
+
+        Parameters
+        ----------
+        items : SparseRows
+            The items, at least one.
+        k : int
+            The number of neighbors of a query.
+
+        Yields
+        ------
+        slice
+            The items of a block.
+        """
+        first = min(max(self.first_items, k), len(items))
+        yield slice(0, first)
+        for part in slices_of(items.lengths[first:], self.block_values, self.block_items):
+            yield slice(part.start + first, part.stop + first)
 
 
 @dataclass(frozen=True)
@@ -75,16 +129,18 @@ class SparseBatch:
         The transformed queries of the batch.
     dtype : type
         The type of the products, float32 or float64.
+    sizes : Sizes
+        The sizes of a group.
     """
 
-    def __init__(self, queries: SparseRows, dtype: type[np.floating]) -> None:
+    def __init__(self, queries: SparseRows, dtype: type[np.floating], sizes: Sizes) -> None:
         queries = queries.compact()
         self.dtype = dtype
         self.features = np.unique(queries.indices)
         number = np.searchsorted(self.features, queries.indices)
         value = queries.data.astype(dtype)
         self.groups: list[Group] = []
-        for part in slices_of(queries.lengths, _GROUP_VALUES, GROUP_QUERIES):
+        for part in slices_of(queries.lengths, sizes.group_values, sizes.group_queries):
             first, last = queries.indptr[part.start], queries.indptr[part.stop]
             used, row = np.unique(number[first:last], return_inverse=True)
             lengths = queries.lengths[part]
@@ -98,49 +154,6 @@ class SparseBatch:
         numbers = np.full(n_features, -1, np.int32)
         numbers[self.features] = np.arange(len(self.features), dtype=np.int32)
         return numbers
-
-
-def batch_slices(lengths: NDArray[np.int64], most_queries: int) -> Iterator[slice]:
-    """Divide queries into batches of bounded size.
-
-    Parameters
-    ----------
-    lengths : ndarray of shape (n_queries,), dtype int64
-        The number of stored values of each query.
-    most_queries : int
-        The largest number of queries in a batch.
-
-    Yields
-    ------
-    slice
-        The queries of a batch.
-    """
-    groups = slices_of(lengths, _GROUP_VALUES, min(GROUP_QUERIES, most_queries))
-    step = max(1, min(_BATCH_GROUPS, most_queries // GROUP_QUERIES))
-    for first in range(0, len(groups), step):
-        part = groups[first : first + step]
-        yield slice(part[0].start, part[-1].stop)
-
-
-def item_blocks(items: SparseRows, first: int) -> Iterator[slice]:
-    """Divide the items into blocks of bounded size.
-
-    Parameters
-    ----------
-    items : SparseRows
-        The items, at least one.
-    first : int
-        The number of items in the first block, if there are that many.
-
-    Yields
-    ------
-    slice
-        The items of a block.
-    """
-    first = min(first, len(items))
-    yield slice(0, first)
-    for part in slices_of(items.lengths[first:], _BLOCK_VALUES, _BLOCK_ITEMS):
-        yield slice(part.start + first, part.stop + first)
 
 
 def patterns(rows: SparseRows) -> SparseRows:

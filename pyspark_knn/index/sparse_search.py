@@ -16,18 +16,18 @@ import numpy as np
 
 from pyspark_knn.index.base import SPARSE, Exclusion, IndexSpec, NeighborIndex, Neighbors
 from pyspark_knn.index.candidates import Candidates
+from pyspark_knn.index.keyed_rows import KeyedRows, Numbering
 from pyspark_knn.index.selection import NearestSoFar, exclusion_of, exclusion_of_items
 from pyspark_knn.index.sparse_blocks import (
     Group,
     Scores,
+    Sizes,
     SparseBatch,
     TransposedBlock,
-    batch_slices,
     excluded_of,
-    item_blocks,
     patterns,
 )
-from pyspark_knn.index.sparse_kernels import KeyedRows, Numbering, SparseDistances
+from pyspark_knn.index.sparse_kernels import SparseDistances
 from pyspark_knn.index.sparse_space import SPACES
 
 if TYPE_CHECKING:
@@ -36,9 +36,6 @@ if TYPE_CHECKING:
     from pyspark_knn.index.distances import Metric
     from pyspark_knn.index.score_space import Queries, ScoreSpace
     from pyspark_knn.index.sparse_rows import SparseRows
-
-_FIRST_ITEMS = 2048
-"""Items whose scores give the first thresholds."""
 
 _SPARE_CANDIDATES = 64
 """Candidates that a query may always keep beyond 2 k, regardless of their cost."""
@@ -53,6 +50,9 @@ _BATCH_CANDIDATES = 1 << 20
 _RANKED_PAIRS = 1 << 20
 """Pairs that are ranked at a time, where all items are compared with a query."""
 
+_SIZES = Sizes()
+"""What is fastest on text."""
+
 
 class SparseSearch(NeighborIndex):
     """Exact search of sparse vectors by metrics that have scores.
@@ -65,13 +65,27 @@ class SparseSearch(NeighborIndex):
         The metric.
     numbering : Numbering
         The columns of the index.
+    sizes : Sizes, default=Sizes()
+        How much a search does at a time.
+    spare_candidates : int, default=_SPARE_CANDIDATES
+        Candidates that a query may always keep beyond 2 k.
     """
 
     algorithm: ClassVar[str] = "brute"
     storage: ClassVar[str] = SPARSE
     metrics: ClassVar[frozenset[str]] = frozenset(SPACES)
 
-    def __init__(self, matrix: SparseRows, metric: Metric, numbering: Numbering) -> None:
+    def __init__(
+        self,
+        matrix: SparseRows,
+        metric: Metric,
+        numbering: Numbering,
+        *,
+        sizes: Sizes = _SIZES,
+        spare_candidates: int = _SPARE_CANDIDATES,
+    ) -> None:
+        self._sizes = sizes
+        self._spare_candidates = spare_candidates
         self._matrix = matrix
         self._metric = metric
         self._numbering = numbering
@@ -139,6 +153,8 @@ class _Search:
         best: NearestSoFar,
     ) -> None:
         keyed = KeyedRows.of_queries(index.metric, queries)
+        self._sizes = index._sizes
+        self._spare_candidates = index._spare_candidates
         self._items = index._items.rows
         self._numbering = index._numbering
         self._space: ScoreSpace = index._space
@@ -186,7 +202,7 @@ class _Search:
         part = _taken(self._queries, rows)
         slack = self._space.slack(part, dtype)
         least = np.maximum(least, self._space.least_scores(self._best.limits()[rows], part))
-        batch = SparseBatch(self._numbering.numbered(part.vectors), dtype)
+        batch = SparseBatch(self._numbering.numbered(part.vectors), dtype, self._sizes)
         found = [
             Candidates(self._k, least[group.queries], slack[group.queries])
             for group in batch.groups
@@ -198,7 +214,7 @@ class _Search:
             if where.start == 0 and where.stop >= self._k:
                 candidates.raise_least(scores.kth_floors(self._k))
             near, columns = scores.reaching(candidates.thresholds())
-            room = _SPARE_CANDIDATES + where.stop // _PRODUCTS_PER_RANK
+            room = self._spare_candidates + where.stop // _PRODUCTS_PER_RANK
             ceilings, widths = scores.ceilings(near, columns), scores.widths[columns]
             candidates.add(near, columns + where.start, ceilings, widths, room)
         for group, candidates in zip(batch.groups, found, strict=True):
@@ -211,7 +227,7 @@ class _Search:
         """Search a batch by float64 products, and rank the candidates block by block."""
         part = _taken(self._queries, rows)
         slack = self._space.slack(part, np.float64)
-        batch = SparseBatch(self._numbering.numbered(part.vectors), np.float64)
+        batch = SparseBatch(self._numbering.numbered(part.vectors), np.float64, self._sizes)
         for where, group, scores in self._blocks(rows, batch):
             queries = group.queries
             if where.start == 0 and where.stop >= self._k:
@@ -227,7 +243,7 @@ class _Search:
     def _batches(self, rows: NDArray[np.int64]) -> Iterator[slice]:
         """Divide queries into parts that are searched at a time."""
         most = max(1, _BATCH_CANDIDATES // (2 * self._k))
-        return batch_slices(self._queries.vectors.lengths[rows], most)
+        return self._sizes.batches(self._queries.vectors.lengths[rows], most)
 
     def _blocks(
         self, rows: NDArray[np.int64], batch: SparseBatch
@@ -236,7 +252,7 @@ class _Search:
         numbers = batch.numbers(self._numbering.n_columns)
         excluded = excluded_of(self._exclude, rows, batch)
         least = self._space.null_ceiling(batch.dtype)
-        for where in item_blocks(self._items, max(_FIRST_ITEMS, self._k)):
+        for where in self._sizes.blocks(self._items, self._k):
             vectors = self._space.vectors(self._items[where], where)
             block = TransposedBlock(vectors, numbers, batch)
             terms, widths = self._space.terms(where, batch.dtype)
@@ -279,13 +295,13 @@ class _Search:
         ones = patterns(self._queries.vectors)
         for batch_rows in (rows[part] for part in self._batches(rows)):
             queries = self._numbering.numbered(ones.take(batch_rows))
-            self._fill_batch(batch_rows, SparseBatch(queries, np.float32), figure)
+            self._fill_batch(batch_rows, SparseBatch(queries, np.float32, self._sizes), figure)
 
     def _fill_batch(self, rows: NDArray[np.int64], batch: SparseBatch, figure: float) -> None:
         numbers = batch.numbers(self._numbering.n_columns)
         excluded = excluded_of(self._exclude, rows, batch)
         missing = np.full(len(rows), self._k)
-        for where in item_blocks(self._items, max(_FIRST_ITEMS, self._k)):
+        for where in self._sizes.blocks(self._items, self._k):
             block = TransposedBlock(patterns(self._items[where]), numbers, batch)
             for group in batch.groups:
                 counts = block.products(group)

@@ -13,16 +13,15 @@ import numpy as np
 
 from pyspark_knn.index.base import SPARSE, Exclusion, IndexSpec, NeighborIndex, Neighbors
 from pyspark_knn.index.kernels import set_distance
+from pyspark_knn.index.keyed_rows import Numbering
 from pyspark_knn.index.selection import NearestSoFar, exclusion_of_items
 from pyspark_knn.index.sparse_blocks import (
+    Sizes,
     SparseBatch,
     TransposedBlock,
-    batch_slices,
     excluded_of,
-    item_blocks,
     patterns,
 )
-from pyspark_knn.index.sparse_kernels import Numbering
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -30,14 +29,13 @@ if TYPE_CHECKING:
     from pyspark_knn.index.distances import Metric
     from pyspark_knn.index.sparse_rows import SparseRows
 
-_FIRST_ITEMS = 1024
-"""Items that are all compared, which gives the first limits."""
-
 _BATCH_QUERIES = 1 << 10
 """The largest number of queries in a batch."""
 
 _SLACK = 1e-9
 """Relative. Covers the rounding of the least count of a neighbor, which is a whole number."""
+
+_SIZES = Sizes(first_items=1024)
 
 
 class SparseSetSearch(NeighborIndex):
@@ -51,13 +49,23 @@ class SparseSetSearch(NeighborIndex):
         The metric.
     numbering : Numbering
         The columns of the index.
+    sizes : Sizes, optional
+        How much a search does at a time. In the first block all pairs are compared, so it is small.
     """
 
     algorithm: ClassVar[str] = "brute"
     storage: ClassVar[str] = SPARSE
     metrics: ClassVar[frozenset[str]] = frozenset({"dice", "jaccard"})
 
-    def __init__(self, matrix: SparseRows, metric: Metric, numbering: Numbering) -> None:
+    def __init__(
+        self,
+        matrix: SparseRows,
+        metric: Metric,
+        numbering: Numbering,
+        *,
+        sizes: Sizes = _SIZES,
+    ) -> None:
+        self._sizes = sizes
         self._matrix = matrix
         self._metric = metric
         self._numbering = numbering
@@ -101,7 +109,7 @@ class SparseSetSearch(NeighborIndex):
     ) -> Neighbors:
         """See `NeighborIndex.kneighbors`."""
         best = NearestSoFar(len(queries), k, max_distance)
-        for part in batch_slices(queries.lengths, _BATCH_QUERIES):
+        for part in self._sizes.batches(queries.lengths, _BATCH_QUERIES):
             self._search(queries[part].compact(), np.arange(part.start, part.stop), exclude, best)
         return best.neighbors()
 
@@ -113,12 +121,12 @@ class SparseSetSearch(NeighborIndex):
         best: NearestSoFar,
     ) -> None:
         """Search a batch of queries, the rows `rows` of all."""
-        batch = SparseBatch(patterns(self._numbering.numbered(queries)), np.float32)
+        batch = SparseBatch(patterns(self._numbering.numbered(queries)), np.float32, self._sizes)
         numbers = batch.numbers(self._numbering.n_columns)
         excluded = excluded_of(exclude, rows, batch)
         sizes = queries.lengths.astype(np.float64)
         missing = np.full((2, len(rows)), best.distances.shape[1])
-        for where in item_blocks(self._items, _FIRST_ITEMS):
+        for where in self._sizes.blocks(self._items, 1):
             part = self._items[where]
             block = TransposedBlock(patterns(part), numbers, batch)
             for group in batch.groups:

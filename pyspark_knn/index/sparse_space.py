@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pyspark_knn.index.keyed_rows import KeyedRows, row_maxima
 from pyspark_knn.index.score_space import (
     DirectionSpace,
     EuclideanSpace,
@@ -23,7 +24,6 @@ from pyspark_knn.index.score_space import (
     ScoreSpace,
     scaling_exponent,
 )
-from pyspark_knn.index.sparse_kernels import KeyedRows, row_maxima
 from pyspark_knn.index.sparse_rows import slices_of
 
 if TYPE_CHECKING:
