@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 import warnings
 
+from pyspark_knn.index.base import SPARSE
 from pyspark_knn.index.cells import check_cells
 from pyspark_knn.index.distances import Metric, resolve_metric
-from pyspark_knn.index.registry import check_algorithm
+from pyspark_knn.index.registry import check_algorithm, classes_for, sparse_metrics
 from pyspark_knn.params import _KNNParams
 from pyspark_knn.voting_params import _VotingParams
 
@@ -32,13 +33,33 @@ def checked_metric(params: _KNNParams) -> Metric:
     Raises
     ------
     ValueError
-        If `metric` does not support the values of `p`, `metricParams`, `algorithm` or `shardBy`.
+        If `metric` does not support the values of `p`, `metricParams`, `algorithm`, `storage` or
+        `shardBy`.
     """
     metric = resolve_metric(params.getMetric(), params.getP(), params.getMetricParams())
-    check_algorithm(params.getAlgorithm(), metric)
+    if params.getStorage() == SPARSE:
+        _check_sparse(params, metric)
+    else:
+        check_algorithm(params.getAlgorithm(), metric)
     if params.getShardBy() == "kmeans":
         check_cells(metric)
     return metric
+
+
+def _check_sparse(params: _KNNParams, metric: Metric) -> None:
+    """Raise a ValueError if vectors cannot be stored sparse with the other Params."""
+    if not classes_for(metric, storage=SPARSE):
+        raise ValueError(
+            f"storage 'sparse' does not support metric {params.getMetric()!r}. Supported: "
+            f"{', '.join(sparse_metrics())} (minkowski with p=2). Use another metric, or "
+            "storage='dense'."
+        )
+    check_algorithm(params.getAlgorithm(), metric, SPARSE)
+    if params.getShardBy() == "kmeans":
+        raise ValueError(
+            "storage 'sparse' does not support shardBy 'kmeans', whose cells have dense centers. "
+            "Use shardBy='hash', or storage='dense'."
+        )
 
 
 def check_max_distance(params: _KNNParams) -> None:

@@ -100,6 +100,7 @@ class NeighborEstimator(Estimator[M], FitSetters, MLReadable[Any], MLWritable):
         model._paramMap = {}
         model._set(
             algorithm=first.getAlgorithm(),
+            storage=first.getStorage(),
             placement=first.getPlacement(),
             numShards=first.getNumShards(),
         )
@@ -124,6 +125,7 @@ class NeighborEstimator(Estimator[M], FitSetters, MLReadable[Any], MLWritable):
             self._item_columns(),
             self.getHandleInvalid(),
             self.getDtype(),
+            self.getStorage(),
         )
 
     def _warn_of_nondeterministic_ids(self, dataset: DataFrame) -> None:

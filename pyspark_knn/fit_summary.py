@@ -19,8 +19,8 @@ class FitSummary:
         Number of invalid items that were skipped.
     numDuplicates : int
         Number of items that have the same id as another item.
-    algorithmReason, placementReason : str
-        Why this algorithm and this placement were chosen.
+    algorithmReason, placementReason, storageReason : str
+        Why this algorithm, this placement and this storage were chosen.
     featureNames : list of str or None
         Names of the features in the order of the vector, from the ML attributes of the items or
         from scikit-learn. Queries with feature names must have the same ones.
@@ -34,6 +34,7 @@ class FitSummary:
     numDuplicates: int = 0
     algorithmReason: str = ""
     placementReason: str = ""
+    storageReason: str = ""
     featureNames: list[str] | None = None
     numClasses: int | None = None
     classNames: list[str] | None = None

@@ -23,6 +23,7 @@ FIT_PARAMS = frozenset(
         "p",
         "placement",
         "shardBy",
+        "storage",
         "weightCol",
     }
 )

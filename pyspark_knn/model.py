@@ -10,6 +10,7 @@ from typing import Any, ClassVar, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
+from pyspark.ml.linalg import VectorUDT
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
@@ -32,7 +33,7 @@ from pyspark_knn.engine.spark.folders import SavedAt
 from pyspark_knn.explain import EXPLAINED_QUERIES, SearchCost
 from pyspark_knn.fit_summary import FitSummary, read_summary
 from pyspark_knn.fitted_params import FittedParams
-from pyspark_knn.index.base import IndexSpec
+from pyspark_knn.index.base import SPARSE, IndexSpec
 from pyspark_knn.index.registry import entries
 from pyspark_knn.params import _KNNParams
 from pyspark_knn.persistence import ModelReader, ModelWriter, SavedModel
@@ -60,16 +61,22 @@ class NeighborModel(SharedIndex, FittedParams, _KNNParams, SavedModel):
 
     def _place(self, packed: PackedItems, summary: FitSummary) -> None:
         """Index packed items in the placement that the Params request."""
-        index, reason = place(
+        placed = place(
             packed,
             self._spec(),
+            storage=self.getStorage(),
             placement=self.getPlacement(),
             num_shards=self.getNumShards(),
             shard_by=self.getShardBy(),
         )
-        # A loaded model keeps the reason of its fit, unless its placement had to change.
-        kept = summary.placementReason if index.name == self.getPlacement() else ""
-        self._hold(index, replace(summary, placementReason=kept or reason))
+        # A loaded model keeps the reasons of its fit, unless its placement had to change.
+        kept = summary.placementReason if placed.index.name == self.getPlacement() else ""
+        summary = replace(
+            summary,
+            placementReason=kept or placed.placement_reason,
+            storageReason=summary.storageReason or placed.storage_reason,
+        )
+        self._hold(placed.index, summary)
 
     def _spec(self) -> IndexSpec:
         return IndexSpec(checked_metric(self), self.getAlgorithm(), self.getLeafSize(), entries())
@@ -77,7 +84,7 @@ class NeighborModel(SharedIndex, FittedParams, _KNNParams, SavedModel):
     def _hold(self, index: Placement, summary: FitSummary) -> None:
         """Set the index of this model, and replace "auto" in its Params by the chosen values."""
         chosen = {} if index.num_shards is None else {"numShards": index.num_shards}
-        self._fix(placement=index.name, algorithm=index.algorithm, **chosen)
+        self._fix(placement=index.name, algorithm=index.algorithm, storage=index.storage, **chosen)
         self._index = index
         self._summary = replace(
             summary,
@@ -86,6 +93,7 @@ class NeighborModel(SharedIndex, FittedParams, _KNNParams, SavedModel):
         )
         logger.info("algorithm %s: %s", index.algorithm, self._summary.algorithmReason)
         logger.info("placement %s: %s", index.name, summary.placementReason)
+        logger.info("storage %s: %s", index.storage, summary.storageReason)
 
     def _share(self, search: SharedSearch | None) -> None:
         """Share searches with the other models of a `fitMultiple`."""
@@ -125,7 +133,9 @@ class NeighborModel(SharedIndex, FittedParams, _KNNParams, SavedModel):
         """Return the columns that saved items must have, with their types: any type for ids."""
         position = {POSITION: ("bigint",)} if self.getIdCol() is None else {}
         others = {each.name: each.saved_types for each in self._item_columns()}
-        return {**position, **others, "features": ("array<double>", "array<float>")}
+        dense = ("array<double>", "array<float>")
+        vectors = (VectorUDT().simpleString(),) if self.getStorage() == SPARSE else dense
+        return {**position, **others, "features": vectors}
 
     def _came_from(self, saved_at: SavedAt) -> None:
         """Remember the folder that this model was loaded from."""
@@ -163,6 +173,11 @@ class NeighborModel(SharedIndex, FittedParams, _KNNParams, SavedModel):
     def placementReason(self) -> str:
         """The reason for the placement that `getPlacement` returns."""
         return self._summary.placementReason
+
+    @property
+    def storageReason(self) -> str:
+        """The reason for the storage that `getStorage` returns."""
+        return self._summary.storageReason
 
     @property
     def ids(self) -> NDArray[Any]:
@@ -334,8 +349,9 @@ class NeighborModel(SharedIndex, FittedParams, _KNNParams, SavedModel):
             return f"{type(self).__name__}: uid={self.uid}, without an index"
         return (
             f"{type(self).__name__}: uid={self.uid}, algorithm={self.getAlgorithm()}, "
-            f"placement={self.getPlacement()}, numItems={self.numItems}, "
-            f"numFeatures={self.numFeatures}, metric={self.getMetric()}, k={self.getK()}"
+            f"placement={self.getPlacement()}, storage={self.getStorage()}, "
+            f"numItems={self.numItems}, numFeatures={self.numFeatures}, "
+            f"metric={self.getMetric()}, k={self.getK()}"
         )
 
     def write(self) -> ModelWriter:

@@ -49,8 +49,8 @@ class KNNModel(NeighborModel, _SearchParams):
         The items' ids in the order of their positions.
     items : DataFrame
         The indexed items: position, id and features.
-    algorithmReason, placementReason : str
-        Why the algorithm and the placement of this model were chosen.
+    algorithmReason, placementReason, storageReason : str
+        Why the algorithm, the placement and the storage of this model were chosen.
 
     Examples
     --------

@@ -28,6 +28,9 @@ DTYPES = ("auto", "float32")
 PLACEMENTS = ("auto", "replicated", "sharded")
 """The values of the Param placement."""
 
+STORAGES = ("auto", "dense", "sparse")
+"""The values of the Param storage."""
+
 SHARD_BY = ("hash", "kmeans")
 """The values of the Param shardBy."""
 
@@ -150,6 +153,13 @@ class _KNNParams(CheckedParams, HasFeaturesCol):
         "once, at fit)",
         choice("dtype", DTYPES),
     )
+    storage: Param[str] = Param(
+        Params._dummy(),
+        "storage",
+        "how the vectors of the items are stored: auto, dense or sparse (only their nonzero "
+        "values); on a model, the chosen storage",
+        choice("storage", STORAGES),
+    )
     placement: Param[str] = Param(
         Params._dummy(),
         "placement",
@@ -202,6 +212,7 @@ class _KNNParams(CheckedParams, HasFeaturesCol):
             algorithm="auto",
             leafSize=30,
             dtype="auto",
+            storage="auto",
             placement="auto",
             numShards=None,
             shardBy="hash",
@@ -257,6 +268,10 @@ class _KNNParams(CheckedParams, HasFeaturesCol):
     def getDtype(self) -> str:
         """Value of dtype."""
         return self.getOrDefault(self.dtype)
+
+    def getStorage(self) -> str:
+        """Value of storage; on a model, the chosen storage."""
+        return self.getOrDefault(self.storage)
 
     def getPlacement(self) -> str:
         """Value of placement; on a model, the chosen placement."""
@@ -339,6 +354,10 @@ class FitSetters(_KNNParams):
     def setDtype(self: Self_, value: str) -> Self_:
         """Set dtype."""
         return self._set(dtype=value)
+
+    def setStorage(self: Self_, value: str) -> Self_:
+        """Set storage."""
+        return self._set(storage=value)
 
     def setPlacement(self: Self_, value: str) -> Self_:
         """Set placement."""

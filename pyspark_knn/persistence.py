@@ -68,6 +68,10 @@ class SavedModel(Params, MLReadable[Any], MLWritable):
         """Return the columns that every item has in addition to its vector."""
         raise NotImplementedError
 
+    def getStorage(self) -> str:
+        """Value of storage."""
+        raise NotImplementedError
+
     def _saved_columns(self) -> dict[str, tuple[str, ...]]:
         """Return the columns of saved items with their types, see `saved.check_columns`."""
         raise NotImplementedError
@@ -303,7 +307,7 @@ class ModelReader(StageReader[M]):
             record = saved.fit_record(metadata)
             frame = self.sparkSession.read.parquet(literal(f"{path}/items"))
             saved.check_columns(frame, model._saved_columns())
-            source = saved_source(frame, model._item_columns())
+            source = saved_source(frame, model._item_columns(), model.getStorage())
             with PackedItems(frame, source) as packed:
                 saved.check_complete(packed.num_items, packed.num_features, metadata)
                 if "id" not in frame.columns:

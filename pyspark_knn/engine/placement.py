@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from pyspark_knn.engine.search.batches import Request, Searchable
+    from pyspark_knn.index.base import Rows
 
 REPLICATED = "replicated"
 """Every executor holds the whole index."""
@@ -58,6 +59,8 @@ class Placement(ABC):
         same id as another item.
     num_shards : int or None
         The number of shards, the empty ones included; None if there are no shards.
+    storage : {"dense", "sparse"}
+        How the vectors are stored.
     algorithm, algorithm_reason : str
         The algorithm of the index, and why it was chosen; of shards, the one of most items.
     searchable : Searchable or None
@@ -72,6 +75,7 @@ class Placement(ABC):
     num_features: int
     num_duplicates: int
     num_shards: int | None
+    storage: str
     algorithm: str
     algorithm_reason: str
     searchable: Searchable | None
@@ -114,7 +118,7 @@ class Placement(ABC):
         return frame.withColumn("id", from_wire(F.col("id"), self.id_type))
 
     @abstractmethod
-    def fetch(self) -> tuple[Items, NDArray[np.floating]]:
+    def fetch(self) -> tuple[Items, Rows]:
         """Return the items on the driver, in the order of their positions, and their vectors.
 
         Raises

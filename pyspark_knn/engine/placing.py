@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import numpy as np
-from numpy.typing import NDArray
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
 from pyspark.sql import types as T
 
 from pyspark_knn.engine.fit.packed import PackedItems
@@ -13,28 +14,43 @@ from pyspark_knn.engine.rows.items import Items
 from pyspark_knn.engine.sharded import Sharded
 from pyspark_knn.engine.ship import shipping
 from pyspark_knn.engine.spark.memory import available_memory
+from pyspark_knn.engine.storing import choose_storage
 from pyspark_knn.index.auto import build_index
-from pyspark_knn.index.base import IndexSpec
+from pyspark_knn.index.base import DENSE, SPARSE
+
+if TYPE_CHECKING:
+    from pyspark_knn.index.base import IndexSpec, Rows
 
 AUTO_BYTES = 2 << 30
 """Placement "auto" replicates vectors up to this size, in bytes."""
 
-GROWN_BYTES = 2 << 30
-"""Sparse vectors are refused if they would be larger than this as dense ones, in bytes ..."""
 
-MAX_GROWTH = 100
-"""... and would grow by more than this factor. The vectors that VectorAssembler makes of numbers
-and one-hot vectors grow by far less."""
+@dataclass(frozen=True)
+class Placed:
+    """An index in its placement, and the reasons for what was chosen.
+
+    Attributes
+    ----------
+    index : Placement
+        The index.
+    placement_reason, storage_reason : str
+        The reasons for the placement and for the storage, one sentence each.
+    """
+
+    index: Placement
+    placement_reason: str
+    storage_reason: str
 
 
 def place(
     packed: PackedItems,
     spec: IndexSpec,
     *,
+    storage: str,
     placement: str,
     num_shards: int | None,
     shard_by: str,
-) -> tuple[Placement, str]:
+) -> Placed:
     """Index packed items in the requested placement or, with "auto", where they fit.
 
     Parameters
@@ -43,6 +59,8 @@ def place(
         The items.
     spec : IndexSpec
         How to index them.
+    storage : {"auto", "dense", "sparse"}
+        How to store the vectors.
     placement : {"auto", "replicated", "sharded"}
         Where to put the index.
     num_shards : int or None
@@ -52,32 +70,29 @@ def place(
 
     Returns
     -------
-    index : Placement
+    Placed
         The index in its placement.
-    reason : str
-        The reason for the placement, one sentence.
 
     Raises
     ------
     ValueError
-        See `choose_placement`.
+        See `choose_storage` and `choose_placement`.
     """
-    name, reason = choose_placement(placement, packed)
+    storage, why = choose_storage(storage, packed, spec, shard_by)
+    name, reason = choose_placement(placement, packed, storage)
     if name == SHARDED:
-        return Sharded.build(packed, spec, num_shards, shard_by), reason
-    return replicate(*packed.gather(), spec, packed.source.id_type), reason
+        return Placed(Sharded.build(packed, spec, storage, num_shards, shard_by), reason, why)
+    return Placed(replicate(*packed.gather(storage), spec, packed.source.id_type), reason, why)
 
 
-def replicate(
-    items: Items, matrix: NDArray[np.floating], spec: IndexSpec, id_type: T.DataType | None
-) -> Placement:
+def replicate(items: Items, matrix: Rows, spec: IndexSpec, id_type: T.DataType | None) -> Placement:
     """Index items on the driver, for the placement "replicated".
 
     Parameters
     ----------
     items : Items
         The items without their vectors.
-    matrix : ndarray of shape (n_items, n_features), dtype float32 or float64
+    matrix : ndarray or SparseRows of shape (n_items, n_features), dtype float32 or float64
         Their vectors, in the same order.
     spec : IndexSpec
         How to index them.
@@ -87,7 +102,7 @@ def replicate(
     return Replicated(items, *build_index(matrix, spec), id_type)
 
 
-def choose_placement(placement: str, packed: PackedItems) -> tuple[str, str]:
+def choose_placement(placement: str, packed: PackedItems, storage: str) -> tuple[str, str]:
     """Choose the placement of items, and check that they fit there, before any of them is fetched.
 
     Parameters
@@ -96,6 +111,8 @@ def choose_placement(placement: str, packed: PackedItems) -> tuple[str, str]:
         The Param ``placement``.
     packed : PackedItems
         The items.
+    storage : {"dense", "sparse"}
+        How their vectors will be stored.
 
     Returns
     -------
@@ -107,17 +124,17 @@ def choose_placement(placement: str, packed: PackedItems) -> tuple[str, str]:
     Raises
     ------
     ValueError
-        If sparse vectors would grow too much as dense ones, or if the item matrix is too large for
-        `placement` "replicated".
+        If the vectors are too large for `placement` "replicated".
     """
-    _check_growth(packed)
-    needed, free = packed.nbytes, available_memory()
+    needed, free = packed.nbytes(storage), available_memory()
+    kind = "sparse " * (storage == SPARSE)
     size = (
         f"{packed.num_items:,} items of {packed.num_features:,} dimensions in "
-        f"{packed.dtype.name} take {needed / 2**30:.2f} GiB"
+        f"{kind}{packed.dtype.name} take {needed / 2**30:.2f} GiB"
     )
     driver = "" if free is None else f"only {free / 2**30:.2f} GiB are free on the driver"
-    too_large = free is not None and needed > free
+    # Sparse vectors are copied once, since their places are known when all have been fetched.
+    too_large = free is not None and needed * (1 + (storage == SPARSE)) > free
     if placement == SHARDED:
         return SHARDED, f"placement 'sharded' was requested; {size}"
     if not shipping.takes_files(packed.frame.sparkSession):
@@ -130,25 +147,17 @@ def choose_placement(placement: str, packed: PackedItems) -> tuple[str, str]:
     if placement == "auto" and too_large:
         return SHARDED, f"{size}, but {driver}"
     if too_large:
-        dense = ", since sparse vectors are stored dense" * bool(packed.sparse_size()[1])
         raise ValueError(
-            f"placement 'replicated' needs too much memory: {size}{dense}, but {driver}. Use "
-            "placement='sharded', a driver with more memory, fewer items, or vectors of fewer "
-            "dimensions (pyspark.ml.feature.PCA)."
+            f"placement 'replicated' needs too much memory: {size}, but {driver}. Use "
+            f"placement='sharded', a driver with more memory, fewer items, or {_smaller(packed)}."
         )
     return REPLICATED, f"{size}, small enough for a copy on every executor"
 
 
-def _check_growth(packed: PackedItems) -> None:
-    """Raise a ValueError for sparse vectors that would be too large as dense ones."""
-    sparse, dense = packed.sparse_size()
-    if dense <= GROWN_BYTES or dense < MAX_GROWTH * sparse:
-        return
-    raise ValueError(
-        f"featuresCol {packed.source.features_col!r} contains sparse vectors, which the index "
-        f"stores dense: {packed.num_items:,} items of {packed.num_features:,} dimensions would "
-        f"grow from {sparse / 2**20:.1f} MiB to {packed.nbytes / 2**30:.2f} GiB. Use vectors of "
-        "fewer dimensions: a smaller numFeatures of HashingTF or vocabSize of CountVectorizer, or "
-        "pyspark.ml.feature.PCA. To store them dense on purpose, convert the column with "
-        "pyspark.ml.functions.vector_to_array before fit."
-    )
+def _smaller(packed: PackedItems) -> str:
+    """Return how the vectors of items can be made smaller."""
+    sparse = packed.nbytes(SPARSE)
+    fewer = "vectors of fewer dimensions (pyspark.ml.feature.PCA)"
+    if 2 * sparse > packed.nbytes(DENSE):
+        return fewer
+    return f"storage='sparse' (about {sparse / 2**30:.2f} GiB), or {fewer}"

@@ -16,7 +16,7 @@ from pyspark_knn.engine.fit.chunks import POSITION
 from pyspark_knn.engine.placement import REPLICATED, PlacedCost, Placement
 from pyspark_knn.engine.rows import columns
 from pyspark_knn.engine.rows.columns import Input
-from pyspark_knn.engine.rows.features import array_type
+from pyspark_knn.engine.rows.features import vector_type
 from pyspark_knn.engine.rows.items import Items
 from pyspark_knn.engine.rows.scans import as_rows
 from pyspark_knn.engine.search.batches import (
@@ -35,6 +35,8 @@ from pyspark_knn.index.base import NeighborIndex
 
 if TYPE_CHECKING:
     import numpy as np
+
+    from pyspark_knn.index.base import Rows
 
 _SAVED_PART_BYTES = 64 << 20
 """The vectors in one partition of the items as a DataFrame, in bytes."""
@@ -75,6 +77,7 @@ class Replicated(Placement):
         self.item_columns = {"id": T.LongType(), **given}
         self.num_items = items.count
         self.num_features = int(index.matrix.shape[1])
+        self.storage = index.storage
         self.num_duplicates = items.duplicates()
         self.algorithm = index.algorithm
         self.algorithm_reason = reason
@@ -108,7 +111,8 @@ class Replicated(Placement):
         """See `Placement.items_frame`; all items have a position."""
         # The columns have this order in all saved models.
         types = {POSITION: T.LongType(), "id": self.item_columns["id"]}
-        types |= {"features": array_type(self._matrix.dtype), **self.item_columns}
+        vectors = vector_type(self._matrix.dtype, self.storage)
+        types |= {"features": vectors, **self.item_columns}
         if self.id_type is None:
             del types["id"]
         run = guarded(functools.partial(read_items, self._shipment(session).ref, list(types)))
@@ -116,7 +120,7 @@ class Replicated(Placement):
         positions = session.range(0, self.num_items, 1, parts)
         return self._with_ids(positions.mapInArrow(run, columns.struct_type(types)))
 
-    def fetch(self) -> tuple[Items, NDArray[np.floating]]:
+    def fetch(self) -> tuple[Items, Rows]:
         """See `Placement.fetch`; the items are on the driver already."""
         return self.searchable.items, self._matrix
 

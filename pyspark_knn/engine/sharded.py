@@ -23,7 +23,7 @@ from pyspark_knn.engine.fit.packed import PackedItems
 from pyspark_knn.engine.fit.source import ItemSource
 from pyspark_knn.engine.placement import SHARDED, PlacedCost, Placement
 from pyspark_knn.engine.rows.columns import Input, struct_type
-from pyspark_knn.engine.rows.features import array_type, features_of
+from pyspark_knn.engine.rows.features import features_of, vector_type
 from pyspark_knn.engine.rows.items import Items
 from pyspark_knn.engine.search.batches import TIMING_SCHEMA, Request
 from pyspark_knn.engine.search.export import read_shards
@@ -48,7 +48,7 @@ from pyspark_knn.index.cells import Cells, ShardAssignment
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from pyspark_knn.index.base import IndexSpec
+    from pyspark_knn.index.base import IndexSpec, Rows
 
 logger = logging.getLogger(__name__)
 
@@ -72,6 +72,8 @@ class Sharded(Placement):
         The type of the vectors, float32 or float64.
     num_features : int
         The dimension of the vectors.
+    storage : {"dense", "sparse"}
+        How the vectors are stored.
     assignment : ShardAssignment, optional
         The cells that the shards consist of. Default: the shards are not cells.
     """
@@ -91,6 +93,7 @@ class Sharded(Placement):
         source: ItemSource,
         dtype: np.dtype[np.floating],
         num_features: int,
+        storage: str,
         assignment: ShardAssignment | None = None,
     ) -> None:
         self.shards = shards
@@ -98,6 +101,7 @@ class Sharded(Placement):
         self.item_columns = source.item_columns
         self.num_items = sum(shard.rows for shard in shards)
         self.num_features = num_features
+        self.storage = storage
         self.num_duplicates = sum(shard.duplicates for shard in shards)
         self.num_shards = num_shards
         self.algorithm, self.algorithm_reason = _algorithm_of(shards)
@@ -113,6 +117,7 @@ class Sharded(Placement):
         cls,
         packed: PackedItems,
         spec: IndexSpec,
+        storage: str,
         num_shards: int | None = None,
         shard_by: str = "hash",
     ) -> Sharded:
@@ -124,6 +129,8 @@ class Sharded(Placement):
             The items.
         spec : IndexSpec
             The index of each shard.
+        storage : {"dense", "sparse"}
+            How the vectors are stored.
         num_shards : int, optional
             The number of shards. Default: see `choose_num_shards`.
         shard_by : {"hash", "kmeans"}
@@ -131,10 +138,11 @@ class Sharded(Placement):
         """
         session = packed.frame.sparkSession
         cores = compat.parallelism(session)
-        count = choose_num_shards(num_shards, packed.nbytes, packed.num_items, cores, shard_by)
+        nbytes = packed.nbytes(storage)
+        count = choose_num_shards(num_shards, nbytes, packed.num_items, cores, shard_by)
         assignment = None
         if shard_by == "kmeans":
-            most = LARGEST_SHARD * packed.num_items // packed.nbytes
+            most = LARGEST_SHARD * packed.num_items // nbytes
             assignment = find_assignment(packed, count, most, spec.metric)
             count = int(assignment.ways.sum())
         source = packed.source
@@ -146,9 +154,10 @@ class Sharded(Placement):
             has_ids=bool(source.sort_by),
             chunks=_chunk_table(packed),
             spec=spec,
+            storage=storage,
             assignment=assignment,
         )
-        built = _built(packed, request, min(count, enough_tasks(packed.nbytes, cores)))
+        built = _built(packed, request, min(count, enough_tasks(nbytes, cores)))
         with (
             compat.described(session, f"pyspark_knn: build {count} shards"),
             persisted(built) as frame,
@@ -166,6 +175,7 @@ class Sharded(Placement):
             source=source,
             dtype=packed.dtype,
             num_features=packed.num_features,
+            storage=storage,
             assignment=assignment,
         )
 
@@ -205,7 +215,7 @@ class Sharded(Placement):
 
     def _stored(self) -> DataFrame:
         """Return the items with the types that they have in the shards."""
-        types = {"id": self.item_columns["id"], "features": array_type(self._dtype)}
+        types = {"id": self.item_columns["id"], "features": vector_type(self._dtype, self.storage)}
         types |= self.item_columns
         run = guarded(functools.partial(read_shards, self.plan().digests, list(types)))
         frame = self._frame.select(*SHARD_COLUMNS).mapInArrow(run, struct_type(types))
@@ -218,7 +228,7 @@ class Sharded(Placement):
                 "session and load it here."
             )
 
-    def fetch(self) -> tuple[Items, NDArray[np.floating]]:
+    def fetch(self) -> tuple[Items, Rows]:
         """See `Placement.fetch`; no other method moves vectors of shards to the driver."""
         frame = self._stored()
         source = ItemSource(
@@ -230,10 +240,11 @@ class Sharded(Placement):
                 if field.name != "features"
             },
             id_type=self.id_type,
+            storage=self.storage,
         )
         with PackedItems(frame, source) as packed:
-            _check_memory(packed.nbytes)
-            return packed.gather()
+            _check_memory(packed.nbytes(self.storage))
+            return packed.gather(self.storage)
 
     def cost(self, session: SparkSession, queries: NDArray[np.floating], k: int) -> PlacedCost:
         """See `Placement.cost`; it is measured in the largest shard."""

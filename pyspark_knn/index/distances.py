@@ -20,6 +20,7 @@ from pyspark_knn.index.metric_params import checked_params, inverse_covariance, 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from pyspark_knn.index.base import Rows
     from pyspark_knn.index.kernels import Kernel
 
 _CHUNK_FLOATS = 65_536
@@ -127,12 +128,12 @@ class Metric:
         """Whether the metric compares sets: a vector is the set of its features that are not 0."""
         return self.name in SET_METRICS
 
-    def converts(self, rows: NDArray[np.floating]) -> bool:
+    def converts(self, rows: Rows) -> bool:
         """Whether this is a metric of sets and `rows` have values other than 0 and 1.
 
         Parameters
         ----------
-        rows : ndarray of shape (n_rows, n_features), dtype float32 or float64
+        rows : ndarray or SparseRows of shape (n_rows, n_features), dtype float32 or float64
             Items or queries.
 
         Returns
@@ -142,6 +143,8 @@ class Metric:
         """
         if not self.compares_sets:
             return False
+        if not isinstance(rows, np.ndarray):
+            return bool((rows.data != 1).any())
         step = max(1, _CHUNK_FLOATS // rows.shape[1])
         parts = (rows[start : start + step] for start in range(0, len(rows), step))
         return any(bool(((part != 0) & (part != 1)).any()) for part in parts)

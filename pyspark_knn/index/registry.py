@@ -25,7 +25,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, TypeVar
 
-from pyspark_knn.index.base import DENSE, OPTIONS, Entry
+from pyspark_knn.index.base import DENSE, OPTIONS, SPARSE, Entry
 
 if TYPE_CHECKING:
     from pyspark_knn.index.base import NeighborIndex
@@ -193,6 +193,18 @@ def classes_for(
     registered = _entries if registered is None else registered
     found = {name: _find(name, metric, registered, storage) for name in _names(registered)}
     return {name: each for name, each in found.items() if each is not None}
+
+
+def sparse_metrics() -> tuple[str, ...]:
+    """Return the canonical names of the metrics of sparse vectors, in alphabetical order.
+
+    Returns
+    -------
+    tuple of str
+        The names. Of minkowski, a p of 2 only.
+    """
+    sparse = [found for entry in _entries if (found := entry.load()).storage == SPARSE]
+    return tuple(sorted(frozenset().union(*(each.metrics for each in sparse))))
 
 
 def check_algorithm(algorithm: str, metric: Metric, storage: str = DENSE) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -88,24 +87,44 @@ class SparseRows:
         return cls(value, index.astype(np.int32, copy=False), indptr, shape[1])
 
     @classmethod
-    def concatenate(cls, parts: Sequence[SparseRows]) -> SparseRows:
-        """Return the rows of several parts of equal dimension, one part after the other.
+    def merged(
+        cls,
+        parts: list[SparseRows],
+        places: NDArray[np.integer],
+        dtype: np.dtype[np.floating] | None = None,
+    ) -> SparseRows:
+        """Return the rows of several parts of equal dimension, in a given order.
 
         Parameters
         ----------
-        parts : sequence of SparseRows
-            At least one part.
+        parts : list of SparseRows
+            At least one part. Emptied, so that each part is freed after it was copied.
+        places : ndarray of shape (n_rows,), integer
+            The place of each row of the parts, one part after the other, in the result.
+        dtype : numpy dtype, optional
+            The type of the values. Default: that of the first part.
 
         Returns
         -------
         SparseRows
             All rows.
         """
-        indptr = np.zeros(1 + sum(len(part) for part in parts), np.int64)
-        np.cumsum(np.concatenate([part.lengths for part in parts]), out=indptr[1:])
-        data = np.concatenate([part._stored(part.data) for part in parts])
-        indices = np.concatenate([part._stored(part.indices) for part in parts])
-        return cls(data, indices, indptr, parts[0].n_features)
+        n_features, dtype = parts[0].n_features, dtype or parts[0].dtype
+        lengths = np.zeros(len(places), np.int64)
+        lengths[places] = np.concatenate([part.lengths for part in parts])
+        indptr = np.zeros(len(places) + 1, np.int64)
+        np.cumsum(lengths, out=indptr[1:])
+        data = np.empty(indptr[-1], dtype)
+        indices = np.empty(indptr[-1], np.int32)
+        start = 0
+        parts.reverse()
+        while parts:
+            part = parts.pop().compact()
+            starts = indptr[places[start : start + len(part)]]
+            at = np.arange(part.size) + np.repeat(starts - part.indptr[:-1], part.lengths)
+            data[at], indices[at] = part.data, part.indices
+            start += len(part)
+        return cls(data, indices, indptr, n_features)
 
     @property
     def shape(self) -> tuple[int, int]:

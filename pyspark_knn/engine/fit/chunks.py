@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
+
+from pyspark_knn.index.base import DENSE, SPARSE
+from pyspark_knn.index.sparse_rows import SparseRows
+
+if TYPE_CHECKING:
+    from pyspark_knn.index.base import Rows
 
 CHUNK_SCHEMA = pa.schema(
     [
@@ -83,10 +89,33 @@ def _sum_of_column(column: pa.Array) -> int:
     return int(np.frombuffer(data[:size], f"u{width}").sum(dtype=np.uint64))
 
 
+def vector_cells(matrix: Rows) -> dict[str, pa.Buffer | None]:
+    """Return the columns `lengths`, `indices` and `values` of vectors.
+
+    Parameters
+    ----------
+    matrix : ndarray or SparseRows of shape (n_rows, dim), dtype float32 or float64
+        The vectors.
+
+    Returns
+    -------
+    dict
+        The columns; `lengths` and `indices` are None for dense vectors.
+    """
+    if isinstance(matrix, np.ndarray):
+        return {"lengths": None, "indices": None, "values": pa.py_buffer(matrix)}
+    matrix = matrix.compact()
+    return {
+        "lengths": pa.py_buffer(matrix.lengths),
+        "indices": pa.py_buffer(matrix.indices),
+        "values": pa.py_buffer(matrix.data),
+    }
+
+
 def unpack(
-    row: Any, dim: int, dense_bytes: int = DENSE_BYTES
-) -> Iterator[tuple[int, NDArray[np.floating]]]:
-    """Yield the vectors of a chunk, dense.
+    row: Any, dim: int, storage: str = DENSE, dense_bytes: int = DENSE_BYTES
+) -> Iterator[tuple[int, Any]]:
+    """Yield the vectors of a chunk.
 
     Parameters
     ----------
@@ -94,6 +123,8 @@ def unpack(
         A row of `CHUNK_SCHEMA`.
     dim : int
         The dimension of the vectors.
+    storage : {"dense", "sparse"}, default="dense"
+        The form in which they are yielded, whatever the form in which they were packed.
     dense_bytes : int, default=DENSE_BYTES
         The bytes of the sparse vectors that are made dense at once.
 
@@ -101,24 +132,26 @@ def unpack(
     ------
     start : int
         The first row of a slice of the chunk.
-    matrix : ndarray of shape (n_rows, dim), dtype float32 or float64
-        The vectors of the slice. Dense vectors are yielded in one slice without a copy, sparse ones
-        in slices of up to `dense_bytes`, but at least one vector.
+    matrix : ndarray or SparseRows of shape (n_rows, dim), dtype float32 or float64
+        The vectors of the slice. There is one slice, unless sparse vectors are made dense: then it
+        takes up to `dense_bytes`, but has at least one vector.
     """
     values: NDArray[np.floating] = np.frombuffer(row["values"], dtype=row["dtype"])
     if row["lengths"] is None:
-        yield 0, values.reshape(-1, dim)
+        matrix = values.reshape(-1, dim)
+        yield 0, matrix if storage == DENSE else SparseRows.from_dense(matrix)
         return
     lengths = np.frombuffer(row["lengths"], dtype=np.int64)
     indices = np.frombuffer(row["indices"], dtype=np.int32)
-    ends = np.cumsum(lengths)
+    indptr = np.zeros(len(lengths) + 1, np.int64)
+    np.cumsum(lengths, out=indptr[1:])
+    rows = SparseRows(values, indices, indptr, dim)
+    if storage == SPARSE:
+        yield 0, rows
+        return
     step = max(1, dense_bytes // (dim * values.itemsize))
-    for start in range(0, len(lengths), step):
-        part = lengths[start : start + step]
-        stored = slice(ends[start] - lengths[start], ends[start + len(part) - 1])
-        matrix = np.zeros((len(part), dim), dtype=values.dtype)
-        matrix[np.repeat(np.arange(len(part)), part), indices[stored]] = values[stored]
-        yield start, matrix
+    for start in range(0, len(rows), step):
+        yield start, rows[start : start + step].dense()
 
 
 def columns_of(row: Any) -> pa.Table:

@@ -7,12 +7,11 @@ import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from types import TracebackType
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from numpy.typing import NDArray
 from pyspark.sql import Column, DataFrame, Row
 from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import from_arrow_schema
@@ -24,6 +23,11 @@ from pyspark_knn.engine.rows.items import Items
 from pyspark_knn.engine.ship.guard import guarded
 from pyspark_knn.engine.spark import compat
 from pyspark_knn.engine.spark.caching import persisted, unpersist
+from pyspark_knn.index.base import SPARSE
+from pyspark_knn.index.sparse_rows import SparseRows
+
+if TYPE_CHECKING:
+    from pyspark_knn.index.base import Rows
 
 logger = logging.getLogger(__name__)
 
@@ -107,6 +111,7 @@ class PackedItems:
             dtype=source.dtype,
             chunk_bytes=max(1, min(chunk_bytes, self._slice_bytes // 4)),
             numbers=source.numbers,
+            sparse=source.storage == SPARSE,
         )
         self.source = source
         with (
@@ -126,10 +131,21 @@ class PackedItems:
     ) -> None:
         unpersist(self.frame)
 
+    def nbytes(self, storage: str) -> int:
+        """Return the size of the vectors in bytes, if they are stored dense or sparse."""
+        width = self.dtype.itemsize
+        if storage == SPARSE:
+            return round(self.stored_per_item * self.num_items) * (width + 4) + self.num_items * 8
+        return self.num_items * self.num_features * width
+
     @property
-    def nbytes(self) -> int:
-        """The size of the item matrix in bytes."""
-        return self.num_items * self.num_features * self.dtype.itemsize
+    def stored_per_item(self) -> float:
+        """The mean number of values that an item stores; of a dense vector, all of them."""
+        stored = sum(
+            chunk.rows * self.num_features if chunk.stored is None else chunk.stored
+            for chunk in self.chunks
+        )
+        return stored / self.num_items
 
     def sparse_size(self) -> tuple[int, int]:
         """Return the size of all items that are packed sparse, in bytes: as packed, and dense."""
@@ -169,14 +185,19 @@ class PackedItems:
         self.largest_label = max(labels, default=None)
         self.chunks = [Chunk(*(row[name] for name in Chunk._fields)) for row in kept]
 
-    def gather(self) -> tuple[Items, NDArray[np.floating]]:
+    def gather(self, storage: str) -> tuple[Items, Rows]:
         """Fetch the items to the driver in slices, and copy each vector to its row of the matrix.
+
+        Parameters
+        ----------
+        storage : {"dense", "sparse"}
+            The form of the vectors.
 
         Returns
         -------
         items : Items
             The items without their vectors, sorted by `source.sort_by`.
-        matrix : ndarray of shape (num_items, num_features), dtype `dtype`
+        matrix : ndarray or SparseRows of shape (num_items, num_features), dtype `dtype`
             Their vectors, in the same order.
         """
         # A single slice is fetched with all columns in one job, which is faster than planning two.
@@ -188,13 +209,15 @@ class PackedItems:
             order = pc.sort_indices(table, [(name, "ascending") for name in self.source.sort_by])
             table = table.take(order)
             place[order.to_numpy()] = np.arange(self.num_items)
+        chunks = rows if small else self._fetch("dtype", "lengths", "indices", "values")
+        parts = (part for row in chunks for _, part in unpack(row, self.num_features, storage))
+        if storage == SPARSE:
+            return self._items(table), SparseRows.merged(list(parts), place, self.dtype)
         matrix = np.empty((self.num_items, self.num_features), dtype=self.dtype)
         start = 0
-        for row in rows if small else self._fetch("dtype", "lengths", "indices", "values"):
-            for first, part in unpack(row, self.num_features):
-                at = start + first
-                matrix[place[at : at + len(part)]] = part
-            start += row["rows"]
+        for part in parts:
+            matrix[place[start : start + len(part)]] = part
+            start += len(part)
         return self._items(table), matrix
 
     def _gather_columns(self, rows: Iterable[dict[str, Any]]) -> pa.Table | None:

@@ -46,6 +46,8 @@ class PackRequest:
         The approximate size of a chunk, in bytes.
     numbers : tuple of ItemColumn
         The item columns of numbers, which are checked in every row.
+    sparse : bool
+        Whether all vectors are packed sparse. If not, chunks that are smaller so are.
     unique : str
         A value that makes this plan unique. Spark treats equal plans as one, so unpersisting
         the chunks of one fit would unpersist those of another fit of equal items.
@@ -59,6 +61,7 @@ class PackRequest:
     dtype: str
     chunk_bytes: int
     numbers: tuple[ItemColumn, ...] = ()
+    sparse: bool = False
     unique: str = field(default_factory=lambda: uuid.uuid4().hex)
 
 
@@ -130,7 +133,7 @@ class _Packer:
             rows = np.flatnonzero(vectors.dims == dim)
             stored = int(vectors.lengths[rows].sum())
             # A stored value of a sparse vector takes 12 bytes, and each value of a dense one 8.
-            sparse = stored * 12 < len(rows) * dim * 8
+            sparse = request.sparse or stored * 12 < len(rows) * dim * 8
             width = 12 * stored // len(rows) + 8 if sparse else 8 * dim
             step = max(1, request.chunk_bytes // (width + columns.nbytes // batch.num_rows))
             for start in range(0, len(rows), step):
@@ -177,12 +180,15 @@ class _Packer:
                 yield from self._pile(vectors, columns, rows, dim, sparse=sparse)
             return
         pile = self._piles.setdefault((dim, sparse), _Pile(dim, sparse))
-        # Copies, since a view would keep the whole Arrow batch in memory.
         pile.rows += len(rows)
-        pile.values.append(self._stored(value.ravel()))
         pile.columns.append(columns.take(pa.array(rows)))
-        pile.size += value.nbytes + pile.columns[-1].nbytes
         pile.content += content_of(value, index if sparse else None, pile.columns[-1])
+        if sparse and not value.all():
+            stored = value != 0
+            row, index, value = row[stored], index[stored], value[stored]
+        # Copies, since a view would keep the whole Arrow batch in memory.
+        pile.values.append(self._stored(value.ravel()))
+        pile.size += value.nbytes + pile.columns[-1].nbytes
         if sparse:
             pile.lengths.append(np.bincount(row, minlength=len(rows)).astype(np.int64))
             pile.indices.append(index.astype(np.int32))

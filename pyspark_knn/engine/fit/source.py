@@ -41,6 +41,8 @@ class ItemSource:
         The type of the stored vectors; "auto" is the narrowest that keeps all values.
     numbers : tuple of ItemColumn
         The columns of numbers, whose values are checked.
+    storage : {"auto", "dense", "sparse"}
+        The Param `storage`; with "sparse" all vectors are packed sparse.
     """
 
     features: Features
@@ -51,6 +53,7 @@ class ItemSource:
     handle_invalid: str = "error"
     dtype: str = "auto"
     numbers: tuple[ItemColumn, ...] = ()
+    storage: str = "auto"
 
     @property
     def sort_by(self) -> tuple[str, ...]:
@@ -75,6 +78,7 @@ def item_source(
     declared: Sequence[ItemColumn],
     handle_invalid: str,
     dtype: str,
+    storage: str = "auto",
 ) -> ItemSource:
     """Return the columns that a fit reads from `dataset`.
 
@@ -86,7 +90,7 @@ def item_source(
         The column of vectors.
     declared : sequence of ItemColumn
         What else every item has; ids come first.
-    handle_invalid, dtype : str
+    handle_invalid, dtype, storage : str
         See `ItemSource`.
 
     Raises
@@ -114,10 +118,11 @@ def item_source(
         handle_invalid=handle_invalid,
         dtype=dtype,
         numbers=tuple(each for each in declared if each.numeric),
+        storage=storage,
     )
 
 
-def saved_source(frame: DataFrame, declared: Iterable[ItemColumn]) -> ItemSource:
+def saved_source(frame: DataFrame, declared: Iterable[ItemColumn], storage: str) -> ItemSource:
     """Return the columns to read from a DataFrame that `Placement.items_frame` returned.
 
     Parameters
@@ -127,9 +132,11 @@ def saved_source(frame: DataFrame, declared: Iterable[ItemColumn]) -> ItemSource
         are no ids.
     declared : iterable of ItemColumn
         The columns that every item has in addition to its vector.
+    storage : {"auto", "dense", "sparse"}
+        The saved Param `storage`; "auto" in models of releases that did not have it.
     """
     named = [replace(each, param="items column", column=each.name) for each in declared]
-    source = item_source(frame, "features", named, "error", "auto")
+    source = item_source(frame, "features", named, "error", "auto", storage)
     if POSITION not in frame.columns:
         return source
     position = Input(F.col(POSITION), T.LongType())

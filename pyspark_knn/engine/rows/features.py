@@ -16,6 +16,7 @@ from pyspark.sql.pandas.types import to_arrow_type
 from pyspark_knn.engine.rows.columns import Input, column, field_of
 from pyspark_knn.engine.rows.vectors import LAYOUT, VALUES, VectorBatch, invalid_rows
 from pyspark_knn.engine.spark import hints
+from pyspark_knn.index.base import SPARSE
 
 
 class Features(NamedTuple):
@@ -145,8 +146,10 @@ def _attribute_names(attributes: dict[str, Any]) -> list[str] | None:
     return [names[i] for i in range(len(names))]
 
 
-def array_type(dtype: np.dtype[np.floating]) -> T.ArrayType:
-    """Return the Spark type of vectors that are stored as float32 or float64."""
+def vector_type(dtype: np.dtype[np.floating], storage: str) -> T.DataType:
+    """Return the Spark type of the vectors of an index: an array or, if sparse, MLlib's vector."""
+    if storage == SPARSE:
+        return VectorUDT()
     return T.ArrayType(T.FloatType() if dtype.itemsize == 4 else T.DoubleType())
 
 

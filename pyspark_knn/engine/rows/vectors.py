@@ -7,12 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
+
+from pyspark_knn.engine.spark.arrow import list_offsets, list_rows
+
+if TYPE_CHECKING:
+    from pyspark_knn.index.base import Rows
 
 VALUES = "values"
 LAYOUT = "layout"
@@ -147,6 +152,32 @@ class VectorBatch:
             at = np.where(sparse, self.index_starts[rows][row] + within, 0)
             index = np.where(sparse, self.indices[at], within)
         return row, index, value
+
+
+def vector_rows(matrix: Rows) -> pa.Array:
+    """Return vectors as a column of the type `features.vector_type`.
+
+    Parameters
+    ----------
+    matrix : ndarray or SparseRows of shape (n_rows, dim), dtype float32 or float64
+        The vectors.
+
+    Returns
+    -------
+    pyarrow.ListArray or pyarrow.StructArray
+        A list of each dense vector; of each sparse one, the struct that stores MLlib's.
+    """
+    if isinstance(matrix, np.ndarray):
+        return list_rows(matrix)
+    matrix = matrix.compact()
+    count, offsets = len(matrix), list_offsets(matrix.lengths)
+    fields = {
+        "type": pa.array(np.zeros(count, np.int8)),
+        "size": pa.array(np.full(count, matrix.n_features, np.int32)),
+        "indices": pa.ListArray.from_arrays(offsets, pa.array(matrix.indices)),
+        "values": pa.ListArray.from_arrays(offsets, pa.array(matrix.data.astype(np.float64))),
+    }
+    return pa.StructArray.from_arrays(list(fields.values()), names=list(fields))
 
 
 def _null_mask(array: pa.Array) -> NDArray[np.bool_]:

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 
 from pyspark_knn.engine.fit.chunks import POSITION
+from pyspark_knn.engine.rows.vectors import vector_rows
 from pyspark_knn.engine.search.batches import Searchable
 from pyspark_knn.engine.ship.bundle import BundleRef, open_bundle
 from pyspark_knn.engine.ship.shard_rows import open_shards
-from pyspark_knn.engine.spark.arrow import list_rows
+from pyspark_knn.index.sparse_rows import slices_of
+
+if TYPE_CHECKING:
+    from pyspark_knn.index.base import Rows
 
 _BATCH_BYTES = 32 << 20
 """The vectors in one batch of rows, in bytes."""
@@ -80,10 +85,19 @@ def _rows(
 ) -> Iterator[pa.RecordBatch]:
     """Yield the items from `start` to `stop` in batches of bounded size."""
     items, matrix = searchable.items, searchable.index.matrix
-    step = max(1, batch_bytes // (8 * matrix.shape[1]))
-    for first in range(start, stop, step):
-        last = min(first + step, stop)
+    for first, last in _steps(matrix, start, stop, batch_bytes):
         cells = {name: values[first:last] for name, values in items.columns.items()}
         cells[POSITION] = pa.array(np.arange(first, last))
-        cells["features"] = list_rows(matrix[first:last])
+        cells["features"] = vector_rows(matrix[first:last])
         yield pa.RecordBatch.from_arrays([cells[name] for name in names], names=names)
+
+
+def _steps(matrix: Rows, start: int, stop: int, batch_bytes: int) -> Iterator[tuple[int, int]]:
+    """Yield ranges of rows whose values take about `batch_bytes`, at least one row each."""
+    if isinstance(matrix, np.ndarray):
+        step = max(1, batch_bytes // (8 * matrix.shape[1]))
+        for first in range(start, stop, step):
+            yield first, min(first + step, stop)
+        return
+    for part in slices_of(matrix.lengths[start:stop], batch_bytes // 12):
+        yield start + part.start, start + part.stop

@@ -7,7 +7,7 @@ import io
 import itertools
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -22,6 +22,7 @@ from pyspark_knn.engine.fit.chunks import (
     POSITION,
     columns_of,
     unpack,
+    vector_cells,
 )
 from pyspark_knn.engine.rows.items import Items
 from pyspark_knn.engine.search.batches import Searchable, task_threads
@@ -29,18 +30,24 @@ from pyspark_knn.engine.ship.bundle import write_bundle
 from pyspark_knn.engine.ship.shard_rows import Shard, shard_rows
 from pyspark_knn.engine.spark.arrow import one_row, rows_of, stream_of
 from pyspark_knn.index.auto import build_index
-from pyspark_knn.index.base import IndexSpec
+from pyspark_knn.index.base import DENSE, SPARSE, IndexSpec
 from pyspark_knn.index.cells import ShardAssignment
+from pyspark_knn.index.sparse_rows import SparseRows
+
+if TYPE_CHECKING:
+    from pyspark_knn.index.base import Rows
 
 PIECE_SCHEMA = pa.schema(
     [
         ("shard", pa.int32()),
         ("dtype", pa.string()),
         ("columns", pa.binary()),
+        ("lengths", pa.binary()),
+        ("indices", pa.binary()),
         ("values", pa.binary()),
     ]
 )
-"""Items of one chunk that belong to one shard: their vectors, whose values are of type `dtype`, and
+"""Items of one chunk that belong to one shard: their vectors, as in `chunks.CHUNK_SCHEMA`, and
 their columns, an Arrow stream."""
 
 _CHANGED = CHANGED.format(what="the rows divided into shards differ from the rows counted before")
@@ -66,6 +73,8 @@ class ShardRequest:
         Partition, chunk, position of the first item, number of items and content of each chunk.
     spec : IndexSpec
         The index to build.
+    storage : {"dense", "sparse"}
+        How it stores vectors.
     assignment : ShardAssignment or None
         The cells that the shards are; None assigns items to shards by a hash of their ids.
     """
@@ -77,6 +86,7 @@ class ShardRequest:
     has_ids: bool
     chunks: NDArray[np.int64]
     spec: IndexSpec
+    storage: str = DENSE
     assignment: ShardAssignment | None = None
 
 
@@ -142,7 +152,7 @@ def _pieces(
     request: ShardRequest, chunk: Mapping[str, Any], start: int
 ) -> Iterator[pa.RecordBatch]:
     columns = _columns(chunk, start)
-    for first, matrix in unpack(chunk, request.dim):
+    for first, matrix in unpack(chunk, request.dim, request.storage):
         part = columns.slice(first, len(matrix))
         hashes = spread(part["id"])
         if request.assignment is None:
@@ -156,7 +166,7 @@ def _pieces(
                 "shard": shard,
                 "dtype": chunk["dtype"],
                 "columns": stream_of(part.take(pa.array(rows)).combine_chunks().to_batches()),
-                "values": pa.py_buffer(matrix[rows]),
+                **vector_cells(matrix[rows]),
             }
             yield one_row(PIECE_SCHEMA, cells)
 
@@ -235,9 +245,7 @@ def _shard(
     yield from shard_rows(shard, file.getbuffer())
 
 
-def _sorted(
-    request: ShardRequest, pieces: Iterable[Mapping[str, Any]]
-) -> tuple[pa.Table, NDArray[np.floating]]:
+def _sorted(request: ShardRequest, pieces: Iterable[Mapping[str, Any]]) -> tuple[pa.Table, Any]:
     """Return the items of a shard sorted by id, regardless of the order of the pieces."""
     table, matrix = _placed(request, pieces)
     # Arrow keeps the memory of the pieces for reuse: as much as the shard, which is copied next.
@@ -246,43 +254,58 @@ def _sorted(
         return table, matrix
     # Items with equal columns are sorted by their vectors: a shard that is lost and rebuilt must be
     # the same.
-    rows = matrix.view(np.dtype((np.void, matrix.strides[0]))).ravel()
     ranks = np.empty(len(table), np.int64)
-    ranks[np.argsort(rows, kind="stable")] = np.arange(len(table))
+    ranks[np.argsort(_as_bytes(matrix), kind="stable")] = np.arange(len(table))
     order = _order(request, table.append_column(" ", pa.array(ranks)), " ")
     return table.take(order).combine_chunks(), matrix[order.to_numpy()]
 
 
-def _placed(
-    request: ShardRequest, pieces: Iterable[Mapping[str, Any]]
-) -> tuple[pa.Table, NDArray[np.floating]]:
+def _as_bytes(matrix: Rows) -> NDArray[Any]:
+    """Return the bytes of each row, which have some order."""
+    if isinstance(matrix, np.ndarray):
+        return matrix.view(np.dtype((np.void, matrix.strides[0]))).ravel()
+    result = np.empty(len(matrix), object)
+    for number in range(len(matrix)):
+        row = matrix[number : number + 1].compact()
+        result[number] = row.indices.tobytes() + row.data.tobytes()
+    return result
+
+
+def _placed(request: ShardRequest, pieces: Iterable[Mapping[str, Any]]) -> tuple[pa.Table, Any]:
     """Return the items of a shard sorted by their columns.
 
     Each vector is copied straight to its place, so that there are never more than two copies of a
     shard in memory: the pieces are freed when this function returns.
     """
-    tables, stored = [], []
+    tables: list[pa.Table] = []
+    parts: list[Any] = []
     for piece in pieces:
         tables.append(columns_of(piece))
-        values = np.frombuffer(piece["values"], dtype=piece["dtype"])
-        stored.append(values.reshape(-1, request.dim))
+        parts.extend(part for _, part in unpack(piece, request.dim, request.storage))
     table = pa.concat_tables(tables)
     order = _order(request, table)
     place = np.empty(len(table), np.int64)
     place[order.to_numpy()] = np.arange(len(table))
+    table = table.take(order).combine_chunks()
+    if request.storage == SPARSE:
+        return table, SparseRows.merged(parts, place, request.dtype)
     matrix: NDArray[np.floating] = np.empty((len(table), request.dim), request.dtype)
     start = 0
-    for values in stored:
-        matrix[place[start : start + len(values)]] = values
-        start += len(values)
-    return table.take(order).combine_chunks(), matrix
+    for part in parts:
+        matrix[place[start : start + len(part)]] = part
+        start += len(part)
+    return table, matrix
 
 
 def _order(request: ShardRequest, table: pa.Table, *more: str) -> pa.Array:
     return pc.sort_indices(table, [(name, "ascending") for name in (*request.order, *more)])
 
 
-def _digest(table: pa.Table, matrix: NDArray[np.floating]) -> str:
+def _digest(table: pa.Table, matrix: Rows) -> str:
     digest = hashlib.blake2b(stream_of(table.to_batches()) or b"", digest_size=16)
-    digest.update(matrix.data)
+    if isinstance(matrix, np.ndarray):
+        digest.update(matrix.data)
+    else:
+        for part in (matrix.indptr, matrix.indices, matrix.data):
+            digest.update(part.data)
     return digest.hexdigest()
