@@ -242,6 +242,12 @@ class KNNEstimator(NeighborEstimator[KNNModel], _SearchParams):
     dtype : {"auto", "float32"}, default="auto"
         Data type of the items. "auto" keeps the values exactly; "float32" rounds the items once, at
         fit.
+    storage : {"auto", "dense", "sparse"}, default="auto"
+        How the vectors of the items are stored. "sparse" stores their nonzero values only, so that
+        text and one-hot vectors of any dimension can be searched; it supports the metrics
+        "euclidean" (also as "minkowski" with p=2, "seuclidean" and "sqeuclidean"), "cosine",
+        "inner_product", "jaccard" and "dice", and the algorithm "brute". "auto" chooses by the
+        number of nonzero values. The neighbors and distances are the same.
     placement : {"auto", "replicated", "sharded"}, default="auto"
         Placement of the index. "replicated" builds it on the driver and copies it to every
         executor. "sharded" partitions it over the executors, so that no machine holds all of it.
@@ -325,6 +331,7 @@ class KNNEstimator(NeighborEstimator[KNNModel], _SearchParams):
         algorithm: str = "auto",
         leafSize: int = 30,
         dtype: str = "auto",
+        storage: str = "auto",
         placement: str = "auto",
         numShards: int | None = None,
         shardBy: str = "hash",
@@ -352,6 +359,7 @@ class KNNEstimator(NeighborEstimator[KNNModel], _SearchParams):
         algorithm: str = "auto",
         leafSize: int = 30,
         dtype: str = "auto",
+        storage: str = "auto",
         placement: str = "auto",
         numShards: int | None = None,
         shardBy: str = "hash",

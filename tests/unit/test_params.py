@@ -197,7 +197,15 @@ def test_every_param_is_explained_and_has_a_getter():
     assert {param.name for param in knn.params} == {
         *("featuresCol", "k", "idCol", "neighborsCol", "distancesCol", "metric", "p"),
         *("metricParams", "algorithm", "leafSize", "dtype", "placement", "excludeIdCol"),
-        *("maxDistance", "handleInvalid", "numShards", "shardBy", "numProbes", "numReplicas"),
+        *(
+            "storage",
+            "maxDistance",
+            "handleInvalid",
+            "numShards",
+            "shardBy",
+            "numProbes",
+            "numReplicas",
+        ),
     }
     for param in knn.params:
         assert param.name in knn.explainParams()
