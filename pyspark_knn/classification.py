@@ -233,7 +233,7 @@ class KNNClassifier(
     neighborsCol, distancesCol : str, default=""
         Output columns with the ids and the distances of the neighbors behind the prediction. They
         are omitted unless they have a name.
-    metric, p, metricParams, algorithm, leafSize, dtype
+    metric, p, metricParams, algorithm, leafSize, dtype, storage
         The metric and the index, see `KNNEstimator`.
     placement, numShards, shardBy, numProbes, numReplicas
         The placement of the index, see `KNNEstimator`.
@@ -287,6 +287,7 @@ class KNNClassifier(
         algorithm: str = "auto",
         leafSize: int = 30,
         dtype: str = "auto",
+        storage: str = "auto",
         placement: str = "auto",
         numShards: int | None = None,
         shardBy: str = "hash",
@@ -321,6 +322,7 @@ class KNNClassifier(
         algorithm: str = "auto",
         leafSize: int = 30,
         dtype: str = "auto",
+        storage: str = "auto",
         placement: str = "auto",
         numShards: int | None = None,
         shardBy: str = "hash",

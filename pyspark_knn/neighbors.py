@@ -242,6 +242,11 @@ class KNNEstimator(NeighborEstimator[KNNModel], _SearchParams):
     dtype : {"auto", "float32"}, default="auto"
         Data type of the items. "auto" keeps the values exactly; "float32" rounds the items once, at
         fit.
+    storage : {"auto", "dense", "sparse"}, default="auto"
+        How the vectors of the items are stored. "sparse" stores only the values other than 0: for
+        metrics such as "cosine", "euclidean", "inner_product", "jaccard" and "dice". "auto" does so
+        if few values differ from 0. All return the same neighbors and distances. Queries may be
+        dense or sparse in any case.
     placement : {"auto", "replicated", "sharded"}, default="auto"
         Placement of the index. "replicated" builds it on the driver and copies it to every
         executor. "sharded" partitions it over the executors, so that no machine holds all of it.
@@ -325,6 +330,7 @@ class KNNEstimator(NeighborEstimator[KNNModel], _SearchParams):
         algorithm: str = "auto",
         leafSize: int = 30,
         dtype: str = "auto",
+        storage: str = "auto",
         placement: str = "auto",
         numShards: int | None = None,
         shardBy: str = "hash",
@@ -352,6 +358,7 @@ class KNNEstimator(NeighborEstimator[KNNModel], _SearchParams):
         algorithm: str = "auto",
         leafSize: int = 30,
         dtype: str = "auto",
+        storage: str = "auto",
         placement: str = "auto",
         numShards: int | None = None,
         shardBy: str = "hash",

@@ -17,7 +17,7 @@ from pyspark_knn import (
 
 SAVING = {"load", "read", "save", "write"}
 MODEL = SAVING | {
-    *("algorithmReason", "placementReason"),
+    *("algorithmReason", "placementReason", "storageReason"),
     *("numFeatures", "numItems", "numSkipped", "ids", "items"),
     *("explainSearch", "fromSklearn", "toSklearn", "unpersist"),
 }
