@@ -12,20 +12,27 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from pyspark.sql import types as T
 from pyspark.sql.pandas.types import from_arrow_type
-from sklearn.neighbors import VALID_METRICS, NearestNeighbors
+from scipy.sparse import csr_matrix, issparse
+from sklearn.neighbors import VALID_METRICS, VALID_METRICS_SPARSE, NearestNeighbors
 
 from pyspark_knn.checks import checked_metric
 from pyspark_knn.engine.placing import replicate
 from pyspark_knn.engine.rows.ids import changes_on_wire, check_id_type
 from pyspark_knn.engine.rows.items import Items
+from pyspark_knn.engine.rows.vectors import invalid_rows
+from pyspark_knn.engine.storing import GROWN_BYTES
 from pyspark_knn.fit_summary import FitSummary
+from pyspark_knn.index.base import SPARSE, storage_of
 from pyspark_knn.index.distances import resolve_metric
-from pyspark_knn.index.registry import classes_for
+from pyspark_knn.index.registry import classes_for, sparse_metrics
+from pyspark_knn.index.sparse_rows import SparseRows
 from pyspark_knn.model import NeighborModel
 
 if TYPE_CHECKING:
     from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor
 
+    from pyspark_knn.index.base import Rows
+    from pyspark_knn.index.distances import Metric
     from pyspark_knn.params import _KNNParams
 
 Model = TypeVar("Model", bound=NeighborModel)
@@ -47,7 +54,7 @@ class FromSklearn:
         Names and values of the model's Params.
     items : Items
         Ids and labels of the items, sorted by id.
-    matrix : ndarray of shape (n_items, n_features), dtype float32 or float64
+    matrix : ndarray or SparseRows of shape (n_items, n_features), dtype float32 or float64
         Vectors of the items, in the same order.
     id_type : DataType or None
         Spark type of the ids, None if items are identified by their positions.
@@ -59,7 +66,7 @@ class FromSklearn:
 
     settings: dict[str, Any]
     items: Items
-    matrix: NDArray[np.floating]
+    matrix: Rows
     id_type: T.DataType | None
     names: list[str] | None
     reason: str = ""
@@ -82,6 +89,7 @@ class FromSklearn:
         model._set(**self.settings)
         known = FitSummary(
             placementReason="the index was created from scikit-learn on the driver",
+            storageReason=f"scikit-learn was fitted on a {storage_of(self.matrix)} matrix",
             featureNames=self.names,
             algorithmReason=self.reason,
             **fields,
@@ -126,8 +134,9 @@ def from_sklearn(
         raise TypeError(f"fitted must be a fitted {kind.__name__}, got a {type(fitted).__name__}")
     if not hasattr(fitted, "_fit_X"):
         raise ValueError(f"fitted is a {kind.__name__} that is not fitted: call its fit() first")
-    matrix = _matrix(fitted)
     settings = _settings(fitted)
+    matrix = _matrix(fitted, settings)
+    settings["storage"] = storage_of(matrix)
     values = None if labels is None else labels(fitted)
     id_type, sorted_ids = None, None
     if ids is not None:
@@ -154,9 +163,11 @@ def _exact_algorithm(settings: dict[str, Any]) -> str:
     """Replace a tree that is not exact by brute force in `settings`; return the reason or ''."""
     metric = resolve_metric(settings["metric"], settings["p"], settings["metricParams"])
     requested = settings["algorithm"]
-    if requested == "auto" or requested in classes_for(metric):
+    if requested == "auto" or requested in classes_for(metric, storage=settings["storage"]):
         return ""
     settings["algorithm"] = "brute"
+    if settings["storage"] == SPARSE:
+        return f"scikit-learn's {requested} does not support sparse matrices, so brute replaces it"
     return (
         f"scikit-learn's {requested} can miss neighbors with metric {metric.name!r}, so it was "
         "replaced by brute"
@@ -197,20 +208,46 @@ def target_values(fitted: KNeighborsRegressor) -> NDArray[np.float64]:
     return values.ravel()
 
 
-def _matrix(fitted: Any) -> NDArray[np.floating]:
+def _matrix(fitted: Any, settings: dict[str, Any]) -> Rows:
     given = fitted._fit_X
     if fitted.metric == "precomputed":
         raise ValueError(
             "metric 'precomputed' is not supported: a search needs vectors, not their distances. "
             "Fit NearestNeighbors on the vectors."
         )
-    if hasattr(given, "toarray"):
-        given = given.toarray()
     dtype: type[np.floating] = np.float32 if given.dtype == np.float32 else np.float64
-    matrix: NDArray[np.floating] = np.ascontiguousarray(given, dtype=dtype)
-    if not np.isfinite(matrix).all():
+    matrix: Rows
+    if issparse(given):
+        metric = resolve_metric(settings["metric"], settings["p"], settings["metricParams"])
+        matrix = _sparse_matrix(given, metric, dtype)
+    else:
+        matrix = np.ascontiguousarray(given, dtype=dtype)
+    if invalid_rows(matrix).any():
         raise ValueError("the fitted matrix contains NaN or infinity")
     return matrix
+
+
+def _sparse_matrix(given: Any, metric: Metric, dtype: type[np.floating]) -> Rows:
+    """Return a matrix of scipy.sparse: as it is if the metric supports that, otherwise dense."""
+    if not classes_for(metric, storage=SPARSE):
+        size = given.shape[0] * given.shape[1] * np.dtype(dtype).itemsize
+        if size > GROWN_BYTES:
+            raise ValueError(
+                f"metric {metric.name!r} requires dense vectors, but the fitted sparse matrix "
+                f"would take {size / 2**30:.2f} GiB as a dense one. Fit with one of the metrics of "
+                f"sparse vectors: {', '.join(sparse_metrics())}."
+            )
+        dense: NDArray[np.floating] = np.ascontiguousarray(given.toarray(), dtype=dtype)
+        return dense
+    rows = given.tocsr(copy=True)
+    rows.sum_duplicates()
+    rows.eliminate_zeros()
+    return SparseRows(
+        rows.data.astype(dtype, copy=False),
+        rows.indices.astype(np.int32, copy=False),
+        rows.indptr.astype(np.int64),
+        rows.shape[1],
+    )
 
 
 def _settings(fitted: Any) -> dict[str, Any]:
@@ -262,14 +299,14 @@ def _sorted_ids(ids: Sequence[Any], count: int) -> tuple[NDArray[np.int64], pa.A
     return order.to_numpy(), given.take(order), id_type
 
 
-def to_sklearn(params: _KNNParams, matrix: NDArray[np.floating]) -> NearestNeighbors:
+def to_sklearn(params: _KNNParams, matrix: Rows) -> NearestNeighbors:
     """Fit a scikit-learn index with the Params of a model.
 
     Parameters
     ----------
     params : _KNNParams
         The model.
-    matrix : ndarray of shape (n_items, n_features), dtype float32 or float64
+    matrix : ndarray or SparseRows of shape (n_items, n_features), dtype float32 or float64
         The vectors of the items.
 
     Returns
@@ -280,14 +317,15 @@ def to_sklearn(params: _KNNParams, matrix: NDArray[np.floating]) -> NearestNeigh
     Raises
     ------
     ValueError
-        For metric "inner_product", and for metric "haversine" with a radius.
+        For metric "inner_product", for metric "haversine" with a radius, and for metrics that
+        scikit-learn does not support on a sparse matrix.
     """
     arguments = _arguments(params, len(matrix))
     return NearestNeighbors(**arguments).fit(_rows(params, matrix))
 
 
 def to_sklearn_voter(
-    kind: type, params: Any, items: Items, matrix: NDArray[np.floating], target: NDArray[Any]
+    kind: type, params: Any, items: Items, matrix: Rows, target: NDArray[Any]
 ) -> Any:
     """Fit a scikit-learn classifier or regressor with the Params of a model.
 
@@ -299,7 +337,7 @@ def to_sklearn_voter(
         The model.
     items : Items
         The items of the model.
-    matrix : ndarray of shape (n_items, n_features), dtype float32 or float64
+    matrix : ndarray or SparseRows of shape (n_items, n_features), dtype float32 or float64
         The vectors of the items.
     target : ndarray of shape (n_items,)
         The labels of the items, or the names of their classes.
@@ -312,8 +350,7 @@ def to_sklearn_voter(
     Raises
     ------
     ValueError
-        For metric "inner_product", for metric "haversine" with a radius, and if the items have
-        weights.
+        As `to_sklearn`, and if the items have weights.
     """
     if "weight" in items.columns:
         raise ValueError(
@@ -324,8 +361,16 @@ def to_sklearn_voter(
     return kind(**arguments, weights=params.getWeights()).fit(_rows(params, matrix), target)
 
 
-def _rows(params: _KNNParams, matrix: NDArray[np.floating]) -> NDArray[Any]:
+def _rows(params: _KNNParams, matrix: Rows) -> Any:
     """Return a copy of the vectors, as booleans if the metric compares sets."""
+    if not isinstance(matrix, np.ndarray):
+        name = checked_metric(params).name
+        if name not in VALID_METRICS_SPARSE["brute"]:
+            raise ValueError(
+                f"metric {name!r} is not supported by scikit-learn on a sparse matrix. Fit with "
+                "storage='dense' and call toSklearn again, or use metric 'euclidean' or 'cosine'."
+            )
+        return csr_matrix((matrix.data, matrix.indices, matrix.indptr), matrix.shape, copy=True)
     return matrix != 0 if checked_metric(params).compares_sets else np.array(matrix)
 
 

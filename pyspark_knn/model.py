@@ -236,7 +236,7 @@ class NeighborModel(SharedIndex, FittedParams, _KNNParams, SavedModel):
         features = features_of(queries, "featuresCol", self.getFeaturesCol())
         inputs = [each.value for each in features.inputs.values()]
         rows = queries.select(*inputs).limit(EXPLAINED_QUERIES).collect()
-        sample = valid_sample(rows, features, self.numFeatures)
+        sample = valid_sample(rows, features, self.numFeatures, self.getStorage())
         cost = self._fitted.cost(queries.sparkSession, sample, self.getK())
         probes = self.getNumProbes() if self.getShardBy() == "kmeans" else None
         share = min(1.0, probes / cost.shards) if probes and cost.shards else 1.0

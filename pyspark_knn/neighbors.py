@@ -243,10 +243,11 @@ class KNNEstimator(NeighborEstimator[KNNModel], _SearchParams):
         Data type of the items. "auto" keeps the values exactly; "float32" rounds the items once, at
         fit.
     storage : {"auto", "dense", "sparse"}, default="auto"
-        How the vectors of the items are stored. "sparse" stores only the values other than 0: for
-        metrics such as "cosine", "euclidean", "inner_product", "jaccard" and "dice". "auto" does so
-        if few values differ from 0. All return the same neighbors and distances. Queries may be
-        dense or sparse in any case.
+        How the vectors of the items are stored. "sparse" stores their nonzero values only, so that
+        text and one-hot vectors of any dimension can be searched; it supports the metrics
+        "euclidean" (also as "minkowski" with p=2, "seuclidean" and "sqeuclidean"), "cosine",
+        "inner_product", "jaccard" and "dice", and the algorithm "brute". "auto" chooses by the
+        number of nonzero values. The neighbors and distances are the same.
     placement : {"auto", "replicated", "sharded"}, default="auto"
         Placement of the index. "replicated" builds it on the driver and copies it to every
         executor. "sharded" partitions it over the executors, so that no machine holds all of it.

@@ -4,23 +4,29 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from pyspark.ml.base import PredictionModel, Predictor
-from pyspark.ml.linalg import Vector
+from pyspark.ml.linalg import SparseVector, Vector
 from pyspark.sql import Column
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
 from pyspark_knn.checks import check_weights, checked_metric
 from pyspark_knn.engine.rows import columns
+from pyspark_knn.engine.rows.vectors import invalid_rows
 from pyspark_knn.engine.search.answers import Predicted, Prediction
 from pyspark_knn.engine.spark import hints
 from pyspark_knn.estimator import NeighborEstimator
+from pyspark_knn.index.base import SPARSE
+from pyspark_knn.index.sparse_rows import SparseRows
 from pyspark_knn.model import NeighborModel
 from pyspark_knn.voting_params import _VotingParams
+
+if TYPE_CHECKING:
+    from pyspark_knn.index.base import Rows
 
 M = TypeVar("M", bound="VotingModel")
 Self_ = TypeVar("Self_", bound="_VotingParams")
@@ -44,8 +50,16 @@ class VotingEstimator(NeighborEstimator[M], _VotingParams, Predictor[M]):
         return bool(self.getNeighborsCol())
 
 
-def _one_row(value: Any) -> NDArray[np.float64]:
+def _one_row(value: Any, storage: str) -> Rows:
     """Convert one vector, of MLlib or a sequence of numbers, to a matrix of one row."""
+    if storage == SPARSE and isinstance(value, SparseVector):
+        rows = np.zeros(len(value.indices), np.int64)
+        return SparseRows.from_entries(rows, value.indices, value.values, (1, value.size))
+    row = _dense_row(value)
+    return SparseRows.from_dense(row) if storage == SPARSE else row
+
+
+def _dense_row(value: Any) -> NDArray[np.float64]:
     plain = value.toArray() if isinstance(value, Vector) else value
     if isinstance(plain, (Sequence, np.ndarray, array)) and not isinstance(plain, (str, bytes)):
         try:
@@ -103,12 +117,12 @@ class VotingModel(NeighborModel, _VotingParams, PredictionModel[Vector]):
     def _predict(self, value: Any, param: str) -> Any:
         """Return one output for one query, computed on the driver."""
         answer = self._answer({param: param})
-        query = _one_row(value)
+        query = _one_row(value, self.getStorage())
         if query.shape[1] != self.numFeatures:
             raise ValueError(
                 f"value must have dimension {self.numFeatures}, got dimension {query.shape[1]}"
             )
-        if not np.isfinite(query).all():
+        if invalid_rows(query).any():
             raise ValueError(f"value contains NaN or infinity: {value}")
         checked_metric(self).check_values(query)
         searchable = self._fitted.searchable

@@ -6,7 +6,6 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from numpy.typing import NDArray
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
@@ -16,8 +15,6 @@ from pyspark_knn.engine.rows.ids import from_wire
 from pyspark_knn.engine.rows.items import Items
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from pyspark_knn.engine.search.batches import Request, Searchable
     from pyspark_knn.index.base import Rows
 
@@ -128,7 +125,7 @@ class Placement(ABC):
         """
 
     @abstractmethod
-    def cost(self, session: SparkSession, queries: NDArray[np.floating], k: int) -> PlacedCost:
+    def cost(self, session: SparkSession, queries: Rows, k: int) -> PlacedCost:
         """Measure the cost of a search with a sample of queries; runs a small job."""
 
     @abstractmethod

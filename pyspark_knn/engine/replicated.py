@@ -6,7 +6,6 @@ import functools
 import threading
 from typing import TYPE_CHECKING, Any
 
-from numpy.typing import NDArray
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
@@ -34,8 +33,6 @@ from pyspark_knn.engine.spark import compat
 from pyspark_knn.index.base import NeighborIndex
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from pyspark_knn.index.base import Rows
 
 _SAVED_PART_BYTES = 64 << 20
@@ -124,7 +121,7 @@ class Replicated(Placement):
         """See `Placement.fetch`; the items are on the driver already."""
         return self.searchable.items, self._matrix
 
-    def cost(self, session: SparkSession, queries: NDArray[np.floating], k: int) -> PlacedCost:
+    def cost(self, session: SparkSession, queries: Rows, k: int) -> PlacedCost:
         """See `Placement.cost`."""
         run = guarded(functools.partial(time_bundle, self._shipment(session).ref, queries, k))
         seconds, items = session.range(0, 1, 1, 1).mapInArrow(run, TIMING_SCHEMA).collect()[0]

@@ -246,7 +246,7 @@ class Sharded(Placement):
             _check_memory(packed.nbytes(self.storage))
             return packed.gather(self.storage)
 
-    def cost(self, session: SparkSession, queries: NDArray[np.floating], k: int) -> PlacedCost:
+    def cost(self, session: SparkSession, queries: Rows, k: int) -> PlacedCost:
         """See `Placement.cost`; it is measured in the largest shard."""
         plan = self.plan()
         largest = max(self.shards, key=lambda shard: shard.rows)

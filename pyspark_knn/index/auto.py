@@ -208,8 +208,7 @@ def build_index(
         not support the metric.
     """
     spec.metric.check_dimension(matrix.shape[1])
-    if isinstance(matrix, np.ndarray):
-        spec.metric.check_values(matrix)
+    spec.metric.check_values(matrix)
     if spec.algorithm == "auto":
         index, reason = trials.fastest(matrix, spec)
     else:

@@ -149,17 +149,17 @@ class Metric:
         parts = (rows[start : start + step] for start in range(0, len(rows), step))
         return any(bool(((part != 0) & (part != 1)).any()) for part in parts)
 
-    def check_values(self, rows: NDArray[np.floating]) -> None:
+    def check_values(self, rows: Rows) -> None:
         """Raise a ValueError if the values of `rows` are not in the unit that the metric requires.
 
         Only haversine needs a unit. Degrees in place of radians would give plausible answers.
 
         Parameters
         ----------
-        rows : ndarray of shape (n_rows, n_features), dtype float32 or float64
+        rows : ndarray or SparseRows of shape (n_rows, n_features), dtype float32 or float64
             Items or queries.
         """
-        if self.name != "haversine" or not len(rows):
+        if self.name != "haversine" or not len(rows) or not isinstance(rows, np.ndarray):
             return
         for column, (name, limit) in enumerate(_LARGEST_ANGLES.items()):
             sizes = np.abs(rows[:, column])

@@ -45,7 +45,7 @@ VALUES: dict[str, Any] = {
     "probabilityCol": "odds",
     "rawPredictionCol": "raw",
     "shardBy": "hash",
-    "storage": "dense",
+    "storage": "sparse",
     "thresholds": [0.5, 1.0],
     "weightCol": "mass",
     "weights": "distance",

@@ -19,6 +19,7 @@ from pyspark_knn.engine.rows.vectors import (
     InexactValueError,
     VectorBatch,
     describe_invalid,
+    describe_malformed,
     invalid_rows,
 )
 from pyspark_knn.engine.spark.arrow import one_row, stream_of
@@ -116,6 +117,9 @@ class _Packer:
             vectors = VectorBatch.from_arrow(arrays, request.features_col)
         except InexactValueError as error:
             self._problem = str(error)
+            return
+        if len(vectors.malformed()):
+            self._problem = describe_malformed("featuresCol", request.features_col)
             return
         columns = batch.select(list(request.columns))
         if request.id_col is not None and (missing := _missing(arrays["id"])):

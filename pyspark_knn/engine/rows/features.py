@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 from pyspark.ml.linalg import VectorUDT
 from pyspark.sql import Column, DataFrame, Row
 from pyspark.sql import functions as F
@@ -14,9 +13,18 @@ from pyspark.sql import types as T
 from pyspark.sql.pandas.types import to_arrow_type
 
 from pyspark_knn.engine.rows.columns import Input, column, field_of
-from pyspark_knn.engine.rows.vectors import LAYOUT, VALUES, VectorBatch, invalid_rows
+from pyspark_knn.engine.rows.vectors import (
+    LAYOUT,
+    VALUES,
+    VectorBatch,
+    describe_malformed,
+    invalid_rows,
+)
 from pyspark_knn.engine.spark import hints
 from pyspark_knn.index.base import SPARSE
+
+if TYPE_CHECKING:
+    from pyspark_knn.index.base import Rows
 
 
 class Features(NamedTuple):
@@ -157,8 +165,8 @@ _SAMPLE_BYTES = 32 << 20
 """The largest sample of vectors in bytes, since sparse ones grow when they are made dense."""
 
 
-def valid_sample(rows: list[Row], features: Features, dim: int) -> NDArray[np.floating]:
-    """Return the valid vectors among collected rows as a dense matrix of 32 MiB at most.
+def valid_sample(rows: list[Row], features: Features, dim: int, storage: str) -> Rows:
+    """Return the valid vectors among collected rows, of which dense ones take 32 MiB at most.
 
     Parameters
     ----------
@@ -168,17 +176,28 @@ def valid_sample(rows: list[Row], features: Features, dim: int) -> NDArray[np.fl
         The features column.
     dim : int
         The dimension of a valid vector.
+    storage : {"dense", "sparse"}
+        The form of the vectors.
 
     Returns
     -------
-    ndarray of shape (n_vectors, dim), dtype float32 or float64
+    ndarray or SparseRows of shape (n_vectors, dim), dtype float32 or float64
         The vectors.
+
+    Raises
+    ------
+    ValueError
+        If a vector is damaged, see `VectorBatch.malformed`.
     """
-    rows = rows[: max(1, _SAMPLE_BYTES // (8 * dim))]
+    if storage != SPARSE:
+        rows = rows[: max(1, _SAMPLE_BYTES // (8 * dim))]
     arrays = {
         name: pa.array([row[i] for row in rows], to_arrow_type(each.type))
         for i, (name, each) in enumerate(features.inputs.items())
     }
     batch = VectorBatch.from_arrow(arrays)
-    matrix = batch.dense(np.flatnonzero(batch.dims == dim), dim)
+    if len(batch.malformed()):
+        raise ValueError(describe_malformed("featuresCol", "features"))
+    valid = np.flatnonzero(batch.dims == dim)
+    matrix = batch.sparse_rows(valid, dim) if storage == SPARSE else batch.dense(valid, dim)
     return matrix[~invalid_rows(matrix)]

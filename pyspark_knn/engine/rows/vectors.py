@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pyspark_knn.engine.spark.arrow import list_offsets, list_rows
+from pyspark_knn.index.sparse_rows import SparseRows
 
 if TYPE_CHECKING:
     from pyspark_knn.index.base import Rows
@@ -48,8 +49,8 @@ class VectorBatch:
     indices : ndarray of shape (n_indices,), dtype int32, or None
         The dimension and the indices of the stored values of each sparse vector; None if no vector
         can be sparse.
-    index_starts : ndarray of shape (n_rows,), dtype int64
-        The start of each sparse vector's indices in `indices`.
+    index_starts, index_lengths : ndarray of shape (n_rows,), dtype int64
+        The start of each sparse vector's indices in `indices`, and their number.
     """
 
     dims: NDArray[np.int64]
@@ -59,6 +60,7 @@ class VectorBatch:
     values: NDArray[np.floating]
     indices: NDArray[np.int32] | None
     index_starts: NDArray[np.int64]
+    index_lengths: NDArray[np.int64]
 
     @classmethod
     def from_arrow(cls, arrays: Mapping[str, pa.Array], name: str = "features") -> VectorBatch:
@@ -86,11 +88,13 @@ class VectorBatch:
         null = _null_mask(arrays[VALUES])
         dims = np.where(null, -1, lengths)
         if LAYOUT not in arrays:
-            return cls(dims, np.zeros(len(dims), dtype=bool), starts, lengths, values, None, starts)
+            dense = np.zeros(len(dims), dtype=bool)
+            return cls(dims, dense, starts, lengths, values, None, starts, lengths)
         layout, layout_starts, layout_lengths = list_parts(arrays[LAYOUT])
         sparse = layout_lengths > 0
         dims[sparse] = layout[layout_starts[sparse]]
-        return cls(dims, sparse, starts, lengths, values, layout, layout_starts + 1)
+        index_starts, index_lengths = layout_starts + 1, layout_lengths - 1
+        return cls(dims, sparse, starts, lengths, values, layout, index_starts, index_lengths)
 
     def __len__(self) -> int:
         return len(self.dims)
@@ -122,6 +126,51 @@ class VectorBatch:
         row, index, value = self.entries(rows)
         matrix[row, index] = value
         return matrix
+
+    def sparse_rows(self, rows: NDArray[np.int64], dim: int) -> SparseRows:
+        """Return vectors as sparse rows, without the stored values that are 0.
+
+        Parameters
+        ----------
+        rows : ndarray of shape (n,), dtype int64
+            The row numbers of the vectors.
+        dim : int
+            The dimension of all these vectors.
+
+        Returns
+        -------
+        SparseRows of shape (n, dim), dtype float32 or float64
+            The vectors.
+        """
+        row, index, value = self.entries(rows)
+        return SparseRows.from_entries(row, index, value, (len(rows), dim))
+
+    def malformed(self) -> NDArray[np.int64]:
+        """Return the rows of sparse vectors that MLlib could not have made.
+
+        MLlib checks its vectors when Python creates them, but not when they are read from a file.
+
+        Returns
+        -------
+        ndarray of shape (n,), dtype int64
+            The numbers of the rows whose indices are not as many as their values, are not in
+            ascending order, occur twice, or are not from 0 to the dimension less 1.
+        """
+        if self.indices is None or not self.sparse.any():
+            return np.zeros(0, np.int64)
+        rows = np.flatnonzero(self.sparse)
+        starts, lengths = self.index_starts[rows], self.index_lengths[rows]
+        bad = (lengths != self.lengths[rows]) | (self.dims[rows] < 0)
+        some = lengths > 0
+        first, last = starts[some], starts[some] + lengths[some] - 1
+        bad[some] |= (self.indices[first] < 0) | (self.indices[last] >= self.dims[rows[some]])
+        # Of the indices of all rows, in one pass: those that are not above the one before them.
+        falls = np.flatnonzero(self.indices[1:] <= self.indices[:-1]) + 1
+        of_row = np.searchsorted(starts, falls, side="right") - 1
+        inside = (of_row >= 0) & (falls > starts[of_row]) & (falls < (starts + lengths)[of_row])
+        bad[of_row[inside]] = True
+        malformed: NDArray[np.int64] = rows[bad]
+        return malformed
 
     def entries(
         self, rows: NDArray[np.int64]
@@ -241,12 +290,12 @@ def _as_doubles(integers: pa.Array, name: str) -> pa.Array:
     return pa.array(doubles, mask=integers.is_null().to_numpy(zero_copy_only=False))
 
 
-def invalid_rows(matrix: NDArray[np.floating]) -> NDArray[np.bool_]:
+def invalid_rows(matrix: Rows) -> NDArray[np.bool_]:
     """Return which rows of a matrix contain NaN or an infinity.
 
     Parameters
     ----------
-    matrix : ndarray of shape (n_rows, dim), dtype float32 or float64
+    matrix : ndarray or SparseRows of shape (n_rows, dim), dtype float32 or float64
         The vectors.
 
     Returns
@@ -254,8 +303,36 @@ def invalid_rows(matrix: NDArray[np.floating]) -> NDArray[np.bool_]:
     ndarray of shape (n_rows,), dtype bool
         True for the invalid rows.
     """
-    finite: NDArray[np.bool_] = np.isfinite(matrix).all(axis=1)
-    return ~finite
+    bad: NDArray[np.bool_] = np.zeros(len(matrix), dtype=bool)
+    if isinstance(matrix, np.ndarray):
+        np.logical_not(np.isfinite(matrix).all(axis=1), out=bad)
+        return bad
+    matrix = matrix.compact()
+    at = np.flatnonzero(~np.isfinite(matrix.data))
+    bad[np.searchsorted(matrix.indptr, at, side="right") - 1] = True
+    return bad
+
+
+def describe_malformed(param: str, name: str) -> str:
+    """Return the error message for vectors of `VectorBatch.malformed`.
+
+    Parameters
+    ----------
+    param : str
+        The Param that names the features column.
+    name : str
+        The name of the features column.
+
+    Returns
+    -------
+    str
+        The message.
+    """
+    return (
+        f"{param} {name!r} contains a damaged sparse vector: its indices must be in ascending "
+        "order, without duplicates, at least 0 and below its size, and as many as its values. "
+        "Write the data again."
+    )
 
 
 def describe_invalid(param: str, name: str, batch: VectorBatch, row: int, dim: int | None) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -17,18 +18,26 @@ from pyspark_knn.engine.rows.vectors import (
     VALUES,
     VectorBatch,
     describe_invalid,
+    describe_malformed,
     invalid_rows,
 )
 from pyspark_knn.engine.search.answers import Answer
 from pyspark_knn.engine.ship.bundle import BundleRef, open_bundle
 from pyspark_knn.engine.spark.arrow import list_offsets
-from pyspark_knn.index.base import Exclusion, NeighborIndex
+from pyspark_knn.index.base import DENSE, Exclusion, NeighborIndex
+from pyspark_knn.index.sparse_rows import slices_of
+
+if TYPE_CHECKING:
+    from pyspark_knn.index.base import Rows
 
 EXCLUDED = "excluded"
 """The input that contains the ids to exclude for a query: an array without nulls."""
 
 _BLOCK_BYTES = 32 << 20
 """The query vectors that are searched at once, in bytes."""
+
+_SPARSE_VALUE_BYTES = 128
+"""Approximate bytes that a stored value of a sparse query takes while it is searched."""
 
 BLOCK_NUMBERS = 1 << 20
 """Values in the answers to one block of queries, so that memory is bounded for any k."""
@@ -150,13 +159,11 @@ def answer_batch(
     items, index = searchable.items, searchable.index
     dim = index.matrix.shape[1]
     k = min(request.k, items.count)
-    queries = VectorBatch.from_arrow(arrays, request.features_col)
+    queries = read_queries(arrays, request.features_col)
     excluded = arrays.get(EXCLUDED)
     step = max(1, request.block_numbers // (k + request.answer.width))
-    step = min(request.query_step(dim), step)
-    for start in range(0, len(queries), step):
-        rows = np.arange(start, min(start + step, len(queries)))
-        matrix, valid = valid_queries(queries, rows, dim)
+    for rows in _query_blocks(request, queries, index, step):
+        matrix, valid = valid_queries(queries, rows, dim, index.storage)
         if request.handle_invalid == "error" and not valid.all():
             row = int(rows[~valid][0])
             raise ValueError(
@@ -173,12 +180,53 @@ def answer_batch(
         yield fan_out(answers, valid, keep=request.handle_invalid == "keep")
 
 
+def read_queries(arrays: Mapping[str, pa.Array], features_col: str) -> VectorBatch:
+    """Return the vectors of a batch of queries; raise a ValueError if one of them is damaged."""
+    queries = VectorBatch.from_arrow(arrays, features_col)
+    if len(queries.malformed()):
+        raise ValueError(describe_malformed("featuresCol", features_col))
+    return queries
+
+
+def _query_blocks(
+    request: Request, queries: VectorBatch, index: NeighborIndex, step: int
+) -> Iterator[NDArray[np.int64]]:
+    """Yield the rows of queries in blocks of bounded size, of at most `step` rows."""
+    if index.storage == DENSE:
+        step = min(request.query_step(index.matrix.shape[1]), step)
+        parts = [slice(at, min(at + step, len(queries))) for at in range(0, len(queries), step)]
+    else:
+        parts = slices_of(queries.lengths, request.block_bytes // _SPARSE_VALUE_BYTES, step)
+    for part in parts:
+        yield np.arange(part.start, part.stop)
+
+
 def valid_queries(
-    queries: VectorBatch, rows: NDArray[np.int64], dim: int
-) -> tuple[NDArray[np.floating], NDArray[np.bool_]]:
-    """Return the vectors of the valid rows among `rows`, and which of `rows` those are."""
+    queries: VectorBatch, rows: NDArray[np.int64], dim: int, storage: str
+) -> tuple[Any, NDArray[np.bool_]]:
+    """Return the vectors of the valid rows among `rows`, and which of `rows` those are.
+
+    Parameters
+    ----------
+    queries : VectorBatch
+        A batch of queries.
+    rows : ndarray of shape (n,), dtype int64
+        Row numbers, in ascending order.
+    dim : int
+        The dimension of a valid vector.
+    storage : {"dense", "sparse"}
+        The form of the vectors.
+
+    Returns
+    -------
+    matrix : ndarray or SparseRows of shape (n_valid, dim), dtype float32 or float64
+        The valid vectors.
+    valid : ndarray of shape (n,), dtype bool
+        Which of `rows` are valid.
+    """
     valid = queries.dims[rows] == dim
-    matrix = queries.dense(rows[valid], dim)
+    form = queries.dense if storage == DENSE else queries.sparse_rows
+    matrix: Any = form(rows[valid], dim)
     bad = invalid_rows(matrix)
     if bad.any():
         valid[np.flatnonzero(valid)[bad]] = False
@@ -221,7 +269,7 @@ TIMING_SCHEMA = "seconds double, items long"
 """The seconds of a search of some queries, and the number of items that it searched."""
 
 
-def time_search(searchable: Searchable, queries: NDArray[np.floating], k: int) -> pa.RecordBatch:
+def time_search(searchable: Searchable, queries: Rows, k: int) -> pa.RecordBatch:
     """Return how long a search of some queries takes, as a row of `TIMING_SCHEMA`."""
     count = searchable.items.count
     with threadpool_limits(limits=task_threads()):
@@ -232,7 +280,7 @@ def time_search(searchable: Searchable, queries: NDArray[np.floating], k: int) -
 
 
 def time_bundle(
-    ref: BundleRef, queries: NDArray[np.floating], k: int, batches: Iterator[pa.RecordBatch]
+    ref: BundleRef, queries: Rows, k: int, batches: Iterator[pa.RecordBatch]
 ) -> Iterator[pa.RecordBatch]:
     """Yield `time_search` in a bundle, once; the content of `batches` is ignored."""
     for _ in batches:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from pyspark_knn.engine.search.batches import Request, answer_batch, task_threads, time_search
 from pyspark_knn.engine.ship.shard_rows import SHARD_COLUMNS, ShardReader, open_shards
+
+if TYPE_CHECKING:
+    from pyspark_knn.index.base import Rows
 
 PASSING = -1
 """As the number of a shard: a query that passes through, and is not searched here."""
@@ -77,7 +80,7 @@ def _runs(columns: Mapping[str, pa.Array]) -> Iterator[tuple[int, int, bool]]:
 
 def time_shards(
     digests: dict[int, str],
-    queries: NDArray[np.floating],
+    queries: Rows,
     k: int,
     batches: Iterator[pa.RecordBatch],
 ) -> Iterator[pa.RecordBatch]:
