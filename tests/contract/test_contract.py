@@ -43,7 +43,8 @@ def model(case: Case, frame: DataFrame) -> Any:
 def fitted(case: Case, frame: DataFrame) -> Any:
     """A fitted model."""
     weights = {"weightCol": "weight"} if hasattr(case.estimator, "weightCol") else {}
-    return case.make(k=3, algorithm="brute", placement="replicated", **weights).fit(frame)
+    chosen = {"algorithm": "brute", "placement": "replicated", "storage": "dense"}
+    return case.make(k=3, **chosen, **weights).fit(frame)
 
 
 def rows_of(found: DataFrame) -> list[Row]:
