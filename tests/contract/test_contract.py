@@ -152,7 +152,7 @@ class TestCopies:
         assert fitted.uid == estimator.uid
         assert all(param.parent == estimator.uid for param in fitted.params)
         for param in estimator.params:
-            if param.name not in ("algorithm", "placement"):
+            if param.name not in ("algorithm", "placement", "storage"):
                 assert fitted.isSet(param) == estimator.isSet(param)
         assert (fitted.getK(), fitted.getMaxDistance()) == (2, 5.0)
         assert isinstance(fitted, case.model)
@@ -180,6 +180,7 @@ OTHER_VALUES = {
     "p": 3.0,
     "placement": "sharded",
     "shardBy": "kmeans",
+    "storage": "sparse",
     "weightCol": None,
 }
 """For each Param that `fit` reads, a value that differs from the fitted one."""
@@ -223,7 +224,8 @@ class TestFittedParams:
     ) -> None:
         """A CrossValidator passes to `transform` the whole param map that it fitted with."""
         stage = case.make(k=3, p=2)
-        asked = {stage.algorithm: "auto", stage.placement: "auto", stage.p: 2, stage.k: 2}
+        asked = {stage.algorithm: "auto", stage.placement: "auto", stage.storage: "auto"}
+        asked |= {stage.p: 2, stage.k: 2}
         fitted = stage.fit(frame, asked)
         again = fitted.copy(asked)
         assert (again.getAlgorithm(), again.getPlacement()) == (

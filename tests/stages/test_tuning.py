@@ -141,7 +141,8 @@ def test_param_maps_that_need_the_same_index_share_it(
         assert model.uid == knn.uid
         given = {param.name: value for param, value in model.extractParamMap().items()}
         wanted = {param.name: value for param, value in plain.extractParamMap().items()}
-        assert given == wanted | {"algorithm": "brute", "placement": "replicated"}
+        chosen = {"algorithm": "brute", "placement": "replicated", "storage": "dense"}
+        assert given == wanted | chosen
 
 
 def test_siblings_search_together_and_answer_alone(
