@@ -164,6 +164,14 @@ def test_the_largest_dimension(spark: SparkSession, placement: str) -> None:
 # --- the choice ---
 
 
+@pytest.fixture
+def usual(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The limits of "auto", also in a run with --sparse."""
+    monkeypatch.setattr("pyspark_knn.engine.storing.MIN_FEATURES", 256)
+    monkeypatch.setattr("pyspark_knn.engine.storing.SPARSE_SHARE", 16)
+
+
+@pytest.mark.usefixtures("usual")
 def test_auto_counts_the_stored_values(
     spark: SparkSession, items: DataFrame, queries: DataFrame
 ) -> None:
@@ -203,6 +211,7 @@ def test_auto_is_dense_where_sparse_is_not_supported(
     assert model.storageReason.startswith(reason)
 
 
+@pytest.mark.usefixtures("usual")
 def test_few_features_are_dense(spark: SparkSession) -> None:
     model = KNNEstimator(k=1, idCol="id").fit(frame_of(spark, np.eye(100), kind="sparse"))
     assert model.getStorage() == "dense"

@@ -5,12 +5,21 @@ from typing import Any
 
 import pytest
 
-from pyspark_knn.engine.storing import MIN_FEATURES, SPARSE_SHARE, choose_storage
+from pyspark_knn.engine import storing
+from pyspark_knn.engine.storing import choose_storage
 from pyspark_knn.index.base import IndexSpec
 from pyspark_knn.index.distances import resolve_metric
 
 COSINE = IndexSpec(resolve_metric("cosine"))
 GIB = 1 << 30
+MIN_FEATURES, SPARSE_SHARE = 256, 16
+
+
+@pytest.fixture(autouse=True)
+def _limits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The limits of the tests, whatever those of the package are."""
+    monkeypatch.setattr(storing, "MIN_FEATURES", MIN_FEATURES)
+    monkeypatch.setattr(storing, "SPARSE_SHARE", SPARSE_SHARE)
 
 
 def packed(features: int, stored: int, items: int = 10, sizes: tuple[int, int] = (0, 0)) -> Any:
