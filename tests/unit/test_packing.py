@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from pyspark_knn.engine.fit.chunks import CONTENT_WRAP, unpack
 from pyspark_knn.engine.fit.packing import PackRequest, pack
+from pyspark_knn.index.sparse_rows import SparseRows
 from tests.support.batches import Sparse, array_column, vector_columns
 
 REQUEST = PackRequest(
@@ -232,6 +233,51 @@ def test_dense_chunks_are_one_slice_without_a_copy():
     assert (start, matrix.shape, matrix.flags.owndata) == (0, (9, 2), False)
 
 
+def sparse(chunk: dict[str, Any]) -> SparseRows:
+    """All vectors of a chunk, which are yielded at once."""
+    ((start, rows),) = unpack(chunk, chunk["dim"], "sparse", dense_bytes=1)
+    assert (start, len(rows)) == (0, chunk["rows"])
+    return rows
+
+
+@pytest.mark.parametrize("requested", [False, True], ids=["auto", "sparse"])
+def test_vectors_are_unpacked_in_either_form(requested):
+    """Whether a chunk is packed dense or sparse depends on the rows beside a vector."""
+    rows: list[Any] = [[0.0, 0.1, 0.0], (3, {2: 0.5}), [1.0] * 3, (40, {7: 1.5, 39: -2.0})]
+    request = replace(REQUEST, sparse=requested)
+    chunks, _ = packed(request, [batch(rows, pa.array(range(4)))])
+    assert [chunk["stored"] for chunk in chunks] == [5 if requested else None, 2]
+    for chunk in chunks:
+        found = sparse(chunk)
+        np.testing.assert_array_equal(found.dense(), dense(chunk))
+        assert found.size == np.count_nonzero(dense(chunk))
+        assert found.dtype == chunk["dtype"]
+
+
+def test_zeros_of_sparse_vectors_are_dropped():
+    """So that the number of stored values is known exactly."""
+    rows: list[Any] = [(90, {1: 0.0, 4: 2.0}), (90, {3: -0.0}), (90, {})]
+    (chunk,), _ = packed(REQUEST, [batch(rows, pa.array(range(3)))])
+    assert chunk["stored"] == 1
+    assert np.frombuffer(chunk["lengths"], np.int64).tolist() == [1, 0, 0]
+    assert np.frombuffer(chunk["indices"], np.int32).tolist() == [4]
+
+
+def test_zeros_do_not_change_whether_a_vector_is_valid():
+    rows: list[Any] = [(90, {1: 0.0, 4: np.nan}), (90, {1: 0.0, 4: 1.0})]
+    chunks, last = packed(replace(REQUEST, sparse=True), [batch(rows, pa.array([7, 8]))])
+    assert last["skipped"] == 1
+    assert [key for key in unpacked(chunks)] == [8]
+
+
+def test_the_largest_dimension_is_packed():
+    size = 2**31 - 1
+    (chunk,), _ = packed(REQUEST, [batch([(size, {0: 1.0, size - 1: 2.0})], pa.array([1]))])
+    rows = sparse(chunk)
+    assert rows.shape == (1, size)
+    assert rows.indices.tolist() == [0, size - 1]
+
+
 IDS = {
     "long": pa.array([5, 1, 2, 9, 5, 7], pa.int64()),
     "byte": pa.array([5, 1, 2, 9, 5, 7], pa.int8()),
@@ -248,13 +294,14 @@ def test_the_content_of_a_partition_depends_on_its_rows_alone(kind):
         *([0.5, 0.1, 0.0], (40, {3: 1.5}), (40, {}), [0.0] * 40, (3, {1: 0.1}), [1.0, 2.0, 3.0])
     ]
 
-    def content(order: Sequence[int], size: int, ids: pa.Array = IDS[kind]) -> int:
+    def content(order: Sequence[int], size: int, ids: pa.Array = IDS[kind], **changes: bool) -> int:
         some = batch([rows[i] for i in order], ids.take(pa.array(order)))
-        chunks, _ = packed(replace(REQUEST, chunk_bytes=size), [some])
+        chunks, _ = packed(replace(REQUEST, chunk_bytes=size, **changes), [some])
         return sum(chunk["content"] for chunk in chunks) % CONTENT_WRAP
 
     found = content(range(6), 1)
     assert found == content([3, 1, 5, 0, 4, 2], 1) == content([5, 4, 3, 2, 1, 0], 1 << 20)
+    assert found == content(range(6), 1 << 20, sparse=True)
     assert found != content(range(6), 1, ids=pa.concat_arrays([IDS[kind][1:], IDS[kind][1:2]]))
     rows[5] = [1.0, 3.0, 2.0]
     assert found != content(range(6), 1)

@@ -72,7 +72,13 @@ def packed(
 
 
 def build(
-    matrix: np.ndarray, ids: list[Any] | None, shards: int, *, seed: int = 0, partitions: int = 2
+    matrix: np.ndarray,
+    ids: list[Any] | None,
+    shards: int,
+    *,
+    seed: int = 0,
+    partitions: int = 2,
+    storage: str = "dense",
 ) -> tuple[shard_build.ShardRequest, dict[int, list[pa.RecordBatch]]]:
     """The rows of each shard, with its pieces in any order."""
     batches, table = packed(matrix, ids, partitions=partitions)
@@ -84,6 +90,7 @@ def build(
         has_ids=ids is not None,
         chunks=table,
         spec=IndexSpec(resolve_metric("euclidean")),
+        storage=storage,
     )
     pieces = list(shard_build.split_chunks(request, iter(batches)))
     order = np.random.default_rng(seed).permutation(len(pieces))
@@ -179,6 +186,7 @@ def request_for(kind: Any, **changes: Any) -> Request:
     invalid=st.sampled_from(["skip", "keep"]),
     ids=st.sampled_from(["none", "distinct", "repeated", "strings"]),
     excluding=st.booleans(),
+    storage=st.sampled_from(["dense", "sparse"]),
 )
 def test_shards_answer_as_one_index(
     seed: int,
@@ -190,6 +198,7 @@ def test_shards_answer_as_one_index(
     invalid: str,
     ids: str,
     excluding: bool,
+    storage: str,
 ) -> None:
     random = np.random.default_rng(seed)
     matrix = random.integers(-1, 2, (n_items, dim)).astype(np.float64)
@@ -209,21 +218,23 @@ def test_shards_answer_as_one_index(
     kind = T.StringType() if ids == "strings" else T.LongType()
     given = ("values", "excluded")[: len(inputs)]
     request = request_for(kind, k=k, max_distance=limit, handle_invalid=invalid, inputs=given)
-    _, rows = build(matrix, names, shards, seed=seed)
+    _, rows = build(matrix, names, shards, seed=seed, storage=storage)
     assert sharded(request, rows, inputs, kind) == whole(request, matrix, names, inputs)
 
 
-def test_a_shard_does_not_depend_on_the_order_of_its_pieces() -> None:
+@pytest.mark.parametrize("storage", ["dense", "sparse"])
+def test_a_shard_does_not_depend_on_the_order_of_its_pieces(storage: str) -> None:
     random = np.random.default_rng(1)
     matrix = random.integers(0, 3, (60, 2)).astype(np.float64)
     ids = random.integers(0, 20, 60).tolist()
     digests = []
     for seed in range(3):
         order = random.permutation(60)
-        _, rows = build(matrix[order], [ids[i] for i in order], 4, seed=seed, partitions=1 + seed)
+        options: dict[str, Any] = {"seed": seed, "partitions": 1 + seed, "storage": storage}
+        _, rows = build(matrix[order], [ids[i] for i in order], 4, **options)
         digests.append({number: parts[0]["digest"][0].as_py() for number, parts in rows.items()})
     assert digests[0] == digests[1] == digests[2]
-    _, rows = build(matrix + 1e-12, ids, 4)
+    _, rows = build(matrix + 1e-12, ids, 4, storage=storage)
     assert all(parts[0]["digest"][0].as_py() != digests[0][n] for n, parts in rows.items())
 
 

@@ -32,7 +32,7 @@ from pyspark_knn.engine.spark.arrow import one_row, rows_of, stream_of
 from pyspark_knn.index.auto import build_index
 from pyspark_knn.index.base import DENSE, SPARSE, IndexSpec
 from pyspark_knn.index.cells import ShardAssignment
-from pyspark_knn.index.sparse_rows import SparseRows
+from pyspark_knn.index.sparse_rows import SparseRows, slices_of
 
 if TYPE_CHECKING:
     from pyspark_knn.index.base import Rows
@@ -49,6 +49,9 @@ PIECE_SCHEMA = pa.schema(
 )
 """Items of one chunk that belong to one shard: their vectors, as in `chunks.CHUNK_SCHEMA`, and
 their columns, an Arrow stream."""
+
+_PART_VALUES = 1 << 18
+"""Stored values of sparse vectors that are put into another order at a time."""
 
 _CHANGED = CHANGED.format(what="the rows divided into shards differ from the rows counted before")
 
@@ -257,7 +260,18 @@ def _sorted(request: ShardRequest, pieces: Iterable[Mapping[str, Any]]) -> tuple
     ranks = np.empty(len(table), np.int64)
     ranks[np.argsort(_as_bytes(matrix), kind="stable")] = np.arange(len(table))
     order = _order(request, table.append_column(" ", pa.array(ranks)), " ")
-    return table.take(order).combine_chunks(), matrix[order.to_numpy()]
+    return table.take(order).combine_chunks(), _reordered(matrix, order.to_numpy())
+
+
+def _reordered(matrix: Rows, order: NDArray[np.int64]) -> Rows:
+    """Return the rows `order`, each row once."""
+    if isinstance(matrix, np.ndarray):
+        return matrix[order]
+    # Part by part, because `SparseRows.take` needs 16 bytes more for each stored value.
+    place = np.empty(len(order), np.int64)
+    place[order] = np.arange(len(order))
+    parts = [matrix[part] for part in slices_of(matrix.lengths, _PART_VALUES)]
+    return SparseRows.merged(parts, place)
 
 
 def _as_bytes(matrix: Rows) -> NDArray[Any]:
