@@ -188,9 +188,14 @@ class EuclideanSpace(ScoreSpace):
 
     def _worthwhile_center(self, matrix: NDArray[np.floating]) -> NDArray[np.float64] | None:
         """Return the mean of a sample, scaled, if subtracting it makes the vectors much shorter."""
-        sample = self._transformed(matrix[:: max(1, len(matrix) // _SAMPLE_ITEMS)])
-        mean: NDArray[np.float64] = sample.mean(axis=0)
-        if float(mean @ mean) <= _WORTH_CENTERING * float(np.mean(_squared_norms(sample))):
+        sample = matrix[:: max(1, len(matrix) // _SAMPLE_ITEMS)]
+        mean: NDArray[np.float64] = np.zeros(self._n_features)
+        mean_square = 0.0
+        for _, rows in _blocks(sample):
+            vectors = self._transformed(rows)
+            mean += vectors.sum(axis=0) / len(sample)
+            mean_square += float(_squared_norms(vectors).sum()) / len(sample)
+        if float(mean @ mean) <= _WORTH_CENTERING * mean_square:
             return None
         if self._factor is None:
             return mean
