@@ -199,7 +199,8 @@ class NeighborModel(SharedIndex, FittedParams, _KNNParams, SavedModel):
         """The items as a DataFrame.
 
         It has the columns position (for a replicated model, or if idCol is unset), id (if idCol is
-        set), features (array of float or double), and label and weight (if the items have them).
+        set), features (array of float or double, or vector if `getStorage` returns "sparse"), and
+        label and weight (if the items have them).
         """
         session = SparkSession.getActiveSession()
         if session is None:

@@ -31,6 +31,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="shard every index whose placement is not set; skip tests of replicated placement",
     )
+    parser.addoption(
+        "--sparse",
+        action="store_true",
+        help="store vectors sparse, of whatever share, wherever storage is not set and allows it",
+    )
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -47,6 +52,15 @@ def _sharded(request: pytest.FixtureRequest) -> None:
         from pyspark_knn.engine import placing
 
         placing.AUTO_BYTES = 0
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _sparse(request: pytest.FixtureRequest) -> None:
+    if request.config.getoption("--sparse"):
+        from pyspark_knn.engine import storing
+
+        storing.MIN_FEATURES = 0
+        storing.SPARSE_SHARE = 0
 
 
 @pytest.fixture

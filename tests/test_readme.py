@@ -1,4 +1,4 @@
-"""Every Python snippet of the README runs, in one namespace, and prints what the README shows.
+"""Every Python snippet of the pages below runs, in one namespace, and prints what the page shows.
 
 A ``text`` block right behind a snippet is what that snippet prints.
 """
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
+import pytest
 from pyspark.ml import Pipeline
 from pyspark.ml.tuning import ParamGridBuilder, TrainValidationSplit
 
@@ -21,12 +22,13 @@ from pyspark_knn import KNNEstimator, NeighborsEvaluator
 from tests.support.stages import common_frame
 
 README = Path(__file__).parents[1] / "README.md"
+PAGES = [README, README.parent / "docs" / "sparse-data.md"]
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
-def _snippets() -> list[tuple[int, str, str]]:
+def _snippets(page: Path) -> list[tuple[int, str, str]]:
     """The line, the code and the expected output of each snippet."""
-    text = README.read_text(encoding="utf-8")
+    text = page.read_text(encoding="utf-8")
     blocks = list(BLOCK.finditer(text))
     snippets = []
     for block, after in zip(blocks, [*blocks[1:], None], strict=True):
@@ -44,15 +46,16 @@ def _trimmed(text: str) -> list[str]:
     return [line.rstrip() for line in text.strip("\n").splitlines()]
 
 
-def test_snippets(spark: SparkSession, tmp_path: Path) -> None:
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_snippets(page: Path, spark: SparkSession, tmp_path: Path) -> None:
     namespace = {"spark": spark, "folder": tmp_path.as_uri()}
-    for line, code, shown in _snippets():
+    for line, code, shown in _snippets(page):
         printed = io.StringIO()
-        # Empty lines, so that line numbers in a traceback are those of the README.
-        program = compile("\n" * line + code, str(README), "exec")
+        # Empty lines, so that line numbers in a traceback are those of the page.
+        program = compile("\n" * line + code, str(page), "exec")
         with contextlib.redirect_stdout(printed):
             exec(program, namespace)
-        assert _trimmed(printed.getvalue()) == _trimmed(shown), f"README.md, line {line}"
+        assert _trimmed(printed.getvalue()) == _trimmed(shown), f"{page.name}, line {line}"
 
 
 def test_the_snippet_of_the_page_on_scaling(spark: SparkSession) -> None:
@@ -73,10 +76,11 @@ def test_the_snippet_of_the_page_on_scaling(spark: SparkSession) -> None:
     assert recalls[-1] == 1.0
 
 
-def test_every_printing_snippet_shows_its_output() -> None:
-    for line, code, shown in _snippets():
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_every_printing_snippet_shows_its_output(page: Path) -> None:
+    for line, code, shown in _snippets(page):
         prints = "print(" in code or ".show(" in code
-        assert prints == bool(shown), f"README.md, line {line}"
+        assert prints == bool(shown), f"{page.name}, line {line}"
 
 
 def test_links_lead_somewhere() -> None:

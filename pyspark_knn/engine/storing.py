@@ -65,13 +65,14 @@ def choose_storage(
         return DENSE, f"{why}; {_counts(packed)}"
     if packed.num_features < MIN_FEATURES:
         return DENSE, f"{_counts(packed)}: with fewer than {MIN_FEATURES} features dense is as fast"
-    if packed.stored_per_item * SPARSE_SHARE > packed.num_features:
+    if packed.stored * SPARSE_SHARE > packed.num_items * packed.num_features:
         return DENSE, f"{_counts(packed)}, more than 1 in {SPARSE_SHARE}"
     return SPARSE, f"{_counts(packed)}, at most 1 in {SPARSE_SHARE}"
 
 
 def _counts(packed: PackedItems) -> str:
-    return f"an item stores {packed.stored_per_item:,.4g} of {packed.num_features:,} values"
+    stored = packed.stored / packed.num_items
+    return f"items store {stored:,.1f} of {packed.num_features:,} values on average"
 
 
 def _obstacle(spec: IndexSpec, shard_by: str) -> str:

@@ -14,7 +14,7 @@ from pyspark.ml.linalg import VectorUDT
 from pyspark.sql import types as T
 
 from pyspark_knn import KNNEstimator
-from pyspark_knn.engine import placing
+from pyspark_knn.engine import storing
 from pyspark_knn.engine.fit.item_columns import ItemColumn
 from pyspark_knn.engine.fit.packed import PackedItems
 from pyspark_knn.engine.fit.source import item_source
@@ -109,9 +109,12 @@ def test_chunks_are_fetched_in_slices_and_sorted(
     with _packed(frame, named=True, chunk_bytes=500, slice_bytes=4_000) as packed:
         assert len(packed.chunks) > 10
         assert sum(chunk.size for chunk in packed.chunks) > 2 * 4_000
-        found, matrix = packed.gather()
+        found, matrix = packed.gather("dense")
+        _, sparse = packed.gather("sparse")
     assert found.columns["id"].to_pylist() == list(range(400))
     np.testing.assert_array_equal(matrix, items[np.argsort(ids)])
+    np.testing.assert_array_equal(sparse.dense(), matrix)
+    assert (sparse.dtype, sparse.size) == (matrix.dtype, np.count_nonzero(matrix))
 
 
 def _changing(spark: SparkSession, what: str) -> DataFrame:
@@ -161,10 +164,10 @@ def test_items_that_change_between_readings_are_refused(
     with _packed(_changing(spark, what), named=named, **sizes) as packed:
         packed.frame.unpersist(blocking=True)
         if what == "nothing":
-            assert packed.gather()[1][:, 0].tolist() == list(range(40))
+            assert packed.gather("dense")[1][:, 0].tolist() == list(range(40))
             return
         with pytest.raises(RuntimeError, match=r"items DataFrame is not deterministic.*Persist"):
-            packed.gather()
+            packed.gather("dense")
 
 
 @pytest.mark.parametrize("what", ["rows", "vectors", "ids", "order", "nothing"])
@@ -176,10 +179,10 @@ def test_shards_of_items_that_change_between_readings_are_refused(
         packed.frame.unpersist(blocking=True)
         spec = IndexSpec(resolve_metric("euclidean"))
         if what in ("order", "nothing"):
-            assert Sharded.build(packed, spec, 2).num_items == 40
+            assert Sharded.build(packed, spec, "dense", 2).num_items == 40
             return
         with pytest.raises(Exception, match="items DataFrame is not deterministic"):
-            Sharded.build(packed, spec, 2)
+            Sharded.build(packed, spec, "dense", 2)
 
 
 def _hashed(spark: SparkSession, rows: int, dim: int, stored: int) -> DataFrame:
@@ -198,25 +201,31 @@ def _hashed(spark: SparkSession, rows: int, dim: int, stored: int) -> DataFrame:
 def test_wide_sparse_items_are_refused_before_they_are_made_dense(
     spark: SparkSession, placement: str
 ) -> None:
-    knn = KNNEstimator(idCol="id", placement=placement)
-    with pytest.raises(ValueError, match=r"featuresCol 'features' .* 3,376 items") as raised:
-        knn.fit(_hashed(spark, 3376, 1 << 18, 14))
-    text = str(raised.value)
-    assert "of 262,144 dimensions would grow from 0.6 MiB" in text
-    assert "to 6.59 GiB" in text
-    for way in ("numFeatures of HashingTF", "vocabSize", "PCA", "vector_to_array"):
-        assert way in text
+    items = _hashed(spark, 3376, 1 << 18, 14)
+    for options, ways in (
+        ({"storage": "dense"}, ["storage='sparse'"]),
+        ({"metric": "cityblock"}, ["Metric 'cityblock'", "supports cosine, dice, euclidean"]),
+        ({"algorithm": "kd_tree"}, ["Algorithm 'kd_tree'"]),
+    ):
+        knn = KNNEstimator(idCol="id", placement=placement, **options)
+        with pytest.raises(ValueError, match=r"featuresCol 'features' .* 3,376 items") as raised:
+            knn.fit(items)
+        text = str(raised.value)
+        assert "would grow from 0.6 MiB to 6.59 GiB" in text
+        assert "of 262,144 dimensions" in text
+        for way in (*ways, "numFeatures of HashingTF", "vocabSize", "PCA", "vector_to_array"):
+            assert way in text
 
 
 def test_sparse_items_that_are_few_or_grow_little_are_accepted(
     spark: SparkSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    knn = KNNEstimator(k=1, idCol="id")
+    knn = KNNEstimator(k=1, idCol="id", storage="dense")
     assert knn.fit(_hashed(spark, 10, 1 << 18, 14)).numItems == 10
-    monkeypatch.setattr(placing, "GROWN_BYTES", 1000)
+    monkeypatch.setattr(storing, "GROWN_BYTES", 1000)
     # A one-hot of 400 categories beside a few numbers.
     assert knn.fit(_hashed(spark, 20, 420, 6)).numItems == 20
-    with pytest.raises(ValueError, match="which the index stores dense"):
+    with pytest.raises(ValueError, match="if they were stored dense"):
         knn.fit(_hashed(spark, 20, 42_000, 6))
 
 

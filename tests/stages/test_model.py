@@ -45,6 +45,8 @@ def test_counts_params_and_reasons(model: KNNModel) -> None:
     assert (model.getAlgorithm(), model.getPlacement()) == ("kd_tree", "replicated")
     assert "requested" in model.algorithmReason
     assert "40 items of 3 dimensions in float64" in model.placementReason
+    assert model.getStorage() == "dense"
+    assert "3.0 of 3 values" in model.storageReason
     assert model.ids.tolist() == sorted(IDS)
 
 

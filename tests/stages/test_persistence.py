@@ -85,6 +85,7 @@ def test_a_loaded_model_is_the_same(
     assert loaded.ids.tolist() == model.ids.tolist()
     assert loaded.algorithmReason == model.algorithmReason
     assert loaded.placementReason == model.placementReason
+    assert loaded.storageReason == model.storageReason
     read = KNNModel.read().load(saved.as_uri())
     assert repr(read) == repr(model)
 

@@ -78,6 +78,7 @@ GOOD = [
     ("metric", np.str_("cosine"), "cosine"),
     ("algorithm", "kd_tree", "kd_tree"),
     ("dtype", "float32", "float32"),
+    ("storage", "sparse", "sparse"),
     ("placement", "replicated", "replicated"),
     ("handleInvalid", "skip", "skip"),
     ("metricParams", None, None),
@@ -139,6 +140,7 @@ BAD = [
     ("algorithm", "hnsw", "algorithm must be one of auto, brute, kd_tree, ball_tree, got 'hnsw'"),
     ("algorithm", None, "algorithm must be one of auto, brute, kd_tree, ball_tree, got None"),
     ("dtype", "float16", "dtype must be one of auto, float32, got 'float16'"),
+    ("storage", "csr", "storage must be one of auto, dense, sparse, got 'csr'"),
     ("placement", "everywhere", "placement must be one of auto, replicated"),
     ("handleInvalid", "drop", "handleInvalid must be one of error, skip, keep, got 'drop'"),
     ("handleInvalid", True, "handleInvalid must be one of error, skip, keep, got True"),
@@ -196,16 +198,9 @@ def test_every_param_is_explained_and_has_a_getter():
     knn = KNNEstimator()
     assert {param.name for param in knn.params} == {
         *("featuresCol", "k", "idCol", "neighborsCol", "distancesCol", "metric", "p"),
-        *("metricParams", "algorithm", "leafSize", "dtype", "placement", "excludeIdCol"),
-        *(
-            "storage",
-            "maxDistance",
-            "handleInvalid",
-            "numShards",
-            "shardBy",
-            "numProbes",
-            "numReplicas",
-        ),
+        *("metricParams", "algorithm", "leafSize", "dtype", "storage", "placement"),
+        *("excludeIdCol", "maxDistance", "handleInvalid", "numShards", "shardBy"),
+        *("numProbes", "numReplicas"),
     }
     for param in knn.params:
         assert param.name in knn.explainParams()

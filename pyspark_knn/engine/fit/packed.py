@@ -135,17 +135,16 @@ class PackedItems:
         """Return the size of the vectors in bytes, if they are stored dense or sparse."""
         width = self.dtype.itemsize
         if storage == SPARSE:
-            return round(self.stored_per_item * self.num_items) * (width + 4) + self.num_items * 8
+            return self.stored * (width + 4) + self.num_items * 8
         return self.num_items * self.num_features * width
 
     @property
-    def stored_per_item(self) -> float:
-        """The mean number of values that an item stores; of a dense vector, all of them."""
-        stored = sum(
+    def stored(self) -> int:
+        """The number of values that the items store; of a dense vector, all of them."""
+        return sum(
             chunk.rows * self.num_features if chunk.stored is None else chunk.stored
             for chunk in self.chunks
         )
-        return stored / self.num_items
 
     def sparse_size(self) -> tuple[int, int]:
         """Return the size of all items that are packed sparse, in bytes: as packed, and dense."""
