@@ -18,12 +18,14 @@ from pyspark_knn.engine.search.batches import (
     Request,
     Searchable,
     search_batches,
+    time_search,
 )
 from pyspark_knn.engine.search.export import read_items
 from pyspark_knn.engine.ship.bundle import FileRef, write_bundle
 from pyspark_knn.index.base import IndexSpec, NeighborIndex, Neighbors
 from pyspark_knn.index.distances import resolve_metric
 from pyspark_knn.index.pairwise import PairwiseSearch
+from pyspark_knn.index.sparse_rows import SparseRows
 from tests.support import oracle
 from tests.support.batches import Sparse, array_column, vector_columns
 
@@ -290,3 +292,48 @@ def test_the_items_are_read_by_position(tmp_path):
         }
         for i in range(5)
     ]
+
+
+class Slow:
+    """Stands for an index: a search takes a time for each query, on a clock of its own."""
+
+    def __init__(self, seconds: float) -> None:
+        self.now = 0.0
+        self.asked: list[int] = []
+        self._seconds = seconds
+
+    def search(self, queries: Any, k: int) -> None:
+        self.asked.append(len(queries))
+        self.now += self._seconds * len(queries)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "asked"),
+    [
+        (0.0, [1, 2, 4, 8, 16, 32, 64, 100]),
+        (0.02, [1, 2, 4, 8]),
+        (0.1, [1, 2]),
+        (5.0, [1]),
+    ],
+)
+@pytest.mark.parametrize("form", ["dense", "sparse"])
+def test_a_slow_search_is_timed_with_few_queries(
+    seconds: float, asked: list[int], form: str
+) -> None:
+    index: Any = Slow(seconds)
+    queries: Any = np.ones((100, 3))
+    queries = SparseRows.from_dense(queries) if form == "sparse" else queries
+    timing = time_search(Searchable(Items(7, {}), index), queries, 5, lambda: float(index.now))
+    assert index.asked == asked
+    found = timing.to_pylist()[0]
+    assert found == {
+        "seconds": pytest.approx(seconds * asked[-1]),
+        "queries": asked[-1],
+        "items": 7,
+    }
+
+
+def test_a_search_without_valid_queries_is_timed() -> None:
+    index: Any = Slow(1.0)
+    timing = time_search(Searchable(Items(7, {}), index), np.ones((0, 3)), 5)
+    assert timing.to_pylist()[0]["queries"] == 0
