@@ -11,13 +11,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pyspark_knn.index import block_search
+from pyspark_knn.index import block_search, sparse_space
 from pyspark_knn.index.base import Exclusion, IndexSpec
 from pyspark_knn.index.block_search import BlockSearch, _Search
 from pyspark_knn.index.distances import resolve_metric
 from pyspark_knn.index.pairwise import PairwiseSearch
 from pyspark_knn.index.rounding import rounding
 from pyspark_knn.index.score_space import has_scores, score_space
+from pyspark_knn.index.sparse_rows import SparseRows
+from pyspark_knn.index.sparse_search import SparseSearch
 from tests.support import exact, oracle
 
 METRICS = ("euclidean", "sqeuclidean", "seuclidean", "minkowski", "cosine", "correlation")
@@ -404,3 +406,14 @@ def test_memory_of_wide_vectors_is_bounded():
     finally:
         tracemalloc.stop()
     assert peak < 128 << 20
+
+
+@pytest.mark.parametrize("name", ["euclidean", "cosine", "inner_product"])
+def test_sparse_rows_beyond_the_bound_of_float32_are_ranked(monkeypatch, name):
+    rng = np.random.default_rng(9)
+    items = np.where(rng.random((30, 12)) < 0.3, rng.standard_normal((30, 12)), 0.0)
+    metric = resolve_metric(name)
+    monkeypatch.setattr(sparse_space, "n_terms", lambda items: 1 << 23)
+    index = SparseSearch.build(SparseRows.from_dense(items), IndexSpec(metric))
+    found = index.kneighbors(SparseRows.from_dense(items[:4]), 5)
+    assert_same(found, PairwiseSearch(items, metric).kneighbors(items[:4], 5))

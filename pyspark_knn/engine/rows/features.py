@@ -97,8 +97,9 @@ def _vector_features(plain: Column, attributes: int | None, names: list[str] | N
     """Return the features of a column of vectors, given as the struct that `VectorUDT` stores."""
     # Spark computes the size in bytes of every column after each row (4.3.0). So the dimension and
     # the indices are one column, and a dense vector has an empty array rather than a null, since
-    # nulls are counted each time.
-    layout = F.when(plain["size"].isNull(), F.array().cast("array<int>")).otherwise(
+    # nulls are counted each time. Of a damaged vector, either may be null without the other.
+    dense = plain["size"].isNull() & plain["indices"].isNull()
+    layout = F.when(dense, F.array().cast("array<int>")).otherwise(
         F.concat(F.array(plain["size"]), plain["indices"])
     )
     inputs = {

@@ -39,6 +39,9 @@ _BLOCK_BYTES = 32 << 20
 _SPARSE_VALUE_BYTES = 128
 """Approximate bytes that a stored value of a sparse query takes while it is searched."""
 
+_SPARSE_QUERIES = 1 << 13
+"""The largest number of sparse queries that are searched at once, however few values they have."""
+
 BLOCK_NUMBERS = 1 << 20
 """Values in the answers to one block of queries, so that memory is bounded for any k."""
 
@@ -196,7 +199,8 @@ def _query_blocks(
         step = min(request.query_step(index.matrix.shape[1]), step)
         parts = [slice(at, min(at + step, len(queries))) for at in range(0, len(queries), step)]
     else:
-        parts = slices_of(queries.lengths, request.block_bytes // _SPARSE_VALUE_BYTES, step)
+        most_values = request.block_bytes // _SPARSE_VALUE_BYTES
+        parts = slices_of(queries.lengths, most_values, min(step, _SPARSE_QUERIES))
     for part in parts:
         yield np.arange(part.start, part.stop)
 
