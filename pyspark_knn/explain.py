@@ -12,7 +12,7 @@ _CANDIDATE_BYTES = 24
 """Approximate size in bytes of a candidate neighbor that a shard returns."""
 
 EXPLAINED_QUERIES = 256
-"""How many queries are timed: enough to fill a block of queries."""
+"""How many queries are timed at most: enough to fill a block of queries."""
 
 
 @dataclass(frozen=True)
@@ -25,8 +25,14 @@ class SearchCost:
         Number of items, dimension of their vectors, number of queries, and neighbors per query.
     index_bytes : int
         Size of the whole index, in bytes.
+    query_bytes : float
+        Mean size of a query's vector, in bytes, measured on a sample.
+    storage, storage_reason : str
+        How the vectors are stored, and why.
     pair_seconds : float
         Time per pair of a query and an item, in seconds, measured on a sample.
+    timed : int
+        Number of queries of this sample.
     cores : int
         Number of tasks that the cluster runs at a time.
     shards, replicas, tasks : int
@@ -40,7 +46,11 @@ class SearchCost:
     queries: int
     k: int
     index_bytes: int
+    query_bytes: float
+    storage: str
+    storage_reason: str
     pair_seconds: float
+    timed: int
     cores: int
     shards: int = 0
     replicas: int = 0
@@ -59,6 +69,7 @@ class SearchCost:
         return [
             f"items      {self.items:,} of {self.features:,} dimensions, {_size(self.index_bytes)}",
             f"queries    {self.queries:,}, {self.k} neighbors each: {pairs}",
+            f"storage    {self.storage}: {self.storage_reason}",
         ]
 
     def _replicated(self) -> list[str]:
@@ -71,7 +82,7 @@ class SearchCost:
 
     def _sharded(self) -> list[str]:
         copies = self.queries * math.ceil(self.shards * self.probed)
-        vectors, found = copies * self.features * 8, copies * self.k * _CANDIDATE_BYTES
+        vectors, found = copies * self.query_bytes, copies * self.k * _CANDIDATE_BYTES
         return [
             f"placement  sharded: {self.shards} shards, {self.replicas} replicas of each, "
             f"{self.tasks} tasks",
@@ -92,7 +103,7 @@ class SearchCost:
     def _time(self) -> str:
         return (
             f"time       about {self._hours:.3g} core-hours, {60 * self._hours / self.cores:.3g} "
-            f"minutes on {self.cores} cores (estimated from at most {EXPLAINED_QUERIES} queries)"
+            f"minutes on {self.cores} cores (estimated from {self.timed} queries)"
         )
 
     def _advice(self) -> list[str]:

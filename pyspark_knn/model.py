@@ -22,7 +22,7 @@ from pyspark_knn.engine.fit.packed import PackedItems
 from pyspark_knn.engine.placement import Placement
 from pyspark_knn.engine.placing import place
 from pyspark_knn.engine.rows import columns
-from pyspark_knn.engine.rows.features import features_of, valid_sample
+from pyspark_knn.engine.rows.features import features_of, most_sampled, valid_sample
 from pyspark_knn.engine.rows.ids import changes_on_wire, from_wire, wire_type
 from pyspark_knn.engine.rows.queries import check_attributes, excluded_ids
 from pyspark_knn.engine.search.answers import DISTANCE, Answer, FoundLists
@@ -210,8 +210,8 @@ class NeighborModel(SharedIndex, FittedParams, _KNNParams, SavedModel):
     def explainSearch(self, queries: DataFrame) -> str:
         """Estimate the cost of a search of `queries` without running it.
 
-        This counts the queries, and times a few hundred of them in one shard or in the replicated
-        index.
+        This counts the queries, and times up to a few hundred of them in one shard or in the
+        replicated index, as many as are searched in a fraction of a second.
 
         Parameters
         ----------
@@ -221,9 +221,9 @@ class NeighborModel(SharedIndex, FittedParams, _KNNParams, SavedModel):
         Returns
         -------
         str
-            A report of one line per aspect: the numbers of items, queries and pairs; the placement,
-            shards and replicas; the bytes to transfer; the memory of the Python workers; an
-            estimate of the time; and the settings to raise, if any.
+            A report of one line per aspect: the numbers of items, queries and pairs; the storage;
+            the placement, shards and replicas; the bytes to transfer; the memory of the Python
+            workers; an estimate of the time; and the settings to raise, if any.
 
         Raises
         ------
@@ -235,9 +235,11 @@ class NeighborModel(SharedIndex, FittedParams, _KNNParams, SavedModel):
         compat.session_of(queries, "queries")
         features = features_of(queries, "featuresCol", self.getFeaturesCol())
         inputs = [each.value for each in features.inputs.values()]
-        rows = queries.select(*inputs).limit(EXPLAINED_QUERIES).collect()
-        sample = valid_sample(rows, features, self.numFeatures, self.getStorage())
-        cost = self._fitted.cost(queries.sparkSession, sample, self.getK())
+        storage = self.getStorage()
+        most = min(EXPLAINED_QUERIES, most_sampled(features, self.numFeatures, storage))
+        rows = queries.select(*inputs).limit(most).collect()
+        sample = valid_sample(rows, features, self.numFeatures, storage)
+        cost = self._fitted.cost(queries.sparkSession, sample.vectors, self.getK())
         probes = self.getNumProbes() if self.getShardBy() == "kmeans" else None
         share = min(1.0, probes / cost.shards) if probes and cost.shards else 1.0
         return SearchCost(
@@ -245,6 +247,9 @@ class NeighborModel(SharedIndex, FittedParams, _KNNParams, SavedModel):
             features=self.numFeatures,
             queries=queries.count(),
             k=self.getK(),
+            query_bytes=sample.mean_bytes,
+            storage=storage,
+            storage_reason=self.storageReason,
             probed=share,
             **asdict(cost),
         ).report()

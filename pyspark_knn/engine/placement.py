@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import DataFrame, Row, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
@@ -31,10 +31,17 @@ class PlacedCost:
 
     index_bytes: int
     pair_seconds: float
+    timed: int
     cores: int
     shards: int = 0
     replicas: int = 0
     tasks: int = 0
+
+    @classmethod
+    def of(cls, timing: Row, index_bytes: int, cores: int, **shards: int) -> PlacedCost:
+        """Return the cost, given a row of `batches.TIMING_SCHEMA`."""
+        seconds, queries, items = timing
+        return cls(index_bytes, seconds / max(1, queries) / items, queries, cores, **shards)
 
 
 class Placement(ABC):

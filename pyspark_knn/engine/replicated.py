@@ -124,9 +124,8 @@ class Replicated(Placement):
     def cost(self, session: SparkSession, queries: Rows, k: int) -> PlacedCost:
         """See `Placement.cost`."""
         run = guarded(functools.partial(time_bundle, self._shipment(session).ref, queries, k))
-        seconds, items = session.range(0, 1, 1, 1).mapInArrow(run, TIMING_SCHEMA).collect()[0]
-        pair = seconds / max(1, len(queries)) / items
-        return PlacedCost(self._matrix.nbytes, pair, compat.parallelism(session))
+        timing = session.range(0, 1, 1, 1).mapInArrow(run, TIMING_SCHEMA).collect()[0]
+        return PlacedCost.of(timing, self._matrix.nbytes, compat.parallelism(session))
 
     def unpersist(self) -> None:
         """See `Placement.unpersist`; the next search ships the index again."""

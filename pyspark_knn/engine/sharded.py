@@ -252,10 +252,10 @@ class Sharded(Placement):
         largest = max(self.shards, key=lambda shard: shard.rows)
         run = guarded(functools.partial(time_shards, plan.digests, queries, k))
         rows = self._frame.where(F.col("shard") == largest.shard).select(*SHARD_COLUMNS)
-        seconds, items = rows.mapInArrow(run, TIMING_SCHEMA).collect()[0]
-        return PlacedCost(
+        timing = rows.mapInArrow(run, TIMING_SCHEMA).collect()[0]
+        return PlacedCost.of(
+            timing,
             self._nbytes,
-            seconds / max(1, len(queries)) / items,
             self._cores,
             shards=len(self.shards),
             replicas=plan.replicas,

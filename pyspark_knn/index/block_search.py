@@ -41,9 +41,9 @@ _BLOCK_SCORES = 1 << 18
 _BLOCK_FLOATS = 1 << 21
 """Numbers in the vectors of the items of a block: 8 MiB of float32."""
 
-_MAX_BLOCK_FLOATS = 1 << 22
-"""A block has at least 2 k items. If their vectors have more numbers than this, the search compares
-pair by pair instead."""
+_PRODUCT_FLOATS = 1 << 22
+"""Numbers in the vectors of the items of one product. A block has at least 2 k items, so if these
+have more numbers, the scores of the block are computed by several products."""
 
 _SPARE_CANDIDATES = 64
 """Candidates that a query may always keep beyond 2 k, regardless of their cost."""
@@ -118,7 +118,7 @@ class BlockSearch(NeighborIndex):
         """See `NeighborIndex.kneighbors`."""
         best = NearestSoFar(len(queries), k, max_distance)
         rest = np.arange(len(queries))
-        if 4 * k <= len(self._matrix) and 2 * k * (queries.shape[1] + 1) <= _MAX_BLOCK_FLOATS:
+        if 4 * k <= len(self._matrix):
             rest = _Search(self, queries, exclude, best).run()
         if rest.size:
             pairwise = PairwiseSearch(self._matrix, self._metric)
@@ -156,7 +156,8 @@ class _Search:
         left = rows[served]
         least = np.full(len(left), -np.inf)
         for dtype in (np.float32, np.float64):
-            left, least = self._filter_all(left, least, dtype)
+            if self._space.is_bounded(dtype):
+                left, least = self._filter_all(left, least, dtype)
         for batch in self._batches(np.arange(len(left)), np.float64):
             self._rank_blocks(left[batch], least[batch])
         return rows[~served]
@@ -214,7 +215,8 @@ class _Search:
         width = min(_BLOCK_SCORES // len(rows), _BLOCK_FLOATS // (self._n_features + 1)) // n_words
         exclude = exclusion_of(self._exclude, rows)
         width = max(width, 2 * self._k)
-        return ScoreBlocks(self._matrix, self._space, queries, dtype, width, exclude)
+        step = max(1, _PRODUCT_FLOATS // (self._n_features + 1))
+        return ScoreBlocks(self._matrix, self._space, queries, dtype, width, step, exclude)
 
     def _filter(
         self, rows: NDArray[np.int64], least: NDArray[np.float64], dtype: type[np.floating]

@@ -72,6 +72,8 @@ class ScoreBlocks:
         The dtype of the products, float32 or float64.
     width : int
         The number of items in a block.
+    step : int
+        The largest number of items in a product. A wider block is computed by several products.
     exclude : Exclusion or None
         Pairs that must not be returned; its rows are row numbers in `queries`.
     """
@@ -83,6 +85,7 @@ class ScoreBlocks:
         queries: Queries,
         dtype: type[np.floating],
         width: int,
+        step: int,
         exclude: Exclusion | None,
     ) -> None:
         self._matrix = matrix
@@ -94,24 +97,39 @@ class ScoreBlocks:
         self._left = np.ones(shape, dtype)
         self._left[:, :-1] = queries.vectors
         self._width = min(width, len(matrix))
-        self._right = np.empty((self._width, shape[1]), dtype)
+        self._step = _even_step(self._width, step)
+        self._right = np.empty((self._step, shape[1]), dtype)
         self._ceilings = np.empty(shape[0] * self._width, dtype)
         # Comparing two arrays of equal shape is twice as fast as comparing with one column.
         self._thresholds = np.empty((shape[0], self._width), dtype)
 
     def __iter__(self) -> Iterator[ScoreBlock]:
         for start in range(0, len(self._matrix), self._width):
-            where = slice(start, min(start + self._width, len(self._matrix)))
-            right = self._right[: where.stop - start]
-            right[:, :-1] = self._space.vectors(self._matrix[where], where)
-            right[:, -1], widths = self._space.terms(where, self._dtype)
-            shape = len(self._left), len(right)
+            stop = min(start + self._width, len(self._matrix))
+            shape = len(self._left), stop - start
             ceilings = self._ceilings[: shape[0] * shape[1]].reshape(shape)
-            np.matmul(self._left, right.T, out=ceilings)
+            terms, widths = self._space.terms(slice(start, stop), self._dtype)
+            for first in range(0, stop - start, self._step):
+                part = slice(first, min(first + self._step, stop - start))
+                self._multiply(start, part, terms[part], ceilings[:, part])
             if self._exclude is not None:
-                part = exclusion_of_items(self._exclude, start, where.stop)
-                ceilings[part.rows, part.positions] = _EXCLUDED
+                excluded = exclusion_of_items(self._exclude, start, stop)
+                ceilings[excluded.rows, excluded.positions] = _EXCLUDED
             yield ScoreBlock(start, ceilings, widths)
+
+    def _multiply(
+        self,
+        start: int,
+        part: slice,
+        terms: NDArray[np.float64],
+        out: NDArray[np.floating],
+    ) -> None:
+        """Write the ceilings of a part of the block that begins at `start`."""
+        where = slice(start + part.start, start + part.stop)
+        right = self._right[: len(terms)]
+        right[:, :-1] = self._space.vectors(self._matrix[where], where)
+        right[:, -1] = terms
+        np.matmul(self._left, right.T, out=out)
 
     def demand(self, scores: NDArray[np.float64]) -> None:
         """Set the thresholds that `reaching` compares the ceilings with.
@@ -147,3 +165,9 @@ class ScoreBlocks:
         flat = np.flatnonzero(block.ceilings >= self._thresholds[:, :n_items])
         rows, columns = np.divmod(flat, n_items)
         return rows, columns
+
+
+def _even_step(width: int, most: int) -> int:
+    """Return the number of items in a product, so that the products of a block are about equal."""
+    n_products = -(-width // most)
+    return -(-width // n_products)

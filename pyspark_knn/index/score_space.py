@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 import numpy as np
 
 from pyspark_knn.index.kernels import centered_rows, unit_rows
-from pyspark_knn.index.rounding import MOST_FEATURES, V, rounding, underflow
+from pyspark_knn.index.rounding import V, rounding, underflow
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -104,9 +104,11 @@ class ScoreSpace(ABC):
 
     def serves(self, queries: Queries) -> NDArray[np.bool_]:
         """Return for which queries the bound holds: no score and no final figure overflows."""
-        if self._n_features > MOST_FEATURES:
-            return np.zeros(len(queries.squares), bool)
         return (queries.squares < 2.0**80) & (self._figure_exponents(queries) < 1020)
+
+    def is_bounded(self, dtype: type[np.floating]) -> bool:
+        """Whether products in `dtype` can rule out anything: in float32 up to some 2**22 terms."""
+        return self._rounding[dtype] < np.inf
 
     @abstractmethod
     def _figure_exponents(self, queries: Queries) -> NDArray[np.float64]:
@@ -186,9 +188,14 @@ class EuclideanSpace(ScoreSpace):
 
     def _worthwhile_center(self, matrix: NDArray[np.floating]) -> NDArray[np.float64] | None:
         """Return the mean of a sample, scaled, if subtracting it makes the vectors much shorter."""
-        sample = self._transformed(matrix[:: max(1, len(matrix) // _SAMPLE_ITEMS)])
-        mean: NDArray[np.float64] = sample.mean(axis=0)
-        if float(mean @ mean) <= _WORTH_CENTERING * float(np.mean(_squared_norms(sample))):
+        sample = matrix[:: max(1, len(matrix) // _SAMPLE_ITEMS)]
+        mean: NDArray[np.float64] = np.zeros(self._n_features)
+        mean_square = 0.0
+        for _, rows in _blocks(sample):
+            vectors = self._transformed(rows)
+            mean += vectors.sum(axis=0) / len(sample)
+            mean_square += float(_squared_norms(vectors).sum()) / len(sample)
+        if float(mean @ mean) <= _WORTH_CENTERING * mean_square:
             return None
         if self._factor is None:
             return mean

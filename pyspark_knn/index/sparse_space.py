@@ -42,7 +42,13 @@ _SAFE_EXPONENT = 500
 """Up to this exponent, a row can be scaled by one multiplication."""
 
 
-class SparseEuclideanSpace(EuclideanSpace):
+class _SparseSpace(ScoreSpace):
+    def serves(self, queries: Queries) -> NDArray[np.bool_]:
+        """See `ScoreSpace.serves`. A sparse search computes products in float32 first."""
+        return super().serves(queries) & self.is_bounded(np.float32)
+
+
+class SparseEuclideanSpace(_SparseSpace, EuclideanSpace):
     """Scores of euclidean distance, squared or not, with factors or without."""
 
     def __init__(self, metric: Metric, items: KeyedRows) -> None:
@@ -91,7 +97,7 @@ class SparseEuclideanSpace(EuclideanSpace):
         return Queries(vectors, squares, np.full(len(squares), self._exponent))
 
 
-class SparseProductSpace(ProductSpace):
+class SparseProductSpace(_SparseSpace, ProductSpace):
     """Scores of inner_product."""
 
     null_figure = 0.0
@@ -126,7 +132,7 @@ class SparseProductSpace(ProductSpace):
         return Queries(vectors, _squared_norms(vectors), exponents + more + self._exponent)
 
 
-class SparseDirectionSpace(DirectionSpace):
+class SparseDirectionSpace(_SparseSpace, DirectionSpace):
     """Scores of cosine."""
 
     null_figure = 1.0

@@ -14,6 +14,8 @@ from pyspark_knn import KNNEstimator
 from tests.support.frames import answers, frame_of
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from pyspark.sql import DataFrame, SparkSession
 
     from pyspark_knn import KNNModel
@@ -276,3 +278,54 @@ def test_sparse_queries_are_made_dense_block_by_block(spark: SparkSession) -> No
     queries = spark.createDataFrame(list(enumerate(cells)), ["id", "features"]).coalesce(1)
     found = model.transform(queries).selectExpr("neighbors[0] = id % 2 AS right").distinct()
     assert [row.right for row in found.collect()] == [True]
+
+
+DAMAGED: dict[str, tuple[int | None, list[int | None] | None, list[float]]] = {
+    "negative": (3, [-1, 1], [1.0, 2.0]),
+    "repeated": (3, [1, 1], [1.0, 2.0]),
+    "too many values": (3, [0], [1.0, 2.0]),
+    "a null index": (3, [0, None], [1.0, 2.0]),
+    "no indices": (3, None, [1.0, 2.0, 3.0]),
+    "no size": (None, [0, 1, 2], [1.0, 2.0, 3.0]),
+}
+
+
+def written(spark: SparkSession, folder: Path, bad: list[Any]) -> DataFrame:
+    """Vectors, of which the last are damaged, as a Parquet file of MLlib's type holds them."""
+    vectors = [(1, None, None, [0.0, 1.0, 2.0]), (0, 3, [0, 2], [1.0, 2.0])]
+    vectors += [(0, size, indices, values) for size, indices, values in bad]
+    kind = "struct<type:tinyint,size:int,indices:array<int>,values:array<double>>"
+    plain = spark.createDataFrame(list(enumerate(vectors)), f"id long, features {kind}")
+    plain.coalesce(1).write.parquet(str(folder / "plain"))
+    schema = T.StructType(
+        [T.StructField("id", T.LongType()), T.StructField("features", VectorUDT())]
+    )
+    return spark.read.schema(schema).parquet(str(folder / "plain"))
+
+
+class TestDamagedVectors:
+    """Sparse vectors that MLlib refuses to make, but reads from a file.
+
+    tests/unit/test_columns.py has all kinds of them.
+    """
+
+    @pytest.mark.parametrize("bad", DAMAGED.values(), ids=DAMAGED)
+    def test_items(self, spark: SparkSession, tmp_path: Path, bad: Any) -> None:
+        items = written(spark, tmp_path, [bad])
+        message = "featuresCol 'features' contains a damaged sparse vector"
+        for storage, how in (("dense", "error"), ("sparse", "skip")):
+            estimator = KNNEstimator(k=1, idCol="id", handleInvalid=how, storage=storage)
+            with pytest.raises(ValueError, match=message):
+                estimator.fit(items)
+
+    @pytest.mark.parametrize("storage", ["dense", "sparse"])
+    def test_queries(self, spark: SparkSession, tmp_path: Path, storage: str) -> None:
+        good = written(spark, tmp_path / "good", [])
+        model = KNNEstimator(k=1, idCol="id", storage=storage, handleInvalid="keep").fit(good)
+        assert sorted(answers(model.transform(good))) == [[(0, 0.0)], [(1, 0.0)]]
+        for name, bad in DAMAGED.items():
+            queries = written(spark, tmp_path / name, [bad])
+            with pytest.raises(Exception, match="contains a damaged sparse vector"):
+                model.transform(queries).collect()
+        with pytest.raises(ValueError, match="contains a damaged sparse vector"):
+            model.explainSearch(queries)

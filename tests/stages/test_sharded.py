@@ -284,6 +284,7 @@ def test_explain_search(models: tuple[KNNModel, KNNModel], queries: DataFrame) -
     assert "placement  sharded: 3 shards" in cut
     for report in (one, cut):
         assert "core-hours" in report
+        assert "storage    dense: " in report
         assert "advice" not in report
 
 

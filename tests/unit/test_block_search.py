@@ -11,12 +11,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pyspark_knn.index import block_search, sparse_space
 from pyspark_knn.index.base import Exclusion, IndexSpec
 from pyspark_knn.index.block_search import BlockSearch, _Search
 from pyspark_knn.index.distances import resolve_metric
 from pyspark_knn.index.pairwise import PairwiseSearch
+from pyspark_knn.index.rounding import rounding
 from pyspark_knn.index.score_space import has_scores, score_space
-from tests.support import oracle
+from pyspark_knn.index.sparse_rows import SparseRows
+from pyspark_knn.index.sparse_search import SparseSearch
+from tests.support import exact, oracle
 
 METRICS = ("euclidean", "sqeuclidean", "seuclidean", "minkowski", "cosine", "correlation")
 METRICS = (*METRICS, "inner_product")
@@ -326,3 +330,90 @@ def test_a_weight_of_zero_ignores_differences_beyond_float64():
     metric = resolve_metric("minkowski", 2.0, {"w": [0.0, 4.0]})
     pairs = np.array([0, 1])
     assert metric.distances(items[:1], items, np.array([0, 0]), pairs).tolist() == [0.0, 2.0]
+
+
+WIDE = {
+    "normal": lambda rng, n, d: rng.standard_normal((n, d)),
+    "offset": lambda rng, n, d: rng.standard_normal((n, d)) + 1e3,
+    "clusters": lambda rng, n, d: clusters(rng, n, d, 3, 1e-2),
+    "duplicates": lambda rng, n, d: rng.standard_normal((5, d))[rng.integers(0, 5, n)],
+    "sparse": lambda rng, n, d: rng.standard_normal((n, d)) * (rng.random((n, d)) < 1e-4),
+}
+
+
+@pytest.mark.parametrize("kind", WIDE)
+@pytest.mark.parametrize("dim", [(1 << 17) + 1, 200_000])
+def test_wide_vectors_are_searched_by_products(monkeypatch, kind, dim):
+    rng = np.random.default_rng(dim)
+    items = WIDE[kind](rng, 26, dim).astype(np.float32)
+    queries = np.concatenate([items[:2] * 1.001, WIDE[kind](rng, 1, dim)])
+    metrics = [resolve_metric(name) for name in ("euclidean", "cosine", "inner_product")]
+    expected = [PairwiseSearch(items, metric).kneighbors(queries, 6) for metric in metrics]
+    monkeypatch.setattr(PairwiseSearch, "kneighbors", None)
+    for metric, answer in zip(metrics, expected, strict=True):
+        index = BlockSearch.build(items, IndexSpec(metric))
+        assert_same(index.kneighbors(queries, 6), answer)
+
+
+@pytest.mark.parametrize("name", ["euclidean", "cosine", "inner_product"])
+def test_an_independent_search_agrees_on_wide_vectors(name):
+    rng = np.random.default_rng(7)
+    dim, stored = (1 << 17) + 3, np.sort(rng.choice((1 << 17) + 3, 2000, replace=False))
+    items, queries = np.zeros((9, dim)), np.zeros((2, dim))
+    items[:, stored], queries[:, stored] = rng.random((9, 2000)), rng.random((2, 2000))
+    metric = resolve_metric(name)
+    # Features that are 0 in all vectors change no distance, and would take decimals a minute.
+    pairs = [[exact.distance(metric, q, x) for x in items[:, stored]] for q in queries[:, stored]]
+    expected = oracle.nearest(np.array(pairs), range(9), 2)
+    found = BlockSearch.build(items, IndexSpec(metric)).kneighbors(queries, 2)
+    assert found.positions.tolist() == [[position for position, _ in row] for row in expected]
+    nearest = [[figure for _, figure in row] for row in expected]
+    np.testing.assert_allclose(found.distances, nearest, rtol=1e-13)
+
+
+@pytest.mark.parametrize("k", [1, 7, 25])
+def test_a_block_may_take_several_products(monkeypatch, k):
+    rng = np.random.default_rng(k)
+    items, queries = rng.standard_normal((203, 40)), rng.standard_normal((6, 40))
+    metric = resolve_metric("euclidean")
+    expected = PairwiseSearch(items, metric).kneighbors(queries, k)
+    excluded = exclusion(rng, 6, 203, 90)
+    without = PairwiseSearch(items, metric).kneighbors(queries, k, exclude=excluded)
+    index = BlockSearch.build(items, IndexSpec(metric))
+    for floats in (1, 41 * 3, 41 * 24):
+        monkeypatch.setattr(block_search, "_PRODUCT_FLOATS", floats)
+        assert_same(index.kneighbors(queries, k), expected)
+        assert_same(index.kneighbors(queries, k, exclude=excluded), without)
+
+
+def test_float32_is_skipped_where_its_bound_rules_out_nothing():
+    assert rounding(1 << 17, np.float32) < 0.009
+    assert rounding((1 << 22) - 10, np.float32) < 1 < rounding(1 << 23, np.float32)
+    assert rounding(2**31 - 1, np.float64) < 1e-5
+    items = np.zeros((2, 1 << 23), np.float32)
+    space = score_space(resolve_metric("cosine"), items)
+    assert [space.is_bounded(dtype) for dtype in (np.float32, np.float64)] == [False, True]
+
+
+def test_memory_of_wide_vectors_is_bounded():
+    items = np.random.default_rng(8).standard_normal((100, 1 << 18), np.float32)
+    queries = items[:4].astype(np.float64)
+    tracemalloc.start()
+    try:
+        index = BlockSearch.build(items, IndexSpec(resolve_metric("euclidean")))
+        index.kneighbors(queries, 20)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 128 << 20
+
+
+@pytest.mark.parametrize("name", ["euclidean", "cosine", "inner_product"])
+def test_sparse_rows_beyond_the_bound_of_float32_are_ranked(monkeypatch, name):
+    rng = np.random.default_rng(9)
+    items = np.where(rng.random((30, 12)) < 0.3, rng.standard_normal((30, 12)), 0.0)
+    metric = resolve_metric(name)
+    monkeypatch.setattr(sparse_space, "n_terms", lambda items: 1 << 23)
+    index = SparseSearch.build(SparseRows.from_dense(items), IndexSpec(metric))
+    found = index.kneighbors(SparseRows.from_dense(items[:4]), 5)
+    assert_same(found, PairwiseSearch(items, metric).kneighbors(items[:4], 5))

@@ -1,5 +1,7 @@
 """Feature vectors from Arrow arrays: dense, sparse, mixed, null, sliced, empty."""
 
+import itertools
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -11,6 +13,7 @@ from pyspark_knn.engine.rows import columns
 from pyspark_knn.engine.rows.features import _attribute_names
 from pyspark_knn.engine.rows.ids import changes_on_wire, check_id_type, wire_type
 from pyspark_knn.engine.rows.vectors import describe_invalid, invalid_rows
+from pyspark_knn.index.sparse_rows import SparseRows
 from tests.support.batches import Sparse, array_column, vector_batch, vector_columns
 
 Vector = list[float] | Sparse | None
@@ -195,3 +198,76 @@ def test_names_are_quoted(name, quoted):
 )
 def test_the_names_of_features(attributes, names):
     assert _attribute_names(attributes) == names
+
+
+@given(given_vectors=st.lists(vectors(), max_size=12))
+def test_sparse_rows_hold_the_nonzero_values(given_vectors):
+    batch = vector_batch(vector_columns(given_vectors))
+    for dim in set(batch.dims.tolist()) - {-1, 0}:
+        rows = np.flatnonzero(batch.dims == dim)
+        stored = batch.sparse_rows(rows, dim)
+        assert stored.dense().tolist() == [dense(given_vectors[row]) for row in rows]
+        assert (stored.data != 0).all()
+        assert (stored.indices.dtype, stored.indptr.dtype) == (np.int32, np.int64)
+
+
+WELL_FORMED = [([2.5], [4, 3]), ([], [4]), ([1.0, 2.0], [4, 0, 3]), ([1.0, 2.0], []), (None, [])]
+MALFORMED = {
+    "negative": ([1.0, 2.0], [4, -1, 2]),
+    "above the size": ([1.0], [4, 4]),
+    "far above the size": ([1.0, 2.0], [4, 0, 2**31 - 1]),
+    "repeated": ([1.0, 2.0], [4, 2, 2]),
+    "descending": ([1.0, 2.0, 3.0], [4, 0, 2, 1]),
+    "too many values": ([1.0, 2.0, 3.0], [4, 0, 2]),
+    "too few values": ([1.0], [4, 0, 2]),
+    "no values": ([], [4, 0]),
+    "null values": (None, [4, 0]),
+    "null values, no indices": (None, [4]),
+    "negative size": ([], [-4]),
+    "null index": ([1.0, 2.0], [4, None, 2]),
+    "null last index": ([1.0, 2.0], [4, 0, None]),
+    "null size": ([1.0, 2.0], [None, 0, 1]),
+    "null indices": ([1.0, 2.0, 3.0, 4.0], None),
+}
+
+
+def layouts(rows):
+    """The columns of vectors, given their values and their layouts."""
+    values = pa.array([values for values, _ in rows], pa.list_(pa.float64()))
+    return values, pa.array([layout for _, layout in rows], pa.list_(pa.int32()))
+
+
+@pytest.mark.parametrize("bad", MALFORMED.values(), ids=MALFORMED)
+def test_malformed_vectors_are_found(bad):
+    for place in range(len(WELL_FORMED) + 1):
+        rows = [*WELL_FORMED[:place], bad, *WELL_FORMED[place:]]
+        assert vector_batch(layouts(rows)).malformed().tolist() == [place]
+        arrays = layouts([bad, *rows, bad])
+        sliced = tuple(each.slice(1, len(rows)) for each in arrays)
+        assert vector_batch(sliced).malformed().tolist() == [place]
+    assert vector_batch(layouts(WELL_FORMED)).malformed().tolist() == []
+
+
+@given(st.data())
+def test_a_vector_is_malformed_if_mllib_refuses_it(data):
+    rows = []
+    for _ in range(data.draw(st.integers(0, 6))):
+        size = data.draw(st.integers(-1, 4))
+        indices = data.draw(st.lists(st.integers(-1, 4), max_size=4))
+        values = [1.0] * max(0, len(indices) + data.draw(st.sampled_from([0, 0, 0, 1, -1])))
+        rows.append((values, [size, *indices]))
+    expected = []
+    for number, (values, (size, *indices)) in enumerate(rows):
+        ascending = all(a < b for a, b in itertools.pairwise(indices))
+        inside = size >= 0 and all(0 <= each < size for each in indices)
+        if not (ascending and inside and len(values) == len(indices)):
+            expected.append(number)
+    assert vector_batch(layouts(rows)).malformed().tolist() == expected
+
+
+def test_invalid_rows_of_sparse_and_dense_vectors_are_the_same():
+    matrix = np.array([[0, 1], [np.nan, 0], [0, 0], [0, np.inf], [-np.inf, np.nan], [2, 3.0]])
+    expected = [False, True, False, True, True, False]
+    stored = SparseRows.from_dense(matrix)
+    assert invalid_rows(matrix).tolist() == invalid_rows(stored).tolist() == expected
+    assert invalid_rows(stored[2:5]).tolist() == expected[2:5]

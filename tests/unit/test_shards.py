@@ -351,8 +351,11 @@ def test_a_sample_of_wide_queries_is_bounded() -> None:
     types = {"values": DOUBLES, "layout": T.ArrayType(T.IntegerType())}
     inputs = {name: columns.Input(None, kind) for name, kind in types.items()}
     features = Features(inputs, None, None)
-    assert valid_sample([row] * 256, features, 1 << 18, "dense").nbytes <= 32 << 20
-    assert len(valid_sample([row] * 256, features, 1 << 24, "dense")) == 0
+    assert valid_sample([row] * 256, features, 1 << 18, "dense").vectors.nbytes <= 8 << 20
+    assert len(valid_sample([row] * 256, features, 1 << 24, "dense").vectors) == 0
+    stored = valid_sample([row] * 256, features, 1 << 18, "sparse")
+    assert len(stored.vectors) == 256
+    assert stored.mean_bytes < 32
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no module resource")

@@ -1,5 +1,6 @@
 """The search of batches of queries in a Python worker, without Spark."""
 
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
@@ -13,17 +14,21 @@ from hypothesis import strategies as st
 from pyspark.sql import types as T
 
 from pyspark_knn.engine.rows.items import Items
+from pyspark_knn.engine.rows.vectors import VectorBatch
 from pyspark_knn.engine.search.answers import FoundLists
 from pyspark_knn.engine.search.batches import (
     Request,
     Searchable,
     search_batches,
+    time_search,
 )
 from pyspark_knn.engine.search.export import read_items
 from pyspark_knn.engine.ship.bundle import FileRef, write_bundle
+from pyspark_knn.index.auto import build_index
 from pyspark_knn.index.base import IndexSpec, NeighborIndex, Neighbors
 from pyspark_knn.index.distances import resolve_metric
 from pyspark_knn.index.pairwise import PairwiseSearch
+from pyspark_knn.index.sparse_rows import SparseRows
 from tests.support import oracle
 from tests.support.batches import Sparse, array_column, vector_columns
 
@@ -290,3 +295,157 @@ def test_the_items_are_read_by_position(tmp_path):
         }
         for i in range(5)
     ]
+
+
+class Slow:
+    """Stands for an index: a search takes a time for each query, on a clock of its own."""
+
+    def __init__(self, seconds: float) -> None:
+        self.now = 0.0
+        self.asked: list[int] = []
+        self._seconds = seconds
+
+    def search(self, queries: Any, k: int) -> None:
+        self.asked.append(len(queries))
+        self.now += self._seconds * len(queries)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "asked"),
+    [
+        (0.0, [1, 2, 4, 8, 16, 32, 64, 100]),
+        (0.02, [1, 2, 4, 8]),
+        (0.1, [1, 2]),
+        (5.0, [1]),
+    ],
+)
+@pytest.mark.parametrize("form", ["dense", "sparse"])
+def test_a_slow_search_is_timed_with_few_queries(
+    seconds: float, asked: list[int], form: str
+) -> None:
+    index: Any = Slow(seconds)
+    queries: Any = np.ones((100, 3))
+    queries = SparseRows.from_dense(queries) if form == "sparse" else queries
+    timing = time_search(Searchable(Items(7, {}), index), queries, 5, lambda: float(index.now))
+    assert index.asked == asked
+    found = timing.to_pylist()[0]
+    assert found == {
+        "seconds": pytest.approx(seconds * asked[-1]),
+        "queries": asked[-1],
+        "items": 7,
+    }
+
+
+def test_a_search_without_valid_queries_is_timed() -> None:
+    index: Any = Slow(1.0)
+    timing = time_search(Searchable(Items(7, {}), index), np.ones((0, 3)), 5)
+    assert timing.to_pylist()[0]["queries"] == 0
+
+
+def sparse_request(**changes: Any) -> Request:
+    return request_for(**{"k": 3, **changes})
+
+
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory: pytest.TempPathFactory) -> tuple[FileRef, FileRef]:
+    """The same items with dense and with sparse storage."""
+    rng = np.random.default_rng(0)
+    items = np.where(rng.random((40, 9)) < 0.3, rng.integers(1, 4, (40, 9)), 0).astype(float)
+    metric = resolve_metric("euclidean")
+    columns = {"id": pa.array([f"{i:02}" for i in range(40)])}
+    dense = build_index(items, IndexSpec(metric))[0]
+    sparse = build_index(SparseRows.from_dense(items), IndexSpec(metric))[0]
+    assert (dense.storage, sparse.storage) == ("dense", "sparse")
+    return tuple(
+        shipped(tmp_path_factory.mktemp(index.storage), Searchable(Items(40, columns), index))
+        for index in (dense, sparse)
+    )
+
+
+MIXED: list[Vector] = [
+    (9, {0: 1.0, 4: 2.0}),
+    [0.0, 1.0, 0.0, 0.0, 0.0, 3.0, 0.0, 0.0, 1.0],
+    (9, {}),
+    (9, {2: 0.0, 8: 1.0}),
+    None,
+    (8, {1: 1.0}),
+    (9, {1: float("nan")}),
+    [0.0] * 8 + [float("inf")],
+    (9, {8: -2.0}),
+]
+
+
+@pytest.mark.parametrize("how", ["skip", "keep"])
+@pytest.mark.parametrize("block_bytes", [1, 300, 32 << 20])
+def test_queries_of_sparse_items_have_the_answers_of_dense_ones(
+    stored: tuple[FileRef, FileRef], how: str, block_bytes: int
+) -> None:
+    excluded = pa.array([[f"{i:02}"] for i in range(9)], pa.list_(pa.string()))
+    batch = (*vector_columns(MIXED), excluded)
+    plain = (*array_column([row for row in MIXED if isinstance(row, list)]),)
+    for columns, arrays in ((2, batch[:2]), (3, batch), (1, plain)):
+        request = sparse_request(
+            columns=columns, handle_invalid=how, block_bytes=block_bytes, max_distance=5.0
+        )
+        dense, sparse = (answers(ref, request, [arrays]) for ref in stored)
+        assert dense == sparse
+        assert any(row for row in sparse)
+
+
+@pytest.mark.parametrize("storage", [0, 1])
+@pytest.mark.parametrize("bad", MIXED[4:8])
+def test_an_invalid_query_of_sparse_items_is_an_error(
+    stored: tuple[FileRef, FileRef], storage: int, bad: Vector
+) -> None:
+    batch = vector_columns([MIXED[0], bad])
+    with pytest.raises(ValueError, match="featuresCol 'my features' contains a"):
+        answers(stored[storage], sparse_request(), [batch])
+
+
+@pytest.mark.parametrize("storage", [0, 1])
+@pytest.mark.parametrize("how", ["error", "skip", "keep"])
+def test_a_damaged_query_is_always_an_error(
+    stored: tuple[FileRef, FileRef], storage: int, how: str
+) -> None:
+    batch = vector_columns([MIXED[0], (9, {-1: 1.0})])
+    with pytest.raises(ValueError, match="'my features' contains a damaged sparse vector"):
+        answers(stored[storage], sparse_request(handle_invalid=how), [batch])
+
+
+def test_blocks_of_sparse_queries_are_bounded_by_values_and_by_rows(
+    stored: tuple[FileRef, FileRef], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blocks: list[tuple[int, int]] = []
+    sparse_rows = VectorBatch.sparse_rows
+
+    def watched(batch: VectorBatch, rows: Any, dim: int) -> SparseRows:
+        found = sparse_rows(batch, rows, dim)
+        blocks.append((len(found), found.size))
+        return found
+
+    monkeypatch.setattr(VectorBatch, "sparse_rows", watched)
+    many = vector_columns([(9, {i % 9: 1.0}) for i in range(20_000)])
+    expected = answers(stored[0], sparse_request(), [many])
+    assert answers(stored[1], sparse_request(), [many]) == expected
+    assert max(rows for rows, _ in blocks) <= 8192
+    blocks.clear()
+    small = sparse_request(block_bytes=128 * 50)
+    assert answers(stored[1], small, [many]) == expected
+    assert max(size for _, size in blocks) <= 50
+
+
+def test_sparse_queries_of_any_dimension_take_no_dense_vectors(tmp_path: Path) -> None:
+    dim = 2**31 - 1
+    items = SparseRows.from_entries(np.arange(4), np.arange(4), np.ones(4), (4, dim))
+    index = build_index(items, IndexSpec(resolve_metric("cosine")))[0]
+    content = Searchable(Items(4, {"id": pa.array(list("abcd"))}), index)
+    ref = shipped(tmp_path, content)
+    batch = vector_columns([(dim, {i % 4: 2.0, dim - 1 - i: 1.0}) for i in range(300)])
+    tracemalloc.start()
+    try:
+        found = answers(ref, sparse_request(k=1), [batch])
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert [row[0][0][0] for row in found if row[0]] == list("abcd") * 75
+    assert peak < 16 << 20

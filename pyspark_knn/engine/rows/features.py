@@ -97,8 +97,9 @@ def _vector_features(plain: Column, attributes: int | None, names: list[str] | N
     """Return the features of a column of vectors, given as the struct that `VectorUDT` stores."""
     # Spark computes the size in bytes of every column after each row (4.3.0). So the dimension and
     # the indices are one column, and a dense vector has an empty array rather than a null, since
-    # nulls are counted each time.
-    layout = F.when(plain["size"].isNull(), F.array().cast("array<int>")).otherwise(
+    # nulls are counted each time. Of a damaged vector, either may be null without the other.
+    dense = plain["size"].isNull() & plain["indices"].isNull()
+    layout = F.when(dense, F.array().cast("array<int>")).otherwise(
         F.concat(F.array(plain["size"]), plain["indices"])
     )
     inputs = {
@@ -161,12 +162,49 @@ def vector_type(dtype: np.dtype[np.floating], storage: str) -> T.DataType:
     return T.ArrayType(T.FloatType() if dtype.itemsize == 4 else T.DoubleType())
 
 
-_SAMPLE_BYTES = 32 << 20
-"""The largest sample of vectors in bytes, since sparse ones grow when they are made dense."""
+_SAMPLE_BYTES = 8 << 20
+"""The largest sample of dense vectors in bytes: Spark needs a second for some of these."""
 
 
-def valid_sample(rows: list[Row], features: Features, dim: int, storage: str) -> Rows:
-    """Return the valid vectors among collected rows, of which dense ones take 32 MiB at most.
+class Sample(NamedTuple):
+    """Some valid queries.
+
+    Attributes
+    ----------
+    vectors : ndarray or SparseRows of shape (n_queries, n_features), dtype float32 or float64
+        Their vectors.
+    mean_bytes : float
+        The mean size of a vector, in bytes, in the form in which it is sent to Python.
+    """
+
+    vectors: Rows
+    mean_bytes: float
+
+
+def most_sampled(features: Features, dim: int, storage: str) -> int:
+    """Return the largest number of queries in a sample, so that dense vectors take 8 MiB.
+
+    Parameters
+    ----------
+    features : Features
+        The features column.
+    dim : int
+        The dimension of the vectors.
+    storage : {"dense", "sparse"}
+        The form of the vectors.
+
+    Returns
+    -------
+    int
+        The number of queries, at least 1.
+    """
+    if storage == SPARSE and LAYOUT in features.inputs:
+        return max(1, _SAMPLE_BYTES // 8)
+    return max(1, _SAMPLE_BYTES // (8 * dim))
+
+
+def valid_sample(rows: list[Row], features: Features, dim: int, storage: str) -> Sample:
+    """Return the valid vectors among collected rows, `most_sampled` of them at most.
 
     Parameters
     ----------
@@ -181,7 +219,7 @@ def valid_sample(rows: list[Row], features: Features, dim: int, storage: str) ->
 
     Returns
     -------
-    ndarray or SparseRows of shape (n_vectors, dim), dtype float32 or float64
+    Sample
         The vectors.
 
     Raises
@@ -189,8 +227,7 @@ def valid_sample(rows: list[Row], features: Features, dim: int, storage: str) ->
     ValueError
         If a vector is damaged, see `VectorBatch.malformed`.
     """
-    if storage != SPARSE:
-        rows = rows[: max(1, _SAMPLE_BYTES // (8 * dim))]
+    rows = rows[: most_sampled(features, dim, storage)]
     arrays = {
         name: pa.array([row[i] for row in rows], to_arrow_type(each.type))
         for i, (name, each) in enumerate(features.inputs.items())
@@ -200,4 +237,5 @@ def valid_sample(rows: list[Row], features: Features, dim: int, storage: str) ->
         raise ValueError(describe_malformed("featuresCol", "features"))
     valid = np.flatnonzero(batch.dims == dim)
     matrix = batch.sparse_rows(valid, dim) if storage == SPARSE else batch.dense(valid, dim)
-    return matrix[~invalid_rows(matrix)]
+    size = sum(array.nbytes for array in arrays.values()) / max(1, len(rows))
+    return Sample(matrix[~invalid_rows(matrix)], size)

@@ -91,8 +91,14 @@ class VectorBatch:
             dense = np.zeros(len(dims), dtype=bool)
             return cls(dims, dense, starts, lengths, values, None, starts, lengths)
         layout, layout_starts, layout_lengths = list_parts(arrays[LAYOUT])
+        if layout.dtype.kind == "f":
+            # Only a damaged vector has a null size or index: -1 is malformed, too.
+            layout = np.nan_to_num(layout, nan=-1.0).astype(np.int32)
         sparse = layout_lengths > 0
-        dims[sparse] = layout[layout_starts[sparse]]
+        sized = sparse & ~null
+        dims[sized] = layout[layout_starts[sized]]
+        # A sparse vector without indices has a null layout. Its number of indices is -1.
+        sparse |= _null_mask(arrays[LAYOUT])
         index_starts, index_lengths = layout_starts + 1, layout_lengths - 1
         return cls(dims, sparse, starts, lengths, values, layout, index_starts, index_lengths)
 
@@ -154,7 +160,8 @@ class VectorBatch:
         -------
         ndarray of shape (n,), dtype int64
             The numbers of the rows whose indices are not as many as their values, are not in
-            ascending order, occur twice, or are not from 0 to the dimension less 1.
+            ascending order, occur twice, are not from 0 to the dimension less 1, or are null. Rows
+            whose values or dimension are null although they have indices are malformed, too.
         """
         if self.indices is None or not self.sparse.any():
             return np.zeros(0, np.int64)

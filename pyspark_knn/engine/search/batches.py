@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +38,9 @@ _BLOCK_BYTES = 32 << 20
 
 _SPARSE_VALUE_BYTES = 128
 """Approximate bytes that a stored value of a sparse query takes while it is searched."""
+
+_SPARSE_QUERIES = 1 << 13
+"""The largest number of sparse queries that are searched at once, however few values they have."""
 
 BLOCK_NUMBERS = 1 << 20
 """Values in the answers to one block of queries, so that memory is bounded for any k."""
@@ -196,7 +199,8 @@ def _query_blocks(
         step = min(request.query_step(index.matrix.shape[1]), step)
         parts = [slice(at, min(at + step, len(queries))) for at in range(0, len(queries), step)]
     else:
-        parts = slices_of(queries.lengths, request.block_bytes // _SPARSE_VALUE_BYTES, step)
+        most_values = request.block_bytes // _SPARSE_VALUE_BYTES
+        parts = slices_of(queries.lengths, most_values, min(step, _SPARSE_QUERIES))
     for part in parts:
         yield np.arange(part.start, part.stop)
 
@@ -265,18 +269,47 @@ def fan_out(answers: pa.StructArray, valid: NDArray[np.bool_], *, keep: bool) ->
     return pa.ListArray.from_arrays(list_offsets(np.ones(len(valid), dtype=bool)), answers)
 
 
-TIMING_SCHEMA = "seconds double, items long"
-"""The seconds of a search of some queries, and the number of items that it searched."""
+TIMING_SCHEMA = "seconds double, queries long, items long"
+"""The seconds of a search, and the numbers of queries and of items that were searched."""
+
+_TIMED_SECONDS = 0.3
+"""No further search is timed when this time is spent. The last one may take as long again, and a
+single query as long as it does."""
 
 
-def time_search(searchable: Searchable, queries: Rows, k: int) -> pa.RecordBatch:
-    """Return how long a search of some queries takes, as a row of `TIMING_SCHEMA`."""
-    count = searchable.items.count
+def time_search(
+    searchable: Searchable, queries: Rows, k: int, clock: Callable[[], float] = time.perf_counter
+) -> pa.RecordBatch:
+    """Time a search of some queries: of one, of two, of four, until enough time is spent.
+
+    Parameters
+    ----------
+    searchable : Searchable
+        The index and its items.
+    queries : ndarray or SparseRows of shape (n_queries, n_features)
+        Valid queries, of which as many as time permits are searched.
+    k : int
+        Neighbors per query; may exceed the number of items.
+    clock : callable, optional
+        Returns the time in seconds.
+
+    Returns
+    -------
+    pyarrow.RecordBatch
+        A row of `TIMING_SCHEMA` about the last search, which has the most queries.
+    """
+    items, timed = searchable.items.count, min(1, len(queries))
     with threadpool_limits(limits=task_threads()):
-        start = time.perf_counter()
-        searchable.index.search(queries, min(k, count))
-        seconds = time.perf_counter() - start
-    return pa.RecordBatch.from_pydict({"seconds": [seconds], "items": [count]})
+        begin = clock()
+        while True:
+            start = clock()
+            searchable.index.search(queries[:timed], min(k, items))
+            now = clock()
+            if timed == len(queries) or now - begin >= _TIMED_SECONDS:
+                break
+            timed = min(2 * timed, len(queries))
+    row = {"seconds": [now - start], "queries": [timed], "items": [items]}
+    return pa.RecordBatch.from_pydict(row)
 
 
 def time_bundle(
