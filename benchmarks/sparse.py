@@ -28,6 +28,7 @@ from _sparse_memory import memory
 from _sparse_spark import on_spark
 from numpy.typing import NDArray
 from scipy import sparse
+from scipy.sparse import linalg
 from sklearn.neighbors import NearestNeighbors
 from threadpoolctl import threadpool_limits
 
@@ -36,7 +37,7 @@ from pyspark_knn.index.base import IndexSpec, Neighbors
 from pyspark_knn.index.distances import resolve_metric
 
 K = 10
-QUERIES, SKLEARN_QUERIES = 1024, 32
+QUERIES = 1024
 CELLS = (
     ("names", 20_000),
     ("names", 100_000),
@@ -98,18 +99,14 @@ def engine(scale: float, rounds: int) -> None:
         if importlib.util.find_spec("sparse_dot_topn"):
             searches["topn"] = dot_topn(items)
         took = {name: [] for name in searches}
-        asked = {"ours": queries, "sklearn": queries[:SKLEARN_QUERIES]}
-        narrow = queries.astype(np.float32)
+        narrow, found = queries.astype(np.float32), {}
         for _ in range(rounds):
             for name, search in searches.items():
-                part = asked.get(name, narrow)
+                asked = narrow if name == "topn" else queries
                 begin = time.thread_time()
-                found = search(part)
-                took[name].append((time.thread_time() - begin) / part.shape[0])
-                if name == "ours":
-                    answer = found
-                elif name == "sklearn":
-                    check_answer(items, part, answer, found[0])
+                found[name] = search(asked)
+                took[name].append((time.thread_time() - begin) / QUERIES)
+            check_answer(items, queries, found["ours"], found["sklearn"][0])
         rows.append(_row(f"{data}, {n:,}", vectors, built, took))
     show(
         f"TF-IDF, 2^18 dimensions, cosine, k={K}, milliseconds of CPU time per query",
@@ -142,13 +139,11 @@ def check_answer(
     distances: NDArray[np.float64],
 ) -> None:
     """Stop unless our distances are scikit-learn's, and our neighbors have these distances."""
-    n = queries.shape[0]
-    ours, positions = answer.distances[:n], answer.positions[:n]
+    ours, positions = answer.distances, answer.positions
     check(bool(np.abs(ours - distances).max() <= TOLERANCE), "distances of scikit-learn")
     check(all(len(set(row)) == K for row in positions.tolist()), "an item twice")
-    chosen = items[positions.ravel()]
-    asked = queries[np.repeat(np.arange(n), K)]
-    norms = sparse.linalg.norm(chosen, axis=1) * sparse.linalg.norm(asked, axis=1)
+    chosen, asked = items[positions.ravel()], queries[np.repeat(np.arange(len(ours)), K)]
+    norms = linalg.norm(chosen, axis=1) * linalg.norm(asked, axis=1)
     products = np.asarray(chosen.multiply(asked).sum(axis=1)).ravel()
     figures = 1 - np.divide(products, norms, out=np.zeros_like(norms), where=norms > 0)
     check(bool(np.abs(figures - ours.ravel()).max() <= TOLERANCE), "the neighbors")

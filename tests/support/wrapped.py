@@ -17,6 +17,7 @@ class WrappedIndex(NeighborIndex):
         self._index = index
         self._folder = folder
         self.algorithm = index.algorithm  # type: ignore[misc]
+        self.storage = index.storage  # type: ignore[misc]
 
     @classmethod
     def build(cls, matrix: Any, spec: Any) -> NeighborIndex:
