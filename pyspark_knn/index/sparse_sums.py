@@ -122,11 +122,6 @@ class Terms(NamedTuple):
         """The key of each term."""
         return self.places & ((1 << KEY_BITS) - 1)
 
-    def take(self, sums: NDArray[np.bool_]) -> Terms:
-        """Return the terms of some sums, which keep their numbers: `sums` is True for those."""
-        kept = sums[self.sums]
-        return Terms(self.places[kept], self.values[kept])
-
     def largest(self, count: int) -> NDArray[np.float64]:
         """Return the largest magnitude in each of `count` sums; 0 for a sum without terms."""
         result = np.zeros(count)
