@@ -22,6 +22,7 @@ from pyspark_knn.index.score_space import (
     ProductSpace,
     Queries,
     ScoreSpace,
+    remaining_exponent,
     scaling_exponent,
 )
 from pyspark_knn.index.sparse_rows import slices_of
@@ -56,11 +57,16 @@ class SparseEuclideanSpace(EuclideanSpace):
         if factor is not None:
             more = int(np.frexp(factor.max())[1])
             self._factor = np.ldexp(factor, -more)
-            exponent += more
+            # Scaled before vectors are squared, since squares lose bits where they underflow.
+            rest = remaining_exponent(
+                max(_largest(self.vectors(rows[where], where)) for where in _blocks(rows))
+            )
+            self._more_scale = 2.0**-rest
+            exponent += more + rest
         squares = self._squares_of(rows)
-        rest = scaling_exponent(float(np.sqrt(squares.max())))
-        # In two steps, since the product of both scales may be beyond the range of float64.
-        self._more_scale = 2.0**-rest
+        rest = remaining_exponent(float(np.sqrt(squares.max())))
+        # Separate from `_scale`, since the product of both may be beyond the range of float64.
+        self._more_scale *= 2.0**-rest
         self._squares = np.ldexp(squares, -2 * rest)
         self._exponent = exponent + rest
         self._norm = float(np.sqrt(self._squares.max()))

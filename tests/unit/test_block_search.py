@@ -326,3 +326,14 @@ def test_a_weight_of_zero_ignores_differences_beyond_float64():
     metric = resolve_metric("minkowski", 2.0, {"w": [0.0, 4.0]})
     pairs = np.array([0, 1])
     assert metric.distances(items[:1], items, np.array([0, 0]), pairs).tolist() == [0.0, 2.0]
+
+
+@pytest.mark.parametrize("exponent", [140, 155, 160, 161, 162, 165, 170])
+def test_variances_so_different_that_squares_lose_bits(exponent):
+    rng = np.random.default_rng(0)
+    items, queries = rng.uniform(0.5, 1.5, (2, 300, 8))
+    items[:, 0] = queries[:, 0] = 0.0
+    variances = np.full(8, 10.0**exponent)
+    variances[0] = 10.0**-exponent
+    metric = resolve_metric("seuclidean", params={"V": variances})
+    assert_same(*both(items, queries[:20], metric, 5))

@@ -270,6 +270,17 @@ def test_distances_that_overflow_are_ranked_pair_by_pair(monkeypatch, name, tiny
     assert 1 in ranked
 
 
+@pytest.mark.parametrize("exponent", [140, 155, 160, 161, 162, 165, 170])
+def test_variances_so_different_that_squares_lose_bits(exponent):
+    rng = np.random.default_rng(0)
+    items, queries = rng.uniform(0.5, 1.5, (2, 300, 8))
+    items[:, 0] = queries[:, 0] = 0.0
+    variances = np.full(8, 10.0**exponent)
+    variances[0] = 10.0**-exponent
+    metric = resolve_metric("seuclidean", params={"V": variances})
+    assert_same(*both(items, queries[:20], metric, 5))
+
+
 @pytest.mark.parametrize("name", sparse.METRICS)
 def test_float32_items_stay_as_they_are(name):
     rng = np.random.default_rng(3)
