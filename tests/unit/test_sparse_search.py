@@ -322,6 +322,35 @@ def test_there_may_be_no_queries_and_only_rows_of_zeros(name):
 # --- memory, and what an index is made of ---
 
 
+@settings(max_examples=40)
+@given(st.lists(st.integers(0, 30), min_size=1, max_size=40), st.integers(1, 60))
+def test_blocks_have_a_bounded_number_of_values(lengths, k):
+    lengths = np.array(lengths)
+    row = np.repeat(np.arange(len(lengths)), lengths)
+    column = np.concatenate([np.arange(length) for length in lengths])
+    items = SparseRows.from_entries(row, column, np.ones(len(row)), (len(lengths), 30))
+    blocks = list(TINY.blocks(items, k))
+    assert [row for where in blocks for row in range(where.start, where.stop)] == list(
+        range(len(lengths))
+    )
+    for where in blocks:
+        count = where.stop - where.start
+        assert count == 1 or lengths[where].sum() <= TINY.block_values
+        assert count <= max(k if where.start == 0 else 0, TINY.first_items, TINY.block_items)
+    if lengths[:k].sum() <= TINY.block_values:
+        assert blocks[0].stop >= min(k, len(lengths))
+
+
+@settings(max_examples=40)
+@given(st.lists(st.integers(0, 30), max_size=40), st.integers(1, 12))
+def test_batches_have_a_bounded_number_of_queries(lengths, most):
+    batches = list(TINY.batches(np.array(lengths, np.int64), most))
+    assert [row for part in batches for row in range(part.start, part.stop)] == list(
+        range(len(lengths))
+    )
+    assert all(part.stop - part.start <= most for part in batches)
+
+
 def wide_rows(rng, n, dim, stored):
     """Rows of a dimension that no dense row could have."""
     index = np.sort(rng.integers(0, dim, (n, stored)), axis=1)
