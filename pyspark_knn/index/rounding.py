@@ -8,7 +8,8 @@ instead is off by, at most:
 1. The product. Whatever the order of summation, with fused multiply-adds or without, the computed
    ``a.b`` of length n is within ``g |a|.|b|``, ``g = n u / (1 - n u)``, of the exact one (Higham,
    Accuracy and Stability of Numerical Algorithms, 2nd ed., section 3.1; Jeannerod and Rump, 2013,
-   show ``n u`` without the denominator). With n = d + 1 <= 2**17 + 1, ``g <= 1.01 (d + 1) u``.
+   show ``n u`` without the denominator). In float32 with n = d + 1 <= 2**17 + 1, and in float64
+   with any n below 2**46, ``g <= 1.01 (d + 1) u``.
 2. The vectors. They are made in float64 and rounded: each component is off by at most
    ``u + (d/2 + L/2 + 8) v`` of its size, where ``v = 2**-53`` and ``L = ceil(log2(d))``. (The worst
    case is cosine, whose norm is a sum of d squares.) It counts twice, once for each vector.
@@ -39,7 +40,7 @@ V = 2.0**-53
 """The v of the bound: half the distance from 1 to the next float64."""
 
 MOST_FEATURES = 1 << 17
-"""The largest number of features for which the bound holds."""
+"""The largest number of features for which the bound holds in float32."""
 
 
 def rounding(n_features: int, dtype: type[np.floating]) -> float:

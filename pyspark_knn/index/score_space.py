@@ -91,6 +91,11 @@ class ScoreSpace(ABC):
     """The transform of items and queries to vectors, and of final figures to scores.
 
     A final figure is the distance that `Metric.distances` computes.
+
+    Attributes
+    ----------
+    dtypes : tuple of type
+        The dtypes of products for which the bound holds, in the order in which a search tries them.
     """
 
     least_figure: ClassVar[float] = 0.0
@@ -105,11 +110,10 @@ class ScoreSpace(ABC):
         kinds: tuple[type[np.floating], ...] = (np.float32, np.float64)
         self._rounding = {kind: rounding(self._n_features, kind) for kind in kinds}
         self._underflow = {kind: underflow(self._n_features, kind) for kind in kinds}
+        self.dtypes = kinds if self._n_features <= MOST_FEATURES else kinds[1:]
 
     def serves(self, queries: Queries) -> NDArray[np.bool_]:
         """Return for which queries the bound holds: no score and no final figure overflows."""
-        if self._n_features > MOST_FEATURES:
-            return np.zeros(len(queries.squares), bool)
         return (queries.squares < 2.0**80) & (self._figure_exponents(queries) < 1020)
 
     @abstractmethod

@@ -337,3 +337,23 @@ def test_variances_so_different_that_squares_lose_bits(exponent):
     variances[0] = 10.0**-exponent
     metric = resolve_metric("seuclidean", params={"V": variances})
     assert_same(*both(items, queries[:20], metric, 5))
+
+
+@pytest.mark.parametrize(("dim", "dtypes"), [(1000, 2), ((1 << 17) + 1, 1)])
+@pytest.mark.parametrize("name", ["euclidean", "cosine", "inner_product"])
+def test_vectors_of_many_features_are_searched_by_products(monkeypatch, name, dim, dtypes):
+    rng = np.random.default_rng(6)
+    items, queries = rng.standard_normal((30, dim)), rng.standard_normal((2, dim))
+    queries[0] = items[3]
+    steps = []
+    step = _Search._filter_all
+
+    def noted(self, rows, least, dtype):
+        left = step(self, rows, least, dtype)
+        steps.append((len(rows), len(left[0])))
+        return left
+
+    monkeypatch.setattr(_Search, "_filter_all", noted)
+    assert_same(*both(items, queries, resolve_metric(name), 3))
+    assert len(steps) == dtypes
+    assert steps[0] == (2, 0)

@@ -270,6 +270,24 @@ def test_distances_that_overflow_are_ranked_pair_by_pair(monkeypatch, name, tiny
     assert 1 in ranked
 
 
+@pytest.mark.parametrize("name", ["cosine", "euclidean", "inner_product"])
+def test_one_item_of_very_many_values_does_not_make_products_useless(monkeypatch, name):
+    rng = np.random.default_rng(13)
+    items = sparse.matrix(rng, 30, 1 << 18, 1e-4)
+    items[7, : (1 << 17) + 1000] = rng.standard_normal((1 << 17) + 1000) / 300
+    queries = np.concatenate([items[5:8], sparse.matrix(rng, 2, 1 << 18, 1e-4)])
+    ranked = []
+    rank_all = _Search._rank_all
+
+    def noted(self, rows):
+        ranked.extend(rows.tolist())
+        rank_all(self, rows)
+
+    monkeypatch.setattr(_Search, "_rank_all", noted)
+    assert_same(*both(items, queries, resolve_metric(name), 5))
+    assert ranked == []
+
+
 @pytest.mark.parametrize("exponent", [140, 155, 160, 161, 162, 165, 170])
 def test_variances_so_different_that_squares_lose_bits(exponent):
     rng = np.random.default_rng(0)
