@@ -108,6 +108,7 @@ def engine(scale: float, rounds: int) -> None:
                 took[name].append((time.thread_time() - begin) / QUERIES)
             check_answer(items, queries, found["ours"], found["sklearn"][0])
         rows.append(_row(f"{data}, {n:,}", vectors, built, took))
+        print(*rows[-1], file=sys.stderr, flush=True)
     show(
         f"TF-IDF, 2^18 dimensions, cosine, k={K}, milliseconds of CPU time per query",
         [

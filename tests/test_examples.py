@@ -31,7 +31,7 @@ def test_runs(script: Path, tmp_path: Path) -> None:
         assert "Germany is most similar to\n     0.20  Belgium, Europe" in done.stdout
         assert "the same answer for all 142 countries" in done.stdout
     if script.stem == "matching_records":
-        assert "400 records, sparse because an item stores 47.7 of 262,144 values" in done.stdout
+        assert "400 records, sparse because items store 47.7 of 262,144 values" in done.stdout
         assert "\n        0.5      396      1.000   0.990\n" in done.stdout
     if script.stem == "tuning":
         assert "scikit-learn computes the same 32 accuracies on the same folds" in done.stdout

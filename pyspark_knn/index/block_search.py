@@ -158,9 +158,8 @@ class _Search:
             served[batch] = self._space.serves(self._space.queries(self._queries[batch]))
         left = rows[served]
         least = np.full(len(left), -np.inf)
-        for dtype in (np.float32, np.float64):
-            if self._space.is_bounded(dtype):
-                left, least = self._filter_all(left, least, dtype)
+        for dtype in self._space.dtypes:
+            left, least = self._filter_all(left, least, dtype)
         for batch in self._batches(np.arange(len(left)), np.float64):
             self._rank_blocks(left[batch], least[batch])
         return rows[~served]

@@ -73,7 +73,9 @@ class Sizes:
             yield slice(part[0].start, part[-1].stop)
 
     def blocks(self, items: SparseRows, k: int) -> Iterator[slice]:
-        """Divide the items into blocks; the first one has at least k items, if there are so many.
+        """Divide the items into blocks.
+
+        The first block has at least k items, if there are so many that are within `block_values`.
 
         Parameters
         ----------
@@ -88,7 +90,7 @@ class Sizes:
             The items of a block.
         """
         first = min(max(self.first_items, k), len(items))
-        yield slice(0, first)
+        yield from slices_of(items.lengths[:first], self.block_values, first)
         for part in slices_of(items.lengths[first:], self.block_values, self.block_items):
             yield slice(part.start + first, part.stop + first)
 

@@ -22,6 +22,7 @@ from pyspark_knn.index.score_space import (
     ProductSpace,
     Queries,
     ScoreSpace,
+    remaining_exponent,
     scaling_exponent,
 )
 from pyspark_knn.index.sparse_rows import slices_of
@@ -42,13 +43,7 @@ _SAFE_EXPONENT = 500
 """Up to this exponent, a row can be scaled by one multiplication."""
 
 
-class _SparseSpace(ScoreSpace):
-    def serves(self, queries: Queries) -> NDArray[np.bool_]:
-        """See `ScoreSpace.serves`. A sparse search computes products in float32 first."""
-        return super().serves(queries) & self.is_bounded(np.float32)
-
-
-class SparseEuclideanSpace(_SparseSpace, EuclideanSpace):
+class SparseEuclideanSpace(EuclideanSpace):
     """Scores of euclidean distance, squared or not, with factors or without."""
 
     def __init__(self, metric: Metric, items: KeyedRows) -> None:
@@ -62,11 +57,16 @@ class SparseEuclideanSpace(_SparseSpace, EuclideanSpace):
         if factor is not None:
             more = int(np.frexp(factor.max())[1])
             self._factor = np.ldexp(factor, -more)
-            exponent += more
+            # Scaled before vectors are squared, since squares lose bits where they underflow.
+            rest = remaining_exponent(
+                max(_largest(self.vectors(rows[where], where)) for where in _blocks(rows))
+            )
+            self._more_scale = 2.0**-rest
+            exponent += more + rest
         squares = self._squares_of(rows)
-        rest = scaling_exponent(float(np.sqrt(squares.max())))
-        # In two steps, since the product of both scales may be beyond the range of float64.
-        self._more_scale = 2.0**-rest
+        rest = remaining_exponent(float(np.sqrt(squares.max())))
+        # Separate from `_scale`, since the product of both may be beyond the range of float64.
+        self._more_scale *= 2.0**-rest
         self._squares = np.ldexp(squares, -2 * rest)
         self._exponent = exponent + rest
         self._norm = float(np.sqrt(self._squares.max()))
@@ -97,7 +97,7 @@ class SparseEuclideanSpace(_SparseSpace, EuclideanSpace):
         return Queries(vectors, squares, np.full(len(squares), self._exponent))
 
 
-class SparseProductSpace(_SparseSpace, ProductSpace):
+class SparseProductSpace(ProductSpace):
     """Scores of inner_product."""
 
     null_figure = 0.0
@@ -132,7 +132,7 @@ class SparseProductSpace(_SparseSpace, ProductSpace):
         return Queries(vectors, _squared_norms(vectors), exponents + more + self._exponent)
 
 
-class SparseDirectionSpace(_SparseSpace, DirectionSpace):
+class SparseDirectionSpace(DirectionSpace):
     """Scores of cosine."""
 
     null_figure = 1.0
