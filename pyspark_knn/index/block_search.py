@@ -35,6 +35,9 @@ if TYPE_CHECKING:
 _BATCH_QUERIES = 1024
 """Queries in a batch. With many of them the cost of preparing the items of a block is small."""
 
+_BATCH_FLOATS = 1 << 22
+"""Numbers in the vectors of a batch of queries. A worker does not send more at a time."""
+
 _BLOCK_SCORES = 1 << 18
 """Scores in a block: 1 MiB of float32, which stays in the cache."""
 
@@ -199,7 +202,7 @@ class _Search:
         n_words = np.dtype(dtype).itemsize // 4
         most = min(
             _BATCH_QUERIES,
-            _BLOCK_FLOATS // (self._n_features + 1),
+            _BATCH_FLOATS // self._n_features,
             _BLOCK_SCORES // (2 * self._k),
         )
         step = max(1, most // n_words)
