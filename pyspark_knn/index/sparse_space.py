@@ -1,11 +1,21 @@
 """The score spaces of sparse vectors, see `pyspark_knn.index.score_space`.
 
-The bound of `pyspark_knn.index.rounding` depends on the number of terms of a sum. A product of
-sparse vectors has at most as many terms as the longest item has stored values, m. Terms of 0 are
-added without rounding. Only the final figure depends on the dimension d, since a stored value may
-take part in up to ``ceil(log2(d))`` additions. `rounding` grows by more than that when its number
-of features grows by three for each of them, so the bound for ``m + 3 ceil(log2(d))`` features
-holds. Nothing is centered, since centered vectors are not sparse.
+The bound of `pyspark_knn.index.rounding` depends on the number of terms of a sum. Terms of 0 are
+added without rounding, so of the sums that the bound covers:
+
+* a product with an item, and the squared norm of the item, have at most m terms other than 0, where
+  m is the largest number of stored values of an item;
+* norms for cosine and final figures are added in the order of `summation.fold`, so a term takes
+  part in up to ``L = ceil(log2(d))`` additions, where d is the dimension.
+
+The bound has a term ``5 L v`` for the latter. It grows by at least ``3 v`` with each feature, so it
+grows by more than ``5 L v`` with 3 L features, and the bound for ``m + 3 L`` features holds.
+
+The squared norm of a query is a sum of up to d terms, in an order that is up to numpy. It is off by
+at most ``n v`` of itself, where n is the number of its terms. Only `least_scores` of euclidean
+distance need it to that accuracy, and they allow for it.
+
+Nothing is centered, since centered vectors are not sparse.
 """
 
 from __future__ import annotations
@@ -16,6 +26,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pyspark_knn.index.keyed_rows import KeyedRows, row_maxima
+from pyspark_knn.index.rounding import V
 from pyspark_knn.index.score_space import (
     DirectionSpace,
     EuclideanSpace,
@@ -96,6 +107,12 @@ class SparseEuclideanSpace(EuclideanSpace):
             squares = _squared_norms(vectors)
         return Queries(vectors, squares, np.full(len(squares), self._exponent))
 
+    def least_scores(self, limits: NDArray[np.float64], queries: Queries) -> NDArray[np.float64]:
+        """See `ScoreSpace.least_scores`, and above."""
+        errors = queries.vectors.lengths * V * queries.squares
+        least: NDArray[np.float64] = super().least_scores(limits, queries) - errors
+        return least
+
 
 class SparseProductSpace(ProductSpace):
     """Scores of inner_product."""
@@ -150,15 +167,11 @@ class SparseDirectionSpace(DirectionSpace):
         vectors = _units(rows.rows, rows, slice(None))
         return Queries(vectors, _squared_norms(vectors), np.zeros(len(vectors), np.int64))
 
-    def _figure_exponents(self, queries: Queries) -> NDArray[np.float64]:
-        return np.ones(len(queries.squares))
-
     def terms(
         self, where: slice | NDArray[np.int64], dtype: type[np.floating]
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """See `ScoreSpace.terms`."""
-        count = len(self._items.rows[where].indptr) - 1
-        errors = np.full(count, self._error(dtype))
+        errors = np.full(len(self._items.rows[where]), self._error(dtype))
         return errors, 2.0 * errors
 
     def _error(self, dtype: type[np.floating]) -> float:
@@ -167,10 +180,6 @@ class SparseDirectionSpace(DirectionSpace):
     def null_ceiling(self, dtype: type[np.floating]) -> float:
         """See `ScoreSpace.null_ceiling`: the ceiling of such a pair is the item's term."""
         return self._error(dtype) * _ABOVE
-
-    def slack(self, queries: Queries, dtype: type[np.floating]) -> NDArray[np.float64]:
-        """See `ScoreSpace.slack`: all of it is the items'."""
-        return np.zeros(len(queries.squares))
 
 
 def n_terms(items: KeyedRows) -> int:
