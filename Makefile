@@ -15,6 +15,7 @@ REQUIREMENTS := setup.py requirements.txt
 STAGES := tests/stages tests/contract
 # Only tests that neither count the searches of a replicated index nor set a placement themselves.
 SHARDED := $(addprefix tests/stages/test_,search.py classification.py regression.py ids.py invalid.py join.py)
+SPARSE := tests/contract $(addprefix tests/stages/test_,search.py classification.py regression.py ids.py invalid.py join.py agreement.py rows_searched.py persistence.py tuning.py streaming.py)
 ARGS :=
 
 # Settings of another Spark or Python in the environment must not affect ours.
@@ -22,7 +23,7 @@ unexport SPARK_HOME PYTHONPATH PYSPARK_DRIVER_PYTHON PYSPARK_PYTHON
 # Part of a recipe, so that Java is searched for (and installed) only where it is used.
 WITH_JAVA = JAVA_HOME="$$(.ci/java_home)" && export JAVA_HOME &&
 
-.PHONY: help demo test test-connect test-sharded test-oldest test-spark test-matrix check format bench docs build clean
+.PHONY: help demo test test-connect test-sharded test-sparse test-oldest test-spark test-matrix check format bench docs build clean
 
 help:  ## list the targets
 	@echo "usage: make TARGET"
@@ -39,6 +40,9 @@ test-connect: $(VENV)/.test  ## run the tests of the stages on a Spark Connect s
 
 test-sharded: $(VENV)/.test  ## run the tests of search, classification and regression with every index sharded
 	@$(WITH_JAVA) .ci/test $(PY) $(SHARDED) --sharded $(ARGS)
+
+test-sparse: $(VENV)/.test  ## run the tests of the stages with every index sparse whose metric permits it
+	@$(WITH_JAVA) .ci/test $(PY) $(SPARSE) --sparse $(ARGS)
 
 test-oldest: $(OLDEST)/.test  ## run the tests with the oldest supported packages (requires Python 3.10 or 3.11)
 	@export JAVA_MAXIMUM=17; $(WITH_JAVA) .ci/test $(OLDEST)/bin/python $(ARGS)

@@ -25,7 +25,7 @@ from pyspark_knn.fit_summary import FitSummary
 from pyspark_knn.index.base import SPARSE, storage_of
 from pyspark_knn.index.distances import resolve_metric
 from pyspark_knn.index.registry import classes_for, sparse_metrics
-from pyspark_knn.index.sparse_rows import SparseRows
+from pyspark_knn.index.sparse.rows import SparseRows
 from pyspark_knn.model import NeighborModel
 
 if TYPE_CHECKING:

@@ -21,7 +21,7 @@ from pyspark_knn.engine.search.answers import Predicted, Prediction
 from pyspark_knn.engine.spark import hints
 from pyspark_knn.estimator import NeighborEstimator
 from pyspark_knn.index.base import SPARSE
-from pyspark_knn.index.sparse_rows import SparseRows
+from pyspark_knn.index.sparse.rows import SparseRows
 from pyspark_knn.model import NeighborModel
 from pyspark_knn.voting_params import _VotingParams
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from pyspark_knn.index.distances import Metric
-    from pyspark_knn.index.sparse_rows import SparseRows
+    from pyspark_knn.index.sparse.rows import SparseRows
 
     Rows = NDArray[np.floating] | SparseRows
     """Vectors: the rows of a dense or of a sparse matrix."""

@@ -37,8 +37,8 @@ if TYPE_CHECKING:
 _BUILT_IN: tuple[Entry, ...] = (
     Entry("brute", "pyspark_knn.index.block_search:BlockSearch"),
     Entry("brute", "pyspark_knn.index.pairwise:PairwiseSearch"),
-    Entry("brute", "pyspark_knn.index.sparse_search:SparseSearch"),
-    Entry("brute", "pyspark_knn.index.sparse_sets:SparseSetSearch"),
+    Entry("brute", "pyspark_knn.index.sparse.search:SparseSearch"),
+    Entry("brute", "pyspark_knn.index.sparse.sets:SparseSetSearch"),
     Entry("kd_tree", "pyspark_knn.index.sklearn_index:KDTreeSearch"),
     Entry("ball_tree", "pyspark_knn.index.sklearn_index:BallTreeSearch"),
 )

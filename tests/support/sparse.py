@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyspark_knn.index.distances import Metric, resolve_metric
-from pyspark_knn.index.sparse_rows import SparseRows
+from pyspark_knn.index.sparse.rows import SparseRows
 
 PRODUCTS = ("euclidean", "sqeuclidean", "seuclidean", "minkowski", "cosine", "inner_product")
 SETS = ("jaccard", "dice")

@@ -11,15 +11,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pyspark_knn.index import block_search, sparse_space
+from pyspark_knn.index import block_search
 from pyspark_knn.index.base import Exclusion, IndexSpec
 from pyspark_knn.index.block_search import BlockSearch, _Search
 from pyspark_knn.index.distances import resolve_metric
 from pyspark_knn.index.pairwise import PairwiseSearch
 from pyspark_knn.index.rounding import rounding
 from pyspark_knn.index.score_space import has_scores, score_space
-from pyspark_knn.index.sparse_rows import SparseRows
-from pyspark_knn.index.sparse_search import SparseSearch
+from pyspark_knn.index.sparse import space as sparse_space
+from pyspark_knn.index.sparse.rows import SparseRows
+from pyspark_knn.index.sparse.search import SparseSearch
 from tests.support import exact, oracle
 
 METRICS = ("euclidean", "sqeuclidean", "seuclidean", "minkowski", "cosine", "correlation")

@@ -6,7 +6,7 @@ import pytest
 
 from pyspark_knn.engine.fit.chunks import unpack, vector_cells
 from pyspark_knn.engine.spark.arrow import cells_of
-from pyspark_knn.index.sparse_rows import SparseRows
+from pyspark_knn.index.sparse.rows import SparseRows
 
 
 @pytest.mark.parametrize("start", [0, 1, 3, 5])

@@ -21,7 +21,7 @@ from pyspark_knn.engine.rows.items import Items
 from pyspark_knn.fit_summary import FitSummary
 from pyspark_knn.index.distances import METRICS, resolve_metric
 from pyspark_knn.index.registry import classes_for
-from pyspark_knn.index.sparse_rows import SparseRows
+from pyspark_knn.index.sparse.rows import SparseRows
 
 DIM = 4
 OLD = tuple(map(int, sklearn.__version__.split(".")[:2])) < (1, 4)

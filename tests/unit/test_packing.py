@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from pyspark_knn.engine.fit.chunks import CONTENT_WRAP, unpack
 from pyspark_knn.engine.fit.packing import PackRequest, pack
-from pyspark_knn.index.sparse_rows import SparseRows
+from pyspark_knn.index.sparse.rows import SparseRows
 from tests.support.batches import Sparse, array_column, vector_columns
 
 REQUEST = PackRequest(
@@ -261,6 +261,14 @@ def test_zeros_of_sparse_vectors_are_dropped():
     assert chunk["stored"] == 1
     assert np.frombuffer(chunk["lengths"], np.int64).tolist() == [1, 0, 0]
     assert np.frombuffer(chunk["indices"], np.int32).tolist() == [4]
+
+
+def test_values_that_are_rounded_to_zero_are_dropped():
+    rows: list[Any] = [(90, {1: 1e-60, 4: 2.0}), (90, {3: -1e-50})]
+    request = replace(REQUEST, dtype="float32")
+    (chunk,), _ = packed(request, [batch(rows, pa.array(range(2)))])
+    assert (chunk["stored"], chunk["dtype"]) == (1, "float32")
+    assert np.frombuffer(chunk["lengths"], np.int64).tolist() == [1, 0]
 
 
 def test_zeros_do_not_change_whether_a_vector_is_valid():

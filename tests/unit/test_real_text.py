@@ -16,7 +16,7 @@ from sklearn.metrics import pairwise_distances
 from pyspark_knn.index.auto import build_index
 from pyspark_knn.index.base import SPARSE, IndexSpec
 from pyspark_knn.index.distances import resolve_metric
-from pyspark_knn.index.sparse_rows import SparseRows
+from pyspark_knn.index.sparse.rows import SparseRows
 
 K, QUERIES = 10, 200
 

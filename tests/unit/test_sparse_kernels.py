@@ -9,11 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pyspark_knn.index import keyed_rows, sparse_kernels
 from pyspark_knn.index.distances import resolve_metric
-from pyspark_knn.index.keyed_rows import KeyedRows, Numbering, row_maxima
-from pyspark_knn.index.sparse_kernels import SparseDistances
-from pyspark_knn.index.sparse_rows import SparseRows
+from pyspark_knn.index.sparse import kernels as sparse_kernels
+from pyspark_knn.index.sparse import keyed as keyed_rows
+from pyspark_knn.index.sparse.kernels import SparseDistances
+from pyspark_knn.index.sparse.keyed import KeyedRows, Numbering, row_maxima
+from pyspark_knn.index.sparse.rows import SparseRows
 from tests.support import sparse
 
 DIMS = (1, 2, 3, 5, 7, 16, 17, 33, 100, 257)

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.sparse import csr_matrix
 
-from pyspark_knn.index.sparse_rows import SparseRows, slices_of
+from pyspark_knn.index.sparse.rows import SparseRows, slices_of
 from tests.support import sparse
 
 SHARES = st.sampled_from([0.0, 0.1, 0.5, 1.0])

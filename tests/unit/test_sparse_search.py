@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 from pyspark_knn.index.auto import build_index
 from pyspark_knn.index.base import SPARSE, Exclusion, IndexSpec
 from pyspark_knn.index.distances import resolve_metric
-from pyspark_knn.index.keyed_rows import Numbering
 from pyspark_knn.index.pairwise import PairwiseSearch
-from pyspark_knn.index.sparse_blocks import Sizes
-from pyspark_knn.index.sparse_rows import SparseRows
-from pyspark_knn.index.sparse_search import SparseSearch, _Search
-from pyspark_knn.index.sparse_sets import SparseSetSearch
+from pyspark_knn.index.sparse.blocks import Sizes
+from pyspark_knn.index.sparse.keyed import Numbering
+from pyspark_knn.index.sparse.rows import SparseRows
+from pyspark_knn.index.sparse.search import SparseSearch, _Search
+from pyspark_knn.index.sparse.sets import SparseSetSearch
 from tests.support import oracle, sparse
 
 TINY = Sizes(

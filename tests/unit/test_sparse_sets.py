@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pyspark_knn.index import sparse_sets
 from pyspark_knn.index.base import IndexSpec
 from pyspark_knn.index.distances import resolve_metric
 from pyspark_knn.index.kernels import set_distance
 from pyspark_knn.index.pairwise import PairwiseSearch
-from pyspark_knn.index.sparse_rows import SparseRows
-from pyspark_knn.index.sparse_sets import SparseSetSearch
+from pyspark_knn.index.sparse import sets as sparse_sets
+from pyspark_knn.index.sparse.rows import SparseRows
+from pyspark_knn.index.sparse.sets import SparseSetSearch
 from tests.support import sparse
 
 LARGEST = 2**31 - 1

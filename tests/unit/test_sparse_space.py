@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pyspark_knn.index.distances import resolve_metric
-from pyspark_knn.index.keyed_rows import KeyedRows, Numbering
 from pyspark_knn.index.rounding import V
-from pyspark_knn.index.sparse_rows import SparseRows
-from pyspark_knn.index.sparse_space import SPACES
+from pyspark_knn.index.sparse.keyed import KeyedRows, Numbering
+from pyspark_knn.index.sparse.rows import SparseRows
+from pyspark_knn.index.sparse.space import SPACES
 from tests.support import sparse
 
 

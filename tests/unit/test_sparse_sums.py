@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pyspark_knn.index.sparse_sums import KEY_BITS, Terms, features_of, fold_keys
+from pyspark_knn.index.sparse.sums import KEY_BITS, Terms, features_of, fold_keys
 from pyspark_knn.index.summation import fold
 
 WIDTHS = (1, 2, 3, 4, 5, 7, 8, 9, 31, 33, 100, 1023, 4097, 65_535, 1 << 16, (1 << 18) - 1, 1 << 18)

@@ -28,7 +28,7 @@ from pyspark_knn.index.auto import build_index
 from pyspark_knn.index.base import IndexSpec, NeighborIndex, Neighbors
 from pyspark_knn.index.distances import resolve_metric
 from pyspark_knn.index.pairwise import PairwiseSearch
-from pyspark_knn.index.sparse_rows import SparseRows
+from pyspark_knn.index.sparse.rows import SparseRows
 from tests.support import oracle
 from tests.support.batches import Sparse, array_column, vector_columns
 

@@ -24,7 +24,7 @@ from pyspark_knn.engine.ship.guard import guarded
 from pyspark_knn.engine.spark import compat
 from pyspark_knn.engine.spark.caching import persisted, unpersist
 from pyspark_knn.index.base import SPARSE
-from pyspark_knn.index.sparse_rows import SparseRows
+from pyspark_knn.index.sparse.rows import SparseRows
 
 if TYPE_CHECKING:
     from pyspark_knn.index.base import Rows

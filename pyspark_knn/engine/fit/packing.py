@@ -187,12 +187,14 @@ class _Packer:
         pile.rows += len(rows)
         pile.columns.append(columns.take(pa.array(rows)))
         pile.content += content_of(value, index if sparse else None, pile.columns[-1])
+        pile.size += value.nbytes + pile.columns[-1].nbytes
+        # Copies, since a view would keep the whole Arrow batch in memory.
+        value = self._stored(value.ravel())
         if sparse and not value.all():
+            # Of a SparseVector, or rounded to 0 by dtype "float32".
             stored = value != 0
             row, index, value = row[stored], index[stored], value[stored]
-        # Copies, since a view would keep the whole Arrow batch in memory.
-        pile.values.append(self._stored(value.ravel()))
-        pile.size += value.nbytes + pile.columns[-1].nbytes
+        pile.values.append(value)
         if sparse:
             pile.lengths.append(np.bincount(row, minlength=len(rows)).astype(np.int64))
             pile.indices.append(index.astype(np.int32))

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pyspark_knn.engine.spark.arrow import list_offsets, list_rows
-from pyspark_knn.index.sparse_rows import SparseRows
+from pyspark_knn.index.sparse.rows import SparseRows
 
 if TYPE_CHECKING:
     from pyspark_knn.index.base import Rows

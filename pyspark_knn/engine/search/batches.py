@@ -25,7 +25,7 @@ from pyspark_knn.engine.search.answers import Answer
 from pyspark_knn.engine.ship.bundle import BundleRef, open_bundle
 from pyspark_knn.engine.spark.arrow import list_offsets
 from pyspark_knn.index.base import DENSE, Exclusion, NeighborIndex
-from pyspark_knn.index.sparse_rows import slices_of
+from pyspark_knn.index.sparse.rows import slices_of
 
 if TYPE_CHECKING:
     from pyspark_knn.index.base import Rows

@@ -13,7 +13,7 @@ from pyspark_knn.engine.rows.vectors import vector_rows
 from pyspark_knn.engine.search.batches import Searchable
 from pyspark_knn.engine.ship.bundle import BundleRef, open_bundle
 from pyspark_knn.engine.ship.shard_rows import open_shards
-from pyspark_knn.index.sparse_rows import slices_of
+from pyspark_knn.index.sparse.rows import slices_of
 
 if TYPE_CHECKING:
     from pyspark_knn.index.base import Rows

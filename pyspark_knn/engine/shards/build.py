@@ -32,7 +32,7 @@ from pyspark_knn.engine.spark.arrow import one_row, rows_of, stream_of
 from pyspark_knn.index.auto import build_index
 from pyspark_knn.index.base import DENSE, SPARSE, IndexSpec
 from pyspark_knn.index.cells import ShardAssignment
-from pyspark_knn.index.sparse_rows import SparseRows, slices_of
+from pyspark_knn.index.sparse.rows import SparseRows, slices_of
 
 if TYPE_CHECKING:
     from pyspark_knn.index.base import Rows

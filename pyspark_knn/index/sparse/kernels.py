@@ -1,7 +1,7 @@
 """The formulas of `pyspark_knn.index.kernels` for pairs of sparse vectors, to the last bit.
 
 A formula gets the values of both vectors at the features where at least one of them is stored, and
-adds its terms in the order of the dense formula, see `pyspark_knn.index.sparse_sums`.
+adds its terms in the order of the dense formula, see `pyspark_knn.index.sparse.sums`.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pyspark_knn.index.kernels import PARALLEL
-from pyspark_knn.index.keyed_rows import KeyedRows, row_maxima
-from pyspark_knn.index.sparse_rows import slices_of
-from pyspark_knn.index.sparse_sums import KEY_BITS, Terms, features_of
+from pyspark_knn.index.sparse.keyed import KeyedRows, row_maxima
+from pyspark_knn.index.sparse.rows import slices_of
+from pyspark_knn.index.sparse.sums import KEY_BITS, Terms, features_of
 from pyspark_knn.index.summation import unsafe
 
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pyspark_knn.index.sparse_rows import SparseRows, slices_of
-from pyspark_knn.index.sparse_sums import Terms, fold_keys
+from pyspark_knn.index.sparse.rows import SparseRows, slices_of
+from pyspark_knn.index.sparse.sums import Terms, fold_keys
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

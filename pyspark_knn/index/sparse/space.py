@@ -25,7 +25,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pyspark_knn.index.keyed_rows import KeyedRows, row_maxima
 from pyspark_knn.index.rounding import V
 from pyspark_knn.index.score_space import (
     DirectionSpace,
@@ -36,13 +35,14 @@ from pyspark_knn.index.score_space import (
     remaining_exponent,
     scaling_exponent,
 )
-from pyspark_knn.index.sparse_rows import slices_of
+from pyspark_knn.index.sparse.keyed import KeyedRows, row_maxima
+from pyspark_knn.index.sparse.rows import slices_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from pyspark_knn.index.distances import Metric
-    from pyspark_knn.index.sparse_rows import SparseRows
+    from pyspark_knn.index.sparse.rows import SparseRows
 
 _BLOCK_VALUES = 1 << 18
 """Stored values of the items whose norms are computed at a time."""

@@ -13,21 +13,21 @@ import numpy as np
 
 from pyspark_knn.index.base import SPARSE, Exclusion, IndexSpec, NeighborIndex, Neighbors
 from pyspark_knn.index.kernels import set_distance
-from pyspark_knn.index.keyed_rows import Numbering
 from pyspark_knn.index.selection import NearestSoFar, exclusion_of_items
-from pyspark_knn.index.sparse_blocks import (
+from pyspark_knn.index.sparse.blocks import (
     Sizes,
     SparseBatch,
     TransposedBlock,
     excluded_of,
     patterns,
 )
+from pyspark_knn.index.sparse.keyed import Numbering
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from pyspark_knn.index.distances import Metric
-    from pyspark_knn.index.sparse_rows import SparseRows
+    from pyspark_knn.index.sparse.rows import SparseRows
 
 _BATCH_QUERIES = 1 << 10
 """The largest number of queries in a batch."""

@@ -2,9 +2,10 @@
 
 The search is that of `pyspark_knn.index.block_search`: products in float32 rule out most items,
 and the items whose scores are within the rounding errors of the k-th best one are ranked by their
-distances. Two things differ. Products are made of stored values only, see `sparse_blocks`. And
-where all pairs without a common feature have one distance (cosine, inner_product), these pairs are
-never ranked: a query that has fewer than k other neighbors gets those of them that come first.
+distances. Two things differ. Products are made of stored values only, see
+`pyspark_knn.index.sparse.blocks`. And where all pairs without a common feature have one distance
+(cosine, inner_product), these pairs are never ranked: a query that has fewer than k other neighbors
+gets those of them that come first.
 """
 
 from __future__ import annotations
@@ -16,9 +17,8 @@ import numpy as np
 
 from pyspark_knn.index.base import SPARSE, Exclusion, IndexSpec, NeighborIndex, Neighbors
 from pyspark_knn.index.candidates import Candidates
-from pyspark_knn.index.keyed_rows import KeyedRows, Numbering
 from pyspark_knn.index.selection import NearestSoFar, exclusion_of, exclusion_of_items
-from pyspark_knn.index.sparse_blocks import (
+from pyspark_knn.index.sparse.blocks import (
     Group,
     Scores,
     Sizes,
@@ -27,15 +27,16 @@ from pyspark_knn.index.sparse_blocks import (
     excluded_of,
     patterns,
 )
-from pyspark_knn.index.sparse_kernels import SparseDistances
-from pyspark_knn.index.sparse_space import SPACES
+from pyspark_knn.index.sparse.kernels import SparseDistances
+from pyspark_knn.index.sparse.keyed import KeyedRows, Numbering
+from pyspark_knn.index.sparse.space import SPACES
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from pyspark_knn.index.distances import Metric
     from pyspark_knn.index.score_space import Queries, ScoreSpace
-    from pyspark_knn.index.sparse_rows import SparseRows
+    from pyspark_knn.index.sparse.rows import SparseRows
 
 _SPARE_CANDIDATES = 64
 """Candidates that a query may always keep beyond 2 k, regardless of their cost."""

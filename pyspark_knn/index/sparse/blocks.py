@@ -16,12 +16,12 @@ import numpy as np
 
 from pyspark_knn.index.base import Exclusion
 from pyspark_knn.index.selection import exclusion_of, exclusion_of_rows
-from pyspark_knn.index.sparse_rows import slices_of
+from pyspark_knn.index.sparse.rows import slices_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from pyspark_knn.index.sparse_rows import SparseRows
+    from pyspark_knn.index.sparse.rows import SparseRows
 
 _PARTS_PER_NEIGHBOR = 8
 """Parts of a block of which the maxima are compared, for each of the k neighbors."""

@@ -1,0 +1,1 @@
+"""Search of sparse vectors: of the values that are not 0."""
