@@ -39,11 +39,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if config.getoption("--sharded"):
-        skip = pytest.mark.skip(reason="about an index that is replicated")
-        for item in items:
-            if item.get_closest_marker("replicated"):
-                item.add_marker(skip)
+    for option, marker in (("--sharded", "replicated"), ("--sparse", "dense")):
+        if config.getoption(option):
+            skip = pytest.mark.skip(reason=f"about an index that is {marker}")
+            for item in items:
+                if item.get_closest_marker(marker):
+                    item.add_marker(skip)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -35,6 +35,9 @@ if TYPE_CHECKING:
 _BATCH_QUERIES = 1024
 """Queries in a batch. With many of them the cost of preparing the items of a block is small."""
 
+_BATCH_FLOATS = 1 << 22
+"""Numbers in the vectors of a batch of queries. A worker does not send more at a time."""
+
 _BLOCK_SCORES = 1 << 18
 """Scores in a block: 1 MiB of float32, which stays in the cache."""
 
@@ -155,9 +158,8 @@ class _Search:
             served[batch] = self._space.serves(self._space.queries(self._queries[batch]))
         left = rows[served]
         least = np.full(len(left), -np.inf)
-        for dtype in (np.float32, np.float64):
-            if self._space.is_bounded(dtype):
-                left, least = self._filter_all(left, least, dtype)
+        for dtype in self._space.dtypes:
+            left, least = self._filter_all(left, least, dtype)
         for batch in self._batches(np.arange(len(left)), np.float64):
             self._rank_blocks(left[batch], least[batch])
         return rows[~served]
@@ -200,7 +202,7 @@ class _Search:
         n_words = np.dtype(dtype).itemsize // 4
         most = min(
             _BATCH_QUERIES,
-            _BLOCK_FLOATS // (self._n_features + 1),
+            _BATCH_FLOATS // self._n_features,
             _BLOCK_SCORES // (2 * self._k),
         )
         step = max(1, most // n_words)

@@ -19,7 +19,7 @@ _MANY_FEATURES = 1 << 16
 """An index of up to this dimension has a column for each feature."""
 
 _CHUNK_VALUES = 1 << 18
-"""Stored values of the rows whose norms are computed at a time. Each takes about 100 bytes."""
+"""Stored values of the rows that are read at a time. In norms, each takes about 100 bytes."""
 
 
 @dataclass(frozen=True)
@@ -181,8 +181,8 @@ def row_maxima(rows: SparseRows) -> NDArray[np.float64]:
     """Return the largest magnitude in each row, 0 for rows of zeros: ndarray of shape (n_rows,)."""
     maxima = np.zeros(len(rows))
     some = np.flatnonzero(rows.lengths)
-    for first in range(0, len(some), _CHUNK_VALUES):
-        part = some[first : first + _CHUNK_VALUES]
+    for where in slices_of(rows.lengths[some], _CHUNK_VALUES):
+        part = some[where]
         start, stop = rows.indptr[part[0]], rows.indptr[part[-1] + 1]
         sizes = np.abs(rows.data[start:stop])
         maxima[part] = np.maximum.reduceat(sizes, rows.indptr[part] - start)

@@ -39,6 +39,10 @@ _SMALLEST, _LARGEST = 2.0**-20, 2.0**40
 _LEAST_EXPONENT = -1000
 """The smallest exponent of scaling. Smaller values exceed the range of float64 anyway."""
 
+_LEAST_REST = -300
+"""The smallest exponent of scaling after differences were multiplied by factors. What two products
+of this kind lost to underflow stays below 2**-400, which `rounding` allows for."""
+
 _WORTH_CENTERING = 0.75
 """The share of the mean in the sum of squares from which on the mean is subtracted. The bound
 shrinks by 1 minus this share."""
@@ -87,6 +91,12 @@ class ScoreSpace(ABC):
     """The transform of items and queries to vectors, and of final figures to scores.
 
     A final figure is the distance that `Metric.distances` computes.
+
+    Attributes
+    ----------
+    dtypes : tuple of type
+        The dtypes of products that can rule out items, in the order in which a search tries them:
+        float32, up to some 2**22 features, and float64.
     """
 
     least_figure: ClassVar[float] = 0.0
@@ -101,14 +111,11 @@ class ScoreSpace(ABC):
         kinds: tuple[type[np.floating], ...] = (np.float32, np.float64)
         self._rounding = {kind: rounding(self._n_features, kind) for kind in kinds}
         self._underflow = {kind: underflow(self._n_features, kind) for kind in kinds}
+        self.dtypes = tuple(kind for kind in kinds if self._rounding[kind] < np.inf)
 
     def serves(self, queries: Queries) -> NDArray[np.bool_]:
         """Return for which queries the bound holds: no score and no final figure overflows."""
         return (queries.squares < 2.0**80) & (self._figure_exponents(queries) < 1020)
-
-    def is_bounded(self, dtype: type[np.floating]) -> bool:
-        """Whether products in `dtype` can rule out anything: in float32 up to some 2**22 terms."""
-        return self._rounding[dtype] < np.inf
 
     @abstractmethod
     def _figure_exponents(self, queries: Queries) -> NDArray[np.float64]:
@@ -171,14 +178,19 @@ class EuclideanSpace(ScoreSpace):
         factor = metric.params.get("factor")
         if factor is not None:
             more = int(np.frexp(factor.max())[1])
+            # Scaled before vectors are squared, since squares lose bits where they underflow.
             self._factor = np.ldexp(factor, -more)
-            exponent += more
+            rest = remaining_exponent(
+                max(_largest(self._transformed(r)) for _, r in _blocks(matrix))
+            )
+            self._factor = np.ldexp(self._factor, -rest)
+            exponent += more + rest
         self._center = self._worthwhile_center(matrix)
         self._squares = np.empty(len(matrix))
         for where, rows in _blocks(matrix):
             vectors = self.vectors(rows, where)
             self._squares[where] = _squared_norms(vectors)
-        rest = scaling_exponent(float(np.sqrt(self._squares.max())))
+        rest = remaining_exponent(float(np.sqrt(self._squares.max())))
         if rest:
             ones = np.ones(self._n_features)
             self._factor = np.ldexp(ones if self._factor is None else self._factor, -rest)
@@ -414,6 +426,22 @@ def scaling_exponent(size: float) -> int:
     if size == 0 or _SMALLEST <= size <= _LARGEST:
         return 0
     return max(int(np.frexp(size)[1]), _LEAST_EXPONENT)
+
+
+def remaining_exponent(size: float) -> int:
+    """Return what `scaling_exponent` does, for numbers that were scaled before.
+
+    Parameters
+    ----------
+    size : float
+        A largest magnitude, or a norm.
+
+    Returns
+    -------
+    int
+        The exponent, at least `_LEAST_REST`.
+    """
+    return max(scaling_exponent(size), _LEAST_REST)
 
 
 def _squared_norms(rows: NDArray[np.floating]) -> NDArray[np.float64]:

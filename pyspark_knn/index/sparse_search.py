@@ -170,7 +170,7 @@ class _Search:
         self._rank_all(np.flatnonzero(~served))
         rows = np.flatnonzero(served)
         least = np.full(len(rows), -np.inf)
-        for dtype in (np.float32, np.float64):
+        for dtype in self._space.dtypes:
             rows, least = self._filter_all(rows, least, dtype)
         for batch in self._batches(rows):
             self._rank_blocks(rows[batch], least[batch])
@@ -285,12 +285,13 @@ class _Search:
         Of these all have the same distance, so the first ones are enough. The items that do have a
         common feature are found by counts of these features, and are all ranked.
         """
-        figure, ceiling = self._space.null_figure, self._space.null_ceiling(np.float32)
+        widest = self._space.dtypes[0]
+        figure, ceiling = self._space.null_figure, self._space.null_ceiling(widest)
         if figure is None or ceiling is None:
             return
         part = _taken(self._queries, rows)
         certain = self._space.least_scores(self._best.limits()[rows], part)
-        rows = rows[~(certain - self._space.slack(part, np.float32) > ceiling)]
+        rows = rows[~(certain - self._space.slack(part, widest) > ceiling)]
         self._best.forget(rows)
         ones = patterns(self._queries.vectors)
         for batch_rows in (rows[part] for part in self._batches(rows)):

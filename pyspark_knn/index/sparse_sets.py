@@ -1,7 +1,7 @@
 """Exact search of sparse vectors by metrics of sets, by counts of common features.
 
-A count is a product of vectors of 0 and 1, which is exact in float32 up to 2**24, so distances are
-computed from counts without ranking. Pairs without a common feature have distance 1, or 0 if both
+A count is a product of vectors of 0 and 1, which is exact, so distances are computed from counts
+without ranking. Pairs without a common feature have distance 1, or 0 if both
 are empty; a query that has fewer than k other neighbors gets those of them that come first.
 """
 
@@ -32,8 +32,14 @@ if TYPE_CHECKING:
 _BATCH_QUERIES = 1 << 10
 """The largest number of queries in a batch."""
 
+_MOST_COUNTED = 1 << 24
+"""Counts up to this are exact in float32. No count exceeds the size of the query."""
+
 _SLACK = 1e-9
 """Relative. Covers the rounding of the least count of a neighbor, which is a whole number."""
+
+_ROUNDING = 2.0**-52
+"""Absolute. Covers the rounding of a distance, and of one minus the distance."""
 
 _SIZES = Sizes(first_items=1024)
 
@@ -121,7 +127,8 @@ class SparseSetSearch(NeighborIndex):
         best: NearestSoFar,
     ) -> None:
         """Search a batch of queries, the rows `rows` of all."""
-        batch = SparseBatch(patterns(self._numbering.numbered(queries)), np.float32, self._sizes)
+        dtype = np.float32 if queries.lengths.max() <= _MOST_COUNTED else np.float64
+        batch = SparseBatch(patterns(self._numbering.numbered(queries)), dtype, self._sizes)
         numbers = batch.numbers(self._numbering.n_columns)
         excluded = excluded_of(exclude, rows, batch)
         sizes = queries.lengths.astype(np.float64)
@@ -135,7 +142,7 @@ class SparseSetSearch(NeighborIndex):
                 counts[pairs.positions, pairs.rows] = -1
                 limits = best.limits()[rows[group.queries]]
                 least = self._least_counts(limits, sizes[group.queries])
-                columns, near = np.nonzero(counts >= least)
+                columns, near = np.nonzero(counts >= least.astype(dtype))
                 # Distance 1 is beyond the limit of most queries, except of empty ones.
                 short = missing[:, group.queries]
                 short = short * ((limits >= 1) | (sizes[group.queries] == 0))
@@ -150,19 +157,18 @@ class SparseSetSearch(NeighborIndex):
 
     def _least_counts(
         self, limits: NDArray[np.float64], sizes: NDArray[np.float64]
-    ) -> NDArray[np.float32]:
+    ) -> NDArray[np.float64]:
         """Return how many features a neighbor has in common with each query, at least 1.
 
         Let a and b be the sizes of the query and of an item, and c the count. Since b is at least
         c, the similarity of jaccard, ``c / (a + b - c)``, is at most ``c / a``, and that of dice,
         ``2 c / (a + b)``, at most ``2 c / (a + c)``.
         """
-        similarity = np.clip(1.0 - limits, 0.0, 1.0)
+        similarity = np.clip(1.0 - limits - _ROUNDING, 0.0, 1.0)
         least = similarity * sizes
         if self._metric.name == "dice":
             least /= 2.0 - similarity
-        least = np.ceil(least * (1 - _SLACK))
-        return np.maximum(least, 1.0).astype(np.float32)
+        return np.maximum(np.ceil(least * (1 - _SLACK)), 1.0)
 
 
 class _FirstOthers(NamedTuple):

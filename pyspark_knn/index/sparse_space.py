@@ -1,11 +1,21 @@
 """The score spaces of sparse vectors, see `pyspark_knn.index.score_space`.
 
-The bound of `pyspark_knn.index.rounding` depends on the number of terms of a sum. A product of
-sparse vectors has at most as many terms as the longest item has stored values, m. Terms of 0 are
-added without rounding. Only the final figure depends on the dimension d, since a stored value may
-take part in up to ``ceil(log2(d))`` additions. `rounding` grows by more than that when its number
-of features grows by three for each of them, so the bound for ``m + 3 ceil(log2(d))`` features
-holds. Nothing is centered, since centered vectors are not sparse.
+The bound of `pyspark_knn.index.rounding` depends on the number of terms of a sum. Terms of 0 are
+added without rounding, so of the sums that the bound covers:
+
+* a product with an item, and the squared norm of the item, have at most m terms other than 0, where
+  m is the largest number of stored values of an item;
+* norms for cosine and final figures are added in the order of `summation.fold`, so a term takes
+  part in up to ``L = ceil(log2(d))`` additions, where d is the dimension.
+
+The bound has a term ``5 L v`` for the latter. It grows by at least ``3 v`` with each feature, so it
+grows by more than ``5 L v`` with 3 L features, and the bound for ``m + 3 L`` features holds.
+
+The squared norm of a query is a sum of up to d terms, in an order that is up to numpy. It is off by
+at most ``n v`` of itself, where n is the number of its terms. Only `least_scores` of euclidean
+distance need it to that accuracy, and they allow for it.
+
+Nothing is centered, since centered vectors are not sparse.
 """
 
 from __future__ import annotations
@@ -16,12 +26,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pyspark_knn.index.keyed_rows import KeyedRows, row_maxima
+from pyspark_knn.index.rounding import V
 from pyspark_knn.index.score_space import (
     DirectionSpace,
     EuclideanSpace,
     ProductSpace,
     Queries,
     ScoreSpace,
+    remaining_exponent,
     scaling_exponent,
 )
 from pyspark_knn.index.sparse_rows import slices_of
@@ -42,13 +54,7 @@ _SAFE_EXPONENT = 500
 """Up to this exponent, a row can be scaled by one multiplication."""
 
 
-class _SparseSpace(ScoreSpace):
-    def serves(self, queries: Queries) -> NDArray[np.bool_]:
-        """See `ScoreSpace.serves`. A sparse search computes products in float32 first."""
-        return super().serves(queries) & self.is_bounded(np.float32)
-
-
-class SparseEuclideanSpace(_SparseSpace, EuclideanSpace):
+class SparseEuclideanSpace(EuclideanSpace):
     """Scores of euclidean distance, squared or not, with factors or without."""
 
     def __init__(self, metric: Metric, items: KeyedRows) -> None:
@@ -62,11 +68,16 @@ class SparseEuclideanSpace(_SparseSpace, EuclideanSpace):
         if factor is not None:
             more = int(np.frexp(factor.max())[1])
             self._factor = np.ldexp(factor, -more)
-            exponent += more
+            # Scaled before vectors are squared, since squares lose bits where they underflow.
+            rest = remaining_exponent(
+                max(_largest(self.vectors(rows[where], where)) for where in _blocks(rows))
+            )
+            self._more_scale = 2.0**-rest
+            exponent += more + rest
         squares = self._squares_of(rows)
-        rest = scaling_exponent(float(np.sqrt(squares.max())))
-        # In two steps, since the product of both scales may be beyond the range of float64.
-        self._more_scale = 2.0**-rest
+        rest = remaining_exponent(float(np.sqrt(squares.max())))
+        # Separate from `_scale`, since the product of both may be beyond the range of float64.
+        self._more_scale *= 2.0**-rest
         self._squares = np.ldexp(squares, -2 * rest)
         self._exponent = exponent + rest
         self._norm = float(np.sqrt(self._squares.max()))
@@ -96,8 +107,14 @@ class SparseEuclideanSpace(_SparseSpace, EuclideanSpace):
             squares = _squared_norms(vectors)
         return Queries(vectors, squares, np.full(len(squares), self._exponent))
 
+    def least_scores(self, limits: NDArray[np.float64], queries: Queries) -> NDArray[np.float64]:
+        """See `ScoreSpace.least_scores`, and above."""
+        errors = queries.vectors.lengths * V * queries.squares
+        least: NDArray[np.float64] = super().least_scores(limits, queries) - errors
+        return least
 
-class SparseProductSpace(_SparseSpace, ProductSpace):
+
+class SparseProductSpace(ProductSpace):
     """Scores of inner_product."""
 
     null_figure = 0.0
@@ -132,7 +149,7 @@ class SparseProductSpace(_SparseSpace, ProductSpace):
         return Queries(vectors, _squared_norms(vectors), exponents + more + self._exponent)
 
 
-class SparseDirectionSpace(_SparseSpace, DirectionSpace):
+class SparseDirectionSpace(DirectionSpace):
     """Scores of cosine."""
 
     null_figure = 1.0
@@ -150,15 +167,11 @@ class SparseDirectionSpace(_SparseSpace, DirectionSpace):
         vectors = _units(rows.rows, rows, slice(None))
         return Queries(vectors, _squared_norms(vectors), np.zeros(len(vectors), np.int64))
 
-    def _figure_exponents(self, queries: Queries) -> NDArray[np.float64]:
-        return np.ones(len(queries.squares))
-
     def terms(
         self, where: slice | NDArray[np.int64], dtype: type[np.floating]
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """See `ScoreSpace.terms`."""
-        count = len(self._items.rows[where].indptr) - 1
-        errors = np.full(count, self._error(dtype))
+        errors = np.full(len(self._items.rows[where]), self._error(dtype))
         return errors, 2.0 * errors
 
     def _error(self, dtype: type[np.floating]) -> float:
@@ -167,10 +180,6 @@ class SparseDirectionSpace(_SparseSpace, DirectionSpace):
     def null_ceiling(self, dtype: type[np.floating]) -> float:
         """See `ScoreSpace.null_ceiling`: the ceiling of such a pair is the item's term."""
         return self._error(dtype) * _ABOVE
-
-    def slack(self, queries: Queries, dtype: type[np.floating]) -> NDArray[np.float64]:
-        """See `ScoreSpace.slack`: all of it is the items'."""
-        return np.zeros(len(queries.squares))
 
 
 def n_terms(items: KeyedRows) -> int:

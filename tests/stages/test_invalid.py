@@ -252,6 +252,7 @@ def test_haversine_needs_two_features(spark: SparkSession) -> None:
         KNNEstimator(idCol="id", metric="haversine").fit(frame_of(spark, np.eye(3)))
 
 
+@pytest.mark.dense
 def test_items_that_do_not_fit_in_memory_are_refused_with_their_size(
     spark: SparkSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:

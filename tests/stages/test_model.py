@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from pyspark.ml import PipelineModel
+from pyspark.ml.linalg import Vectors
 from pyspark.sql import functions as F
 from sklearn.neighbors import NearestNeighbors
 from sklearn.pipeline import make_pipeline
@@ -199,3 +200,21 @@ def test_copies_share_the_index(spark: SparkSession, model: KNNModel) -> None:
     deep = copy.deepcopy([model])[0].setK(1)
     assert (deep.getK(), model.getK()) == (1, 4)
     assert answers(deep.transform(frame_of(spark, ITEMS[:1]))) == [[(IDS[0], 0.0)]]
+
+
+@pytest.mark.parametrize("placement", ["replicated", "sharded"])
+def test_explain_search_of_sparse_items_counts_stored_values(
+    spark: SparkSession, placement: str
+) -> None:
+    dim = 1 << 20
+    rows = [(i, Vectors.sparse(dim, [i, i + 1, dim - 1], [1.0, 2.0, 3.0])) for i in range(40)]
+    items = spark.createDataFrame(rows, ["id", "features"])
+    estimator = KNNEstimator(k=3, idCol="id", metric="cosine", storage="sparse")
+    report = estimator.setPlacement(placement).fit(items).explainSearch(items)
+    assert "storage    sparse: storage 'sparse' was requested" in report
+    assert "40 of 1,048,576 dimensions" in report
+    assert "(estimated from " in report
+    if placement == "sharded":
+        transfer = next(line for line in report.splitlines() if line.startswith("transfer"))
+        assert "MiB of query vectors" not in transfer
+        assert "GiB" not in transfer

@@ -111,6 +111,7 @@ def test_the_files_of_a_saved_model(spark: SparkSession, saved: Path) -> None:
             assert path.read_bytes()[:1] in (b"", b"{", b"P"), path
 
 
+@pytest.mark.dense
 def test_counts_of_the_fit_are_saved(spark: SparkSession, tmp_path: Path) -> None:
     rows = [(1, [1.0]), (1, [2.0]), (2, None)]
     items = spark.createDataFrame(rows, "id int, features array<float>")
@@ -231,6 +232,7 @@ class TestLoadRefuses:
         with pytest.raises(ValueError, match="is damaged"):
             KNNModel.load(copied.as_uri())
 
+    @pytest.mark.dense
     def test_a_lost_file_among_several(self, spark: SparkSession, tmp_path: Path) -> None:
         folder = tmp_path / "model"
         KNNEstimator(k=1, idCol="id").fit(frame_of(spark, ITEMS)).save(folder.as_uri())

@@ -104,6 +104,7 @@ def test_float32_items_with_float64_queries_are_compared_in_float64(
     )
 
 
+@pytest.mark.dense
 def test_dtype_float32_rounds_the_items_once(spark: SparkSession, rng: np.random.Generator) -> None:
     items, queries = rng.normal(size=(50, 4)), rng.normal(size=(10, 4))
     model = KNNEstimator(k=3, idCol="id", dtype="float32").fit(frame_of(spark, items))

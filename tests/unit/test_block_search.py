@@ -392,7 +392,7 @@ def test_float32_is_skipped_where_its_bound_rules_out_nothing():
     assert rounding(2**31 - 1, np.float64) < 1e-5
     items = np.zeros((2, 1 << 23), np.float32)
     space = score_space(resolve_metric("cosine"), items)
-    assert [space.is_bounded(dtype) for dtype in (np.float32, np.float64)] == [False, True]
+    assert space.dtypes == (np.float64,)
 
 
 def test_memory_of_wide_vectors_is_bounded():
@@ -417,3 +417,14 @@ def test_sparse_rows_beyond_the_bound_of_float32_are_ranked(monkeypatch, name):
     index = SparseSearch.build(SparseRows.from_dense(items), IndexSpec(metric))
     found = index.kneighbors(SparseRows.from_dense(items[:4]), 5)
     assert_same(found, PairwiseSearch(items, metric).kneighbors(items[:4], 5))
+
+
+@pytest.mark.parametrize("exponent", [140, 155, 160, 161, 162, 165, 170])
+def test_variances_so_different_that_squares_lose_bits(exponent):
+    rng = np.random.default_rng(0)
+    items, queries = rng.uniform(0.5, 1.5, (2, 300, 8))
+    items[:, 0] = queries[:, 0] = 0.0
+    variances = np.full(8, 10.0**exponent)
+    variances[0] = 10.0**-exponent
+    metric = resolve_metric("seuclidean", params={"V": variances})
+    assert_same(*both(items, queries[:20], metric, 5))

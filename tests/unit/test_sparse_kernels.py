@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -175,6 +177,17 @@ def test_the_largest_magnitude_of_each_row(monkeypatch, size):
     dense = sparse.matrix(np.random.default_rng(size), 40, 9, 0.3)
     rows = SparseRows.from_dense(dense)[7:]
     assert row_maxima(rows).tolist() == np.abs(dense[7:]).max(axis=1).tolist()
+
+
+def test_the_largest_magnitudes_take_no_copy_of_the_values():
+    rows = SparseRows.from_dense(np.ones((4000, 500)))
+    tracemalloc.start()
+    try:
+        row_maxima(rows)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < rows.data.nbytes / 3
 
 
 def test_only_rows_for_cosine_have_units():
