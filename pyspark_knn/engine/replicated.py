@@ -73,7 +73,7 @@ class Replicated(Placement):
         self.id_type = id_type
         self.item_columns = {"id": T.LongType(), **given}
         self.num_items = items.count
-        self.num_features = int(index.matrix.shape[1])
+        self.num_features = index.n_features
         self.storage = index.storage
         self.num_duplicates = items.duplicates()
         self.algorithm = index.algorithm

@@ -16,7 +16,7 @@ MIN_FEATURES = 256
 
 SPARSE_SHARE = 16
 """Storage "auto" stores vectors sparse if at most one of so many values is stored on average. From
-there on, a search of sparse vectors was faster on all data that was tried, see docs/sparse-data.md;
+there on, a search of sparse vectors was faster on all data that was tried, see docs/benchmarks.md;
 at twice this share both took about equally long."""
 
 GROWN_BYTES = 2 << 30

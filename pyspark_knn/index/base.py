@@ -221,6 +221,11 @@ class NeighborIndex(ABC):
         """The items, as passed to `build`: ndarray or SparseRows."""
 
     @property
+    def n_features(self) -> int:
+        """The dimension of the vectors."""
+        return int(self.matrix.shape[1])
+
+    @property
     @abstractmethod
     def metric(self) -> Metric:
         """The metric of the distances."""

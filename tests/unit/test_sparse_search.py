@@ -444,6 +444,23 @@ def test_a_pickled_index_is_opened_over_read_only_memory(name):
     assert_same(mapped.kneighbors(queries, 5), index.kneighbors(queries, 5))
 
 
+@pytest.mark.parametrize("name", ["cosine", "jaccard"])
+def test_an_index_of_numbered_columns_keeps_the_items_once(name):
+    rng = np.random.default_rng(13)
+    dim, features = 2**31 - 1, np.sort(rng.choice(2**31 - 1, 200))
+    dense = sparse.matrix(rng, 3000, 200, 0.05)
+    row, column = np.nonzero(dense)
+    shape = len(dense), dim
+    items = SparseRows.from_entries(row, features[column], dense[row, column], shape)
+    index = index_of(items, resolve_metric(name))
+    assert index.n_features == dim
+    np.testing.assert_array_equal(index.matrix.indices, items.indices)
+    buffers: list[pickle.PickleBuffer] = []
+    pickle.dumps(index, protocol=5, buffer_callback=buffers.append)
+    size = sum(buffer.raw().nbytes for buffer in buffers)
+    assert size < items.nbytes + 8 * len(features) + 16 * len(items) + 1000
+
+
 def test_minkowski_is_supported_with_p_of_2_only():
     assert SparseSearch.supports(resolve_metric("minkowski", 2.0, {"w": [1.0]}))
     assert not SparseSearch.supports(resolve_metric("minkowski", 3.0))

@@ -160,7 +160,7 @@ def answer_batch(
 ) -> Iterator[pa.Array]:
     """Answer one batch, in blocks of bounded size; for the rest see `search_batches`."""
     items, index = searchable.items, searchable.index
-    dim = index.matrix.shape[1]
+    dim = index.n_features
     k = min(request.k, items.count)
     queries = read_queries(arrays, request.features_col)
     excluded = arrays.get(EXCLUDED)
@@ -196,7 +196,7 @@ def _query_blocks(
 ) -> Iterator[NDArray[np.int64]]:
     """Yield the rows of queries in blocks of bounded size, of at most `step` rows."""
     if index.storage == DENSE:
-        step = min(request.query_step(index.matrix.shape[1]), step)
+        step = min(request.query_step(index.n_features), step)
         parts = [slice(at, min(at + step, len(queries))) for at in range(0, len(queries), step)]
     else:
         most_values = request.block_bytes // _SPARSE_VALUE_BYTES

@@ -61,12 +61,23 @@ class Numbering:
         if self.used is None:
             return rows
         rows = rows.compact()
-        column = np.searchsorted(self.used, rows.indices)
-        np.minimum(column, len(self.used) - 1, out=column)
-        known = self.used[column] == rows.indices
+        columns = np.empty(rows.size, np.int32)
+        for start in range(0, rows.size, _CHUNK_VALUES):
+            part = slice(start, start + _CHUNK_VALUES)
+            columns[part] = np.searchsorted(self.used, rows.indices[part])
+        np.minimum(columns, len(self.used) - 1, out=columns)
+        known = self.used[columns] == rows.indices
+        if known.all():
+            return SparseRows(rows.data, columns, rows.indptr, len(self.used))
         row = np.repeat(np.arange(len(rows)), rows.lengths)[known]
         shape = len(rows), len(self.used)
-        return SparseRows.from_entries(row, column[known], rows.data[known], shape)
+        return SparseRows.from_entries(row, columns[known], rows.data[known], shape)
+
+    def restored(self, rows: SparseRows) -> SparseRows:
+        """Return rows with features instead of columns: the inverse of `numbered`."""
+        if self.used is None:
+            return rows
+        return SparseRows(rows.data, self.used[rows.indices], rows.indptr, self.n_features)
 
 
 @dataclass(frozen=True)

@@ -87,7 +87,6 @@ class SparseSearch(NeighborIndex):
     ) -> None:
         self._sizes = sizes
         self._spare_candidates = spare_candidates
-        self._matrix = matrix
         self._metric = metric
         self._numbering = numbering
         self._items = KeyedRows.of_items(metric, numbering.numbered(matrix), numbering)
@@ -121,8 +120,13 @@ class SparseSearch(NeighborIndex):
 
     @property
     def matrix(self) -> SparseRows:
-        """The items, as passed to `build`."""
-        return self._matrix
+        """The items, as passed to `build`; computed from the columns if these are numbered."""
+        return self._numbering.restored(self._items.rows)
+
+    @property
+    def n_features(self) -> int:
+        """See `NeighborIndex.n_features`."""
+        return self._numbering.n_features
 
     @property
     def metric(self) -> Metric:

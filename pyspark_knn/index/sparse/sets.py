@@ -72,7 +72,6 @@ class SparseSetSearch(NeighborIndex):
         sizes: Sizes = _SIZES,
     ) -> None:
         self._sizes = sizes
-        self._matrix = matrix
         self._metric = metric
         self._numbering = numbering
         self._items = numbering.numbered(matrix)
@@ -97,8 +96,13 @@ class SparseSetSearch(NeighborIndex):
 
     @property
     def matrix(self) -> SparseRows:
-        """The items, as passed to `build`."""
-        return self._matrix
+        """The items, as passed to `build`; computed from the columns if these are numbered."""
+        return self._numbering.restored(self._items)
+
+    @property
+    def n_features(self) -> int:
+        """See `NeighborIndex.n_features`."""
+        return self._numbering.n_features
 
     @property
     def metric(self) -> Metric:
