@@ -19,6 +19,10 @@ SPARSE_SHARE = 16
 there on, a search of sparse vectors was faster on all data that was tried, see docs/benchmarks.md;
 at twice this share both took about equally long."""
 
+LARGE_BYTES, SAVING = 2 << 30, 4
+"""Dense vectors of more than so many bytes are stored sparse even if more values are stored, where
+they then take at most a fourth: a search of them is about as fast, and may fit in memory."""
+
 GROWN_BYTES = 2 << 30
 """Sparse vectors are refused if they would be larger than this as dense ones, in bytes ..."""
 
@@ -65,9 +69,13 @@ def choose_storage(
         return DENSE, f"{why}; {_counts(packed)}"
     if packed.num_features < MIN_FEATURES:
         return DENSE, f"{_counts(packed)}: with fewer than {MIN_FEATURES} features dense is as fast"
-    if packed.stored * SPARSE_SHARE > packed.num_items * packed.num_features:
-        return DENSE, f"{_counts(packed)}, more than 1 in {SPARSE_SHARE}"
-    return SPARSE, f"{_counts(packed)}, at most 1 in {SPARSE_SHARE}"
+    if packed.stored * SPARSE_SHARE <= packed.num_items * packed.num_features:
+        return SPARSE, f"{_counts(packed)}, at most 1 in {SPARSE_SHARE}"
+    dense, sparse = packed.nbytes(DENSE), packed.nbytes(SPARSE)
+    if dense > LARGE_BYTES and dense >= SAVING * sparse:
+        sizes = f"{sparse / 2**30:.2f} GiB instead of {dense / 2**30:.2f} GiB"
+        return SPARSE, f"{_counts(packed)}, which takes {sizes}"
+    return DENSE, f"{_counts(packed)}, more than 1 in {SPARSE_SHARE}"
 
 
 def _counts(packed: PackedItems) -> str:

@@ -46,6 +46,17 @@ def test_the_share_of_stored_values_decides():
     assert reason.endswith(f"more than 1 in {SPARSE_SHARE}")
 
 
+def test_large_items_are_sparse_where_that_saves_much():
+    def choose(sizes: tuple[int, int]) -> tuple[str, str]:
+        return choose_storage("auto", packed(4096, 4000, sizes=sizes), COSINE, "hash")
+
+    storage, reason = choose((GIB, 4 * GIB))
+    assert storage == "sparse"
+    assert reason.endswith("on average, which takes 1.00 GiB instead of 4.00 GiB")
+    assert choose((GIB + 1, 4 * GIB))[0] == "dense"
+    assert choose((GIB // 8, 2 * GIB))[0] == "dense"
+
+
 def test_few_features_are_dense():
     assert choose_storage("auto", packed(MIN_FEATURES, 0), COSINE, "hash")[0] == "sparse"
     assert choose_storage("auto", packed(MIN_FEATURES - 1, 0), COSINE, "hash")[0] == "dense"
