@@ -125,7 +125,7 @@ def results(model: Any, dataset: DataFrame, column: str = "prediction") -> list[
 def test_param_maps_that_need_the_same_index_share_it(
     points: DataFrame, searches: AllSearches
 ) -> None:
-    knn = KNNClassifier(idCol="id")
+    knn = KNNClassifier(idCol="id", storage="dense")
     maps = [
         {knn.k: 3},
         {knn.weights: "distance"},
@@ -141,7 +141,7 @@ def test_param_maps_that_need_the_same_index_share_it(
         assert model.uid == knn.uid
         given = {param.name: value for param, value in model.extractParamMap().items()}
         wanted = {param.name: value for param, value in plain.extractParamMap().items()}
-        chosen = {"algorithm": "brute", "placement": "replicated", "storage": "dense"}
+        chosen = {"algorithm": "brute", "placement": "replicated"}
         assert given == wanted | chosen
 
 
