@@ -31,6 +31,7 @@ from pyspark_knn.engine.search.merge import merge_batches
 from pyspark_knn.engine.shards import build as shard_build
 from pyspark_knn.engine.shards import sizing
 from pyspark_knn.engine.ship.shard_rows import SHARD_COLUMNS
+from pyspark_knn.engine.spark.arrow import one_row, stream_of
 from pyspark_knn.index.auto import build_index
 from pyspark_knn.index.base import IndexSpec
 from pyspark_knn.index.cells import Cells
@@ -236,6 +237,32 @@ def test_a_shard_does_not_depend_on_the_order_of_its_pieces(storage: str) -> Non
     assert digests[0] == digests[1] == digests[2]
     _, rows = build(matrix + 1e-12, ids, 4, storage=storage)
     assert all(parts[0]["digest"][0].as_py() != digests[0][n] for n, parts in rows.items())
+
+
+def test_ids_are_compared_in_little_memory() -> None:
+    """A count of distinct ids takes much more memory than small items do."""
+    count = 100_000
+    ids = pa.RecordBatch.from_pydict({"id": np.arange(count)})
+    values = np.ones((count, 1), np.float32)
+    cells = {"shard": 0, "dtype": "float32", "columns": stream_of([ids])}
+    piece = one_row(shard_build.PIECE_SCHEMA, cells | {"values": pa.py_buffer(values)})
+    request = shard_build.ShardRequest(
+        dim=1,
+        dtype=np.dtype(np.float32),
+        num_shards=1,
+        order=("id",),
+        has_ids=True,
+        chunks=np.zeros((0, 5), np.int64),
+        spec=IndexSpec(resolve_metric("euclidean"), "brute"),
+    )
+    plain = pa.default_memory_pool()
+    counted = pa.proxy_memory_pool(plain)
+    pa.set_memory_pool(counted)
+    try:
+        list(shard_build.build_shards(request, iter([piece])))
+    finally:
+        pa.set_memory_pool(plain)
+    assert counted.max_memory() < 60 * count
 
 
 def test_a_shard_with_changed_content_is_refused() -> None:
