@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pyspark_knn.index.base import DENSE, SPARSE
-from pyspark_knn.index.sparse.rows import SparseRows
+from pyspark_knn.index.sparse.rows import SparseRows, offsets_of
 
 if TYPE_CHECKING:
     from pyspark_knn.index.base import Rows
@@ -143,15 +143,50 @@ def unpack(
         return
     lengths = np.frombuffer(row["lengths"], dtype=np.int64)
     indices = np.frombuffer(row["indices"], dtype=np.int32)
-    indptr = np.zeros(len(lengths) + 1, np.int64)
-    np.cumsum(lengths, out=indptr[1:])
-    rows = SparseRows(values, indices, indptr, dim)
+    rows = SparseRows(values, indices, offsets_of(lengths), dim)
     if storage == SPARSE:
         yield 0, rows
         return
     step = max(1, dense_bytes // (dim * values.itemsize))
     for start in range(0, len(rows), step):
         yield start, rows[start : start + step].dense()
+
+
+def placed(
+    parts: Iterable[Any],
+    places: NDArray[np.int64],
+    dim: int,
+    dtype: np.dtype[np.floating],
+    storage: str,
+) -> Any:
+    """Return the vectors of several parts in a given order.
+
+    Parameters
+    ----------
+    parts : iterable of ndarray or SparseRows
+        Vectors, as `unpack` yields them.
+    places : ndarray of shape (n_rows,), dtype int64
+        The place of each vector of the parts, one part after the other, in the result.
+    dim : int
+        The dimension of the vectors.
+    dtype : numpy dtype
+        The type of the values.
+    storage : {"dense", "sparse"}
+        The form of the vectors.
+
+    Returns
+    -------
+    ndarray or SparseRows of shape (n_rows, dim)
+        The vectors.
+    """
+    if storage == SPARSE:
+        return SparseRows.merged(list(parts), places, dtype)
+    matrix: NDArray[np.floating] = np.empty((len(places), dim), dtype)
+    start = 0
+    for part in parts:
+        matrix[places[start : start + len(part)]] = part
+        start += len(part)
+    return matrix
 
 
 def columns_of(row: Any) -> pa.Table:

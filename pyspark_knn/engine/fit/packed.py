@@ -17,14 +17,20 @@ from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import from_arrow_schema
 
 from pyspark_knn.engine.fit import packing
-from pyspark_knn.engine.fit.chunks import CHANGED, CHUNK_SCHEMA, POSITION, columns_of, unpack
+from pyspark_knn.engine.fit.chunks import (
+    CHANGED,
+    CHUNK_SCHEMA,
+    POSITION,
+    columns_of,
+    placed,
+    unpack,
+)
 from pyspark_knn.engine.fit.source import ItemSource
 from pyspark_knn.engine.rows.items import Items
 from pyspark_knn.engine.ship.guard import guarded
 from pyspark_knn.engine.spark import compat
 from pyspark_knn.engine.spark.caching import persisted, unpersist
 from pyspark_knn.index.base import SPARSE
-from pyspark_knn.index.sparse.rows import SparseRows
 
 if TYPE_CHECKING:
     from pyspark_knn.index.base import Rows
@@ -210,13 +216,7 @@ class PackedItems:
             place[order.to_numpy()] = np.arange(self.num_items)
         chunks = rows if small else self._fetch("dtype", "lengths", "indices", "values")
         parts = (part for row in chunks for _, part in unpack(row, self.num_features, storage))
-        if storage == SPARSE:
-            return self._items(table), SparseRows.merged(list(parts), place, self.dtype)
-        matrix = np.empty((self.num_items, self.num_features), dtype=self.dtype)
-        start = 0
-        for part in parts:
-            matrix[place[start : start + len(part)]] = part
-            start += len(part)
+        matrix = placed(parts, place, self.num_features, self.dtype, storage)
         return self._items(table), matrix
 
     def _gather_columns(self, rows: Iterable[dict[str, Any]]) -> pa.Table | None:

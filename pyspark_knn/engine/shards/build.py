@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import itertools
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,7 @@ from pyspark_knn.engine.fit.chunks import (
     CONTENT_WRAP,
     POSITION,
     columns_of,
+    placed,
     unpack,
     vector_cells,
 )
@@ -30,9 +32,8 @@ from pyspark_knn.engine.ship.bundle import write_bundle
 from pyspark_knn.engine.ship.shard_rows import Shard, shard_rows
 from pyspark_knn.engine.spark.arrow import one_row, rows_of, stream_of
 from pyspark_knn.index.auto import build_index
-from pyspark_knn.index.base import DENSE, SPARSE, IndexSpec
+from pyspark_knn.index.base import DENSE, IndexSpec
 from pyspark_knn.index.cells import ShardAssignment
-from pyspark_knn.index.sparse.rows import SparseRows, slices_of
 
 if TYPE_CHECKING:
     from pyspark_knn.index.base import Rows
@@ -49,9 +50,6 @@ PIECE_SCHEMA = pa.schema(
 )
 """Items of one chunk that belong to one shard: their vectors, as in `chunks.CHUNK_SCHEMA`, and
 their columns, an Arrow stream."""
-
-_PART_VALUES = 1 << 18
-"""Stored values of sparse vectors that are put into another order at a time."""
 
 _CHANGED = CHANGED.format(what="the rows divided into shards differ from the rows counted before")
 
@@ -261,18 +259,7 @@ def _sorted(request: ShardRequest, pieces: Iterable[Mapping[str, Any]]) -> tuple
     ranks = np.empty(len(table), np.int64)
     ranks[np.argsort(_as_bytes(matrix), kind="stable")] = np.arange(len(table))
     order = _order(request, table.append_column(" ", pa.array(ranks)), " ")
-    return table.take(order).combine_chunks(), _reordered(matrix, order.to_numpy())
-
-
-def _reordered(matrix: Rows, order: NDArray[np.int64]) -> Rows:
-    """Return the rows `order`, each row once."""
-    if isinstance(matrix, np.ndarray):
-        return matrix[order]
-    # Part by part, because `SparseRows.take` needs 16 bytes more for each stored value.
-    place = np.empty(len(order), np.int64)
-    place[order] = np.arange(len(order))
-    parts = [matrix[part] for part in slices_of(matrix.lengths, _PART_VALUES)]
-    return SparseRows.merged(parts, place)
+    return table.take(order).combine_chunks(), matrix[order.to_numpy()]
 
 
 def _as_bytes(matrix: Rows) -> NDArray[Any]:
@@ -293,7 +280,7 @@ def _placed(request: ShardRequest, pieces: Iterable[Mapping[str, Any]]) -> tuple
     shard in memory: the pieces are freed when this function returns.
     """
     tables: list[pa.Table] = []
-    parts: list[Any] = []
+    parts: deque[Any] = deque()
     for piece in pieces:
         tables.append(columns_of(piece))
         parts.extend(part for _, part in unpack(piece, request.dim, request.storage))
@@ -302,14 +289,9 @@ def _placed(request: ShardRequest, pieces: Iterable[Mapping[str, Any]]) -> tuple
     place = np.empty(len(table), np.int64)
     place[order.to_numpy()] = np.arange(len(table))
     table = table.take(order).combine_chunks()
-    if request.storage == SPARSE:
-        return table, SparseRows.merged(parts, place, request.dtype)
-    matrix: NDArray[np.floating] = np.empty((len(table), request.dim), request.dtype)
-    start = 0
-    for part in parts:
-        matrix[place[start : start + len(part)]] = part
-        start += len(part)
-    return table, matrix
+    # Handed over, so that a part can be freed when it was copied.
+    handed = (parts.popleft() for _ in range(len(parts)))
+    return table, placed(handed, place, request.dim, request.dtype, request.storage)
 
 
 def _order(request: ShardRequest, table: pa.Table, *more: str) -> pa.Array:

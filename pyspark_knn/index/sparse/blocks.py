@@ -16,7 +16,7 @@ import numpy as np
 
 from pyspark_knn.index.base import Exclusion
 from pyspark_knn.index.selection import exclusion_of, exclusion_of_rows
-from pyspark_knn.index.sparse.rows import slices_of
+from pyspark_knn.index.sparse.rows import offsets_of, ranges, slices_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -211,8 +211,7 @@ class TransposedBlock:
         number = numbers[items.indices]
         used = number >= 0
         kept = np.flatnonzero(used)
-        before = np.zeros(len(used) + 1, np.int32)
-        np.cumsum(used, out=before[1:])
+        before = offsets_of(used)
         values = items.data[kept].astype(batch.dtype, copy=False)
         shape = len(items), len(batch.features)
         rows = csr_array((values, number[kept], before[items.indptr]), shape)
@@ -225,12 +224,9 @@ class TransposedBlock:
         whole = self._values
         starts = whole.indptr[group.features]
         lengths = whole.indptr[group.features + 1] - starts
-        indptr = np.zeros(len(lengths) + 1, np.int32)
-        np.cumsum(lengths, out=indptr[1:])
-        at = np.arange(indptr[-1], dtype=np.int32)
-        at += np.repeat(starts - indptr[:-1], lengths)
+        at = ranges(starts, lengths)
         shape = whole.shape[0], len(group.features)
-        part = csc_array((whole.data[at], whole.indices[at], indptr), shape)
+        part = csc_array((whole.data[at], whole.indices[at], offsets_of(lengths)), shape)
         result: NDArray[np.floating] = part @ group.table
         return result
 

@@ -12,6 +12,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+_PART_VALUES = 1 << 18
+"""Stored values that are copied at a time."""
+
 
 @dataclass(frozen=True)
 class SparseRows:
@@ -82,8 +85,7 @@ class SparseRows:
         stored = value != 0
         if not stored.all():
             row, index, value = row[stored], index[stored], value[stored]
-        indptr = np.zeros(shape[0] + 1, np.int64)
-        np.cumsum(np.bincount(row, minlength=shape[0]), out=indptr[1:])
+        indptr = offsets_of(np.bincount(row, minlength=shape[0]))
         return cls(value, index.astype(np.int32, copy=False), indptr, shape[1])
 
     @classmethod
@@ -112,16 +114,14 @@ class SparseRows:
         n_features, dtype = parts[0].n_features, dtype or parts[0].dtype
         lengths = np.zeros(len(places), np.int64)
         lengths[places] = np.concatenate([part.lengths for part in parts])
-        indptr = np.zeros(len(places) + 1, np.int64)
-        np.cumsum(lengths, out=indptr[1:])
+        indptr = offsets_of(lengths)
         data = np.empty(indptr[-1], dtype)
         indices = np.empty(indptr[-1], np.int32)
         start = 0
         parts.reverse()
         while parts:
             part = parts.pop().compact()
-            starts = indptr[places[start : start + len(part)]]
-            at = np.arange(part.size) + np.repeat(starts - part.indptr[:-1], part.lengths)
+            at = ranges(indptr[places[start : start + len(part)]], part.lengths)
             data[at], indices[at] = part.data, part.indices
             start += len(part)
         return cls(data, indices, indptr, n_features)
@@ -177,10 +177,16 @@ class SparseRows:
         SparseRows
             These rows, in this order.
         """
-        _, at = self.entries(rows)
-        indptr = np.zeros(len(rows) + 1, np.int64)
-        np.cumsum(self.lengths[rows], out=indptr[1:])
-        return SparseRows(self.data[at], self.indices[at], indptr, self.n_features)
+        lengths = self.lengths[rows]
+        indptr = offsets_of(lengths)
+        data = np.empty(indptr[-1], self.dtype)
+        indices = np.empty(indptr[-1], np.int32)
+        # Part by part, since the positions take more memory than the values.
+        for part in slices_of(lengths, _PART_VALUES):
+            _, at = self.entries(rows[part])
+            stored = slice(indptr[part.start], indptr[part.stop])
+            data[stored], indices[stored] = self.data[at], self.indices[at]
+        return SparseRows(data, indices, indptr, self.n_features)
 
     def entries(self, rows: NDArray[np.integer]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return where the stored values of some rows are.
@@ -199,9 +205,7 @@ class SparseRows:
         """
         starts = self.indptr[:-1][rows]
         lengths = self.indptr[1:][rows] - starts
-        row = np.repeat(np.arange(len(rows)), lengths)
-        before = np.cumsum(lengths) - lengths
-        return row, np.arange(len(row)) + np.repeat(starts - before, lengths)
+        return np.repeat(np.arange(len(rows)), lengths), ranges(starts, lengths)
 
     def dense(self) -> NDArray[np.floating]:
         """Return the rows as a dense matrix: ndarray of shape (n_rows, n_features)."""
@@ -223,6 +227,41 @@ class SparseRows:
 
     def _stored(self, values: NDArray[Any]) -> NDArray[Any]:
         return values[self.indptr[0] : self.indptr[-1]]
+
+
+def offsets_of(lengths: NDArray[np.integer] | NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Return where parts of the given lengths begin, and where the last one ends.
+
+    Parameters
+    ----------
+    lengths : ndarray of shape (n,), integer or bool
+        The lengths.
+
+    Returns
+    -------
+    ndarray of shape (n + 1,), dtype int64
+        The offsets, from 0.
+    """
+    offsets = np.zeros(len(lengths) + 1, np.int64)
+    np.cumsum(lengths, out=offsets[1:])
+    return offsets
+
+
+def ranges(starts: NDArray[np.integer], lengths: NDArray[np.integer]) -> NDArray[np.int64]:
+    """Return the integers of several ranges, one range after the other.
+
+    Parameters
+    ----------
+    starts, lengths : ndarray of shape (n,), integer
+        The first integer of each range, and the number of its integers.
+
+    Returns
+    -------
+    ndarray of shape (lengths.sum(),), dtype int64
+        The integers.
+    """
+    offsets = offsets_of(lengths)
+    return np.arange(offsets[-1]) + np.repeat(starts - offsets[:-1], lengths)
 
 
 def slices_of(
