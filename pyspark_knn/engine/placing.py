@@ -149,15 +149,16 @@ def choose_placement(placement: str, packed: PackedItems, storage: str) -> tuple
     if too_large:
         raise ValueError(
             f"placement 'replicated' needs too much memory: {size}, but {driver}. Use "
-            f"placement='sharded', a driver with more memory, fewer items, or {_smaller(packed)}."
+            "placement='sharded', a driver with more memory, fewer items, or "
+            f"{_smaller(packed, storage)}."
         )
     return REPLICATED, f"{size}, small enough for a copy on every executor"
 
 
-def _smaller(packed: PackedItems) -> str:
+def _smaller(packed: PackedItems, storage: str) -> str:
     """Return how the vectors of items can be made smaller."""
     sparse = packed.nbytes(SPARSE)
     fewer = "vectors of fewer dimensions (pyspark.ml.feature.PCA)"
-    if 2 * sparse > packed.nbytes(DENSE):
+    if storage == SPARSE or 2 * sparse > packed.nbytes(DENSE):
         return fewer
     return f"storage='sparse' (about {sparse / 2**30:.2f} GiB), or {fewer}"

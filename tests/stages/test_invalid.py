@@ -267,6 +267,16 @@ def test_items_that_do_not_fit_in_memory_are_refused_with_their_size(
             KNNEstimator(idCol="id", placement="replicated").fit(items)
 
 
+def test_items_that_are_sparse_already_are_not_advised_to_be(
+    spark: SparkSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pyspark_knn.engine.placing.available_memory", lambda: 1 << 10)
+    items = frame_of(spark, np.eye(100, 40), kind="sparse")
+    knn = KNNEstimator(idCol="id", placement="replicated", storage="sparse")
+    with pytest.raises(ValueError, match="in sparse float32 take .*, or vectors of fewer"):
+        knn.fit(items)
+
+
 def test_sparse_queries_are_made_dense_block_by_block(spark: SparkSession) -> None:
     """2,000 queries of 100,000 dimensions would take 1.5 GiB at once."""
     size = 100_000
