@@ -273,7 +273,7 @@ def test_items_that_are_sparse_already_are_not_advised_to_be(
     monkeypatch.setattr("pyspark_knn.engine.placing.available_memory", lambda: 1 << 10)
     items = frame_of(spark, np.eye(100, 40), kind="sparse")
     knn = KNNEstimator(idCol="id", placement="replicated", storage="sparse")
-    with pytest.raises(ValueError, match="in sparse float32 take .*, or vectors of fewer"):
+    with pytest.raises(ValueError, match=r"in sparse float32 .* fewer items, or vectors of"):
         knn.fit(items)
 
 
