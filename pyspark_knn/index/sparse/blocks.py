@@ -8,19 +8,19 @@ are in the order of the features, and each of them is multiplied with a whole ro
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pyspark_knn.index.base import Exclusion
-from pyspark_knn.index.selection import exclusion_of, exclusion_of_rows
+from pyspark_knn.index.selection import exclusion_of, exclusion_of_items, exclusion_of_rows
 from pyspark_knn.index.sparse.rows import offsets_of, ranges, slices_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from pyspark_knn.index.base import Exclusion
     from pyspark_knn.index.sparse.rows import SparseRows
 
 _PARTS_PER_NEIGHBOR = 8
@@ -154,9 +154,9 @@ class SparseBatch:
             table[row, column] = value[first:last]
             self.groups.append(Group(len(self.groups), part, used, table))
 
-    def numbers(self, n_features: int) -> NDArray[np.int32]:
-        """Return the number of each feature among those of the batch, -1 if it is not used."""
-        numbers = np.full(n_features, -1, np.int32)
+    def numbers(self, n_columns: int) -> NDArray[np.int32]:
+        """Return the number of each column among those of the batch, -1 if it is not used."""
+        numbers = np.full(n_columns, -1, np.int32)
         numbers[self.features] = np.arange(len(self.features), dtype=np.int32)
         return numbers
 
@@ -167,30 +167,6 @@ def patterns(rows: SparseRows) -> SparseRows:
     return rows.replaced(np.ones(rows.size, np.float32))
 
 
-def excluded_of(
-    exclude: Exclusion | None, rows: NDArray[np.int64], batch: SparseBatch
-) -> list[Exclusion]:
-    """Return the pairs to exclude of each group of a batch, with rows numbered in the group.
-
-    Parameters
-    ----------
-    exclude : Exclusion or None
-        The pairs of all queries.
-    rows : ndarray of shape (n_queries,), dtype int64
-        The row numbers of the queries of the batch, in ascending order.
-    batch : SparseBatch
-        The batch.
-
-    Returns
-    -------
-    list of Exclusion
-        Those of each group.
-    """
-    part = exclusion_of(exclude, rows) or Exclusion(*np.zeros((2, 0), np.int64))
-    parts = (exclusion_of_rows(part, *group.bounds) for group in batch.groups)
-    return [each for each in parts if each is not None]
-
-
 class TransposedBlock:
     """The values of some items at the features of a batch, in the order of the features.
 
@@ -198,7 +174,7 @@ class TransposedBlock:
     ----------
     items : SparseRows
         The transformed items.
-    numbers : ndarray of shape (n_features,), dtype int32
+    numbers : ndarray of shape (n_columns,), dtype int32
         See `SparseBatch.numbers`.
     batch : SparseBatch
         The batch.
@@ -231,13 +207,91 @@ class TransposedBlock:
         return result
 
 
+def block_products(
+    batch: SparseBatch,
+    rows: NDArray[np.int64],
+    n_columns: int,
+    blocks: Iterable[slice],
+    vectors: Callable[[slice], SparseRows],
+    exclude: Exclusion | None,
+) -> Iterator[tuple[slice, Group, NDArray[np.floating]]]:
+    """Yield the products of a batch with blocks of items, group by group.
+
+    Parameters
+    ----------
+    batch : SparseBatch
+        The batch.
+    rows : ndarray of shape (n_queries,), dtype int64
+        The row numbers of its queries, in ascending order.
+    n_columns : int
+        The number of columns of the index.
+    blocks : iterable of slice
+        The items of each block.
+    vectors : callable
+        Returns the transformed items of a block.
+    exclude : Exclusion or None
+        Pairs of all queries and items that must not be returned.
+
+    Yields
+    ------
+    where : slice
+        The items of the block.
+    group : Group
+        A group of the batch.
+    products : ndarray of shape (n_items, n_queries), dtype float32 or float64
+        The products; -inf for excluded pairs.
+    """
+    numbers = batch.numbers(n_columns)
+    part = exclusion_of(exclude, rows)
+    excluded = [exclusion_of_rows(part, *group.bounds) for group in batch.groups]
+    for where in blocks:
+        block = TransposedBlock(vectors(where), numbers, batch)
+        for group, pairs in zip(batch.groups, excluded, strict=True):
+            products = block.products(group)
+            if pairs is not None:
+                here = exclusion_of_items(pairs, where.start, where.stop)
+                products[here.positions, here.rows] = -np.inf
+            yield where, group, products
+
+
+def first_unrelated(
+    counts: NDArray[np.floating],
+    missing: NDArray[np.int64],
+    among: NDArray[np.bool_] | None = None,
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the first items that have no feature in common with each query.
+
+    Parameters
+    ----------
+    counts : ndarray of shape (n_items, n_queries), dtype float32 or float64
+        The number of features that each pair has in common.
+    missing : ndarray of shape (n_queries,), dtype int64
+        The largest number of items to return of each query.
+    among : ndarray of shape (n_items,), dtype bool, optional
+        Which items may be returned. Default: all.
+
+    Returns
+    -------
+    queries, columns : ndarray of shape (n_pairs,), dtype int64
+        The number of the query, and of the item.
+    """
+    found = [np.zeros(0, np.int64)] * len(missing)
+    for query in np.flatnonzero(missing):
+        unrelated = counts[:, query] == 0
+        if among is not None:
+            unrelated &= among
+        found[query] = np.flatnonzero(unrelated)[: missing[query]]
+    queries = np.repeat(np.arange(len(missing)), [len(each) for each in found])
+    return queries, np.concatenate(found)
+
+
 class Scores:
     """The scores of a block of items with a group of queries, see `score_space`.
 
     Parameters
     ----------
     products : ndarray of shape (n_items, n_queries), dtype float32 or float64
-        The products. Overwritten.
+        The products; -inf for excluded pairs. Overwritten.
     terms, widths : ndarray of shape (n_items,), dtype float64
         The item's term in each ceiling, and its width.
     least : float or None
@@ -263,10 +317,6 @@ class Scores:
         if (terms != terms[0]).any():
             self._shift = 0.0
             self._scores += terms.astype(products.dtype)[:, None]
-
-    def exclude(self, pairs: Exclusion) -> None:
-        """Exclude pairs, whose rows and positions are numbered within this block."""
-        self._scores[pairs.positions, pairs.rows] = -np.inf
 
     def kth_floors(self, k: int) -> NDArray[np.float64]:
         """Return a score that k items of the block have at least, by their ``ceiling - width``.

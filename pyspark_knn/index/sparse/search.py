@@ -15,18 +15,19 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from pyspark_knn.index.base import SPARSE, Exclusion, IndexSpec, NeighborIndex, Neighbors
+from pyspark_knn.index.base import Exclusion, IndexSpec, Neighbors
 from pyspark_knn.index.candidates import Candidates
-from pyspark_knn.index.selection import NearestSoFar, exclusion_of, exclusion_of_items
+from pyspark_knn.index.selection import NearestSoFar, exclusion_of
 from pyspark_knn.index.sparse.blocks import (
     Group,
     Scores,
     Sizes,
     SparseBatch,
-    TransposedBlock,
-    excluded_of,
+    block_products,
+    first_unrelated,
     patterns,
 )
+from pyspark_knn.index.sparse.index import SparseIndex
 from pyspark_knn.index.sparse.kernels import SparseDistances
 from pyspark_knn.index.sparse.keyed import KeyedRows, Numbering
 from pyspark_knn.index.sparse.space import SPACES
@@ -55,7 +56,7 @@ _SIZES = Sizes()
 """What is fastest on text."""
 
 
-class SparseSearch(NeighborIndex):
+class SparseSearch(SparseIndex):
     """Exact search of sparse vectors by metrics that have scores.
 
     Parameters
@@ -72,8 +73,6 @@ class SparseSearch(NeighborIndex):
         Candidates that a query may always keep beyond 2 k.
     """
 
-    algorithm: ClassVar[str] = "brute"
-    storage: ClassVar[str] = SPARSE
     metrics: ClassVar[frozenset[str]] = frozenset(SPACES)
 
     def __init__(
@@ -85,11 +84,9 @@ class SparseSearch(NeighborIndex):
         sizes: Sizes = _SIZES,
         spare_candidates: int = _SPARE_CANDIDATES,
     ) -> None:
-        self._sizes = sizes
+        super().__init__(matrix, metric, numbering, sizes)
         self._spare_candidates = spare_candidates
-        self._metric = metric
-        self._numbering = numbering
-        self._items = KeyedRows.of_items(metric, numbering.numbered(matrix), numbering)
+        self._items = KeyedRows.of_items(metric, self._rows, numbering)
         self._space = SPACES[metric.name](metric, self._items)
 
     @classmethod
@@ -117,21 +114,6 @@ class SparseSearch(NeighborIndex):
         by_feature = bool(spec.metric.params)
         numbering = Numbering(matrix.n_features) if by_feature else Numbering.of(matrix)
         return cls(matrix, spec.metric, numbering)
-
-    @property
-    def matrix(self) -> SparseRows:
-        """The items, as passed to `build`; computed from the columns if these are numbered."""
-        return self._numbering.restored(self._items.rows)
-
-    @property
-    def n_features(self) -> int:
-        """See `NeighborIndex.n_features`."""
-        return self._numbering.n_features
-
-    @property
-    def metric(self) -> Metric:
-        """See `NeighborIndex.metric`."""
-        return self._metric
 
     def kneighbors(
         self,
@@ -254,17 +236,19 @@ class _Search:
         self, rows: NDArray[np.int64], batch: SparseBatch
     ) -> Iterator[tuple[slice, Group, Scores]]:
         """Yield the scores of each block of items with each group of queries."""
-        numbers = batch.numbers(self._numbering.n_columns)
-        excluded = excluded_of(self._exclude, rows, batch)
         least = self._space.null_ceiling(batch.dtype)
-        for where in self._sizes.blocks(self._items, self._k):
-            vectors = self._space.vectors(self._items[where], where)
-            block = TransposedBlock(vectors, numbers, batch)
-            terms, widths = self._space.terms(where, batch.dtype)
-            for group in batch.groups:
-                scores = Scores(block.products(group), terms, widths, least)
-                scores.exclude(exclusion_of_items(excluded[group.number], where.start, where.stop))
-                yield where, group, scores
+        found = block_products(
+            batch,
+            rows,
+            self._items.n_features,
+            self._sizes.blocks(self._items, self._k),
+            lambda where: self._space.vectors(self._items[where], where),
+            self._exclude,
+        )
+        for where, group, products in found:
+            if group.number == 0:
+                terms, widths = self._space.terms(where, batch.dtype)
+            yield where, group, Scores(products, terms, widths, least)
 
     def _rank(self, rows: NDArray[np.int64], positions: NDArray[np.int64]) -> None:
         """Compute the distances of some pairs, and keep the nearest."""
@@ -304,23 +288,22 @@ class _Search:
             self._fill_batch(batch_rows, SparseBatch(queries, np.float32, self._sizes), figure)
 
     def _fill_batch(self, rows: NDArray[np.int64], batch: SparseBatch, figure: float) -> None:
-        numbers = batch.numbers(self._numbering.n_columns)
-        excluded = excluded_of(self._exclude, rows, batch)
         missing = np.full(len(rows), self._k)
-        for where in self._sizes.blocks(self._items, self._k):
-            block = TransposedBlock(patterns(self._items[where]), numbers, batch)
-            for group in batch.groups:
-                counts = block.products(group)
-                part = exclusion_of_items(excluded[group.number], where.start, where.stop)
-                counts[part.positions, part.rows] = -1
-                positions, near = np.nonzero(counts > 0)
-                self._rank(rows[group.queries][near], positions + where.start)
-                for query in group.queries.start + np.flatnonzero(missing[group.queries]):
-                    others = np.flatnonzero(counts[:, query - group.queries.start] == 0)
-                    others = others[: missing[query]] + where.start
-                    missing[query] -= len(others)
-                    row = np.full(len(others), rows[query])
-                    self._best.offer(row, others, np.full(len(others), figure))
+        found = block_products(
+            batch,
+            rows,
+            self._items.n_features,
+            self._sizes.blocks(self._items, self._k),
+            lambda where: patterns(self._items[where]),
+            self._exclude,
+        )
+        for where, group, counts in found:
+            columns, near = np.nonzero(counts > 0)
+            self._rank(rows[group.queries][near], columns + where.start)
+            near, columns = first_unrelated(counts, missing[group.queries])
+            missing[group.queries] -= np.bincount(near, minlength=counts.shape[1])
+            figures = np.full(len(near), figure)
+            self._best.offer(rows[group.queries][near], columns + where.start, figures)
 
 
 def _taken(queries: Queries, rows: NDArray[np.int64]) -> Queries:

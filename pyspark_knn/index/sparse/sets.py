@@ -1,26 +1,27 @@
 """Exact search of sparse vectors by metrics of sets, by counts of common features.
 
 A count is a product of vectors of 0 and 1, which is exact, so distances are computed from counts
-without ranking. Pairs without a common feature have distance 1, or 0 if both
-are empty; a query that has fewer than k other neighbors gets those of them that come first.
+without ranking. Pairs without a common feature have distance 1, or 0 if both are empty; a query
+that has fewer than k other neighbors gets those of them that come first.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from pyspark_knn.index.base import SPARSE, Exclusion, IndexSpec, NeighborIndex, Neighbors
+from pyspark_knn.index.base import Exclusion, IndexSpec, Neighbors
 from pyspark_knn.index.kernels import set_distance
-from pyspark_knn.index.selection import NearestSoFar, exclusion_of_items
+from pyspark_knn.index.selection import NearestSoFar
 from pyspark_knn.index.sparse.blocks import (
     Sizes,
     SparseBatch,
-    TransposedBlock,
-    excluded_of,
+    block_products,
+    first_unrelated,
     patterns,
 )
+from pyspark_knn.index.sparse.index import SparseIndex
 from pyspark_knn.index.sparse.keyed import Numbering
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ _ROUNDING = 2.0**-52
 _SIZES = Sizes(first_items=1024)
 
 
-class SparseSetSearch(NeighborIndex):
+class SparseSetSearch(SparseIndex):
     """Exact search of sparse vectors by jaccard and dice.
 
     Parameters
@@ -59,8 +60,6 @@ class SparseSetSearch(NeighborIndex):
         How much a search does at a time. In the first block all pairs are compared, so it is small.
     """
 
-    algorithm: ClassVar[str] = "brute"
-    storage: ClassVar[str] = SPARSE
     metrics: ClassVar[frozenset[str]] = frozenset({"dice", "jaccard"})
 
     def __init__(
@@ -71,10 +70,7 @@ class SparseSetSearch(NeighborIndex):
         *,
         sizes: Sizes = _SIZES,
     ) -> None:
-        self._sizes = sizes
-        self._metric = metric
-        self._numbering = numbering
-        self._items = numbering.numbered(matrix)
+        super().__init__(matrix, metric, numbering, sizes)
 
     @classmethod
     def build(cls, matrix: SparseRows, spec: IndexSpec) -> SparseSetSearch:
@@ -93,21 +89,6 @@ class SparseSetSearch(NeighborIndex):
             The index.
         """
         return cls(matrix, spec.metric, Numbering.of(matrix))
-
-    @property
-    def matrix(self) -> SparseRows:
-        """The items, as passed to `build`; computed from the columns if these are numbered."""
-        return self._numbering.restored(self._items)
-
-    @property
-    def n_features(self) -> int:
-        """See `NeighborIndex.n_features`."""
-        return self._numbering.n_features
-
-    @property
-    def metric(self) -> Metric:
-        """See `NeighborIndex.metric`."""
-        return self._metric
 
     def kneighbors(
         self,
@@ -133,31 +114,33 @@ class SparseSetSearch(NeighborIndex):
         """Search a batch of queries, the rows `rows` of all."""
         dtype = np.float32 if queries.lengths.max() <= _MOST_COUNTED else np.float64
         batch = SparseBatch(patterns(self._numbering.numbered(queries)), dtype, self._sizes)
-        numbers = batch.numbers(self._numbering.n_columns)
-        excluded = excluded_of(exclude, rows, batch)
         sizes = queries.lengths.astype(np.float64)
         missing = np.full((2, len(rows)), best.distances.shape[1])
-        for where in self._sizes.blocks(self._items, 1):
-            part = self._items[where]
-            block = TransposedBlock(patterns(part), numbers, batch)
-            for group in batch.groups:
-                counts = block.products(group)
-                pairs = exclusion_of_items(excluded[group.number], where.start, where.stop)
-                counts[pairs.positions, pairs.rows] = -1
-                limits = best.limits()[rows[group.queries]]
-                least = self._least_counts(limits, sizes[group.queries])
-                columns, near = np.nonzero(counts >= least.astype(dtype))
-                # Distance 1 is beyond the limit of most queries, except of empty ones.
-                short = missing[:, group.queries]
-                short = short * ((limits >= 1) | (sizes[group.queries] == 0))
-                more = _first_others(counts, part.lengths == 0, short)
-                missing[:, group.queries] -= more.taken
-                columns = np.concatenate([columns, more.columns])
-                near = np.concatenate([near, more.queries])
-                both = counts[columns, near].astype(np.float64)
-                one, other = sizes[group.queries][near], part.lengths[columns].astype(np.float64)
-                figures = set_distance(self._metric.name, both, one, other, queries.n_features)
-                best.offer(rows[group.queries][near], columns + where.start, figures)
+        found = block_products(
+            batch,
+            rows,
+            self._rows.n_features,
+            self._sizes.blocks(self._rows, 1),
+            lambda where: patterns(self._rows[where]),
+            exclude,
+        )
+        for where, group, counts in found:
+            of_group, lengths = rows[group.queries], self._rows[where].lengths
+            limits = best.limits()[of_group]
+            least = self._least_counts(limits, sizes[group.queries])
+            columns, near = np.nonzero(counts >= least.astype(dtype))
+            pairs = [(near, columns)]
+            # Distance 1 is beyond the limit of most queries, except of empty ones.
+            short = (limits >= 1) | (sizes[group.queries] == 0)
+            for kind, among in enumerate((lengths > 0, lengths == 0)):
+                more = first_unrelated(counts, missing[kind, group.queries] * short, among)
+                missing[kind, group.queries] -= np.bincount(more[0], minlength=counts.shape[1])
+                pairs.append(more)
+            near, columns = (np.concatenate(each) for each in zip(*pairs, strict=True))
+            both = counts[columns, near].astype(np.float64)
+            one, other = sizes[group.queries][near], lengths[columns].astype(np.float64)
+            figures = set_distance(self._metric.name, both, one, other, queries.n_features)
+            best.offer(of_group[near], columns + where.start, figures)
 
     def _least_counts(
         self, limits: NDArray[np.float64], sizes: NDArray[np.float64]
@@ -173,36 +156,3 @@ class SparseSetSearch(NeighborIndex):
         if self._metric.name == "dice":
             least /= 2.0 - similarity
         return np.maximum(np.ceil(least * (1 - _SLACK)), 1.0)
-
-
-class _FirstOthers(NamedTuple):
-    """The first items of a block without a feature in common with a query.
-
-    Attributes
-    ----------
-    queries, columns : ndarray of shape (n_pairs,), dtype int64
-        The number of the query in its group, and of the item in its block.
-    taken : ndarray of shape (2, n_queries), dtype int64
-        The numbers of items that are not empty, and of empty ones.
-    """
-
-    queries: NDArray[np.int64]
-    columns: NDArray[np.int64]
-    taken: NDArray[np.int64]
-
-
-def _first_others(
-    counts: NDArray[np.floating], empty: NDArray[np.bool_], missing: NDArray[np.int64]
-) -> _FirstOthers:
-    """Return up to `missing` items, of both kinds, that have nothing in common with each query."""
-    taken = np.zeros_like(missing)
-    found = [np.zeros(0, np.int64)]
-    for query in np.flatnonzero(missing.any(axis=0)):
-        others = np.flatnonzero(counts[:, query] == 0)
-        for kind in (0, 1):
-            part = others[empty[others] == kind][: missing[kind, query]]
-            taken[kind, query] = len(part)
-            found.append(part)
-    columns = np.concatenate(found)
-    queries = np.repeat(np.arange(missing.shape[1]), taken.sum(axis=0))
-    return _FirstOthers(queries, columns, taken)

@@ -1,0 +1,55 @@
+"""What the indexes of sparse vectors have in common."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from pyspark_knn.index.base import SPARSE, NeighborIndex
+
+if TYPE_CHECKING:
+    from pyspark_knn.index.distances import Metric
+    from pyspark_knn.index.sparse.blocks import Sizes
+    from pyspark_knn.index.sparse.keyed import Numbering
+    from pyspark_knn.index.sparse.rows import SparseRows
+
+
+class SparseIndex(NeighborIndex):
+    """An index of sparse vectors, which compares queries with every item that shares a feature.
+
+    Parameters
+    ----------
+    matrix : SparseRows
+        The items.
+    metric : Metric
+        The metric.
+    numbering : Numbering
+        The columns of the index.
+    sizes : Sizes
+        How much a search does at a time.
+    """
+
+    algorithm: ClassVar[str] = "brute"
+    storage: ClassVar[str] = SPARSE
+
+    def __init__(
+        self, matrix: SparseRows, metric: Metric, numbering: Numbering, sizes: Sizes
+    ) -> None:
+        self._metric = metric
+        self._numbering = numbering
+        self._rows = numbering.numbered(matrix)
+        self._sizes = sizes
+
+    @property
+    def matrix(self) -> SparseRows:
+        """The items, as passed to `build`; computed from the columns if these are numbered."""
+        return self._numbering.restored(self._rows)
+
+    @property
+    def n_features(self) -> int:
+        """See `NeighborIndex.n_features`."""
+        return self._numbering.n_features
+
+    @property
+    def metric(self) -> Metric:
+        """See `NeighborIndex.metric`."""
+        return self._metric
