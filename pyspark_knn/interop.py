@@ -18,8 +18,8 @@ from sklearn.neighbors import VALID_METRICS, VALID_METRICS_SPARSE, NearestNeighb
 from pyspark_knn.checks import checked_metric
 from pyspark_knn.engine.placing import replicate
 from pyspark_knn.engine.rows.ids import changes_on_wire, check_id_type
+from pyspark_knn.engine.rows.invalid import invalid_rows
 from pyspark_knn.engine.rows.items import Items
-from pyspark_knn.engine.rows.vectors import invalid_rows
 from pyspark_knn.engine.storing import GROWN_BYTES
 from pyspark_knn.fit_summary import FitSummary
 from pyspark_knn.index.base import SPARSE, storage_of

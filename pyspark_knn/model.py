@@ -238,7 +238,8 @@ class NeighborModel(SharedIndex, FittedParams, _KNNParams, SavedModel):
         storage = self.getStorage()
         most = min(EXPLAINED_QUERIES, most_sampled(features, self.numFeatures, storage))
         rows = queries.select(*inputs).limit(most).collect()
-        sample = valid_sample(rows, features, self.numFeatures, storage)
+        name = self.getFeaturesCol()
+        sample = valid_sample(rows, features, self.numFeatures, storage, name)
         cost = self._fitted.cost(queries.sparkSession, sample.vectors, self.getK())
         probes = self.getNumProbes() if self.getShardBy() == "kmeans" else None
         share = min(1.0, probes / cost.shards) if probes and cost.shards else 1.0

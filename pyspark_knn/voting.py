@@ -16,7 +16,7 @@ from pyspark.sql import types as T
 
 from pyspark_knn.checks import check_weights, checked_metric
 from pyspark_knn.engine.rows import columns
-from pyspark_knn.engine.rows.vectors import invalid_rows
+from pyspark_knn.engine.rows.invalid import invalid_rows
 from pyspark_knn.engine.search.answers import Predicted, Prediction
 from pyspark_knn.engine.spark import hints
 from pyspark_knn.estimator import NeighborEstimator

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from pyspark_knn.index.base import DENSE, storage_of
+from pyspark_knn.index.base import storage_of
 from pyspark_knn.index.block_search import BlockSearch
-from pyspark_knn.index.registry import class_for, classes_for
+from pyspark_knn.index.registry import class_for, classes_for, with_storage
 
 if TYPE_CHECKING:
     from pyspark_knn.index.base import IndexSpec, NeighborIndex, Rows
@@ -106,8 +106,8 @@ class Trials:
         base, *others = (algorithm for algorithm, each in classes.items() if each.exact)
         if not others:
             index = _build(base, matrix, spec)
-            stored = "" if storage == DENSE else f" with storage {storage!r}"
-            return index, f"only {base} supports metric {spec.metric.name!r}{stored}"
+            of = with_storage(storage)
+            return index, f"only {base} supports metric {spec.metric.name!r}{of}"
         if len(matrix) < _MIN_TIMED_ITEMS:
             return _build(base, matrix, spec), f"{base} is fast enough for {len(matrix)} items"
         # One thread, as in a worker, however many the machine has.

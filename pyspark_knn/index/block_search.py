@@ -15,13 +15,14 @@ ranked by their distances. Most queries need the first step only:
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
 from pyspark_knn.index.base import Exclusion, IndexSpec, NeighborIndex, Neighbors
-from pyspark_knn.index.candidates import Candidates
+from pyspark_knn.index.candidates import Candidates, filter_batches
 from pyspark_knn.index.distances import Metric
 from pyspark_knn.index.kernels import KERNELS
 from pyspark_knn.index.pairwise import PairwiseSearch
@@ -167,33 +168,9 @@ class _Search:
     def _filter_all(
         self, rows: NDArray[np.int64], least: NDArray[np.float64], dtype: type[np.floating]
     ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """Search queries by products in a dtype.
-
-        Parameters
-        ----------
-        rows : ndarray of shape (n_rows,), dtype int64
-            Row numbers of queries.
-        least : ndarray of shape (n_rows,), dtype float64
-            The smallest score that a neighbor of each query can have, as far as is known.
-        dtype : type
-            float32 or float64.
-
-        Returns
-        -------
-        rows : ndarray of shape (n_left,), dtype int64
-            Row numbers of the queries that have too many candidates, and are not finished.
-        least : ndarray of shape (n_left,), dtype float64
-            Their smallest scores, as far as is known now.
-        """
-        worthwhile = True
-        crowded = np.zeros(len(rows), bool)
-        for batch in self._batches(np.arange(len(rows)), dtype):
-            if worthwhile:
-                crowded[batch], least[batch] = self._filter(rows[batch], least[batch], dtype)
-                worthwhile = 2 * int(crowded[batch].sum()) <= len(batch)
-            else:
-                crowded[batch] = True
-        return rows[crowded], least[crowded]
+        """Search queries by products in a dtype; see `candidates.filter_batches`."""
+        batches = self._batches(np.arange(len(rows)), dtype)
+        return filter_batches(rows, least, batches, functools.partial(self._filter, dtype=dtype))
 
     def _batches(
         self, rows: NDArray[np.int64], dtype: type[np.floating]

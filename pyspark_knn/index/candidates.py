@@ -12,6 +12,8 @@ import numpy as np
 from pyspark_knn.index.selection import by_row
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
     from numpy.typing import NDArray
 
 
@@ -151,6 +153,45 @@ class Candidates:
         if not self._pairs:
             return np.zeros(0, np.int64), np.zeros(0, np.int64)
         return self._pairs[0].rows.astype(np.int64), self._pairs[0].positions
+
+
+def filter_batches(
+    rows: NDArray[np.int64],
+    least: NDArray[np.float64],
+    batches: Iterable[slice | NDArray[np.int64]],
+    search: Callable[
+        [NDArray[np.int64], NDArray[np.float64]], tuple[NDArray[np.bool_], NDArray[np.float64]]
+    ],
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Search queries batch by batch, until most queries of a batch are crowded.
+
+    Parameters
+    ----------
+    rows : ndarray of shape (n_rows,), dtype int64
+        Row numbers of queries.
+    least : ndarray of shape (n_rows,), dtype float64
+        The smallest score that a neighbor of each query can have, as far as is known. Overwritten.
+    batches : iterable of slice or ndarray
+        Which of `rows` belong to each batch.
+    search : callable
+        Searches a batch, given its part of `rows` and of `least`; returns which of its queries are
+        crowded, and their smallest scores.
+
+    Returns
+    -------
+    rows : ndarray of shape (n_left,), dtype int64
+        Row numbers of the queries that have too many candidates, and are not finished.
+    least : ndarray of shape (n_left,), dtype float64
+        Their smallest scores, as far as is known now.
+    """
+    worthwhile = True
+    crowded = np.ones(len(rows), bool)
+    for batch in batches:
+        if worthwhile:
+            found, least[batch] = search(rows[batch], least[batch])
+            crowded[batch] = found
+            worthwhile = 2 * int(found.sum()) <= len(found)
+    return rows[crowded], least[crowded]
 
 
 class _Pairs:

@@ -169,7 +169,7 @@ def class_for(
         weights = " and weights" if "w" in metric.params else ""
         raise ValueError(
             f"algorithm {algorithm!r} does not support metric {metric.name!r}{exponent}{weights}"
-            f"{_of_storage(storage)}. "
+            f"{with_storage(storage)}. "
             f"Supported: {_quoted('auto', *classes_for(metric, registered, storage))}."
         )
     return found
@@ -228,7 +228,8 @@ def check_algorithm(algorithm: str, metric: Metric, storage: str = DENSE) -> Non
         class_for(algorithm, metric, storage=storage)
 
 
-def _of_storage(storage: str) -> str:
+def with_storage(storage: str) -> str:
+    """Return a storage as part of a message; "" for dense, which needs no mention."""
     return "" if storage == DENSE else f" with storage {storage!r}"
 
 

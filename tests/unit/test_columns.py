@@ -12,7 +12,7 @@ from pyspark.sql import types as T
 from pyspark_knn.engine.rows import columns
 from pyspark_knn.engine.rows.features import _attribute_names
 from pyspark_knn.engine.rows.ids import changes_on_wire, check_id_type, wire_type
-from pyspark_knn.engine.rows.vectors import describe_invalid, invalid_rows
+from pyspark_knn.engine.rows.invalid import describe_invalid, invalid_rows
 from pyspark_knn.index.sparse.rows import SparseRows
 from tests.support.batches import Sparse, array_column, vector_batch, vector_columns
 

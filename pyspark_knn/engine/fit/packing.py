@@ -15,13 +15,8 @@ from numpy.typing import NDArray
 
 from pyspark_knn.engine.fit.chunks import CHUNK_SCHEMA, CONTENT_WRAP, content_of
 from pyspark_knn.engine.fit.item_columns import ItemColumn
-from pyspark_knn.engine.rows.vectors import (
-    InexactValueError,
-    VectorBatch,
-    describe_invalid,
-    describe_malformed,
-    invalid_rows,
-)
+from pyspark_knn.engine.rows.invalid import describe_invalid, describe_malformed, invalid_rows
+from pyspark_knn.engine.rows.vectors import InexactValueError, VectorBatch
 from pyspark_knn.engine.spark.arrow import one_row, stream_of
 
 

@@ -13,13 +13,8 @@ from pyspark.sql import types as T
 from pyspark.sql.pandas.types import to_arrow_type
 
 from pyspark_knn.engine.rows.columns import Input, column, field_of
-from pyspark_knn.engine.rows.vectors import (
-    LAYOUT,
-    VALUES,
-    VectorBatch,
-    describe_malformed,
-    invalid_rows,
-)
+from pyspark_knn.engine.rows.invalid import invalid_rows, read_vectors
+from pyspark_knn.engine.rows.vectors import LAYOUT, VALUES
 from pyspark_knn.engine.spark import hints
 from pyspark_knn.index.base import SPARSE
 
@@ -203,7 +198,9 @@ def most_sampled(features: Features, dim: int, storage: str) -> int:
     return max(1, _SAMPLE_BYTES // (8 * dim))
 
 
-def valid_sample(rows: list[Row], features: Features, dim: int, storage: str) -> Sample:
+def valid_sample(
+    rows: list[Row], features: Features, dim: int, storage: str, name: str = "features"
+) -> Sample:
     """Return the valid vectors among collected rows, `most_sampled` of them at most.
 
     Parameters
@@ -216,6 +213,8 @@ def valid_sample(rows: list[Row], features: Features, dim: int, storage: str) ->
         The dimension of a valid vector.
     storage : {"dense", "sparse"}
         The form of the vectors.
+    name : str, default="features"
+        The name of the features column, for error messages.
 
     Returns
     -------
@@ -232,9 +231,7 @@ def valid_sample(rows: list[Row], features: Features, dim: int, storage: str) ->
         name: pa.array([row[i] for row in rows], to_arrow_type(each.type))
         for i, (name, each) in enumerate(features.inputs.items())
     }
-    batch = VectorBatch.from_arrow(arrays)
-    if len(batch.malformed()):
-        raise ValueError(describe_malformed("featuresCol", "features"))
+    batch = read_vectors(arrays, name)
     valid = np.flatnonzero(batch.dims == dim)
     matrix = batch.sparse_rows(valid, dim) if storage == SPARSE else batch.dense(valid, dim)
     size = sum(array.nbytes for array in arrays.values()) / max(1, len(rows))

@@ -12,15 +12,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
+from pyspark_knn.engine.rows.invalid import describe_invalid, invalid_rows, read_vectors
 from pyspark_knn.engine.rows.items import Items
-from pyspark_knn.engine.rows.vectors import (
-    LAYOUT,
-    VALUES,
-    VectorBatch,
-    describe_invalid,
-    describe_malformed,
-    invalid_rows,
-)
+from pyspark_knn.engine.rows.vectors import LAYOUT, VALUES, VectorBatch
 from pyspark_knn.engine.search.answers import Answer
 from pyspark_knn.engine.ship.bundle import BundleRef, open_bundle
 from pyspark_knn.engine.spark.arrow import list_offsets
@@ -162,7 +156,7 @@ def answer_batch(
     items, index = searchable.items, searchable.index
     dim = index.n_features
     k = min(request.k, items.count)
-    queries = read_queries(arrays, request.features_col)
+    queries = read_vectors(arrays, request.features_col)
     excluded = arrays.get(EXCLUDED)
     step = max(1, request.block_numbers // (k + request.answer.width))
     for rows in _query_blocks(request, queries, index, step):
@@ -181,14 +175,6 @@ def answer_batch(
         )
         answers = request.answer.rows(found, items)
         yield fan_out(answers, valid, keep=request.handle_invalid == "keep")
-
-
-def read_queries(arrays: Mapping[str, pa.Array], features_col: str) -> VectorBatch:
-    """Return the vectors of a batch of queries; raise a ValueError if one of them is damaged."""
-    queries = VectorBatch.from_arrow(arrays, features_col)
-    if len(queries.malformed()):
-        raise ValueError(describe_malformed("featuresCol", features_col))
-    return queries
 
 
 def _query_blocks(

@@ -8,7 +8,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from pyspark_knn.engine.search.batches import Request, read_queries, valid_queries
+from pyspark_knn.engine.rows.invalid import read_vectors
+from pyspark_knn.engine.search.batches import Request, valid_queries
 from pyspark_knn.engine.search.in_shards import PASSING
 from pyspark_knn.engine.spark.arrow import list_offsets, slices
 from pyspark_knn.index.base import DENSE
@@ -101,5 +102,5 @@ def _vectors(
     request: Request, cells: Cells, arrays: tuple[pa.Array, ...]
 ) -> tuple[NDArray[np.floating], NDArray[np.bool_]]:
     named = dict(zip(request.vector, arrays, strict=True))
-    queries = read_queries(named, request.features_col)
+    queries = read_vectors(named, request.features_col)
     return valid_queries(queries, np.arange(len(queries)), cells.centers.shape[1], DENSE)

@@ -10,13 +10,14 @@ gets those of them that come first.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
 from pyspark_knn.index.base import Exclusion, IndexSpec, Neighbors
-from pyspark_knn.index.candidates import Candidates
+from pyspark_knn.index.candidates import Candidates, filter_batches
 from pyspark_knn.index.selection import NearestSoFar, exclusion_of
 from pyspark_knn.index.sparse.blocks import (
     Group,
@@ -168,19 +169,9 @@ class _Search:
     def _filter_all(
         self, rows: NDArray[np.int64], least: NDArray[np.float64], dtype: type[np.floating]
     ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """Search queries by products in a dtype; return the crowded ones, and their least scores.
-
-        See `pyspark_knn.index.block_search`.
-        """
-        worthwhile = True
-        crowded = np.zeros(len(rows), bool)
-        for batch in self._batches(rows):
-            if worthwhile:
-                crowded[batch], least[batch] = self._filter(rows[batch], least[batch], dtype)
-                worthwhile = 2 * int(crowded[batch].sum()) <= batch.stop - batch.start
-            else:
-                crowded[batch] = True
-        return rows[crowded], least[crowded]
+        """Search queries by products in a dtype; see `candidates.filter_batches`."""
+        run = functools.partial(self._filter, dtype=dtype)
+        return filter_batches(rows, least, self._batches(rows), run)
 
     def _filter(
         self, rows: NDArray[np.int64], least: NDArray[np.float64], dtype: type[np.floating]
