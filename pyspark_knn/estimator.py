@@ -12,7 +12,12 @@ from pyspark.ml.param import Param
 from pyspark.ml.util import MLReadable, MLWritable
 from pyspark.sql import DataFrame
 
-from pyspark_knn.checks import check_exclusion, check_max_distance, checked_metric
+from pyspark_knn.checks import (
+    check_exclusion,
+    check_keys,
+    check_max_distance,
+    checked_metric,
+)
 from pyspark_knn.engine.fit.determinism import is_nondeterministic
 from pyspark_knn.engine.fit.packed import PackedItems
 from pyspark_knn.engine.fit.source import ItemSource, item_source
@@ -112,6 +117,7 @@ class NeighborEstimator(Estimator[M], FitSetters, MLReadable[Any], MLWritable):
         checked_metric(self)
         check_max_distance(self)
         check_exclusion(self)
+        check_keys(self)
 
     def _learn(self, dataset: DataFrame, packed: PackedItems, summary: FitSummary) -> FitSummary:
         """Return `summary` with the fields that this kind of estimator adds to it."""

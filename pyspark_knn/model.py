@@ -15,15 +15,17 @@ from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
-from pyspark_knn.checks import check_max_distance, checked_metric, warn_of_limits
+from pyspark_knn.checks import check_keys, check_max_distance, checked_metric, warn_of_limits
 from pyspark_knn.copying import SharedIndex
 from pyspark_knn.engine.fit.chunks import POSITION
 from pyspark_knn.engine.fit.packed import PackedItems
 from pyspark_knn.engine.placement import Placement
 from pyspark_knn.engine.placing import place
 from pyspark_knn.engine.rows import columns
+from pyspark_knn.engine.rows.columns import Input
 from pyspark_knn.engine.rows.features import features_of, most_sampled, valid_sample
 from pyspark_knn.engine.rows.ids import changes_on_wire, from_wire, wire_type
+from pyspark_knn.engine.rows.key_columns import key_inputs
 from pyspark_knn.engine.rows.queries import check_attributes, excluded_ids
 from pyspark_knn.engine.search.answers import DISTANCE, Answer, FoundLists
 from pyspark_knn.engine.search.batches import EXCLUDED, Request
@@ -314,6 +316,7 @@ class NeighborModel(SharedIndex, FittedParams, _KNNParams, SavedModel):
     def _search(self, queries: DataFrame, outputs: dict[str, str]) -> DataFrame:
         """Search the rows of `queries`, lazily; the output columns must have been checked."""
         check_max_distance(self)
+        check_keys(self)
         warn_of_limits(self, self._warned)
         answer, limits = self._answer(outputs), Limits(self.getK(), self.getMaxDistance())
         run = functools.partial(self._run, queries)
@@ -324,6 +327,7 @@ class NeighborModel(SharedIndex, FittedParams, _KNNParams, SavedModel):
                 self.getExcludeIdCol(),
                 self.getHandleInvalid(),
                 self.getNumProbes(),
+                tuple(self.getQueryKeyCols() or ()),
             )
             found = self._shared.answer(queries, key, limits, answer, run)
         frame, is_finished = found or (run(answer, limits), False)
@@ -339,6 +343,7 @@ class NeighborModel(SharedIndex, FittedParams, _KNNParams, SavedModel):
         inputs = dict(features.inputs)
         if (excluded := self.getExcludeIdCol()) is not None:
             inputs[EXCLUDED] = excluded_ids(queries, excluded, self._id_type)
+        inputs |= self._key_inputs(queries)
         request = Request(
             k=limits.k,
             max_distance=limits.max_distance,
@@ -348,8 +353,18 @@ class NeighborModel(SharedIndex, FittedParams, _KNNParams, SavedModel):
             answer=answer,
             probes=self.getNumProbes(),
             replicas=self.getNumReplicas(),
+            keys=tuple(index.key_types),
         )
         return index.search(queries, inputs, request)
+
+    def _key_inputs(self, queries: DataFrame) -> dict[str, Input]:
+        """Return the keys of queries; empty if the items have no keys."""
+        types = self._fitted.key_types
+        if not types:
+            return {}
+        given = self.getQueryKeyCols()
+        param = "keyCols" if given is None else "queryKeyCols"
+        return key_inputs(queries, param, given or self.getKeyCols() or [], types)
 
     def __repr__(self) -> str:
         if self._index is None:

@@ -264,6 +264,14 @@ class KNNEstimator(NeighborEstimator[KNNModel], _SearchParams):
     numReplicas : int, optional
         Number of tasks that share the queries of one shard, >= 1. More replicas make tasks shorter,
         but transfer the index more often. By default there are as many as keep all cores busy.
+    keyCols : str or list of str, optional
+        Columns of the items and of the queries, of any atomic types but float and double. The
+        neighbors of a query are the nearest of the items that have the same values in these
+        columns. By default all items are searched.
+    queryKeyCols : str or list of str, optional
+        Columns of the queries with the values of keyCols, if they have other names there. A column
+        may contain arrays of such values: then the items of each of them are searched. By default
+        the columns keyCols.
     excludeIdCol : str, optional
         Column of the queries with an item id, or an array of item ids, to exclude from the
         neighbors of that query.
@@ -337,6 +345,8 @@ class KNNEstimator(NeighborEstimator[KNNModel], _SearchParams):
         shardBy: str = "hash",
         numProbes: int | None = None,
         numReplicas: int | None = None,
+        keyCols: str | Sequence[str] | None = None,
+        queryKeyCols: str | Sequence[str] | None = None,
         excludeIdCol: str | None = None,
         maxDistance: float | None = None,
         handleInvalid: str = "error",
@@ -365,6 +375,8 @@ class KNNEstimator(NeighborEstimator[KNNModel], _SearchParams):
         shardBy: str = "hash",
         numProbes: int | None = None,
         numReplicas: int | None = None,
+        keyCols: str | Sequence[str] | None = None,
+        queryKeyCols: str | Sequence[str] | None = None,
         excludeIdCol: str | None = None,
         maxDistance: float | None = None,
         handleInvalid: str = "error",

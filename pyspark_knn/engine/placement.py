@@ -55,6 +55,8 @@ class Placement(ABC):
         Whether Spark may have to read the items again if a part of the index is lost.
     id_type : DataType or None
         The Spark type of the ids; None if the positions are the ids.
+    key_types : dict of str to DataType
+        The Spark types of the keys, by the names of their columns; empty if there are no keys.
     item_columns : dict of str to DataType
         The types of the columns that every item has in addition to its vector, in the form that
         they have in Python. "id", which comes first, is the position if items have no ids.
@@ -74,6 +76,7 @@ class Placement(ABC):
     name: ClassVar[str]
     rebuilds_from_source: ClassVar[bool]
     id_type: T.DataType | None
+    key_types: dict[str, T.DataType]
     item_columns: dict[str, T.DataType]
     num_items: int
     num_features: int
@@ -115,11 +118,13 @@ class Placement(ABC):
         It has the columns "id" or "position" or both, "features", and the other item columns.
         """
 
-    def _with_ids(self, frame: DataFrame) -> DataFrame:
-        """Return items with the ids in their Spark type, given ids in the form of Python."""
-        if self.id_type is None:
-            return frame
-        return frame.withColumn("id", from_wire(F.col("id"), self.id_type))
+    def _in_spark_types(self, frame: DataFrame) -> DataFrame:
+        """Return items with ids and keys in their Spark types, given them in the form of Python."""
+        types = {"id": self.id_type, **self.key_types}
+        found = {
+            name: from_wire(F.col(name), kind) for name, kind in types.items() if kind is not None
+        }
+        return frame.withColumns(found) if found else frame
 
     @abstractmethod
     def fetch(self) -> tuple[Items, Rows]:

@@ -30,7 +30,6 @@ from pyspark_knn.engine.ship import shipping
 from pyspark_knn.engine.ship.batch_udf import batch_udf
 from pyspark_knn.engine.ship.guard import guarded
 from pyspark_knn.engine.spark import compat
-from pyspark_knn.index.base import NeighborIndex
 
 if TYPE_CHECKING:
     from pyspark_knn.index.base import Rows
@@ -50,14 +49,14 @@ class Replicated(Placement):
 
     Parameters
     ----------
-    items : Items
-        The items without their vectors.
-    index : NeighborIndex
-        The index of their vectors, in the same order.
+    searchable : Searchable
+        The items and their index.
     reason : str
         Why the index has its algorithm.
     id_type : DataType or None
         The Spark type of the ids; None if the positions are the ids.
+    key_types : dict of str to DataType
+        The Spark types of the keys, by the names of their columns.
     """
 
     name = REPLICATED
@@ -66,11 +65,17 @@ class Replicated(Placement):
     searchable: Searchable
 
     def __init__(
-        self, items: Items, index: NeighborIndex, reason: str, id_type: T.DataType | None
+        self,
+        searchable: Searchable,
+        reason: str,
+        id_type: T.DataType | None,
+        key_types: dict[str, T.DataType],
     ) -> None:
+        items, index = searchable.items, searchable.index
         given = {name: from_arrow_type(each.type) for name, each in items.columns.items()}
-        self.searchable = Searchable(items, index)
+        self.searchable = searchable
         self.id_type = id_type
+        self.key_types = key_types
         self.item_columns = {"id": T.LongType(), **given}
         self.num_items = items.count
         self.num_features = index.n_features
@@ -115,11 +120,11 @@ class Replicated(Placement):
         run = guarded(functools.partial(read_items, self._shipment(session).ref, list(types)))
         parts = -(-self._matrix.nbytes // _SAVED_PART_BYTES)
         positions = session.range(0, self.num_items, 1, parts)
-        return self._with_ids(positions.mapInArrow(run, columns.struct_type(types)))
+        return self._in_spark_types(positions.mapInArrow(run, columns.struct_type(types)))
 
     def fetch(self) -> tuple[Items, Rows]:
         """See `Placement.fetch`; the items are on the driver already."""
-        return self.searchable.items, self._matrix
+        return self.searchable.items, self.searchable.vectors(slice(None))
 
     def cost(self, session: SparkSession, queries: Rows, k: int) -> PlacedCost:
         """See `Placement.cost`."""

@@ -30,6 +30,7 @@ from pyspark_knn.engine.search.export import read_shards
 from pyspark_knn.engine.search.in_shards import time_shards
 from pyspark_knn.engine.shards.build import PIECE_SCHEMA, ShardRequest, build_shards, split_chunks
 from pyspark_knn.engine.shards.clustering import find_assignment
+from pyspark_knn.engine.shards.key_shards import KeyShards, find_key_shards
 from pyspark_knn.engine.shards.plan import ShardPlan
 from pyspark_knn.engine.shards.sizing import (
     LARGEST_SHARD,
@@ -74,8 +75,8 @@ class Sharded(Placement):
         The dimension of the vectors.
     storage : {"dense", "sparse"}
         How the vectors are stored.
-    assignment : ShardAssignment, optional
-        The cells that the shards consist of. Default: the shards are not cells.
+    assignment : ShardAssignment or KeyShards, optional
+        The cells that the shards consist of, or the shards of keys. Default: neither.
     """
 
     name = SHARDED
@@ -94,10 +95,11 @@ class Sharded(Placement):
         dtype: np.dtype[np.floating],
         num_features: int,
         storage: str,
-        assignment: ShardAssignment | None = None,
+        assignment: ShardAssignment | KeyShards | None = None,
     ) -> None:
         self.shards = shards
         self.id_type = source.id_type
+        self.key_types = source.key_types
         self.item_columns = source.item_columns
         self.num_items = sum(shard.rows for shard in shards)
         self.num_features = num_features
@@ -107,7 +109,12 @@ class Sharded(Placement):
         self.algorithm, self.algorithm_reason = _algorithm_of(shards)
         self._cores = cores
         self._nbytes = sum(shard.size for shard in shards)
-        self._cells = None if assignment is None else _cells(assignment, shards)
+        self._cells: Cells | None = None
+        self._key_shards: KeyShards | None = None
+        if isinstance(assignment, KeyShards):
+            self._key_shards = assignment
+        elif assignment is not None:
+            self._cells = _cells(assignment, shards)
         self._frame = frame
         self._dtype = dtype
         self._release = free_with(self, frame)
@@ -140,12 +147,14 @@ class Sharded(Placement):
         cores = compat.parallelism(session)
         nbytes = packed.nbytes(storage)
         count = choose_num_shards(num_shards, nbytes, packed.num_items, cores, shard_by)
-        assignment = None
+        assignment: ShardAssignment | KeyShards | None = None
         if shard_by == "kmeans":
             most = LARGEST_SHARD * packed.num_items // nbytes
             assignment = find_assignment(packed, count, most, spec.metric)
             count = int(assignment.ways.sum())
         source = packed.source
+        if source.key_types:
+            assignment = find_key_shards(packed, count)
         request = ShardRequest(
             dim=packed.num_features,
             dtype=packed.dtype,
@@ -156,6 +165,7 @@ class Sharded(Placement):
             spec=spec,
             storage=storage,
             assignment=assignment,
+            keys=tuple(source.key_types),
         )
         built = _built(packed, request, min(count, enough_tasks(nbytes, cores)))
         with (
@@ -204,14 +214,17 @@ class Sharded(Placement):
             num_shards=self.num_shards,
             replicas=replicas,
             partitions=min(targets, enough_tasks(self._nbytes * replicas, self._cores)),
-            item_columns=self.item_columns,
+            item_columns={
+                name: kind for name, kind in self.item_columns.items() if name not in self.key_types
+            },
             cells=self._cells,
+            key_shards=self._key_shards,
         )
 
     def items_frame(self, session: SparkSession) -> DataFrame:
         """See `Placement.items_frame`; items have a position only if they have no id."""
         self._check_session(session)
-        return self._with_ids(self._stored())
+        return self._in_spark_types(self._stored())
 
     def _stored(self) -> DataFrame:
         """Return the items with the types that they have in the shards."""
@@ -244,7 +257,8 @@ class Sharded(Placement):
         )
         with PackedItems(frame, source) as packed:
             _check_memory(packed.nbytes(self.storage))
-            return packed.gather(self.storage)
+            gathered = packed.gather(self.storage)
+            return gathered.items, gathered.matrix
 
     def cost(self, session: SparkSession, queries: Rows, k: int) -> PlacedCost:
         """See `Placement.cost`; it is measured in the largest shard."""

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
-from pyspark_knn.engine.fit.chunks import POSITION
-from pyspark_knn.engine.fit.item_columns import ItemColumn
+from pyspark_knn.engine.fit.chunks import KEY_HASH, POSITION
+from pyspark_knn.engine.fit.item_columns import ID, NUMBER, ItemColumn
 from pyspark_knn.engine.rows import columns
 from pyspark_knn.engine.rows.columns import Input
 from pyspark_knn.engine.rows.features import Features, features_of
 from pyspark_knn.engine.rows.ids import check_id_type, to_wire, wire_type
+from pyspark_knn.engine.rows.key_columns import check_key_type, key_hash
 from pyspark_knn.engine.spark import hints
 
 
@@ -29,8 +30,8 @@ class ItemSource:
     features_col : str
         The name of their column, for messages.
     columns : dict of str to Input
-        The columns of `ItemColumn`, by name, and "position" of saved items. Their order breaks ties
-        between items at the same distance.
+        The columns of `ItemColumn`, by name, "position" of saved items, and "key_hash" if there are
+        keys. Their order breaks ties between items at the same distance.
     id_type : DataType or None
         The Spark type of the ids; None if the positions are the ids.
     id_col : str or None
@@ -43,6 +44,8 @@ class ItemSource:
         The columns of numbers, whose values are checked.
     storage : {"auto", "dense", "sparse"}
         The Param `storage`; with "sparse" all vectors are packed sparse.
+    key_types : dict of str to DataType
+        The Spark types of the keys, by the names of their columns. Empty if there are no keys.
     """
 
     features: Features
@@ -54,6 +57,7 @@ class ItemSource:
     dtype: str = "auto"
     numbers: tuple[ItemColumn, ...] = ()
     storage: str = "auto"
+    key_types: dict[str, T.DataType] = field(default_factory=dict)
 
     @property
     def sort_by(self) -> tuple[str, ...]:
@@ -62,13 +66,14 @@ class ItemSource:
         Among equal ids the smaller label comes first, so that ties have one answer.
         """
         if self.id_type is not None:
-            return tuple(self.columns)
+            return tuple(name for name in self.columns if name != KEY_HASH)
         return (POSITION,) if POSITION in self.columns else ()
 
     @property
     def item_columns(self) -> dict[str, T.DataType]:
         """The types of the columns of items in a shard, except the vector; "id" comes first."""
-        given = {name: each.type for name, each in self.columns.items() if name != POSITION}
+        hidden = (POSITION, KEY_HASH)
+        given = {name: each.type for name, each in self.columns.items() if name not in hidden}
         return {"id": T.LongType(), **given}
 
 
@@ -102,13 +107,20 @@ def item_source(
     """
     id_col, id_type = None, None
     found: dict[str, Input] = {}
+    key_types: dict[str, T.DataType] = {}
     for each in declared:
-        if each.numeric:
+        if each.kind == NUMBER:
             found[each.name] = _numbers(dataset, each)
             continue
-        field = columns.field_of(dataset, each.param, each.column)
-        id_col, id_type = each.column, check_id_type(each.param, field)
-        found[each.name] = Input(to_wire(columns.column(id_col), id_type), wire_type(id_type))
+        column = columns.field_of(dataset, each.param, each.column)
+        if each.kind == ID:
+            kind = id_type = check_id_type(each.param, column)
+            id_col = each.column
+        else:
+            kind = key_types[each.name] = check_key_type(each.param, column)
+        found[each.name] = Input(to_wire(columns.column(each.column), kind), wire_type(kind))
+    if key_types:
+        found[KEY_HASH] = Input(key_hash([found[name].value for name in key_types]), T.LongType())
     return ItemSource(
         features=features_of(dataset, "featuresCol", features_col),
         features_col=features_col,
@@ -117,8 +129,9 @@ def item_source(
         id_col=id_col,
         handle_invalid=handle_invalid,
         dtype=dtype,
-        numbers=tuple(each for each in declared if each.numeric),
+        numbers=tuple(each for each in declared if each.kind == NUMBER),
         storage=storage,
+        key_types=key_types,
     )
 
 

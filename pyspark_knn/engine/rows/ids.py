@@ -17,6 +17,14 @@ _ID_TYPES = (
 )
 """The types that an id may have."""
 
+INTEGER_BITS: dict[type[T.DataType], int] = {
+    T.ByteType: 8,
+    T.ShortType: 16,
+    T.IntegerType: 32,
+    T.LongType: 64,
+}
+"""The types of integers, and their numbers of bits."""
+
 
 def check_id_type(param: str, field: T.StructField) -> T.DataType:
     """Return the type of an id column, after checking it.

@@ -1,0 +1,1 @@
+"""Search within groups of items."""
