@@ -6,7 +6,7 @@ import functools
 import logging
 import uuid
 from dataclasses import asdict, replace
-from typing import Any, ClassVar, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,6 +39,10 @@ from pyspark_knn.index.base import SPARSE, IndexSpec
 from pyspark_knn.index.registry import entries
 from pyspark_knn.params import _KNNParams
 from pyspark_knn.persistence import ModelReader, ModelWriter, SavedModel
+
+if TYPE_CHECKING:
+    from pyspark_knn.engine.rows.items import Items
+    from pyspark_knn.index.base import Rows
 
 logger = logging.getLogger(__name__)
 
@@ -163,7 +167,10 @@ class NeighborModel(SharedIndex, FittedParams, _KNNParams, SavedModel):
 
     @property
     def numSkipped(self) -> int:
-        """The number of invalid items that were skipped (handleInvalid "skip" or "keep")."""
+        """The number of items that were skipped.
+
+        These are invalid items (handleInvalid "skip" or "keep"), and items with a null in keyCols.
+        """
         return self._summary.numSkipped
 
     @property
@@ -196,13 +203,23 @@ class NeighborModel(SharedIndex, FittedParams, _KNNParams, SavedModel):
             return cast("NDArray[Any]", ids.to_numpy().astype("datetime64[us]"))
         return cast("NDArray[Any]", ids.to_numpy(zero_copy_only=False))
 
+    def _fetched(self) -> tuple[Items, Rows]:
+        """Return the items and their vectors on the driver, for scikit-learn."""
+        index = self._fitted
+        if index.key_types:
+            raise ValueError(
+                f"keyCols {self.getKeyCols()!r} is not supported by scikit-learn, which searches "
+                "all items. Fit one model for each key, without keyCols."
+            )
+        return index.fetch()
+
     @property
     def items(self) -> DataFrame:
         """The items as a DataFrame.
 
         It has the columns position (for a replicated model, or if idCol is unset), id (if idCol is
-        set), features (array of float or double, or vector if `getStorage` returns "sparse"), and
-        label and weight (if the items have them).
+        set), features (array of float or double, or vector if `getStorage` returns "sparse"), label
+        and weight (if the items have them), and key0, key1 and so on (the columns of keyCols).
         """
         session = SparkSession.getActiveSession()
         if session is None:
@@ -223,8 +240,9 @@ class NeighborModel(SharedIndex, FittedParams, _KNNParams, SavedModel):
         Returns
         -------
         str
-            A report of one line per aspect: the numbers of items, queries and pairs; the storage;
-            the placement, shards and replicas; the bytes to transfer; the memory of the Python
+            A report of one line per aspect: the numbers of items, queries and pairs; with keyCols
+            the number of groups, their median size, and the largest of them; the storage; the
+            placement, shards and replicas; the bytes to transfer; the memory of the Python
             workers; an estimate of the time; and the settings to raise, if any.
 
         Raises
@@ -254,6 +272,7 @@ class NeighborModel(SharedIndex, FittedParams, _KNNParams, SavedModel):
             storage=storage,
             storage_reason=self.storageReason,
             probed=share,
+            groups=self._fitted.group_sizes(queries.sparkSession),
             **asdict(cost),
         ).report()
 

@@ -38,17 +38,18 @@ class KNNModel(NeighborModel, _SearchParams):
     """A fitted nearest-neighbor index, whose `transform` adds the neighbors of each query.
 
     Create it with `KNNEstimator.fit`, `KNNModel.load` or `KNNModel.fromSklearn`. ``k``,
-    ``maxDistance``, ``excludeIdCol``, ``handleInvalid`` and the column names can be set on the
-    model without another fit.
+    ``maxDistance``, ``excludeIdCol``, ``queryKeyCols``, ``handleInvalid`` and the column names can
+    be set on the model without another fit.
 
     Attributes
     ----------
     numItems, numFeatures, numSkipped : int
-        Number of items, dimension of their vectors, and number of invalid items that were skipped.
+        Number of items, dimension of their vectors, and number of items that were skipped: invalid
+        ones, and those with a null in keyCols.
     ids : ndarray of shape (numItems,)
         The items' ids in the order of their positions.
     items : DataFrame
-        The indexed items: position, id and features.
+        The indexed items: position, id, features, and the columns of keyCols as key0 and so on.
     algorithmReason, placementReason, storageReason : str
         Why the algorithm, the placement and the storage of this model were chosen.
 
@@ -168,9 +169,9 @@ class KNNModel(NeighborModel, _SearchParams):
         ------
         ValueError
             If scikit-learn does not support the metric ("inner_product", and "haversine" with a
-            radius), or if the driver cannot hold the items of a sharded model.
+            radius) or ``keyCols``, or if the driver cannot hold the items of a sharded model.
         """
-        return interop.to_sklearn(self, self._fitted.fetch()[1])
+        return interop.to_sklearn(self, self._fetched()[1])
 
     @classmethod
     def fromSklearn(cls, fitted: NearestNeighbors, ids: Sequence[Any] | None = None) -> KNNModel:

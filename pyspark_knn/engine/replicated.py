@@ -117,10 +117,14 @@ class Replicated(Placement):
         types |= {"features": vectors, **self.item_columns}
         if self.id_type is None:
             del types["id"]
+        return self._in_spark_types(self.columns_frame(session, types))
+
+    def columns_frame(self, session: SparkSession, types: dict[str, T.DataType]) -> DataFrame:
+        """See `Placement.columns_frame`."""
         run = guarded(functools.partial(read_items, self._shipment(session).ref, list(types)))
         parts = -(-self._matrix.nbytes // _SAVED_PART_BYTES)
         positions = session.range(0, self.num_items, 1, parts)
-        return self._in_spark_types(positions.mapInArrow(run, columns.struct_type(types)))
+        return positions.mapInArrow(run, columns.struct_type(types))
 
     def fetch(self) -> tuple[Items, Rows]:
         """See `Placement.fetch`; the items are on the driver already."""

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
+from pyspark.sql import types as T
 from pyspark.sql.pandas.types import from_arrow_schema
 
 from pyspark_knn.engine.fit.chunks import CHANGED, POSITION
@@ -226,12 +227,17 @@ class Sharded(Placement):
         self._check_session(session)
         return self._in_spark_types(self._stored())
 
+    def columns_frame(self, session: SparkSession, types: dict[str, T.DataType]) -> DataFrame:
+        """See `Placement.columns_frame`."""
+        self._check_session(session)
+        run = guarded(functools.partial(read_shards, self.plan().digests, list(types)))
+        return self._frame.select(*SHARD_COLUMNS).mapInArrow(run, struct_type(types))
+
     def _stored(self) -> DataFrame:
         """Return the items with the types that they have in the shards."""
         types = {"id": self.item_columns["id"], "features": vector_type(self._dtype, self.storage)}
         types |= self.item_columns
-        run = guarded(functools.partial(read_shards, self.plan().digests, list(types)))
-        frame = self._frame.select(*SHARD_COLUMNS).mapInArrow(run, struct_type(types))
+        frame = self.columns_frame(self._frame.sparkSession, types)
         return frame if self.id_type is not None else frame.withColumnRenamed("id", POSITION)
 
     def _check_session(self, session: SparkSession) -> None:

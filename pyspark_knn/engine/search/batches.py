@@ -93,7 +93,7 @@ class Searchable:
         float
             The number of items that a query was compared with.
         """
-        if isinstance(self.index, NeighborIndex):
+        if not isinstance(self.index, GroupedIndex):
             self.index.search(queries, min(k, self.items.count))
             return float(self.items.count)
         rows = np.arange(len(queries))
@@ -127,7 +127,7 @@ class Searchable:
         Found
             The neighbors.
         """
-        if isinstance(self.index, NeighborIndex):
+        if not isinstance(self.index, GroupedIndex):
             return self.index.search(queries, k, max_distance=max_distance, exclude=exclude)
         rows, groups = cast("Keys", self.keys).of_queries(keys)
         return self.index.search(
