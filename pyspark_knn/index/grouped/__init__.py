@@ -1,1 +1,1 @@
-"""Search within groups of items."""
+"""The search within groups of items: a query is compared with the items of its own groups only."""
