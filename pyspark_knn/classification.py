@@ -218,8 +218,9 @@ class KNNClassifier(
         Output columns, by default "prediction", "probability" and "rawPrediction": the class
         (double), and the classes' shares of the votes and their votes (vectors). A column with an
         empty name is omitted.
-    k : int, default=5
-        Number of neighbors (items) that vote, >= 1.
+    k : int or None, default=5
+        Number of neighbors (items) that vote, >= 1; None: all items within `maxDistance` (or
+        `minSimilarity`).
     weights : {"uniform", "distance"}, default="uniform"
         Weight of a vote: 1, or the inverse of the distance ("distance" is not supported for metric
         "inner_product").
@@ -237,7 +238,7 @@ class KNNClassifier(
         The metric and the index, see `KNNEstimator`.
     placement, numShards, shardBy, numProbes, numReplicas
         The placement of the index, see `KNNEstimator`.
-    excludeIdCol, maxDistance, handleInvalid
+    excludeIdCol, maxDistance, minSimilarity, handleInvalid
         Limits of the search, see `KNNEstimator`. Excluded items do not vote.
 
     Raises
@@ -274,7 +275,7 @@ class KNNClassifier(
         predictionCol: str = "prediction",
         probabilityCol: str = "probability",
         rawPredictionCol: str = "rawPrediction",
-        k: int = 5,
+        k: int | None = 5,
         weights: str = "uniform",
         weightCol: str | None = None,
         thresholds: list[float] | None = None,
@@ -295,6 +296,7 @@ class KNNClassifier(
         numReplicas: int | None = None,
         excludeIdCol: str | None = None,
         maxDistance: float | None = None,
+        minSimilarity: float | None = None,
         handleInvalid: str = "error",
     ) -> None:
         super().__init__()
@@ -309,7 +311,7 @@ class KNNClassifier(
         predictionCol: str = "prediction",
         probabilityCol: str = "probability",
         rawPredictionCol: str = "rawPrediction",
-        k: int = 5,
+        k: int | None = 5,
         weights: str = "uniform",
         weightCol: str | None = None,
         thresholds: list[float] | None = None,
@@ -330,6 +332,7 @@ class KNNClassifier(
         numReplicas: int | None = None,
         excludeIdCol: str | None = None,
         maxDistance: float | None = None,
+        minSimilarity: float | None = None,
         handleInvalid: str = "error",
     ) -> KNNClassifier:
         """Set any of the Params, which the docstring of the class describes."""

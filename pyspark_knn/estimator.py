@@ -12,7 +12,7 @@ from pyspark.ml.param import Param
 from pyspark.ml.util import MLReadable, MLWritable
 from pyspark.sql import DataFrame
 
-from pyspark_knn.checks import check_exclusion, check_max_distance, checked_metric
+from pyspark_knn.checks import check_exclusion, check_limits, checked_metric
 from pyspark_knn.engine.fit.determinism import is_nondeterministic
 from pyspark_knn.engine.fit.packed import PackedItems
 from pyspark_knn.engine.fit.source import ItemSource, item_source
@@ -110,7 +110,7 @@ class NeighborEstimator(Estimator[M], FitSetters, MLReadable[Any], MLWritable):
     def _check_params(self) -> None:
         """Raise a ValueError if Params conflict with each other."""
         checked_metric(self)
-        check_max_distance(self)
+        check_limits(self)
         check_exclusion(self)
 
     def _learn(self, dataset: DataFrame, packed: PackedItems, summary: FitSummary) -> FitSummary:
@@ -162,9 +162,9 @@ class NeighborEstimator(Estimator[M], FitSetters, MLReadable[Any], MLWritable):
                 "numbers, such as 'euclidean'.",
                 stacklevel=_USER_LEVEL,
             )
-        if self.getK() > model.numItems:
+        if (k := self.getK()) is not None and k > model.numItems:
             warnings.warn(
-                f"k is {self.getK()}, but there are only {model.numItems} items: each query gets "
+                f"k is {k}, but there are only {model.numItems} items: each query gets "
                 "fewer than k neighbors.",
                 stacklevel=_USER_LEVEL,
             )

@@ -15,7 +15,7 @@ from pyspark.sql.pandas.types import from_arrow_type
 from scipy.sparse import csr_matrix, issparse
 from sklearn.neighbors import VALID_METRICS, VALID_METRICS_SPARSE, NearestNeighbors
 
-from pyspark_knn.checks import checked_metric
+from pyspark_knn.checks import checked_limits, checked_metric
 from pyspark_knn.engine.placing import replicate
 from pyspark_knn.engine.rows.ids import changes_on_wire, check_id_type
 from pyspark_knn.engine.rows.invalid import invalid_rows
@@ -312,7 +312,7 @@ def to_sklearn(params: _KNNParams, matrix: Rows) -> NearestNeighbors:
     Returns
     -------
     NearestNeighbors
-        The fitted index.
+        The fitted index, with a radius in place of n_neighbors if k is None.
 
     Raises
     ------
@@ -320,7 +320,7 @@ def to_sklearn(params: _KNNParams, matrix: Rows) -> NearestNeighbors:
         For metric "inner_product", for metric "haversine" with a radius, and for metrics that
         scikit-learn does not support on a sparse matrix.
     """
-    arguments = _arguments(params, len(matrix))
+    arguments = _arguments(params, matrix)
     return NearestNeighbors(**arguments).fit(_rows(params, matrix))
 
 
@@ -357,7 +357,7 @@ def to_sklearn_voter(
             "weightCol is not supported by scikit-learn, which has no weights of items. Fit "
             "without weightCol."
         )
-    arguments = _arguments(params, len(matrix))
+    arguments = _arguments(params, matrix)
     return kind(**arguments, weights=params.getWeights()).fit(_rows(params, matrix), target)
 
 
@@ -374,8 +374,8 @@ def _rows(params: _KNNParams, matrix: Rows) -> Any:
     return matrix != 0 if checked_metric(params).compares_sets else np.array(matrix)
 
 
-def _arguments(params: _KNNParams, count: int) -> dict[str, Any]:
-    """Return the scikit-learn parameters that correspond to the Params, for `count` items."""
+def _arguments(params: _KNNParams, matrix: Rows) -> dict[str, Any]:
+    """Return the scikit-learn parameters that correspond to the Params, for the given items."""
     metric = checked_metric(params)
     if metric.name == "inner_product":
         raise ValueError("metric 'inner_product' is not supported by scikit-learn")
@@ -395,8 +395,9 @@ def _arguments(params: _KNNParams, count: int) -> dict[str, Any]:
         from scipy.spatial.distance import chebyshev
 
         name, algorithm = chebyshev, "brute"
+    k, radius = checked_limits(params, matrix.shape[1])
     return {
-        "n_neighbors": min(params.getK(), count),
+        **({"radius": radius} if k is None else {"n_neighbors": min(k, len(matrix))}),
         "metric": name,
         "p": metric.p,
         "metric_params": given or None,

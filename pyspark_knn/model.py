@@ -15,7 +15,7 @@ from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
-from pyspark_knn.checks import check_max_distance, checked_metric, warn_of_limits
+from pyspark_knn.checks import checked_limits, checked_metric, warn_of_limits
 from pyspark_knn.copying import SharedIndex
 from pyspark_knn.engine.fit.chunks import POSITION
 from pyspark_knn.engine.fit.packed import PackedItems
@@ -37,6 +37,9 @@ from pyspark_knn.index.base import SPARSE, IndexSpec
 from pyspark_knn.index.registry import entries
 from pyspark_knn.params import _KNNParams
 from pyspark_knn.persistence import ModelReader, ModelWriter, SavedModel
+
+_TIMED_K = 5
+"""The k of the searches that `explainSearch` times if k is None."""
 
 logger = logging.getLogger(__name__)
 
@@ -105,8 +108,11 @@ class NeighborModel(SharedIndex, FittedParams, _KNNParams, SavedModel):
         outputs = {
             name: f"knn_{name}_{unique}" for name in self._OUTPUTS if self.getOrDefault(name)
         }
-        limits = Limits(self.getK(), self.getMaxDistance())
-        return Prepared(limits, self._answer(outputs), self._finished(outputs))
+        return Prepared(self._limits(), self._answer(outputs), self._finished(outputs))
+
+    def _limits(self) -> Limits:
+        """Return the limits of a search; raise a ValueError if they conflict."""
+        return checked_limits(self, self.numFeatures)
 
     # --- saved and loaded, see `pyspark_knn.persistence` ---
 
@@ -240,7 +246,9 @@ class NeighborModel(SharedIndex, FittedParams, _KNNParams, SavedModel):
         rows = queries.select(*inputs).limit(most).collect()
         name = self.getFeaturesCol()
         sample = valid_sample(rows, features, self.numFeatures, storage, name)
-        cost = self._fitted.cost(queries.sparkSession, sample.vectors, self.getK())
+        # A search within a distance takes about as long as one for a few neighbors.
+        k = self._limits().k or _TIMED_K
+        cost = self._fitted.cost(queries.sparkSession, sample.vectors, k)
         probes = self.getNumProbes() if self.getShardBy() == "kmeans" else None
         share = min(1.0, probes / cost.shards) if probes and cost.shards else 1.0
         return SearchCost(
@@ -313,9 +321,9 @@ class NeighborModel(SharedIndex, FittedParams, _KNNParams, SavedModel):
 
     def _search(self, queries: DataFrame, outputs: dict[str, str]) -> DataFrame:
         """Search the rows of `queries`, lazily; the output columns must have been checked."""
-        check_max_distance(self)
+        limits = self._limits()
         warn_of_limits(self, self._warned)
-        answer, limits = self._answer(outputs), Limits(self.getK(), self.getMaxDistance())
+        answer = self._answer(outputs)
         run = functools.partial(self._run, queries)
         found = None
         if self._shared is not None and is_cached(queries):
@@ -330,7 +338,7 @@ class NeighborModel(SharedIndex, FittedParams, _KNNParams, SavedModel):
         return frame if is_finished else columns.replace_columns(frame, self._finished(outputs))
 
     def _run(self, queries: DataFrame, answer: Answer, limits: Limits) -> DataFrame:
-        """Search within `limits`, regardless of the Params k and maxDistance."""
+        """Search within `limits`, regardless of the Params that limit a search."""
         index = self._fitted
         features = features_of(queries, "featuresCol", self.getFeaturesCol())
         strict = self.getHandleInvalid() == "error"

@@ -111,8 +111,9 @@ class KNNRegressor(VotingEstimator[KNNRegressionModel], Regressor[KNNRegressionM
         Columns of the items: vectors or arrays of numbers, and the numbers to predict.
     predictionCol : str, default="prediction"
         Output column of type double.
-    k : int, default=5
-        Number of neighbors (items) whose labels are averaged, >= 1.
+    k : int or None, default=5
+        Number of neighbors (items) whose labels are averaged, >= 1; None: all items within
+        `maxDistance` (or `minSimilarity`).
     weights : {"uniform", "distance"}, default="uniform"
         Weight of a neighbor in the mean: 1, or the inverse of its distance ("distance" is not
         supported for metric "inner_product").
@@ -128,7 +129,7 @@ class KNNRegressor(VotingEstimator[KNNRegressionModel], Regressor[KNNRegressionM
         The metric and the index, see `KNNEstimator`.
     placement, numShards, shardBy, numProbes, numReplicas
         The placement of the index, see `KNNEstimator`.
-    excludeIdCol, maxDistance, handleInvalid
+    excludeIdCol, maxDistance, minSimilarity, handleInvalid
         Limits of the search, see `KNNEstimator`. Excluded items are ignored.
 
     Raises
@@ -156,7 +157,7 @@ class KNNRegressor(VotingEstimator[KNNRegressionModel], Regressor[KNNRegressionM
         featuresCol: str = "features",
         labelCol: str = "label",
         predictionCol: str = "prediction",
-        k: int = 5,
+        k: int | None = 5,
         weights: str = "uniform",
         weightCol: str | None = None,
         idCol: str | None = None,
@@ -176,6 +177,7 @@ class KNNRegressor(VotingEstimator[KNNRegressionModel], Regressor[KNNRegressionM
         numReplicas: int | None = None,
         excludeIdCol: str | None = None,
         maxDistance: float | None = None,
+        minSimilarity: float | None = None,
         handleInvalid: str = "error",
     ) -> None:
         super().__init__()
@@ -188,7 +190,7 @@ class KNNRegressor(VotingEstimator[KNNRegressionModel], Regressor[KNNRegressionM
         featuresCol: str = "features",
         labelCol: str = "label",
         predictionCol: str = "prediction",
-        k: int = 5,
+        k: int | None = 5,
         weights: str = "uniform",
         weightCol: str | None = None,
         idCol: str | None = None,
@@ -208,6 +210,7 @@ class KNNRegressor(VotingEstimator[KNNRegressionModel], Regressor[KNNRegressionM
         numReplicas: int | None = None,
         excludeIdCol: str | None = None,
         maxDistance: float | None = None,
+        minSimilarity: float | None = None,
         handleInvalid: str = "error",
     ) -> KNNRegressor:
         """Set any of the Params, which the docstring of the class describes."""

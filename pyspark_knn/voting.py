@@ -131,8 +131,7 @@ class VotingModel(NeighborModel, _VotingParams, PredictionModel[Vector]):
                 "the index of a sharded model is on the executors, not on the driver. Call "
                 "transform with a DataFrame of the vectors."
             )
-        k = min(self.getK(), self.numItems)
-        found = searchable.index.search(query, k, max_distance=self.getMaxDistance())
+        found = self._limits().found(searchable.index, query)
         return answer.rows(found, searchable.items).field(0)[0].as_py()
 
     def predict(self, value: Vector | Sequence[float] | NDArray[Any]) -> float:

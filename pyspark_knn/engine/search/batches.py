@@ -16,6 +16,7 @@ from pyspark_knn.engine.rows.invalid import describe_invalid, invalid_rows, read
 from pyspark_knn.engine.rows.items import Items
 from pyspark_knn.engine.rows.vectors import LAYOUT, VALUES, VectorBatch
 from pyspark_knn.engine.search.answers import Answer
+from pyspark_knn.engine.search.within import ROW_NEIGHBORS, answer_rows, found_within
 from pyspark_knn.engine.ship.bundle import BundleRef, open_bundle
 from pyspark_knn.engine.spark.arrow import list_offsets
 from pyspark_knn.index.base import DENSE, Exclusion, NeighborIndex
@@ -62,10 +63,11 @@ class Request:
 
     Attributes
     ----------
-    k : int
-        Neighbors per query; may exceed the number of items.
+    k : int or None
+        Neighbors per query; may exceed the number of items. None: all within `max_distance`.
     max_distance : float or None
-        The largest distance of a neighbor, inclusive, in the unit of the metric.
+        The largest distance of a neighbor, inclusive, in the unit of the metric; not None if `k`
+        is.
     handle_invalid : {"error", "skip", "keep"}
         What to do with an invalid query.
     features_col : str
@@ -83,9 +85,11 @@ class Request:
         The bytes of the query vectors that are made dense, and searched, at once.
     block_numbers : int
         The numbers in the answers to one block of queries.
+    row_neighbors : int
+        The largest number of neighbors in one row of an answer, if `k` is None.
     """
 
-    k: int
+    k: int | None
     max_distance: float | None
     handle_invalid: str
     features_col: str
@@ -95,6 +99,7 @@ class Request:
     replicas: int | None = None
     block_bytes: int = _BLOCK_BYTES
     block_numbers: int = BLOCK_NUMBERS
+    row_neighbors: int = ROW_NEIGHBORS
 
     @property
     def vector(self) -> tuple[str, ...]:
@@ -155,10 +160,10 @@ def answer_batch(
     """Answer one batch, in blocks of bounded size; for the rest see `search_batches`."""
     items, index = searchable.items, searchable.index
     dim = index.n_features
-    k = min(request.k, items.count)
+    k = None if request.k is None else min(request.k, items.count)
     queries = read_vectors(arrays, request.features_col)
     excluded = arrays.get(EXCLUDED)
-    step = max(1, request.block_numbers // (k + request.answer.width))
+    step = max(1, request.block_numbers // ((k or 1) + request.answer.width))
     for rows in _query_blocks(request, queries, index, step):
         matrix, valid = valid_queries(queries, rows, dim, index.storage)
         if request.handle_invalid == "error" and not valid.all():
@@ -167,14 +172,36 @@ def answer_batch(
                 describe_invalid("featuresCol", request.features_col, queries, row, dim)
             )
         index.metric.check_values(matrix)
-        found = index.search(
-            matrix,
-            k,
-            max_distance=request.max_distance,
-            exclude=None if excluded is None else _exclusion(excluded, rows[valid], items),
-        )
+        exclude = None if excluded is None else _exclusion(excluded, rows[valid], items)
+        if k is None:
+            yield from _answer_within(searchable, request, matrix, valid, exclude)
+            continue
+        found = index.search(matrix, k, max_distance=request.max_distance, exclude=exclude)
         answers = request.answer.rows(found, items)
         yield fan_out(answers, valid, keep=request.handle_invalid == "keep")
+
+
+def _answer_within(
+    searchable: Searchable,
+    request: Request,
+    matrix: Rows,
+    valid: NDArray[np.bool_],
+    exclude: Exclusion | None,
+) -> Iterator[pa.Array]:
+    """Answer a block of queries with all items within the distance, in parts of bounded size."""
+    limit = np.inf if request.max_distance is None else request.max_distance
+    most = request.block_numbers
+    row_of = np.append(np.flatnonzero(valid), len(valid))
+    start = done = 0
+    for found in found_within(searchable.index, matrix, limit, exclude=exclude, most=most):
+        done += len(found.offsets) - 1
+        # Invalid queries go with the valid one before them.
+        part = valid[start : row_of[done]]
+        start = row_of[done]
+        answers, counts = answer_rows(
+            request.answer, request.row_neighbors, found, searchable.items
+        )
+        yield fan_out(answers, part, keep=request.handle_invalid == "keep", counts=counts)
 
 
 def _query_blocks(
@@ -235,7 +262,13 @@ def _exclusion(excluded: pa.ListArray, rows: NDArray[np.int64], items: Items) ->
     return Exclusion(query[order], positions[order])
 
 
-def fan_out(answers: pa.StructArray, valid: NDArray[np.bool_], *, keep: bool) -> pa.ListArray:
+def fan_out(
+    answers: pa.StructArray,
+    valid: NDArray[np.bool_],
+    *,
+    keep: bool,
+    counts: NDArray[np.int64] | None = None,
+) -> pa.ListArray:
     """Return a list for each query: its answer or, if it is invalid, no element or a null (`keep`).
 
     Parameters
@@ -246,13 +279,17 @@ def fan_out(answers: pa.StructArray, valid: NDArray[np.bool_], *, keep: bool) ->
         Which queries are valid.
     keep : bool
         Whether an invalid query keeps its row.
+    counts : ndarray of shape (n_valid,), dtype int64, optional
+        The number of answers to each valid query. Default: 1.
     """
-    if not keep:
-        return pa.ListArray.from_arrays(list_offsets(valid), answers)
-    if not valid.all():
-        row = pa.array(np.cumsum(valid) - 1, mask=~valid)
-        answers = answers.take(row)
-    return pa.ListArray.from_arrays(list_offsets(np.ones(len(valid), dtype=bool)), answers)
+    lengths = valid.astype(np.int64)
+    if counts is not None:
+        lengths[valid] = counts
+    if keep and not valid.all():
+        lengths[~valid] = 1
+        answered = np.repeat(valid, lengths)
+        answers = answers.take(pa.array(np.cumsum(answered) - 1, mask=~answered))
+    return pa.ListArray.from_arrays(list_offsets(lengths), answers)
 
 
 TIMING_SCHEMA = "seconds double, queries long, items long"
