@@ -10,7 +10,7 @@ from pyspark.ml import Estimator
 from pyspark.ml.base import _FitMultipleIterator
 from pyspark.ml.param import Param
 from pyspark.ml.util import MLReadable, MLWritable
-from pyspark.sql import DataFrame
+from pyspark.sql import DataFrame, SparkSession
 
 from pyspark_knn.checks import check_exclusion, check_limits, checked_metric
 from pyspark_knn.engine.fit.determinism import is_nondeterministic
@@ -55,6 +55,7 @@ class NeighborEstimator(Estimator[M], FitSetters, MLReadable[Any], MLWritable):
             )
             summary = self._learn(dataset, packed, summary)
             model._place(packed, summary)
+        self._finish(model, dataset.sparkSession)
         self._warn(model)
         return model
 
@@ -139,6 +140,9 @@ class NeighborEstimator(Estimator[M], FitSetters, MLReadable[Any], MLWritable):
                 "or write them to storage before fit, or compute the id from other columns.",
                 stacklevel=_USER_LEVEL,
             )
+
+    def _finish(self, model: M, session: SparkSession) -> None:
+        """Learn what this estimator's Params need of the items, given a model with its index."""
 
     def _warn(self, model: M) -> None:
         """Warn about settings that are allowed but probably not intended."""

@@ -38,6 +38,7 @@ _SEARCH_PARAMS = frozenset(
         "numReplicas",
         "weights",
         "thresholds",
+        "outlierLabel",
         "neighborsCol",
         "distancesCol",
         "predictionCol",
@@ -74,6 +75,7 @@ class _IndexGroup(Generic[M]):
                 self._first = model
             else:
                 model = estimator._reuse_index(self._first)
+                estimator._finish(model, dataset.sparkSession)
                 estimator._warn(model)
         model._share(self._shared)
         return model

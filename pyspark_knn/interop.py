@@ -27,6 +27,7 @@ from pyspark_knn.index.distances import resolve_metric
 from pyspark_knn.index.registry import classes_for, sparse_metrics
 from pyspark_knn.index.sparse.rows import SparseRows
 from pyspark_knn.model import NeighborModel
+from pyspark_knn.outliers import MOST_FREQUENT
 
 if TYPE_CHECKING:
     from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor
@@ -101,7 +102,7 @@ class FromSklearn:
 def from_sklearn(
     fitted: Any,
     ids: Sequence[Any] | None,
-    kind: type = NearestNeighbors,
+    kinds: tuple[type, ...] = (NearestNeighbors,),
     labels: Callable[[Any], NDArray[np.float64]] | None = None,
 ) -> FromSklearn:
     """Read the items and the settings of a fitted scikit-learn estimator.
@@ -109,11 +110,11 @@ def from_sklearn(
     Parameters
     ----------
     fitted : object
-        A fitted estimator of class `kind`.
+        A fitted estimator of one of `kinds`.
     ids : sequence or None
         The ids of the fitted rows. None identifies them by their positions.
-    kind : type
-        The class of scikit-learn that is expected.
+    kinds : tuple of type
+        The classes of scikit-learn that are expected.
     labels : callable, optional
         A function that returns the labels of the fitted rows, an ndarray of shape (n_items,), dtype
         float64.
@@ -130,10 +131,13 @@ def from_sklearn(
     """
     if hasattr(fitted, "steps"):
         raise TypeError(_PIPELINE_RECIPE)
-    if not isinstance(fitted, kind):
-        raise TypeError(f"fitted must be a fitted {kind.__name__}, got a {type(fitted).__name__}")
+    if not isinstance(fitted, kinds):
+        expected = " or ".join(kind.__name__ for kind in kinds)
+        raise TypeError(f"fitted must be a fitted {expected}, got a {type(fitted).__name__}")
     if not hasattr(fitted, "_fit_X"):
-        raise ValueError(f"fitted is a {kind.__name__} that is not fitted: call its fit() first")
+        raise ValueError(
+            f"fitted is a {type(fitted).__name__} that is not fitted: call its fit() first"
+        )
     settings = _settings(fitted)
     matrix = _matrix(fitted, settings)
     settings["storage"] = storage_of(matrix)
@@ -266,13 +270,50 @@ def _settings(fitted: Any) -> dict[str, Any]:
     voting = {"weights": weights or "uniform"} if hasattr(fitted, "weights") else {}
     return {
         **voting,
-        "k": fitted.n_neighbors,
+        **_limits(fitted),
         "metric": fitted.metric,
         "p": p,
         "metricParams": params or None,
         "algorithm": fitted.algorithm,
         "leafSize": fitted.leaf_size,
     }
+
+
+def _limits(fitted: Any) -> dict[str, Any]:
+    """Return k or, of an estimator that has a radius only, the radius."""
+    if fitted.n_neighbors is not None:
+        return {"k": fitted.n_neighbors}
+    return {"k": None, "maxDistance": float(fitted.radius)}
+
+
+def outlier_label(fitted: Any, names: list[str] | None) -> int | str | None:
+    """Return the Param outlierLabel that corresponds to `outlier_label` of a fitted classifier.
+
+    Parameters
+    ----------
+    fitted : KNeighborsClassifier or RadiusNeighborsClassifier
+        The fitted classifier.
+    names : list of str or None
+        The names of its classes, see `class_names`.
+
+    Returns
+    -------
+    int, str or None
+        A class, "most_frequent", or None.
+
+    Raises
+    ------
+    ValueError
+        If it is not one of the classes.
+    """
+    label = getattr(fitted, "outlier_label", None)
+    if label is None or (isinstance(label, str) and label == MOST_FREQUENT):
+        return label
+    classes = fitted.classes_.tolist()
+    value = np.ravel(label).tolist()[0]
+    if value not in classes:
+        raise ValueError(f"outlier_label must be one of the classes, got {label!r}")
+    return classes.index(value) if names is not None else int(value)
 
 
 def _sorted_ids(ids: Sequence[Any], count: int) -> tuple[NDArray[np.int64], pa.Array, T.DataType]:
@@ -325,7 +366,7 @@ def to_sklearn(params: _KNNParams, matrix: Rows) -> NearestNeighbors:
 
 
 def to_sklearn_voter(
-    kind: type, params: Any, items: Items, matrix: Rows, target: NDArray[Any]
+    kind: type, params: Any, items: Items, matrix: Rows, target: NDArray[Any], **settings: Any
 ) -> Any:
     """Fit a scikit-learn classifier or regressor with the Params of a model.
 
@@ -341,6 +382,8 @@ def to_sklearn_voter(
         The vectors of the items.
     target : ndarray of shape (n_items,)
         The labels of the items, or the names of their classes.
+    **settings : Any
+        Further parameters of `kind`.
 
     Returns
     -------
@@ -357,7 +400,7 @@ def to_sklearn_voter(
             "weightCol is not supported by scikit-learn, which has no weights of items. Fit "
             "without weightCol."
         )
-    arguments = _arguments(params, matrix)
+    arguments = _arguments(params, matrix) | settings
     return kind(**arguments, weights=params.getWeights()).fit(_rows(params, matrix), target)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,7 +11,7 @@ import pytest
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
-from pyspark_knn import KNNClassifier, KNNEstimator, KNNModel, KNNRegressor
+from pyspark_knn import KNNEstimator, KNNModel
 from tests.support import oracle
 from tests.support.frames import answers, frame_of
 

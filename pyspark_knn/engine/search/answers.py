@@ -120,11 +120,14 @@ class ClassVote:
         The weight of a vote, see `votes.vote_weights`.
     thresholds : tuple of float or None
         See `votes.winners`.
+    outlier : int or None
+        The class that gets the only vote of a query that no neighbor votes for, if any.
     """
 
     num_classes: int
     weights: str
     thresholds: tuple[float, ...] | None
+    outlier: int | None = None
 
     @property
     def width(self) -> int:
@@ -135,6 +138,8 @@ class ClassVote:
         """Return two columns of lists of double, and a column of double."""
         weights = _vote_weights(found, items, self.weights)
         cast = votes.class_votes(found, weights, items.numbers("label"), self.num_classes)
+        if self.outlier is not None:
+            cast[~cast.any(axis=1), self.outlier] = 1.0
         limits = None if self.thresholds is None else np.array(self.thresholds)
         return {
             "rawPredictionCol": list_rows(cast),
