@@ -10,14 +10,9 @@ from pyspark.ml import Estimator
 from pyspark.ml.base import _FitMultipleIterator
 from pyspark.ml.param import Param
 from pyspark.ml.util import MLReadable, MLWritable
-from pyspark.sql import DataFrame
+from pyspark.sql import DataFrame, SparkSession
 
-from pyspark_knn.checks import (
-    check_exclusion,
-    check_keys,
-    check_max_distance,
-    checked_metric,
-)
+from pyspark_knn.checks import check_exclusion, check_keys, check_limits, checked_metric
 from pyspark_knn.engine.fit.determinism import is_nondeterministic
 from pyspark_knn.engine.fit.packed import PackedItems
 from pyspark_knn.engine.fit.source import ItemSource, item_source
@@ -60,6 +55,7 @@ class NeighborEstimator(Estimator[M], FitSetters, MLReadable[Any], MLWritable):
             )
             summary = self._learn(dataset, packed, summary)
             model._place(packed, summary)
+        self._finish(model, dataset.sparkSession)
         self._warn(model)
         return model
 
@@ -115,7 +111,7 @@ class NeighborEstimator(Estimator[M], FitSetters, MLReadable[Any], MLWritable):
     def _check_params(self) -> None:
         """Raise a ValueError if Params conflict with each other."""
         checked_metric(self)
-        check_max_distance(self)
+        check_limits(self)
         check_exclusion(self)
         check_keys(self)
 
@@ -146,6 +142,9 @@ class NeighborEstimator(Estimator[M], FitSetters, MLReadable[Any], MLWritable):
                 stacklevel=_USER_LEVEL,
             )
 
+    def _finish(self, model: M, session: SparkSession) -> None:
+        """Learn what this estimator's Params need of the items, given a model with its index."""
+
     def _warn(self, model: M) -> None:
         """Warn about settings that are allowed but probably not intended."""
         if self.getIdCol() is None and self._shows_ids():
@@ -168,9 +167,9 @@ class NeighborEstimator(Estimator[M], FitSetters, MLReadable[Any], MLWritable):
                 "numbers, such as 'euclidean'.",
                 stacklevel=_USER_LEVEL,
             )
-        if self.getK() > model.numItems:
+        if (k := self.getK()) is not None and k > model.numItems:
             warnings.warn(
-                f"k is {self.getK()}, but there are only {model.numItems} items: each query gets "
+                f"k is {k}, but there are only {model.numItems} items: each query gets "
                 "fewer than k neighbors.",
                 stacklevel=_USER_LEVEL,
             )

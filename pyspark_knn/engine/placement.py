@@ -15,7 +15,8 @@ from pyspark_knn.engine.rows.ids import from_wire, wire_type
 from pyspark_knn.engine.rows.items import Items
 
 if TYPE_CHECKING:
-    from pyspark_knn.engine.search.batches import Request, Searchable
+    from pyspark_knn.engine.search.batches import Request
+    from pyspark_knn.engine.search.searchable import Searchable
     from pyspark_knn.index.base import Rows
 
 REPLICATED = "replicated"

@@ -18,14 +18,9 @@ from pyspark_knn.engine.rows.columns import Input
 from pyspark_knn.engine.rows.features import vector_type
 from pyspark_knn.engine.rows.items import Items
 from pyspark_knn.engine.rows.scans import as_rows
-from pyspark_knn.engine.search.batches import (
-    TIMING_SCHEMA,
-    Request,
-    Searchable,
-    search_batches,
-    time_bundle,
-)
+from pyspark_knn.engine.search.batches import Request, search_batches
 from pyspark_knn.engine.search.export import read_items
+from pyspark_knn.engine.search.searchable import TIMING_SCHEMA, Searchable, time_bundle
 from pyspark_knn.engine.ship import shipping
 from pyspark_knn.engine.ship.batch_udf import batch_udf
 from pyspark_knn.engine.ship.guard import guarded

@@ -26,9 +26,10 @@ from pyspark_knn.engine.placement import SHARDED, PlacedCost, Placement
 from pyspark_knn.engine.rows.columns import Input, struct_type
 from pyspark_knn.engine.rows.features import features_of, vector_type
 from pyspark_knn.engine.rows.items import Items
-from pyspark_knn.engine.search.batches import TIMING_SCHEMA, Request
+from pyspark_knn.engine.search.batches import Request
 from pyspark_knn.engine.search.export import read_shards
 from pyspark_knn.engine.search.in_shards import time_shards
+from pyspark_knn.engine.search.searchable import TIMING_SCHEMA
 from pyspark_knn.engine.shards.build import PIECE_SCHEMA, ShardRequest, build_shards, split_chunks
 from pyspark_knn.engine.shards.clustering import find_assignment
 from pyspark_knn.engine.shards.key_shards import KeyShards, find_key_shards

@@ -99,6 +99,15 @@ def test_limits_apply_within_the_key(model: KNNModel, queries: DataFrame) -> Non
     assert found == within(ONE_KEY, 2, max_distance=3.0, excluded=excluded)
 
 
+def test_all_within_a_distance_have_the_key(model: KNNModel, queries: DataFrame) -> None:
+    near = model.copy({model.k: None, model.maxDistance: 2.0})
+    assert answers(near.transform(queries)) == within(ONE_KEY, len(IDS), max_distance=2.0)
+    pairs = near.kneighborsJoin(queries.withColumn("tenant", F.array(F.lit("cyd"), F.lit("ada"))))
+    asked = [(["cyd", "ada"], [day]) for _, day in ASKED]
+    expected = within(asked, len(IDS), max_distance=2.0)
+    assert pairs.count() == sum(map(len, expected)) > sum(map(len, within(ONE_KEY)))
+
+
 def test_an_array_of_keys_searches_all_of_them(model: KNNModel, queries: DataFrame) -> None:
     tenants = F.array("tenant", F.lit("cyd"), F.lit("cyd"), F.lit("who"), F.lit(None))
     asked = [([tenant, "cyd"], [day]) for tenant, day in ASKED]

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from pyspark_knn.engine.fit.chunks import POSITION
 from pyspark_knn.engine.rows.vectors import vector_rows
-from pyspark_knn.engine.search.batches import Searchable
+from pyspark_knn.engine.search.searchable import Searchable
 from pyspark_knn.engine.ship.bundle import BundleRef, open_bundle
 from pyspark_knn.engine.ship.shard_rows import open_shards
 from pyspark_knn.index.sparse.rows import slices_of

@@ -10,7 +10,8 @@ import numpy as np
 import pyarrow as pa
 from threadpoolctl import threadpool_limits
 
-from pyspark_knn.engine.search.batches import Request, answer_batch, task_threads, time_search
+from pyspark_knn.engine.search.batches import Request, answer_batch
+from pyspark_knn.engine.search.searchable import task_threads, time_search
 from pyspark_knn.engine.ship.shard_rows import SHARD_COLUMNS, ShardReader, open_shards
 
 if TYPE_CHECKING:

@@ -46,6 +46,39 @@ def route_nearest(
         yield pa.ListArray.from_arrays(list_offsets(lengths), pa.array(shards[kept], pa.int32()))
 
 
+def route_radius(
+    request: Request, cells: Cells, batches: Iterator[tuple[pa.Array, ...]]
+) -> Iterator[pa.Array]:
+    """Yield all shards that may contain an item within the largest distance of each query.
+
+    Parameters
+    ----------
+    request : Request
+        The search for all items within a distance.
+    cells : Cells
+        The cells that the shards are.
+    batches : iterator of tuples of pyarrow.Array
+        The columns `request.vector` of the queries.
+
+    Yields
+    ------
+    pyarrow.ListArray
+        Lists of int, at least one: the nearest shard, or any one for an invalid query.
+    """
+    limit = np.inf if request.max_distance is None else request.max_distance
+    for arrays in _blocks(request, cells, batches):
+        matrix, valid = _vectors(request, cells, arrays)
+        opened = cells.within(matrix, np.full(len(matrix), limit))
+        alone = np.flatnonzero(~opened.any(axis=1))
+        nearest = np.searchsorted(cells.numbers, cells.nearest(matrix[alone], 1)[:, 0])
+        opened[alone, nearest] = True
+        routes = np.zeros((len(valid), len(cells.numbers)), dtype=bool)
+        routes[~valid, 0] = True
+        routes[valid] = opened
+        shards = pa.array(cells.numbers[np.nonzero(routes)[1]], pa.int32())
+        yield pa.ListArray.from_arrays(list_offsets(routes.sum(axis=1)), shards)
+
+
 def route_within(
     request: Request, cells: Cells, batches: Iterator[tuple[pa.Array, ...]]
 ) -> Iterator[pa.Array]:
@@ -91,7 +124,7 @@ def _limits(request: Request, found: pa.Array) -> NDArray[np.float64]:
     limit = np.inf if request.max_distance is None else request.max_distance
     counts = found.value_lengths().fill_null(0).to_numpy(zero_copy_only=False)
     limits = np.full(len(found), limit)
-    full = counts >= request.k
+    full = counts >= (np.inf if request.k is None else request.k)
     ends = np.cumsum(counts)[full] - 1
     flat = found.flatten().to_numpy(zero_copy_only=False)
     limits[full] = np.minimum(limits[full], flat[ends])

@@ -29,8 +29,8 @@ from pyspark_knn.engine.fit.chunks import (
 )
 from pyspark_knn.engine.rows.items import Items
 from pyspark_knn.engine.rows.keys import Groups
-from pyspark_knn.engine.search.batches import task_threads
 from pyspark_knn.engine.search.indexing import index_items
+from pyspark_knn.engine.search.searchable import task_threads
 from pyspark_knn.engine.shards.key_shards import KeyShards
 from pyspark_knn.engine.ship.bundle import write_bundle
 from pyspark_knn.engine.ship.shard_rows import Shard, shard_rows

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -12,19 +12,23 @@ from pyspark_knn.index.auto import build_index
 from pyspark_knn.index.base import Exclusion, Found, IndexSpec, storage_of
 from pyspark_knn.index.grouped.items import DenseItems, SparseItems
 from pyspark_knn.index.grouped.lists import Lists
-from pyspark_knn.index.grouped.pairs import compare_pairs
+from pyspark_knn.index.grouped.pairs import compared_pairs
 from pyspark_knn.index.grouped.tables import TableSearch
 from pyspark_knn.index.grouped.visits import Visits
+from pyspark_knn.index.hits import Hits, TooManyHits
 from pyspark_knn.index.registry import class_for
 from pyspark_knn.index.score_space import has_scores, score_space
 from pyspark_knn.index.selection import nearest_first
 from pyspark_knn.index.sparse.rows import offsets_of, ranges
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from numpy.typing import NDArray
 
     from pyspark_knn.index.base import NeighborIndex, Rows
     from pyspark_knn.index.distances import Metric
+    from pyspark_knn.index.grouped.queries import GroupQueries
 
 _LARGE_ITEMS = 1 << 14
 """Items from which on a group has an index of its own."""
@@ -221,9 +225,7 @@ class GroupedIndex:
 
     def search(
         self,
-        queries: Any,
-        rows: NDArray[np.int64],
-        groups: NDArray[np.int64],
+        queries: GroupQueries,
         k: int,
         *,
         max_distance: float | None = None,
@@ -233,13 +235,8 @@ class GroupedIndex:
 
         Parameters
         ----------
-        queries : ndarray or SparseRows of shape (n_queries, n_features), dtype float32 or float64
-            The queries, as `storage` says: finite, C-contiguous if dense; may be read-only, and may
-            have zero rows.
-        rows, groups : ndarray of shape (n_visits,), dtype int64
-            The groups of the queries: query ``rows[i]`` is compared with the items of group
-            ``groups[i]``. Rows are in ascending order, and no pair occurs twice. A query may have
-            any number of groups.
+        queries : GroupQueries
+            The queries and their groups.
         k : int
             The number of neighbors of a query, at least 1.
         max_distance : float, optional
@@ -254,57 +251,129 @@ class GroupedIndex:
             The neighbors of all queries, ordered by distance, then by position. Distances are equal
             to the last bit to those of `pyspark_knn.index.distances`.
         """
-        if not len(rows):
+        if not len(queries.rows):
             return Found(np.zeros(len(queries) + 1, np.int64), np.zeros(0), np.zeros(0, np.int64))
-        visits = Visits.of(rows, groups, self._starts, self._positions, exclude)
+        visits = self._visits(queries, exclude)
         # Lists of this many items are complete, so a larger k would only take memory.
         k = min(k, int(visits.sizes.sum()))
-        lists = Lists.joined(self._search(queries, visits, k, max_distance))
+        lists = Lists.joined(self._search(queries.vectors, visits, k, max_distance))
         if max_distance is not None:
             lists = lists.within(max_distance)
-        return self._found(len(queries), rows, lists, k)
+        return self._found(len(queries), queries.rows, lists, k)
+
+    def within(
+        self,
+        queries: GroupQueries,
+        max_distance: float,
+        *,
+        exclude: Exclusion | None = None,
+        after: NDArray[np.int64] | None = None,
+        most: int | None = None,
+    ) -> Found | None:
+        """Return all items within a distance of each query among those of its groups.
+
+        Parameters
+        ----------
+        queries : GroupQueries
+            The queries and their groups.
+        max_distance, exclude, after, most
+            See `NeighborIndex.within`.
+
+        Returns
+        -------
+        Found or None
+            See `NeighborIndex.within`.
+        """
+        hits = Hits(len(queries), max_distance, after, most)
+        try:
+            for lists in self._lists_within(queries, max_distance, exclude, after):
+                rows = np.repeat(queries.rows[lists.visits], lists.counts)
+                hits.offer(rows, self._positions[lists.places], lists.distances)
+        except TooManyHits:
+            return None
+        return hits.found()
+
+    def _lists_within(
+        self,
+        queries: GroupQueries,
+        limit: float,
+        exclude: Exclusion | None,
+        after: NDArray[np.int64] | None,
+    ) -> Iterator[Lists]:
+        """Yield items of all visits, at least those within the distance."""
+        if not len(queries.rows):
+            return
+        vectors, distances = queries.vectors, self._items.distances(queries.vectors)
+        small, middle, large = self._divided(self._visits(queries, exclude))
+        yield from compared_pairs(small, distances)
+        if self._tables is not None:
+            yield from self._tables.within(vectors, middle, distances, limit)
+        for visits in large:
+            index, start = self._large[int(visits.groups[0])], int(visits.starts[0])
+            positions = self._positions[start : start + int(visits.sizes[0])]
+            found = index.within(
+                vectors[visits.rows],
+                limit,
+                exclude=visits.exclusion(),
+                after=None
+                if after is None
+                else np.searchsorted(positions, after[visits.rows], side="right") - 1,
+                most=None,
+            )
+            yield self._lists(visits, cast("Found", found))
+
+    def _visits(self, queries: GroupQueries, exclude: Exclusion | None) -> Visits:
+        return Visits.of(queries.rows, queries.groups, self._starts, self._positions, exclude)
+
+    def _divided(self, visits: Visits) -> tuple[Visits, Visits, Iterator[Visits]]:
+        """Divide visits by the way that is fastest for their groups.
+
+        Returns
+        -------
+        small, middle : Visits
+            The visits of groups that are searched by pairs, and by products.
+        large : iterator of Visits
+            Those of each group that has an index of its own.
+        """
+        large = np.isin(visits.groups, np.fromiter(self._large, np.int64))
+        middle = np.zeros(len(visits), bool)
+        if self._tables is not None:
+            runs = np.diff(visits.runs())
+            work = visits.sizes * np.repeat(runs, runs) * (self.n_features + 8)
+            middle = ~large & (work >= self._table_work)
+        part = visits.take(np.flatnonzero(large))
+        by_group = (part.take(slice(*each)) for each in itertools.pairwise(part.runs()))
+        small = visits.take(np.flatnonzero(~(large | middle)))
+        return small, visits.take(np.flatnonzero(middle)), by_group
 
     def _search(
         self, queries: Any, visits: Visits, k: int, max_distance: float | None
     ) -> list[Lists]:
         """Search all visits, each in the way that is fastest for its group."""
-        large = np.isin(visits.groups, np.fromiter(self._large, np.int64))
-        by_table = np.zeros(len(visits), bool)
-        if self._tables is not None:
-            runs = np.diff(visits.runs())
-            work = visits.sizes * np.repeat(runs, runs) * (self.n_features + 8)
-            by_table = ~large & (work >= self._table_work)
         distances = self._items.distances(queries)
-        part = visits.take(np.flatnonzero(~(large | by_table)))
-        found = compare_pairs(part, distances, k)
+        small, middle, large = self._divided(visits)
+        found = [each.nearest(k) for each in compared_pairs(small, distances)]
         if self._tables is not None:
-            part = visits.take(np.flatnonzero(by_table))
-            found += self._tables.search(queries, part, distances, k)
-        part = visits.take(np.flatnonzero(large))
-        runs = part.runs()
-        for first, last in itertools.pairwise(runs):
-            found.append(
-                self._search_large(queries, part.take(slice(first, last)), k, max_distance)
-            )
+            found += self._tables.search(queries, middle, distances, k)
+        found += [self._search_large(queries, each, k, max_distance) for each in large]
         return found
 
     def _search_large(
         self, queries: Any, visits: Visits, k: int, max_distance: float | None
     ) -> Lists:
         """Search a group that has an index of its own."""
-        number, start = int(visits.groups[0]), int(visits.starts[0])
-        exclude = None
-        if visits.excluded.size:
-            order = np.argsort(visits.excluded[1], kind="stable")
-            exclude = Exclusion(*visits.excluded[:, order])
-        found = self._large[number].search(
+        found = self._large[int(visits.groups[0])].search(
             queries[visits.rows],
             min(k, int(visits.sizes[0])),
             max_distance=max_distance,
-            exclude=exclude,
+            exclude=visits.exclusion(),
         )
-        counts = np.diff(found.offsets)
-        return Lists(visits.numbers, counts, found.positions + start, found.distances)
+        return self._lists(visits, found)
+
+    def _lists(self, visits: Visits, found: Found) -> Lists:
+        """Return what was found in the index of a large group, for each of its visits."""
+        places = found.positions + int(visits.starts[0])
+        return Lists(visits.numbers, np.diff(found.offsets), places, found.distances)
 
     def _found(self, n_queries: int, rows: NDArray[np.int64], lists: Lists, k: int) -> Found:
         """Merge the lists of the visits of each query."""

@@ -7,6 +7,7 @@ within the rounding errors of the k-th best one are ranked by their distances. T
 
 from __future__ import annotations
 
+import functools
 import itertools
 from typing import TYPE_CHECKING
 
@@ -16,13 +17,16 @@ from pyspark_knn.index.grouped.lists import Lists
 from pyspark_knn.index.sparse.rows import offsets_of, ranges, slices_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from numpy.typing import NDArray
 
     from pyspark_knn.index.grouped.items import Distances
     from pyspark_knn.index.grouped.visits import Visits
-    from pyspark_knn.index.score_space import ScoreSpace
+    from pyspark_knn.index.score_space import Queries, ScoreSpace
+
+    LeastScores = Callable[[NDArray[np.float32], NDArray[np.float64], Queries], NDArray[np.float64]]
+    """Returns the least ceilings of candidates, given ceilings, widths and queries."""
 
 _TABLE_SCORES = 1 << 19
 """Scores of a table: 2 MiB of float32."""
@@ -83,18 +87,45 @@ class TableSearch:
         list of Lists
             The k nearest items of all visits, in parts.
         """
-        found: list[Lists] = []
+        found = self._compared(queries, visits, distances, functools.partial(self._reached, k))
+        return [each.nearest(k) for each in found]
+
+    def within(
+        self, queries: NDArray[np.floating], visits: Visits, distances: Distances, limit: float
+    ) -> Iterator[Lists]:
+        """Search the groups of some visits for all items within a distance.
+
+        Parameters
+        ----------
+        queries, visits, distances
+            See `search`.
+        limit : float
+            The largest distance, inclusive.
+
+        Yields
+        ------
+        Lists
+            Items of some visits, at least those within the distance.
+        """
+        return self._compared(queries, visits, distances, functools.partial(self._least, limit))
+
+    def _compared(
+        self,
+        queries: NDArray[np.floating],
+        visits: Visits,
+        distances: Distances,
+        least: LeastScores,
+    ) -> Iterator[Lists]:
+        """Yield the items of all visits that reach the least scores, with their distances."""
         if not len(visits):
-            return found
+            return
         blocks = [visits.take(block) for block in self._blocks(visits.sizes)]
         buffer = np.empty(max(len(part) * part.sizes[-1] for part in blocks), np.float32)
         for part in blocks:
-            rows, columns = self._candidates(queries[part.rows], part, k, buffer)
+            rows, columns = self._candidates(queries[part.rows], part, least, buffer)
             places = part.starts[rows] + columns
             counts = np.bincount(rows, minlength=len(part))
-            figures = distances(part.rows[rows], places)
-            found.append(Lists(part.numbers, counts, places, figures).nearest(k))
-        return found
+            yield Lists(part.numbers, counts, places, distances(part.rows[rows], places))
 
     def _blocks(self, sizes: NDArray[np.int64]) -> Iterator[slice]:
         """Divide visits, which are sorted by the sizes of their groups, into tables."""
@@ -105,7 +136,11 @@ class TableSearch:
                 yield slice(start + part.start, start + part.stop)
 
     def _candidates(
-        self, queries: NDArray[np.floating], visits: Visits, k: int, buffer: NDArray[np.float32]
+        self,
+        queries: NDArray[np.floating],
+        visits: Visits,
+        least_scores: LeastScores,
+        buffer: NDArray[np.float32],
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return the items that cannot be ruled out: the visit, and the place within the group."""
         transformed = self._space.queries(queries)
@@ -115,7 +150,7 @@ class TableSearch:
         columns = np.arange(table.shape[1])
         table[~served] = np.where(columns < visits.sizes[~served, None], 0.0, _EXCLUDED)
         table[tuple(visits.excluded)] = _EXCLUDED
-        least = _kth_largest(table, k) - widths - 2 * self._space.slack(transformed, np.float32)
+        least = least_scores(table, widths, transformed)
         least[~served] = -np.inf
         with np.errstate(over="ignore"):
             below = np.nextafter(least.astype(np.float32), np.float32(-np.inf))
@@ -123,6 +158,28 @@ class TableSearch:
         np.maximum(below, np.finfo(np.float32).min, out=below)
         reaching = np.flatnonzero(table >= below[:, None])
         return np.divmod(reaching, len(columns))
+
+    def _reached(
+        self,
+        k: int,
+        table: NDArray[np.float32],
+        widths: NDArray[np.float64],
+        queries: Queries,
+    ) -> NDArray[np.float64]:
+        """Return the least ceilings of the k nearest items."""
+        return _kth_largest(table, k) - widths - 2 * self._space.slack(queries, np.float32)
+
+    def _least(
+        self,
+        limit: float,
+        table: NDArray[np.float32],
+        widths: NDArray[np.float64],
+        queries: Queries,
+    ) -> NDArray[np.float64]:
+        """Return the least ceilings of the items within a distance."""
+        limits = np.full(len(table), limit)
+        slack = self._space.slack(queries, np.float32)
+        return self._space.least_scores(limits, queries) - slack
 
     def _ceilings(
         self, vectors: NDArray[np.float64], visits: Visits, buffer: NDArray[np.float32]

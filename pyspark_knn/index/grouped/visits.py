@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pyspark_knn.index.base import Exclusion
 from pyspark_knn.index.sparse.rows import ranges
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-    from pyspark_knn.index.base import Exclusion
 
 
 @dataclass(frozen=True)
@@ -111,6 +110,13 @@ class Visits:
             self.sizes[which],
             excluded,
         )
+
+    def exclusion(self) -> Exclusion | None:
+        """Return the pairs of these visits and the places of items that must not be returned."""
+        if not self.excluded.size:
+            return None
+        order = np.argsort(self.excluded[1], kind="stable")
+        return Exclusion(*self.excluded[:, order])
 
     def runs(self) -> NDArray[np.int64]:
         """Return where the visits of each group begin, and where the last ones end.
