@@ -14,13 +14,16 @@ from pyspark_knn.index.base import Exclusion, Found, IndexSpec
 from pyspark_knn.index.distances import resolve_metric
 from pyspark_knn.index.grouped.index import GroupedIndex
 from pyspark_knn.index.grouped.queries import GroupQueries
+from pyspark_knn.index.grouped.search import Thresholds
 from pyspark_knn.index.sparse.rows import SparseRows
 
-WAYS: dict[str, dict[str, Any]] = {
-    "pairs": {"large_items": 10**9, "table_work": np.inf},
-    "tables": {"large_items": 10**9, "table_work": 0.0},
-    "an index for each group": {"large_items": 1},
-    "mixed": {"large_items": 30, "table_work": 2000.0},
+NEVER = 10**9
+WAYS = {
+    "pairs": Thresholds(NEVER, NEVER, np.inf, np.inf),
+    "products": Thresholds(NEVER, NEVER, 0, np.inf),
+    "an index for a search": Thresholds(NEVER, NEVER, np.inf, 0),
+    "an index of their own": Thresholds(1, 1, np.inf, np.inf),
+    "mixed": Thresholds(30, 30, 2000, 100),
 }
 
 
@@ -50,7 +53,7 @@ class Data:
         starts = np.append(0, np.cumsum(np.bincount(self.numbers)))
         matrix = SparseRows.from_dense(self.matrix) if sparse else self.matrix
         spec = IndexSpec(resolve_metric("euclidean"), "brute")
-        return GroupedIndex.build(matrix, self.positions, starts, spec, **WAYS[way])[0]
+        return GroupedIndex.build(matrix, self.positions, starts, spec, WAYS[way])[0]
 
     def expected(
         self, limit: float, hidden: NDArray[np.bool_], after: NDArray[np.int64]

@@ -142,20 +142,35 @@ def _excluded(
     first, last = (np.searchsorted(rows, exclude.rows, side) for side in ("left", "right"))
     visits = ranges(first, last - first)
     wanted = np.repeat(exclude.positions, last - first)
-    places = _lower_bounds(positions, starts[visits], sizes[visits], wanted)
+    places = lower_bounds(positions, starts[visits], sizes[visits], wanted)
     inside = places < sizes[visits]
     visits, places, wanted = visits[inside], places[inside], wanted[inside]
     there = positions[starts[visits] + places] == wanted
     return np.stack([visits[there], places[there]])
 
 
-def _lower_bounds(
+def lower_bounds(
     values: NDArray[np.int64],
     starts: NDArray[np.int64],
     sizes: NDArray[np.int64],
     wanted: NDArray[np.int64],
 ) -> NDArray[np.int64]:
-    """Return how many of the `sizes` values from each start, which ascend, are below the wanted."""
+    """Return how many values of some ranges are below a number.
+
+    Parameters
+    ----------
+    values : ndarray of shape (n_values,), dtype int64
+        The values, in ascending order within each range.
+    starts, sizes : ndarray of shape (n_ranges,), dtype int64
+        Where each range begins, and the number of its values.
+    wanted : ndarray of shape (n_ranges,), dtype int64
+        A number for each range.
+
+    Returns
+    -------
+    ndarray of shape (n_ranges,), dtype int64
+        The numbers of smaller values.
+    """
     below = np.zeros(len(wanted), np.int64)
     # Halving all ranges at a time: after each step, the answer is in below:below + step.
     step = 1 << int(sizes.max(initial=0)).bit_length()

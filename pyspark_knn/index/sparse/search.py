@@ -10,6 +10,7 @@ gets those of them that come first.
 
 from __future__ import annotations
 
+import copy
 import functools
 from typing import TYPE_CHECKING, ClassVar
 
@@ -84,6 +85,18 @@ class SparseSearch(SparseIndex):
         self._spare_candidates = spare_candidates
         self._items = KeyedRows.of_items(metric, self._rows, numbering)
         self._space = SPACES[metric.name](metric, self._items)
+
+    @property
+    def keyed(self) -> KeyedRows:
+        """See `SparseIndex.keyed`."""
+        return self._items
+
+    def part(self, where: slice) -> SparseSearch:
+        """See `SparseIndex.part`."""
+        other = copy.copy(self)
+        other._rows = self._rows[where]
+        other._items, other._space = self._items[where], self._space.part(where)
+        return other
 
     @classmethod
     def supports(cls, metric: Metric) -> bool:
