@@ -12,6 +12,7 @@ from pyspark.sql import types as T
 from pyspark.sql.pandas.types import from_arrow_type
 
 from pyspark_knn.engine.fit.chunks import POSITION
+from pyspark_knn.engine.fit.merging import merge_items
 from pyspark_knn.engine.placement import REPLICATED, PlacedCost, Placement
 from pyspark_knn.engine.rows import columns
 from pyspark_knn.engine.rows.columns import Input
@@ -30,10 +31,12 @@ from pyspark_knn.engine.ship import shipping
 from pyspark_knn.engine.ship.batch_udf import batch_udf
 from pyspark_knn.engine.ship.guard import guarded
 from pyspark_knn.engine.spark import compat
+from pyspark_knn.index.auto import build_index
 from pyspark_knn.index.base import NeighborIndex
 
 if TYPE_CHECKING:
-    from pyspark_knn.index.base import Rows
+    from pyspark_knn.engine.fit.packed import PackedItems
+    from pyspark_knn.index.base import IndexSpec, Rows
 
 _SAVED_PART_BYTES = 64 << 20
 """The vectors in one partition of the items as a DataFrame, in bytes."""
@@ -120,6 +123,21 @@ class Replicated(Placement):
     def fetch(self) -> tuple[Items, Rows]:
         """See `Placement.fetch`; the items are on the driver already."""
         return self.searchable.items, self._matrix
+
+    def append(self, packed: PackedItems, spec: IndexSpec) -> Placement:
+        """See `Placement.append`; only the new items are fetched."""
+        new = packed.gather(self.storage)
+        return self._rebuilt(*merge_items(self.fetch(), new, packed.source.sort_by), spec)
+
+    def _rebuilt(self, items: Items, matrix: Rows, spec: IndexSpec) -> Replicated:
+        """Return an index of other items, which has its algorithm for the same reason."""
+        return Replicated(items, build_index(matrix, spec)[0], self.algorithm_reason, self.id_type)
+
+    @property
+    def largest_label(self) -> float | None:
+        """See `Placement.largest_label`."""
+        items = self.searchable.items
+        return float(items.numbers("label").max()) if "label" in items.columns else None
 
     def cost(self, session: SparkSession, queries: Rows, k: int) -> PlacedCost:
         """See `Placement.cost`."""

@@ -246,6 +246,15 @@ class Sharded(Placement):
             _check_memory(packed.nbytes(self.storage))
             return packed.gather(self.storage)
 
+    def append(self, packed: PackedItems, spec: IndexSpec) -> Placement:
+        """See `Placement.append`."""
+        raise NotImplementedError
+
+    @property
+    def largest_label(self) -> float | None:
+        """See `Placement.largest_label`."""
+        raise NotImplementedError
+
     def cost(self, session: SparkSession, queries: Rows, k: int) -> PlacedCost:
         """See `Placement.cost`; it is measured in the largest shard."""
         plan = self.plan()

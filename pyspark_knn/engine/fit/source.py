@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import cast
 
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
@@ -14,7 +15,7 @@ from pyspark_knn.engine.fit.item_columns import ItemColumn
 from pyspark_knn.engine.rows import columns
 from pyspark_knn.engine.rows.columns import Input
 from pyspark_knn.engine.rows.features import Features, features_of
-from pyspark_knn.engine.rows.ids import check_id_type, to_wire, wire_type
+from pyspark_knn.engine.rows.ids import check_id_type, is_narrower_integer, to_wire, wire_type
 from pyspark_knn.engine.spark import hints
 
 
@@ -119,6 +120,40 @@ def item_source(
         dtype=dtype,
         numbers=tuple(each for each in declared if each.numeric),
         storage=storage,
+    )
+
+
+def source_like(source: ItemSource, dim: int, id_type: T.DataType | None) -> ItemSource:
+    """Return a source of items that join others of a fitted model.
+
+    Parameters
+    ----------
+    source : ItemSource
+        The columns to read of the new items.
+    dim : int
+        The dimension of the model's items, which the new vectors must have.
+    id_type : DataType or None
+        The Spark type of the ids of the model's items.
+
+    Raises
+    ------
+    TypeError
+        If the new ids have another type. Narrower integers are allowed.
+    """
+    features = source.features._replace(attributes=dim)
+    if id_type is None or source.id_type == id_type:
+        return replace(source, features=features)
+    given = cast("T.DataType", source.id_type)
+    if not is_narrower_integer(given, id_type):
+        narrower = " or a narrower integer" if isinstance(id_type, T.IntegralType) else ""
+        raise TypeError(
+            f"idCol {source.id_col!r} must be of the type of the model's ids, "
+            f"{id_type.simpleString()}{narrower}, but was actually {given.simpleString()}. Cast "
+            "the column."
+        )
+    ids = Input(source.columns["id"].value.cast(id_type), id_type)
+    return replace(
+        source, features=features, columns={**source.columns, "id": ids}, id_type=id_type
     )
 
 

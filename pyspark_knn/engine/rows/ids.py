@@ -63,6 +63,16 @@ def collation_hint(given: T.DataType) -> str | None:
     )
 
 
+_INTEGERS = (T.ByteType, T.ShortType, T.IntegerType, T.LongType)
+"""The types of integers, from the narrowest to the widest."""
+
+
+def is_narrower_integer(given: T.DataType, id_type: T.DataType) -> bool:
+    """Whether both are types of integers, and every value of `given` is one of `id_type`."""
+    both = [_INTEGERS.index(type(each)) for each in (given, id_type) if type(each) in _INTEGERS]
+    return len(both) == 2 and both[0] <= both[1]
+
+
 def wire_type(id_type: T.DataType) -> T.DataType:
     """Return the type in which ids are sent between Spark and Python.
 

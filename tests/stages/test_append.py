@@ -1,0 +1,88 @@
+"""Append and remove: the answers of a model are those of a fit of the same items."""
+
+from __future__ import annotations
+
+import gc
+import warnings
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from pyspark.sql import functions as F
+
+from pyspark_knn import KNNClassifier, KNNEstimator, KNNRegressor
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from pyspark.sql import DataFrame, SparkSession
+
+pytestmark = pytest.mark.filterwarnings("ignore:idCol.*:UserWarning")
+
+COLUMNS = "id long, features array<double>, label double, weight double"
+OLD, NEW = 120, 40
+
+
+@pytest.fixture(scope="module")
+def data(spark: SparkSession) -> DataFrame:
+    """Items on a lattice, full of ties, of which the first `OLD` are fitted and the others appended."""
+    rng = np.random.default_rng(5)
+    count = OLD + NEW
+    vectors = rng.integers(-2, 3, (count, 3)).astype(float)
+    # Some ids occur among the old and the new items, with other labels.
+    ids = rng.permutation(count) - rng.integers(0, 2, count)
+    labels = rng.integers(0, 3, count).astype(float)
+    labels[-1] = 4.0
+    rows = zip(
+        ids.tolist(), vectors.tolist(), labels.tolist(), rng.random(count).tolist(), strict=True
+    )
+    frame = spark.createDataFrame([(i, *row) for i, row in enumerate(rows)], f"n int, {COLUMNS}")
+    return frame.persist()
+
+
+def old(data: DataFrame) -> DataFrame:
+    return data.where(F.col("n") < OLD)
+
+
+def new(data: DataFrame) -> DataFrame:
+    return data.where(F.col("n") >= OLD)
+
+
+@pytest.fixture(scope="module")
+def queries(spark: SparkSession) -> DataFrame:
+    rng = np.random.default_rng(6)
+    rows = [(i, row) for i, row in enumerate(rng.integers(-3, 4, (30, 3)).astype(float).tolist())]
+    return spark.createDataFrame(rows, "q int, features array<double>").persist()
+
+
+def found(model: Any, queries: DataFrame) -> list[Any]:
+    return sorted(model.transform(queries).collect(), key=lambda row: row.q)
+
+
+ESTIMATORS = {
+    "search": lambda: KNNEstimator(k=6, idCol="id"),
+    "classification": lambda: KNNClassifier(
+        k=6, idCol="id", weights="distance", weightCol="weight", neighborsCol="n", distancesCol="d"
+    ),
+    "regression": lambda: KNNRegressor(k=6, idCol="id", weightCol="weight", neighborsCol="n"),
+}
+
+
+@pytest.mark.parametrize("name", ESTIMATORS)
+@pytest.mark.parametrize("storage", ["dense", "sparse"])
+def test_answers_are_those_of_a_fit_of_all_items(
+    data: DataFrame, queries: DataFrame, name: str, storage: str
+) -> None:
+    estimator = ESTIMATORS[name]()._set(storage=storage)
+    first = estimator.fit(old(data))
+    before = found(first, queries)
+    both = first.append(new(data))
+    union = estimator.fit(data)
+    assert found(both, queries) == found(union, queries)
+    assert both._summary.numDuplicates == union._summary.numDuplicates > 0
+    assert (both.uid, type(both), both.numItems) == (first.uid, type(first), OLD + NEW)
+    assert both.ids.tolist() == union.ids.tolist()
+    assert found(first, queries) == before
+    del first, union
+    gc.collect()
+    assert len(found(both, queries)) == 30
