@@ -87,6 +87,24 @@ def check_exclusion(params: _KNNParams) -> None:
         )
 
 
+def check_keys(params: _KNNParams) -> None:
+    """Raise a ValueError if keyCols conflicts with queryKeyCols or with shardBy."""
+    keys, of_queries = params.getKeyCols(), params.getQueryKeyCols()
+    if of_queries is not None and keys is None:
+        raise ValueError(
+            f"queryKeyCols {of_queries!r} requires keyCols. Set keyCols and fit again."
+        )
+    if of_queries is not None and keys is not None and len(of_queries) != len(keys):
+        raise ValueError(
+            f"queryKeyCols must have one column for each of keyCols {keys!r}, got {of_queries!r}"
+        )
+    if keys is not None and params.getShardBy() == "kmeans":
+        raise ValueError(
+            "keyCols does not support shardBy 'kmeans': with keyCols the items are assigned to "
+            "shards by their keys. Use shardBy='hash'."
+        )
+
+
 def check_weights(params: _VotingParams) -> None:
     """Raise a ValueError for weights='distance' if the metric's distances can be negative."""
     if params.getWeights() == "distance" and params.getMetric() == "inner_product":

@@ -202,7 +202,7 @@ class KNNClassificationModel(VotingModel, CheckedThresholds, ProbabilisticClassi
         """
         if self.getThresholds() is not None:
             raise ValueError("thresholds are not supported by scikit-learn. Clear them first.")
-        (items, matrix), names = self._fitted.fetch(), self.labels
+        (items, matrix), names = self._fetched(), self.labels
         classes = items.numbers("label").astype(int)
         target = classes if names is None else np.array(names)[classes]
         return interop.to_sklearn_voter(KNeighborsClassifier, self, items, matrix, target)
@@ -280,7 +280,7 @@ class KNNClassifier(
         The metric and the index, see `KNNEstimator`.
     placement, numShards, shardBy, numProbes, numReplicas
         The placement of the index, see `KNNEstimator`.
-    excludeIdCol, maxDistance, handleInvalid
+    keyCols, queryKeyCols, excludeIdCol, maxDistance, handleInvalid
         Limits of the search, see `KNNEstimator`. Excluded items do not vote.
 
     Raises
@@ -336,6 +336,8 @@ class KNNClassifier(
         shardBy: str = "hash",
         numProbes: int | None = None,
         numReplicas: int | None = None,
+        keyCols: str | Sequence[str] | None = None,
+        queryKeyCols: str | Sequence[str] | None = None,
         excludeIdCol: str | None = None,
         maxDistance: float | None = None,
         handleInvalid: str = "error",
@@ -371,6 +373,8 @@ class KNNClassifier(
         shardBy: str = "hash",
         numProbes: int | None = None,
         numReplicas: int | None = None,
+        keyCols: str | Sequence[str] | None = None,
+        queryKeyCols: str | Sequence[str] | None = None,
         excludeIdCol: str | None = None,
         maxDistance: float | None = None,
         handleInvalid: str = "error",

@@ -144,6 +144,32 @@ def _text(name: str, value: Any) -> str:
     return str(value)
 
 
+def names(name: str) -> Converter:
+    """Return a converter to a list of distinct strings, which accepts a single string as well.
+
+    Parameters
+    ----------
+    name : str
+        The name of the Param.
+
+    Returns
+    -------
+    callable
+        The converter.
+    """
+    return functools.partial(_names, name)
+
+
+def _names(name: str, value: Any) -> list[str]:
+    problem = f"{name} must be the name of a column or a list of names, got {value!r}"
+    listed = [value] if isinstance(value, str) else value
+    if not isinstance(listed, (list, tuple)) or not all(isinstance(each, str) for each in listed):
+        raise TypeError(problem)
+    if not listed or len(set(listed)) < len(listed):
+        raise ValueError(f"{problem}. Each column must be named once, and at least one column.")
+    return [str(each) for each in listed]
+
+
 def optional(convert: Converter) -> Converter:
     """Return a converter that also accepts None, which means that the Param is unset.
 

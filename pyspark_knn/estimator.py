@@ -14,6 +14,7 @@ from pyspark.sql import DataFrame
 
 from pyspark_knn.checks import (
     check_exclusion,
+    check_keys,
     check_max_distance,
     checked_metric,
     warn_of_items,
@@ -117,6 +118,7 @@ class NeighborEstimator(Estimator[M], FitSetters, MLReadable[Any], MLWritable):
         checked_metric(self)
         check_max_distance(self)
         check_exclusion(self)
+        check_keys(self)
 
     def _learn(self, dataset: DataFrame, packed: PackedItems, summary: FitSummary) -> FitSummary:
         """Return `summary` with the fields that this kind of estimator adds to it."""

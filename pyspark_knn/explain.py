@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from pyspark_knn.engine.placement import GroupSizes
 from pyspark_knn.engine.placing import AUTO_BYTES
 
 _GIB = 2.0**30
@@ -39,6 +40,8 @@ class SearchCost:
         Number of shards, of replicas per shard, and of tasks; 0 for a replicated index.
     probed : float
         Largest share of the shards that a query is searched in, from 0 to 1.
+    groups : GroupSizes or None
+        The groups of items with equal keys; None if there are no keys.
     """
 
     items: int
@@ -56,6 +59,7 @@ class SearchCost:
     replicas: int = 0
     tasks: int = 0
     probed: float = 1.0
+    groups: GroupSizes | None = None
 
     def report(self) -> str:
         """Return the report as text, one line for each aspect of the cost."""
@@ -63,13 +67,28 @@ class SearchCost:
         return "\n".join([*self._sizes(), *parts, self._time(), *self._advice()])
 
     def _sizes(self) -> list[str]:
-        pairs = f"{self.queries * self.items:.3g} pairs"
+        pairs = f"{self._pairs:.3g} pairs"
         if self.probed < 1:
             pairs += f", of which at most {self.probed:.1%} are compared"
         return [
             f"items      {self.items:,} of {self.features:,} dimensions, {_size(self.index_bytes)}",
             f"queries    {self.queries:,}, {self.k} neighbors each: {pairs}",
+            *self._groups(),
             f"storage    {self.storage}: {self.storage_reason}",
+        ]
+
+    @property
+    def _pairs(self) -> float:
+        """The number of pairs of a query and an item, if queries have keys as items do."""
+        return self.queries * (self.items if self.groups is None else self.groups.mean)
+
+    def _groups(self) -> list[str]:
+        if self.groups is None:
+            return []
+        largest = "; ".join(f"{key}: {size:,}" for key, size in self.groups.largest)
+        return [
+            f"keys       {self.groups.count:,} groups of {self.groups.median:,.0f} items (median), "
+            f"the largest: {largest}"
         ]
 
     def _replicated(self) -> list[str]:
@@ -81,7 +100,8 @@ class SearchCost:
         ]
 
     def _sharded(self) -> list[str]:
-        copies = self.queries * math.ceil(self.shards * self.probed)
+        searched = 1 if self.groups is not None else math.ceil(self.shards * self.probed)
+        copies = self.queries * searched
         vectors, found = copies * self.query_bytes, copies * self.k * _CANDIDATE_BYTES
         return [
             f"placement  sharded: {self.shards} shards, {self.replicas} replicas of each, "
@@ -98,7 +118,7 @@ class SearchCost:
 
     @property
     def _hours(self) -> float:
-        return self.queries * self.items * self.probed * self.pair_seconds / 3600
+        return self._pairs * self.probed * self.pair_seconds / 3600
 
     def _time(self) -> str:
         return (

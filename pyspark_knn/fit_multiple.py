@@ -32,6 +32,7 @@ _SEARCH_PARAMS = frozenset(
         "k",
         "maxDistance",
         "excludeIdCol",
+        "queryKeyCols",
         "numProbes",
         "numReplicas",
         "weights",

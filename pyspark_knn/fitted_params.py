@@ -15,6 +15,7 @@ FIT_PARAMS = frozenset(
         "algorithm",
         "dtype",
         "idCol",
+        "keyCols",
         "labelCol",
         "leafSize",
         "metric",

@@ -16,6 +16,7 @@ from scipy.sparse import csr_matrix, issparse
 from sklearn.neighbors import VALID_METRICS, VALID_METRICS_SPARSE, NearestNeighbors
 
 from pyspark_knn.checks import checked_metric
+from pyspark_knn.engine.fit.packed import Gathered
 from pyspark_knn.engine.placing import replicate
 from pyspark_knn.engine.rows.ids import changes_on_wire, check_id_type
 from pyspark_knn.engine.rows.invalid import invalid_rows
@@ -94,7 +95,8 @@ class FromSklearn:
             algorithmReason=self.reason,
             **fields,
         )
-        model._hold(replicate(self.items, self.matrix, model._spec(), self.id_type), known)
+        gathered = Gathered(self.items, self.matrix)
+        model._hold(replicate(gathered, model._spec(), self.id_type), known)
         return model
 
 

@@ -6,7 +6,7 @@ import functools
 import logging
 import uuid
 from dataclasses import asdict, replace
-from typing import Any, ClassVar, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,15 +15,17 @@ from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
-from pyspark_knn.checks import check_max_distance, checked_metric, warn_of_limits
+from pyspark_knn.checks import check_keys, check_max_distance, checked_metric, warn_of_limits
 from pyspark_knn.copying import SharedIndex
 from pyspark_knn.engine.fit.chunks import POSITION
 from pyspark_knn.engine.fit.packed import PackedItems
 from pyspark_knn.engine.placement import Placement
 from pyspark_knn.engine.placing import place
 from pyspark_knn.engine.rows import columns
+from pyspark_knn.engine.rows.columns import Input
 from pyspark_knn.engine.rows.features import features_of, most_sampled, valid_sample
 from pyspark_knn.engine.rows.ids import changes_on_wire, from_wire, wire_type
+from pyspark_knn.engine.rows.key_columns import key_inputs
 from pyspark_knn.engine.rows.queries import check_attributes, excluded_ids
 from pyspark_knn.engine.search.answers import DISTANCE, Answer, FoundLists
 from pyspark_knn.engine.search.batches import EXCLUDED, Request
@@ -37,6 +39,10 @@ from pyspark_knn.index.base import SPARSE, IndexSpec
 from pyspark_knn.index.registry import entries
 from pyspark_knn.params import _KNNParams
 from pyspark_knn.persistence import ModelReader, ModelWriter, SavedModel
+
+if TYPE_CHECKING:
+    from pyspark_knn.engine.rows.items import Items
+    from pyspark_knn.index.base import Rows
 
 logger = logging.getLogger(__name__)
 
@@ -161,7 +167,10 @@ class NeighborModel(SharedIndex, FittedParams, _KNNParams, SavedModel):
 
     @property
     def numSkipped(self) -> int:
-        """The number of invalid items that were skipped (handleInvalid "skip" or "keep")."""
+        """The number of items that were skipped.
+
+        These are invalid items (handleInvalid "skip" or "keep"), and items with a null in keyCols.
+        """
         return self._summary.numSkipped
 
     @property
@@ -194,13 +203,23 @@ class NeighborModel(SharedIndex, FittedParams, _KNNParams, SavedModel):
             return cast("NDArray[Any]", ids.to_numpy().astype("datetime64[us]"))
         return cast("NDArray[Any]", ids.to_numpy(zero_copy_only=False))
 
+    def _fetched(self) -> tuple[Items, Rows]:
+        """Return the items and their vectors on the driver, for scikit-learn."""
+        index = self._fitted
+        if index.key_types:
+            raise ValueError(
+                f"keyCols {self.getKeyCols()!r} is not supported by scikit-learn, which searches "
+                "all items. Fit one model for each key, without keyCols."
+            )
+        return index.fetch()
+
     @property
     def items(self) -> DataFrame:
         """The items as a DataFrame.
 
         It has the columns position (for a replicated model, or if idCol is unset), id (if idCol is
-        set), features (array of float or double, or vector if `getStorage` returns "sparse"), and
-        label and weight (if the items have them).
+        set), features (array of float or double, or vector if `getStorage` returns "sparse"), label
+        and weight (if the items have them), and key0, key1 and so on (the columns of keyCols).
         """
         session = SparkSession.getActiveSession()
         if session is None:
@@ -221,8 +240,9 @@ class NeighborModel(SharedIndex, FittedParams, _KNNParams, SavedModel):
         Returns
         -------
         str
-            A report of one line per aspect: the numbers of items, queries and pairs; the storage;
-            the placement, shards and replicas; the bytes to transfer; the memory of the Python
+            A report of one line per aspect: the numbers of items, queries and pairs; with keyCols
+            the number of groups, their median size, and the largest of them; the storage; the
+            placement, shards and replicas; the bytes to transfer; the memory of the Python
             workers; an estimate of the time; and the settings to raise, if any.
 
         Raises
@@ -252,6 +272,7 @@ class NeighborModel(SharedIndex, FittedParams, _KNNParams, SavedModel):
             storage=storage,
             storage_reason=self.storageReason,
             probed=share,
+            groups=self._fitted.group_sizes(queries.sparkSession),
             **asdict(cost),
         ).report()
 
@@ -314,6 +335,7 @@ class NeighborModel(SharedIndex, FittedParams, _KNNParams, SavedModel):
     def _search(self, queries: DataFrame, outputs: dict[str, str]) -> DataFrame:
         """Search the rows of `queries`, lazily; the output columns must have been checked."""
         check_max_distance(self)
+        check_keys(self)
         warn_of_limits(self, self._warned)
         answer, limits = self._answer(outputs), Limits(self.getK(), self.getMaxDistance())
         run = functools.partial(self._run, queries)
@@ -324,6 +346,7 @@ class NeighborModel(SharedIndex, FittedParams, _KNNParams, SavedModel):
                 self.getExcludeIdCol(),
                 self.getHandleInvalid(),
                 self.getNumProbes(),
+                tuple(self.getQueryKeyCols() or ()),
             )
             found = self._shared.answer(queries, key, limits, answer, run)
         frame, is_finished = found or (run(answer, limits), False)
@@ -339,6 +362,7 @@ class NeighborModel(SharedIndex, FittedParams, _KNNParams, SavedModel):
         inputs = dict(features.inputs)
         if (excluded := self.getExcludeIdCol()) is not None:
             inputs[EXCLUDED] = excluded_ids(queries, excluded, self._id_type)
+        inputs |= self._key_inputs(queries)
         request = Request(
             k=limits.k,
             max_distance=limits.max_distance,
@@ -348,8 +372,18 @@ class NeighborModel(SharedIndex, FittedParams, _KNNParams, SavedModel):
             answer=answer,
             probes=self.getNumProbes(),
             replicas=self.getNumReplicas(),
+            keys=tuple(index.key_types),
         )
         return index.search(queries, inputs, request)
+
+    def _key_inputs(self, queries: DataFrame) -> dict[str, Input]:
+        """Return the keys of queries; empty if the items have no keys."""
+        types = self._fitted.key_types
+        if not types:
+            return {}
+        given = self.getQueryKeyCols()
+        param = "keyCols" if given is None else "queryKeyCols"
+        return key_inputs(queries, param, given or self.getKeyCols() or [], types)
 
     def __repr__(self) -> str:
         if self._index is None:

@@ -38,17 +38,18 @@ class KNNModel(UpdatableModel, _SearchParams):
     """A fitted nearest-neighbor index, whose `transform` adds the neighbors of each query.
 
     Create it with `KNNEstimator.fit`, `KNNModel.load` or `KNNModel.fromSklearn`. ``k``,
-    ``maxDistance``, ``excludeIdCol``, ``handleInvalid`` and the column names can be set on the
-    model without another fit.
+    ``maxDistance``, ``excludeIdCol``, ``queryKeyCols``, ``handleInvalid`` and the column names can
+    be set on the model without another fit.
 
     Attributes
     ----------
     numItems, numFeatures, numSkipped : int
-        Number of items, dimension of their vectors, and number of invalid items that were skipped.
+        Number of items, dimension of their vectors, and number of items that were skipped: invalid
+        ones, and those with a null in keyCols.
     ids : ndarray of shape (numItems,)
         The items' ids in the order of their positions.
     items : DataFrame
-        The indexed items: position, id and features.
+        The indexed items: position, id, features, and the columns of keyCols as key0 and so on.
     algorithmReason, placementReason, storageReason : str
         Why the algorithm, the placement and the storage of this model were chosen.
 
@@ -168,9 +169,9 @@ class KNNModel(UpdatableModel, _SearchParams):
         ------
         ValueError
             If scikit-learn does not support the metric ("inner_product", and "haversine" with a
-            radius), or if the driver cannot hold the items of a sharded model.
+            radius) or ``keyCols``, or if the driver cannot hold the items of a sharded model.
         """
-        return interop.to_sklearn(self, self._fitted.fetch()[1])
+        return interop.to_sklearn(self, self._fetched()[1])
 
     @classmethod
     def fromSklearn(cls, fitted: NearestNeighbors, ids: Sequence[Any] | None = None) -> KNNModel:
@@ -264,6 +265,14 @@ class KNNEstimator(NeighborEstimator[KNNModel], _SearchParams):
     numReplicas : int, optional
         Number of tasks that share the queries of one shard, >= 1. More replicas make tasks shorter,
         but transfer the index more often. By default there are as many as keep all cores busy.
+    keyCols : str or list of str, optional
+        Columns of the items and of the queries, of any atomic types but float and double. The
+        neighbors of a query are the nearest of the items that have the same values in these
+        columns. By default all items are searched.
+    queryKeyCols : str or list of str, optional
+        Columns of the queries with the values of keyCols, if they have other names there. A column
+        may contain arrays of such values: then the items of each of them are searched. By default
+        the columns keyCols.
     excludeIdCol : str, optional
         Column of the queries with an item id, or an array of item ids, to exclude from the
         neighbors of that query.
@@ -337,6 +346,8 @@ class KNNEstimator(NeighborEstimator[KNNModel], _SearchParams):
         shardBy: str = "hash",
         numProbes: int | None = None,
         numReplicas: int | None = None,
+        keyCols: str | Sequence[str] | None = None,
+        queryKeyCols: str | Sequence[str] | None = None,
         excludeIdCol: str | None = None,
         maxDistance: float | None = None,
         handleInvalid: str = "error",
@@ -365,6 +376,8 @@ class KNNEstimator(NeighborEstimator[KNNModel], _SearchParams):
         shardBy: str = "hash",
         numProbes: int | None = None,
         numReplicas: int | None = None,
+        keyCols: str | Sequence[str] | None = None,
+        queryKeyCols: str | Sequence[str] | None = None,
         excludeIdCol: str | None = None,
         maxDistance: float | None = None,
         handleInvalid: str = "error",

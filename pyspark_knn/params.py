@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 from pyspark.ml.param import Param, Params
@@ -13,12 +13,13 @@ from pyspark_knn.converters import (
     is_number,
     is_positive,
     json_dict,
+    names,
     optional,
     real,
     text,
     whole,
 )
-from pyspark_knn.engine.fit.item_columns import ItemColumn
+from pyspark_knn.engine.fit.item_columns import ID, KEY, ItemColumn, key_name
 from pyspark_knn.engine.spark import hints
 from pyspark_knn.index.registry import algorithm_choices
 
@@ -114,6 +115,20 @@ class _KNNParams(CheckedParams, HasFeaturesCol):
         "by their positions, of type bigint",
         optional(_one_column),
     )
+    keyCols: Param[list[str] | None] = Param(
+        Params._dummy(),
+        "keyCols",
+        "columns of the items and of the queries, of any atomic types but float and double: the "
+        "neighbors of a query are the nearest of the items that have the same values in them; by "
+        "default all items are searched",
+        optional(names("keyCols")),
+    )
+    queryKeyCols: Param[list[str] | None] = Param(
+        Params._dummy(),
+        "queryKeyCols",
+        "columns of the queries with the values of keyCols, or arrays of them; by default keyCols",
+        optional(names("queryKeyCols")),
+    )
     metric: Param[str] = Param(
         Params._dummy(),
         "metric",
@@ -206,6 +221,8 @@ class _KNNParams(CheckedParams, HasFeaturesCol):
             excludeIdCol=None,
             handleInvalid="error",
             idCol=None,
+            keyCols=None,
+            queryKeyCols=None,
             metric="euclidean",
             p=2.0,
             metricParams=None,
@@ -221,9 +238,19 @@ class _KNNParams(CheckedParams, HasFeaturesCol):
         )
 
     def _item_columns(self) -> list[ItemColumn]:
-        """Return the columns that every item has in addition to its vector, ids first."""
+        """Return the columns that every item has in addition to its vector.
+
+        Ids come first, and keys last: the order breaks ties, and keys must not break any.
+        """
         name = self.getIdCol()
-        return [] if name is None else [ItemColumn("id", "idCol", name, numeric=False)]
+        ids = [] if name is None else [ItemColumn("id", "idCol", name, ID)]
+        keys = enumerate(self.getKeyCols() or [])
+        numbered = [ItemColumn(key_name(i), "keyCols", column, KEY) for i, column in keys]
+        return [*ids, *self._number_columns(), *numbered]
+
+    def _number_columns(self) -> list[ItemColumn]:
+        """Return the columns of numbers that every item has, such as labels."""
+        return []
 
     def getK(self) -> int:
         """Value of k."""
@@ -244,6 +271,14 @@ class _KNNParams(CheckedParams, HasFeaturesCol):
     def getIdCol(self) -> str | None:
         """Value of idCol, None if it is unset."""
         return self.getOrDefault(self.idCol)
+
+    def getKeyCols(self) -> list[str] | None:
+        """Value of keyCols, None if it is unset."""
+        return self.getOrDefault(self.keyCols)
+
+    def getQueryKeyCols(self) -> list[str] | None:
+        """Value of queryKeyCols, None if it is unset."""
+        return self.getOrDefault(self.queryKeyCols)
 
     def getMetric(self) -> str:
         """Value of metric."""
@@ -311,6 +346,10 @@ class _KNNParams(CheckedParams, HasFeaturesCol):
         """Set excludeIdCol; None unsets it."""
         return self._set(excludeIdCol=value)
 
+    def setQueryKeyCols(self: Self_, value: str | Sequence[str] | None) -> Self_:
+        """Set queryKeyCols; None unsets it."""
+        return self._set(queryKeyCols=value)
+
     def setHandleInvalid(self: Self_, value: str) -> Self_:
         """Set handleInvalid."""
         return self._set(handleInvalid=value)
@@ -330,6 +369,10 @@ class FitSetters(_KNNParams):
     def setIdCol(self: Self_, value: str | None) -> Self_:
         """Set idCol; None unsets it."""
         return self._set(idCol=value)
+
+    def setKeyCols(self: Self_, value: str | Sequence[str] | None) -> Self_:
+        """Set keyCols; None unsets it."""
+        return self._set(keyCols=value)
 
     def setMetric(self: Self_, value: str) -> Self_:
         """Set metric."""

@@ -65,7 +65,7 @@ class KNNRegressionModel(VotingModel, RegressionModel[Vector]):
             radius), if the items have weights, or if the driver cannot hold the items of a sharded
             model.
         """
-        items, matrix = self._fitted.fetch()
+        items, matrix = self._fetched()
         return interop.to_sklearn_voter(
             KNeighborsRegressor, self, items, matrix, items.numbers("label")
         )
@@ -128,7 +128,7 @@ class KNNRegressor(VotingEstimator[KNNRegressionModel], Regressor[KNNRegressionM
         The metric and the index, see `KNNEstimator`.
     placement, numShards, shardBy, numProbes, numReplicas
         The placement of the index, see `KNNEstimator`.
-    excludeIdCol, maxDistance, handleInvalid
+    keyCols, queryKeyCols, excludeIdCol, maxDistance, handleInvalid
         Limits of the search, see `KNNEstimator`. Excluded items are ignored.
 
     Raises
@@ -174,6 +174,8 @@ class KNNRegressor(VotingEstimator[KNNRegressionModel], Regressor[KNNRegressionM
         shardBy: str = "hash",
         numProbes: int | None = None,
         numReplicas: int | None = None,
+        keyCols: str | Sequence[str] | None = None,
+        queryKeyCols: str | Sequence[str] | None = None,
         excludeIdCol: str | None = None,
         maxDistance: float | None = None,
         handleInvalid: str = "error",
@@ -206,6 +208,8 @@ class KNNRegressor(VotingEstimator[KNNRegressionModel], Regressor[KNNRegressionM
         shardBy: str = "hash",
         numProbes: int | None = None,
         numReplicas: int | None = None,
+        keyCols: str | Sequence[str] | None = None,
+        queryKeyCols: str | Sequence[str] | None = None,
         excludeIdCol: str | None = None,
         maxDistance: float | None = None,
         handleInvalid: str = "error",

@@ -75,8 +75,8 @@ class UpdatableModel(NeighborModel):
     def _source_of(self, items: DataFrame) -> ItemSource:
         """Return what to read of new items."""
         name, invalid = self.getFeaturesCol(), self.getHandleInvalid()
-        storage = self.getStorage()
-        source = item_source(items, name, self._item_columns(), invalid, self.getDtype(), storage)
+        declared = self._item_columns()
+        source = item_source(items, name, declared, invalid, self.getDtype(), self.getStorage())
         check_attributes(
             name,
             source.features,
@@ -85,7 +85,8 @@ class UpdatableModel(NeighborModel):
             strict=invalid == "error",
             rows="new items",
         )
-        return source_like(source, self.numFeatures, self._fitted.id_type)
+        types = {"id": self._fitted.id_type, **self._fitted.key_types}
+        return source_like(source, self.numFeatures, types, declared)
 
     def _learn_from(self, items: DataFrame, packed: PackedItems, summary: FitSummary) -> FitSummary:
         """Return `summary` with the fields that new items of this kind of model change."""

@@ -131,8 +131,13 @@ class VotingModel(UpdatableModel, _VotingParams, PredictionModel[Vector]):
                 "the index of a sharded model is on the executors, not on the driver. Call "
                 "transform with a DataFrame of the vectors."
             )
+        if searchable.keys is not None:
+            raise ValueError(
+                f"keyCols is {self.getKeyCols()!r}, but one vector has no key. Call transform with "
+                "a DataFrame that has these columns."
+            )
         k = min(self.getK(), self.numItems)
-        found = searchable.index.search(query, k, max_distance=self.getMaxDistance())
+        found = searchable.search(query, [], k, self.getMaxDistance(), None)
         return answer.rows(found, searchable.items).field(0)[0].as_py()
 
     def predict(self, value: Vector | Sequence[float] | NDArray[Any]) -> float:

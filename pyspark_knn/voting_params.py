@@ -73,7 +73,7 @@ class _VotingParams(HasNeighborColumns, _KNNParams, HasWeightCol):
     _labels_are_classes: ClassVar[bool] = False
     """Whether labels must be whole numbers >= 0."""
 
-    def _item_columns(self) -> list[ItemColumn]:
+    def _number_columns(self) -> list[ItemColumn]:
         label = ItemColumn(
             "label",
             "labelCol",
@@ -81,10 +81,9 @@ class _VotingParams(HasNeighborColumns, _KNNParams, HasWeightCol):
             negative=not self._labels_are_classes,
             fractional=not self._labels_are_classes,
         )
-        found = [*super()._item_columns(), label]
         if weight := self.getWeightCol():
-            found.append(ItemColumn("weight", "weightCol", weight, negative=False))
-        return found
+            return [label, ItemColumn("weight", "weightCol", weight, negative=False)]
+        return [label]
 
     def getWeights(self) -> str:
         """Value of weights."""

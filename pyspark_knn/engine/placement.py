@@ -11,7 +11,7 @@ from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
 from pyspark_knn.engine.rows.columns import Input
-from pyspark_knn.engine.rows.ids import from_wire
+from pyspark_knn.engine.rows.ids import from_wire, wire_type
 from pyspark_knn.engine.rows.items import Items
 
 if TYPE_CHECKING:
@@ -24,6 +24,10 @@ REPLICATED = "replicated"
 
 SHARDED = "sharded"
 """The index is divided over the executors."""
+
+
+_LARGEST_GROUPS = 3
+"""How many of the largest groups are named."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,42 @@ class PlacedCost:
         return cls(index_bytes, seconds / max(1, queries) / items, queries, cores, **shards)
 
 
+@dataclass(frozen=True)
+class GroupSizes:
+    """The sizes of the groups of items with equal keys.
+
+    Attributes
+    ----------
+    count : int
+        The number of groups.
+    median : float
+        The median of their numbers of items.
+    mean : float
+        The mean number of items in the group of an item.
+    largest : tuple of (str, int)
+        The keys of the largest groups, as text, and their numbers of items.
+    """
+
+    count: int
+    median: float
+    mean: float
+    largest: tuple[tuple[str, int], ...]
+
+    @classmethod
+    def of(cls, keys: DataFrame) -> GroupSizes:
+        """Count the groups, given the keys of the items; runs two jobs."""
+        groups = keys.groupBy(*keys.columns).agg(F.count("*").alias("size"))
+        shown = F.concat_ws(", ", *(F.col(name).cast("string") for name in keys.columns))
+        largest = groups.orderBy(F.desc("size"), *keys.columns).limit(_LARGEST_GROUPS)
+        size = F.col("size")
+        mean = F.sum(size * size) / F.sum(size)
+        count, median, mean_size = groups.agg(
+            F.count("*"), F.percentile(size, F.lit(0.5)), mean
+        ).collect()[0]
+        rows = largest.select(shown, "size").collect()
+        return cls(count, median, mean_size, tuple((key, many) for key, many in rows))
+
+
 class Placement(ABC):
     """An index in its placement, replicated or sharded.
 
@@ -56,6 +96,8 @@ class Placement(ABC):
         Whether Spark may have to read the items again if a part of the index is lost.
     id_type : DataType or None
         The Spark type of the ids; None if the positions are the ids.
+    key_types : dict of str to DataType
+        The Spark types of the keys, by the names of their columns; empty if there are no keys.
     item_columns : dict of str to DataType
         The types of the columns that every item has in addition to its vector, in the form that
         they have in Python. "id", which comes first, is the position if items have no ids.
@@ -75,6 +117,7 @@ class Placement(ABC):
     name: ClassVar[str]
     rebuilds_from_source: ClassVar[bool]
     id_type: T.DataType | None
+    key_types: dict[str, T.DataType]
     item_columns: dict[str, T.DataType]
     num_items: int
     num_features: int
@@ -116,11 +159,32 @@ class Placement(ABC):
         It has the columns "id" or "position" or both, "features", and the other item columns.
         """
 
-    def _with_ids(self, frame: DataFrame) -> DataFrame:
-        """Return items with the ids in their Spark type, given ids in the form of Python."""
-        if self.id_type is None:
-            return frame
-        return frame.withColumn("id", from_wire(F.col("id"), self.id_type))
+    @abstractmethod
+    def columns_frame(self, session: SparkSession, types: dict[str, T.DataType]) -> DataFrame:
+        """Return some columns of the items, with these types, as a DataFrame of `session`.
+
+        Its columns are in the form of Python, see `ids.wire_type`.
+        """
+
+    def group_sizes(self, session: SparkSession) -> GroupSizes | None:
+        """Count the groups of items with equal keys; None if there are no keys, else runs jobs."""
+        if not self.key_types:
+            return None
+        wire = {name: wire_type(kind) for name, kind in self.key_types.items()}
+        keys = self.columns_frame(session, wire)
+        return GroupSizes.of(
+            keys.select(
+                *(from_wire(F.col(name), kind).alias(name) for name, kind in self.key_types.items())
+            )
+        )
+
+    def _in_spark_types(self, frame: DataFrame) -> DataFrame:
+        """Return items with ids and keys in their Spark types, given them in the form of Python."""
+        types = {"id": self.id_type, **self.key_types}
+        found = {
+            name: from_wire(F.col(name), kind) for name, kind in types.items() if kind is not None
+        }
+        return frame.withColumns(found) if found else frame
 
     @abstractmethod
     def fetch(self) -> tuple[Items, Rows]:

@@ -8,19 +8,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 from pyspark.sql import types as T
 
-from pyspark_knn.engine.fit.packed import PackedItems
+from pyspark_knn.engine.fit.packed import Gathered, PackedItems
 from pyspark_knn.engine.placement import REPLICATED, SHARDED, Placement
 from pyspark_knn.engine.replicated import Replicated
-from pyspark_knn.engine.rows.items import Items
+from pyspark_knn.engine.search.indexing import index_items
 from pyspark_knn.engine.sharded import Sharded
 from pyspark_knn.engine.ship import shipping
 from pyspark_knn.engine.spark.memory import available_memory
 from pyspark_knn.engine.storing import choose_storage
-from pyspark_knn.index.auto import build_index
 from pyspark_knn.index.base import DENSE, SPARSE
 
 if TYPE_CHECKING:
-    from pyspark_knn.index.base import IndexSpec, Rows
+    from pyspark_knn.index.base import IndexSpec
 
 AUTO_BYTES = 2 << 30
 """Placement "auto" replicates vectors up to this size, in bytes."""
@@ -83,24 +82,31 @@ def place(
     name, reason = choose_placement(placement, packed, storage)
     if name == SHARDED:
         return Placed(Sharded.build(packed, spec, storage, num_shards, shard_by), reason, why)
-    return Placed(replicate(*packed.gather(storage), spec, packed.source.id_type), reason, why)
+    gathered, source = packed.gather(storage), packed.source
+    return Placed(replicate(gathered, spec, source.id_type, source.key_types), reason, why)
 
 
-def replicate(items: Items, matrix: Rows, spec: IndexSpec, id_type: T.DataType | None) -> Placement:
+def replicate(
+    gathered: Gathered,
+    spec: IndexSpec,
+    id_type: T.DataType | None,
+    key_types: dict[str, T.DataType] | None = None,
+) -> Placement:
     """Index items on the driver, for the placement "replicated".
 
     Parameters
     ----------
-    items : Items
-        The items without their vectors.
-    matrix : ndarray or SparseRows of shape (n_items, n_features), dtype float32 or float64
-        Their vectors, in the same order.
+    gathered : Gathered
+        The items.
     spec : IndexSpec
         How to index them.
     id_type : DataType or None
         The Spark type of the ids; None if the positions are the ids.
+    key_types : dict of str to DataType, optional
+        The Spark types of the keys, by the names of their columns. Default: there are no keys.
     """
-    return Replicated(items, *build_index(matrix, spec), id_type)
+    searchable, reason = index_items(*gathered, spec)
+    return Replicated(searchable, reason, id_type, key_types or {})
 
 
 def append(index: Placement, packed: PackedItems, spec: IndexSpec) -> Placement:
@@ -125,14 +131,14 @@ def append(index: Placement, packed: PackedItems, spec: IndexSpec) -> Placement:
     ValueError
         If the driver has not enough memory for a replicated index of all items.
     """
-    if index.name == REPLICATED:
+    if isinstance(index, Replicated):
         _check_growth(index, packed)
     return index.append(packed, spec)
 
 
-def _check_growth(index: Placement, packed: PackedItems) -> None:
+def _check_growth(index: Replicated, packed: PackedItems) -> None:
     """Raise a ValueError if the driver has not enough memory for a copy of all vectors."""
-    matrix = index.fetch()[1]
+    matrix = index.searchable.index.matrix
     width = np.result_type(matrix.dtype, packed.dtype).itemsize
     needed = matrix.nbytes * width // matrix.dtype.itemsize + packed.nbytes(index.storage)
     free = available_memory()

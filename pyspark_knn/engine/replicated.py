@@ -13,11 +13,13 @@ from pyspark.sql.pandas.types import from_arrow_type
 
 from pyspark_knn.engine.fit.chunks import POSITION
 from pyspark_knn.engine.fit.merging import merge_items
+from pyspark_knn.engine.fit.packed import Gathered
 from pyspark_knn.engine.placement import REPLICATED, PlacedCost, Placement
 from pyspark_knn.engine.rows import columns
 from pyspark_knn.engine.rows.columns import Input
 from pyspark_knn.engine.rows.features import vector_type
 from pyspark_knn.engine.rows.items import Items
+from pyspark_knn.engine.rows.keys import Groups
 from pyspark_knn.engine.rows.scans import as_rows
 from pyspark_knn.engine.search.batches import (
     TIMING_SCHEMA,
@@ -27,12 +29,12 @@ from pyspark_knn.engine.search.batches import (
     time_bundle,
 )
 from pyspark_knn.engine.search.export import read_items
+from pyspark_knn.engine.search.indexing import index_items
 from pyspark_knn.engine.ship import shipping
 from pyspark_knn.engine.ship.batch_udf import batch_udf
 from pyspark_knn.engine.ship.guard import guarded
 from pyspark_knn.engine.spark import compat
-from pyspark_knn.index.auto import build_index
-from pyspark_knn.index.base import NeighborIndex
+from pyspark_knn.index.grouped.index import GroupedIndex
 
 if TYPE_CHECKING:
     from pyspark_knn.engine.fit.packed import PackedItems
@@ -53,14 +55,14 @@ class Replicated(Placement):
 
     Parameters
     ----------
-    items : Items
-        The items without their vectors.
-    index : NeighborIndex
-        The index of their vectors, in the same order.
+    searchable : Searchable
+        The items and their index.
     reason : str
         Why the index has its algorithm.
     id_type : DataType or None
         The Spark type of the ids; None if the positions are the ids.
+    key_types : dict of str to DataType
+        The Spark types of the keys, by the names of their columns.
     """
 
     name = REPLICATED
@@ -69,11 +71,17 @@ class Replicated(Placement):
     searchable: Searchable
 
     def __init__(
-        self, items: Items, index: NeighborIndex, reason: str, id_type: T.DataType | None
+        self,
+        searchable: Searchable,
+        reason: str,
+        id_type: T.DataType | None,
+        key_types: dict[str, T.DataType],
     ) -> None:
+        items, index = searchable.items, searchable.index
         given = {name: from_arrow_type(each.type) for name, each in items.columns.items()}
-        self.searchable = Searchable(items, index)
+        self.searchable = searchable
         self.id_type = id_type
+        self.key_types = key_types
         self.item_columns = {"id": T.LongType(), **given}
         self.num_items = items.count
         self.num_features = index.n_features
@@ -115,23 +123,36 @@ class Replicated(Placement):
         types |= {"features": vectors, **self.item_columns}
         if self.id_type is None:
             del types["id"]
+        return self._in_spark_types(self.columns_frame(session, types))
+
+    def columns_frame(self, session: SparkSession, types: dict[str, T.DataType]) -> DataFrame:
+        """See `Placement.columns_frame`."""
         run = guarded(functools.partial(read_items, self._shipment(session).ref, list(types)))
         parts = -(-self._matrix.nbytes // _SAVED_PART_BYTES)
         positions = session.range(0, self.num_items, 1, parts)
-        return self._with_ids(positions.mapInArrow(run, columns.struct_type(types)))
+        return positions.mapInArrow(run, columns.struct_type(types))
 
     def fetch(self) -> tuple[Items, Rows]:
         """See `Placement.fetch`; the items are on the driver already."""
-        return self.searchable.items, self._matrix
+        return self.searchable.items, self.searchable.vectors(slice(None))
 
     def append(self, packed: PackedItems, spec: IndexSpec) -> Placement:
         """See `Placement.append`; only the new items are fetched."""
         new = packed.gather(self.storage)
-        return self._rebuilt(*merge_items(self.fetch(), new, packed.source.sort_by), spec)
+        return self._rebuilt(merge_items(self._gathered(), new, packed.source), spec)
 
-    def _rebuilt(self, items: Items, matrix: Rows, spec: IndexSpec) -> Replicated:
+    def _gathered(self) -> Gathered:
+        """Return the items in the form of a fit."""
+        index, keys = self.searchable.index, self.searchable.keys
+        groups = None
+        if isinstance(index, GroupedIndex) and keys is not None:
+            groups = Groups(keys, index.positions, index.starts)
+        return Gathered(self.searchable.items, index.matrix, groups)
+
+    def _rebuilt(self, gathered: Gathered, spec: IndexSpec) -> Replicated:
         """Return an index of other items, which has its algorithm for the same reason."""
-        return Replicated(items, build_index(matrix, spec)[0], self.algorithm_reason, self.id_type)
+        searchable, _ = index_items(*gathered, spec)
+        return Replicated(searchable, self.algorithm_reason, self.id_type, self.key_types)
 
     @property
     def largest_label(self) -> float | None:

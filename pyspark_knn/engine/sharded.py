@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
+from pyspark.sql import types as T
 from pyspark.sql.pandas.types import from_arrow_schema
 
 from pyspark_knn.engine.fit.chunks import CHANGED, POSITION
@@ -30,6 +31,7 @@ from pyspark_knn.engine.search.export import read_shards
 from pyspark_knn.engine.search.in_shards import time_shards
 from pyspark_knn.engine.shards.build import PIECE_SCHEMA, ShardRequest, build_shards, split_chunks
 from pyspark_knn.engine.shards.clustering import find_assignment
+from pyspark_knn.engine.shards.key_shards import KeyShards, find_key_shards
 from pyspark_knn.engine.shards.plan import ShardPlan
 from pyspark_knn.engine.shards.sizing import (
     LARGEST_SHARD,
@@ -74,8 +76,8 @@ class Sharded(Placement):
         The dimension of the vectors.
     storage : {"dense", "sparse"}
         How the vectors are stored.
-    assignment : ShardAssignment, optional
-        The cells that the shards consist of. Default: the shards are not cells.
+    assignment : ShardAssignment or KeyShards, optional
+        The cells that the shards consist of, or the shards of keys. Default: neither.
     """
 
     name = SHARDED
@@ -94,10 +96,11 @@ class Sharded(Placement):
         dtype: np.dtype[np.floating],
         num_features: int,
         storage: str,
-        assignment: ShardAssignment | None = None,
+        assignment: ShardAssignment | KeyShards | None = None,
     ) -> None:
         self.shards = shards
         self.id_type = source.id_type
+        self.key_types = source.key_types
         self.item_columns = source.item_columns
         self.num_items = sum(shard.rows for shard in shards)
         self.num_features = num_features
@@ -107,7 +110,12 @@ class Sharded(Placement):
         self.algorithm, self.algorithm_reason = _algorithm_of(shards)
         self._cores = cores
         self._nbytes = sum(shard.size for shard in shards)
-        self._cells = None if assignment is None else _cells(assignment, shards)
+        self._cells: Cells | None = None
+        self._key_shards: KeyShards | None = None
+        if isinstance(assignment, KeyShards):
+            self._key_shards = assignment
+        elif assignment is not None:
+            self._cells = _cells(assignment, shards)
         self._frame = frame
         self._dtype = dtype
         self._release = free_with(self, frame)
@@ -140,12 +148,14 @@ class Sharded(Placement):
         cores = compat.parallelism(session)
         nbytes = packed.nbytes(storage)
         count = choose_num_shards(num_shards, nbytes, packed.num_items, cores, shard_by)
-        assignment = None
+        assignment: ShardAssignment | KeyShards | None = None
         if shard_by == "kmeans":
             most = LARGEST_SHARD * packed.num_items // nbytes
             assignment = find_assignment(packed, count, most, spec.metric)
             count = int(assignment.ways.sum())
         source = packed.source
+        if source.key_types:
+            assignment = find_key_shards(packed, count)
         request = ShardRequest(
             dim=packed.num_features,
             dtype=packed.dtype,
@@ -156,6 +166,7 @@ class Sharded(Placement):
             spec=spec,
             storage=storage,
             assignment=assignment,
+            keys=tuple(source.key_types),
         )
         built = _built(packed, request, min(count, enough_tasks(nbytes, cores)))
         with (
@@ -204,21 +215,29 @@ class Sharded(Placement):
             num_shards=self.num_shards,
             replicas=replicas,
             partitions=min(targets, enough_tasks(self._nbytes * replicas, self._cores)),
-            item_columns=self.item_columns,
+            item_columns={
+                name: kind for name, kind in self.item_columns.items() if name not in self.key_types
+            },
             cells=self._cells,
+            key_shards=self._key_shards,
         )
 
     def items_frame(self, session: SparkSession) -> DataFrame:
         """See `Placement.items_frame`; items have a position only if they have no id."""
         self._check_session(session)
-        return self._with_ids(self._stored())
+        return self._in_spark_types(self._stored())
+
+    def columns_frame(self, session: SparkSession, types: dict[str, T.DataType]) -> DataFrame:
+        """See `Placement.columns_frame`."""
+        self._check_session(session)
+        run = guarded(functools.partial(read_shards, self.plan().digests, list(types)))
+        return self._frame.select(*SHARD_COLUMNS).mapInArrow(run, struct_type(types))
 
     def _stored(self) -> DataFrame:
         """Return the items with the types that they have in the shards."""
         types = {"id": self.item_columns["id"], "features": vector_type(self._dtype, self.storage)}
         types |= self.item_columns
-        run = guarded(functools.partial(read_shards, self.plan().digests, list(types)))
-        frame = self._frame.select(*SHARD_COLUMNS).mapInArrow(run, struct_type(types))
+        frame = self.columns_frame(self._frame.sparkSession, types)
         return frame if self.id_type is not None else frame.withColumnRenamed("id", POSITION)
 
     def _check_session(self, session: SparkSession) -> None:
@@ -244,7 +263,8 @@ class Sharded(Placement):
         )
         with PackedItems(frame, source) as packed:
             _check_memory(packed.nbytes(self.storage))
-            return packed.gather(self.storage)
+            gathered = packed.gather(self.storage)
+            return gathered.items, gathered.matrix
 
     def append(self, packed: PackedItems, spec: IndexSpec) -> Placement:
         """See `Placement.append`."""

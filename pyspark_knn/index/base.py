@@ -230,6 +230,24 @@ class NeighborIndex(ABC):
     def metric(self) -> Metric:
         """The metric of the distances."""
 
+    def over(self, matrix: Any) -> NeighborIndex:
+        """Return this index over an equal matrix that is stored elsewhere.
+
+        With it, an index can be pickled without its matrix if that is a part of another one.
+
+        Parameters
+        ----------
+        matrix : ndarray or SparseRows of shape (n_items, n_features)
+            A matrix that is equal to `matrix`, or any other while the index is not searched.
+
+        Returns
+        -------
+        NeighborIndex
+            The index over this matrix. A class that does not override this returns itself, and
+            keeps its own matrix.
+        """
+        return self
+
     def search(
         self,
         queries: Any,

@@ -15,6 +15,7 @@ ranked by their distances. Most queries need the first step only:
 
 from __future__ import annotations
 
+import copy
 import functools
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, ClassVar
@@ -105,6 +106,12 @@ class BlockSearch(NeighborIndex):
     def matrix(self) -> NDArray[np.floating]:
         """The items, as passed to `build`."""
         return self._matrix
+
+    def over(self, matrix: NDArray[np.floating]) -> BlockSearch:
+        """See `NeighborIndex.over`."""
+        other = copy.copy(self)
+        other._matrix = matrix
+        return other
 
     @property
     def metric(self) -> Metric:

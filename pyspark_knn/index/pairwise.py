@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
@@ -62,6 +63,12 @@ class PairwiseSearch(NeighborIndex):
     def matrix(self) -> NDArray[np.floating]:
         """The items, as passed to `build`."""
         return self._matrix
+
+    def over(self, matrix: NDArray[np.floating]) -> PairwiseSearch:
+        """See `NeighborIndex.over`."""
+        other = copy.copy(self)
+        other._matrix = matrix
+        return other
 
     @property
     def metric(self) -> Metric:

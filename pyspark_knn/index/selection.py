@@ -70,7 +70,7 @@ class NearestSoFar:
             rows, positions, distances = rows[near], positions[near], distances[near]
         if rows.size == 0:
             return
-        order = _nearest_first(rows, positions, distances)
+        order = nearest_first(rows, positions, distances)
         rows, positions, distances = rows[order], positions[order], distances[order]
         first = np.flatnonzero(np.diff(rows, prepend=-1))
         touched, counts = rows[first], np.diff(first, append=len(rows))
@@ -133,10 +133,23 @@ def _merged(one: _Table, other: _Table) -> _Table:
     return np.take_along_axis(distances, order, 1), np.take_along_axis(positions, order, 1)
 
 
-def _nearest_first(
+def nearest_first(
     rows: NDArray[np.int64], positions: NDArray[np.int64], distances: NDArray[np.float64]
 ) -> NDArray[np.int64]:
-    """Return the order that sorts pairs by row, then distance, then position."""
+    """Return the order that sorts pairs by row, then distance, then position.
+
+    Parameters
+    ----------
+    rows, positions : ndarray of shape (n_pairs,), dtype int64
+        The row number of the query, and the position of the item.
+    distances : ndarray of shape (n_pairs,), dtype float64
+        The distances.
+
+    Returns
+    -------
+    ndarray of shape (n_pairs,), dtype int64
+        The order, as `numpy.argsort` returns it.
+    """
     order = np.argsort(distances)
     order = order[by_row(rows[order])]
     row, distance = rows[order], distances[order]

@@ -9,6 +9,7 @@ too many, as among thousands of equal items, the query is searched by brute forc
 
 from __future__ import annotations
 
+import copy
 from abc import abstractmethod
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -109,6 +110,14 @@ class TreeSearch(NeighborIndex):
     def matrix(self) -> NDArray[np.floating]:
         """The items, as passed to `build`."""
         return np.asarray(self._tree.data) if self._matrix is None else self._matrix
+
+    def over(self, matrix: NDArray[np.floating]) -> TreeSearch:
+        """See `NeighborIndex.over`; a tree that keeps the matrix itself goes on to do so."""
+        if self._matrix is None:
+            return self
+        other = copy.copy(self)
+        other._matrix = matrix
+        return other
 
     @property
     def metric(self) -> Metric:

@@ -173,6 +173,7 @@ OTHER_VALUES = {
     "algorithm": "ball_tree",
     "dtype": "float32",
     "idCol": "label",
+    "keyCols": "label",
     "labelCol": "weight",
     "leafSize": 7,
     "metric": "cosine",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import warnings
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,19 +12,17 @@ from pyspark.sql import functions as F
 from pyspark_knn import KNNClassifier, KNNEstimator, KNNRegressor
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from pyspark.sql import DataFrame, SparkSession
 
 pytestmark = pytest.mark.filterwarnings("ignore:idCol.*:UserWarning")
 
-COLUMNS = "id long, features array<double>, label double, weight double"
+COLUMNS = "id long, features array<double>, label double, weight double, key int"
 OLD, NEW = 120, 40
 
 
 @pytest.fixture(scope="module")
 def data(spark: SparkSession) -> DataFrame:
-    """Items on a lattice, full of ties, of which the first `OLD` are fitted and the others appended."""
+    """Items on a lattice, full of ties: the first `OLD` are fitted, and the others appended."""
     rng = np.random.default_rng(5)
     count = OLD + NEW
     vectors = rng.integers(-2, 3, (count, 3)).astype(float)
@@ -51,8 +48,9 @@ def new(data: DataFrame) -> DataFrame:
 @pytest.fixture(scope="module")
 def queries(spark: SparkSession) -> DataFrame:
     rng = np.random.default_rng(6)
-    rows = [(i, row) for i, row in enumerate(rng.integers(-3, 4, (30, 3)).astype(float).tolist())]
-    return spark.createDataFrame(rows, "q int, features array<double>").persist()
+    vectors = rng.integers(-3, 4, (30, 3)).astype(float).tolist()
+    rows = [(i, row, i % 5) for i, row in enumerate(vectors)]
+    return spark.createDataFrame(rows, "q int, features array<double>, key int").persist()
 
 
 def found(model: Any, queries: DataFrame) -> list[Any]:
@@ -64,6 +62,7 @@ ESTIMATORS = {
     "classification": lambda: KNNClassifier(
         k=6, idCol="id", weights="distance", weightCol="weight", neighborsCol="n", distancesCol="d"
     ),
+    "keys": lambda: KNNEstimator(k=6, idCol="id", keyCols="key"),
     "regression": lambda: KNNRegressor(k=6, idCol="id", weightCol="weight", neighborsCol="n"),
 }
 

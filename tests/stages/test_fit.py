@@ -86,7 +86,7 @@ def test_fits_of_equal_items_at_once_do_not_free_each_others_chunks(
 
 
 def _packed(items: DataFrame, *, named: bool = False, **sizes: int) -> PackedItems:
-    declared = [ItemColumn("id", "idCol", "id", numeric=False)] if named else []
+    declared = [ItemColumn("id", "idCol", "id", kind="id")] if named else []
     source = item_source(items, "features", declared, "error", "auto")
     return PackedItems(items, source, **sizes)
 

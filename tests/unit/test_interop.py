@@ -16,6 +16,7 @@ from scipy.sparse import coo_matrix, csr_matrix
 from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor, NearestNeighbors
 
 from pyspark_knn import KNNClassificationModel, KNNModel, KNNRegressionModel
+from pyspark_knn.engine.fit.packed import Gathered
 from pyspark_knn.engine.placing import replicate
 from pyspark_knn.engine.rows.items import Items
 from pyspark_knn.fit_summary import FitSummary
@@ -64,7 +65,9 @@ def model_of(kind: Any, matrix: np.ndarray, labels: Any = None, **settings: Any)
     model = kind()._set(**settings)
     summary = FitSummary(numClasses=2)
     columns = {} if labels is None else {"label": pa.array(labels)}
-    model._hold(replicate(Items(len(matrix), columns), matrix, model._spec(), None), summary)
+    model._hold(
+        replicate(Gathered(Items(len(matrix), columns), matrix), model._spec(), None), summary
+    )
     return model
 
 

@@ -70,6 +70,9 @@ GOOD = [
     ("maxDistance", None, None),
     ("excludeIdCol", None, None),
     ("excludeIdCol", "a.b c", "a.b c"),
+    ("keyCols", None, None),
+    ("keyCols", "a.b c", ["a.b c"]),
+    ("queryKeyCols", ("tenant", np.str_("day")), ["tenant", "day"]),
     ("idCol", None, None),
     ("featuresCol", "a.b c", "a.b c"),
     ("neighborsCol", "", ""),
@@ -133,6 +136,9 @@ BAD = [
     ("featuresCol", 3, "featuresCol must be a string, got 3"),
     ("idCol", 3, "idCol must be a string, got 3"),
     ("excludeIdCol", ["id"], "excludeIdCol must be a string, got ['id']"),
+    ("keyCols", [], "keyCols must be the name of a column or a list of names, got []"),
+    ("keyCols", ["a", "a"], "Each column must be named once, and at least one column."),
+    ("keyCols", ["a", 1], "keyCols must be the name of a column or a list of names, got ['a', 1]"),
     ("neighborsCol", None, "neighborsCol must be a string, got None"),
     ("distancesCol", b"d", "distancesCol must be a string, got b'd'"),
     ("metric", None, "metric must be a string, got None"),
@@ -200,7 +206,7 @@ def test_every_param_is_explained_and_has_a_getter():
         *("featuresCol", "k", "idCol", "neighborsCol", "distancesCol", "metric", "p"),
         *("metricParams", "algorithm", "leafSize", "dtype", "storage", "placement"),
         *("excludeIdCol", "maxDistance", "handleInvalid", "numShards", "shardBy"),
-        *("numProbes", "numReplicas"),
+        *("numProbes", "numReplicas", "keyCols", "queryKeyCols"),
     }
     for param in knn.params:
         assert param.name in knn.explainParams()
@@ -215,6 +221,7 @@ def test_a_model_has_setters_only_for_params_that_need_no_fit():
     assert setters == {
         *("setK", "setFeaturesCol", "setMaxDistance", "setExcludeIdCol", "setHandleInvalid"),
         *("setNeighborsCol", "setDistancesCol", "setNumProbes", "setNumReplicas"),
+        "setQueryKeyCols",
     }
 
 

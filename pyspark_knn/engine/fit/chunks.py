@@ -55,6 +55,9 @@ CHANGED = (
 POSITION = "position"
 """The column of saved items that contains their order; `Items` do not have it."""
 
+KEY_HASH = "key_hash"
+"""The column of packed items that assigns them to shards by their keys; `Items` do not have it."""
+
 CONTENT_WRAP = 1 << 63
 """The contents of chunks are added modulo this number."""
 

@@ -7,6 +7,14 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
+ID, KEY, NUMBER = "id", "key", "number"
+"""The kinds of item columns."""
+
+
+def key_name(number: int) -> str:
+    """Return the name of the item column that contains the key column `number`, from 0."""
+    return f"key{number}"
+
 
 @dataclass(frozen=True)
 class ItemColumn:
@@ -18,12 +26,14 @@ class ItemColumn:
     Attributes
     ----------
     name : str
-        "id", "label", "weight". These names are taken: "position", "features", "distance", and
-        those of the inputs of vectors, `vectors.VALUES` and `vectors.LAYOUT`.
+        "id", "label", "weight", "key0" and so on. These names are taken: "position", "features",
+        "distance", "key_hash", and those of the inputs of vectors, `vectors.VALUES` and
+        `vectors.LAYOUT`.
     param, column : str
         The Param that names the DataFrame's column, and the name of that column.
-    numeric : bool, default=True
-        Whether it contains finite numbers, as double. If not, it contains ids, of any atomic type.
+    kind : {"id", "key", "number"}, default="number"
+        What it contains: ids, of any atomic type; keys, of any atomic type but float and double; or
+        finite numbers, as double. An item whose key is null is skipped.
     negative, fractional : bool, default=True
         Whether such numbers are allowed.
     """
@@ -31,14 +41,14 @@ class ItemColumn:
     name: str
     param: str
     column: str
-    numeric: bool = True
+    kind: str = NUMBER
     negative: bool = True
     fractional: bool = True
 
     @property
     def saved_types(self) -> tuple[str, ...]:
         """The types that are allowed in a saved model; empty if any type of ids is allowed."""
-        return ("double",) if self.numeric else ()
+        return ("double",) if self.kind == NUMBER else ()
 
     def problem(self, values: pa.Array) -> str | None:
         """Return the error message for numbers, of type double; None if all are allowed."""

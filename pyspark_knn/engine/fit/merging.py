@@ -1,8 +1,8 @@
-"""Merge items that are sorted already with new ones. Independent of Spark."""
+"""Merge items that are sorted already with new ones."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,54 +10,66 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pyspark_knn.engine.fit.chunks import placed
+from pyspark_knn.engine.fit.packed import Gathered
 from pyspark_knn.engine.rows.items import Items
+from pyspark_knn.engine.rows.keys import Groups
 from pyspark_knn.index.base import storage_of
 from pyspark_knn.index.sparse.rows import SparseRows, slices_of
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from pyspark_knn.engine.fit.source import ItemSource
     from pyspark_knn.index.base import Rows
 
 _PART_VALUES = 1 << 22
 """Stored values of sparse vectors that are copied at a time."""
 
 
-def merge_items(
-    old: tuple[Items, Rows], new: tuple[Items, Rows], sort_by: Sequence[str]
-) -> tuple[Items, Rows]:
-    """Return the items and vectors of a fit of the old and the new items.
+def merge_items(old: Gathered, new: Gathered, source: ItemSource) -> Gathered:
+    """Return the items of a fit of the old and the new items.
 
     Parameters
     ----------
-    old, new : (Items, ndarray or SparseRows of shape (n_items, n_features))
-        Items and their vectors, with the same columns and the same storage. The old ones are in the
-        order of `sort_by`.
-    sort_by : sequence of str
-        The columns that the items are sorted by, see `ItemSource.sort_by`; empty to put the new
-        items after the old ones.
+    old, new : Gathered
+        Items with the same columns and in the same storage, sorted by `source.sort_by`.
+    source : ItemSource
+        What was read of the new items.
 
     Returns
     -------
-    items : Items
-        All items.
-    matrix : ndarray or SparseRows of shape (n_items, n_features)
-        Their vectors in the same order, in the wider type of both. The old vectors are copied once.
+    Gathered
+        All items, with vectors of the wider type of both. The old vectors are copied once. Without
+        ids, the new items come after the old ones.
     """
-    count = old[0].count + new[0].count
+    count = old.items.count + new.items.count
     place = np.arange(count)
     columns: Mapping[str, pa.Array] = {}
-    if old[0].columns:
-        first = pa.table(dict(old[0].columns))
-        table = pa.concat_tables([first, pa.table(dict(new[0].columns)).cast(first.schema)])
-        if sort_by:
+    if old.items.columns:
+        first = pa.table(dict(old.items.columns))
+        table = pa.concat_tables([first, pa.table(dict(new.items.columns)).cast(first.schema)])
+        if source.id_type is not None:
             # A stable sort, as of a fit: of equal items the old one comes first.
-            order = pc.sort_indices(table, [(name, "ascending") for name in sort_by])
+            order = pc.sort_indices(table, [(name, "ascending") for name in source.sort_by])
             table = table.take(order)
             place[order.to_numpy()] = np.arange(count)
         columns = Items.from_table(table).columns
-    parts = (part for _, matrix in (old, new) for part in _parts(matrix))
-    dtype = np.result_type(old[1].dtype, new[1].dtype)
-    matrix = placed(parts, place, old[1].shape[1], dtype, storage_of(old[1]))
-    return Items(count, columns), matrix
+    items = Items(count, columns)
+    groups = Groups.of(items, list(source.key_types)) if source.key_types else None
+    if groups is not None:
+        place = groups.rows[place]
+    rows = np.concatenate([_positions(old), old.items.count + _positions(new)])
+    parts = (part for matrix in (old.matrix, new.matrix) for part in _parts(matrix))
+    dtype = np.result_type(old.matrix.dtype, new.matrix.dtype)
+    storage, dim = storage_of(old.matrix), old.matrix.shape[1]
+    return Gathered(items, placed(parts, place[rows], dim, dtype, storage), groups)
+
+
+def _positions(gathered: Gathered) -> NDArray[np.int64]:
+    """Return the position of the item of each row of the matrix."""
+    if gathered.groups is not None:
+        return gathered.groups.positions
+    return np.arange(gathered.items.count)
 
 
 def _parts(matrix: Rows) -> Iterator[Rows]:

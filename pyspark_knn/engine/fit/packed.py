@@ -20,6 +20,7 @@ from pyspark_knn.engine.fit import packing
 from pyspark_knn.engine.fit.chunks import (
     CHANGED,
     CHUNK_SCHEMA,
+    KEY_HASH,
     POSITION,
     columns_of,
     placed,
@@ -27,6 +28,7 @@ from pyspark_knn.engine.fit.chunks import (
 )
 from pyspark_knn.engine.fit.source import ItemSource
 from pyspark_knn.engine.rows.items import Items
+from pyspark_knn.engine.rows.keys import Groups
 from pyspark_knn.engine.ship.guard import guarded
 from pyspark_knn.engine.spark import compat
 from pyspark_knn.engine.spark.caching import persisted, unpersist
@@ -60,6 +62,24 @@ class Chunk(NamedTuple):
     stored: int | None
     content: int
     digest: int
+
+
+class Gathered(NamedTuple):
+    """Items on the driver.
+
+    Attributes
+    ----------
+    items : Items
+        The items without their vectors.
+    matrix : ndarray or SparseRows of shape (n_items, n_features), dtype float32 or float64
+        Their vectors: in the order of `groups` if there are keys, else in the order of `items`.
+    groups : Groups or None
+        The groups of items with equal keys; None if there are no keys.
+    """
+
+    items: Items
+    matrix: Rows
+    groups: Groups | None = None
 
 
 class PackedItems:
@@ -121,6 +141,7 @@ class PackedItems:
             chunk_bytes=max(1, min(chunk_bytes, self._slice_bytes // 4)),
             numbers=source.numbers,
             sparse=source.storage == SPARSE,
+            keys=tuple(source.key_types),
         )
         self.source = source
         self._may_be_empty = may_be_empty
@@ -175,7 +196,8 @@ class PackedItems:
         name = self.source.features_col
         self.num_skipped = sum(row.skipped for row in rows if row.chunk < 0)
         if not dims and not self._may_be_empty:
-            skipped = f" ({self.num_skipped} invalid rows were skipped)" * bool(self.num_skipped)
+            why = "invalid vectors or null keys" if self.source.key_types else "invalid vectors"
+            skipped = f" ({self.num_skipped} rows with {why} were skipped)" * bool(self.num_skipped)
             raise ValueError(f"featuresCol {name!r} contains no vectors to fit{skipped}")
         if len(dims) > 1 and self.source.handle_invalid == "error":
             found = ", ".join(f"{dim} ({dims[dim]} rows)" for dim in sorted(dims))
@@ -194,7 +216,7 @@ class PackedItems:
         self.largest_label = max(labels, default=None)
         self.chunks = [Chunk(*(row[name] for name in Chunk._fields)) for row in kept]
 
-    def gather(self, storage: str) -> tuple[Items, Rows]:
+    def gather(self, storage: str) -> Gathered:
         """Fetch the items to the driver in slices, and copy each vector to its row of the matrix.
 
         Parameters
@@ -204,10 +226,8 @@ class PackedItems:
 
         Returns
         -------
-        items : Items
-            The items without their vectors, sorted by `source.sort_by`.
-        matrix : ndarray or SparseRows of shape (num_items, num_features), dtype `dtype`
-            Their vectors, in the same order.
+        Gathered
+            The items, sorted by `source.sort_by`, and their vectors.
         """
         # A single slice is fetched with all columns in one job, which is faster than planning two.
         small = len(list(self._slices())) == 1
@@ -218,10 +238,14 @@ class PackedItems:
             order = pc.sort_indices(table, [(name, "ascending") for name in self.source.sort_by])
             table = table.take(order)
             place[order.to_numpy()] = np.arange(self.num_items)
+        items = self._items(table)
+        groups = Groups.of(items, list(self.source.key_types)) if self.source.key_types else None
+        if groups is not None:
+            place = groups.rows[place]
         chunks = rows if small else self._fetch("dtype", "lengths", "indices", "values")
         parts = (part for row in chunks for _, part in unpack(row, self.num_features, storage))
         matrix = placed(parts, place, self.num_features, self.dtype, storage)
-        return self._items(table), matrix
+        return Gathered(items, matrix, groups)
 
     def _gather_columns(self, rows: Iterable[dict[str, Any]]) -> pa.Table | None:
         if not self.source.columns:
@@ -231,7 +255,8 @@ class PackedItems:
     def _items(self, table: pa.Table | None) -> Items:
         if table is None:
             return Items(self.num_items, {})
-        return Items.from_table(table.drop([POSITION] if POSITION in table.column_names else []))
+        hidden = [name for name in (POSITION, KEY_HASH) if name in table.column_names]
+        return Items.from_table(table.drop(hidden))
 
     def _fetch(self, *names: str) -> Iterator[dict[str, Any]]:
         """Yield the chunks in order, fetched in bounded slices; by default with all columns."""

@@ -44,6 +44,8 @@ class PackRequest:
         The item columns of numbers, which are checked in every row.
     sparse : bool
         Whether all vectors are packed sparse. If not, chunks that are smaller so are.
+    keys : tuple of str
+        The item columns of keys. Rows in which one of them is null are skipped.
     unique : str
         A value that makes this plan unique. Spark treats equal plans as one, so unpersisting
         the chunks of one fit would unpersist those of another fit of equal items.
@@ -58,6 +60,7 @@ class PackRequest:
     chunk_bytes: int
     numbers: tuple[ItemColumn, ...] = ()
     sparse: bool = False
+    keys: tuple[str, ...] = ()
     unique: str = field(default_factory=lambda: uuid.uuid4().hex)
 
 
@@ -107,6 +110,9 @@ class _Packer:
         if self._problem is not None:
             return  # Spark requires that its input is read to the end
         request = self._request
+        batch = self._with_keys(batch)
+        if not batch.num_rows:
+            return
         arrays = dict(zip(batch.schema.names, batch.columns, strict=True))
         try:
             vectors = VectorBatch.from_arrow(arrays, request.features_col)
@@ -146,6 +152,15 @@ class _Packer:
         yield self._row(
             chunk=-1, rows=0, dim=0, dtype="float32", skipped=self._skipped, problem=self._problem
         )
+
+    def _with_keys(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        """Return the rows of a batch whose keys are not null."""
+        for name in self._request.keys:
+            if batch.column(name).null_count:
+                rows = batch.num_rows
+                batch = batch.filter(batch.column(name).is_valid())
+                self._skipped += rows - batch.num_rows
+        return batch
 
     def _reject(self, vectors: VectorBatch, rows: NDArray[np.int64]) -> None:
         if len(rows) and self._request.handle_invalid == "error" and self._problem is None:

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import cast
 
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
-from pyspark_knn.engine.fit.chunks import POSITION
-from pyspark_knn.engine.fit.item_columns import ItemColumn
+from pyspark_knn.engine.fit.chunks import KEY_HASH, POSITION
+from pyspark_knn.engine.fit.item_columns import ID, NUMBER, ItemColumn
 from pyspark_knn.engine.rows import columns
 from pyspark_knn.engine.rows.columns import Input
 from pyspark_knn.engine.rows.features import Features, features_of
 from pyspark_knn.engine.rows.ids import check_id_type, is_narrower_integer, to_wire, wire_type
+from pyspark_knn.engine.rows.key_columns import check_key_type, key_hash
 from pyspark_knn.engine.spark import hints
 
 
@@ -30,8 +31,8 @@ class ItemSource:
     features_col : str
         The name of their column, for messages.
     columns : dict of str to Input
-        The columns of `ItemColumn`, by name, and "position" of saved items. Their order breaks ties
-        between items at the same distance.
+        The columns of `ItemColumn`, by name, "position" of saved items, and "key_hash" if there are
+        keys. Their order breaks ties between items at the same distance.
     id_type : DataType or None
         The Spark type of the ids; None if the positions are the ids.
     id_col : str or None
@@ -44,6 +45,8 @@ class ItemSource:
         The columns of numbers, whose values are checked.
     storage : {"auto", "dense", "sparse"}
         The Param `storage`; with "sparse" all vectors are packed sparse.
+    key_types : dict of str to DataType
+        The Spark types of the keys, by the names of their columns. Empty if there are no keys.
     """
 
     features: Features
@@ -55,6 +58,7 @@ class ItemSource:
     dtype: str = "auto"
     numbers: tuple[ItemColumn, ...] = ()
     storage: str = "auto"
+    key_types: dict[str, T.DataType] = field(default_factory=dict)
 
     @property
     def sort_by(self) -> tuple[str, ...]:
@@ -63,13 +67,14 @@ class ItemSource:
         Among equal ids the smaller label comes first, so that ties have one answer.
         """
         if self.id_type is not None:
-            return tuple(self.columns)
+            return tuple(name for name in self.columns if name != KEY_HASH)
         return (POSITION,) if POSITION in self.columns else ()
 
     @property
     def item_columns(self) -> dict[str, T.DataType]:
         """The types of the columns of items in a shard, except the vector; "id" comes first."""
-        given = {name: each.type for name, each in self.columns.items() if name != POSITION}
+        hidden = (POSITION, KEY_HASH)
+        given = {name: each.type for name, each in self.columns.items() if name not in hidden}
         return {"id": T.LongType(), **given}
 
 
@@ -103,13 +108,20 @@ def item_source(
     """
     id_col, id_type = None, None
     found: dict[str, Input] = {}
+    key_types: dict[str, T.DataType] = {}
     for each in declared:
-        if each.numeric:
+        if each.kind == NUMBER:
             found[each.name] = _numbers(dataset, each)
             continue
-        field = columns.field_of(dataset, each.param, each.column)
-        id_col, id_type = each.column, check_id_type(each.param, field)
-        found[each.name] = Input(to_wire(columns.column(id_col), id_type), wire_type(id_type))
+        column = columns.field_of(dataset, each.param, each.column)
+        if each.kind == ID:
+            kind = id_type = check_id_type(each.param, column)
+            id_col = each.column
+        else:
+            kind = key_types[each.name] = check_key_type(each.param, column)
+        found[each.name] = Input(to_wire(columns.column(each.column), kind), wire_type(kind))
+    if key_types:
+        found[KEY_HASH] = Input(key_hash([found[name].value for name in key_types]), T.LongType())
     return ItemSource(
         features=features_of(dataset, "featuresCol", features_col),
         features_col=features_col,
@@ -118,13 +130,19 @@ def item_source(
         id_col=id_col,
         handle_invalid=handle_invalid,
         dtype=dtype,
-        numbers=tuple(each for each in declared if each.numeric),
+        numbers=tuple(each for each in declared if each.kind == NUMBER),
         storage=storage,
+        key_types=key_types,
     )
 
 
-def source_like(source: ItemSource, dim: int, id_type: T.DataType | None) -> ItemSource:
-    """Return a source of items that join others of a fitted model.
+def source_like(
+    source: ItemSource,
+    dim: int,
+    types: dict[str, T.DataType | None],
+    declared: Sequence[ItemColumn],
+) -> ItemSource:
+    """Return a source of items that join those of a fitted model.
 
     Parameters
     ----------
@@ -132,28 +150,46 @@ def source_like(source: ItemSource, dim: int, id_type: T.DataType | None) -> Ite
         The columns to read of the new items.
     dim : int
         The dimension of the model's items, which the new vectors must have.
-    id_type : DataType or None
-        The Spark type of the ids of the model's items.
+    types : dict of str to DataType
+        The Spark types of the ids and of the keys of the model's items, by the names of their
+        columns.
+    declared : sequence of ItemColumn
+        What every item has beside its vector.
 
     Raises
     ------
     TypeError
-        If the new ids have another type. Narrower integers are allowed.
+        If the new ids or keys have other types. Narrower integers are allowed.
     """
-    features = source.features._replace(attributes=dim)
-    if id_type is None or source.id_type == id_type:
-        return replace(source, features=features)
-    given = cast("T.DataType", source.id_type)
-    if not is_narrower_integer(given, id_type):
-        narrower = " or a narrower integer" if isinstance(id_type, T.IntegralType) else ""
-        raise TypeError(
-            f"idCol {source.id_col!r} must be of the type of the model's ids, "
-            f"{id_type.simpleString()}{narrower}, but was actually {given.simpleString()}. Cast "
-            "the column."
-        )
-    ids = Input(source.columns["id"].value.cast(id_type), id_type)
+    found = dict(source.columns)
+    given = {"id": source.id_type, **source.key_types}
+    for each in declared:
+        wanted = types.get(each.name)
+        if wanted is not None and wanted != given[each.name]:
+            _check_same_type(each, cast("T.DataType", given[each.name]), wanted)
+            found[each.name] = Input(found[each.name].value.cast(wanted), wanted)
+    keys = {name: cast("T.DataType", types[name]) for name in source.key_types}
+    if keys:
+        # Of the cast values, since an integer has another hash than the same one as a long.
+        found[KEY_HASH] = Input(key_hash([found[name].value for name in keys]), T.LongType())
     return replace(
-        source, features=features, columns={**source.columns, "id": ids}, id_type=id_type
+        source,
+        features=source.features._replace(attributes=dim),
+        columns=found,
+        id_type=types["id"],
+        key_types=keys,
+    )
+
+
+def _check_same_type(column: ItemColumn, given: T.DataType, wanted: T.DataType) -> None:
+    """Raise a TypeError unless `given` is a type of narrower integers than `wanted`."""
+    if is_narrower_integer(given, wanted):
+        return
+    narrower = " or a narrower integer" if isinstance(wanted, T.IntegralType) else ""
+    raise TypeError(
+        f"{column.param} {column.column!r} must have the type that it had at fit, "
+        f"{wanted.simpleString()}{narrower}, but was actually {given.simpleString()}. Cast the "
+        "column."
     )
 
 

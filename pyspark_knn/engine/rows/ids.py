@@ -17,6 +17,14 @@ _ID_TYPES = (
 )
 """The types that an id may have."""
 
+INTEGER_BITS: dict[type[T.DataType], int] = {
+    T.ByteType: 8,
+    T.ShortType: 16,
+    T.IntegerType: 32,
+    T.LongType: 64,
+}
+"""The types of integers, and their numbers of bits."""
+
 
 def check_id_type(param: str, field: T.StructField) -> T.DataType:
     """Return the type of an id column, after checking it.
@@ -63,14 +71,10 @@ def collation_hint(given: T.DataType) -> str | None:
     )
 
 
-_INTEGERS = (T.ByteType, T.ShortType, T.IntegerType, T.LongType)
-"""The types of integers, from the narrowest to the widest."""
-
-
-def is_narrower_integer(given: T.DataType, id_type: T.DataType) -> bool:
-    """Whether both are types of integers, and every value of `given` is one of `id_type`."""
-    both = [_INTEGERS.index(type(each)) for each in (given, id_type) if type(each) in _INTEGERS]
-    return len(both) == 2 and both[0] <= both[1]
+def is_narrower_integer(given: T.DataType, wanted: T.DataType) -> bool:
+    """Whether both are types of integers, and every value of `given` is one of `wanted`."""
+    widths = INTEGER_BITS.get(type(given)), INTEGER_BITS.get(type(wanted))
+    return widths[0] is not None and widths[1] is not None and widths[0] <= widths[1]
 
 
 def wire_type(id_type: T.DataType) -> T.DataType:

@@ -9,7 +9,7 @@ from pyspark.sql import types as T
 from pyspark_knn.engine.rows import columns
 from pyspark_knn.engine.rows.columns import Input
 from pyspark_knn.engine.rows.features import Features
-from pyspark_knn.engine.rows.ids import collation_hint, to_wire, wire_type
+from pyspark_knn.engine.rows.ids import INTEGER_BITS, collation_hint, to_wire, wire_type
 
 _MAX_NAMES = 10_000
 """The largest number of feature names that a model keeps: they take some 200 KiB of metadata."""
@@ -115,17 +115,9 @@ def excluded_ids(queries: DataFrame, name: str, id_type: T.DataType) -> Input:
     return Input(F.coalesce(known, nothing), T.ArrayType(wire))
 
 
-_INTEGER_BITS: dict[type[T.DataType], int] = {
-    T.ByteType: 8,
-    T.ShortType: 16,
-    T.IntegerType: 32,
-    T.LongType: 64,
-}
-
-
 def _check_excluded_type(field: T.StructField, given: T.DataType, id_type: T.DataType) -> None:
     """Check that a column has the items' id type, or that both are integers."""
-    if type(given) in _INTEGER_BITS and type(id_type) in _INTEGER_BITS:
+    if type(given) in INTEGER_BITS and type(id_type) in INTEGER_BITS:
         return
     if collated := collation_hint(given):
         raise TypeError(f"excludeIdCol {field.name!r} {collated}")
@@ -138,8 +130,8 @@ def _check_excluded_type(field: T.StructField, given: T.DataType, id_type: T.Dat
 
 def _cast_integers(values: Column, given: T.DataType, id_type: T.DataType) -> Column:
     """Cast arrays of integers to the type of the ids, without the values beyond its range."""
-    bits = _INTEGER_BITS[type(id_type)]
-    if _INTEGER_BITS[type(given)] > bits:
+    bits = INTEGER_BITS[type(id_type)]
+    if INTEGER_BITS[type(given)] > bits:
         limit = 1 << (bits - 1)
         values = F.filter(values, lambda each: each.between(-limit, limit - 1))
     return values.cast(T.ArrayType(id_type))

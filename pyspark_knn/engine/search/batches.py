@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pyarrow as pa
@@ -14,15 +14,17 @@ from threadpoolctl import threadpool_limits
 
 from pyspark_knn.engine.rows.invalid import describe_invalid, invalid_rows, read_vectors
 from pyspark_knn.engine.rows.items import Items
+from pyspark_knn.engine.rows.keys import Keys
 from pyspark_knn.engine.rows.vectors import LAYOUT, VALUES, VectorBatch
 from pyspark_knn.engine.search.answers import Answer
 from pyspark_knn.engine.ship.bundle import BundleRef, open_bundle
 from pyspark_knn.engine.spark.arrow import list_offsets
 from pyspark_knn.index.base import DENSE, Exclusion, NeighborIndex
+from pyspark_knn.index.grouped.index import GroupedIndex
 from pyspark_knn.index.sparse.rows import slices_of
 
 if TYPE_CHECKING:
-    from pyspark_knn.index.base import Rows
+    from pyspark_knn.index.base import Found, Rows
 
 EXCLUDED = "excluded"
 """The input that contains the ids to exclude for a query: an array without nulls."""
@@ -48,12 +50,89 @@ class Searchable:
     ----------
     items : Items
         The items without their vectors.
-    index : NeighborIndex
-        The index of their vectors, in the same order.
+    index : NeighborIndex or GroupedIndex
+        The index of their vectors, in the same order; grouped if there are keys.
+    keys : Keys or None, default=None
+        The keys of the groups; None if there are no keys.
     """
 
     items: Items
-    index: NeighborIndex
+    index: NeighborIndex | GroupedIndex
+    keys: Keys | None = None
+
+    def vectors(self, where: slice) -> Rows:
+        """Return the vectors of items.
+
+        Parameters
+        ----------
+        where : slice
+            The positions of the items.
+
+        Returns
+        -------
+        ndarray or SparseRows of shape (n_rows, n_features), dtype float32 or float64
+            Their vectors; a copy if the index is grouped.
+        """
+        index = self.index
+        vectors: Rows
+        vectors = index.vectors(where) if isinstance(index, GroupedIndex) else index.matrix[where]
+        return vectors
+
+    def timed_search(self, queries: Any, k: int) -> float:
+        """Search queries of unknown keys; return the mean number of items in their groups.
+
+        If there are keys, a query belongs to a group as likely as an item does.
+
+        Parameters
+        ----------
+        queries, k
+            See `search`.
+
+        Returns
+        -------
+        float
+            The number of items that a query was compared with.
+        """
+        if not isinstance(self.index, GroupedIndex):
+            self.index.search(queries, min(k, self.items.count))
+            return float(self.items.count)
+        rows = np.arange(len(queries))
+        sizes = self.index.sizes
+        spread = rows * (self.items.count // max(1, len(rows)))
+        groups = np.searchsorted(np.cumsum(sizes), spread, side="right")
+        self.index.search(queries, rows, groups, k)
+        return float(sizes[groups].mean()) if len(rows) else 1.0
+
+    def search(
+        self,
+        queries: Any,
+        keys: Sequence[pa.Array],
+        k: int,
+        max_distance: float | None,
+        exclude: Exclusion | None,
+    ) -> Found:
+        """Return the neighbors of queries, among the items with the same key if there are keys.
+
+        Parameters
+        ----------
+        queries : ndarray or SparseRows of shape (n_queries, n_features), dtype float32 or float64
+            Valid queries, in the form that the index stores.
+        keys : sequence of pyarrow.Array
+            The keys of these queries, see `Keys.of_queries`; empty if there are no keys.
+        k, max_distance, exclude
+            See `NeighborIndex.kneighbors`.
+
+        Returns
+        -------
+        Found
+            The neighbors.
+        """
+        if not isinstance(self.index, GroupedIndex):
+            return self.index.search(queries, k, max_distance=max_distance, exclude=exclude)
+        rows, groups = cast("Keys", self.keys).of_queries(keys)
+        return self.index.search(
+            queries, rows, groups, k, max_distance=max_distance, exclude=exclude
+        )
 
 
 @dataclass(frozen=True)
@@ -72,13 +151,15 @@ class Request:
         The name of the features column, for messages.
     inputs : tuple of str
         The names of a query's columns, in the order in which they are sent to the worker:
-        `vectors.VALUES`, then `vectors.LAYOUT` and `EXCLUDED` if they are needed.
+        `vectors.VALUES`, then `vectors.LAYOUT`, `EXCLUDED` and `keys` if they are needed.
     answer : Answer
         Makes the output.
     probes : int or None
         The number of cells to search, if shards are cells; None: all that may contain a neighbor.
     replicas : int or None
         The number of tasks that share the queries of a shard; None: by the number of cores.
+    keys : tuple of str
+        The inputs that make up a query's key; empty if the items have no keys.
     block_bytes : int
         The bytes of the query vectors that are made dense, and searched, at once.
     block_numbers : int
@@ -93,6 +174,7 @@ class Request:
     answer: Answer
     probes: int | None = None
     replicas: int | None = None
+    keys: tuple[str, ...] = ()
     block_bytes: int = _BLOCK_BYTES
     block_numbers: int = BLOCK_NUMBERS
 
@@ -167,18 +249,19 @@ def answer_batch(
                 describe_invalid("featuresCol", request.features_col, queries, row, dim)
             )
         index.metric.check_values(matrix)
-        found = index.search(
+        found = searchable.search(
             matrix,
+            [arrays[name].take(pa.array(rows[valid])) for name in request.keys],
             k,
-            max_distance=request.max_distance,
-            exclude=None if excluded is None else _exclusion(excluded, rows[valid], items),
+            request.max_distance,
+            None if excluded is None else _exclusion(excluded, rows[valid], items),
         )
         answers = request.answer.rows(found, items)
         yield fan_out(answers, valid, keep=request.handle_invalid == "keep")
 
 
 def _query_blocks(
-    request: Request, queries: VectorBatch, index: NeighborIndex, step: int
+    request: Request, queries: VectorBatch, index: NeighborIndex | GroupedIndex, step: int
 ) -> Iterator[NDArray[np.int64]]:
     """Yield the rows of queries in blocks of bounded size, of at most `step` rows."""
     if index.storage == DENSE:
@@ -255,8 +338,9 @@ def fan_out(answers: pa.StructArray, valid: NDArray[np.bool_], *, keep: bool) ->
     return pa.ListArray.from_arrays(list_offsets(np.ones(len(valid), dtype=bool)), answers)
 
 
-TIMING_SCHEMA = "seconds double, queries long, items long"
-"""The seconds of a search, and the numbers of queries and of items that were searched."""
+TIMING_SCHEMA = "seconds double, queries long, items double"
+"""The seconds of a search, the number of queries, and the number of items that a query was compared
+with, on average."""
 
 _TIMED_SECONDS = 0.3
 """No further search is timed when this time is spent. The last one may take as long again, and a
@@ -284,12 +368,12 @@ def time_search(
     pyarrow.RecordBatch
         A row of `TIMING_SCHEMA` about the last search, which has the most queries.
     """
-    items, timed = searchable.items.count, min(1, len(queries))
+    timed = min(1, len(queries))
     with threadpool_limits(limits=task_threads()):
         begin = clock()
         while True:
             start = clock()
-            searchable.index.search(queries[:timed], min(k, items))
+            items = searchable.timed_search(queries[:timed], k)
             now = clock()
             if timed == len(queries) or now - begin >= _TIMED_SECONDS:
                 break

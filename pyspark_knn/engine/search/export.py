@@ -84,20 +84,21 @@ def _rows(
     batch_bytes: int = _BATCH_BYTES,
 ) -> Iterator[pa.RecordBatch]:
     """Yield the items from `start` to `stop` in batches of bounded size."""
-    items, matrix = searchable.items, searchable.index.matrix
-    for first, last in _steps(matrix, start, stop, batch_bytes):
-        cells = {name: values[first:last] for name, values in items.columns.items()}
-        cells[POSITION] = pa.array(np.arange(first, last))
+    items, matrix = searchable.items, searchable.vectors(slice(start, stop))
+    for first, last in _steps(matrix, batch_bytes):
+        where = slice(start + first, start + last)
+        cells = {name: values[where] for name, values in items.columns.items()}
+        cells[POSITION] = pa.array(np.arange(where.start, where.stop))
         cells["features"] = vector_rows(matrix[first:last])
         yield pa.RecordBatch.from_arrays([cells[name] for name in names], names=names)
 
 
-def _steps(matrix: Rows, start: int, stop: int, batch_bytes: int) -> Iterator[tuple[int, int]]:
+def _steps(matrix: Rows, batch_bytes: int) -> Iterator[tuple[int, int]]:
     """Yield ranges of rows whose values take about `batch_bytes`, at least one row each."""
     if isinstance(matrix, np.ndarray):
         step = max(1, batch_bytes // (8 * matrix.shape[1]))
-        for first in range(start, stop, step):
-            yield first, min(first + step, stop)
+        for first in range(0, len(matrix), step):
+            yield first, min(first + step, len(matrix))
         return
-    for part in slices_of(matrix.lengths[start:stop], batch_bytes // 12):
-        yield start + part.start, start + part.stop
+    for part in slices_of(matrix.lengths, batch_bytes // 12):
+        yield part.start, part.stop

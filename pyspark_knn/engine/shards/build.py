@@ -8,7 +8,7 @@ import itertools
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pandas as pd
@@ -20,6 +20,7 @@ from threadpoolctl import threadpool_limits
 from pyspark_knn.engine.fit.chunks import (
     CHANGED,
     CONTENT_WRAP,
+    KEY_HASH,
     POSITION,
     columns_of,
     placed,
@@ -27,11 +28,13 @@ from pyspark_knn.engine.fit.chunks import (
     vector_cells,
 )
 from pyspark_knn.engine.rows.items import Items
-from pyspark_knn.engine.search.batches import Searchable, task_threads
+from pyspark_knn.engine.rows.keys import Groups
+from pyspark_knn.engine.search.batches import task_threads
+from pyspark_knn.engine.search.indexing import index_items
+from pyspark_knn.engine.shards.key_shards import KeyShards
 from pyspark_knn.engine.ship.bundle import write_bundle
 from pyspark_knn.engine.ship.shard_rows import Shard, shard_rows
 from pyspark_knn.engine.spark.arrow import one_row, rows_of, stream_of
-from pyspark_knn.index.auto import build_index
 from pyspark_knn.index.base import DENSE, IndexSpec
 from pyspark_knn.index.cells import ShardAssignment
 
@@ -76,8 +79,11 @@ class ShardRequest:
         The index to build.
     storage : {"dense", "sparse"}
         How it stores vectors.
-    assignment : ShardAssignment or None
-        The cells that the shards are; None assigns items to shards by a hash of their ids.
+    assignment : ShardAssignment or KeyShards or None
+        The cells that the shards are, or the shards of keys; None assigns items to shards by a hash
+        of their ids.
+    keys : tuple of str
+        The item columns of keys; empty if there are no keys.
     """
 
     dim: int
@@ -88,7 +94,8 @@ class ShardRequest:
     chunks: NDArray[np.int64]
     spec: IndexSpec
     storage: str = DENSE
-    assignment: ShardAssignment | None = None
+    assignment: ShardAssignment | KeyShards | None = None
+    keys: tuple[str, ...] = ()
 
 
 # --- chunks -> pieces -----------------------------------------------------------------------------
@@ -155,11 +162,8 @@ def _pieces(
     columns = _columns(chunk, start)
     for first, matrix in unpack(chunk, request.dim, request.storage):
         part = columns.slice(first, len(matrix))
-        hashes = spread(part["id"])
-        if request.assignment is None:
-            shards = hashes % np.uint64(request.num_shards)
-        else:
-            shards = request.assignment.shards(matrix, hashes)
+        shards = _shards(request, part, matrix)
+        part = part.drop([KEY_HASH] if request.keys else [])
         order = np.argsort(shards, kind="stable")
         found, firsts = np.unique(shards[order], return_index=True)
         for shard, rows in zip(found.tolist(), np.split(order, firsts[1:]), strict=True):
@@ -170,6 +174,16 @@ def _pieces(
                 **vector_cells(matrix[rows]),
             }
             yield one_row(PIECE_SCHEMA, cells)
+
+
+def _shards(request: ShardRequest, columns: pa.Table, matrix: Rows) -> NDArray[np.integer]:
+    """Return the shard of each item, given its columns and its vector."""
+    hashes = spread(columns["id"])
+    if isinstance(request.assignment, KeyShards):
+        return request.assignment.of_items(columns[KEY_HASH].to_numpy(), hashes)
+    if request.assignment is not None:
+        return request.assignment.shards(cast("NDArray[np.floating]", matrix), hashes)
+    return hashes % np.uint64(request.num_shards)
 
 
 def _columns(chunk: Mapping[str, Any], start: int) -> pa.Table:
@@ -225,20 +239,25 @@ def _shard(
 ) -> Iterator[pa.RecordBatch]:
     table, matrix = _sorted(request, pieces)
     items = Items.from_table(table)
-    index, reason = build_index(matrix, request.spec)
     digest = _digest(table, matrix)
-    radius = None if request.assignment is None else request.assignment.radius(number, matrix)
+    radius = None
+    if isinstance(request.assignment, ShardAssignment):
+        radius = request.assignment.radius(number, matrix)
     converts = request.spec.metric.converts(matrix)
-    del table, matrix
+    groups = Groups.of(items, request.keys) if request.keys else None
+    if groups is not None:
+        matrix = matrix[groups.positions]
+    searchable, reason = index_items(items, matrix, groups, request.spec)
+    del table, matrix, groups
     file = io.BytesIO()
-    write_bundle(Searchable(items, index), file)
+    write_bundle(searchable, file)
     shard = Shard(
         shard=number,
         rows=items.count,
         duplicates=items.duplicates(),
         size=file.tell(),
         digest=digest,
-        algorithm=index.algorithm,
+        algorithm=searchable.index.algorithm,
         reason=reason,
         radius=radius,
         converts=converts,

@@ -8,7 +8,8 @@
 A copy contains the number and the vector of its query. The other columns of the query are in one of
 its copies, the carrier, and never leave the JVM, since the search is a scalar function and Spark
 sends it only its arguments. If shards are cells and the search is exact, the nearest cell is
-searched first, and its distances decide to which other cells the query is sent.
+searched first, and its distances decide to which other cells the query is sent. If the items have
+keys, the query is sent to the shards of its key.
 
 The candidates of a query are the nearest items of each shard that it was sent to.
 """
@@ -16,7 +17,7 @@ The candidates of a query are the nearest items of each shard that it was sent t
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from pyspark.sql import Column, DataFrame
@@ -25,11 +26,13 @@ from pyspark.sql import types as T
 from pyspark.sql.pandas.types import from_arrow_type
 
 from pyspark_knn.engine.rows.columns import Input, struct_type
+from pyspark_knn.engine.rows.key_columns import key_hash
 from pyspark_knn.engine.search.answers import DISTANCE, FoundLists
 from pyspark_knn.engine.search.batches import Request
 from pyspark_knn.engine.search.in_shards import search_shards
 from pyspark_knn.engine.search.merge import merge_batches
 from pyspark_knn.engine.search.routing import route_nearest, route_within
+from pyspark_knn.engine.shards.key_shards import KeyShards
 from pyspark_knn.engine.ship.batch_udf import batch_udf
 from pyspark_knn.engine.ship.shard_rows import SHARD_COLUMNS, SHARD_SCHEMA
 from pyspark_knn.engine.ship.udf import BatchFunction
@@ -63,9 +66,11 @@ class ShardPlan:
     partitions : int
         The number of partitions of the shuffle that joins shards and queries.
     item_columns : dict of str to DataType
-        The item columns, in the order that breaks ties; "id" comes first.
+        The item columns that break ties, in this order; "id" comes first.
     cells : Cells or None
         The cells that the shards consist of; None if the shards are not cells.
+    key_shards : KeyShards or None
+        The shards of keys; None if the items have no keys.
     """
 
     frame: DataFrame
@@ -75,6 +80,7 @@ class ShardPlan:
     partitions: int
     item_columns: dict[str, T.DataType]
     cells: Cells | None
+    key_shards: KeyShards | None = None
 
     def answers(self, queries: DataFrame, inputs: dict[str, Input], request: Request) -> DataFrame:
         """Add the columns of `request.answer` to `queries`; see `Placement.search`."""
@@ -84,6 +90,10 @@ class ShardPlan:
 
     def _found(self, queries: DataFrame, types: InputTypes, request: Request) -> DataFrame:
         """Return the candidates of each query: a row for each shard that it is sent to."""
+        if self.key_shards is not None:
+            keys = _key_hashes(request.keys, types)
+            route = self.key_shards.of_query(keys, sorted(self.digests))
+            return self._searched(self._routed(queries, route), types, request)
         if self.cells is None:
             return self._searched(self.copies(queries), types, request)
         nearest = functools.partial(route_nearest, request, self.cells, request.probes or 1)
@@ -211,6 +221,15 @@ def _once(route: BatchFunction, given: list[T.DataType]) -> Callable[..., Column
     Spark filters by the result of a deterministic UDF before it explodes it, which runs it twice.
     """
     return batch_udf(route, given, _INTS, deterministic=False)
+
+
+def _key_hashes(names: Sequence[str], types: InputTypes) -> Column:
+    """Return the hashes of the keys of a query, an array of long."""
+    keys = _inputs(names)
+    if not isinstance(types[names[0]], T.ArrayType):
+        return F.array(key_hash(keys))
+    fields = [f"input_{name}" for name in names]
+    return F.transform(F.arrays_zip(*keys), lambda one: key_hash([one[name] for name in fields]))
 
 
 def _inputs(names: Iterable[str]) -> list[Column]:

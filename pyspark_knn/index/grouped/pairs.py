@@ -1,0 +1,54 @@
+"""The nearest items of small groups: the distance of each pair of a query and an item."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pyspark_knn.index.grouped.lists import Lists
+from pyspark_knn.index.sparse.rows import offsets_of, ranges, slices_of
+
+if TYPE_CHECKING:
+    from pyspark_knn.index.grouped.items import Distances
+    from pyspark_knn.index.grouped.visits import Visits
+
+_BLOCK_PAIRS = 1 << 17
+"""Pairs of a query and an item that are compared at a time. Each takes about 100 bytes."""
+
+
+def compare_pairs(
+    visits: Visits, distances: Distances, k: int, *, block_pairs: int = _BLOCK_PAIRS
+) -> list[Lists]:
+    """Compare queries with all items of their groups.
+
+    Parameters
+    ----------
+    visits : Visits
+        The queries and their groups.
+    distances : callable
+        Returns the distances of pairs, given the row numbers of the queries and of the items.
+    k : int
+        The number of neighbors of a visit.
+    block_pairs : int, default=_BLOCK_PAIRS
+        Pairs of a query and an item that are compared at a time.
+
+    Returns
+    -------
+    list of Lists
+        The k nearest items of all visits, in parts.
+    """
+    blocks = slices_of(visits.sizes, block_pairs)
+    return [_compare(visits.take(block), distances).nearest(k) for block in blocks]
+
+
+def _compare(visits: Visits, distances: Distances) -> Lists:
+    counts = visits.sizes
+    rows, places = np.repeat(visits.rows, counts), ranges(visits.starts, counts)
+    if visits.excluded.size:
+        which, within = visits.excluded
+        kept = np.ones(len(rows), bool)
+        kept[offsets_of(counts)[which] + within] = False
+        counts = np.add.reduceat(kept, offsets_of(counts)[:-1], dtype=np.int64)
+        rows, places = rows[kept], places[kept]
+    return Lists(visits.numbers, counts, places, distances(rows, places))
