@@ -30,9 +30,8 @@ def data(spark: SparkSession) -> DataFrame:
     ids = rng.permutation(count) - rng.integers(0, 2, count)
     labels = rng.integers(0, 3, count).astype(float)
     labels[-1] = 4.0
-    rows = zip(
-        ids.tolist(), vectors.tolist(), labels.tolist(), rng.random(count).tolist(), strict=True
-    )
+    parts = (ids, vectors, labels, rng.random(count), rng.integers(0, 4, count))
+    rows = zip(*(part.tolist() for part in parts), strict=True)
     frame = spark.createDataFrame([(i, *row) for i, row in enumerate(rows)], f"n int, {COLUMNS}")
     return frame.persist()
 
