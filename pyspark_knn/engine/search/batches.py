@@ -60,12 +60,12 @@ class Searchable:
     index: NeighborIndex | GroupedIndex
     keys: Keys | None = None
 
-    def vectors(self, where: slice) -> Rows:
+    def vectors(self, where: slice | NDArray[np.int64]) -> Rows:
         """Return the vectors of items.
 
         Parameters
         ----------
-        where : slice
+        where : slice or ndarray, dtype int64
             The positions of the items.
 
         Returns
@@ -133,6 +133,26 @@ class Searchable:
         return self.index.search(
             queries, rows, groups, k, max_distance=max_distance, exclude=exclude
         )
+
+
+@dataclass(frozen=True)
+class ShardBody:
+    """The content of a shard without its items: see `Searchable`.
+
+    Attributes
+    ----------
+    index : NeighborIndex or GroupedIndex
+        The index of the vectors.
+    keys : Keys or None
+        The keys of the groups.
+    """
+
+    index: NeighborIndex | GroupedIndex
+    keys: Keys | None
+
+    def joined(self, head: Items) -> Searchable:
+        """Return the whole content of the shard."""
+        return Searchable(head, self.index, self.keys)
 
 
 @dataclass(frozen=True)

@@ -35,10 +35,13 @@ class KeyShards:
         The number of shards.
     large : dict of int to int
         The hashes of the keys that are divided, and the number of shards of each.
+    first : int
+        The number of the first shard.
     """
 
     num_shards: int
     large: dict[int, int]
+    first: int = 0
 
     def of_items(
         self, key_hashes: NDArray[np.int64], id_hashes: NDArray[np.uint64]
@@ -55,7 +58,7 @@ class KeyShards:
         Returns
         -------
         ndarray of shape (n_items,), dtype int64
-            Numbers of shards.
+            Numbers of shards, counted from the first one.
         """
         shards: NDArray[np.int64] = key_hashes % self.num_shards
         for key, ways in self.large.items():
@@ -63,36 +66,41 @@ class KeyShards:
             shards[rows] += (id_hashes[rows] % np.uint64(ways)).astype(np.int64)
         return shards % self.num_shards
 
-    def of_query(self, keys: Column, filled: Sequence[int]) -> Column:
-        """Return the shards that a query is sent to.
-
-        Parameters
-        ----------
-        keys : Column
-            The hashes of the keys of the query, an array of long.
-        filled : sequence of int
-            The shards that have items.
-
-        Returns
-        -------
-        Column
-            An array of int with at least one shard, and without repetitions: the query must get an
-            answer, even if no item has its key.
-        """
-        shards = F.flatten(F.transform(keys, self._of_key))
-        shards = F.array_intersect(shards, int_array(filled))
-        return F.when(F.size(shards) > 0, shards).otherwise(F.array(F.lit(filled[0])))
-
-    def _of_key(self, key: Column) -> Column:
+    def of_key(self, key: Column) -> Column:
         """Return the shards of a key, an array of int, given its hash."""
-        shards = F.array(F.pmod(key, F.lit(self.num_shards)).cast("int"))
+        shards = F.array((F.pmod(key, F.lit(self.num_shards)) + F.lit(self.first)).cast("int"))
         for large, ways in self.large.items():
-            own = [(large + way) % self.num_shards for way in range(ways)]
+            own = [self.first + (large + way) % self.num_shards for way in range(ways)]
             shards = F.when(key == F.lit(large), int_array(own)).otherwise(shards)
         return shards
 
 
-def find_key_shards(packed: PackedItems, num_shards: int) -> KeyShards:
+def shards_of_query(parts: Sequence[KeyShards], keys: Column, filled: Sequence[int]) -> Column:
+    """Return the shards that a query is sent to.
+
+    Parameters
+    ----------
+    parts : sequence of KeyShards
+        The shards of the fit, and those of each append.
+    keys : Column
+        The hashes of the keys of the query, an array of long.
+    filled : sequence of int
+        The shards that have items.
+
+    Returns
+    -------
+    Column
+        An array of int with at least one shard, and without repetitions: the query must get an
+        answer, even if no item has its key.
+    """
+    shards = F.flatten(
+        F.transform(keys, lambda key: F.concat(*(each.of_key(key) for each in parts)))
+    )
+    shards = F.array_intersect(shards, int_array(filled))
+    return F.when(F.size(shards) > 0, shards).otherwise(F.array(F.lit(filled[0])))
+
+
+def find_key_shards(packed: PackedItems, num_shards: int, first: int = 0) -> KeyShards:
     """Find the keys of more items than a shard should have; the driver gets these keys alone.
 
     Parameters
@@ -101,6 +109,8 @@ def find_key_shards(packed: PackedItems, num_shards: int) -> KeyShards:
         The items.
     num_shards : int
         The number of shards.
+    first : int, default=0
+        The number of the first shard.
 
     Returns
     -------
@@ -115,4 +125,4 @@ def find_key_shards(packed: PackedItems, num_shards: int) -> KeyShards:
     with compat.described(packed.frame.sparkSession, "pyspark_knn: find large keys"):
         found = rows.where(F.col("rows") > fair).collect()
     large = {key: -(-items // fair) for key, items in found}
-    return KeyShards(num_shards, dict(sorted(large.items())))
+    return KeyShards(num_shards, dict(sorted(large.items())), first)
