@@ -356,7 +356,11 @@ class TestSearchParams:
 
     def test_handle_invalid(self, case: Case, model: Any, frame: DataFrame) -> None:
         broken = frame.selectExpr(
-            "id", "if(id < 2, array(double('nan'), 0D), features) AS features", "label", "truth"
+            "id",
+            "if(id < 2, array(double('nan'), 0D), features) AS features",
+            "label",
+            "truth",
+            "kind",
         )
         with pytest.raises(Exception, match="featuresCol 'features' contains a NaN"):
             model.transform(broken).collect()

@@ -26,7 +26,9 @@ from pyspark_knn import (
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
-COLUMNS = "id double, features array<double>, label double, weight double, truth array<double>"
+COLUMNS = (
+    "id double, features array<double>, label double, weight double, truth array<double>, kind int"
+)
 """The schema of the frame that every stage is fitted on and transforms."""
 
 
@@ -66,6 +68,15 @@ CASES = {
             predictionCol="neighbors", labelCol="truth", metricName="precisionAtK", k=1
         ),
     ),
+    "search within keys": Case(
+        KNNEstimator,
+        KNNModel,
+        {"neighborsCol": "neighbors", "distancesCol": "distances"},
+        lambda: RankingEvaluator(
+            predictionCol="neighbors", labelCol="truth", metricName="precisionAtK", k=1
+        ),
+        {"keyCols": "kind"},
+    ),
     "classification": Case(
         KNNClassifier,
         KNNClassificationModel,
@@ -90,7 +101,7 @@ def common_frame(spark: SparkSession, rows: int = 60) -> DataFrame:
     weights = random.integers(1, 4, rows)
     return spark.createDataFrame(
         [
-            (float(i), vector, float(label), float(weight), [float(i)])
+            (float(i), vector, float(label), float(weight), [float(i)], i % 2)
             for i, (vector, label, weight) in enumerate(
                 zip(vectors.tolist(), labels.tolist(), weights.tolist(), strict=True)
             )

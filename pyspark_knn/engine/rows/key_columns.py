@@ -12,6 +12,7 @@ from pyspark_knn.engine.rows import columns
 from pyspark_knn.engine.rows.columns import Input
 from pyspark_knn.engine.rows.ids import (
     INTEGER_BITS,
+    changes_on_wire,
     check_id_type,
     collation_hint,
     to_wire,
@@ -38,6 +39,25 @@ def check_key_type(param: str, field: T.StructField) -> T.DataType:
     return given
 
 
+def key_hashes(keys: Sequence[Column], *, lists: bool) -> Column:
+    """Return the hashes of the keys of a query, an array of long.
+
+    Parameters
+    ----------
+    keys : sequence of Column
+        The inputs that `key_inputs` returns.
+    lists : bool
+        Whether they are arrays.
+    """
+
+    def combined(before: list[Column]) -> Column:
+        if len(before) == len(keys):
+            return F.array(key_hash(before))
+        return F.flatten(F.transform(keys[len(before)], lambda each: combined([*before, each])))
+
+    return combined([]) if lists else F.array(key_hash(keys))
+
+
 def key_hash(keys: Sequence[Column]) -> Column:
     """Return the hash of a key, by which items and queries are sent to the same shard.
 
@@ -57,9 +77,10 @@ def key_hash(keys: Sequence[Column]) -> Column:
 def key_inputs(
     queries: DataFrame, param: str, names: Sequence[str], types: dict[str, T.DataType]
 ) -> dict[str, Input]:
-    """Return the keys of each query: one key, or arrays of keys if any column contains arrays.
+    """Return the keys of each query: a value for each column, or arrays of them.
 
-    If several columns contain arrays, each combination of their elements is a key.
+    If any column contains arrays, all inputs are arrays, and each combination of their elements is
+    a key.
 
     Parameters
     ----------
@@ -86,18 +107,13 @@ def key_inputs(
         integer type is allowed.
     """
     fields = [columns.field_of(queries, param, name) for name in names]
-    wanted = list(types.values())
-    for field, kind in zip(fields, wanted, strict=True):
+    for field, kind in zip(fields, types.values(), strict=True):
         _check_type(param, field, kind)
-    if not any(isinstance(field.dataType, T.ArrayType) for field in fields):
-        return {
-            name: Input(_as_key(columns.column(field.name), field.dataType, kind), wire_type(kind))
-            for (name, kind), field in zip(types.items(), fields, strict=True)
-        }
-    combined = _combinations(fields, wanted)
+    arrays = any(isinstance(field.dataType, T.ArrayType) for field in fields)
+    as_input = _list_input if arrays else _single_input
     return {
-        name: Input(combined.getField(f"_{i}"), T.ArrayType(wire_type(kind)))
-        for i, (name, kind) in enumerate(types.items())
+        name: as_input(field, kind)
+        for (name, kind), field in zip(types.items(), fields, strict=True)
     }
 
 
@@ -119,6 +135,19 @@ def _element(given: T.DataType) -> T.DataType:
     return given.elementType if isinstance(given, T.ArrayType) else given
 
 
+def _single_input(field: T.StructField, wanted: T.DataType) -> Input:
+    return Input(_as_key(columns.column(field.name), field.dataType, wanted), wire_type(wanted))
+
+
+def _list_input(field: T.StructField, wanted: T.DataType) -> Input:
+    value, given = columns.column(field.name), _element(field.dataType)
+    if not isinstance(field.dataType, T.ArrayType):
+        value = F.array(_as_key(value, given, wanted))
+    elif given != wanted or changes_on_wire(wanted):
+        value = F.transform(value, lambda each: _as_key(each, given, wanted))
+    return Input(value, T.ArrayType(wire_type(wanted)))
+
+
 def _as_key(value: Column, given: T.DataType, wanted: T.DataType) -> Column:
     """Convert a key of a query to the form of the items' keys in Python; null if it has none."""
     if given != wanted:
@@ -128,23 +157,3 @@ def _as_key(value: Column, given: T.DataType, wanted: T.DataType) -> Column:
             value = F.when(value.between(-limit, limit - 1), value)
         value = value.cast(wanted)
     return to_wire(value, wanted)
-
-
-def _combinations(fields: Sequence[T.StructField], wanted: Sequence[T.DataType]) -> Column:
-    """Return an array of structs of one field for each column: every combination of elements."""
-
-    def listed(number: int) -> Column:
-        field, value = fields[number], columns.column(fields[number].name)
-        if not isinstance(field.dataType, T.ArrayType):
-            return F.array(_as_key(value, field.dataType, wanted[number]))
-        given = field.dataType.elementType
-        return F.transform(value, lambda each: _as_key(each, given, wanted[number]))
-
-    def from_column(number: int, before: list[Column]) -> Column:
-        if number == len(fields):
-            named = [value.alias(f"_{i}") for i, value in enumerate(before)]
-            return F.array(F.struct(*named))
-        each = F.transform(listed(number), lambda one: from_column(number + 1, [*before, one]))
-        return F.flatten(each)
-
-    return F.array_distinct(from_column(0, []))

@@ -10,6 +10,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pyspark_knn.index.sparse.rows import ranges
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -123,11 +125,7 @@ class Keys:
         """
         groups: NDArray[np.int64] = np.zeros(len(columns[0]), np.int64)
         for column, distinct, found in zip(columns, self.values, self.combined, strict=True):
-            places = _places(distinct, column)
-            codes = groups * len(distinct) + places
-            at = np.minimum(np.searchsorted(found, codes), len(found) - 1)
-            known = (groups >= 0) & (places >= 0) & (found[at] == codes)
-            groups = np.where(known, at, -1)
+            groups = _combined(groups, _places(distinct, column), distinct, found)
         return groups
 
     def of_queries(
@@ -138,7 +136,8 @@ class Keys:
         Parameters
         ----------
         columns : sequence of pyarrow.Array
-            The columns of the keys: values of the types of `values`, or parallel lists of them.
+            The columns of the keys: values of the types of `values`, or lists of them, of which
+            each combination is a key.
 
         Returns
         -------
@@ -150,10 +149,17 @@ class Keys:
             groups = self.groups_of(columns)
             rows = np.flatnonzero(groups >= 0)
             return rows, groups[rows]
-        lengths = columns[0].value_lengths().fill_null(0).to_numpy(zero_copy_only=False)
-        rows = np.repeat(np.arange(len(lengths)), lengths)
-        groups = self.groups_of([each.flatten() for each in columns])
-        pairs = np.unique(np.stack([rows, groups])[:, groups >= 0], axis=1)
+        rows, groups = np.arange(len(columns[0])), np.zeros(len(columns[0]), np.int64)
+        for column, distinct, found in zip(columns, self.values, self.combined, strict=True):
+            lengths = column.value_lengths().fill_null(0).to_numpy(zero_copy_only=False)
+            starts = np.cumsum(lengths, dtype=np.int64) - lengths
+            elements = ranges(starts[rows], lengths[rows])
+            groups, rows = np.repeat(groups, lengths[rows]), np.repeat(rows, lengths[rows])
+            groups = _combined(
+                groups, _places(distinct, column.flatten())[elements], distinct, found
+            )
+            rows, groups = rows[groups >= 0], groups[groups >= 0]
+        pairs = np.unique(np.stack([rows, groups]), axis=1)
         return pairs[0], pairs[1]
 
     def key(self, group: int) -> tuple[object, ...]:
@@ -163,6 +169,18 @@ class Keys:
             group, place = divmod(int(found[group]), len(distinct))
             parts.append(distinct[place].as_py())
         return tuple(reversed(parts))
+
+
+def _combined(
+    groups: NDArray[np.int64],
+    places: NDArray[np.int64],
+    distinct: pa.Array,
+    found: NDArray[np.int64],
+) -> NDArray[np.int64]:
+    """Return the numbers of combinations with one more column; -1 for those that do not occur."""
+    codes = groups * len(distinct) + places
+    at = np.minimum(np.searchsorted(found, codes), len(found) - 1)
+    return np.where((groups >= 0) & (places >= 0) & (found[at] == codes), at, -1)
 
 
 def _places(distinct: pa.Array, values: pa.Array) -> NDArray[np.int64]:

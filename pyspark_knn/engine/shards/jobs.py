@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -167,8 +167,8 @@ def next_series(
         cut = ShardAssignment(assigned.centers, np.cumsum(ways) - ways, ways, spec.metric)
         return ShardSeries(first, int(ways.sum()), cut)
     if isinstance(assigned, KeyShards):
-        keys = find_key_shards(packed, count, first) if count > 1 else KeyShards(1, {}, first)
-        return ShardSeries(first, count, keys)
+        keys = find_key_shards(packed, count) if count > 1 else KeyShards((0,), {})
+        return ShardSeries(first, count, replace(keys, first=first))
     return ShardSeries(first, count)
 
 

@@ -17,7 +17,7 @@ The candidates of a query are the nearest items of each shard that it was sent t
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 from pyspark.sql import Column, DataFrame
@@ -26,7 +26,7 @@ from pyspark.sql import types as T
 from pyspark.sql.pandas.types import from_arrow_type
 
 from pyspark_knn.engine.rows.columns import Input, struct_type
-from pyspark_knn.engine.rows.key_columns import key_hash
+from pyspark_knn.engine.rows.key_columns import key_hashes
 from pyspark_knn.engine.search.answers import DISTANCE, FoundLists
 from pyspark_knn.engine.search.batches import Request
 from pyspark_knn.engine.search.in_shards import search_shards
@@ -91,7 +91,8 @@ class ShardPlan:
     def _found(self, queries: DataFrame, types: InputTypes, request: Request) -> DataFrame:
         """Return the candidates of each query: a row for each shard that it is sent to."""
         if self.key_shards:
-            keys = _key_hashes(request.keys, types)
+            lists = isinstance(types[request.keys[0]], T.ArrayType)
+            keys = key_hashes(_inputs(request.keys), lists=lists)
             route = shards_of_query(self.key_shards, keys, sorted(self.digests))
             return self._searched(self._routed(queries, route), types, request)
         if self.cells is None:
@@ -221,15 +222,6 @@ def _once(route: BatchFunction, given: list[T.DataType]) -> Callable[..., Column
     Spark filters by the result of a deterministic UDF before it explodes it, which runs it twice.
     """
     return batch_udf(route, given, _INTS, deterministic=False)
-
-
-def _key_hashes(names: Sequence[str], types: InputTypes) -> Column:
-    """Return the hashes of the keys of a query, an array of long."""
-    keys = _inputs(names)
-    if not isinstance(types[names[0]], T.ArrayType):
-        return F.array(key_hash(keys))
-    fields = [f"input_{name}" for name in names]
-    return F.transform(F.arrays_zip(*keys), lambda one: key_hash([one[name] for name in fields]))
 
 
 def _inputs(names: Iterable[str]) -> list[Column]:

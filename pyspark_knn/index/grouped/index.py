@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from pyspark_knn.index.base import NeighborIndex, Rows
     from pyspark_knn.index.distances import Metric
 
-_LARGE_ITEMS = 8192
+_LARGE_ITEMS = 1 << 14
 """Items from which on a group has an index of its own."""
 
 _LARGE_SHARE = 0.25

@@ -86,9 +86,10 @@ class TableSearch:
         found: list[Lists] = []
         if not len(visits):
             return found
-        for block in self._blocks(visits.sizes):
-            part = visits.take(block)
-            rows, columns = self._candidates(queries[part.rows], part, k)
+        blocks = [visits.take(block) for block in self._blocks(visits.sizes)]
+        buffer = np.empty(max(len(part) * part.sizes[-1] for part in blocks), np.float32)
+        for part in blocks:
+            rows, columns = self._candidates(queries[part.rows], part, k, buffer)
             places = part.starts[rows] + columns
             counts = np.bincount(rows, minlength=len(part))
             figures = distances(part.rows[rows], places)
@@ -104,12 +105,12 @@ class TableSearch:
                 yield slice(start + part.start, start + part.stop)
 
     def _candidates(
-        self, queries: NDArray[np.floating], visits: Visits, k: int
+        self, queries: NDArray[np.floating], visits: Visits, k: int, buffer: NDArray[np.float32]
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return the items that cannot be ruled out: the visit, and the place within the group."""
         transformed = self._space.queries(queries)
         served = self._space.serves(transformed)
-        table, widths = self._ceilings(transformed.vectors, visits)
+        table, widths = self._ceilings(transformed.vectors, visits, buffer)
         # All items of queries for which the bounds do not hold are candidates.
         columns = np.arange(table.shape[1])
         table[~served] = np.where(columns < visits.sizes[~served, None], 0.0, _EXCLUDED)
@@ -124,7 +125,7 @@ class TableSearch:
         return np.divmod(reaching, len(columns))
 
     def _ceilings(
-        self, vectors: NDArray[np.float64], visits: Visits
+        self, vectors: NDArray[np.float64], visits: Visits, buffer: NDArray[np.float32]
     ) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
         """Return the ceilings of the items of each visit, and the largest width of its group."""
         runs = visits.runs()
@@ -132,7 +133,9 @@ class TableSearch:
         ends = offsets_of(sizes)
         terms, widths = self._space.terms(ranges(starts, sizes), np.float32)
         widths = np.maximum.reduceat(widths, ends[:-1])
-        table = np.full((len(visits), sizes.max()), _EXCLUDED, np.float32)
+        shape = len(visits), sizes[-1]
+        table = buffer[: shape[0] * shape[1]].reshape(shape)
+        table.fill(_EXCLUDED)
         with np.errstate(over="ignore", invalid="ignore"):
             left, terms = vectors.astype(np.float32), terms.astype(np.float32)
             bounds = zip(runs[:-1], runs[1:], starts, sizes, ends[:-1], strict=True)
