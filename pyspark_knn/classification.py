@@ -38,6 +38,31 @@ def _check_thresholds(thresholds: list[float] | None, classes: int) -> None:
         )
 
 
+def _declared_classes(dataset: DataFrame, name: str) -> tuple[int | None, list[str] | None]:
+    """Return the number of classes and their names in the metadata of the label column."""
+    attribute = columns.field_of(dataset, "labelCol", name).metadata.get("ml_attr", {})
+    values = attribute.get("vals")
+    if values is None:
+        return attribute.get("num_vals"), None
+    return len(values), [str(value) for value in values]
+
+
+def _check_declared(name: str, largest: int, declared: int | None, who: str) -> None:
+    if declared is not None and largest >= declared:
+        raise ValueError(
+            f"labelCol {name!r} contains label {largest}, but {who} {declared} classes"
+        )
+
+
+def _check_undeclared(name: str, largest: int, declared: int | None) -> None:
+    if declared is None and largest >= _MAX_CLASSES:
+        raise ValueError(
+            f"labelCol {name!r} contains label {largest}, so there are {largest + 1} classes. "
+            f"More than {_MAX_CLASSES} classes must be declared in the column's metadata: use "
+            "pyspark.ml.feature.StringIndexer."
+        )
+
+
 class KNNClassificationModel(
     VotingModel, CheckedThresholds, HasOutlierLabel, ProbabilisticClassificationModel
 ):
@@ -165,6 +190,24 @@ class KNNClassificationModel(
             )
         _check_thresholds(self.getThresholds(), classes)
         check_outlier_label(self.getOutlierLabel(), classes)
+
+    def _learn_from(self, items: DataFrame, packed: PackedItems, summary: FitSummary) -> FitSummary:
+        name, largest = self.getLabelCol(), int(cast("float", packed.largest_label))
+        declared, names = _declared_classes(items, name)
+        _check_declared(name, largest, declared, "its metadata declares")
+        known = summary.classNames
+        if names is not None and known is not None and names != known:
+            raise ValueError(
+                f"labelCol {name!r} has other classes than the model: {names} instead of {known}. "
+                "Index the labels with the StringIndexerModel that indexed those of the fit."
+            )
+        has_all = known is not None or summary.classesDeclared
+        limit = self.numClasses if has_all else None
+        _check_declared(name, largest, limit, "the metadata at fit declared")
+        _check_undeclared(name, largest, limit)
+        count = max(self.numClasses, largest + 1)
+        _check_thresholds(self.getThresholds(), count)
+        return replace(summary, numClasses=count)
 
     def predictRaw(self, value: Vector | Sequence[float] | NDArray[Any]) -> Vector:
         """Return the votes of each class for one vector, computed on the driver."""
@@ -398,30 +441,15 @@ class KNNClassifier(
         return KNNClassificationModel()
 
     def _learn(self, dataset: DataFrame, packed: PackedItems, summary: FitSummary) -> FitSummary:
-        count, names = self._classes(dataset, int(cast("float", packed.largest_label)))
+        name, largest = self.getLabelCol(), int(cast("float", packed.largest_label))
+        declared, names = _declared_classes(dataset, name)
+        _check_declared(name, largest, declared, "its metadata declares")
+        _check_undeclared(name, largest, declared)
+        count = max(2, largest + 1 if declared is None else declared)
         _check_thresholds(self.getThresholds(), count)
         check_outlier_label(self.getOutlierLabel(), count)
-        return replace(summary, numClasses=count, classNames=names)
-
-    def _classes(self, dataset: DataFrame, largest: int) -> tuple[int, list[str] | None]:
-        """Return the number of classes and their names, from the label's metadata or its values."""
-        name = self.getLabelCol()
-        attribute = columns.field_of(dataset, "labelCol", name).metadata.get("ml_attr", {})
-        values = attribute.get("vals")
-        names = None if values is None else [str(value) for value in values]
-        declared = attribute.get("num_vals") if names is None else len(names)
-        if declared is None and largest >= _MAX_CLASSES:
-            raise ValueError(
-                f"labelCol {name!r} contains label {largest}, so there are {largest + 1} classes. "
-                f"More than {_MAX_CLASSES} classes must be declared in the column's metadata: use "
-                "pyspark.ml.feature.StringIndexer."
-            )
-        if declared is not None and largest >= declared:
-            raise ValueError(
-                f"labelCol {name!r} contains label {largest}, but its metadata declares {declared} "
-                "classes"
-            )
-        return max(2, largest + 1 if declared is None else declared), names
+        known = declared is not None
+        return replace(summary, numClasses=count, classNames=names, classesDeclared=known)
 
     def _reuse_index(self, first: KNNClassificationModel) -> KNNClassificationModel:
         """Return this estimator's model, given a model of an estimator that has the same index."""

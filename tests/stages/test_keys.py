@@ -18,6 +18,7 @@ from pyspark_knn import (
     KNNModel,
     KNNRegressor,
 )
+from pyspark_knn.engine.shards.key_shards import shards_of_query
 from tests.support.frames import answers
 from tests.support.oracle import direct_distances, nearest
 
@@ -338,10 +339,10 @@ def test_a_query_is_sent_to_the_shards_of_its_key_alone(
     plan = model.fit(items)._fitted.plan()  # type: ignore[attr-defined]
     many = sum(tenant == "ada" for tenant, _ in KEYS)
     ways = -(-many // -(-sum(tenant is not None for tenant, _ in KEYS) // 5))
-    assert [len(own) for own in plan.key_shards.large.values()] == [ways]
+    assert [len(own) for own in plan.key_shards[0].large.values()] == [ways]
     numbered = queries.select(F.col("id").alias("query"), "tenant")
     hashes = F.array(F.xxhash64("tenant"))
-    route = plan.key_shards.of_query(hashes, sorted(plan.digests))
+    route = shards_of_query(plan.key_shards, hashes, sorted(plan.digests))
     sent = {
         row.tenant: row.n for row in numbered.select("tenant", F.size(route).alias("n")).collect()
     }

@@ -33,7 +33,7 @@ from pyspark_knn.engine.search.batches import Request
 from pyspark_knn.engine.search.in_shards import search_shards
 from pyspark_knn.engine.search.merge import merge_batches
 from pyspark_knn.engine.search.routing import route_nearest, route_radius, route_within
-from pyspark_knn.engine.shards.key_shards import KeyShards
+from pyspark_knn.engine.shards.key_shards import KeyShards, shards_of_query
 from pyspark_knn.engine.ship.batch_udf import batch_udf
 from pyspark_knn.engine.ship.shard_rows import SHARD_COLUMNS, SHARD_SCHEMA
 from pyspark_knn.engine.ship.udf import BatchFunction
@@ -74,8 +74,8 @@ class ShardPlan:
         The item columns that break ties, in this order; "id" comes first.
     cells : Cells or None
         The cells that the shards consist of; None if the shards are not cells.
-    key_shards : KeyShards or None
-        The shards of keys; None if the items have no keys.
+    key_shards : tuple of KeyShards
+        The shards of keys; empty if the items have no keys.
     """
 
     frame: DataFrame
@@ -85,7 +85,7 @@ class ShardPlan:
     partitions: int
     item_columns: dict[str, T.DataType]
     cells: Cells | None
-    key_shards: KeyShards | None = None
+    key_shards: tuple[KeyShards, ...] = ()
 
     def answers(self, queries: DataFrame, inputs: dict[str, Input], request: Request) -> DataFrame:
         """Add the columns of `request.answer` to `queries`; see `Placement.search`."""
@@ -95,10 +95,10 @@ class ShardPlan:
 
     def _found(self, queries: DataFrame, types: InputTypes, request: Request) -> DataFrame:
         """Return the candidates of each query: a row for each shard that it is sent to."""
-        if self.key_shards is not None:
+        if self.key_shards:
             lists = isinstance(types[request.keys[0]], T.ArrayType)
             keys = key_hashes(_inputs(request.keys), lists=lists)
-            route = self.key_shards.of_query(keys, sorted(self.digests))
+            route = shards_of_query(self.key_shards, keys, sorted(self.digests))
             return self._searched(self._routed(queries, route), types, request)
         if self.cells is None:
             return self._searched(self.copies(queries), types, request)

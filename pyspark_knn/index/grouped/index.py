@@ -156,6 +156,16 @@ class GroupedIndex:
         """The number of items of each group: ndarray of shape (n_groups,), dtype int64."""
         return np.diff(self._starts)
 
+    @property
+    def positions(self) -> NDArray[np.int64]:
+        """The position of the item of each row of `matrix`, as passed to `build`."""
+        return self._positions
+
+    @property
+    def starts(self) -> NDArray[np.int64]:
+        """Where the items of each group begin and the last ones end, as passed to `build`."""
+        return self._starts
+
     def vectors(self, positions: slice | NDArray[np.int64]) -> Rows:
         """Return the vectors of some items.
 
