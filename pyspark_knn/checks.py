@@ -5,10 +5,15 @@ from __future__ import annotations
 import math
 import warnings
 
+from pyspark.sql import DataFrame
+
+from pyspark_knn.engine.fit.determinism import is_nondeterministic
+from pyspark_knn.engine.shared_search import Limits
 from pyspark_knn.index.base import SPARSE
 from pyspark_knn.index.cells import check_cells
 from pyspark_knn.index.distances import Metric, resolve_metric
 from pyspark_knn.index.registry import check_algorithm, classes_for, sparse_metrics
+from pyspark_knn.index.similarity import check_similarity, distance_of
 from pyspark_knn.params import _KNNParams
 from pyspark_knn.voting_params import _VotingParams
 
@@ -62,10 +67,62 @@ def _check_sparse(params: _KNNParams, metric: Metric) -> None:
         )
 
 
-def check_max_distance(params: _KNNParams) -> None:
-    """Raise a ValueError if maxDistance is negative and the metric's distances are not."""
-    limit = params.getMaxDistance()
-    if limit is not None and limit < 0 and params.getMetric() != "inner_product":
+def checked_limits(params: _KNNParams, n_features: int) -> Limits:
+    """Return the limits of a search.
+
+    Parameters
+    ----------
+    params : _KNNParams
+        The stage.
+    n_features : int
+        The dimension of the items.
+
+    Returns
+    -------
+    Limits
+        The limits; minSimilarity as the largest distance that it stands for.
+
+    Raises
+    ------
+    ValueError
+        If `k`, `maxDistance` and `minSimilarity` conflict with each other or with the metric.
+    """
+    check_limits(params)
+    farthest, similarity = params.getMaxDistance(), params.getMinSimilarity()
+    if similarity is not None:
+        farthest = distance_of(similarity, checked_metric(params).name, n_features)
+    return Limits(params.getK(), farthest)
+
+
+def check_limits(params: _KNNParams) -> None:
+    """Raise a ValueError if k, maxDistance and minSimilarity conflict; see `checked_limits`."""
+    limit, similarity = params.getMaxDistance(), params.getMinSimilarity()
+    if limit is not None and similarity is not None:
+        raise ValueError(
+            f"maxDistance ({limit!r}) and minSimilarity ({similarity!r}) are both set. Set one of "
+            "them to None."
+        )
+    if params.getK() is None and limit is None and similarity is None:
+        raise ValueError(
+            "k is None, which searches for all items within maxDistance, but maxDistance is unset. "
+            "Set maxDistance (or minSimilarity), or set k."
+        )
+    check_max_distance(limit, params.getMetric())
+    if similarity is not None:
+        check_similarity(similarity, checked_metric(params).name)
+
+
+def check_max_distance(limit: float | None, metric: str) -> None:
+    """Raise a ValueError if maxDistance is negative and the metric's distances are not.
+
+    Parameters
+    ----------
+    limit : float or None
+        The value of maxDistance.
+    metric : str
+        The name of the metric.
+    """
+    if limit is not None and limit < 0 and metric != "inner_product":
         raise ValueError(
             f"maxDistance must be >= 0, got {limit!r}. Only metric 'inner_product' has negative "
             "distances."
@@ -111,8 +168,60 @@ def check_weights(params: _VotingParams) -> None:
         )
 
 
+def warn_of_nondeterministic_ids(items: DataFrame, name: str | None, stacklevel: int) -> None:
+    """Warn about ids that may have different values each time that Spark computes them.
+
+    Parameters
+    ----------
+    items : DataFrame
+        The items, which are not read.
+    name : str or None
+        The Param idCol.
+    stacklevel : int
+        The level of the user's line, see `warnings.warn`.
+    """
+    if name is not None and is_nondeterministic(items, name):
+        warnings.warn(
+            f"idCol {name!r} is computed by a nondeterministic expression (uuid(), rand(), "
+            "monotonically_increasing_id() or a Python UDF without arguments, for example), so "
+            "it may have different values each time that Spark computes it. Persist the items "
+            "or write them to storage before fit, or compute the id from other columns.",
+            stacklevel=stacklevel,
+        )
+
+
+def warn_of_items(params: _KNNParams, duplicates: int, converts: bool, stacklevel: int) -> None:
+    """Warn about items that are allowed but probably not intended.
+
+    Parameters
+    ----------
+    params : _KNNParams
+        The stage.
+    duplicates : int
+        The number of items that have the same id as another item.
+    converts : bool
+        See `Placement.converts`.
+    stacklevel : int
+        The level of the user's line, see `warnings.warn`.
+    """
+    if duplicates:
+        warnings.warn(
+            f"idCol {params.getIdCol()!r} contains duplicates: {duplicates} items have the same id "
+            "as another item. They are treated as separate items.",
+            stacklevel=stacklevel,
+        )
+    if converts:
+        warnings.warn(
+            f"metric {params.getMetric()!r} compares sets and counts every nonzero value as 1, "
+            f"but featuresCol {params.getFeaturesCol()!r} contains values other than 0 and 1. "
+            "Binarize the features with pyspark.ml.feature.Binarizer, or use a metric for "
+            "numbers, such as 'euclidean'.",
+            stacklevel=stacklevel,
+        )
+
+
 def warn_of_limits(params: _KNNParams, warned: set[str]) -> None:
-    """Warn about a maxDistance that probably does not limit the search as intended.
+    """Warn about a limit of the distance that probably does not limit the search as intended.
 
     There are two cases: k was never set, so that the default k limits the search as well, and
     maxDistance is in kilometers while distances are angles.
@@ -124,14 +233,16 @@ def warn_of_limits(params: _KNNParams, warned: set[str]) -> None:
     warned : set of str
         The Params that a warning was given for, which is not repeated. Updated in place.
     """
-    limit = params.getMaxDistance()
+    name = "maxDistance" if params.getMinSimilarity() is None else "minSimilarity"
+    limit = params.getOrDefault(name)
     if limit is None:
         return
     if not params.isSet(params.k) and "k" not in warned:
         warned.add("k")
         warnings.warn(
-            f"maxDistance is {limit!r}, but k is unset: each query gets at most the "
-            f"{params.getK()} nearest items within maxDistance. Set k to change that.",
+            f"{name} is {limit!r}, but k is unset: each query gets at most the {params.getK()} "
+            f"nearest items within {name}. Set k to change that, or k=None to get all items within "
+            f"{name}.",
             stacklevel=_USER_LEVEL,
         )
     if params.getMetric() != "haversine" or "maxDistance" in warned:

@@ -12,15 +12,16 @@ from pyspark import keyword_only
 from pyspark.ml.classification import ProbabilisticClassificationModel, ProbabilisticClassifier
 from pyspark.ml.functions import array_to_vector
 from pyspark.ml.linalg import DenseVector, Vector
-from pyspark.sql import Column, DataFrame
+from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
-from sklearn.neighbors import KNeighborsClassifier
+from sklearn.neighbors import KNeighborsClassifier, RadiusNeighborsClassifier
 
 from pyspark_knn import interop
 from pyspark_knn.engine.fit.packed import PackedItems
 from pyspark_knn.engine.rows import columns
 from pyspark_knn.engine.search.answers import ClassVote
 from pyspark_knn.fit_summary import FitSummary, check_classes
+from pyspark_knn.outliers import MOST_FREQUENT, HasOutlierLabel, check_outlier_label
 from pyspark_knn.voting import VotingEstimator, VotingModel
 from pyspark_knn.voting_params import CheckedThresholds
 
@@ -37,16 +38,44 @@ def _check_thresholds(thresholds: list[float] | None, classes: int) -> None:
         )
 
 
-class KNNClassificationModel(VotingModel, CheckedThresholds, ProbabilisticClassificationModel):
+def _declared_classes(dataset: DataFrame, name: str) -> tuple[int | None, list[str] | None]:
+    """Return the number of classes and their names in the metadata of the label column."""
+    attribute = columns.field_of(dataset, "labelCol", name).metadata.get("ml_attr", {})
+    values = attribute.get("vals")
+    if values is None:
+        return attribute.get("num_vals"), None
+    return len(values), [str(value) for value in values]
+
+
+def _check_declared(name: str, largest: int, declared: int | None, who: str) -> None:
+    if declared is not None and largest >= declared:
+        raise ValueError(
+            f"labelCol {name!r} contains label {largest}, but {who} {declared} classes"
+        )
+
+
+def _check_undeclared(name: str, largest: int, declared: int | None) -> None:
+    if declared is None and largest >= _MAX_CLASSES:
+        raise ValueError(
+            f"labelCol {name!r} contains label {largest}, so there are {largest + 1} classes. "
+            f"More than {_MAX_CLASSES} classes must be declared in the column's metadata: use "
+            "pyspark.ml.feature.StringIndexer."
+        )
+
+
+class KNNClassificationModel(
+    VotingModel, CheckedThresholds, HasOutlierLabel, ProbabilisticClassificationModel
+):
     """A fitted classifier that predicts the class with the most votes among the nearest items.
 
     Create it with `KNNClassifier.fit`, `KNNClassificationModel.load` or
     `KNNClassificationModel.fromSklearn`. ``k``, ``weights``, ``thresholds``, ``maxDistance``,
-    ``excludeIdCol``, ``handleInvalid`` and the column names can be set on the model without another
-    fit.
+    ``minSimilarity``, ``outlierLabel``, ``excludeIdCol``, ``handleInvalid`` and the column names
+    can be set on the model without another fit.
 
-    The prediction is NaN, and all votes and probabilities are 0, for a query without neighbors, for
-    a query whose neighbors all have weight 0, and for an invalid query with handleInvalid="keep".
+    The prediction is NaN, and all votes and probabilities are 0, for a query without neighbors and
+    for a query whose neighbors all have weight 0, unless ``outlierLabel`` is set, and for an
+    invalid query with handleInvalid="keep".
 
     Attributes
     ----------
@@ -99,7 +128,37 @@ class KNNClassificationModel(VotingModel, CheckedThresholds, ProbabilisticClassi
         thresholds = self.getThresholds()
         _check_thresholds(thresholds, self.numClasses)
         limits = None if thresholds is None else tuple(thresholds)
-        return ClassVote(self.numClasses, self.getWeights(), limits)
+        return ClassVote(self.numClasses, self.getWeights(), limits, self._outlier())
+
+    def _outlier(self) -> int | None:
+        """Return the class of queries that no neighbor votes for."""
+        label = self.getOutlierLabel()
+        check_outlier_label(label, self.numClasses)
+        if label != MOST_FREQUENT:
+            return cast("int | None", label)
+        searchable = self._fitted.searchable
+        if searchable is not None:
+            labels = searchable.items.numbers("label").astype(np.int64)
+            return int(np.bincount(labels).argmax())
+        if self._summary.mostFrequentClass is None:
+            raise ValueError(
+                f"outlierLabel {MOST_FREQUENT!r} can be set on a sharded model only if it was set "
+                "when the model was fitted. Set it on the estimator and fit again, or set the "
+                "number of the class."
+            )
+        return self._summary.mostFrequentClass
+
+    def _count_classes(self, session: SparkSession) -> None:
+        """Remember the class of most items if it is needed, by a job if the index is sharded."""
+        wanted = self.getOutlierLabel() == MOST_FREQUENT and self._fitted.searchable is None
+        if wanted and self._summary.mostFrequentClass is None:
+            counts = self._fitted.items_frame(session).groupBy("label").count()
+            most = counts.orderBy(F.desc("count"), "label").collect()[0]
+            self._summary = replace(self._summary, mostFrequentClass=int(most.label))
+
+    def _restore(self, packed: PackedItems, record: dict[str, Any]) -> None:
+        super()._restore(packed, record)
+        self._count_classes(packed.frame.sparkSession)
 
     def _finished(self, outputs: dict[str, str]) -> dict[str, Column]:
         finished = super()._finished(outputs)
@@ -130,6 +189,25 @@ class KNNClassificationModel(VotingModel, CheckedThresholds, ProbabilisticClassi
                 f"items column 'label' contains {packed.largest_label}, but numClasses is {classes}"
             )
         _check_thresholds(self.getThresholds(), classes)
+        check_outlier_label(self.getOutlierLabel(), classes)
+
+    def _learn_from(self, items: DataFrame, packed: PackedItems, summary: FitSummary) -> FitSummary:
+        name, largest = self.getLabelCol(), int(cast("float", packed.largest_label))
+        declared, names = _declared_classes(items, name)
+        _check_declared(name, largest, declared, "its metadata declares")
+        known = summary.classNames
+        if names is not None and known is not None and names != known:
+            raise ValueError(
+                f"labelCol {name!r} has other classes than the model: {names} instead of {known}. "
+                "Index the labels with the StringIndexerModel that indexed those of the fit."
+            )
+        has_all = known is not None or summary.classesDeclared
+        limit = self.numClasses if has_all else None
+        _check_declared(name, largest, limit, "the metadata at fit declared")
+        _check_undeclared(name, largest, limit)
+        count = max(self.numClasses, largest + 1)
+        _check_thresholds(self.getThresholds(), count)
+        return replace(summary, numClasses=count)
 
     def predictRaw(self, value: Vector | Sequence[float] | NDArray[Any]) -> Vector:
         """Return the votes of each class for one vector, computed on the driver."""
@@ -139,16 +217,16 @@ class KNNClassificationModel(VotingModel, CheckedThresholds, ProbabilisticClassi
         """Return the probability of each class for one vector, computed on the driver."""
         return DenseVector(self._predict(value, "probabilityCol"))
 
-    def toSklearn(self) -> KNeighborsClassifier:
+    def toSklearn(self) -> KNeighborsClassifier | RadiusNeighborsClassifier:
         """Convert this model to a fitted scikit-learn classifier.
 
         The items of a sharded model are fetched to the driver by a Spark job.
 
         Returns
         -------
-        sklearn.neighbors.KNeighborsClassifier
-            The classifier, fitted on the driver with this model's Params and items. Its classes are
-            `labels`, if there are any.
+        sklearn.neighbors.KNeighborsClassifier or sklearn.neighbors.RadiusNeighborsClassifier
+            The classifier, fitted on the driver with this model's Params and items: the latter if k
+            is None. Its classes are `labels`, if there are any.
 
         Raises
         ------
@@ -162,11 +240,20 @@ class KNNClassificationModel(VotingModel, CheckedThresholds, ProbabilisticClassi
         (items, matrix), names = self._fetched(), self.labels
         classes = items.numbers("label").astype(int)
         target = classes if names is None else np.array(names)[classes]
-        return interop.to_sklearn_voter(KNeighborsClassifier, self, items, matrix, target)
+        if self.getK() is not None:
+            return interop.to_sklearn_voter(KNeighborsClassifier, self, items, matrix, target)
+        label = self.getOutlierLabel()
+        if names is not None and isinstance(label, int):
+            label = names[label]
+        return interop.to_sklearn_voter(
+            RadiusNeighborsClassifier, self, items, matrix, target, outlier_label=label
+        )
 
     @classmethod
     def fromSklearn(
-        cls, fitted: KNeighborsClassifier, ids: Sequence[Any] | None = None
+        cls,
+        fitted: KNeighborsClassifier | RadiusNeighborsClassifier,
+        ids: Sequence[Any] | None = None,
     ) -> KNNClassificationModel:
         """Create a model from a fitted scikit-learn classifier; see `KNNModel.fromSklearn`.
 
@@ -176,8 +263,8 @@ class KNNClassificationModel(VotingModel, CheckedThresholds, ProbabilisticClassi
 
         Parameters
         ----------
-        fitted : sklearn.neighbors.KNeighborsClassifier
-            A classifier that is fitted on one target.
+        fitted : sklearn.neighbors.KNeighborsClassifier or RadiusNeighborsClassifier
+            A classifier that is fitted on one target. The latter gives a model with k=None.
         ids : sequence, optional
             The ids of the fitted rows, all of one type. By default the rows are identified by their
             positions.
@@ -193,15 +280,18 @@ class KNNClassificationModel(VotingModel, CheckedThresholds, ProbabilisticClassi
             As in `KNNModel.fromSklearn`, and if `fitted` has several targets or if its weights are
             a function.
         """
-        converted = interop.from_sklearn(fitted, ids, KNeighborsClassifier, interop.class_labels)
+        kinds = KNeighborsClassifier, RadiusNeighborsClassifier
+        converted = interop.from_sklearn(fitted, ids, kinds, interop.class_labels)
         names = interop.class_names(fitted)
         largest = int(fitted.classes_[-1]) if names is None else len(names) - 1
-        return converted.install(cls(), numClasses=max(2, largest + 1), classNames=names)
+        model = converted.install(cls(), numClasses=max(2, largest + 1), classNames=names)
+        return model.setOutlierLabel(interop.outlier_label(fitted, names))
 
 
 class KNNClassifier(
     VotingEstimator[KNNClassificationModel],
     CheckedThresholds,
+    HasOutlierLabel,
     ProbabilisticClassifier,
 ):
     """Classification by the votes of the nearest items.
@@ -218,8 +308,9 @@ class KNNClassifier(
         Output columns, by default "prediction", "probability" and "rawPrediction": the class
         (double), and the classes' shares of the votes and their votes (vectors). A column with an
         empty name is omitted.
-    k : int, default=5
-        Number of neighbors (items) that vote, >= 1.
+    k : int or None, default=5
+        Number of neighbors (items) that vote, >= 1; None: all items within `maxDistance` (or
+        `minSimilarity`).
     weights : {"uniform", "distance"}, default="uniform"
         Weight of a vote: 1, or the inverse of the distance ("distance" is not supported for metric
         "inner_product").
@@ -228,6 +319,9 @@ class KNNClassifier(
     thresholds : list of float, optional
         One number >= 0 per class, at most one of them 0. As in MLlib's classifiers, the class with
         the largest probability / threshold is predicted.
+    outlierLabel : int or "most_frequent", optional
+        The class that is predicted, with probability 1, for a query that no neighbor votes for;
+        "most_frequent" is the class of most items. By default the prediction is NaN.
     idCol : str, optional
         Column of the items with their ids. Of items at equal distances the smaller id is nearer.
     neighborsCol, distancesCol : str, default=""
@@ -237,7 +331,7 @@ class KNNClassifier(
         The metric and the index, see `KNNEstimator`.
     placement, numShards, shardBy, numProbes, numReplicas
         The placement of the index, see `KNNEstimator`.
-    keyCols, queryKeyCols, excludeIdCol, maxDistance, handleInvalid
+    keyCols, queryKeyCols, excludeIdCol, maxDistance, minSimilarity, handleInvalid
         Limits of the search, see `KNNEstimator`. Excluded items do not vote.
 
     Raises
@@ -274,10 +368,11 @@ class KNNClassifier(
         predictionCol: str = "prediction",
         probabilityCol: str = "probability",
         rawPredictionCol: str = "rawPrediction",
-        k: int = 5,
+        k: int | None = 5,
         weights: str = "uniform",
         weightCol: str | None = None,
         thresholds: list[float] | None = None,
+        outlierLabel: int | str | None = None,
         idCol: str | None = None,
         neighborsCol: str = "",
         distancesCol: str = "",
@@ -297,6 +392,7 @@ class KNNClassifier(
         queryKeyCols: str | Sequence[str] | None = None,
         excludeIdCol: str | None = None,
         maxDistance: float | None = None,
+        minSimilarity: float | None = None,
         handleInvalid: str = "error",
     ) -> None:
         super().__init__()
@@ -311,10 +407,11 @@ class KNNClassifier(
         predictionCol: str = "prediction",
         probabilityCol: str = "probability",
         rawPredictionCol: str = "rawPrediction",
-        k: int = 5,
+        k: int | None = 5,
         weights: str = "uniform",
         weightCol: str | None = None,
         thresholds: list[float] | None = None,
+        outlierLabel: int | str | None = None,
         idCol: str | None = None,
         neighborsCol: str = "",
         distancesCol: str = "",
@@ -334,6 +431,7 @@ class KNNClassifier(
         queryKeyCols: str | Sequence[str] | None = None,
         excludeIdCol: str | None = None,
         maxDistance: float | None = None,
+        minSimilarity: float | None = None,
         handleInvalid: str = "error",
     ) -> KNNClassifier:
         """Set any of the Params, which the docstring of the class describes."""
@@ -343,31 +441,21 @@ class KNNClassifier(
         return KNNClassificationModel()
 
     def _learn(self, dataset: DataFrame, packed: PackedItems, summary: FitSummary) -> FitSummary:
-        count, names = self._classes(dataset, int(cast("float", packed.largest_label)))
+        name, largest = self.getLabelCol(), int(cast("float", packed.largest_label))
+        declared, names = _declared_classes(dataset, name)
+        _check_declared(name, largest, declared, "its metadata declares")
+        _check_undeclared(name, largest, declared)
+        count = max(2, largest + 1 if declared is None else declared)
         _check_thresholds(self.getThresholds(), count)
-        return replace(summary, numClasses=count, classNames=names)
-
-    def _classes(self, dataset: DataFrame, largest: int) -> tuple[int, list[str] | None]:
-        """Return the number of classes and their names, from the label's metadata or its values."""
-        name = self.getLabelCol()
-        attribute = columns.field_of(dataset, "labelCol", name).metadata.get("ml_attr", {})
-        values = attribute.get("vals")
-        names = None if values is None else [str(value) for value in values]
-        declared = attribute.get("num_vals") if names is None else len(names)
-        if declared is None and largest >= _MAX_CLASSES:
-            raise ValueError(
-                f"labelCol {name!r} contains label {largest}, so there are {largest + 1} classes. "
-                f"More than {_MAX_CLASSES} classes must be declared in the column's metadata: use "
-                "pyspark.ml.feature.StringIndexer."
-            )
-        if declared is not None and largest >= declared:
-            raise ValueError(
-                f"labelCol {name!r} contains label {largest}, but its metadata declares {declared} "
-                "classes"
-            )
-        return max(2, largest + 1 if declared is None else declared), names
+        check_outlier_label(self.getOutlierLabel(), count)
+        known = declared is not None
+        return replace(summary, numClasses=count, classNames=names, classesDeclared=known)
 
     def _reuse_index(self, first: KNNClassificationModel) -> KNNClassificationModel:
         """Return this estimator's model, given a model of an estimator that has the same index."""
         _check_thresholds(self.getThresholds(), first.numClasses)
+        check_outlier_label(self.getOutlierLabel(), first.numClasses)
         return super()._reuse_index(first)
+
+    def _finish(self, model: KNNClassificationModel, session: SparkSession) -> None:
+        model._count_classes(session)

@@ -22,8 +22,10 @@ class SearchCost:
 
     Attributes
     ----------
-    items, features, queries, k : int
-        Number of items, dimension of their vectors, number of queries, and neighbors per query.
+    items, features, queries : int
+        Number of items, dimension of their vectors, and number of queries.
+    k : int or None
+        Neighbors per query; None for all within maxDistance.
     index_bytes : int
         Size of the whole index, in bytes.
     query_bytes : float
@@ -47,7 +49,7 @@ class SearchCost:
     items: int
     features: int
     queries: int
-    k: int
+    k: int | None
     index_bytes: int
     query_bytes: float
     storage: str
@@ -72,10 +74,16 @@ class SearchCost:
             pairs += f", of which at most {self.probed:.1%} are compared"
         return [
             f"items      {self.items:,} of {self.features:,} dimensions, {_size(self.index_bytes)}",
-            f"queries    {self.queries:,}, {self.k} neighbors each: {pairs}",
+            f"queries    {self.queries:,}, {self._neighbors}: {pairs}",
             *self._groups(),
             f"storage    {self.storage}: {self.storage_reason}",
         ]
+
+    @property
+    def _neighbors(self) -> str:
+        if self.k is None:
+            return "all neighbors within maxDistance"
+        return f"{self.k} neighbors each"
 
     @property
     def _pairs(self) -> float:
@@ -102,12 +110,13 @@ class SearchCost:
     def _sharded(self) -> list[str]:
         searched = 1 if self.groups is not None else math.ceil(self.shards * self.probed)
         copies = self.queries * searched
-        vectors, found = copies * self.query_bytes, copies * self.k * _CANDIDATE_BYTES
+        vectors = copies * self.query_bytes
+        found = f"{_size(copies * self.k * _CANDIDATE_BYTES)} of" if self.k else "the"
         return [
             f"placement  sharded: {self.shards} shards, {self.replicas} replicas of each, "
             f"{self.tasks} tasks",
             f"transfer   {_size(self.index_bytes * self.replicas)} of shards, {_size(vectors)} of "
-            f"query vectors, {_size(found)} of candidates",
+            f"query vectors, {found} candidates",
             f"memory     {_size(self._task_bytes)} of Python memory per concurrent task",
         ]
 

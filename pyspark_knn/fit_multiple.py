@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from pyspark.ml.param import Param
 from pyspark.sql import DataFrame
 
+from pyspark_knn.checks import checked_limits
 from pyspark_knn.engine.shared_search import Limits, Prepared, SharedSearch
 from pyspark_knn.engine.spark import compat
 from pyspark_knn.fingerprint import fingerprint
@@ -31,12 +32,14 @@ _SEARCH_PARAMS = frozenset(
     {
         "k",
         "maxDistance",
+        "minSimilarity",
         "excludeIdCol",
         "queryKeyCols",
         "numProbes",
         "numReplicas",
         "weights",
         "thresholds",
+        "outlierLabel",
         "neighborsCol",
         "distancesCol",
         "predictionCol",
@@ -68,11 +71,12 @@ class _IndexGroup(Generic[M]):
                 # On Spark Connect the parallelism requires a job, which a transform must not start.
                 tasks = compat.parallelism(dataset.sparkSession)
                 self._shared = SharedSearch(
-                    self._widest(), tasks, model._fitted.item_columns, self._prepared(model)
+                    self._widest(model), tasks, model._fitted.item_columns, self._prepared(model)
                 )
                 self._first = model
             else:
                 model = estimator._reuse_index(self._first)
+                estimator._finish(model, dataset.sparkSession)
                 estimator._warn(model)
         model._share(self._shared)
         return model
@@ -86,18 +90,23 @@ class _IndexGroup(Generic[M]):
             # The error of an estimator is raised when that estimator is fitted.
             with contextlib.suppress(TypeError, ValueError):
                 prepared.append(each._reuse_index(first)._prepared())
-        numbers_per_query = sum(2 * each.limits.k + each.answer.width for each in prepared)
+        numbers_per_query = sum(
+            2 * (first.numItems if each.limits.k is None else each.limits.k) + each.answer.width
+            for each in prepared
+        )
         return prepared if 8 * numbers_per_query * first.numItems <= _PREPARED_BYTES else []
 
-    def _widest(self) -> Limits:
+    def _widest(self, first: M) -> Limits:
         """Return the limits of a search that contains the search of each model."""
-        limits = [
-            math.inf if (limit := each.getMaxDistance()) is None else limit
-            for each in self.estimators
-        ]
-        farthest = max(limits)
-        k = max(each.getK() for each in self.estimators)
-        return Limits(k, None if farthest == math.inf else farthest)
+        limits = []
+        for each in self.estimators:
+            # The error of an estimator is raised when that estimator is fitted.
+            with contextlib.suppress(TypeError, ValueError):
+                limits.append(checked_limits(each, first.numFeatures))
+        farthest = max(math.inf if far is None else far for _, far in limits)
+        ks = [k for k, _ in limits if k is not None]
+        everything = len(ks) < len(limits)
+        return Limits(None if everything else max(ks), None if farthest == math.inf else farthest)
 
 
 class MultipleFits(Generic[M]):

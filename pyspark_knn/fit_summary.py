@@ -28,6 +28,11 @@ class FitSummary:
         Number of classes of a classifier.
     classNames : list of str or None
         Names of a classifier's classes, from the label's ML attributes or from scikit-learn.
+    mostFrequentClass : int or None
+        The class of most items, of a sharded classifier with outlierLabel "most_frequent".
+    classesDeclared : bool
+        Whether the label's ML attributes declared the number of classes. If not, the largest label
+        determines it.
     """
 
     numSkipped: int = 0
@@ -38,6 +43,8 @@ class FitSummary:
     featureNames: list[str] | None = None
     numClasses: int | None = None
     classNames: list[str] | None = None
+    mostFrequentClass: int | None = None
+    classesDeclared: bool = False
 
 
 def read_summary(record: dict[str, Any]) -> FitSummary:

@@ -15,7 +15,7 @@ from pyspark.sql.pandas.types import from_arrow_type
 from scipy.sparse import csr_matrix, issparse
 from sklearn.neighbors import VALID_METRICS, VALID_METRICS_SPARSE, NearestNeighbors
 
-from pyspark_knn.checks import checked_metric
+from pyspark_knn.checks import checked_limits, checked_metric
 from pyspark_knn.engine.fit.packed import Gathered
 from pyspark_knn.engine.placing import replicate
 from pyspark_knn.engine.rows.ids import changes_on_wire, check_id_type
@@ -28,6 +28,7 @@ from pyspark_knn.index.distances import resolve_metric
 from pyspark_knn.index.registry import classes_for, sparse_metrics
 from pyspark_knn.index.sparse.rows import SparseRows
 from pyspark_knn.model import NeighborModel
+from pyspark_knn.outliers import MOST_FREQUENT
 
 if TYPE_CHECKING:
     from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor
@@ -103,7 +104,7 @@ class FromSklearn:
 def from_sklearn(
     fitted: Any,
     ids: Sequence[Any] | None,
-    kind: type = NearestNeighbors,
+    kinds: tuple[type, ...] = (NearestNeighbors,),
     labels: Callable[[Any], NDArray[np.float64]] | None = None,
 ) -> FromSklearn:
     """Read the items and the settings of a fitted scikit-learn estimator.
@@ -111,11 +112,11 @@ def from_sklearn(
     Parameters
     ----------
     fitted : object
-        A fitted estimator of class `kind`.
+        A fitted estimator of one of `kinds`.
     ids : sequence or None
         The ids of the fitted rows. None identifies them by their positions.
-    kind : type
-        The class of scikit-learn that is expected.
+    kinds : tuple of type
+        The classes of scikit-learn that are expected.
     labels : callable, optional
         A function that returns the labels of the fitted rows, an ndarray of shape (n_items,), dtype
         float64.
@@ -132,10 +133,13 @@ def from_sklearn(
     """
     if hasattr(fitted, "steps"):
         raise TypeError(_PIPELINE_RECIPE)
-    if not isinstance(fitted, kind):
-        raise TypeError(f"fitted must be a fitted {kind.__name__}, got a {type(fitted).__name__}")
+    if not isinstance(fitted, kinds):
+        expected = " or ".join(kind.__name__ for kind in kinds)
+        raise TypeError(f"fitted must be a fitted {expected}, got a {type(fitted).__name__}")
     if not hasattr(fitted, "_fit_X"):
-        raise ValueError(f"fitted is a {kind.__name__} that is not fitted: call its fit() first")
+        raise ValueError(
+            f"fitted is a {type(fitted).__name__} that is not fitted: call its fit() first"
+        )
     settings = _settings(fitted)
     matrix = _matrix(fitted, settings)
     settings["storage"] = storage_of(matrix)
@@ -268,13 +272,50 @@ def _settings(fitted: Any) -> dict[str, Any]:
     voting = {"weights": weights or "uniform"} if hasattr(fitted, "weights") else {}
     return {
         **voting,
-        "k": fitted.n_neighbors,
+        **_limits(fitted),
         "metric": fitted.metric,
         "p": p,
         "metricParams": params or None,
         "algorithm": fitted.algorithm,
         "leafSize": fitted.leaf_size,
     }
+
+
+def _limits(fitted: Any) -> dict[str, Any]:
+    """Return k or, of an estimator that has a radius only, the radius."""
+    if fitted.n_neighbors is not None:
+        return {"k": fitted.n_neighbors}
+    return {"k": None, "maxDistance": float(fitted.radius)}
+
+
+def outlier_label(fitted: Any, names: list[str] | None) -> int | str | None:
+    """Return the Param outlierLabel that corresponds to `outlier_label` of a fitted classifier.
+
+    Parameters
+    ----------
+    fitted : KNeighborsClassifier or RadiusNeighborsClassifier
+        The fitted classifier.
+    names : list of str or None
+        The names of its classes, see `class_names`.
+
+    Returns
+    -------
+    int, str or None
+        A class, "most_frequent", or None.
+
+    Raises
+    ------
+    ValueError
+        If it is not one of the classes.
+    """
+    label = getattr(fitted, "outlier_label", None)
+    if label is None or (isinstance(label, str) and label == MOST_FREQUENT):
+        return label
+    classes = fitted.classes_.tolist()
+    value = np.ravel(label).tolist()[0]
+    if value not in classes:
+        raise ValueError(f"outlier_label must be one of the classes, got {label!r}")
+    return classes.index(value) if names is not None else int(value)
 
 
 def _sorted_ids(ids: Sequence[Any], count: int) -> tuple[NDArray[np.int64], pa.Array, T.DataType]:
@@ -314,7 +355,7 @@ def to_sklearn(params: _KNNParams, matrix: Rows) -> NearestNeighbors:
     Returns
     -------
     NearestNeighbors
-        The fitted index.
+        The fitted index, with a radius in place of n_neighbors if k is None.
 
     Raises
     ------
@@ -322,12 +363,12 @@ def to_sklearn(params: _KNNParams, matrix: Rows) -> NearestNeighbors:
         For metric "inner_product", for metric "haversine" with a radius, and for metrics that
         scikit-learn does not support on a sparse matrix.
     """
-    arguments = _arguments(params, len(matrix))
+    arguments = _arguments(params, matrix)
     return NearestNeighbors(**arguments).fit(_rows(params, matrix))
 
 
 def to_sklearn_voter(
-    kind: type, params: Any, items: Items, matrix: Rows, target: NDArray[Any]
+    kind: type, params: Any, items: Items, matrix: Rows, target: NDArray[Any], **settings: Any
 ) -> Any:
     """Fit a scikit-learn classifier or regressor with the Params of a model.
 
@@ -343,6 +384,8 @@ def to_sklearn_voter(
         The vectors of the items.
     target : ndarray of shape (n_items,)
         The labels of the items, or the names of their classes.
+    **settings : Any
+        Further parameters of `kind`.
 
     Returns
     -------
@@ -359,7 +402,7 @@ def to_sklearn_voter(
             "weightCol is not supported by scikit-learn, which has no weights of items. Fit "
             "without weightCol."
         )
-    arguments = _arguments(params, len(matrix))
+    arguments = _arguments(params, matrix) | settings
     return kind(**arguments, weights=params.getWeights()).fit(_rows(params, matrix), target)
 
 
@@ -376,8 +419,8 @@ def _rows(params: _KNNParams, matrix: Rows) -> Any:
     return matrix != 0 if checked_metric(params).compares_sets else np.array(matrix)
 
 
-def _arguments(params: _KNNParams, count: int) -> dict[str, Any]:
-    """Return the scikit-learn parameters that correspond to the Params, for `count` items."""
+def _arguments(params: _KNNParams, matrix: Rows) -> dict[str, Any]:
+    """Return the scikit-learn parameters that correspond to the Params, for the given items."""
     metric = checked_metric(params)
     if metric.name == "inner_product":
         raise ValueError("metric 'inner_product' is not supported by scikit-learn")
@@ -397,8 +440,9 @@ def _arguments(params: _KNNParams, count: int) -> dict[str, Any]:
         from scipy.spatial.distance import chebyshev
 
         name, algorithm = chebyshev, "brute"
+    k, radius = checked_limits(params, matrix.shape[1])
     return {
-        "n_neighbors": min(params.getK(), count),
+        **({"radius": radius} if k is None else {"n_neighbors": min(k, len(matrix))}),
         "metric": name,
         "p": metric.p,
         "metric_params": given or None,

@@ -15,7 +15,7 @@ from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
-from pyspark_knn.checks import check_keys, check_max_distance, checked_metric, warn_of_limits
+from pyspark_knn.checks import check_keys, checked_limits, checked_metric, warn_of_limits
 from pyspark_knn.copying import SharedIndex
 from pyspark_knn.engine.fit.chunks import POSITION
 from pyspark_knn.engine.fit.packed import PackedItems
@@ -43,6 +43,8 @@ from pyspark_knn.persistence import ModelReader, ModelWriter, SavedModel
 if TYPE_CHECKING:
     from pyspark_knn.engine.rows.items import Items
     from pyspark_knn.index.base import Rows
+_TIMED_K = 5
+"""The k of the searches that `explainSearch` times if k is None."""
 
 logger = logging.getLogger(__name__)
 
@@ -111,8 +113,11 @@ class NeighborModel(SharedIndex, FittedParams, _KNNParams, SavedModel):
         outputs = {
             name: f"knn_{name}_{unique}" for name in self._OUTPUTS if self.getOrDefault(name)
         }
-        limits = Limits(self.getK(), self.getMaxDistance())
-        return Prepared(limits, self._answer(outputs), self._finished(outputs))
+        return Prepared(self._limits(), self._answer(outputs), self._finished(outputs))
+
+    def _limits(self) -> Limits:
+        """Return the limits of a search; raise a ValueError if they conflict."""
+        return checked_limits(self, self.numFeatures)
 
     # --- saved and loaded, see `pyspark_knn.persistence` ---
 
@@ -260,7 +265,9 @@ class NeighborModel(SharedIndex, FittedParams, _KNNParams, SavedModel):
         rows = queries.select(*inputs).limit(most).collect()
         name = self.getFeaturesCol()
         sample = valid_sample(rows, features, self.numFeatures, storage, name)
-        cost = self._fitted.cost(queries.sparkSession, sample.vectors, self.getK())
+        # A search within a distance takes about as long as one for a few neighbors.
+        k = self._limits().k or _TIMED_K
+        cost = self._fitted.cost(queries.sparkSession, sample.vectors, k)
         probes = self.getNumProbes() if self.getShardBy() == "kmeans" else None
         share = min(1.0, probes / cost.shards) if probes and cost.shards else 1.0
         return SearchCost(
@@ -334,10 +341,10 @@ class NeighborModel(SharedIndex, FittedParams, _KNNParams, SavedModel):
 
     def _search(self, queries: DataFrame, outputs: dict[str, str]) -> DataFrame:
         """Search the rows of `queries`, lazily; the output columns must have been checked."""
-        check_max_distance(self)
+        limits = self._limits()
         check_keys(self)
         warn_of_limits(self, self._warned)
-        answer, limits = self._answer(outputs), Limits(self.getK(), self.getMaxDistance())
+        answer = self._answer(outputs)
         run = functools.partial(self._run, queries)
         found = None
         if self._shared is not None and is_cached(queries):
@@ -353,7 +360,7 @@ class NeighborModel(SharedIndex, FittedParams, _KNNParams, SavedModel):
         return frame if is_finished else columns.replace_columns(frame, self._finished(outputs))
 
     def _run(self, queries: DataFrame, answer: Answer, limits: Limits) -> DataFrame:
-        """Search within `limits`, regardless of the Params k and maxDistance."""
+        """Search within `limits`, regardless of the Params that limit a search."""
         index = self._fitted
         features = features_of(queries, "featuresCol", self.getFeaturesCol())
         strict = self.getHandleInvalid() == "error"

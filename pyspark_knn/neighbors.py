@@ -9,15 +9,16 @@ from typing import TYPE_CHECKING, Any
 from pyspark import keyword_only
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
+from pyspark.sql import types as T
 
 from pyspark_knn import interop
 from pyspark_knn.engine.rows import columns
 from pyspark_knn.engine.rows.ids import collation_hint
-from pyspark_knn.engine.search.answers import FoundLists
+from pyspark_knn.engine.search.answers import RANKS_BEFORE, FoundLists
 from pyspark_knn.engine.spark import compat
 from pyspark_knn.estimator import NeighborEstimator
-from pyspark_knn.model import NeighborModel
 from pyspark_knn.params import HasNeighborColumns
+from pyspark_knn.updates import UpdatableModel
 
 if TYPE_CHECKING:
     from sklearn.neighbors import NearestNeighbors
@@ -34,12 +35,12 @@ class _SearchParams(HasNeighborColumns):
         self._setDefault(neighborsCol="neighbors", distancesCol="distances")
 
 
-class KNNModel(NeighborModel, _SearchParams):
+class KNNModel(UpdatableModel, _SearchParams):
     """A fitted nearest-neighbor index, whose `transform` adds the neighbors of each query.
 
     Create it with `KNNEstimator.fit`, `KNNModel.load` or `KNNModel.fromSklearn`. ``k``,
-    ``maxDistance``, ``excludeIdCol``, ``queryKeyCols``, ``handleInvalid`` and the column names can
-    be set on the model without another fit.
+    ``maxDistance``, ``minSimilarity``, ``excludeIdCol``, ``queryKeyCols``, ``handleInvalid`` and
+    the column names can be set on the model without another fit.
 
     Attributes
     ----------
@@ -127,22 +128,39 @@ class KNNModel(NeighborModel, _SearchParams):
             names["itemCol"] = itemCol
         columns.refuse_existing(queries, {param: name for param, name in names.items() if name})
         # Unique names, so that they cannot collide with columns of the user.
-        ids, distances, rank, pair, key = (f"{each}_{uuid.uuid4().hex}" for each in "ndrpk")
-        plain = self.copy()._set(neighborsCol=ids, distancesCol=distances)
-        explode = F.posexplode if how == "inner" else F.posexplode_outer
-        pairs = plain.transform(queries).select(
-            "*", explode(F.arrays_zip(ids, distances)).alias(rank, pair)
+        ids, distances, rank, pair, key, before = (
+            f"{each}_{uuid.uuid4().hex}" for each in "ndrpkb"
         )
+        lists = self._lists(queries, ids, distances, before)
+        explode = F.posexplode if how == "inner" else F.posexplode_outer
+        pairs = lists.select("*", explode(F.arrays_zip(ids, distances)).alias(rank, pair))
         added = {
             neighborCol: F.col(pair)[ids],
-            rankCol: F.col(rank) + 1,
+            rankCol: F.col(rank) + F.col(before) + 1,
             distanceCol: F.col(pair)[distances],
         }
         joined = pairs.select("*", *(value.alias(name) for name, value in added.items() if name))
         if items is not None and itemCol:
             lookup = self._lookup(items, key, itemCol)
             joined = joined.join(lookup, F.col(pair)[ids] == F.col(key), "left")
-        return joined.drop(ids, distances, rank, pair, key)
+        return joined.drop(ids, distances, rank, pair, key, before)
+
+    def _lists(self, queries: DataFrame, ids: str, distances: str, before: str) -> DataFrame:
+        """Search the rows of `queries` for a join.
+
+        Adds the lists of neighbors, and the number of those that are in rows before: a query with
+        very many neighbors has several rows.
+        """
+        outputs = {"neighborsCol": ids, "distancesCol": distances}
+        if self.getK() is not None:
+            plain = self.copy()._set(**outputs)
+            return plain.transform(queries).withColumn(before, F.lit(0))
+        limits = self._limits()
+        found = self._found_lists(outputs)
+        result = T.StructType([*found.result_type.fields, T.StructField(before, T.IntegerType())])
+        answer = FoundLists(result, (*found.names, RANKS_BEFORE))
+        frame = self._run(queries, answer, limits)
+        return columns.replace_columns(frame, self._finished(outputs))
 
     def _lookup(self, items: DataFrame, key: str, item_col: str) -> DataFrame:
         """Return the ids of `items` in column `key`, and their rows as structs in `item_col`."""
@@ -215,8 +233,9 @@ class KNNEstimator(NeighborEstimator[KNNModel], _SearchParams):
     ----------
     featuresCol : str, default="features"
         Column of vectors, dense or sparse, or of arrays of numbers.
-    k : int, default=5
-        Number of neighbors (items) per query, >= 1.
+    k : int or None, default=5
+        Number of neighbors (items) per query, >= 1. None returns all items within `maxDistance`
+        (or `minSimilarity`), which must be set then.
     idCol : str, optional
         Column of the items with their ids, of any atomic type. By default items are identified by
         their positions, of type bigint.
@@ -279,6 +298,9 @@ class KNNEstimator(NeighborEstimator[KNNModel], _SearchParams):
     maxDistance : float, optional
         Largest distance of a neighbor (inclusive), in the unit of the metric. By default it is
         unlimited.
+    minSimilarity : float, optional
+        Smallest similarity of a neighbor (inclusive), in place of `maxDistance`: 1 minus the
+        distance for the metrics "cosine", "jaccard" and "dice", the product for "inner_product".
     handleInvalid : {"error", "skip", "keep"}, default="error"
         How to handle rows whose vectors are null, contain null, NaN or infinity, or have a wrong
         dimension: raise an error, drop the rows, or keep invalid queries with null outputs (invalid
@@ -330,7 +352,7 @@ class KNNEstimator(NeighborEstimator[KNNModel], _SearchParams):
         self,
         *,
         featuresCol: str = "features",
-        k: int = 5,
+        k: int | None = 5,
         idCol: str | None = None,
         neighborsCol: str = "neighbors",
         distancesCol: str = "distances",
@@ -350,6 +372,7 @@ class KNNEstimator(NeighborEstimator[KNNModel], _SearchParams):
         queryKeyCols: str | Sequence[str] | None = None,
         excludeIdCol: str | None = None,
         maxDistance: float | None = None,
+        minSimilarity: float | None = None,
         handleInvalid: str = "error",
     ) -> None:
         super().__init__()
@@ -360,7 +383,7 @@ class KNNEstimator(NeighborEstimator[KNNModel], _SearchParams):
         self,
         *,
         featuresCol: str = "features",
-        k: int = 5,
+        k: int | None = 5,
         idCol: str | None = None,
         neighborsCol: str = "neighbors",
         distancesCol: str = "distances",
@@ -380,6 +403,7 @@ class KNNEstimator(NeighborEstimator[KNNModel], _SearchParams):
         queryKeyCols: str | Sequence[str] | None = None,
         excludeIdCol: str | None = None,
         maxDistance: float | None = None,
+        minSimilarity: float | None = None,
         handleInvalid: str = "error",
     ) -> KNNEstimator:
         """Set any of the Params, which the docstring of the class describes."""

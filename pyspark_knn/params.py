@@ -83,8 +83,11 @@ class _KNNParams(CheckedParams, HasFeaturesCol):
         "column of vectors, dense or sparse, or of arrays of numbers",
         _features_name,
     )
-    k: Param[int] = Param(
-        Params._dummy(), "k", "number of neighbors (items) per query, >= 1", whole("k", 1)
+    k: Param[int | None] = Param(
+        Params._dummy(),
+        "k",
+        "number of neighbors (items) per query, >= 1; None for all items within maxDistance",
+        optional(whole("k", 1)),
     )
     maxDistance: Param[float | None] = Param(
         Params._dummy(),
@@ -92,6 +95,14 @@ class _KNNParams(CheckedParams, HasFeaturesCol):
         "largest distance of a neighbor (inclusive), >= 0 (any number for metric inner_product); "
         "by default unlimited",
         optional(real("maxDistance", "a number (not NaN)", is_number)),
+    )
+    minSimilarity: Param[float | None] = Param(
+        Params._dummy(),
+        "minSimilarity",
+        "smallest similarity of a neighbor (inclusive), in place of maxDistance, for metrics "
+        "cosine, jaccard and dice (1 - distance) and inner_product (the product); by default "
+        "unlimited",
+        optional(real("minSimilarity", "a number (not NaN)", is_number)),
     )
     excludeIdCol: Param[str | None] = Param(
         Params._dummy(),
@@ -218,6 +229,7 @@ class _KNNParams(CheckedParams, HasFeaturesCol):
         self._setDefault(
             k=5,
             maxDistance=None,
+            minSimilarity=None,
             excludeIdCol=None,
             handleInvalid="error",
             idCol=None,
@@ -252,13 +264,17 @@ class _KNNParams(CheckedParams, HasFeaturesCol):
         """Return the columns of numbers that every item has, such as labels."""
         return []
 
-    def getK(self) -> int:
-        """Value of k."""
+    def getK(self) -> int | None:
+        """Value of k, None for all items within maxDistance."""
         return self.getOrDefault(self.k)
 
     def getMaxDistance(self) -> float | None:
         """Value of maxDistance, None if it is unset."""
         return self.getOrDefault(self.maxDistance)
+
+    def getMinSimilarity(self) -> float | None:
+        """Value of minSimilarity, None if it is unset."""
+        return self.getOrDefault(self.minSimilarity)
 
     def getExcludeIdCol(self) -> str | None:
         """Value of excludeIdCol, None if it is unset."""
@@ -330,8 +346,8 @@ class _KNNParams(CheckedParams, HasFeaturesCol):
 
     # The Params below can be set on a model without another fit.
 
-    def setK(self: Self_, value: int) -> Self_:
-        """Set k."""
+    def setK(self: Self_, value: int | None) -> Self_:
+        """Set k; None searches for all items within maxDistance."""
         return self._set(k=value)
 
     def setFeaturesCol(self: Self_, value: str) -> Self_:
@@ -341,6 +357,10 @@ class _KNNParams(CheckedParams, HasFeaturesCol):
     def setMaxDistance(self: Self_, value: float | None) -> Self_:
         """Set maxDistance; None unsets it."""
         return self._set(maxDistance=value)
+
+    def setMinSimilarity(self: Self_, value: float | None) -> Self_:
+        """Set minSimilarity; None unsets it."""
+        return self._set(minSimilarity=value)
 
     def setExcludeIdCol(self: Self_, value: str | None) -> Self_:
         """Set excludeIdCol; None unsets it."""

@@ -8,7 +8,7 @@ from typing import Any
 from pyspark import keyword_only
 from pyspark.ml.linalg import Vector
 from pyspark.ml.regression import RegressionModel, Regressor
-from sklearn.neighbors import KNeighborsRegressor
+from sklearn.neighbors import KNeighborsRegressor, RadiusNeighborsRegressor
 
 from pyspark_knn import interop
 from pyspark_knn.engine.search.answers import LabelMean
@@ -19,8 +19,9 @@ class KNNRegressionModel(VotingModel, RegressionModel[Vector]):
     """A fitted regressor that predicts the mean label of the nearest items of each query.
 
     Create it with `KNNRegressor.fit`, `KNNRegressionModel.load` or
-    `KNNRegressionModel.fromSklearn`. ``k``, ``weights``, ``maxDistance``, ``excludeIdCol``,
-    ``handleInvalid`` and the column names can be set on the model without another fit.
+    `KNNRegressionModel.fromSklearn`. ``k``, ``weights``, ``maxDistance``, ``minSimilarity``,
+    ``excludeIdCol``, ``handleInvalid`` and the column names can be set on the model without another
+    fit.
 
     The prediction is NaN for a query without neighbors, for a query whose neighbors all have weight
     0, and for an invalid query with handleInvalid="keep".
@@ -48,15 +49,16 @@ class KNNRegressionModel(VotingModel, RegressionModel[Vector]):
     def _predicted(self) -> LabelMean:
         return LabelMean(self.getWeights())
 
-    def toSklearn(self) -> KNeighborsRegressor:
+    def toSklearn(self) -> KNeighborsRegressor | RadiusNeighborsRegressor:
         """Convert this model to a fitted scikit-learn regressor.
 
         The items of a sharded model are fetched to the driver by a Spark job.
 
         Returns
         -------
-        sklearn.neighbors.KNeighborsRegressor
-            The regressor, fitted on the driver with this model's Params and items.
+        sklearn.neighbors.KNeighborsRegressor or sklearn.neighbors.RadiusNeighborsRegressor
+            The regressor, fitted on the driver with this model's Params and items: the latter if k
+            is None.
 
         Raises
         ------
@@ -66,20 +68,21 @@ class KNNRegressionModel(VotingModel, RegressionModel[Vector]):
             model.
         """
         items, matrix = self._fetched()
-        return interop.to_sklearn_voter(
-            KNeighborsRegressor, self, items, matrix, items.numbers("label")
-        )
+        kind = RadiusNeighborsRegressor if self.getK() is None else KNeighborsRegressor
+        return interop.to_sklearn_voter(kind, self, items, matrix, items.numbers("label"))
 
     @classmethod
     def fromSklearn(
-        cls, fitted: KNeighborsRegressor, ids: Sequence[Any] | None = None
+        cls,
+        fitted: KNeighborsRegressor | RadiusNeighborsRegressor,
+        ids: Sequence[Any] | None = None,
     ) -> KNNRegressionModel:
         """Create a model from a fitted scikit-learn regressor; see `KNNModel.fromSklearn`.
 
         Parameters
         ----------
-        fitted : sklearn.neighbors.KNeighborsRegressor
-            A regressor that is fitted on one target.
+        fitted : sklearn.neighbors.KNeighborsRegressor or RadiusNeighborsRegressor
+            A regressor that is fitted on one target. The latter gives a model with k=None.
         ids : sequence, optional
             The ids of the fitted rows, all of one type. By default the rows are identified by their
             positions.
@@ -95,7 +98,8 @@ class KNNRegressionModel(VotingModel, RegressionModel[Vector]):
             As in `KNNModel.fromSklearn`, and if `fitted` has several targets or if its weights are
             a function.
         """
-        converted = interop.from_sklearn(fitted, ids, KNeighborsRegressor, interop.target_values)
+        kinds = KNeighborsRegressor, RadiusNeighborsRegressor
+        converted = interop.from_sklearn(fitted, ids, kinds, interop.target_values)
         return converted.install(cls())
 
 
@@ -111,8 +115,9 @@ class KNNRegressor(VotingEstimator[KNNRegressionModel], Regressor[KNNRegressionM
         Columns of the items: vectors or arrays of numbers, and the numbers to predict.
     predictionCol : str, default="prediction"
         Output column of type double.
-    k : int, default=5
-        Number of neighbors (items) whose labels are averaged, >= 1.
+    k : int or None, default=5
+        Number of neighbors (items) whose labels are averaged, >= 1; None: all items within
+        `maxDistance` (or `minSimilarity`).
     weights : {"uniform", "distance"}, default="uniform"
         Weight of a neighbor in the mean: 1, or the inverse of its distance ("distance" is not
         supported for metric "inner_product").
@@ -128,7 +133,7 @@ class KNNRegressor(VotingEstimator[KNNRegressionModel], Regressor[KNNRegressionM
         The metric and the index, see `KNNEstimator`.
     placement, numShards, shardBy, numProbes, numReplicas
         The placement of the index, see `KNNEstimator`.
-    keyCols, queryKeyCols, excludeIdCol, maxDistance, handleInvalid
+    keyCols, queryKeyCols, excludeIdCol, maxDistance, minSimilarity, handleInvalid
         Limits of the search, see `KNNEstimator`. Excluded items are ignored.
 
     Raises
@@ -156,7 +161,7 @@ class KNNRegressor(VotingEstimator[KNNRegressionModel], Regressor[KNNRegressionM
         featuresCol: str = "features",
         labelCol: str = "label",
         predictionCol: str = "prediction",
-        k: int = 5,
+        k: int | None = 5,
         weights: str = "uniform",
         weightCol: str | None = None,
         idCol: str | None = None,
@@ -178,6 +183,7 @@ class KNNRegressor(VotingEstimator[KNNRegressionModel], Regressor[KNNRegressionM
         queryKeyCols: str | Sequence[str] | None = None,
         excludeIdCol: str | None = None,
         maxDistance: float | None = None,
+        minSimilarity: float | None = None,
         handleInvalid: str = "error",
     ) -> None:
         super().__init__()
@@ -190,7 +196,7 @@ class KNNRegressor(VotingEstimator[KNNRegressionModel], Regressor[KNNRegressionM
         featuresCol: str = "features",
         labelCol: str = "label",
         predictionCol: str = "prediction",
-        k: int = 5,
+        k: int | None = 5,
         weights: str = "uniform",
         weightCol: str | None = None,
         idCol: str | None = None,
@@ -212,6 +218,7 @@ class KNNRegressor(VotingEstimator[KNNRegressionModel], Regressor[KNNRegressionM
         queryKeyCols: str | Sequence[str] | None = None,
         excludeIdCol: str | None = None,
         maxDistance: float | None = None,
+        minSimilarity: float | None = None,
         handleInvalid: str = "error",
     ) -> KNNRegressor:
         """Set any of the Params, which the docstring of the class describes."""

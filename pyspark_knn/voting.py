@@ -21,8 +21,9 @@ from pyspark_knn.engine.search.answers import Predicted, Prediction
 from pyspark_knn.engine.spark import hints
 from pyspark_knn.estimator import NeighborEstimator
 from pyspark_knn.index.base import SPARSE
+from pyspark_knn.index.grouped.index import GroupedIndex
 from pyspark_knn.index.sparse.rows import SparseRows
-from pyspark_knn.model import NeighborModel
+from pyspark_knn.updates import UpdatableModel
 from pyspark_knn.voting_params import _VotingParams
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ def _dense_row(value: Any) -> NDArray[np.float64]:
 # --- models ---------------------------------------------------------------------------------------
 
 
-class VotingModel(NeighborModel, _VotingParams, PredictionModel[Vector]):
+class VotingModel(UpdatableModel, _VotingParams, PredictionModel[Vector]):
     """A model that predicts from the labels of the neighbors."""
 
     def _predicted(self) -> Predicted:
@@ -131,13 +132,12 @@ class VotingModel(NeighborModel, _VotingParams, PredictionModel[Vector]):
                 "the index of a sharded model is on the executors, not on the driver. Call "
                 "transform with a DataFrame of the vectors."
             )
-        if searchable.keys is not None:
+        if isinstance(searchable.index, GroupedIndex):
             raise ValueError(
                 f"keyCols is {self.getKeyCols()!r}, but one vector has no key. Call transform with "
                 "a DataFrame that has these columns."
             )
-        k = min(self.getK(), self.numItems)
-        found = searchable.search(query, [], k, self.getMaxDistance(), None)
+        found = self._limits().found(searchable.index, query)
         return answer.rows(found, searchable.items).field(0)[0].as_py()
 
     def predict(self, value: Vector | Sequence[float] | NDArray[Any]) -> float:

@@ -15,8 +15,10 @@ from pyspark_knn.engine.rows.ids import from_wire, wire_type
 from pyspark_knn.engine.rows.items import Items
 
 if TYPE_CHECKING:
-    from pyspark_knn.engine.search.batches import Request, Searchable
-    from pyspark_knn.index.base import Rows
+    from pyspark_knn.engine.fit.packed import PackedItems
+    from pyspark_knn.engine.search.batches import Request
+    from pyspark_knn.engine.search.searchable import Searchable
+    from pyspark_knn.index.base import IndexSpec, Rows
 
 REPLICATED = "replicated"
 """Every executor holds the whole index."""
@@ -194,6 +196,23 @@ class Placement(ABC):
         ValueError
             If the driver has not enough memory for them.
         """
+
+    @abstractmethod
+    def append(self, packed: PackedItems, spec: IndexSpec) -> Placement:
+        """Return an index of these and of new items; this one does not change.
+
+        Parameters
+        ----------
+        packed : PackedItems
+            The new items, at least one, with the columns and the dimension of these.
+        spec : IndexSpec
+            How to index them.
+        """
+
+    @property
+    @abstractmethod
+    def largest_label(self) -> float | None:
+        """The largest label; None if the items have no labels."""
 
     @abstractmethod
     def cost(self, session: SparkSession, queries: Rows, k: int) -> PlacedCost:

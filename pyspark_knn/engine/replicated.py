@@ -12,27 +12,28 @@ from pyspark.sql import types as T
 from pyspark.sql.pandas.types import from_arrow_type
 
 from pyspark_knn.engine.fit.chunks import POSITION
+from pyspark_knn.engine.fit.merging import merge_items
+from pyspark_knn.engine.fit.packed import Gathered
 from pyspark_knn.engine.placement import REPLICATED, PlacedCost, Placement
 from pyspark_knn.engine.rows import columns
 from pyspark_knn.engine.rows.columns import Input
 from pyspark_knn.engine.rows.features import vector_type
 from pyspark_knn.engine.rows.items import Items
+from pyspark_knn.engine.rows.keys import Groups
 from pyspark_knn.engine.rows.scans import as_rows
-from pyspark_knn.engine.search.batches import (
-    TIMING_SCHEMA,
-    Request,
-    Searchable,
-    search_batches,
-    time_bundle,
-)
+from pyspark_knn.engine.search.batches import Request, search_batches
 from pyspark_knn.engine.search.export import read_items
+from pyspark_knn.engine.search.indexing import index_items
+from pyspark_knn.engine.search.searchable import TIMING_SCHEMA, Searchable, time_bundle
 from pyspark_knn.engine.ship import shipping
 from pyspark_knn.engine.ship.batch_udf import batch_udf
 from pyspark_knn.engine.ship.guard import guarded
 from pyspark_knn.engine.spark import compat
+from pyspark_knn.index.grouped.index import GroupedIndex
 
 if TYPE_CHECKING:
-    from pyspark_knn.index.base import Rows
+    from pyspark_knn.engine.fit.packed import PackedItems
+    from pyspark_knn.index.base import IndexSpec, Rows
 
 _SAVED_PART_BYTES = 64 << 20
 """The vectors in one partition of the items as a DataFrame, in bytes."""
@@ -129,6 +130,30 @@ class Replicated(Placement):
     def fetch(self) -> tuple[Items, Rows]:
         """See `Placement.fetch`; the items are on the driver already."""
         return self.searchable.items, self.searchable.vectors(slice(None))
+
+    def append(self, packed: PackedItems, spec: IndexSpec) -> Placement:
+        """See `Placement.append`; only the new items are fetched."""
+        new = packed.gather(self.storage)
+        return self._rebuilt(merge_items(self._gathered(), new, packed.source), spec)
+
+    def _gathered(self) -> Gathered:
+        """Return the items in the form of a fit."""
+        index, keys = self.searchable.index, self.searchable.keys
+        groups = None
+        if isinstance(index, GroupedIndex) and keys is not None:
+            groups = Groups(keys, index.positions, index.starts)
+        return Gathered(self.searchable.items, index.matrix, groups)
+
+    def _rebuilt(self, gathered: Gathered, spec: IndexSpec) -> Replicated:
+        """Return an index of other items, which has its algorithm for the same reason."""
+        searchable, _ = index_items(*gathered, spec)
+        return Replicated(searchable, self.algorithm_reason, self.id_type, self.key_types)
+
+    @property
+    def largest_label(self) -> float | None:
+        """See `Placement.largest_label`."""
+        items = self.searchable.items
+        return float(items.numbers("label").max()) if "label" in items.columns else None
 
     def cost(self, session: SparkSession, queries: Rows, k: int) -> PlacedCost:
         """See `Placement.cost`."""

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import functools
 import itertools
+import math
 import threading
 import uuid
 import weakref
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
@@ -24,6 +25,9 @@ from pyspark_knn.engine.search.narrower import (
 )
 from pyspark_knn.engine.ship.batch_udf import batch_udf
 from pyspark_knn.engine.spark.caching import free_with, persist
+
+if TYPE_CHECKING:
+    from pyspark_knn.index.base import Found, NeighborIndex, Rows
 
 _derived: weakref.WeakSet[DataFrame] = weakref.WeakSet()
 
@@ -51,13 +55,13 @@ class Limits(NamedTuple):
 
     Attributes
     ----------
-    k : int
-        Neighbors per query.
+    k : int or None
+        Neighbors per query; None: all within `max_distance`.
     max_distance : float or None
         The largest distance of a neighbor, inclusive, in the unit of the metric.
     """
 
-    k: int
+    k: int | None
     max_distance: float | None
 
     def within(self, widest: Limits) -> bool:
@@ -65,7 +69,16 @@ class Limits(NamedTuple):
         near = widest.max_distance is None or (
             self.max_distance is not None and self.max_distance <= widest.max_distance
         )
-        return self.k <= widest.k and near
+        few = widest.k is None or (self.k is not None and self.k <= widest.k)
+        return few and near
+
+    def found(self, index: NeighborIndex, query: Rows) -> Found:
+        """Search one query in an index on the driver."""
+        if self.k is not None:
+            k = min(self.k, len(index.matrix))
+            return index.search(query, k, max_distance=self.max_distance)
+        found = index.within(query, math.inf if self.max_distance is None else self.max_distance)
+        return cast("Found", found)
 
 
 @dataclass(frozen=True)

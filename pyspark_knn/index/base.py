@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from pyspark_knn.index.distances import Metric
+    from pyspark_knn.index.hits import Hits
     from pyspark_knn.index.sparse.rows import SparseRows
 
     Rows = NDArray[np.floating] | SparseRows
@@ -259,6 +260,55 @@ class NeighborIndex(ABC):
         """Return what `kneighbors` finds, as lists without padding; takes the same parameters."""
         found = self.kneighbors(queries, k, max_distance=max_distance, exclude=exclude)
         return Found.from_padded(found)
+
+    def within(
+        self,
+        queries: Any,
+        max_distance: float,
+        *,
+        exclude: Exclusion | None = None,
+        after: NDArray[np.int64] | None = None,
+        most: int | None = None,
+    ) -> Found | None:
+        """Return all items within a distance of each query, by distance, then by position.
+
+        An index that is not `exact` may miss some of them.
+
+        Parameters
+        ----------
+        queries : ndarray or SparseRows of shape (n_queries, n_features), dtype float32 or float64
+            As in `kneighbors`.
+        max_distance : float
+            The largest distance, inclusive; may be inf.
+        exclude : Exclusion, optional
+            Pairs of a query and an item that must not be returned.
+        after : ndarray of shape (n_queries,), dtype int64, optional
+            Only items of larger positions than this are returned. Default: all items.
+        most : int, optional
+            The largest number of neighbors of several queries together, which bounds the memory.
+            Default: unlimited.
+
+        Returns
+        -------
+        Found or None
+            The neighbors; the distances are those of `kneighbors`. None if several queries have
+            more than `most` neighbors. A single query has as many as there are.
+        """
+        # Not at the top, since the module depends on this one.
+        from pyspark_knn.index.hits import Hits, TooManyHits
+
+        hits = Hits(len(queries), max_distance, after, most)
+        try:
+            self._find_within(queries, exclude, hits)
+        except TooManyHits:
+            return None
+        return hits.found()
+
+    def _find_within(self, queries: Any, exclude: Exclusion | None, hits: Hits) -> None:
+        """Offer all items within the distance to `hits`; subclasses have faster ways."""
+        from pyspark_knn.index.hits import find_by_kneighbors
+
+        find_by_kneighbors(self, queries, exclude, hits)
 
     @abstractmethod
     def kneighbors(

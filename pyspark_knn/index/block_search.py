@@ -25,6 +25,7 @@ import numpy as np
 from pyspark_knn.index.base import Exclusion, IndexSpec, NeighborIndex, Neighbors
 from pyspark_knn.index.candidates import Candidates, filter_batches
 from pyspark_knn.index.distances import Metric
+from pyspark_knn.index.hits import HitCandidates
 from pyspark_knn.index.kernels import KERNELS
 from pyspark_knn.index.pairwise import PairwiseSearch
 from pyspark_knn.index.score_blocks import ScoreBlocks
@@ -33,6 +34,8 @@ from pyspark_knn.index.selection import NearestSoFar, exclusion_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from pyspark_knn.index.hits import Hits
 
 _BATCH_QUERIES = 1024
 """Queries in a batch. With many of them the cost of preparing the items of a block is small."""
@@ -59,6 +62,9 @@ candidate for each such number of items seen so far."""
 
 _BATCH_CANDIDATES = 1 << 20
 """The largest number of candidates of a batch beyond 2 k for each query."""
+
+_RANKED_PAIRS = 1 << 18
+"""Candidates of a batch that are ranked before the batch is over, if there are more."""
 
 
 class BlockSearch(NeighborIndex):
@@ -138,46 +144,38 @@ class BlockSearch(NeighborIndex):
             best.replace(rest, found)
         return best.neighbors()
 
+    def _find_within(
+        self, queries: NDArray[np.floating], exclude: Exclusion | None, hits: Hits
+    ) -> None:
+        rest = _SearchWithin(self, queries, exclude, hits).run()
+        PairwiseSearch(self._matrix, self._metric).compare_all(queries, rest, exclude, hits)
 
-class _Search:
-    """One call of `BlockSearch.kneighbors`, with the state that its steps share."""
+
+class _Batches:
+    """The queries of one call, in batches, and the items that they are compared with, in blocks."""
 
     def __init__(
         self,
         index: BlockSearch,
         queries: NDArray[np.floating],
         exclude: Exclusion | None,
-        best: NearestSoFar,
+        k: int,
     ) -> None:
         self._matrix = index._matrix
         self._metric = index._metric
         self._space = index._space
         self._queries = queries
         self._exclude = exclude
-        self._best = best
-        self._k = best.distances.shape[1]
+        self._k = k
         self._n_features = queries.shape[1]
 
-    def run(self) -> NDArray[np.int64]:
-        """Search all queries except those for which the bounds do not hold; return their rows."""
+    def _served(self) -> NDArray[np.bool_]:
+        """Return for which queries the bounds hold."""
         rows = np.arange(len(self._queries))
         served = np.ones(len(rows), bool)
         for batch in self._batches(rows, np.float32):
             served[batch] = self._space.serves(self._space.queries(self._queries[batch]))
-        left = rows[served]
-        least = np.full(len(left), -np.inf)
-        for dtype in self._space.dtypes:
-            left, least = self._filter_all(left, least, dtype)
-        for batch in self._batches(np.arange(len(left)), np.float64):
-            self._rank_blocks(left[batch], least[batch])
-        return rows[~served]
-
-    def _filter_all(
-        self, rows: NDArray[np.int64], least: NDArray[np.float64], dtype: type[np.floating]
-    ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """Search queries by products in a dtype; see `candidates.filter_batches`."""
-        batches = self._batches(np.arange(len(rows)), dtype)
-        return filter_batches(rows, least, batches, functools.partial(self._filter, dtype=dtype))
+        return served
 
     def _batches(
         self, rows: NDArray[np.int64], dtype: type[np.floating]
@@ -194,15 +192,52 @@ class _Search:
             yield rows[start : start + step]
 
     def _blocks(
-        self, rows: NDArray[np.int64], queries: Queries, dtype: type[np.floating]
+        self,
+        rows: NDArray[np.int64],
+        queries: Queries,
+        dtype: type[np.floating],
+        first: int = 0,
     ) -> ScoreBlocks:
-        """Return the scores of some queries with all items, block by block."""
+        """Return the scores of some queries with the items from `first` on, block by block."""
         n_words = np.dtype(dtype).itemsize // 4
         width = min(_BLOCK_SCORES // len(rows), _BLOCK_FLOATS // (self._n_features + 1)) // n_words
         exclude = exclusion_of(self._exclude, rows)
         width = max(width, 2 * self._k)
         step = max(1, _PRODUCT_FLOATS // (self._n_features + 1))
-        return ScoreBlocks(self._matrix, self._space, queries, dtype, width, step, exclude)
+        return ScoreBlocks(self._matrix, self._space, queries, dtype, width, step, exclude, first)
+
+
+class _Search(_Batches):
+    """One call of `BlockSearch.kneighbors`, with the state that its steps share."""
+
+    def __init__(
+        self,
+        index: BlockSearch,
+        queries: NDArray[np.floating],
+        exclude: Exclusion | None,
+        best: NearestSoFar,
+    ) -> None:
+        super().__init__(index, queries, exclude, best.distances.shape[1])
+        self._best = best
+
+    def run(self) -> NDArray[np.int64]:
+        """Search all queries except those for which the bounds do not hold; return their rows."""
+        served = self._served()
+        rows = np.arange(len(served))
+        left = rows[served]
+        least = np.full(len(left), -np.inf)
+        for dtype in self._space.dtypes:
+            left, least = self._filter_all(left, least, dtype)
+        for batch in self._batches(np.arange(len(left)), np.float64):
+            self._rank_blocks(left[batch], least[batch])
+        return rows[~served]
+
+    def _filter_all(
+        self, rows: NDArray[np.int64], least: NDArray[np.float64], dtype: type[np.floating]
+    ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """Search queries by products in a dtype; see `candidates.filter_batches`."""
+        batches = self._batches(np.arange(len(rows)), dtype)
+        return filter_batches(rows, least, batches, functools.partial(self._filter, dtype=dtype))
 
     def _filter(
         self, rows: NDArray[np.int64], least: NDArray[np.float64], dtype: type[np.floating]
@@ -257,3 +292,62 @@ class _Search:
         """Compute the distances of some pairs, and keep the nearest."""
         distances = self._metric.distances(self._queries, self._matrix, rows, positions)
         self._best.offer(rows, positions, distances)
+
+
+class _SearchWithin(_Batches):
+    """One call of `BlockSearch.within`."""
+
+    def __init__(
+        self,
+        index: BlockSearch,
+        queries: NDArray[np.floating],
+        exclude: Exclusion | None,
+        hits: Hits,
+    ) -> None:
+        super().__init__(index, queries, exclude, k=1)
+        self._hits = hits
+
+    def run(self) -> NDArray[np.int64]:
+        """Search all queries except those for which the bounds do not hold; return their rows."""
+        served = self._served()
+        left = np.flatnonzero(served)
+        for dtype in self._space.dtypes:
+            search = functools.partial(self._filter, dtype=dtype)
+            batches = self._batches(np.arange(len(left)), dtype)
+            left, _ = filter_batches(left, np.zeros(len(left)), batches, search)
+        return np.flatnonzero(~served)
+
+    def _filter(
+        self, rows: NDArray[np.int64], least: NDArray[np.float64], dtype: type[np.floating]
+    ) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
+        """Search a batch; return which queries are crowded, and `least` as it is."""
+        queries = self._space.queries(self._queries[rows])
+        slack = self._space.slack(queries, dtype)
+        scores = self._space.least_scores(np.full(len(rows), self._hits.limit), queries)
+        blocks = self._blocks(rows, queries, dtype, self._hits.first(rows))
+        blocks.demand(scores - slack)
+        candidates = HitCandidates(self._hits, scores + slack)
+        # Without other products left to try, all candidates are ranked.
+        last = dtype is self._space.dtypes[-1]
+        compared = 0
+        for block in blocks:
+            compared += len(block.widths)
+            near, columns = blocks.reaching(block)
+            if not near.size:
+                continue
+            floors = block.ceilings[near, columns] - block.widths[columns]
+            room = _SPARE_CANDIDATES + compared // _PRODUCTS_PER_RANK
+            room = min(room, _BATCH_CANDIDATES // len(rows))
+            if candidates.add(near, columns + block.start, floors, None if last else room):
+                blocks.demand(np.where(candidates.crowded, np.inf, scores - slack))
+            if last and candidates.count > _RANKED_PAIRS:
+                self._rank(rows, candidates)
+        self._rank(rows, candidates)
+        return candidates.crowded, least
+
+    def _rank(self, rows: NDArray[np.int64], candidates: HitCandidates) -> None:
+        """Compute the distances of the candidates, and offer them."""
+        near, positions = candidates.taken()
+        near, positions = self._hits.later(rows[near], positions)
+        distances = self._metric.distances(self._queries, self._matrix, near, positions)
+        self._hits.offer(near, positions, distances)

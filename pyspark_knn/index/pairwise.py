@@ -9,12 +9,18 @@ import numpy as np
 
 from pyspark_knn.index.base import Exclusion, IndexSpec, NeighborIndex, Neighbors
 from pyspark_knn.index.kernels import KERNELS, SET_METRICS, set_distance
-from pyspark_knn.index.selection import NearestSoFar, exclusion_of_items, search_in_blocks
+from pyspark_knn.index.selection import (
+    NearestSoFar,
+    exclusion_of,
+    exclusion_of_items,
+    search_in_blocks,
+)
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from pyspark_knn.index.distances import Metric
+    from pyspark_knn.index.hits import Hits
 
 _BLOCK_PAIRS = 1 << 19
 """Pairs of a query and an item in a block. Their distances take 4 MiB."""
@@ -109,6 +115,45 @@ class PairwiseSearch(NeighborIndex):
             rows, columns = np.nonzero(allowed)
             best.offer(rows, columns + start, distances[rows, columns])
         return best.neighbors()
+
+    def _find_within(
+        self, queries: NDArray[np.floating], exclude: Exclusion | None, hits: Hits
+    ) -> None:
+        self.compare_all(queries, np.arange(len(queries)), exclude, hits)
+
+    def compare_all(
+        self,
+        queries: NDArray[np.floating],
+        rows: NDArray[np.int64],
+        exclude: Exclusion | None,
+        hits: Hits,
+    ) -> None:
+        """Find the hits of some queries by comparing them with every item.
+
+        Parameters
+        ----------
+        queries : ndarray of shape (n_queries, n_features), dtype float32 or float64
+            All queries.
+        rows : ndarray of shape (n_rows,), dtype int64
+            The row numbers of those to compare, in ascending order.
+        exclude : Exclusion or None
+            Pairs of all queries that are no hits.
+        hits : Hits
+            The hits of all queries.
+        """
+        for begin in range(0, len(rows), self._block_queries):
+            part = rows[begin : begin + self._block_queries]
+            excluded = exclusion_of(exclude, part)
+            step = max(1, self._block_pairs // len(part))
+            for start in range(hits.first(part), len(self._matrix), step):
+                stop = min(start + step, len(self._matrix))
+                distances = block_distances(self._metric, queries[part], self._matrix[start:stop])
+                near = distances <= hits.limit
+                if excluded is not None:
+                    pairs = exclusion_of_items(excluded, start, stop)
+                    near[pairs.rows, pairs.positions] = False
+                at, columns = np.nonzero(near)
+                hits.offer(part[at], columns + start, distances[at, columns])
 
 
 def block_limits(

@@ -76,6 +76,8 @@ class ScoreBlocks:
         The largest number of items in a product. A wider block is computed by several products.
     exclude : Exclusion or None
         Pairs that must not be returned; its rows are row numbers in `queries`.
+    first : int, default=0
+        The position of the first item to compare.
     """
 
     def __init__(
@@ -87,8 +89,10 @@ class ScoreBlocks:
         width: int,
         step: int,
         exclude: Exclusion | None,
+        first: int = 0,
     ) -> None:
         self._matrix = matrix
+        self._first = first
         self._space = space
         self._dtype = dtype
         self._exclude = exclude
@@ -96,7 +100,7 @@ class ScoreBlocks:
         shape = len(queries.vectors), matrix.shape[1] + 1
         self._left = np.ones(shape, dtype)
         self._left[:, :-1] = queries.vectors
-        self._width = min(width, len(matrix))
+        self._width = max(1, min(width, len(matrix) - first))
         self._step = _even_step(self._width, step)
         self._right = np.empty((self._step, shape[1]), dtype)
         self._ceilings = np.empty(shape[0] * self._width, dtype)
@@ -104,7 +108,7 @@ class ScoreBlocks:
         self._thresholds = np.empty((shape[0], self._width), dtype)
 
     def __iter__(self) -> Iterator[ScoreBlock]:
-        for start in range(0, len(self._matrix), self._width):
+        for start in range(self._first, len(self._matrix), self._width):
             stop = min(start + self._width, len(self._matrix))
             shape = len(self._left), stop - start
             ceilings = self._ceilings[: shape[0] * shape[1]].reshape(shape)

@@ -19,6 +19,7 @@ final figure of a pair stands for, then
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
@@ -105,6 +106,9 @@ class ScoreSpace(ABC):
     null_figure: ClassVar[float | None] = None
     """The final figure of all pairs whose vectors have no feature in common, if there is one."""
 
+    per_item: ClassVar[tuple[str, ...]] = ()
+    """The names of the attributes that have an entry for each item."""
+
     def __init__(self, metric: Metric, n_features: int) -> None:
         self._metric = metric
         self._n_features = n_features
@@ -112,6 +116,24 @@ class ScoreSpace(ABC):
         self._rounding = {kind: rounding(self._n_features, kind) for kind in kinds}
         self._underflow = {kind: underflow(self._n_features, kind) for kind in kinds}
         self.dtypes = tuple(kind for kind in kinds if self._rounding[kind] < np.inf)
+
+    def part(self, where: slice) -> ScoreSpace:
+        """Return the space of some of the items; its bounds may be wider than their own.
+
+        Parameters
+        ----------
+        where : slice
+            The items.
+
+        Returns
+        -------
+        ScoreSpace
+            A space that shares its arrays with this one.
+        """
+        other = copy.copy(self)
+        for name in self.per_item:
+            setattr(other, name, getattr(self, name)[where])
+        return other
 
     def serves(self, queries: Queries) -> NDArray[np.bool_]:
         """Return for which queries the bound holds: no score and no final figure overflows."""
@@ -126,7 +148,7 @@ class ScoreSpace(ABC):
         """Transform queries; `serves` is False for those that overflow."""
 
     @abstractmethod
-    def vectors(self, items: Any, where: slice) -> Any:
+    def vectors(self, items: Any, where: slice | NDArray[np.int64]) -> Any:
         """Transform the items at `where` in the matrix.
 
         The vectors are float64, or the items themselves where they need no change.
@@ -168,6 +190,8 @@ def score_space(metric: Metric, matrix: NDArray[np.floating]) -> ScoreSpace:
 
 class EuclideanSpace(ScoreSpace):
     """Scores of euclidean distance, squared or not, with factors or without."""
+
+    per_item: ClassVar[tuple[str, ...]] = ("_squares",)
 
     def __init__(self, metric: Metric, matrix: NDArray[np.floating]) -> None:
         super().__init__(metric, matrix.shape[1])
@@ -236,7 +260,7 @@ class EuclideanSpace(ScoreSpace):
         exponents = self._exponent + np.frexp(lengths)[1].astype(np.float64)
         return exponents * (2 if self._metric.name == "sqeuclidean" else 1)
 
-    def vectors(self, items: Any, where: slice) -> Any:
+    def vectors(self, items: Any, where: slice | NDArray[np.int64]) -> Any:
         """See `ScoreSpace.vectors`."""
         if self._scale == 1.0 and self._center is None and self._factor is None:
             return items
@@ -284,6 +308,7 @@ class ProductSpace(ScoreSpace):
     """Scores of inner_product."""
 
     least_figure: ClassVar[float] = -np.inf
+    per_item: ClassVar[tuple[str, ...]] = ("_norms",)
 
     def __init__(self, metric: Metric, matrix: NDArray[np.floating]) -> None:
         super().__init__(metric, matrix.shape[1])
@@ -306,7 +331,7 @@ class ProductSpace(ScoreSpace):
         vectors = np.ldexp(vectors, -more[:, None])
         return Queries(vectors, _squared_norms(vectors), exponents + more + self._exponent)
 
-    def vectors(self, items: Any, where: slice) -> Any:
+    def vectors(self, items: Any, where: slice | NDArray[np.int64]) -> Any:
         """See `ScoreSpace.vectors`."""
         if self._scale == 1.0:
             return items
@@ -337,6 +362,8 @@ class ProductSpace(ScoreSpace):
 class DirectionSpace(ScoreSpace):
     """Scores of cosine and correlation."""
 
+    per_item: ClassVar[tuple[str, ...]] = ("_inverse_norms",)
+
     def __init__(self, metric: Metric, matrix: NDArray[np.floating]) -> None:
         super().__init__(metric, matrix.shape[1])
         self._centered = metric.name == "correlation"
@@ -358,7 +385,7 @@ class DirectionSpace(ScoreSpace):
         wide = rows.astype(np.float64)
         return unit_rows(centered_rows(wide) if self._centered else wide)
 
-    def vectors(self, items: Any, where: slice) -> Any:
+    def vectors(self, items: Any, where: slice | NDArray[np.int64]) -> Any:
         """See `ScoreSpace.vectors`."""
         if self._centered:
             return self._directions(items)

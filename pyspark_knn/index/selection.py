@@ -143,7 +143,7 @@ def nearest_first(
     rows, positions : ndarray of shape (n_pairs,), dtype int64
         The row number of the query, and the position of the item.
     distances : ndarray of shape (n_pairs,), dtype float64
-        The distances.
+        The distance of each pair.
 
     Returns
     -------

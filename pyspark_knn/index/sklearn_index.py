@@ -18,12 +18,14 @@ import numpy as np
 from pyspark_knn.index.base import Exclusion, IndexSpec, NeighborIndex, Neighbors
 from pyspark_knn.index.pairwise import PairwiseSearch
 from pyspark_knn.index.selection import NearestSoFar, search_in_blocks
+from pyspark_knn.index.tree_reach import Reached
 from pyspark_knn.index.tree_space import TreeSpace
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from pyspark_knn.index.distances import Metric
+    from pyspark_knn.index.hits import Hits
 
 _SPARE_CANDIDATES = 2
 """Candidates of a query beyond k: enough to see the next distance after a small tie."""
@@ -196,27 +198,54 @@ class TreeSearch(NeighborIndex):
         exclude: Exclusion | None,
     ) -> NDArray[np.int64]:
         """Rank all items within reach of the k-th distance; return the rows with too many items."""
-        limits = best.limits()[rows]
+        reached = self._reached(queries, rows, best.limits()[rows])
+        best.forget(reached.rows)
+        for near, positions in reached.pairs():
+            self._offer(best, queries, near, positions, exclude)
+        return reached.rest
+
+    def _reached(
+        self,
+        queries: NDArray[np.floating],
+        rows: NDArray[np.int64],
+        limits: NDArray[np.float64],
+    ) -> Reached:
+        """Ask the tree which items may be within a limit of each query."""
+        # A limit that overflows in the coordinates of the tree rules out nothing.
+        with np.errstate(over="ignore"):
+            radii = self._space.reach(limits, queries[rows]) + self._lost(queries[rows])
         coordinates = self._space.coordinates(queries[rows])
-        radii = self._space.reach(limits, queries[rows]) + self._lost(queries[rows])
-        counts = np.full(len(rows), len(self.matrix))
-        known = np.isfinite(radii)
-        if known.any():
-            counts[known] = self._tree.query_radius(
-                coordinates[known], radii[known], count_only=True
-            )
-        few = counts <= len(self.matrix) // 4
-        best.forget(rows[few])
-        queue = np.flatnonzero(few)
-        while queue.size:
-            # As many queries as fill a batch with their candidates together, at least one.
-            totals = np.cumsum(counts[queue])
-            size = max(1, int(np.searchsorted(totals, self._batch_candidates)))
-            part, queue = queue[:size], queue[size:]
-            found = self._tree.query_radius(coordinates[part], radii[part])
-            repeated = np.repeat(rows[part], [len(one) for one in found])
-            self._offer(best, queries, repeated, np.concatenate(found), exclude)
-        return rows[~few]
+        return Reached(self._tree, rows, coordinates, radii, self._batch_candidates)
+
+    def _find_within(
+        self, queries: NDArray[np.floating], exclude: Exclusion | None, hits: Hits
+    ) -> None:
+        by_tree = self._space.serves(queries)
+        rows, rest = np.flatnonzero(by_tree), [np.flatnonzero(~by_tree)]
+        for start in range(0, len(rows), self._batch_queries):
+            part = rows[start : start + self._batch_queries]
+            reached = self._reached(queries, part, np.full(len(part), hits.limit))
+            for near, positions in reached.pairs():
+                near, positions = hits.later(near, positions)
+                near, positions = self._without_excluded(near, positions, exclude)
+                distances = self._metric.distances(queries, self.matrix, near, positions)
+                hits.offer(near, positions, distances)
+            rest.append(reached.rest)
+        search = PairwiseSearch(self.matrix, self._metric)
+        search.compare_all(queries, np.sort(np.concatenate(rest)), exclude, hits)
+
+    def _without_excluded(
+        self,
+        rows: NDArray[np.int64],
+        positions: NDArray[np.int64],
+        exclude: Exclusion | None,
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        if exclude is None or not exclude.rows.size:
+            return rows, positions
+        n_items = len(self.matrix)
+        pairs = rows * n_items + positions
+        kept = ~np.isin(pairs, exclude.rows * n_items + exclude.positions)
+        return rows[kept], positions[kept]
 
     def _offer(
         self,
@@ -226,11 +255,7 @@ class TreeSearch(NeighborIndex):
         positions: NDArray[np.int64],
         exclude: Exclusion | None,
     ) -> None:
-        if exclude is not None and exclude.rows.size:
-            n_items = len(self.matrix)
-            pairs = rows * n_items + positions
-            kept = ~np.isin(pairs, exclude.rows * n_items + exclude.positions)
-            rows, positions = rows[kept], positions[kept]
+        rows, positions = self._without_excluded(rows, positions, exclude)
         distances = self._metric.distances(queries, self.matrix, rows, positions)
         best.offer(rows, positions, distances)
 

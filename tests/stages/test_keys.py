@@ -18,6 +18,7 @@ from pyspark_knn import (
     KNNModel,
     KNNRegressor,
 )
+from pyspark_knn.engine.shards.key_shards import shards_of_query
 from tests.support.frames import answers
 from tests.support.oracle import direct_distances, nearest
 
@@ -97,6 +98,15 @@ def test_limits_apply_within_the_key(model: KNNModel, queries: DataFrame) -> Non
     again = model.copy({model.excludeIdCol: "seen", model.maxDistance: 3.0, model.k: 2})
     found = answers(again.transform(queries.join(seen, "id")))
     assert found == within(ONE_KEY, 2, max_distance=3.0, excluded=excluded)
+
+
+def test_all_within_a_distance_have_the_key(model: KNNModel, queries: DataFrame) -> None:
+    near = model.copy({model.k: None, model.maxDistance: 2.0})
+    assert answers(near.transform(queries)) == within(ONE_KEY, len(IDS), max_distance=2.0)
+    pairs = near.kneighborsJoin(queries.withColumn("tenant", F.array(F.lit("cyd"), F.lit("ada"))))
+    asked = [(["cyd", "ada"], [day]) for _, day in ASKED]
+    expected = within(asked, len(IDS), max_distance=2.0)
+    assert pairs.count() == sum(map(len, expected)) > sum(map(len, within(ONE_KEY)))
 
 
 def test_an_array_of_keys_searches_all_of_them(model: KNNModel, queries: DataFrame) -> None:
@@ -329,10 +339,10 @@ def test_a_query_is_sent_to_the_shards_of_its_key_alone(
     plan = model.fit(items)._fitted.plan()  # type: ignore[attr-defined]
     many = sum(tenant == "ada" for tenant, _ in KEYS)
     ways = -(-many // -(-sum(tenant is not None for tenant, _ in KEYS) // 5))
-    assert list(plan.key_shards.large.values()) == [ways]
+    assert [len(own) for own in plan.key_shards[0].large.values()] == [ways]
     numbered = queries.select(F.col("id").alias("query"), "tenant")
     hashes = F.array(F.xxhash64("tenant"))
-    route = plan.key_shards.of_query(hashes, sorted(plan.digests))
+    route = shards_of_query(plan.key_shards, hashes, sorted(plan.digests))
     sent = {
         row.tenant: row.n for row in numbered.select("tenant", F.size(route).alias("n")).collect()
     }

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pytest
 
 from pyspark_knn.engine.rows.items import Items
-from pyspark_knn.engine.search.batches import Searchable
+from pyspark_knn.engine.search.searchable import Searchable
 from pyspark_knn.engine.ship import bundle
 from pyspark_knn.engine.ship.bundle import (
     ArtifactRef,

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from pyspark_knn.engine.rows.items import Items
 from pyspark_knn.engine.rows.keys import Groups, Keys
-from pyspark_knn.engine.shards.key_shards import KeyShards
+from pyspark_knn.engine.shards.key_shards import KeyShards, assigned
 
 VALUES = {
     "byte": (pa.int8(), [-128, 0, 127]),
@@ -106,12 +106,30 @@ def test_dates_are_sent_as_integers() -> None:
 class TestKeyShards:
     def test_a_key_has_one_shard(self) -> None:
         hashes = np.array([-7, 12, -7, 2**63 - 1, -(2**63)])
-        shards = KeyShards(5, {}).of_items(hashes, np.arange(5, dtype=np.uint64))
-        assert shards.tolist() == [h % 5 for h in hashes.tolist()]
+        shards = KeyShards((3, 0, 1, 4, 2), {}).of_items(hashes, np.arange(5, dtype=np.uint64))
+        assert shards.tolist() == [[3, 0, 1, 4, 2][h % 5] for h in hashes.tolist()]
 
     def test_a_large_key_is_divided_by_its_ids(self) -> None:
         hashes = np.full(900, 8)
         ids = np.random.default_rng(0).integers(0, 1 << 62, 900).astype(np.uint64)
-        shards = KeyShards(5, {8: 3}).of_items(hashes, ids)
+        shards = KeyShards((1, 1, 1, 1, 1), {8: (0, 3, 4)}).of_items(hashes, ids)
         assert sorted(set(shards.tolist())) == [0, 3, 4]
         assert np.bincount(shards).max() < 400
+
+    @given(
+        st.integers(1, 9),
+        st.lists(st.integers(0, 60), min_size=1, max_size=40),
+        st.lists(st.integers(1, 900), max_size=4),
+    )
+    def test_shards_are_about_equal(
+        self, num_shards: int, buckets: list[int], many: list[int]
+    ) -> None:
+        fair = -(-(sum(buckets) + sum(many)) // num_shards)
+        large = {key: rows for key, rows in enumerate(many) if rows > fair}
+        found = assigned(num_shards, buckets, large)
+        loads = np.bincount(found.buckets, buckets, num_shards)
+        for key, own in found.large.items():
+            np.add.at(loads, list(own), large[key] / len(own))
+        assert loads.sum() == pytest.approx(sum(buckets) + sum(large.values()))
+        # Greedy assignment: the last one goes to the emptiest shard, which is below the mean.
+        assert loads.max() <= loads.sum() / num_shards + max([fair, *buckets])

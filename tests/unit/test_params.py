@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from pyspark.ml.tuning import ParamGridBuilder
 
-from pyspark_knn import KNNEstimator, KNNModel
+from pyspark_knn import KNNClassifier, KNNEstimator, KNNModel
 
 Way = Callable[[str, Any], KNNEstimator]
 
@@ -59,6 +59,7 @@ GOOD = [
     ("k", np.int64(3), 3),
     ("k", np.uint64(3), 3),
     ("k", np.float32(3), 3),
+    ("k", None, None),
     ("leafSize", np.int16(7), 7),
     ("p", 3, 3.0),
     ("p", np.float32(1.5), 1.5),
@@ -68,6 +69,9 @@ GOOD = [
     ("maxDistance", np.float32(0.5), 0.5),
     ("maxDistance", math.inf, math.inf),
     ("maxDistance", None, None),
+    ("minSimilarity", np.float32(0.5), 0.5),
+    ("minSimilarity", 1, 1.0),
+    ("minSimilarity", None, None),
     ("excludeIdCol", None, None),
     ("excludeIdCol", "a.b c", "a.b c"),
     ("keyCols", None, None),
@@ -114,7 +118,6 @@ BAD = [
     ("k", True, "k must be an integer >= 1, got True"),
     ("k", np.bool_(True), "k must be an integer >= 1, got "),
     ("k", np.int32(0), "k must be an integer >= 1, got "),
-    ("k", None, "k must be an integer >= 1, got None"),
     ("k", math.nan, "k must be an integer >= 1, got nan"),
     ("k", math.inf, "k must be an integer >= 1, got inf"),
     ("k", np.float64(-math.inf), "k must be an integer >= 1, got "),
@@ -132,6 +135,8 @@ BAD = [
     ("maxDistance", math.nan, "maxDistance must be a number (not NaN), got nan"),
     ("maxDistance", "1", "maxDistance must be a number (not NaN), got '1'"),
     ("maxDistance", False, "maxDistance must be a number (not NaN), got False"),
+    ("minSimilarity", math.nan, "minSimilarity must be a number (not NaN), got nan"),
+    ("minSimilarity", "0.8", "minSimilarity must be a number (not NaN), got '0.8'"),
     ("featuresCol", None, "featuresCol must be a string, got None"),
     ("featuresCol", 3, "featuresCol must be a string, got 3"),
     ("idCol", 3, "idCol must be a string, got 3"),
@@ -206,7 +211,7 @@ def test_every_param_is_explained_and_has_a_getter():
         *("featuresCol", "k", "idCol", "neighborsCol", "distancesCol", "metric", "p"),
         *("metricParams", "algorithm", "leafSize", "dtype", "storage", "placement"),
         *("excludeIdCol", "maxDistance", "handleInvalid", "numShards", "shardBy"),
-        *("numProbes", "numReplicas", "keyCols", "queryKeyCols"),
+        *("numProbes", "numReplicas", "keyCols", "queryKeyCols", "minSimilarity"),
     }
     for param in knn.params:
         assert param.name in knn.explainParams()
@@ -221,7 +226,7 @@ def test_a_model_has_setters_only_for_params_that_need_no_fit():
     assert setters == {
         *("setK", "setFeaturesCol", "setMaxDistance", "setExcludeIdCol", "setHandleInvalid"),
         *("setNeighborsCol", "setDistancesCol", "setNumProbes", "setNumReplicas"),
-        "setQueryKeyCols",
+        *("setQueryKeyCols", "setMinSimilarity"),
     }
 
 
@@ -236,3 +241,16 @@ def test_stages_are_made_without_a_session():
         "assert SparkContext._active_spark_context is None and SparkContext._gateway is None\n"
     )
     subprocess.run([sys.executable, "-W", "error::UserWarning", "-c", code], check=True)
+
+
+@pytest.mark.parametrize("value", [0, 2, 3.0, np.int64(1), "most_frequent", None])
+def test_outlier_labels(value):
+    knn = KNNClassifier(outlierLabel=value)
+    assert knn.getOutlierLabel() == value
+    assert json.loads(json.dumps(knn.getOutlierLabel())) == value
+
+
+@pytest.mark.parametrize("value", [-1, 0.5, "no", True, [1]])
+def test_invalid_outlier_labels(value):
+    with pytest.raises((TypeError, ValueError), match="outlierLabel must be "):
+        KNNClassifier(outlierLabel=value)

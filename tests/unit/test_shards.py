@@ -25,9 +25,10 @@ from pyspark_knn.engine.rows.items import Items
 from pyspark_knn.engine.rows.vectors import VectorBatch
 from pyspark_knn.engine.search import routing
 from pyspark_knn.engine.search.answers import FoundLists
-from pyspark_knn.engine.search.batches import Request, Searchable, answer_batch
+from pyspark_knn.engine.search.batches import Request, answer_batch
 from pyspark_knn.engine.search.in_shards import search_shards
 from pyspark_knn.engine.search.merge import merge_batches
+from pyspark_knn.engine.search.searchable import Searchable
 from pyspark_knn.engine.shards import build as shard_build
 from pyspark_knn.engine.shards import sizing
 from pyspark_knn.engine.ship.shard_rows import SHARD_COLUMNS

@@ -16,13 +16,9 @@ from pyspark.sql import types as T
 from pyspark_knn.engine.rows.items import Items
 from pyspark_knn.engine.rows.vectors import VectorBatch
 from pyspark_knn.engine.search.answers import FoundLists
-from pyspark_knn.engine.search.batches import (
-    Request,
-    Searchable,
-    search_batches,
-    time_search,
-)
+from pyspark_knn.engine.search.batches import Request, search_batches
 from pyspark_knn.engine.search.export import read_items
+from pyspark_knn.engine.search.searchable import Searchable, time_search
 from pyspark_knn.engine.ship.bundle import FileRef, write_bundle
 from pyspark_knn.index.auto import build_index
 from pyspark_knn.index.base import IndexSpec, NeighborIndex, Neighbors

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 DISTANCE = "distance"
 """In `FoundLists`: the distance, which is not a column of the items."""
 
+RANKS_BEFORE = "ranks_before"
+"""In `FoundLists`: how many nearer neighbors of the query are in rows before, a number."""
+
 
 class Answer(Protocol):
     """The output of a stage for a query, computed from the query's neighbors."""
@@ -36,6 +39,10 @@ class Answer(Protocol):
     def width(self) -> int:
         """The number of values in the answer to a query, in addition to one for each neighbor."""
 
+    @property
+    def lists(self) -> FoundLists | None:
+        """The lists of neighbors in the answer, if there are any."""
+
     def rows(self, found: Found, items: Items) -> pa.StructArray:
         """Return one struct of `result_type` for each query."""
 
@@ -49,7 +56,8 @@ class FoundLists:
     result_type : StructType
         The output columns, one for each of `names`.
     names : tuple of str
-        What to list: `DISTANCE`, and item columns such as "id".
+        What to list: `DISTANCE`, and item columns such as "id". With `RANKS_BEFORE`, a query may
+        have several rows, each with a piece of its lists.
     """
 
     result_type: StructType
@@ -59,17 +67,34 @@ class FoundLists:
     @property
     def needs(self) -> tuple[str, ...]:
         """The item columns among `names`."""
-        return tuple(name for name in self.names if name != DISTANCE)
+        return tuple(name for name in self.names if name not in (DISTANCE, RANKS_BEFORE))
 
-    def rows(self, found: Found, items: Items) -> pa.StructArray:
+    @property
+    def lists(self) -> FoundLists:
+        """All lists, which are the answer."""
+        return self
+
+    @property
+    def in_pieces(self) -> bool:
+        """Whether the lists of a query may be divided into several rows."""
+        return RANKS_BEFORE in self.names
+
+    def rows(
+        self, found: Found, items: Items, ranks_before: NDArray[np.int64] | None = None
+    ) -> pa.StructArray:
         """Return one struct for each query, of lists with one element for each neighbor."""
         offsets = pa.array(found.offsets, pa.int32())
-        values = [
-            pa.array(found.distances) if name == DISTANCE else items.take(name, found.positions)
-            for name in self.names
-        ]
-        lists = [pa.ListArray.from_arrays(offsets, each) for each in values]
-        return pa.StructArray.from_arrays(lists, names=self.result_type.names)
+        cells = []
+        for name in self.names:
+            if name == RANKS_BEFORE:
+                count = len(found.offsets) - 1
+                ranks = np.zeros(count, np.int64) if ranks_before is None else ranks_before
+                cells.append(pa.array(ranks, pa.int32()))
+            else:
+                own = name == DISTANCE
+                values = pa.array(found.distances) if own else items.take(name, found.positions)
+                cells.append(pa.ListArray.from_arrays(offsets, values))
+        return pa.StructArray.from_arrays(cells, names=self.result_type.names)
 
 
 class Predicted(Protocol):
@@ -95,11 +120,14 @@ class ClassVote:
         The weight of a vote, see `votes.vote_weights`.
     thresholds : tuple of float or None
         See `votes.winners`.
+    outlier : int or None
+        The class that gets the only vote of a query that no neighbor votes for, if any.
     """
 
     num_classes: int
     weights: str
     thresholds: tuple[float, ...] | None
+    outlier: int | None = None
 
     @property
     def width(self) -> int:
@@ -110,6 +138,8 @@ class ClassVote:
         """Return two columns of lists of double, and a column of double."""
         weights = _vote_weights(found, items, self.weights)
         cast = votes.class_votes(found, weights, items.numbers("label"), self.num_classes)
+        if self.outlier is not None:
+            cast[~cast.any(axis=1), self.outlier] = 1.0
         limits = None if self.thresholds is None else np.array(self.thresholds)
         return {
             "rawPredictionCol": list_rows(cast),

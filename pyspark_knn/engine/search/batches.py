@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -14,17 +13,15 @@ from threadpoolctl import threadpool_limits
 
 from pyspark_knn.engine.rows.invalid import describe_invalid, invalid_rows, read_vectors
 from pyspark_knn.engine.rows.items import Items
-from pyspark_knn.engine.rows.keys import Keys
 from pyspark_knn.engine.rows.vectors import LAYOUT, VALUES, VectorBatch
 from pyspark_knn.engine.search.answers import Answer
+from pyspark_knn.engine.search.searchable import Searchable, task_threads
+from pyspark_knn.engine.search.within import ROW_NEIGHBORS, answer_rows, found_within
 from pyspark_knn.engine.ship.bundle import BundleRef, open_bundle
 from pyspark_knn.engine.spark.arrow import list_offsets
 from pyspark_knn.index.base import DENSE, Exclusion, NeighborIndex
 from pyspark_knn.index.grouped.index import GroupedIndex
 from pyspark_knn.index.sparse.rows import slices_of
-
-if TYPE_CHECKING:
-    from pyspark_knn.index.base import Found, Rows
 
 EXCLUDED = "excluded"
 """The input that contains the ids to exclude for a query: an array without nulls."""
@@ -43,108 +40,16 @@ BLOCK_NUMBERS = 1 << 20
 
 
 @dataclass(frozen=True)
-class Searchable:
-    """The content of a bundle: items and their index.
-
-    Attributes
-    ----------
-    items : Items
-        The items without their vectors.
-    index : NeighborIndex or GroupedIndex
-        The index of their vectors, in the same order; grouped if there are keys.
-    keys : Keys or None, default=None
-        The keys of the groups; None if there are no keys.
-    """
-
-    items: Items
-    index: NeighborIndex | GroupedIndex
-    keys: Keys | None = None
-
-    def vectors(self, where: slice) -> Rows:
-        """Return the vectors of items.
-
-        Parameters
-        ----------
-        where : slice
-            The positions of the items.
-
-        Returns
-        -------
-        ndarray or SparseRows of shape (n_rows, n_features), dtype float32 or float64
-            Their vectors; a copy if the index is grouped.
-        """
-        index = self.index
-        vectors: Rows
-        vectors = index.vectors(where) if isinstance(index, GroupedIndex) else index.matrix[where]
-        return vectors
-
-    def timed_search(self, queries: Any, k: int) -> float:
-        """Search queries of unknown keys; return the mean number of items in their groups.
-
-        If there are keys, a query belongs to a group as likely as an item does.
-
-        Parameters
-        ----------
-        queries, k
-            See `search`.
-
-        Returns
-        -------
-        float
-            The number of items that a query was compared with.
-        """
-        if not isinstance(self.index, GroupedIndex):
-            self.index.search(queries, min(k, self.items.count))
-            return float(self.items.count)
-        rows = np.arange(len(queries))
-        sizes = self.index.sizes
-        spread = rows * (self.items.count // max(1, len(rows)))
-        groups = np.searchsorted(np.cumsum(sizes), spread, side="right")
-        self.index.search(queries, rows, groups, k)
-        return float(sizes[groups].mean()) if len(rows) else 1.0
-
-    def search(
-        self,
-        queries: Any,
-        keys: Sequence[pa.Array],
-        k: int,
-        max_distance: float | None,
-        exclude: Exclusion | None,
-    ) -> Found:
-        """Return the neighbors of queries, among the items with the same key if there are keys.
-
-        Parameters
-        ----------
-        queries : ndarray or SparseRows of shape (n_queries, n_features), dtype float32 or float64
-            Valid queries, in the form that the index stores.
-        keys : sequence of pyarrow.Array
-            The keys of these queries, see `Keys.of_queries`; empty if there are no keys.
-        k, max_distance, exclude
-            See `NeighborIndex.kneighbors`.
-
-        Returns
-        -------
-        Found
-            The neighbors.
-        """
-        if not isinstance(self.index, GroupedIndex):
-            return self.index.search(queries, k, max_distance=max_distance, exclude=exclude)
-        rows, groups = cast("Keys", self.keys).of_queries(keys)
-        return self.index.search(
-            queries, rows, groups, k, max_distance=max_distance, exclude=exclude
-        )
-
-
-@dataclass(frozen=True)
 class Request:
     """The parameters of a search, for the workers.
 
     Attributes
     ----------
-    k : int
-        Neighbors per query; may exceed the number of items.
+    k : int or None
+        Neighbors per query; may exceed the number of items. None: all within `max_distance`.
     max_distance : float or None
-        The largest distance of a neighbor, inclusive, in the unit of the metric.
+        The largest distance of a neighbor, inclusive, in the unit of the metric; not None if `k`
+        is.
     handle_invalid : {"error", "skip", "keep"}
         What to do with an invalid query.
     features_col : str
@@ -164,9 +69,11 @@ class Request:
         The bytes of the query vectors that are made dense, and searched, at once.
     block_numbers : int
         The numbers in the answers to one block of queries.
+    row_neighbors : int
+        The largest number of neighbors in one row of an answer, if `k` is None.
     """
 
-    k: int
+    k: int | None
     max_distance: float | None
     handle_invalid: str
     features_col: str
@@ -177,6 +84,7 @@ class Request:
     keys: tuple[str, ...] = ()
     block_bytes: int = _BLOCK_BYTES
     block_numbers: int = BLOCK_NUMBERS
+    row_neighbors: int = ROW_NEIGHBORS
 
     @property
     def vector(self) -> tuple[str, ...]:
@@ -223,24 +131,16 @@ def search_batches(
             yield from answer_batch(searchable, request, request.named(arrays))
 
 
-def task_threads() -> int:
-    """Return the BLAS and OpenMP threads of a task: its cores (spark.task.cpus)."""
-    from pyspark import TaskContext
-
-    context = TaskContext.get()
-    return 1 if context is None else max(1, context.cpus())
-
-
 def answer_batch(
     searchable: Searchable, request: Request, arrays: Mapping[str, pa.Array]
 ) -> Iterator[pa.Array]:
     """Answer one batch, in blocks of bounded size; for the rest see `search_batches`."""
     items, index = searchable.items, searchable.index
     dim = index.n_features
-    k = min(request.k, items.count)
+    k = None if request.k is None else min(request.k, items.count)
     queries = read_vectors(arrays, request.features_col)
     excluded = arrays.get(EXCLUDED)
-    step = max(1, request.block_numbers // (k + request.answer.width))
+    step = max(1, request.block_numbers // ((k or 1) + request.answer.width))
     for rows in _query_blocks(request, queries, index, step):
         matrix, valid = valid_queries(queries, rows, dim, index.storage)
         if request.handle_invalid == "error" and not valid.all():
@@ -249,15 +149,39 @@ def answer_batch(
                 describe_invalid("featuresCol", request.features_col, queries, row, dim)
             )
         index.metric.check_values(matrix)
-        found = searchable.search(
-            matrix,
-            [arrays[name].take(pa.array(rows[valid])) for name in request.keys],
-            k,
-            request.max_distance,
-            None if excluded is None else _exclusion(excluded, rows[valid], items),
+        asked = searchable.queries(
+            matrix, [arrays[name].take(pa.array(rows[valid])) for name in request.keys]
         )
+        exclude = None if excluded is None else _exclusion(excluded, rows[valid], items)
+        if k is None:
+            yield from _answer_within(searchable, request, asked, valid, exclude)
+            continue
+        found = index.search(asked, k, max_distance=request.max_distance, exclude=exclude)
         answers = request.answer.rows(found, items)
         yield fan_out(answers, valid, keep=request.handle_invalid == "keep")
+
+
+def _answer_within(
+    searchable: Searchable,
+    request: Request,
+    queries: Any,
+    valid: NDArray[np.bool_],
+    exclude: Exclusion | None,
+) -> Iterator[pa.Array]:
+    """Answer a block of queries with all items within the distance, in parts of bounded size."""
+    limit = np.inf if request.max_distance is None else request.max_distance
+    most = request.block_numbers
+    row_of = np.append(np.flatnonzero(valid), len(valid))
+    start = done = 0
+    for found in found_within(searchable.index, queries, limit, exclude=exclude, most=most):
+        done += len(found.offsets) - 1
+        # Invalid queries go with the valid one before them.
+        part = valid[start : row_of[done]]
+        start = row_of[done]
+        answers, counts = answer_rows(
+            request.answer, request.row_neighbors, found, searchable.items
+        )
+        yield fan_out(answers, part, keep=request.handle_invalid == "keep", counts=counts)
 
 
 def _query_blocks(
@@ -318,7 +242,13 @@ def _exclusion(excluded: pa.ListArray, rows: NDArray[np.int64], items: Items) ->
     return Exclusion(query[order], positions[order])
 
 
-def fan_out(answers: pa.StructArray, valid: NDArray[np.bool_], *, keep: bool) -> pa.ListArray:
+def fan_out(
+    answers: pa.StructArray,
+    valid: NDArray[np.bool_],
+    *,
+    keep: bool,
+    counts: NDArray[np.int64] | None = None,
+) -> pa.ListArray:
     """Return a list for each query: its answer or, if it is invalid, no element or a null (`keep`).
 
     Parameters
@@ -329,63 +259,14 @@ def fan_out(answers: pa.StructArray, valid: NDArray[np.bool_], *, keep: bool) ->
         Which queries are valid.
     keep : bool
         Whether an invalid query keeps its row.
+    counts : ndarray of shape (n_valid,), dtype int64, optional
+        The number of answers to each valid query. Default: 1.
     """
-    if not keep:
-        return pa.ListArray.from_arrays(list_offsets(valid), answers)
-    if not valid.all():
-        row = pa.array(np.cumsum(valid) - 1, mask=~valid)
-        answers = answers.take(row)
-    return pa.ListArray.from_arrays(list_offsets(np.ones(len(valid), dtype=bool)), answers)
-
-
-TIMING_SCHEMA = "seconds double, queries long, items double"
-"""The seconds of a search, the number of queries, and the number of items that a query was compared
-with, on average."""
-
-_TIMED_SECONDS = 0.3
-"""No further search is timed when this time is spent. The last one may take as long again, and a
-single query as long as it does."""
-
-
-def time_search(
-    searchable: Searchable, queries: Rows, k: int, clock: Callable[[], float] = time.perf_counter
-) -> pa.RecordBatch:
-    """Time a search of some queries: of one, of two, of four, until enough time is spent.
-
-    Parameters
-    ----------
-    searchable : Searchable
-        The index and its items.
-    queries : ndarray or SparseRows of shape (n_queries, n_features)
-        Valid queries, of which as many as time permits are searched.
-    k : int
-        Neighbors per query; may exceed the number of items.
-    clock : callable, optional
-        Returns the time in seconds.
-
-    Returns
-    -------
-    pyarrow.RecordBatch
-        A row of `TIMING_SCHEMA` about the last search, which has the most queries.
-    """
-    timed = min(1, len(queries))
-    with threadpool_limits(limits=task_threads()):
-        begin = clock()
-        while True:
-            start = clock()
-            items = searchable.timed_search(queries[:timed], k)
-            now = clock()
-            if timed == len(queries) or now - begin >= _TIMED_SECONDS:
-                break
-            timed = min(2 * timed, len(queries))
-    row = {"seconds": [now - start], "queries": [timed], "items": [items]}
-    return pa.RecordBatch.from_pydict(row)
-
-
-def time_bundle(
-    ref: BundleRef, queries: Rows, k: int, batches: Iterator[pa.RecordBatch]
-) -> Iterator[pa.RecordBatch]:
-    """Yield `time_search` in a bundle, once; the content of `batches` is ignored."""
-    for _ in batches:
-        pass
-    yield time_search(open_bundle(ref), queries, k)
+    lengths = valid.astype(np.int64)
+    if counts is not None:
+        lengths[valid] = counts
+    if keep and not valid.all():
+        lengths[~valid] = 1
+        answered = np.repeat(valid, lengths)
+        answers = answers.take(pa.array(np.cumsum(answered) - 1, mask=~answered))
+    return pa.ListArray.from_arrays(list_offsets(lengths), answers)

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from pyspark_knn.engine.fit.chunks import POSITION
 from pyspark_knn.engine.rows.vectors import vector_rows
-from pyspark_knn.engine.search.batches import Searchable
+from pyspark_knn.engine.search.searchable import Searchable
 from pyspark_knn.engine.ship.bundle import BundleRef, open_bundle
 from pyspark_knn.engine.ship.shard_rows import open_shards
 from pyspark_knn.index.sparse.rows import slices_of
@@ -50,11 +50,15 @@ def read_items(
     for batch in batches:
         if batch.num_rows:
             start = batch.column(0)[0].as_py()
-            yield from _rows(searchable, names, start, start + batch.num_rows, batch_bytes)
+            stop, dtype = start + batch.num_rows, searchable.index.matrix.dtype
+            yield from _rows(searchable, names, start, stop, dtype, batch_bytes)
 
 
 def read_shards(
-    digests: dict[int, str], names: list[str], batches: Iterator[pa.RecordBatch]
+    digests: dict[int, str],
+    names: list[str],
+    dtype: np.dtype[np.floating],
+    batches: Iterator[pa.RecordBatch],
 ) -> Iterator[pa.RecordBatch]:
     """Yield the items of shards.
 
@@ -64,6 +68,8 @@ def read_shards(
         The expected digest of each shard, see `shard_rows.ShardReader`.
     names : list of str
         The columns to yield: "features", and those of the items.
+    dtype : numpy dtype
+        The type of the vectors. Those of some shards may be narrower.
     batches : iterator of pyarrow.RecordBatch
         `shard_rows.SHARD_COLUMNS`, the parts of each shard in order.
 
@@ -72,8 +78,8 @@ def read_shards(
     pyarrow.RecordBatch
         The columns `names`.
     """
-    for searchable in open_shards(digests, batches):
-        yield from _rows(searchable, names, 0, searchable.items.count)
+    for _, searchable in open_shards(digests, batches):
+        yield from _rows(searchable, names, 0, searchable.items.count, dtype)
 
 
 def _rows(
@@ -81,6 +87,7 @@ def _rows(
     names: list[str],
     start: int,
     stop: int,
+    dtype: np.dtype[np.floating],
     batch_bytes: int = _BATCH_BYTES,
 ) -> Iterator[pa.RecordBatch]:
     """Yield the items from `start` to `stop` in batches of bounded size."""
@@ -89,7 +96,7 @@ def _rows(
         where = slice(start + first, start + last)
         cells = {name: values[where] for name, values in items.columns.items()}
         cells[POSITION] = pa.array(np.arange(where.start, where.stop))
-        cells["features"] = vector_rows(matrix[first:last])
+        cells["features"] = vector_rows(matrix[first:last], dtype)
         yield pa.RecordBatch.from_arrays([cells[name] for name in names], names=names)
 
 

@@ -10,7 +10,8 @@ import numpy as np
 import pyarrow as pa
 from threadpoolctl import threadpool_limits
 
-from pyspark_knn.engine.search.batches import Request, answer_batch, task_threads, time_search
+from pyspark_knn.engine.search.batches import Request, answer_batch
+from pyspark_knn.engine.search.searchable import task_threads, time_search
 from pyspark_knn.engine.ship.shard_rows import SHARD_COLUMNS, ShardReader, open_shards
 
 if TYPE_CHECKING:
@@ -85,5 +86,5 @@ def time_shards(
     batches: Iterator[pa.RecordBatch],
 ) -> Iterator[pa.RecordBatch]:
     """Yield `batches.time_search` in each of the shards in `batches`, rows of `SHARD_COLUMNS`."""
-    for searchable in open_shards(digests, batches):
+    for _, searchable in open_shards(digests, batches):
         yield time_search(searchable, queries, k)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pyspark_knn.engine.search.batches import Searchable
+from pyspark_knn.engine.search.searchable import Searchable
 from pyspark_knn.index.auto import build_index
 from pyspark_knn.index.grouped.index import GroupedIndex
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from pyspark_knn.engine.rows.items import Items
 from pyspark_knn.engine.search.answers import DISTANCE
 from pyspark_knn.engine.search.batches import Request, fan_out
+from pyspark_knn.engine.search.within import answer_rows
 from pyspark_knn.index.base import Found
 
 _MERGED_AT_ONCE = 1 << 20
@@ -59,11 +60,15 @@ def merge_batches(
             valid = found[block] > 0
             pick = pa.array(np.flatnonzero(valid))
             merged = _merge(request.k, names, [each[block].take(pick) for each in lists])
-            answers = request.answer.rows(*merged)
-            yield fan_out(answers, valid, keep=request.handle_invalid == "keep")
+            if request.k is None:
+                answers, counts = answer_rows(request.answer, request.row_neighbors, *merged)
+            else:
+                answers, counts = request.answer.rows(*merged), None
+            keep = request.handle_invalid == "keep"
+            yield fan_out(answers, valid, keep=keep, counts=counts)
 
 
-def _merge(k: int, names: Sequence[str], lists: list[pa.Array]) -> tuple[Found, Items]:
+def _merge(k: int | None, names: Sequence[str], lists: list[pa.Array]) -> tuple[Found, Items]:
     """Return the k nearest neighbors of each query, and the items of all lists."""
     counts = lists[0].value_lengths().to_numpy(zero_copy_only=False).astype(np.int64)
     query = np.repeat(np.arange(len(counts)), counts)
@@ -76,9 +81,13 @@ def _merge(k: int, names: Sequence[str], lists: list[pa.Array]) -> tuple[Found, 
         by = [(name, "ascending") for name in table.column_names]
         ranks[pc.sort_indices(table, by).to_numpy()] = np.arange(len(query))
         order = np.lexsort((ranks, distance, query))
-    rank = np.arange(len(query)) - np.repeat(np.cumsum(counts) - counts, counts)
-    nearest = order[rank < k]
-    offsets = np.append(0, np.cumsum(np.minimum(counts, k)))
+    if k is None:
+        nearest = order
+    else:
+        rank = np.arange(len(query)) - np.repeat(np.cumsum(counts) - counts, counts)
+        nearest = order[rank < k]
+        counts = np.minimum(counts, k)
+    offsets = np.append(0, np.cumsum(counts))
     return Found(offsets, distance[nearest], nearest), Items(len(query), columns)
 
 

@@ -26,8 +26,8 @@ class NarrowerSearch:
 
     Attributes
     ----------
-    k : int
-        Neighbors per query, at most as many as in the other search.
+    k : int or None
+        Neighbors per query, at most as many as in the other search; None: all of them.
     max_distance : float or None
         The largest distance of a neighbor, at most that of the other search, in the unit of the
         metric.
@@ -37,7 +37,7 @@ class NarrowerSearch:
         Makes the output.
     """
 
-    k: int
+    k: int | None
     max_distance: float | None
     names: tuple[str, ...]
     answer: Answer
@@ -48,7 +48,7 @@ class NarrowerSearch:
         columns = {name: each.flatten() for name, each in zip(self.names, lists, strict=True)}
         distances = columns.pop(DISTANCE).to_numpy()
         # Only the first k of each list are looked at, however long the lists are.
-        counts = np.minimum(lengths, self.k)
+        counts = lengths if self.k is None else np.minimum(lengths, self.k)
         offsets = np.append(0, np.cumsum(counts))
         starts = np.cumsum(lengths) - lengths
         positions = np.arange(offsets[-1]) + np.repeat(starts - offsets[:-1], counts)
@@ -77,7 +77,7 @@ def narrower_batches(
     pyarrow.ListArray
         See `batches.search_batches`.
     """
-    for valid, lists in _blocks(batches, search.k + search.answer.width):
+    for valid, lists in _blocks(batches, [search]):
         yield fan_out(search.rows(valid, lists), valid, keep=True)
 
 
@@ -100,16 +100,18 @@ def all_narrower_batches(
         query.
     """
     names = [str(i) for i in range(len(searches))]
-    for valid, lists in _blocks(batches, sum(each.k + each.answer.width for each in searches)):
+    for valid, lists in _blocks(batches, searches):
         answers = [each.rows(valid, lists) for each in searches]
         yield fan_out(pa.StructArray.from_arrays(answers, names), valid, keep=True)
 
 
 def _blocks(
-    batches: Iterator[tuple[pa.Array, ...]], width: int
+    batches: Iterator[tuple[pa.Array, ...]], searches: Sequence[NarrowerSearch]
 ) -> Iterator[tuple[NDArray[np.bool_], tuple[pa.ListArray, ...]]]:
     """Yield blocks whose answers have a bounded size: which queries are valid, and the lists."""
-    step = max(1, BLOCK_NUMBERS // width)
     for lists in batches:
+        mean = len(lists[0].flatten()) // max(1, len(lists[0])) + 1
+        width = sum(each.answer.width + (each.k or mean) for each in searches)
+        step = max(1, BLOCK_NUMBERS // width)
         for block in slices(lists, step):
             yield block[0].is_valid().to_numpy(zero_copy_only=False), block

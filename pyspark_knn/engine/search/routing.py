@@ -19,7 +19,7 @@ from pyspark_knn.index.cells import Cells
 def route_nearest(
     request: Request, cells: Cells, probes: int, batches: Iterator[tuple[pa.Array, ...]]
 ) -> Iterator[pa.Array]:
-    """Yield the shards whose centers are nearest to each query, nearest first.
+    """Yield the shards of the cells whose centers are nearest to each query.
 
     Parameters
     ----------
@@ -28,7 +28,7 @@ def route_nearest(
     cells : Cells
         The cells that the shards are.
     probes : int
-        The number of shards per query.
+        The number of cells per query. If `request.probes` is None, one shard of each is searched.
     batches : iterator of tuples of pyarrow.Array
         The columns `request.vector` of the queries.
 
@@ -39,11 +39,48 @@ def route_nearest(
     """
     for arrays in _blocks(request, cells, batches):
         matrix, valid = _vectors(request, cells, arrays)
-        shards = np.full((len(valid), min(probes, len(cells.numbers))), cells.numbers[0])
-        shards[valid] = cells.nearest(matrix, probes)
-        lengths = np.where(valid, shards.shape[1], 1)
-        kept = np.arange(shards.shape[1]) < lengths[:, None]
+        # An exact search begins in one shard, since a row carries what was found in it.
+        whole = request.probes is not None
+        found = cells.probed(matrix, probes) if whole else cells.nearest(matrix, probes)
+        shards = np.full((len(valid), found.shape[1]), -1)
+        shards[:, 0] = cells.numbers[0]
+        shards[valid] = found
+        kept = shards >= 0
+        lengths = kept.sum(axis=1)
         yield pa.ListArray.from_arrays(list_offsets(lengths), pa.array(shards[kept], pa.int32()))
+
+
+def route_radius(
+    request: Request, cells: Cells, batches: Iterator[tuple[pa.Array, ...]]
+) -> Iterator[pa.Array]:
+    """Yield all shards that may contain an item within the largest distance of each query.
+
+    Parameters
+    ----------
+    request : Request
+        The search for all items within a distance.
+    cells : Cells
+        The cells that the shards are.
+    batches : iterator of tuples of pyarrow.Array
+        The columns `request.vector` of the queries.
+
+    Yields
+    ------
+    pyarrow.ListArray
+        Lists of int, at least one: the nearest shard, or any one for an invalid query.
+    """
+    limit = np.inf if request.max_distance is None else request.max_distance
+    for arrays in _blocks(request, cells, batches):
+        matrix, valid = _vectors(request, cells, arrays)
+        opened = cells.within(matrix, np.full(len(matrix), limit))
+        alone = np.flatnonzero(~opened.any(axis=1))
+        nearest = np.searchsorted(cells.numbers, cells.nearest(matrix[alone], 1)[:, 0])
+        opened[alone, nearest] = True
+        routes = np.zeros((len(valid), len(cells.numbers)), dtype=bool)
+        routes[~valid, 0] = True
+        routes[valid] = opened
+        shards = pa.array(cells.numbers[np.nonzero(routes)[1]], pa.int32())
+        yield pa.ListArray.from_arrays(list_offsets(routes.sum(axis=1)), shards)
 
 
 def route_within(
@@ -91,7 +128,7 @@ def _limits(request: Request, found: pa.Array) -> NDArray[np.float64]:
     limit = np.inf if request.max_distance is None else request.max_distance
     counts = found.value_lengths().fill_null(0).to_numpy(zero_copy_only=False)
     limits = np.full(len(found), limit)
-    full = counts >= request.k
+    full = counts >= (np.inf if request.k is None else request.k)
     ends = np.cumsum(counts)[full] - 1
     flat = found.flatten().to_numpy(zero_copy_only=False)
     limits[full] = np.minimum(limits[full], flat[ends])

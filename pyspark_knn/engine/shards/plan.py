@@ -8,8 +8,9 @@
 A copy contains the number and the vector of its query. The other columns of the query are in one of
 its copies, the carrier, and never leave the JVM, since the search is a scalar function and Spark
 sends it only its arguments. If shards are cells and the search is exact, the nearest cell is
-searched first, and its distances decide to which other cells the query is sent. If the items have
-keys, the query is sent to the shards of its key.
+searched first, and its distances decide to which other cells the query is sent. A search for all
+items within a distance needs no distances to decide, so it searches all cells at once. If the items
+have keys, the query is sent to the shards of its key.
 
 The candidates of a query are the nearest items of each shard that it was sent to.
 """
@@ -31,8 +32,8 @@ from pyspark_knn.engine.search.answers import DISTANCE, FoundLists
 from pyspark_knn.engine.search.batches import Request
 from pyspark_knn.engine.search.in_shards import search_shards
 from pyspark_knn.engine.search.merge import merge_batches
-from pyspark_knn.engine.search.routing import route_nearest, route_within
-from pyspark_knn.engine.shards.key_shards import KeyShards
+from pyspark_knn.engine.search.routing import route_nearest, route_radius, route_within
+from pyspark_knn.engine.shards.key_shards import KeyShards, shards_of_query
 from pyspark_knn.engine.ship.batch_udf import batch_udf
 from pyspark_knn.engine.ship.shard_rows import SHARD_COLUMNS, SHARD_SCHEMA
 from pyspark_knn.engine.ship.udf import BatchFunction
@@ -47,6 +48,10 @@ _INTS = T.ArrayType(T.IntegerType())
 
 _QUERY = (1 << 31) - 1
 """The part number of a query, which sorts it after all parts of its shard."""
+
+
+_UNLIMITED = (1 << 31) - 1
+"""More neighbors than an Arrow list has."""
 
 
 @dataclass(frozen=True)
@@ -69,8 +74,8 @@ class ShardPlan:
         The item columns that break ties, in this order; "id" comes first.
     cells : Cells or None
         The cells that the shards consist of; None if the shards are not cells.
-    key_shards : KeyShards or None
-        The shards of keys; None if the items have no keys.
+    key_shards : tuple of KeyShards
+        The shards of keys; empty if the items have no keys.
     """
 
     frame: DataFrame
@@ -80,7 +85,7 @@ class ShardPlan:
     partitions: int
     item_columns: dict[str, T.DataType]
     cells: Cells | None
-    key_shards: KeyShards | None = None
+    key_shards: tuple[KeyShards, ...] = ()
 
     def answers(self, queries: DataFrame, inputs: dict[str, Input], request: Request) -> DataFrame:
         """Add the columns of `request.answer` to `queries`; see `Placement.search`."""
@@ -90,18 +95,22 @@ class ShardPlan:
 
     def _found(self, queries: DataFrame, types: InputTypes, request: Request) -> DataFrame:
         """Return the candidates of each query: a row for each shard that it is sent to."""
-        if self.key_shards is not None:
+        if self.key_shards:
             lists = isinstance(types[request.keys[0]], T.ArrayType)
             keys = key_hashes(_inputs(request.keys), lists=lists)
-            route = self.key_shards.of_query(keys, sorted(self.digests))
+            route = shards_of_query(self.key_shards, keys, sorted(self.digests))
             return self._searched(self._routed(queries, route), types, request)
         if self.cells is None:
             return self._searched(self.copies(queries), types, request)
-        nearest = functools.partial(route_nearest, request, self.cells, request.probes or 1)
+        by_radius = request.k is None and request.probes is None
+        if by_radius:
+            choose = functools.partial(route_radius, request, self.cells)
+        else:
+            choose = functools.partial(route_nearest, request, self.cells, request.probes or 1)
         vector = [types[name] for name in request.vector]
-        route = _once(nearest, vector)(*_inputs(request.vector))
+        route = _once(choose, vector)(*_inputs(request.vector))
         found = self._searched(self._routed(queries, route), types, request)
-        if request.probes is not None:
+        if by_radius or request.probes is not None:
             return found
         return self._further(found, self.cells, types, request)
 
@@ -172,7 +181,8 @@ class ShardPlan:
         rows = rows.sortWithinPartitions("target", "part")
         answer = FoundLists(struct_type(self._lists), self._names)
         keep = "error" if request.handle_invalid == "error" else "keep"
-        wanted = replace(request, answer=answer, handle_invalid=keep)
+        # What fits in one row is decided when the neighbors of all shards are merged.
+        wanted = replace(request, answer=answer, handle_invalid=keep, row_neighbors=_UNLIMITED)
         run = functools.partial(search_shards, wanted, self.digests)
         given = [from_arrow_type(SHARD_SCHEMA.field(name).type) for name in SHARD_COLUMNS]
         # A result depends on the rows before it, so Spark must not reorder, repeat or drop any.

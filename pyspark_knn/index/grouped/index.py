@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
+import copy
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -10,14 +10,13 @@ import numpy as np
 
 from pyspark_knn.index.auto import build_index
 from pyspark_knn.index.base import Exclusion, Found, IndexSpec, storage_of
-from pyspark_knn.index.grouped.items import DenseItems, SparseItems
 from pyspark_knn.index.grouped.lists import Lists
-from pyspark_knn.index.grouped.pairs import compare_pairs
-from pyspark_knn.index.grouped.tables import TableSearch
-from pyspark_knn.index.grouped.visits import Visits
+from pyspark_knn.index.grouped.search import GroupSearch, Thresholds
+from pyspark_knn.index.grouped.visits import Visits, lower_bounds
+from pyspark_knn.index.hits import Hits, TooManyHits
 from pyspark_knn.index.registry import class_for
-from pyspark_knn.index.score_space import has_scores, score_space
 from pyspark_knn.index.selection import nearest_first
+from pyspark_knn.index.sparse.index import SparseIndex
 from pyspark_knn.index.sparse.rows import offsets_of, ranges
 
 if TYPE_CHECKING:
@@ -25,49 +24,41 @@ if TYPE_CHECKING:
 
     from pyspark_knn.index.base import NeighborIndex, Rows
     from pyspark_knn.index.distances import Metric
-
-_LARGE_ITEMS = 8192
-"""Items from which on a group has an index of its own."""
+    from pyspark_knn.index.grouped.queries import GroupQueries
 
 _LARGE_SHARE = 0.25
 """The algorithm that is fastest for the largest group is used for groups of this share of it."""
 
-_TABLE_WORK = 3000
-"""Products of all pairs of a group start to be faster than their distances at this number of pairs,
-times 8 more than the features."""
+_THRESHOLDS = Thresholds()
+"""What is fastest on random vectors."""
 
 
 class GroupedIndex:
     """An index of items in groups, in which a search names the groups of each query.
 
-    Small groups are searched by the distances of all pairs, larger ones by products, and each of
-    the large ones has an index of its own. This changes the time of a search, never its result.
-
-    Its arrays may be read-only memory maps, as those of `NeighborIndex`.
+    It is not a `NeighborIndex`, but has the same attributes. Its arrays may be read-only memory
+    maps. Groups are searched in different ways, see `pyspark_knn.index.grouped.search`, which
+    changes the time of a search, never its result.
 
     Parameters
     ----------
-    matrix : ndarray or SparseRows of shape (n_items, n_features), dtype float32 or float64
-        The items, in the order of their groups.
+    search : GroupSearch
+        The search of the groups, over the items in the order of their groups.
+    metric : Metric
+        The metric.
     positions : ndarray of shape (n_items,), dtype int64
         The position of each item: a permutation, in ascending order within a group.
     starts : ndarray of shape (n_groups + 1,), dtype int64
         Where the items of each group begin, and where the last ones end. No group is empty.
-    metric : Metric
-        The metric.
-    large : dict of int to NeighborIndex
-        The indexes of the large groups, in ascending order of the group.
     algorithm : str
-        The algorithm of the largest group.
-    table_work : float, default=_TABLE_WORK
-        Pairs of a group times features from which on the group is searched by products.
+        The algorithm of the large groups.
 
     Attributes
     ----------
     metric : Metric
         The metric of the distances.
     algorithm : str
-        The algorithm of the largest group; "brute" if no group is large.
+        The algorithm of the large groups; "brute" if there are none.
     exact : bool
         Whether every search returns the true nearest items.
     storage : {"dense", "sparse"}
@@ -78,33 +69,20 @@ class GroupedIndex:
 
     def __init__(
         self,
-        matrix: Rows,
+        search: GroupSearch,
+        metric: Metric,
         positions: NDArray[np.int64],
         starts: NDArray[np.int64],
-        metric: Metric,
-        large: dict[int, NeighborIndex],
-        algorithm: str = "brute",
-        *,
-        table_work: float = _TABLE_WORK,
+        algorithm: str,
     ) -> None:
         self.metric = metric
         self.algorithm = algorithm
-        self.exact = all(index.exact for index in large.values())
-        self.storage = storage_of(matrix)
-        self.n_features = int(matrix.shape[1])
+        self.exact = all(index.exact for index in search.large.values())
+        self.storage = search.storage
+        self.n_features = search.n_features
+        self._search = search
         self._positions = positions
         self._starts = starts
-        self._large = large
-        self._table_work = table_work
-        self._items: DenseItems | SparseItems
-        self._tables: TableSearch | None = None
-        if not isinstance(matrix, np.ndarray):
-            self._items = SparseItems(matrix, metric)
-            return
-        self._items = DenseItems(matrix, metric)
-        if has_scores(metric):
-            space = score_space(metric, matrix)
-            self._tables = TableSearch(matrix, space) if np.float32 in space.dtypes else None
 
     @classmethod
     def build(
@@ -113,9 +91,7 @@ class GroupedIndex:
         positions: NDArray[np.int64],
         starts: NDArray[np.int64],
         spec: IndexSpec,
-        *,
-        large_items: int = _LARGE_ITEMS,
-        table_work: float = _TABLE_WORK,
+        thresholds: Thresholds = _THRESHOLDS,
     ) -> tuple[GroupedIndex, str]:
         """Index items in groups.
 
@@ -129,18 +105,16 @@ class GroupedIndex:
         starts : ndarray of shape (n_groups + 1,), dtype int64
             Where the items of each group begin, and where the last ones end. No group is empty.
         spec : IndexSpec
-            The metric, the algorithm of large groups and its options.
-        large_items : int, default=_LARGE_ITEMS
-            The number of items from which on a group has an index of its own.
-        table_work : float, default=_TABLE_WORK
-            See the class.
+            The metric, the algorithm of the large groups and its options.
+        thresholds : Thresholds, optional
+            Which groups are searched in which way.
 
         Returns
         -------
         index : GroupedIndex
             The index.
         reason : str
-            Why its large groups have their algorithm, in one sentence.
+            Why the large groups have their algorithm, in one sentence.
 
         Raises
         ------
@@ -154,28 +128,23 @@ class GroupedIndex:
         if spec.algorithm != "auto":
             class_for(spec.algorithm, metric, spec.registered, storage_of(matrix))
         sizes = np.diff(starts)
-        numbers = np.flatnonzero(sizes >= large_items)
-        if numbers.size == 0:
-            index = cls(matrix, positions, starts, metric, {}, table_work=table_work)
-            return index, f"brute is fast enough for groups of up to {sizes.max()} items"
-        largest = int(numbers[sizes[numbers].argmax()])
-        best, reason = build_index(matrix[starts[largest] : starts[largest + 1]], spec)
-        least = _LARGE_SHARE * sizes[largest] if spec.algorithm == "auto" else 0
-        large = {}
-        for number in numbers.tolist():
-            algorithm = best.algorithm if sizes[number] >= least else "brute"
-            items = matrix[starts[number] : starts[number + 1]]
-            if number == largest:
-                large[number] = best
-            else:
-                large[number], _ = build_index(items, replace(spec, algorithm=algorithm))
-        index = cls(matrix, positions, starts, metric, large, best.algorithm, table_work=table_work)
-        return index, f"of the largest group, {sizes[largest]} items: {reason}"
+        numbers = np.flatnonzero(sizes >= thresholds.large(metric))
+        large: dict[int, NeighborIndex] = {}
+        algorithm, reason = "brute", f"brute is fast enough for groups of up to {sizes.max()} items"
+        if numbers.size:
+            large, reason = _large_indexes(matrix, starts, numbers, spec)
+            largest = int(sizes.argmax())
+            algorithm = large[largest].algorithm
+            reason = f"for the largest group, {sizes[largest]} items: {reason}"
+        # Sparse indexes of groups are parts of one index, which the search makes when needed.
+        large = {each: one for each, one in large.items() if not isinstance(one, SparseIndex)}
+        search = GroupSearch(matrix, metric, large, thresholds)
+        return cls(search, metric, positions, starts, algorithm), reason
 
     @property
     def matrix(self) -> Rows:
-        """The items, as passed to `build`."""
-        return self._items.matrix
+        """The items, in the order of their groups."""
+        return self._search.matrix
 
     @property
     def n_groups(self) -> int:
@@ -186,6 +155,16 @@ class GroupedIndex:
     def sizes(self) -> NDArray[np.int64]:
         """The number of items of each group: ndarray of shape (n_groups,), dtype int64."""
         return np.diff(self._starts)
+
+    @property
+    def positions(self) -> NDArray[np.int64]:
+        """The position of the item of each row of `matrix`, as passed to `build`."""
+        return self._positions
+
+    @property
+    def starts(self) -> NDArray[np.int64]:
+        """Where the items of each group begin and the last ones end, as passed to `build`."""
+        return self._starts
 
     def vectors(self, positions: slice | NDArray[np.int64]) -> Rows:
         """Return the vectors of some items.
@@ -206,24 +185,24 @@ class GroupedIndex:
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the attributes, without the large groups' parts of the matrix."""
-        nothing = self.matrix[:0]
-        large = {number: index.over(nothing) for number, index in self._large.items()}
-        return {**self.__dict__, "_large": large}
+        search = copy.copy(self._search)
+        if search.large:
+            nothing = self.matrix[:0]
+            search.large = {each: one.over(nothing) for each, one in search.large.items()}
+        return {**self.__dict__, "_search": search}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Restore the attributes, and the large groups' parts of the matrix."""
         self.__dict__.update(state)
-        matrix, starts = self.matrix, self._starts
-        self._large = {
-            number: index.over(matrix[starts[number] : starts[number + 1]])
-            for number, index in self._large.items()
-        }
+        starts, large = self._starts, self._search.large
+        if large:
+            matrix = self.matrix
+            for each, one in large.items():
+                large[each] = one.over(matrix[starts[each] : starts[each + 1]])
 
     def search(
         self,
-        queries: Any,
-        rows: NDArray[np.int64],
-        groups: NDArray[np.int64],
+        queries: GroupQueries,
         k: int,
         *,
         max_distance: float | None = None,
@@ -233,13 +212,8 @@ class GroupedIndex:
 
         Parameters
         ----------
-        queries : ndarray or SparseRows of shape (n_queries, n_features), dtype float32 or float64
-            The queries, as `storage` says: finite, C-contiguous if dense; may be read-only, and may
-            have zero rows.
-        rows, groups : ndarray of shape (n_visits,), dtype int64
-            The groups of the queries: query ``rows[i]`` is compared with the items of group
-            ``groups[i]``. Rows are in ascending order, and no pair occurs twice. A query may have
-            any number of groups.
+        queries : GroupQueries
+            The queries and their groups.
         k : int
             The number of neighbors of a query, at least 1.
         max_distance : float, optional
@@ -254,65 +228,93 @@ class GroupedIndex:
             The neighbors of all queries, ordered by distance, then by position. Distances are equal
             to the last bit to those of `pyspark_knn.index.distances`.
         """
-        if not len(rows):
-            return Found(np.zeros(len(queries) + 1, np.int64), np.zeros(0), np.zeros(0, np.int64))
-        visits = Visits.of(rows, groups, self._starts, self._positions, exclude)
+        visits = self._visits(queries, exclude)
         # Lists of this many items are complete, so a larger k would only take memory.
-        k = min(k, int(visits.sizes.sum()))
-        lists = Lists.joined(self._search(queries, visits, k, max_distance))
+        k = min(k, max(1, int(visits.sizes.sum())))
+        found = self._search.run(queries.vectors, visits, k, max_distance)
+        lists = Lists.joined(list(found))
         if max_distance is not None:
             lists = lists.within(max_distance)
-        return self._found(len(queries), rows, lists, k)
+        return _merged(len(queries), queries.rows, self._positions[lists.places], lists, k)
 
-    def _search(
-        self, queries: Any, visits: Visits, k: int, max_distance: float | None
-    ) -> list[Lists]:
-        """Search all visits, each in the way that is fastest for its group."""
-        large = np.isin(visits.groups, np.fromiter(self._large, np.int64))
-        by_table = np.zeros(len(visits), bool)
-        if self._tables is not None:
-            runs = np.diff(visits.runs())
-            work = visits.sizes * np.repeat(runs, runs) * (self.n_features + 8)
-            by_table = ~large & (work >= self._table_work)
-        distances = self._items.distances(queries)
-        part = visits.take(np.flatnonzero(~(large | by_table)))
-        found = compare_pairs(part, distances, k)
-        if self._tables is not None:
-            part = visits.take(np.flatnonzero(by_table))
-            found += self._tables.search(queries, part, distances, k)
-        part = visits.take(np.flatnonzero(large))
-        runs = part.runs()
-        for first, last in itertools.pairwise(runs):
-            found.append(
-                self._search_large(queries, part.take(slice(first, last)), k, max_distance)
-            )
-        return found
+    def within(
+        self,
+        queries: GroupQueries,
+        max_distance: float,
+        *,
+        exclude: Exclusion | None = None,
+        after: NDArray[np.int64] | None = None,
+        most: int | None = None,
+    ) -> Found | None:
+        """Return all items within a distance of each query among those of its groups.
 
-    def _search_large(
-        self, queries: Any, visits: Visits, k: int, max_distance: float | None
-    ) -> Lists:
-        """Search a group that has an index of its own."""
-        number, start = int(visits.groups[0]), int(visits.starts[0])
-        exclude = None
-        if visits.excluded.size:
-            order = np.argsort(visits.excluded[1], kind="stable")
-            exclude = Exclusion(*visits.excluded[:, order])
-        found = self._large[number].search(
-            queries[visits.rows],
-            min(k, int(visits.sizes[0])),
-            max_distance=max_distance,
-            exclude=exclude,
-        )
-        counts = np.diff(found.offsets)
-        return Lists(visits.numbers, counts, found.positions + start, found.distances)
+        Parameters
+        ----------
+        queries : GroupQueries
+            The queries and their groups.
+        max_distance, exclude, after, most
+            See `NeighborIndex.within`.
 
-    def _found(self, n_queries: int, rows: NDArray[np.int64], lists: Lists, k: int) -> Found:
-        """Merge the lists of the visits of each query."""
-        positions, distances = self._positions[lists.places], lists.distances
-        counts = np.bincount(rows, lists.counts, n_queries).astype(np.int64)
-        if (rows[1:] == rows[:-1]).any():
-            order = nearest_first(np.repeat(rows, lists.counts), positions, distances)
-            kept = ranges(offsets_of(counts)[:-1], np.minimum(counts, k))
-            counts = np.minimum(counts, k)
-            positions, distances = positions[order[kept]], distances[order[kept]]
-        return Found(offsets_of(counts), distances, positions)
+        Returns
+        -------
+        Found or None
+            See `NeighborIndex.within`.
+        """
+        hits = Hits(len(queries), max_distance, after, most)
+        places = None
+        if after is not None:
+            places = self._places_up_to(queries.groups, after[queries.rows])
+        visits = self._visits(queries, exclude)
+        try:
+            for lists in self._search.run(queries.vectors, visits, None, max_distance, places):
+                rows = np.repeat(queries.rows[lists.visits], lists.counts)
+                hits.offer(rows, self._positions[lists.places], lists.distances)
+        except TooManyHits:
+            return None
+        return hits.found()
+
+    def _visits(self, queries: GroupQueries, exclude: Exclusion | None) -> Visits:
+        return Visits.of(queries.rows, queries.groups, self._starts, self._positions, exclude)
+
+    def _places_up_to(
+        self, groups: NDArray[np.int64], positions: NDArray[np.int64]
+    ) -> NDArray[np.int64]:
+        """Return the place in each group of its last item up to a position; -1 if there is none."""
+        starts = self._starts[groups]
+        sizes = self._starts[groups + 1] - starts
+        return lower_bounds(self._positions, starts, sizes, positions + 1) - 1
+
+
+def _large_indexes(
+    matrix: Rows, starts: NDArray[np.int64], numbers: NDArray[np.int64], spec: IndexSpec
+) -> tuple[dict[int, NeighborIndex], str]:
+    """Index the groups `numbers`; return the reason of the algorithm of the largest one too."""
+    sizes = np.diff(starts)
+    largest = int(sizes.argmax())
+    best, reason = build_index(matrix[starts[largest] : starts[largest + 1]], spec)
+    least = _LARGE_SHARE * sizes[largest] if spec.algorithm == "auto" else 0
+    found = {}
+    for number in numbers.tolist():
+        algorithm = best.algorithm if sizes[number] >= least else "brute"
+        items = matrix[starts[number] : starts[number + 1]]
+        again = replace(spec, algorithm=algorithm)
+        found[number] = best if number == largest else build_index(items, again)[0]
+    return found, reason
+
+
+def _merged(
+    n_queries: int,
+    rows: NDArray[np.int64],
+    positions: NDArray[np.int64],
+    lists: Lists,
+    k: int,
+) -> Found:
+    """Merge the lists of the visits of each query, and keep the k nearest."""
+    distances = lists.distances
+    counts = np.bincount(rows, lists.counts, n_queries).astype(np.int64)
+    if (rows[1:] == rows[:-1]).any():
+        order = nearest_first(np.repeat(rows, lists.counts), positions, distances)
+        kept = order[ranges(offsets_of(counts)[:-1], np.minimum(counts, k))]
+        counts = np.minimum(counts, k)
+        positions, distances = positions[kept], distances[kept]
+    return Found(offsets_of(counts), distances, positions)

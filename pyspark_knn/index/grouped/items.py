@@ -1,4 +1,4 @@
-"""The items of all groups, dense or sparse, and the distances of pairs of a query and an item."""
+"""The items of all groups, dense or sparse: their distances, and searches of a single group."""
 
 from __future__ import annotations
 
@@ -8,20 +8,27 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pyspark_knn.index.base import IndexSpec
+from pyspark_knn.index.block_search import BlockSearch
 from pyspark_knn.index.distances import Metric
 from pyspark_knn.index.kernels import set_distance
+from pyspark_knn.index.pairwise import PairwiseSearch
+from pyspark_knn.index.score_space import has_scores
 from pyspark_knn.index.sparse.kernels import SparseDistances
-from pyspark_knn.index.sparse.keyed import KeyedRows, Numbering
+from pyspark_knn.index.sparse.keyed import KeyedRows
+from pyspark_knn.index.sparse.search import SparseSearch
+from pyspark_knn.index.sparse.sets import SparseSetSearch
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from numpy.typing import NDArray
 
+    from pyspark_knn.index.base import NeighborIndex
     from pyspark_knn.index.sparse.rows import SparseRows
 
     Distances = Callable[[NDArray[np.int64], NDArray[np.int64]], NDArray[np.float64]]
-    """Returns the distances of pairs, given the row numbers of the queries and of the items."""
+    """Returns the distances of pairs, given the rows of the queries and of the items."""
 
 _PRODUCT = Metric("inner_product")
 
@@ -45,6 +52,11 @@ class DenseItems:
         """Return a function for the distances of pairs of these queries and the items."""
         return functools.partial(self._metric.distances, queries, self.matrix)
 
+    def index(self, where: slice) -> NeighborIndex:
+        """Return an index of the items `where`, for one search."""
+        brute = BlockSearch if has_scores(self._metric) else PairwiseSearch
+        return brute.build(self.matrix[where], IndexSpec(self._metric, "brute"))
+
 
 class SparseItems:
     """Sparse rows.
@@ -59,14 +71,14 @@ class SparseItems:
 
     def __init__(self, matrix: SparseRows, metric: Metric) -> None:
         self._metric = metric
-        by_feature = bool(metric.params)
-        self._numbering = Numbering(matrix.n_features) if by_feature else Numbering.of(matrix)
-        self._keyed = KeyedRows.of_items(metric, self._numbering.numbered(matrix), self._numbering)
+        brute = SparseSetSearch if metric.compares_sets else SparseSearch
+        self._index = brute.build(matrix, IndexSpec(metric, "brute"))
+        self._keyed = self._index.keyed
 
     @property
     def matrix(self) -> SparseRows:
         """The items; computed from the columns if these are numbered."""
-        return self._numbering.restored(self._keyed.rows)
+        return self._index.matrix
 
     def distances(self, queries: SparseRows) -> Distances:
         """Return a function for the distances of pairs of these queries and the items."""
@@ -74,6 +86,10 @@ class SparseItems:
         if not self._metric.compares_sets:
             return SparseDistances(self._metric, keyed, self._keyed)
         return functools.partial(self._set_distances, keyed)
+
+    def index(self, where: slice) -> NeighborIndex:
+        """Return an index of the items `where`, for one search."""
+        return self._index.part(where)
 
     def _set_distances(
         self, queries: KeyedRows, rows: NDArray[np.int64], places: NDArray[np.int64]

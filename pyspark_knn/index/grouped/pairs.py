@@ -1,4 +1,4 @@
-"""The nearest items of small groups: the distance of each pair of a query and an item."""
+"""The items of small groups: the distance of each pair of a query and an item."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from pyspark_knn.index.grouped.lists import Lists
 from pyspark_knn.index.sparse.rows import offsets_of, ranges, slices_of
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from pyspark_knn.index.grouped.items import Distances
     from pyspark_knn.index.grouped.visits import Visits
 
@@ -17,9 +19,9 @@ _BLOCK_PAIRS = 1 << 17
 """Pairs of a query and an item that are compared at a time. Each takes about 100 bytes."""
 
 
-def compare_pairs(
-    visits: Visits, distances: Distances, k: int, *, block_pairs: int = _BLOCK_PAIRS
-) -> list[Lists]:
+def compared_pairs(
+    visits: Visits, distances: Distances, *, block_pairs: int = _BLOCK_PAIRS
+) -> Iterator[Lists]:
     """Compare queries with all items of their groups.
 
     Parameters
@@ -28,18 +30,16 @@ def compare_pairs(
         The queries and their groups.
     distances : callable
         Returns the distances of pairs, given the row numbers of the queries and of the items.
-    k : int
-        The number of neighbors of a visit.
     block_pairs : int, default=_BLOCK_PAIRS
         Pairs of a query and an item that are compared at a time.
 
-    Returns
-    -------
-    list of Lists
-        The k nearest items of all visits, in parts.
+    Yields
+    ------
+    Lists
+        All items of some of the visits, in the order of their positions.
     """
-    blocks = slices_of(visits.sizes, block_pairs)
-    return [_compare(visits.take(block), distances).nearest(k) for block in blocks]
+    for block in slices_of(visits.sizes, block_pairs):
+        yield _compare(visits.take(block), distances)
 
 
 def _compare(visits: Visits, distances: Distances) -> Lists:

@@ -33,6 +33,19 @@ _EXCLUDED = -np.inf
 _SIZE_RATIO = 1.3
 """How much larger than the smallest group of a table its largest one may be."""
 
+_QUERY_FLOATS = 1 << 20
+"""Numbers in the queries of a table: 8 MiB of float64."""
+
+_ITEM_FLOATS = 1 << 20
+"""Numbers in the items that are transformed at a time: 8 MiB of float64."""
+
+_CROWDED_CANDIDATES = 64
+"""Candidates of each query, and"""
+
+_CROWDED_PAIRS = 1 << 12
+"""... candidates beyond them, that a group may have. Ranking these takes as long as making an index
+of the group, which has a center of its own, and float64 products where float32 is too coarse."""
+
 _PARTS_PER_NEIGHBOR = 8
 """The k-th largest of the maxima of this many parts of a row, for each of the k neighbors, is
 nearly as large as that of all scores."""
@@ -49,6 +62,9 @@ class TableSearch:
         The score space of all items.
     table_scores : int, default=_TABLE_SCORES
         The number of scores of a table.
+    crowded_pairs : int, default=_CROWDED_PAIRS
+        The number of candidates of a group beyond `_CROWDED_CANDIDATES` of each query, from which
+        on the group is crowded.
     """
 
     def __init__(
@@ -57,14 +73,23 @@ class TableSearch:
         space: ScoreSpace,
         *,
         table_scores: int = _TABLE_SCORES,
+        crowded_pairs: int = _CROWDED_PAIRS,
     ) -> None:
         self._matrix = matrix
         self._space = space
         self._table_scores = table_scores
+        self._crowded_pairs = crowded_pairs
+        first = matrix[:1]
+        self._unchanged = space.vectors(first, slice(0, 1)) is first
 
     def search(
-        self, queries: NDArray[np.floating], visits: Visits, distances: Distances, k: int
-    ) -> list[Lists]:
+        self,
+        queries: NDArray[np.floating],
+        visits: Visits,
+        distances: Distances,
+        k: int | None,
+        limit: float | None = None,
+    ) -> Iterator[tuple[Lists, NDArray[np.int64]]]:
         """Search the groups of some visits.
 
         Parameters
@@ -72,77 +97,129 @@ class TableSearch:
         queries : ndarray of shape (n_queries, n_features), dtype float32 or float64
             The queries.
         visits : Visits
-            The queries and their groups.
+            The queries and their groups, at least one.
         distances : callable
             Returns the distances of pairs, given the row numbers of the queries and of the items.
-        k : int
-            The number of neighbors of a visit.
+        k : int or None
+            The number of neighbors of a visit; None: all within the limit.
+        limit : float, optional
+            The largest distance of interest, inclusive.
 
-        Returns
-        -------
-        list of Lists
-            The k nearest items of all visits, in parts.
+        Yields
+        ------
+        found : Lists
+            The k nearest items of some visits, or all. At least those within the limit are there.
+        crowded : ndarray of shape (n_crowded,), dtype int64
+            Visits that have too many candidates and are not in `found`, as positions in `visits`.
         """
-        found: list[Lists] = []
-        if not len(visits):
-            return found
-        for block in self._blocks(visits.sizes):
+        blocks = self._blocks(visits.sizes)
+        shapes = [(block.stop - block.start, visits.sizes[block.stop - 1]) for block in blocks]
+        buffer = np.empty(max(rows * columns for rows, columns in shapes), np.float32)
+        for block, shape in zip(blocks, shapes, strict=True):
             part = visits.take(block)
-            rows, columns = self._candidates(queries[part.rows], part, k)
-            places = part.starts[rows] + columns
+            table = buffer[: shape[0] * shape[1]].reshape(shape)
+            rows, columns = self._candidates(queries[part.rows], part, k, limit, table)
             counts = np.bincount(rows, minlength=len(part))
-            figures = distances(part.rows[rows], places)
-            found.append(Lists(part.numbers, counts, places, figures).nearest(k))
-        return found
+            crowded = np.zeros(0, np.int64)
+            if len(rows) > self._crowded_pairs:
+                many = self._crowded(part, counts)
+                crowded = np.flatnonzero(many) + block.start
+                rows, columns = rows[~many[rows]], columns[~many[rows]]
+                counts, part = counts[~many], part.take(np.flatnonzero(~many))
+                rows = np.repeat(np.arange(len(part)), counts)
+            places = part.starts[rows] + columns
+            found = Lists(part.numbers, counts, places, distances(part.rows[rows], places))
+            yield found if k is None else found.nearest(k), crowded
 
-    def _blocks(self, sizes: NDArray[np.int64]) -> Iterator[slice]:
+    def _blocks(self, sizes: NDArray[np.int64]) -> list[slice]:
         """Divide visits, which are sorted by the sizes of their groups, into tables."""
+        most = max(1, _QUERY_FLOATS // self._matrix.shape[1])
         classes = (np.log(sizes) / np.log(_SIZE_RATIO)).astype(np.int64)
         bounds = np.concatenate([[0], np.flatnonzero(np.diff(classes)) + 1, [len(sizes)]])
-        for start, stop in itertools.pairwise(bounds):
-            for part in slices_of(sizes[start:stop], self._table_scores):
-                yield slice(start + part.start, start + part.stop)
+        return [
+            slice(start + part.start, start + part.stop)
+            for start, stop in itertools.pairwise(bounds)
+            for part in slices_of(sizes[start:stop], self._table_scores, most)
+        ]
+
+    def _crowded(self, visits: Visits, counts: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Return the visits of groups with so many candidates that another search is faster."""
+        runs = visits.runs()
+        lengths = np.diff(runs)
+        totals = np.add.reduceat(counts, runs[:-1])
+        return np.repeat(totals > self._crowded_pairs + _CROWDED_CANDIDATES * lengths, lengths)
 
     def _candidates(
-        self, queries: NDArray[np.floating], visits: Visits, k: int
+        self,
+        queries: NDArray[np.floating],
+        visits: Visits,
+        k: int | None,
+        limit: float | None,
+        table: NDArray[np.float32],
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return the items that cannot be ruled out: the visit, and the place within the group."""
         transformed = self._space.queries(queries)
         served = self._space.serves(transformed)
-        table, widths = self._ceilings(transformed.vectors, visits)
+        widths = self._fill(table, transformed.vectors, visits)
         # All items of queries for which the bounds do not hold are candidates.
         columns = np.arange(table.shape[1])
         table[~served] = np.where(columns < visits.sizes[~served, None], 0.0, _EXCLUDED)
         table[tuple(visits.excluded)] = _EXCLUDED
-        least = _kth_largest(table, k) - widths - 2 * self._space.slack(transformed, np.float32)
+        slack = self._space.slack(transformed, np.float32)
+        least = np.full(len(table), -np.inf)
+        if k is not None:
+            least = _kth_largest(table, k) - widths - 2 * slack
+        if limit is not None:
+            within = self._space.least_scores(np.full(len(table), limit), transformed) - slack
+            least = np.maximum(least, within)
         least[~served] = -np.inf
         with np.errstate(over="ignore"):
             below = np.nextafter(least.astype(np.float32), np.float32(-np.inf))
         # No threshold may be as low as the score of what is excluded.
         np.maximum(below, np.finfo(np.float32).min, out=below)
-        reaching = np.flatnonzero(table >= below[:, None])
-        return np.divmod(reaching, len(columns))
+        return np.divmod(np.flatnonzero(table >= below[:, None]), len(columns))
 
-    def _ceilings(
-        self, vectors: NDArray[np.float64], visits: Visits
-    ) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
-        """Return the ceilings of the items of each visit, and the largest width of its group."""
+    def _fill(
+        self, table: NDArray[np.float32], vectors: NDArray[np.float64], visits: Visits
+    ) -> NDArray[np.float64]:
+        """Write the ceilings of the items of each visit; return the largest width of its group."""
+        table.fill(_EXCLUDED)
         runs = visits.runs()
         starts, sizes = visits.starts[runs[:-1]], visits.sizes[runs[:-1]]
         ends = offsets_of(sizes)
         terms, widths = self._space.terms(ranges(starts, sizes), np.float32)
-        widths = np.maximum.reduceat(widths, ends[:-1])
-        table = np.full((len(visits), sizes.max()), _EXCLUDED, np.float32)
+        # A group of more items than are multiplied at a time is several pieces.
+        most = max(1, _ITEM_FLOATS // vectors.shape[1])
+        n_pieces = -(-sizes // most)
+        group = np.repeat(np.arange(len(sizes)), n_pieces)
+        column = ranges(np.zeros_like(sizes), n_pieces) * most
+        lengths = np.minimum(most, sizes[group] - column)
         with np.errstate(over="ignore", invalid="ignore"):
             left, terms = vectors.astype(np.float32), terms.astype(np.float32)
-            bounds = zip(runs[:-1], runs[1:], starts, sizes, ends[:-1], strict=True)
-            for first, last, start, size, at in bounds:
-                where = slice(start, start + size)
-                right = self._space.vectors(self._matrix[where], where)
-                ceilings = table[first:last, :size]
-                np.matmul(left[first:last], right.astype(np.float32, copy=False).T, out=ceilings)
-                ceilings += terms[at : at + size]
-        return table, np.repeat(widths, np.diff(runs))
+            items = self._vectors(starts[group] + column, lengths, most)
+            places = zip(
+                runs[group], runs[group + 1], column, lengths, ends[group] + column, strict=True
+            )
+            for right, (first, last, start, length, at) in zip(items, places, strict=True):
+                ceilings = table[first:last, start : start + length]
+                np.matmul(left[first:last], right.T, out=ceilings)
+                ceilings += terms[at : at + length]
+        return np.repeat(np.maximum.reduceat(widths, ends[:-1]), np.diff(runs))
+
+    def _vectors(
+        self, starts: NDArray[np.int64], lengths: NDArray[np.int64], most: int
+    ) -> Iterator[NDArray[np.float32]]:
+        """Yield the transformed items of each piece, for up to `most` items at a time."""
+        if self._unchanged:
+            for start, length in zip(starts, lengths, strict=True):
+                yield self._matrix[start : start + length].astype(np.float32, copy=False)
+            return
+        for part in slices_of(lengths, most):
+            items = ranges(starts[part], lengths[part])
+            vectors = self._space.vectors(self._matrix[items], items).astype(np.float32, copy=False)
+            ends = offsets_of(lengths[part])
+            for first, last in itertools.pairwise(ends):
+                yield vectors[first:last]
 
 
 def _kth_largest(table: NDArray[np.float32], k: int) -> NDArray[np.float64]:

@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pyspark_knn.index.base import Exclusion
 from pyspark_knn.index.sparse.rows import ranges
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-    from pyspark_knn.index.base import Exclusion
 
 
 @dataclass(frozen=True)
@@ -112,6 +111,13 @@ class Visits:
             excluded,
         )
 
+    def exclusion(self) -> Exclusion | None:
+        """Return the pairs of these visits and the places of items that must not be returned."""
+        if not self.excluded.size:
+            return None
+        order = np.argsort(self.excluded[1], kind="stable")
+        return Exclusion(*self.excluded[:, order])
+
     def runs(self) -> NDArray[np.int64]:
         """Return where the visits of each group begin, and where the last ones end.
 
@@ -136,20 +142,35 @@ def _excluded(
     first, last = (np.searchsorted(rows, exclude.rows, side) for side in ("left", "right"))
     visits = ranges(first, last - first)
     wanted = np.repeat(exclude.positions, last - first)
-    places = _lower_bounds(positions, starts[visits], sizes[visits], wanted)
+    places = lower_bounds(positions, starts[visits], sizes[visits], wanted)
     inside = places < sizes[visits]
     visits, places, wanted = visits[inside], places[inside], wanted[inside]
     there = positions[starts[visits] + places] == wanted
     return np.stack([visits[there], places[there]])
 
 
-def _lower_bounds(
+def lower_bounds(
     values: NDArray[np.int64],
     starts: NDArray[np.int64],
     sizes: NDArray[np.int64],
     wanted: NDArray[np.int64],
 ) -> NDArray[np.int64]:
-    """Return how many of the `sizes` values from each start, which ascend, are below the wanted."""
+    """Return how many values of some ranges are below a number.
+
+    Parameters
+    ----------
+    values : ndarray of shape (n_values,), dtype int64
+        The values, in ascending order within each range.
+    starts, sizes : ndarray of shape (n_ranges,), dtype int64
+        Where each range begins, and the number of its values.
+    wanted : ndarray of shape (n_ranges,), dtype int64
+        A number for each range.
+
+    Returns
+    -------
+    ndarray of shape (n_ranges,), dtype int64
+        The numbers of smaller values.
+    """
     below = np.zeros(len(wanted), np.int64)
     # Halving all ranges at a time: after each step, the answer is in below:below + step.
     step = 1 << int(sizes.max(initial=0)).bit_length()

@@ -94,6 +94,10 @@ class Sizes:
         """
         first = min(max(self.first_items, k), len(items))
         yield from slices_of(items.lengths[:first], self.block_values, first)
+        yield from self.blocks_from(items, first)
+
+    def blocks_from(self, items: SparseRows, first: int) -> Iterator[slice]:
+        """Divide the items from position `first` on into blocks of the same size."""
         for part in slices_of(items.lengths[first:], self.block_values, self.block_items):
             yield slice(part.start + first, part.stop + first)
 

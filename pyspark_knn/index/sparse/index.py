@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 from typing import TYPE_CHECKING, ClassVar
 
 from pyspark_knn.index.base import SPARSE, NeighborIndex
+from pyspark_knn.index.sparse.keyed import KeyedRows
 
 if TYPE_CHECKING:
     from pyspark_knn.index.distances import Metric
@@ -43,6 +45,28 @@ class SparseIndex(NeighborIndex):
     def matrix(self) -> SparseRows:
         """The items, as passed to `build`; computed from the columns if these are numbered."""
         return self._numbering.restored(self._rows)
+
+    @property
+    def keyed(self) -> KeyedRows:
+        """The items with the keys of their columns."""
+        return KeyedRows.of_items(self._metric, self._rows, self._numbering)
+
+    def part(self, where: slice) -> SparseIndex:
+        """Return an index of some of the items, which shares its arrays with this one.
+
+        Parameters
+        ----------
+        where : slice
+            The items, at least one.
+
+        Returns
+        -------
+        SparseIndex
+            The index. Its positions begin with 0.
+        """
+        other = copy.copy(self)
+        other._rows = self._rows[where]
+        return other
 
     @property
     def n_features(self) -> int:

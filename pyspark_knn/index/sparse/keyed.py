@@ -152,6 +152,17 @@ class KeyedRows:
         norms[norms == 0] = 1.0
         return replace(self, exponents=exponents, norms=norms)
 
+    def __getitem__(self, where: slice) -> KeyedRows:
+        """Return some of the items: views of the arrays."""
+        if self.exponents is None or self.norms is None:
+            return replace(self, rows=self.rows[where])
+        return replace(
+            self,
+            rows=self.rows[where],
+            exponents=self.exponents[where],
+            norms=self.norms[where],
+        )
+
     def values(
         self, rows: NDArray[np.integer]
     ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:

@@ -10,8 +10,8 @@ gets those of them that come first.
 
 from __future__ import annotations
 
+import copy
 import functools
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
@@ -19,9 +19,8 @@ import numpy as np
 from pyspark_knn.index.base import Exclusion, IndexSpec, Neighbors
 from pyspark_knn.index.candidates import Candidates, filter_batches
 from pyspark_knn.index.selection import NearestSoFar, exclusion_of
+from pyspark_knn.index.sparse.batches import SparseBatches, taken
 from pyspark_knn.index.sparse.blocks import (
-    Group,
-    Scores,
     Sizes,
     SparseBatch,
     block_products,
@@ -29,15 +28,15 @@ from pyspark_knn.index.sparse.blocks import (
     patterns,
 )
 from pyspark_knn.index.sparse.index import SparseIndex
-from pyspark_knn.index.sparse.kernels import SparseDistances
 from pyspark_knn.index.sparse.keyed import KeyedRows, Numbering
 from pyspark_knn.index.sparse.space import SPACES
+from pyspark_knn.index.sparse.within import SparseSearchWithin
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from pyspark_knn.index.distances import Metric
-    from pyspark_knn.index.score_space import Queries, ScoreSpace
+    from pyspark_knn.index.hits import Hits
     from pyspark_knn.index.sparse.rows import SparseRows
 
 _SPARE_CANDIDATES = 64
@@ -46,9 +45,6 @@ _SPARE_CANDIDATES = 64
 _PRODUCTS_PER_RANK = 512
 """Items whose float64 products take as long as ranking one candidate. A query may keep one more
 candidate for each such number of items seen so far."""
-
-_BATCH_CANDIDATES = 1 << 20
-"""The largest number of candidates of a batch within 2 k of each query."""
 
 _RANKED_PAIRS = 1 << 20
 """Pairs that are ranked at a time, where all items are compared with a query."""
@@ -90,6 +86,18 @@ class SparseSearch(SparseIndex):
         self._items = KeyedRows.of_items(metric, self._rows, numbering)
         self._space = SPACES[metric.name](metric, self._items)
 
+    @property
+    def keyed(self) -> KeyedRows:
+        """See `SparseIndex.keyed`."""
+        return self._items
+
+    def part(self, where: slice) -> SparseSearch:
+        """See `SparseIndex.part`."""
+        other = copy.copy(self)
+        other._rows = self._rows[where]
+        other._items, other._space = self._items[where], self._space.part(where)
+        return other
+
     @classmethod
     def supports(cls, metric: Metric) -> bool:
         """Whether the index can search by a metric: by minkowski with a p of 2 only."""
@@ -129,8 +137,11 @@ class SparseSearch(SparseIndex):
         _Search(self, queries, exclude, best).run()
         return best.neighbors()
 
+    def _find_within(self, queries: SparseRows, exclude: Exclusion | None, hits: Hits) -> None:
+        SparseSearchWithin(self, queries, exclude, hits).run()
 
-class _Search:
+
+class _Search(SparseBatches):
     """One call of `SparseSearch.kneighbors`, with the state that its steps share."""
 
     def __init__(
@@ -140,17 +151,9 @@ class _Search:
         exclude: Exclusion | None,
         best: NearestSoFar,
     ) -> None:
-        keyed = KeyedRows.of_queries(index.metric, queries)
-        self._sizes = index._sizes
+        super().__init__(index, queries, exclude, best.distances.shape[1])
         self._spare_candidates = index._spare_candidates
-        self._items = index._items.rows
-        self._numbering = index._numbering
-        self._space: ScoreSpace = index._space
-        self._distances = SparseDistances(index.metric, keyed, index._items)
-        self._queries = index._space.queries(keyed)
-        self._exclude = exclude
         self._best = best
-        self._k = best.distances.shape[1]
 
     def run(self) -> None:
         """Search all queries."""
@@ -177,7 +180,7 @@ class _Search:
         self, rows: NDArray[np.int64], least: NDArray[np.float64], dtype: type[np.floating]
     ) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
         """Search a batch; return which queries are crowded, and their smallest scores."""
-        part = _taken(self._queries, rows)
+        part = taken(self._queries, rows)
         slack = self._space.slack(part, dtype)
         least = np.maximum(least, self._space.least_scores(self._best.limits()[rows], part))
         batch = SparseBatch(self._numbering.numbered(part.vectors), dtype, self._sizes)
@@ -185,7 +188,9 @@ class _Search:
             Candidates(self._k, least[group.queries], slack[group.queries])
             for group in batch.groups
         ]
-        for where, group, scores in self._blocks(rows, batch):
+        for where, group, scores in self._blocks(
+            rows, batch, self._sizes.blocks(self._items, self._k)
+        ):
             candidates = found[group.number]
             if candidates.crowded.all():
                 continue
@@ -203,10 +208,12 @@ class _Search:
 
     def _rank_blocks(self, rows: NDArray[np.int64], least: NDArray[np.float64]) -> None:
         """Search a batch by float64 products, and rank the candidates block by block."""
-        part = _taken(self._queries, rows)
+        part = taken(self._queries, rows)
         slack = self._space.slack(part, np.float64)
         batch = SparseBatch(self._numbering.numbered(part.vectors), np.float64, self._sizes)
-        for where, group, scores in self._blocks(rows, batch):
+        for where, group, scores in self._blocks(
+            rows, batch, self._sizes.blocks(self._items, self._k)
+        ):
             queries = group.queries
             if where.start == 0 and where.stop >= self._k:
                 floors = scores.kth_floors(self._k) - slack[queries]
@@ -217,29 +224,6 @@ class _Search:
                 self._best.limits()[rows[queries]], part.take(queries)
             )
             least[queries] = np.maximum(least[queries], within)
-
-    def _batches(self, rows: NDArray[np.int64]) -> Iterator[slice]:
-        """Divide queries into parts that are searched at a time."""
-        most = max(1, _BATCH_CANDIDATES // (2 * self._k))
-        return self._sizes.batches(self._queries.vectors.lengths[rows], most)
-
-    def _blocks(
-        self, rows: NDArray[np.int64], batch: SparseBatch
-    ) -> Iterator[tuple[slice, Group, Scores]]:
-        """Yield the scores of each block of items with each group of queries."""
-        least = self._space.null_ceiling(batch.dtype)
-        found = block_products(
-            batch,
-            rows,
-            self._items.n_features,
-            self._sizes.blocks(self._items, self._k),
-            lambda where: self._space.vectors(self._items[where], where),
-            self._exclude,
-        )
-        for where, group, products in found:
-            if group.number == 0:
-                terms, widths = self._space.terms(where, batch.dtype)
-            yield where, group, Scores(products, terms, widths, least)
 
     def _rank(self, rows: NDArray[np.int64], positions: NDArray[np.int64]) -> None:
         """Compute the distances of some pairs, and keep the nearest."""
@@ -269,7 +253,7 @@ class _Search:
         figure, ceiling = self._space.null_figure, self._space.null_ceiling(widest)
         if figure is None or ceiling is None:
             return
-        part = _taken(self._queries, rows)
+        part = taken(self._queries, rows)
         certain = self._space.least_scores(self._best.limits()[rows], part)
         rows = rows[~(certain - self._space.slack(part, widest) > ceiling)]
         self._best.forget(rows)
@@ -295,8 +279,3 @@ class _Search:
             missing[group.queries] -= np.bincount(near, minlength=counts.shape[1])
             figures = np.full(len(near), figure)
             self._best.offer(rows[group.queries][near], columns + where.start, figures)
-
-
-def _taken(queries: Queries, rows: NDArray[np.int64]) -> Queries:
-    """Return the queries `rows` of all queries, which are in ascending order."""
-    return queries if len(rows) == len(queries.squares) else queries.take(rows)

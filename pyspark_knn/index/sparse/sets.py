@@ -7,6 +7,7 @@ that has fewer than k other neighbors gets those of them that come first.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
@@ -15,6 +16,7 @@ from pyspark_knn.index.base import Exclusion, IndexSpec, Neighbors
 from pyspark_knn.index.kernels import set_distance
 from pyspark_knn.index.selection import NearestSoFar
 from pyspark_knn.index.sparse.blocks import (
+    Group,
     Sizes,
     SparseBatch,
     block_products,
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from pyspark_knn.index.distances import Metric
+    from pyspark_knn.index.hits import Hits
     from pyspark_knn.index.sparse.rows import SparseRows
 
 _BATCH_QUERIES = 1 << 10
@@ -112,23 +115,14 @@ class SparseSetSearch(SparseIndex):
         best: NearestSoFar,
     ) -> None:
         """Search a batch of queries, the rows `rows` of all."""
-        dtype = np.float32 if queries.lengths.max() <= _MOST_COUNTED else np.float64
-        batch = SparseBatch(patterns(self._numbering.numbered(queries)), dtype, self._sizes)
         sizes = queries.lengths.astype(np.float64)
         missing = np.full((2, len(rows)), best.distances.shape[1])
-        found = block_products(
-            batch,
-            rows,
-            self._rows.n_features,
-            self._sizes.blocks(self._rows, 1),
-            lambda where: patterns(self._rows[where]),
-            exclude,
-        )
+        found = self._counts(queries, rows, exclude, self._sizes.blocks(self._rows, 1))
         for where, group, counts in found:
             of_group, lengths = rows[group.queries], self._rows[where].lengths
             limits = best.limits()[of_group]
             least = self._least_counts(limits, sizes[group.queries])
-            columns, near = np.nonzero(counts >= least.astype(dtype))
+            columns, near = np.nonzero(counts >= least.astype(counts.dtype))
             pairs = [(near, columns)]
             # Distance 1 is beyond the limit of most queries, except of empty ones.
             short = (limits >= 1) | (sizes[group.queries] == 0)
@@ -137,10 +131,71 @@ class SparseSetSearch(SparseIndex):
                 missing[kind, group.queries] -= np.bincount(more[0], minlength=counts.shape[1])
                 pairs.append(more)
             near, columns = (np.concatenate(each) for each in zip(*pairs, strict=True))
-            both = counts[columns, near].astype(np.float64)
-            one, other = sizes[group.queries][near], lengths[columns].astype(np.float64)
-            figures = set_distance(self._metric.name, both, one, other, queries.n_features)
+            both, one = counts[columns, near], sizes[group.queries][near]
+            figures = self._figures(both, one, lengths[columns], queries.n_features)
             best.offer(of_group[near], columns + where.start, figures)
+
+    def _find_within(self, queries: SparseRows, exclude: Exclusion | None, hits: Hits) -> None:
+        for part in self._sizes.batches(queries.lengths, _BATCH_QUERIES):
+            rows = np.arange(part.start, part.stop)
+            self._search_within(queries[part].compact(), rows, exclude, hits)
+
+    def _search_within(
+        self,
+        queries: SparseRows,
+        rows: NDArray[np.int64],
+        exclude: Exclusion | None,
+        hits: Hits,
+    ) -> None:
+        """Find the hits of a batch of queries, the rows `rows` of all."""
+        sizes = queries.lengths.astype(np.float64)
+        least = self._least_counts(np.full(len(rows), hits.limit), sizes)
+        if hits.limit >= 1:
+            # No distance is larger, so every item is a hit.
+            least[:] = 0.0
+        for where, group, counts in self._counts(
+            queries, rows, exclude, self._sizes.blocks_from(self._rows, hits.first(rows))
+        ):
+            lengths = self._rows[where].lengths
+            near = counts >= least[group.queries].astype(counts.dtype)
+            # Two empty sets are equal.
+            near[np.ix_(lengths == 0, sizes[group.queries] == 0)] = True
+            columns, at = np.nonzero(near & (counts >= 0))
+            of_group = rows[group.queries]
+            figures = self._figures(
+                counts[columns, at], sizes[group.queries][at], lengths[columns], queries.n_features
+            )
+            hits.offer(of_group[at], columns + where.start, figures)
+
+    def _counts(
+        self,
+        queries: SparseRows,
+        rows: NDArray[np.int64],
+        exclude: Exclusion | None,
+        blocks: Iterable[slice],
+    ) -> Iterator[tuple[slice, Group, NDArray[np.floating]]]:
+        """Yield the numbers of common features of a batch with blocks of items."""
+        dtype = np.float32 if queries.lengths.max() <= _MOST_COUNTED else np.float64
+        batch = SparseBatch(patterns(self._numbering.numbered(queries)), dtype, self._sizes)
+        return block_products(
+            batch,
+            rows,
+            self._rows.n_features,
+            blocks,
+            lambda where: patterns(self._rows[where]),
+            exclude,
+        )
+
+    def _figures(
+        self,
+        both: NDArray[np.floating],
+        one: NDArray[np.float64],
+        other: NDArray[np.int64],
+        n_features: int,
+    ) -> NDArray[np.float64]:
+        """Return the distances, given the sizes of the intersections and of the sets."""
+        counts = both.astype(np.float64), one, other.astype(np.float64)
+        return set_distance(self._metric.name, *counts, n_features)
 
     def _least_counts(
         self, limits: NDArray[np.float64], sizes: NDArray[np.float64]

@@ -88,7 +88,7 @@ class SparseEuclideanSpace(EuclideanSpace):
             squares[where] = _squared_norms(self.vectors(rows[where], where))
         return squares
 
-    def vectors(self, items: SparseRows, where: slice) -> SparseRows:
+    def vectors(self, items: SparseRows, where: slice | NDArray[np.int64]) -> SparseRows:
         """See `ScoreSpace.vectors`."""
         if self._scale == 1.0 and self._more_scale == 1.0 and self._factor is None:
             return items
@@ -134,7 +134,7 @@ class SparseProductSpace(ProductSpace):
         terms, _ = self.terms(np.array([self._norms.argmax()]), dtype)
         return float(terms[0]) * _ABOVE
 
-    def vectors(self, items: SparseRows, where: slice) -> SparseRows:
+    def vectors(self, items: SparseRows, where: slice | NDArray[np.int64]) -> SparseRows:
         """See `ScoreSpace.vectors`."""
         if self._scale == 1.0:
             return items
@@ -153,12 +153,13 @@ class SparseDirectionSpace(DirectionSpace):
     """Scores of cosine."""
 
     null_figure = 1.0
+    per_item = ("_items",)
 
     def __init__(self, metric: Metric, items: KeyedRows) -> None:
         ScoreSpace.__init__(self, metric, n_terms(items))
         self._items = items
 
-    def vectors(self, items: SparseRows, where: slice) -> SparseRows:
+    def vectors(self, items: SparseRows, where: slice | NDArray[np.int64]) -> SparseRows:
         """See `ScoreSpace.vectors`."""
         return _units(items, self._items, where)
 
@@ -224,7 +225,7 @@ def _scaled(rows: SparseRows) -> tuple[SparseRows, NDArray[np.int64]]:
     return rows.replaced(values), exponents
 
 
-def _units(rows: SparseRows, keyed: KeyedRows, where: slice) -> SparseRows:
+def _units(rows: SparseRows, keyed: KeyedRows, where: slice | NDArray[np.int64]) -> SparseRows:
     """Return the unit vectors of `rows`, which are the rows `where` of `keyed`."""
     if keyed.exponents is None or keyed.norms is None:
         raise ValueError("only rows for metric 'cosine' have norms")

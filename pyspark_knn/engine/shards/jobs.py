@@ -1,0 +1,227 @@
+"""The Spark jobs that build shards, and that find ids in them."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+from pyspark.sql import types as T
+from pyspark.sql.pandas.types import from_arrow_schema
+
+from pyspark_knn.engine.fit.chunks import CHANGED
+from pyspark_knn.engine.rows.columns import struct_type
+from pyspark_knn.engine.shards.build import PIECE_SCHEMA, ShardRequest, build_shards, split_chunks
+from pyspark_knn.engine.shards.clustering import ways_of
+from pyspark_knn.engine.shards.frames import ShardSource, SharedFrame
+from pyspark_knn.engine.shards.key_shards import KeyShards, find_key_shards
+from pyspark_knn.engine.shards.layout import ShardSeries, slots
+from pyspark_knn.engine.shards.sizing import LARGEST_SHARD, enough_shards, enough_tasks
+from pyspark_knn.engine.shards.updating import read_ids
+from pyspark_knn.engine.ship.guard import guarded
+from pyspark_knn.engine.ship.shard_rows import (
+    SHARD_COLUMNS,
+    SHARD_FIELDS,
+    SHARD_SCHEMA,
+    Shard,
+    head_parts,
+)
+from pyspark_knn.engine.spark import compat
+from pyspark_knn.engine.spark.caching import persisted
+from pyspark_knn.engine.spark.spreading import repartition_evenly
+from pyspark_knn.index.cells import ShardAssignment
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from pyspark_knn.engine.fit.packed import PackedItems
+    from pyspark_knn.engine.fit.source import ItemSource
+    from pyspark_knn.index.base import IndexSpec
+
+logger = logging.getLogger(__name__)
+
+_BROADCAST_IDS = 1 << 20
+"""So many ids are sent to every executor, to find them among others."""
+
+
+@dataclass(frozen=True)
+class ShardTraits:
+    """What all shards of an index have in common.
+
+    Attributes
+    ----------
+    source : ItemSource
+        What was read of the items.
+    num_features : int
+        The dimension of the vectors.
+    storage : {"dense", "sparse"}
+        How the vectors are stored.
+    dtype : numpy dtype
+        The type of the vectors, float32 or float64; those of some shards may be narrower.
+    cores : int
+        The number of tasks that the cluster runs at a time.
+    nbytes : int
+        The size of the vectors in bytes.
+    num_shards : int
+        The number of shards of a fit of these items, the empty ones included.
+    """
+
+    source: ItemSource
+    num_features: int
+    storage: str
+    dtype: np.dtype[np.floating]
+    cores: int
+    nbytes: int
+    num_shards: int
+
+
+def build_series(
+    packed: PackedItems,
+    spec: IndexSpec,
+    traits: ShardTraits,
+    series: ShardSeries,
+    position: int = 0,
+) -> ShardSource:
+    """Divide packed items into shards, and build the index of each on the executors.
+
+    Parameters
+    ----------
+    packed : PackedItems
+        The items.
+    spec : IndexSpec
+        The index of each shard.
+    traits : ShardTraits
+        What the shards have in common with those of other series.
+    series : ShardSeries
+        The shards.
+    position : int, default=0
+        The position of the first item, if items have no ids.
+
+    Returns
+    -------
+    ShardSource
+        The shards that have items.
+    """
+    source = packed.source
+    request = ShardRequest(
+        dim=packed.num_features,
+        dtype=packed.dtype,
+        num_shards=series.count,
+        first=series.first,
+        order=tuple(source.item_columns),
+        has_ids=bool(source.sort_by),
+        chunks=_chunk_table(packed, position),
+        spec=spec,
+        storage=traits.storage,
+        assignment=series.assignment,
+        keys=tuple(source.key_types),
+    )
+    tasks = enough_tasks(packed.nbytes(traits.storage), traits.cores)
+    built = _built(packed, request, min(series.count, tasks))
+    session = packed.frame.sparkSession
+    with (
+        compat.described(session, f"pyspark_knn: build {series.count} shards"),
+        persisted(built) as frame,
+    ):
+        shards = _shards_of(frame)
+        if sum(shard.rows for shard in shards) != packed.num_items:
+            what = "the rows in the shards differ from the rows counted before"
+            raise RuntimeError(CHANGED.format(what=what))
+    logger.info("built %d shards of %d items", len(shards), packed.num_items)
+    return ShardSource(SharedFrame(frame), shards)
+
+
+def next_series(
+    packed: PackedItems, spec: IndexSpec, before: Sequence[ShardSeries], traits: ShardTraits
+) -> ShardSeries:
+    """Return the shards of new items.
+
+    Parameters
+    ----------
+    packed : PackedItems
+        The new items.
+    spec : IndexSpec
+        The index of each shard.
+    before : sequence of ShardSeries
+        The shards of the other items.
+    traits : ShardTraits
+        What they have in common.
+
+    Returns
+    -------
+    ShardSeries
+        As few shards as their size allows, or one for each cell.
+    """
+    first, assigned = slots(before), before[0].assignment
+    nbytes = packed.nbytes(traits.storage)
+    count = enough_shards(nbytes)
+    if isinstance(assigned, ShardAssignment):
+        most = max(1, LARGEST_SHARD * packed.num_items // nbytes)
+        whole = np.ones(len(assigned.centers), np.int64)
+        ways = whole if count == 1 else ways_of(packed, assigned, most)
+        cut = ShardAssignment(assigned.centers, np.cumsum(ways) - ways, ways, spec.metric)
+        return ShardSeries(first, int(ways.sum()), cut)
+    if isinstance(assigned, KeyShards):
+        keys = find_key_shards(packed, count) if count > 1 else KeyShards((0,), {})
+        return ShardSeries(first, count, replace(keys, first=first))
+    return ShardSeries(first, count)
+
+
+def count_common_ids(old: Sequence[ShardSource], new: ShardSource, id_type: T.DataType) -> int:
+    """Return how many distinct ids of `new` occur in `old`; only the ids of shards are read.
+
+    Parameters
+    ----------
+    old, new : (sequence of) ShardSource
+        Shards.
+    id_type : DataType
+        The type of the ids in Python.
+    """
+    wanted = _ids(new, id_type).distinct()
+    if sum(shard.rows for shard in new.shards) <= _BROADCAST_IDS:
+        wanted = F.broadcast(wanted)
+    known = functools.reduce(DataFrame.unionByName, (_ids(each, id_type) for each in old))
+    session = new.shared.frame.sparkSession
+    with compat.described(session, "pyspark_knn: count the ids that occurred before"):
+        return known.join(wanted, "id", "left_semi").distinct().count()
+
+
+def _ids(source: ShardSource, id_type: T.DataType) -> DataFrame:
+    """Return the ids of all items of some shards."""
+    digests = {shard.shard: shard.digest for shard in source.shards}
+    run = guarded(functools.partial(read_ids, digests))
+    return _heads(source).mapInArrow(run, struct_type({"id": id_type}))
+
+
+def _heads(source: ShardSource) -> DataFrame:
+    """Return the rows that contain the heads of shards. Spark does not decompress the others."""
+    parts = head_parts(source.shards)
+    return source.frame.where(F.col("part") < parts).select(*SHARD_COLUMNS)
+
+
+def _built(packed: PackedItems, request: ShardRequest, partitions: int) -> DataFrame:
+    """Return the rows of the shards, which are built when they are first read."""
+    split = guarded(functools.partial(split_chunks, request))
+    build = guarded(functools.partial(build_shards, request))
+    pieces = packed.frame.mapInArrow(split, from_arrow_schema(PIECE_SCHEMA))
+    pieces = repartition_evenly(pieces, partitions, "shard").sortWithinPartitions("shard")
+    return pieces.mapInArrow(build, from_arrow_schema(SHARD_SCHEMA))
+
+
+def _chunk_table(packed: PackedItems, position: int) -> NDArray[np.int64]:
+    known = [(c.partition, c.chunk, 0, c.rows, c.content) for c in packed.chunks]
+    rows = np.array(known, np.int64)
+    rows[:, 2] = position + np.cumsum(rows[:, 3]) - rows[:, 3]
+    return rows
+
+
+def _shards_of(frame: DataFrame) -> tuple[Shard, ...]:
+    """Return the summaries of all shards; running this job builds the shards."""
+    rows = frame.where("part = 0").select(*SHARD_FIELDS).collect()
+    shards = (Shard(**row.asDict()) for row in rows)
+    return tuple(sorted(shards, key=lambda shard: shard.shard))
