@@ -205,8 +205,14 @@ class Sharded(Placement):
             replicas=replicas,
             partitions=min(targets, enough_tasks(self._nbytes * replicas, self._cores)),
             item_columns=self.item_columns,
+            vector_type=vector_type(self._dtype, self.storage),
             cells=self._cells,
         )
+
+    def pairs(self, session: SparkSession, max_distance: float) -> DataFrame:
+        """See `Placement.pairs`; a plan with one shuffle, without a job."""
+        self._check_session(session)
+        return self._pairs_with_ids(self.plan().pairs(max_distance))
 
     def items_frame(self, session: SparkSession) -> DataFrame:
         """See `Placement.items_frame`; items have a position only if they have no id."""

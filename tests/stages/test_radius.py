@@ -107,3 +107,20 @@ def test_the_join_returns_a_row_for_each_pair(model: KNNModel, queries: DataFram
     assert rows == wanted
     alone = pairs.where("rank IS NULL").select("id").collect()
     assert sorted(row.id for row in alone) == [len(QUERIES) - 1, 100]
+
+
+def all_pairs(radius: float, metric: str = "euclidean") -> list[tuple[Any, Any, float]]:
+    distances = oracle.direct_distances(ITEMS, ITEMS, metric).tolist()
+    return sorted(
+        (*sorted((NAMES[i], NAMES[j])), distances[i][j])
+        for i in range(len(ITEMS))
+        for j in range(i)
+        if distances[i][j] <= radius
+    )
+
+
+def test_each_pair_once(model: KNNModel) -> None:
+    pairs = model.pairsWithin(1.0)
+    assert pairs.dtypes == [("id", "string"), ("neighbor", "string"), ("distance", "double")]
+    assert sorted(map(tuple, pairs.collect())) == all_pairs(1.0)
+    assert model.pairsWithin().count() == len(all_pairs(RADIUS))

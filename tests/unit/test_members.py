@@ -22,7 +22,7 @@ MODEL = SAVING | {
     *("explainSearch", "fromSklearn", "toSklearn", "unpersist"),
 }
 DOCUMENTED = [
-    (KNNModel, Model, MODEL | {"kneighborsJoin"}),
+    (KNNModel, Model, MODEL | {"kneighborsJoin", "pairsWithin"}),
     (
         KNNClassificationModel,
         Model,

@@ -85,15 +85,30 @@ def _rows(
 ) -> Iterator[pa.RecordBatch]:
     """Yield the items from `start` to `stop` in batches of bounded size."""
     items, matrix = searchable.items, searchable.index.matrix
-    for first, last in _steps(matrix, start, stop, batch_bytes):
+    for first, last in steps(matrix, start, stop, batch_bytes):
         cells = {name: values[first:last] for name, values in items.columns.items()}
         cells[POSITION] = pa.array(np.arange(first, last))
         cells["features"] = vector_rows(matrix[first:last])
         yield pa.RecordBatch.from_arrays([cells[name] for name in names], names=names)
 
 
-def _steps(matrix: Rows, start: int, stop: int, batch_bytes: int) -> Iterator[tuple[int, int]]:
-    """Yield ranges of rows whose values take about `batch_bytes`, at least one row each."""
+def steps(matrix: Rows, start: int, stop: int, batch_bytes: int) -> Iterator[tuple[int, int]]:
+    """Yield ranges of rows whose values take about `batch_bytes`, at least one row each.
+
+    Parameters
+    ----------
+    matrix : ndarray or SparseRows of shape (n_rows, n_features)
+        The vectors.
+    start, stop : int
+        The rows to divide.
+    batch_bytes : int
+        The bytes of the values of a range.
+
+    Yields
+    ------
+    first, last : int
+        A range; `last` is not part of it.
+    """
     if isinstance(matrix, np.ndarray):
         step = max(1, batch_bytes // (8 * matrix.shape[1]))
         for first in range(start, stop, step):

@@ -26,12 +26,22 @@ from pyspark.sql import types as T
 from pyspark.sql.pandas.types import from_arrow_type
 
 from pyspark_knn.engine.rows.columns import Input, struct_type
+from pyspark_knn.engine.rows.features import features_of
 from pyspark_knn.engine.search.answers import DISTANCE, FoundLists
-from pyspark_knn.engine.search.batches import Request
+from pyspark_knn.engine.search.batches import AFTER, Request
 from pyspark_knn.engine.search.in_shards import search_shards
 from pyspark_knn.engine.search.merge import merge_batches
+from pyspark_knn.engine.search.pairs import (
+    NEIGHBOR,
+    ORIGIN,
+    PLACE,
+    ROUTE,
+    PairRoutes,
+    read_pair_queries,
+)
 from pyspark_knn.engine.search.routing import route_nearest, route_radius, route_within
 from pyspark_knn.engine.ship.batch_udf import batch_udf
+from pyspark_knn.engine.ship.guard import guarded
 from pyspark_knn.engine.ship.shard_rows import SHARD_COLUMNS, SHARD_SCHEMA
 from pyspark_knn.engine.ship.udf import BatchFunction
 from pyspark_knn.engine.spark.spreading import int_array, repartition_evenly, row_hash
@@ -69,6 +79,8 @@ class ShardPlan:
         The number of partitions of the shuffle that joins shards and queries.
     item_columns : dict of str to DataType
         The item columns, in the order that breaks ties; "id" comes first.
+    vector_type : DataType
+        The type of the vectors of the items as rows.
     cells : Cells or None
         The cells that the shards consist of; None if the shards are not cells.
     """
@@ -79,6 +91,7 @@ class ShardPlan:
     replicas: int
     partitions: int
     item_columns: dict[str, T.DataType]
+    vector_type: T.DataType
     cells: Cells | None
 
     def answers(self, queries: DataFrame, inputs: dict[str, Input], request: Request) -> DataFrame:
@@ -124,6 +137,48 @@ class ShardPlan:
         either = [F.coalesce(name, before[name]).alias(name) for name in self._names]
         return found.select("query", "rest", *either)
 
+    def pairs(self, max_distance: float) -> DataFrame:
+        """Return all pairs of items within a distance, each once; see `Placement.pairs`.
+
+        Every two shards are compared once: the items of one of them are queries for the other.
+        """
+        items = self._pair_queries(max_distance)
+        inputs = features_of(items, "featuresCol", "features").inputs
+        after = F.when(F.col("shard") == F.col(ORIGIN), F.col(PLACE)).otherwise(-1)
+        replica = F.pmod(F.xxhash64(ORIGIN, PLACE), F.lit(self.replicas))
+        copies = items.select("*", F.explode(ROUTE).alias("shard")).select(
+            "shard",
+            F.col("id").alias("own_id"),
+            (F.col("shard") * self.replicas + replica).cast("int").alias("target"),
+            F.lit(_QUERY).alias("part"),
+            *(each.value.alias(f"input_{name}") for name, each in inputs.items()),
+            after.alias(f"input_{AFTER}"),
+        )
+        types = {name: each.type for name, each in inputs.items()} | {AFTER: T.LongType()}
+        answer = FoundLists(T.StructType(), ())
+        request = Request(None, max_distance, "error", "features", tuple(types), answer)
+        found = self._searched(copies, types, request)
+        pairs = found.select("own_id", F.explode(F.arrays_zip("id", DISTANCE)).alias("pair"))
+        own, other = F.col("own_id"), F.col("pair")["id"]
+        return pairs.select(
+            F.least(own, other).alias("id"),
+            F.greatest(own, other).alias(NEIGHBOR),
+            F.col("pair")[DISTANCE].alias(DISTANCE),
+        )
+
+    def _pair_queries(self, max_distance: float) -> DataFrame:
+        """Return the items, each with the shards that it is compared in."""
+        routes = PairRoutes(tuple(sorted(self.digests)), max_distance, self.cells)
+        run = guarded(functools.partial(read_pair_queries, self.digests, routes))
+        types = {
+            ORIGIN: T.IntegerType(),
+            PLACE: T.LongType(),
+            ROUTE: _INTS,
+            "id": self.item_columns["id"],
+            "features": self.vector_type,
+        }
+        return self.frame.select(*SHARD_COLUMNS).mapInArrow(run, struct_type(types))
+
     def copies(self, queries: DataFrame) -> DataFrame:
         """Return a copy of each query for each shard; any of them may be the carrier."""
         shards = sorted(self.digests)
@@ -167,7 +222,9 @@ class ShardPlan:
         )
         both = copies.unionByName(shards, allowMissingColumns=True)
         rows = repartition_evenly(both, self.partitions, "target")
-        rows = rows.sortWithinPartitions("target", "part")
+        # Queries that are compared with the same items come together.
+        after = [f"input_{name}" for name in types if name == AFTER]
+        rows = rows.sortWithinPartitions("target", "part", *after)
         answer = FoundLists(struct_type(self._lists), self._names)
         keep = "error" if request.handle_invalid == "error" else "keep"
         # What fits in one row is decided when the neighbors of all shards are merged.

@@ -166,9 +166,17 @@ class ShardReader:
 
 def open_shards(digests: dict[int, str], batches: Iterator[pa.RecordBatch]) -> Iterator[Any]:
     """Yield the content of one bundle after another, from rows of `SHARD_COLUMNS`."""
+    return (content for _, content in numbered_shards(digests, batches))
+
+
+def numbered_shards(
+    digests: dict[int, str], batches: Iterator[pa.RecordBatch]
+) -> Iterator[tuple[int, Any]]:
+    """Yield the number of each shard, and the content of its bundle; see `open_shards`."""
     reader = ShardReader(digests)
     for batch in batches:
         columns = dict(zip(batch.schema.names, batch.columns, strict=True))
         for row in range(batch.num_rows):
             if reader.add(columns, row):
-                yield reader.content(columns["shard"][row].as_py())
+                shard = columns["shard"][row].as_py()
+                yield shard, reader.content(shard)
