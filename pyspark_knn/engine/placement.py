@@ -13,6 +13,7 @@ from pyspark.sql import types as T
 from pyspark_knn.engine.rows.columns import Input
 from pyspark_knn.engine.rows.ids import from_wire, wire_type
 from pyspark_knn.engine.rows.items import Items
+from pyspark_knn.engine.search.pairs import NEIGHBOR
 
 if TYPE_CHECKING:
     from pyspark_knn.engine.fit.packed import PackedItems
@@ -152,6 +153,30 @@ class Placement(ABC):
         DataFrame
             All columns of `queries` and, after them, those of the answer, as they come from Python.
         """
+
+    @abstractmethod
+    def pairs(self, session: SparkSession, max_distance: float) -> DataFrame:
+        """Find all pairs of items within a distance; lazy.
+
+        Parameters
+        ----------
+        session : SparkSession
+            The session of the result.
+        max_distance : float
+            The largest distance, inclusive, in the unit of the metric.
+
+        Returns
+        -------
+        DataFrame
+            The columns "id", "neighbor" and "distance": each pair once, the smaller id first.
+        """
+
+    def _pairs_with_ids(self, frame: DataFrame) -> DataFrame:
+        """Return pairs with the ids in their Spark type, given ids in the form of Python."""
+        if self.id_type is None:
+            return frame
+        ids = {name: from_wire(F.col(name), self.id_type) for name in ("id", NEIGHBOR)}
+        return frame.withColumns(ids)
 
     @abstractmethod
     def items_frame(self, session: SparkSession) -> DataFrame:

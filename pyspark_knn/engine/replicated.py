@@ -21,9 +21,11 @@ from pyspark_knn.engine.rows.features import vector_type
 from pyspark_knn.engine.rows.items import Items
 from pyspark_knn.engine.rows.keys import Groups
 from pyspark_knn.engine.rows.scans import as_rows
+from pyspark_knn.engine.search.answers import DISTANCE
 from pyspark_knn.engine.search.batches import Request, search_batches
 from pyspark_knn.engine.search.export import read_items
 from pyspark_knn.engine.search.indexing import index_items
+from pyspark_knn.engine.search.pairs import NEIGHBOR, n_units, pairs_in_bundle
 from pyspark_knn.engine.search.searchable import TIMING_SCHEMA, Searchable, time_bundle
 from pyspark_knn.engine.ship import shipping
 from pyspark_knn.engine.ship.batch_udf import batch_udf
@@ -37,6 +39,9 @@ if TYPE_CHECKING:
 
 _SAVED_PART_BYTES = 64 << 20
 """The vectors in one partition of the items as a DataFrame, in bytes."""
+
+_TASK_PRODUCTS = 1 << 35
+"""Products of two numbers that comparing the pairs of a task takes: about a second."""
 
 _FOR_A_STREAM = "Use queries.writeStream.foreachBatch and transform each batch."
 _WITHOUT_FILES = (
@@ -109,6 +114,16 @@ class Replicated(Placement):
         # inline() and not the fields of a struct, for which Spark may evaluate the UDF twice.
         found = F.inline(search(*read)).alias(*result.names)
         return rows.select("*", found).drop(*added)
+
+    def pairs(self, session: SparkSession, max_distance: float) -> DataFrame:
+        """See `Placement.pairs`."""
+        run = guarded(functools.partial(pairs_in_bundle, self._shipment(session).ref, max_distance))
+        units = n_units(self.num_items)
+        tasks = -(-self.num_items * self.num_items * self.num_features // _TASK_PRODUCTS)
+        types = {name: self.item_columns["id"] for name in ("id", NEIGHBOR)}
+        schema = columns.struct_type({**types, DISTANCE: T.DoubleType()})
+        numbers = session.range(0, units, 1, max(1, min(units, tasks)))
+        return self._pairs_with_ids(numbers.mapInArrow(run, schema))
 
     def items_frame(self, session: SparkSession) -> DataFrame:
         """See `Placement.items_frame`; all items have a position."""

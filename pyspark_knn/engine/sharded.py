@@ -180,9 +180,17 @@ class Sharded(Placement):
             item_columns={
                 name: kind for name, kind in self.item_columns.items() if name not in self.key_types
             },
+            key_columns={name: self.item_columns[name] for name in self.key_types},
+            dtype=self._traits.dtype,
+            vector_type=vector_type(self._traits.dtype, self.storage),
             cells=self._cells,
             key_shards=key_shards(self._series),
         )
+
+    def pairs(self, session: SparkSession, max_distance: float) -> DataFrame:
+        """See `Placement.pairs`; a plan with one shuffle, without a job."""
+        self._check_session(session)
+        return self._pairs_with_ids(self.plan().pairs(max_distance))
 
     def items_frame(self, session: SparkSession) -> DataFrame:
         """See `Placement.items_frame`; items have a position only if they have no id."""

@@ -109,6 +109,17 @@ def test_all_within_a_distance_have_the_key(model: KNNModel, queries: DataFrame)
     assert pairs.count() == sum(map(len, expected)) > sum(map(len, within(ONE_KEY)))
 
 
+def test_pairs_have_one_key(model: KNNModel) -> None:
+    distances = direct_distances(ITEMS, ITEMS)
+    expected = sorted(
+        (min(IDS[i], IDS[j]), max(IDS[i], IDS[j]), distances[i, j])
+        for i in range(len(IDS))
+        for j in range(i)
+        if KEYS[i] == KEYS[j] and KEYS[i][0] is not None and distances[i, j] <= 1.5
+    )
+    assert sorted(map(tuple, model.pairsWithin(1.5).collect())) == expected
+
+
 def test_an_array_of_keys_searches_all_of_them(model: KNNModel, queries: DataFrame) -> None:
     tenants = F.array("tenant", F.lit("cyd"), F.lit("cyd"), F.lit("who"), F.lit(None))
     asked = [([tenant, "cyd"], [day]) for tenant, day in ASKED]

@@ -22,7 +22,7 @@ MODEL = SAVING | {
     *("append", "explainSearch", "fromSklearn", "toSklearn", "unpersist"),
 }
 DOCUMENTED = [
-    (KNNModel, Model, MODEL | {"kneighborsJoin"}),
+    (KNNModel, Model, MODEL | {"kneighborsJoin", "pairsWithin"}),
     (
         KNNClassificationModel,
         Model,

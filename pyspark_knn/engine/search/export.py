@@ -92,7 +92,7 @@ def _rows(
 ) -> Iterator[pa.RecordBatch]:
     """Yield the items from `start` to `stop` in batches of bounded size."""
     items, matrix = searchable.items, searchable.vectors(slice(start, stop))
-    for first, last in _steps(matrix, batch_bytes):
+    for first, last in steps(matrix, batch_bytes):
         where = slice(start + first, start + last)
         cells = {name: values[where] for name, values in items.columns.items()}
         cells[POSITION] = pa.array(np.arange(where.start, where.stop))
@@ -100,8 +100,21 @@ def _rows(
         yield pa.RecordBatch.from_arrays([cells[name] for name in names], names=names)
 
 
-def _steps(matrix: Rows, batch_bytes: int) -> Iterator[tuple[int, int]]:
-    """Yield ranges of rows whose values take about `batch_bytes`, at least one row each."""
+def steps(matrix: Rows, batch_bytes: int) -> Iterator[tuple[int, int]]:
+    """Yield ranges of rows whose values take about `batch_bytes`, at least one row each.
+
+    Parameters
+    ----------
+    matrix : ndarray or SparseRows of shape (n_rows, n_features)
+        The vectors.
+    batch_bytes : int
+        The bytes of the values of a range.
+
+    Yields
+    ------
+    first, last : int
+        A range; `last` is not part of it.
+    """
     if isinstance(matrix, np.ndarray):
         step = max(1, batch_bytes // (8 * matrix.shape[1]))
         for first in range(0, len(matrix), step):

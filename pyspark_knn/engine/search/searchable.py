@@ -61,6 +61,24 @@ class Searchable:
             return vectors
         return GroupQueries(vectors, *self.keys.of_queries(keys))
 
+    def own_queries(self, positions: NDArray[np.int64]) -> Any:
+        """Return items as queries, which have the keys that the items have.
+
+        Parameters
+        ----------
+        positions : ndarray of shape (n_queries,), dtype int64
+            The positions of the items.
+
+        Returns
+        -------
+        ndarray, SparseRows or GroupQueries
+            See `queries`.
+        """
+        if not isinstance(self.index, GroupedIndex):
+            return self.vectors(positions)
+        groups = self.index.groups_of(positions)
+        return GroupQueries(self.vectors(positions), np.arange(len(positions)), groups)
+
     def vectors(self, where: slice | NDArray[np.int64]) -> Rows:
         """Return the vectors of items.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -166,6 +167,20 @@ class GroupedIndex:
         """Where the items of each group begin and the last ones end, as passed to `build`."""
         return self._starts
 
+    def groups_of(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the groups of items, given their positions."""
+        groups: NDArray[np.int64] = np.searchsorted(
+            self._starts, self._places[positions], side="right"
+        )
+        return groups - 1
+
+    @functools.cached_property
+    def _places(self) -> NDArray[np.int64]:
+        """The row number of the item at each position: ndarray of shape (n_items,), dtype int64."""
+        places = np.empty_like(self._positions)
+        places[self._positions] = np.arange(len(places))
+        return places
+
     def vectors(self, positions: slice | NDArray[np.int64]) -> Rows:
         """Return the vectors of some items.
 
@@ -179,12 +194,11 @@ class GroupedIndex:
         ndarray or SparseRows
             Their vectors, in this order.
         """
-        places = np.empty_like(self._positions)
-        places[self._positions] = np.arange(len(places))
-        return self.matrix[places[positions]]
+        return self.matrix[self._places[positions]]
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the attributes, without the large groups' parts of the matrix."""
+        self.__dict__.pop("_places", None)
         search = copy.copy(self._search)
         if search.large:
             nothing = self.matrix[:0]
