@@ -3,16 +3,17 @@
 The data are those of Dehejia and Wahba (1999): 185 people who took part in a job training program
 (NSW), and 15,992 people of a survey of the whole population (CPS-1), who did not. The survey is no
 proper control group: its people are older, more often married, and earned far more. Matching
-selects the comparable ones. NSW was an experiment with a control group of its own, so the true
-effect on earnings is known, and the result can be checked.
+selects the comparable ones. NSW was an experiment with a control group of its own, so its estimate
+of the effect on earnings is known, and the results can be compared with it.
 
 1. MLlib's LogisticRegression estimates the propensity: the probability of being treated.
-2. `keyCols` makes the strata exact: people are compared only with those of the same ethnicity and
-   the same education. The only feature is the logit of the propensity, and `maxDistance` is the
-   caliper.
-3. The nearest untreated person of each treated one is a match with replacement: an untreated person
-   may be the match of several. Matching without replacement is a greedy choice from the nearest
-   candidates, with the closest pairs first.
+2. `keyCols` makes the strata exact: people are compared only with those of the same ethnicity, and
+   with or without a degree like them. The only feature is the logit of the propensity, and
+   `maxDistance` is the caliper.
+3. Matching with replacement takes the nearest untreated person of each treated one, so some of them
+   occur in several pairs. Matching without replacement is a greedy choice from the nearest
+   candidates, the closest pairs first. A treated person whose candidates are all taken gets no
+   match, so the estimate is that of the others.
 
     pip install 'pyspark_knn[spark]' causaldata==0.1.5
     python examples/matching_treated.py
