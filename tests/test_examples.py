@@ -46,7 +46,8 @@ FOUND = {
 TOGETHER = [name for name in FOUND if name != "quickstart"]
 RUN = """
 import runpy, sys
-for path in sys.argv[1:]:
+paths, sys.argv[1:] = sys.argv[1:], []
+for path in paths:
     print(f"\\nscript {path}", flush=True)
     runpy.run_path(path, run_name="__main__")
 """
