@@ -1,0 +1,164 @@
+"""The part `--only spark` of benchmarks/keyed.py: the plans that people write today."""
+
+from __future__ import annotations
+
+import itertools
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from _harness import check, consume, median, ratio, show, start
+from _keyed_data import Shape, rows, shapes
+from pyspark import cloudpickle
+from pyspark.sql import DataFrame, SparkSession, Window
+from pyspark.sql import functions as F
+
+from pyspark_knn import KNNEstimator
+
+# The workers cannot import this file.
+cloudpickle.register_pickle_by_value(sys.modules[__name__])
+cloudpickle.register_pickle_by_value(sys.modules[rows.__module__])
+
+K = 5
+DIMENSIONS = (16, 64)
+ZIPF_ITEMS = 200_000
+QUERIES = (200_000, 20_000, 4_000, 1_000)
+"""For each shape. All pairs are 3 to 30 millions, so that the other plans take minutes at most."""
+COGROUPS = 5_000
+"""The largest number of groups of a cogrouped plan, which takes milliseconds for each."""
+CHECKED = 500
+SAME = 0.999
+"""The share of equal neighbors; `vector_l2_distance` computes in float32."""
+
+
+def nearest(pairs: DataFrame) -> DataFrame:
+    """Return the k nearest of the pairs (query, item, distance) of each query."""
+    window = Window.partitionBy("query").orderBy("distance", "item")
+    return pairs.withColumn("rank", F.row_number().over(window)).where(F.col("rank") <= K)
+
+
+def joined(items: DataFrame, queries: DataFrame, distance: Any) -> DataFrame:
+    """Join on the key, compute the distance of each pair, and rank by a window."""
+    left = queries.select(F.col("id").alias("query"), "key", F.col("features").alias("left"))
+    right = items.select(F.col("id").alias("item"), "key", F.col("features").alias("right"))
+    pairs = left.join(right, "key")
+    return nearest(pairs.select("query", "item", distance("left", "right").alias("distance")))
+
+
+def pandas_distance(left: pd.Series, right: pd.Series) -> pd.Series:
+    """Compute the distances of a batch of pairs by numpy."""
+    gaps = np.stack(left.to_numpy()) - np.stack(right.to_numpy())
+    return pd.Series(np.sqrt(np.einsum("ij,ij->i", gaps, gaps, dtype=np.float64)))
+
+
+def of_group(queries: pd.DataFrame, items: pd.DataFrame) -> pd.DataFrame:
+    """Search a group by a matrix product."""
+    if queries.empty or items.empty:
+        return pd.DataFrame({"query": [], "item": [], "distance": []})
+    left, right = np.stack(queries["features"].to_numpy()), np.stack(items["features"].to_numpy())
+    squares = np.einsum("ij,ij->i", right, right) - 2 * (left @ right.T)
+    squares += np.einsum("ij,ij->i", left, left)[:, None]
+    k = min(K, len(items))
+    best = np.argpartition(squares, k - 1, axis=1)[:, :k]
+    distances = np.sqrt(np.maximum(np.take_along_axis(squares, best, axis=1), 0))
+    return pd.DataFrame(
+        {
+            "query": np.repeat(queries["id"].to_numpy(), k),
+            "item": items["id"].to_numpy()[best.ravel()],
+            "distance": distances.ravel(),
+        }
+    )
+
+
+def cogrouped(items: DataFrame, queries: DataFrame) -> DataFrame:
+    """Search each group by numpy, in a cogrouped `applyInPandas`."""
+    both = queries.groupBy("key").cogroup(items.groupBy("key"))
+    return both.applyInPandas(of_group, "query long, item long, distance double")
+
+
+def ours(items: DataFrame, queries: DataFrame) -> DataFrame:
+    """Fit on the items, and search."""
+    model = KNNEstimator(k=K, idCol="id", keyCols="key").fit(items)
+    return model.kneighborsJoin(queries).select(
+        F.col("id").alias("query"), F.col("neighbor").alias("item"), "distance"
+    )
+
+
+PLANS: dict[str, Callable[[DataFrame, DataFrame], DataFrame]] = {
+    "pyspark_knn": ours,
+    "vector_l2_distance": lambda items, queries: joined(items, queries, F.vector_l2_distance),
+    "pandas UDF": lambda items, queries: joined(
+        items, queries, F.pandas_udf(pandas_distance, "double")
+    ),
+    "cogrouped": cogrouped,
+}
+
+
+def on_spark(scale: float, rounds: int) -> None:
+    """Time fit and search together, against a join and a window, and a cogrouped numpy."""
+    spark = start(spark__driver__memory="6g", spark__sql__shuffle__partitions="8")
+    table = []
+    for dim in DIMENSIONS:
+        for shape, count in zip(shapes(scale, ZIPF_ITEMS), QUERIES, strict=True):
+            table.append(one(spark, shape, int(count * scale), dim, min(rounds, 2)))
+            print(*table[-1], file=sys.stderr, flush=True)
+    spark.stop()
+    names = list(PLANS)
+    show(
+        f"Fit and search on Spark, k={K}, local[2], seconds (and times those of pyspark_knn)",
+        ["dimensions", "keys", "items", "queries", "pairs", *names, "best of the others / ours"],
+        table,
+    )
+
+
+def one(spark: SparkSession, shape: Shape, count: int, dim: int, rounds: int) -> list[str]:
+    """Time all plans for a shape."""
+    rng = np.random.default_rng(1)
+    keys = rng.permutation(np.repeat(np.arange(len(shape.sizes)), shape.sizes))
+    asked = shape.groups(rng, count)
+    items, queries = rows(spark, keys, dim, 1), rows(spark, asked, dim, 2)
+    part = min(1.0, COGROUPS / len(shape.sizes))
+    fewer = [each.where(F.col("key") < COGROUPS).persist() for each in (items, queries)]
+    for frame in fewer:
+        frame.count()
+    check_plans(items, queries.where(F.col("id") < CHECKED))
+    took: dict[str, list[float]] = {name: [] for name in PLANS}
+    for _, (name, plan) in itertools.product(range(rounds), PLANS.items()):
+        frames = fewer if name == "cogrouped" and part < 1 else [items, queries]
+        begin = time.perf_counter()
+        consume(plan(*frames))
+        seconds = time.perf_counter() - begin
+        took[name].append(seconds / (part if name == "cogrouped" else 1.0))
+    for frame in (items, queries, *fewer):
+        frame.unpersist()
+    mine = took["pyspark_knn"]
+    cells = [f"{median(mine):.1f}"]
+    for name in list(PLANS)[1:]:
+        mark = "~" if name == "cogrouped" and part < 1 else ""
+        cells.append(f"{mark}{median(took[name]):.1f} ({ratio(took[name], mine):.1f})")
+    best = min(ratio(took[name], mine) for name in list(PLANS)[1:])
+    pairs = int(shape.sizes[asked].sum())
+    return [
+        *(str(dim), shape.name, f"{len(keys):,}", f"{count:,}", f"{pairs:,}"),
+        *(*cells, f"{best:.1f}"),
+    ]
+
+
+def check_plans(items: DataFrame, queries: DataFrame) -> None:
+    """Stop unless all plans find the same neighbors of some queries."""
+    found = {
+        name: set(
+            plan(items, queries)
+            .select("query", "item")
+            .toPandas()
+            .itertuples(index=False, name=None)
+        )
+        for name, plan in PLANS.items()
+        if name != "cogrouped"
+    }
+    for name, pairs in found.items():
+        same = len(pairs & found["pyspark_knn"]) / len(found["pyspark_knn"])
+        check(same >= SAME and len(pairs) == len(found["pyspark_knn"]), f"neighbors of {name}")
