@@ -15,6 +15,8 @@ from pyspark_knn.engine.rows.ids import from_wire, wire_type
 from pyspark_knn.engine.rows.items import Items
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from pyspark_knn.engine.fit.packed import PackedItems
     from pyspark_knn.engine.search.batches import Request, Searchable
     from pyspark_knn.index.base import IndexSpec, Rows
@@ -207,6 +209,36 @@ class Placement(ABC):
         spec : IndexSpec
             How to index them.
         """
+
+    @abstractmethod
+    def remove(self, wanted: pa.Array, spec: IndexSpec) -> Placement:
+        """Return an index without some items; this one does not change.
+
+        Parameters
+        ----------
+        wanted : pyarrow.Array
+            The distinct ids of the items to remove, in the form of Python. Other ids are ignored.
+        spec : IndexSpec
+            How to index the other items.
+
+        Returns
+        -------
+        Placement
+            The index; this one, if it has none of the items.
+
+        Raises
+        ------
+        ValueError
+            If no items are left.
+        """
+
+    def _check_rest(self, removed: int) -> None:
+        """Raise a ValueError if no items are left."""
+        if removed >= self.num_items:
+            raise ValueError(
+                f"ids contains the ids of all {self.num_items} items. A model needs at least one "
+                "item."
+            )
 
     @property
     @abstractmethod

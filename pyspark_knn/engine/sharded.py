@@ -34,7 +34,9 @@ from pyspark_knn.engine.shards.frames import ShardSource, union_of
 from pyspark_knn.engine.shards.jobs import (
     ShardTraits,
     build_series,
+    build_without,
     count_common_ids,
+    find_wanted,
     next_series,
 )
 from pyspark_knn.engine.shards.key_shards import KeyShards, find_key_shards
@@ -46,6 +48,7 @@ from pyspark_knn.engine.shards.sizing import (
     choose_num_shards,
     enough_tasks,
 )
+from pyspark_knn.engine.shards.updating import RemovalRequest
 from pyspark_knn.engine.ship.guard import guarded
 from pyspark_knn.engine.ship.shard_rows import SHARD_COLUMNS, Shard
 from pyspark_knn.engine.spark import compat
@@ -53,6 +56,8 @@ from pyspark_knn.engine.spark.memory import available_memory
 from pyspark_knn.index.cells import ShardAssignment
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from pyspark_knn.index.base import IndexSpec, Rows
 
 
@@ -248,6 +253,23 @@ class Sharded(Placement):
         if self.id_type is not None:
             duplicates += count_common_ids(self._sources, source, self.item_columns["id"])
         return Sharded([*self._sources, source], [*self._series, series], traits, duplicates)
+
+    def remove(self, wanted: pa.Array, spec: IndexSpec) -> Placement:
+        """See `Placement.remove`; only shards with such items are built again."""
+        hits, distinct = find_wanted(self._sources, wanted)
+        removed = sum(hits.values())
+        if not removed:
+            return self
+        self._check_rest(removed)
+        sources = [source.without(set(hits)) for source in self._sources]
+        sources = [source for source in sources if source.shards]
+        request = RemovalRequest(wanted, spec, tuple(self.key_types), self._cells)
+        if rebuilt := build_without(self._sources, request, hits):
+            sources.append(rebuilt)
+        nbytes = self._traits.nbytes * (self.num_items - removed) // self.num_items
+        traits = replace(self._traits, nbytes=nbytes)
+        duplicates = max(0, self.num_duplicates - (removed - distinct))
+        return Sharded(sources, self._series, traits, duplicates)
 
     def _renewed_num_shards(self, nbytes: int, num_items: int) -> int:
         """Return the number of shards of a fit of more items, or of a load.
