@@ -261,8 +261,8 @@ class NeighborModel(SharedIndex, FittedParams, _KNNParams, SavedModel):
         name = self.getFeaturesCol()
         sample = valid_sample(rows, features, self.numFeatures, storage, name)
         cost = self._fitted.cost(queries.sparkSession, sample.vectors, self.getK())
-        probes = self.getNumProbes() if self.getShardBy() == "kmeans" else None
-        share = min(1.0, probes / cost.shards) if probes and cost.shards else 1.0
+        probes = self.getNumProbes()
+        share = min(1.0, probes / cost.cells) if probes and cost.cells else 1.0
         return SearchCost(
             items=self.numItems,
             features=self.numFeatures,

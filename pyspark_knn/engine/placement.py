@@ -43,6 +43,10 @@ class PlacedCost:
     shards: int = 0
     replicas: int = 0
     tasks: int = 0
+    cells: int = 0
+    refit_shards: int = 0
+    appended_shards: int = 0
+    appended_items: int = 0
 
     @classmethod
     def of(cls, timing: Row, index_bytes: int, cores: int, **shards: int) -> PlacedCost:

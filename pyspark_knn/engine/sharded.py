@@ -296,6 +296,7 @@ class Sharded(Placement):
         run = guarded(functools.partial(time_shards, plan.digests, queries, k))
         rows = self._frame.where(F.col("shard") == largest.shard).select(*SHARD_COLUMNS)
         timing = rows.mapInArrow(run, TIMING_SCHEMA).collect()[0]
+        appended = [each for each in self.shards if each.shard >= self._series[0].count]
         return PlacedCost.of(
             timing,
             self._nbytes,
@@ -303,6 +304,10 @@ class Sharded(Placement):
             shards=len(self.shards),
             replicas=plan.replicas,
             tasks=plan.partitions,
+            cells=0 if self._cells is None else self._cells.count,
+            refit_shards=self.num_shards,
+            appended_shards=len(appended),
+            appended_items=sum(each.rows for each in appended),
         )
 
     def unpersist(self) -> None:
