@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,9 @@ from pyspark_knn.fit_summary import FitSummary, check_classes
 from pyspark_knn.outliers import MOST_FREQUENT, HasOutlierLabel, check_outlier_label
 from pyspark_knn.voting import VotingEstimator, VotingModel
 from pyspark_knn.voting_params import CheckedThresholds
+
+if TYPE_CHECKING:
+    from pyspark_knn.engine.placement import Placement
 
 _MAX_CLASSES = 10_000
 """Largest number of classes without names. More must be declared in the metadata of the label,
@@ -206,6 +209,16 @@ class KNNClassificationModel(
         _check_declared(name, largest, limit, "the metadata at fit declared")
         _check_undeclared(name, largest, limit)
         count = max(self.numClasses, largest + 1)
+        _check_thresholds(self.getThresholds(), count)
+        return replace(summary, numClasses=count)
+
+    def _learn_without(self, rest: Placement, summary: FitSummary) -> FitSummary:
+        declared = summary.classNames is not None or summary.classesDeclared
+        before, largest = self._fitted.largest_label, rest.largest_label
+        # Models of earlier releases do not know whether the metadata declared more classes.
+        if declared or self.numClasses != max(2, int(cast("float", before)) + 1):
+            return summary
+        count = max(2, int(cast("float", largest)) + 1)
         _check_thresholds(self.getThresholds(), count)
         return replace(summary, numClasses=count)
 

@@ -12,7 +12,7 @@ from pyspark.sql import types as T
 from pyspark.sql.pandas.types import from_arrow_type
 
 from pyspark_knn.engine.fit.chunks import POSITION
-from pyspark_knn.engine.fit.merging import merge_items
+from pyspark_knn.engine.fit.merging import merge_items, without_items
 from pyspark_knn.engine.fit.packed import Gathered
 from pyspark_knn.engine.placement import REPLICATED, PlacedCost, Placement
 from pyspark_knn.engine.rows import columns
@@ -34,6 +34,8 @@ from pyspark_knn.engine.spark import compat
 from pyspark_knn.index.grouped.index import GroupedIndex
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from pyspark_knn.engine.fit.packed import PackedItems
     from pyspark_knn.index.base import IndexSpec, Rows
 
@@ -150,6 +152,15 @@ class Replicated(Placement):
         """See `Placement.append`; only the new items are fetched."""
         new = packed.gather(self.storage)
         return self._rebuilt(merge_items(self._gathered(), new, packed.source), spec)
+
+    def remove(self, wanted: pa.Array, spec: IndexSpec) -> Placement:
+        """See `Placement.remove`."""
+        old = self._gathered()
+        removed = old.items.positions_of(wanted)[1]
+        if not len(removed):
+            return self
+        self._check_rest(len(removed))
+        return self._rebuilt(without_items(old, removed, list(self.key_types)), spec)
 
     def _gathered(self) -> Gathered:
         """Return the items in the form of a fit."""

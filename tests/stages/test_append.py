@@ -99,3 +99,24 @@ def test_answers_are_those_of_a_fit_of_all_items(
     del first, union
     gc.collect()
     assert len(found(both, queries)) == 30
+
+
+@pytest.mark.parametrize(("name", "placement"), [each for each in CASES if each[0] != "positions"])
+def test_answers_are_those_of_a_fit_without_the_removed_items(
+    data: DataFrame, queries: DataFrame, name: str, placement: str
+) -> None:
+    estimator = ESTIMATORS[name].copy()._set(**PLACEMENTS[placement])
+    first = estimator.fit(data)
+    before = found(first, queries)
+    removed = [*range(0, 30), 71, None, 10**6]
+    rest = first.remove(removed)
+    union = estimator.fit(data.where(~F.col("id").isin(removed[:31])))
+    assert found(rest, queries) == found(union, queries)
+    assert rest.ids.tolist() == union.ids.tolist()
+    if placement != "kmeans" and name != "keys":
+        assert rest._summary.numDuplicates == union._summary.numDuplicates
+    assert found(first, queries) == before
+    again = rest.append(data.where(F.col("id").isin(removed[:31])))
+    del rest, first
+    gc.collect()
+    assert found(again, queries) == before
