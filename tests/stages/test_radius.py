@@ -299,22 +299,22 @@ def test_pairs_of_positions_and_of_equal_ids(spark: SparkSession, placement: str
 
 
 def test_mistakes(spark: SparkSession, items: DataFrame, queries: DataFrame) -> None:
-    with pytest.raises(ValueError, match="k is None, .*maxDistance .or minSimilarity., or set k"):
+    with pytest.raises(ValueError, match=r"k is None, .*maxDistance \(or minSimilarity\), or set k"):
         KNNEstimator(k=None, idCol="id").fit(items)
     with pytest.raises(ValueError, match="minSimilarity does not support metric 'euclidean'"):
         KNNEstimator(minSimilarity=0.5, idCol="id").fit(items)
     with pytest.raises(ValueError, match="are both set"):
         KNNEstimator(minSimilarity=0.5, maxDistance=0.5, metric="cosine", idCol="id").fit(items)
     model = KNNEstimator(k=3, idCol="id").fit(items)
+    model.setK(None)
     for search in (model.transform, model.kneighborsJoin, model.explainSearch):
         with pytest.raises(ValueError, match="k is None"):
-            model.setK(None)
             search(queries)
     with pytest.raises(ValueError, match="pairsWithin requires maxDistance or minSimilarity"):
         model.pairsWithin()
-    with pytest.raises(ValueError, match="maxDistance must be >= 0, got -0.5"):
+    with pytest.raises(ValueError, match=r"maxDistance must be >= 0, got -0\.5"):
         model.pairsWithin(-0.5)
-    with pytest.raises(ValueError, match="maxDistance must be a number .not NaN., got nan"):
+    with pytest.raises(ValueError, match=r"maxDistance must be a number \(not NaN\), got nan"):
         model.pairsWithin(float("nan"))
     with pytest.raises(TypeError, match="maxDistance must be a number"):
         model.pairsWithin("1")  # type: ignore[arg-type]
