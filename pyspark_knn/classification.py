@@ -163,6 +163,12 @@ class KNNClassificationModel(
         super()._restore(packed, record)
         self._count_classes(packed.frame.sparkSession)
 
+    def _with_index(self, index: Placement, summary: FitSummary) -> KNNClassificationModel:
+        model = super()._with_index(index, replace(summary, mostFrequentClass=None))
+        if (session := SparkSession.getActiveSession()) is not None:
+            model._count_classes(session)
+        return model
+
     def _finished(self, outputs: dict[str, str]) -> dict[str, Column]:
         finished = super()._finished(outputs)
         nothing = F.array_repeat(F.lit(0.0), self.numClasses)
