@@ -25,10 +25,12 @@ cloudpickle.register_pickle_by_value(sys.modules[rows.__module__])
 K = 5
 DIMENSIONS = (16, 64)
 ZIPF_ITEMS = 200_000
-QUERIES = (200_000, 20_000, 4_000, 1_000)
-"""For each shape. All pairs are 3 to 30 millions, so that the other plans take minutes at most."""
-COGROUPS = 5_000
-"""The largest number of groups of a cogrouped plan, which takes milliseconds for each."""
+QUERIES = (500_000, 100_000, 10_000, 1_000)
+"""For each shape. There are 13 to 30 millions of pairs, which take the join a minute or so."""
+UDF_PAIRS = 15_000_000
+"""With more pairs than this, the pandas UDF takes minutes, and gets a tenth of the queries."""
+COGROUPS = 2_000
+"""The largest number of groups of the cogrouped plan, which takes milliseconds for each."""
 CHECKED = 500
 SAME = 0.999
 """The share of equal neighbors; `vector_l2_distance` computes in float32."""
@@ -87,13 +89,12 @@ def ours(items: DataFrame, queries: DataFrame) -> DataFrame:
     )
 
 
+OURS, SQL, UDF, GROUPS = "pyspark_knn", "vector_l2_distance", "pandas UDF", "cogrouped numpy"
 PLANS: dict[str, Callable[[DataFrame, DataFrame], DataFrame]] = {
-    "pyspark_knn": ours,
-    "vector_l2_distance": lambda items, queries: joined(items, queries, F.vector_l2_distance),
-    "pandas UDF": lambda items, queries: joined(
-        items, queries, F.pandas_udf(pandas_distance, "double")
-    ),
-    "cogrouped": cogrouped,
+    OURS: ours,
+    SQL: lambda items, queries: joined(items, queries, F.vector_l2_distance),
+    UDF: lambda items, queries: joined(items, queries, F.pandas_udf(pandas_distance, "double")),
+    GROUPS: cogrouped,
 }
 
 
@@ -103,13 +104,16 @@ def on_spark(scale: float, rounds: int) -> None:
     table = []
     for dim in DIMENSIONS:
         for shape, count in zip(shapes(scale, ZIPF_ITEMS), QUERIES, strict=True):
-            table.append(one(spark, shape, int(count * scale), dim, min(rounds, 2)))
-            print(*table[-1], file=sys.stderr, flush=True)
+            table.append(one(spark, shape, int(count * scale), dim, min(rounds, 3)))
+            print(*table[-1], sep=" | ", file=sys.stderr, flush=True)
     spark.stop()
-    names = list(PLANS)
     show(
-        f"Fit and search on Spark, k={K}, local[2], seconds (and times those of pyspark_knn)",
-        ["dimensions", "keys", "items", "queries", "pairs", *names, "best of the others / ours"],
+        f"Fit and search on Spark, k={K}, local[2], seconds",
+        [
+            *("dimensions", "keys", "items", "queries", "pairs"),
+            *(f"{OURS}, fit", f"{OURS}, search", SQL, UDF, GROUPS),
+            *("best of the others / fit and search", "... / search"),
+        ],
         table,
     )
 
@@ -121,29 +125,42 @@ def one(spark: SparkSession, shape: Shape, count: int, dim: int, rounds: int) ->
     asked = shape.groups(rng, count)
     items, queries = rows(spark, keys, dim, 1), rows(spark, asked, dim, 2)
     part = min(1.0, COGROUPS / len(shape.sizes))
-    fewer = [each.where(F.col("key") < COGROUPS).persist() for each in (items, queries)]
-    for frame in fewer:
+    chosen = F.col("key") < COGROUPS if part < 1 else F.lit(True)
+    inputs = dict.fromkeys(PLANS, (items, queries))
+    pairs = int(shape.sizes[asked].sum())
+    tenth = pairs > UDF_PAIRS
+    inputs[UDF] = items, queries.where(F.col("id") < (count // 10 if tenth else count)).persist()
+    inputs[GROUPS] = items.where(chosen).persist(), queries.where(chosen).persist()
+    for frame in itertools.chain(*inputs.values()):
         frame.count()
     check_plans(items, queries.where(F.col("id") < CHECKED))
-    took: dict[str, list[float]] = {name: [] for name in PLANS}
+    took: dict[str, list[float]] = {name: [] for name in (*PLANS, "fit")}
     for _, (name, plan) in itertools.product(range(rounds), PLANS.items()):
-        frames = fewer if name == "cogrouped" and part < 1 else [items, queries]
         begin = time.perf_counter()
-        consume(plan(*frames))
-        seconds = time.perf_counter() - begin
-        took[name].append(seconds / (part if name == "cogrouped" else 1.0))
-    for frame in (items, queries, *fewer):
+        frame = plan(*inputs[name])
+        if name == OURS:
+            took["fit"].append(time.perf_counter() - begin)
+        consume(frame)
+        took[name].append(time.perf_counter() - begin)
+    for frame in itertools.chain(*inputs.values()):
         frame.unpersist()
-    mine = took["pyspark_knn"]
-    cells = [f"{median(mine):.1f}"]
-    for name in list(PLANS)[1:]:
-        mark = "~" if name == "cogrouped" and part < 1 else ""
-        cells.append(f"{mark}{median(took[name]):.1f} ({ratio(took[name], mine):.1f})")
-    best = min(ratio(took[name], mine) for name in list(PLANS)[1:])
-    pairs = int(shape.sizes[asked].sum())
+    # The time of the cogrouped plan is in proportion to the number of groups.
+    took[GROUPS] = [each / part for each in took[GROUPS]]
+    others = [SQL, GROUPS] if tenth else [SQL, GROUPS, UDF]
+    best = min(ratio(took[name], took[OURS]) for name in others)
+    search = np.subtract(took[OURS], took["fit"]).tolist()
+    searched = min(ratio(took[name], search) for name in others)
+    about = "~" if part < 1 else ""
     return [
-        *(str(dim), shape.name, f"{len(keys):,}", f"{count:,}", f"{pairs:,}"),
-        *(*cells, f"{best:.1f}"),
+        *(str(dim), shape.name, f"{len(keys):,}", f"{count:,}"),
+        f"{pairs:,}",
+        f"{median(took['fit']):.1f}",
+        f"{median(search):.1f}",
+        f"{median(took[SQL]):.1f}",
+        f"{median(took[UDF]):.1f}" + " for a tenth" * tenth,
+        f"{about}{median(took[GROUPS]):.1f}",
+        f"{best:.1f}",
+        f"{searched:.1f}",
     ]
 
 
@@ -157,8 +174,8 @@ def check_plans(items: DataFrame, queries: DataFrame) -> None:
             .itertuples(index=False, name=None)
         )
         for name, plan in PLANS.items()
-        if name != "cogrouped"
+        if name != GROUPS
     }
     for name, pairs in found.items():
-        same = len(pairs & found["pyspark_knn"]) / len(found["pyspark_knn"])
-        check(same >= SAME and len(pairs) == len(found["pyspark_knn"]), f"neighbors of {name}")
+        same = len(pairs & found[OURS]) / len(found[OURS])
+        check(same >= SAME and len(pairs) == len(found[OURS]), f"neighbors of {name}")
