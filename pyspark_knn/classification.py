@@ -21,7 +21,14 @@ from pyspark_knn.engine.fit.packed import PackedItems
 from pyspark_knn.engine.rows import columns
 from pyspark_knn.engine.search.answers import ClassVote
 from pyspark_knn.fit_summary import FitSummary, check_classes
-from pyspark_knn.outliers import MOST_FREQUENT, HasOutlierLabel, check_outlier_label
+from pyspark_knn.outliers import (
+    MOST_FREQUENT,
+    HasOutlierLabel,
+    check_outlier_label,
+    most_frequent_class,
+    outlier_class,
+    outlier_label_of,
+)
 from pyspark_knn.voting import VotingEstimator, VotingModel
 from pyspark_knn.voting_params import CheckedThresholds
 
@@ -137,27 +144,14 @@ class KNNClassificationModel(
         """Return the class of queries that no neighbor votes for."""
         label = self.getOutlierLabel()
         check_outlier_label(label, self.numClasses)
-        if label != MOST_FREQUENT:
-            return cast("int | None", label)
-        searchable = self._fitted.searchable
-        if searchable is not None:
-            labels = searchable.items.numbers("label").astype(np.int64)
-            return int(np.bincount(labels).argmax())
-        if self._summary.mostFrequentClass is None:
-            raise ValueError(
-                f"outlierLabel {MOST_FREQUENT!r} can be set on a sharded model only if it was set "
-                "when the model was fitted. Set it on the estimator and fit again, or set the "
-                "number of the class."
-            )
-        return self._summary.mostFrequentClass
+        return outlier_class(label, self._fitted.searchable, self._summary.mostFrequentClass)
 
     def _count_classes(self, session: SparkSession) -> None:
         """Remember the class of most items if it is needed, by a job if the index is sharded."""
         wanted = self.getOutlierLabel() == MOST_FREQUENT and self._fitted.searchable is None
         if wanted and self._summary.mostFrequentClass is None:
-            counts = self._fitted.items_frame(session).groupBy("label").count()
-            most = counts.orderBy(F.desc("count"), "label").collect()[0]
-            self._summary = replace(self._summary, mostFrequentClass=int(most.label))
+            most = most_frequent_class(self._fitted.items_frame(session))
+            self._summary = replace(self._summary, mostFrequentClass=most)
 
     def _restore(self, packed: PackedItems, record: dict[str, Any]) -> None:
         super()._restore(packed, record)
@@ -304,7 +298,7 @@ class KNNClassificationModel(
         names = interop.class_names(fitted)
         largest = int(fitted.classes_[-1]) if names is None else len(names) - 1
         model = converted.install(cls(), numClasses=max(2, largest + 1), classNames=names)
-        return model.setOutlierLabel(interop.outlier_label(fitted, names))
+        return model.setOutlierLabel(outlier_label_of(fitted, names))
 
 
 class KNNClassifier(

@@ -43,7 +43,10 @@ _SAVED_PART_BYTES = 64 << 20
 """The vectors in one partition of the items as a DataFrame, in bytes."""
 
 _TASK_PRODUCTS = 1 << 35
-"""Products of two numbers that comparing the pairs of a task takes: about a second."""
+"""Products of two numbers in the comparisons of one task of a search for pairs: about a second."""
+
+_PAIR_TASKS = 16
+"""The least number of tasks of a search for pairs, since not all metrics compare by products."""
 
 _FOR_A_STREAM = "Use queries.writeStream.foreachBatch and transform each batch."
 _WITHOUT_FILES = (
@@ -121,10 +124,11 @@ class Replicated(Placement):
         """See `Placement.pairs`."""
         run = guarded(functools.partial(pairs_in_bundle, self._shipment(session).ref, max_distance))
         units = n_units(self.num_items)
-        tasks = -(-self.num_items * self.num_items * self.num_features // _TASK_PRODUCTS)
+        products = self.num_items * self.num_items * self.num_features
+        tasks = max(_PAIR_TASKS, -(-products // _TASK_PRODUCTS))
         types = {name: self.item_columns["id"] for name in ("id", NEIGHBOR)}
         schema = columns.struct_type({**types, DISTANCE: T.DoubleType()})
-        numbers = session.range(0, units, 1, max(1, min(units, tasks)))
+        numbers = session.range(0, units, 1, min(units, tasks))
         return self._pairs_with_ids(numbers.mapInArrow(run, schema))
 
     def items_frame(self, session: SparkSession) -> DataFrame:

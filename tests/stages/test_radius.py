@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from pyspark.errors import PySparkException
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
@@ -19,6 +21,7 @@ from pyspark_knn import (
     KNNModel,
     KNNRegressor,
 )
+from pyspark_knn.engine.search import batches
 from tests.support import oracle
 from tests.support.frames import answers, frame_of
 
@@ -114,6 +117,21 @@ def test_the_join_returns_a_row_for_each_pair(model: KNNModel, queries: DataFram
     assert rows == wanted
     alone = pairs.where("rank IS NULL").select("id").collect()
     assert sorted(row.id for row in alone) == [len(QUERIES) - 1, 100]
+
+
+def test_a_query_with_more_neighbors_than_fit_in_a_row(
+    model: KNNModel, queries: DataFrame, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = valid(queries).where("id IN (3, 24)")
+    assert len(expected()[3]) > 4
+    narrow = functools.partial(batches.Request, row_neighbors=4)
+    monkeypatch.setattr("pyspark_knn.model.Request", narrow)
+    with pytest.raises(PySparkException, match=r"that fit in one row. Use KNNModel.kneighborsJoin"):
+        model.transform(asked).collect()
+    rows = model.kneighborsJoin(asked).select("id", "rank", "neighbor", "distance").collect()
+    assert sorted(map(tuple, rows)) == [
+        (3, rank, name, distance) for rank, (name, distance) in enumerate(expected()[3], 1)
+    ]
 
 
 def all_pairs(radius: float, metric: str = "euclidean") -> list[tuple[Any, Any, float]]:
