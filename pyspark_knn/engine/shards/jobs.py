@@ -28,10 +28,10 @@ from pyspark_knn.engine.shards.updating import (
     FOUND_SCHEMA,
     RemovalRequest,
     find_ids,
-    pack_ids,
     read_ids,
     remove_items,
 )
+from pyspark_knn.engine.ship.bundle import read_bundle
 from pyspark_knn.engine.ship.guard import guarded
 from pyspark_knn.engine.ship.shard_rows import (
     SHARD_COLUMNS,
@@ -57,9 +57,6 @@ logger = logging.getLogger(__name__)
 _FETCHED_IDS = 1 << 20
 """Up to so many new ids are fetched to the driver and sent to the tasks that look for them, which
 takes a fifth of the time of a join."""
-
-_SMALL_BYTES = 32 << 20
-"""A single shard of up to so many bytes is built by the task that reads its items."""
 
 
 @dataclass(frozen=True)
@@ -134,9 +131,8 @@ def build_series(
         assignment=series.assignment,
         keys=tuple(source.key_types),
     )
-    nbytes = packed.nbytes(traits.storage)
-    tasks = min(series.count, enough_tasks(nbytes, traits.cores))
-    built = _built(packed, request, tasks, shuffles=series.count > 1 or nbytes > _SMALL_BYTES)
+    tasks = enough_tasks(packed.nbytes(traits.storage), traits.cores)
+    built = _built(packed, request, min(series.count, tasks))
     session = packed.frame.sparkSession
     with (
         compat.described(session, f"pyspark_knn: build {series.count} shards"),
@@ -198,7 +194,8 @@ def count_common_ids(old: Sequence[ShardSource], new: ShardSource, id_type: T.Da
     id_type : DataType
         The type of the ids in Python.
     """
-    if sum(shard.rows for shard in new.shards) <= _FETCHED_IDS:
+    few = sum(shard.rows for shard in new.shards) <= _FETCHED_IDS
+    if few and head_parts(new.shards) == 1:
         return find_wanted(old, _fetched_ids(new))[1]
     common = _ids(old, id_type).join(_ids([new], id_type).distinct(), "id", "left_semi").distinct()
     with compat.described(common.sparkSession, "pyspark_knn: count the ids that are known"):
@@ -206,13 +203,11 @@ def count_common_ids(old: Sequence[ShardSource], new: ShardSource, id_type: T.Da
 
 
 def _fetched_ids(source: ShardSource) -> pa.Array:
-    """Return the distinct ids of some shards on the driver."""
-    run = guarded(functools.partial(pack_ids, _digests([source])))
-    packed = _heads([source]).mapInArrow(run, "ids binary")
-    with compat.described(packed.sparkSession, "pyspark_knn: fetch the new ids"):
-        rows = compat.collect(packed)
-    tables = [pa.ipc.open_stream(row["ids"]).read_all() for row in rows]
-    return pc.unique(pa.concat_tables(tables)["id"])
+    """Return the distinct ids of shards whose heads have a single part, on the driver."""
+    first = source.frame.where("part = 0").select(F.expr("substring(bytes, 1, head)").alias("head"))
+    with compat.described(first.sparkSession, "pyspark_knn: fetch the new ids"):
+        heads = [read_bundle(memoryview(row["head"])) for row in compat.collect(first)]
+    return pc.unique(pa.chunked_array([items.columns["id"] for items in heads]))
 
 
 def find_wanted(sources: Sequence[ShardSource], wanted: pa.Array) -> tuple[dict[int, int], int]:
@@ -293,15 +288,13 @@ def _heads(sources: Sequence[ShardSource]) -> DataFrame:
     return union_of(sources).where(F.col("part") < parts).select(*SHARD_COLUMNS)
 
 
-def _built(
-    packed: PackedItems, request: ShardRequest, partitions: int, *, shuffles: bool
-) -> DataFrame:
+def _built(packed: PackedItems, request: ShardRequest, partitions: int) -> DataFrame:
     """Return the rows of the shards, which are built when they are first read."""
     split = guarded(functools.partial(split_chunks, request))
     build = guarded(functools.partial(build_shards, request))
     pieces = packed.frame.mapInArrow(split, from_arrow_schema(PIECE_SCHEMA))
-    pieces = repartition_evenly(pieces, partitions, "shard") if shuffles else pieces.coalesce(1)
-    pieces = pieces.sortWithinPartitions("shard")
+    # Also of a single shard: packed items are numbered by the partitions of their own stage.
+    pieces = repartition_evenly(pieces, partitions, "shard").sortWithinPartitions("shard")
     return pieces.mapInArrow(build, from_arrow_schema(SHARD_SCHEMA))
 
 

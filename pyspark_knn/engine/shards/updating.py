@@ -16,7 +16,6 @@ from pyspark_knn.engine.rows.items import Items
 from pyspark_knn.engine.search.batches import Searchable, task_threads
 from pyspark_knn.engine.shards.build import written_shard
 from pyspark_knn.engine.ship.shard_rows import open_shards
-from pyspark_knn.engine.spark.arrow import one_row, stream_of
 from pyspark_knn.index.base import IndexSpec
 from pyspark_knn.index.cells import Cells
 
@@ -43,15 +42,6 @@ def read_ids(
     """
     for _, items in open_shards(digests, batches, heads=True):
         yield pa.RecordBatch.from_arrays([items.columns["id"]], names=["id"])
-
-
-def pack_ids(
-    digests: dict[int, str], batches: Iterator[pa.RecordBatch]
-) -> Iterator[pa.RecordBatch]:
-    """Yield the ids of each shard as an Arrow stream; takes the parameters of `read_ids`."""
-    schema = pa.schema([("ids", pa.binary())])
-    for batch in read_ids(digests, batches):
-        yield one_row(schema, {"ids": stream_of([batch])})
 
 
 def find_ids(
