@@ -14,7 +14,7 @@ from pyspark_knn.converters import optional, whole
 from pyspark_knn.params import CheckedParams
 
 if TYPE_CHECKING:
-    from pyspark_knn.engine.search.batches import Searchable
+    from pyspark_knn.engine.search.searchable import Searchable
 
 MOST_FREQUENT = "most_frequent"
 """The value of outlierLabel that stands for the class that most items have."""
