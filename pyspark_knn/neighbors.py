@@ -12,6 +12,7 @@ from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
 from pyspark_knn import interop
+from pyspark_knn.checks import warn_of_limits
 from pyspark_knn.engine.rows import columns
 from pyspark_knn.engine.rows.ids import collation_hint
 from pyspark_knn.engine.search.answers import RANKS_BEFORE, FoundLists
@@ -157,6 +158,7 @@ class KNNModel(UpdatableModel, HasPairs, _SearchParams):
             plain = self.copy()._set(**outputs)
             return plain.transform(queries).withColumn(before, F.lit(0))
         limits = self._limits()
+        warn_of_limits(self, self._warned)
         found = self._found_lists(outputs)
         result = T.StructType([*found.result_type.fields, T.StructField(before, T.IntegerType())])
         answer = FoundLists(result, (*found.names, RANKS_BEFORE))

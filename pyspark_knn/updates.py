@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pyspark.sql import DataFrame
 
@@ -11,6 +11,7 @@ from pyspark_knn.checks import warn_of_items, warn_of_nondeterministic_ids
 from pyspark_knn.engine import placing
 from pyspark_knn.engine.fit.packed import PackedItems
 from pyspark_knn.engine.fit.source import ItemSource, item_source, source_like
+from pyspark_knn.engine.rows.given_ids import ids_of_frame, ids_of_values
 from pyspark_knn.engine.rows.queries import check_attributes
 from pyspark_knn.engine.spark import compat
 from pyspark_knn.model import NeighborModel
@@ -71,6 +72,54 @@ class UpdatableModel(NeighborModel):
         model = self._with_index(index, summary)
         warn_of_items(model, index.num_duplicates, index.converts, _USER_LEVEL)
         return model
+
+    def remove(self: Self_, ids: DataFrame | Any) -> Self_:
+        """Return a model without some items of this model.
+
+        Its answers are equal to the last bit to those of a fit of the other items. This model does
+        not change, and both can be used from then on.
+
+        Parameters
+        ----------
+        ids : DataFrame, list, tuple, set, ndarray or pandas.Series
+            The ids of the items to remove: a DataFrame with a column of ids that is named as
+            ``idCol``, or is the only one, or the ids themselves. They are fetched to the driver.
+            All items with such an id are removed. Nulls and ids that no item has are ignored.
+
+        Returns
+        -------
+        KNNModel, KNNClassificationModel or KNNRegressionModel
+            A model of the class of this one, with its uid, its Params, its placement, its storage
+            and its algorithm.
+
+        Raises
+        ------
+        TypeError
+            If the ids are not of the type of this model's ids. For integer ids any integers are
+            allowed.
+        ValueError
+            If ``idCol`` is unset, if the DataFrame has no such column, or if no items are left.
+        """
+        index, id_type = self._fitted, self._fitted.id_type
+        name = self.getIdCol()
+        if name is None or id_type is None:
+            raise ValueError(
+                "remove requires idCol. Without idCol, items are identified by their positions, "
+                "which change when items are removed. Set idCol and fit again."
+            )
+        # Not isinstance: on Spark 3.5 a DataFrame of Spark Connect is of an unrelated class.
+        if hasattr(ids, "sparkSession"):
+            compat.session_of(ids, "ids")
+            wanted = ids_of_frame(ids, name, id_type)
+        else:
+            wanted = ids_of_values(ids, id_type)
+        rest = index.remove(wanted, self._spec())
+        summary = self._summary if rest is index else self._learn_without(rest, self._summary)
+        return self._with_index(rest, summary)
+
+    def _learn_without(self, rest: Placement, summary: FitSummary) -> FitSummary:
+        """Return `summary` with the fields that the removal of items of this kind changes."""
+        return summary
 
     def _source_of(self, items: DataFrame) -> ItemSource:
         """Return what to read of new items."""

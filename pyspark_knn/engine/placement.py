@@ -16,6 +16,8 @@ from pyspark_knn.engine.rows.items import Items
 from pyspark_knn.engine.search.pairs import NEIGHBOR
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from pyspark_knn.engine.fit.packed import PackedItems
     from pyspark_knn.engine.search.batches import Request
     from pyspark_knn.engine.search.searchable import Searchable
@@ -43,6 +45,10 @@ class PlacedCost:
     shards: int = 0
     replicas: int = 0
     tasks: int = 0
+    cells: int = 0
+    refit_shards: int = 0
+    appended_shards: int = 0
+    appended_items: int = 0
 
     @classmethod
     def of(cls, timing: Row, index_bytes: int, cores: int, **shards: int) -> PlacedCost:
@@ -233,6 +239,36 @@ class Placement(ABC):
         spec : IndexSpec
             How to index them.
         """
+
+    @abstractmethod
+    def remove(self, wanted: pa.Array, spec: IndexSpec) -> Placement:
+        """Return an index without some items; this one does not change.
+
+        Parameters
+        ----------
+        wanted : pyarrow.Array
+            The distinct ids of the items to remove, in the form of Python. Other ids are ignored.
+        spec : IndexSpec
+            How to index the other items.
+
+        Returns
+        -------
+        Placement
+            The index; this one, if it has none of the items.
+
+        Raises
+        ------
+        ValueError
+            If no items are left.
+        """
+
+    def _check_rest(self, removed: int) -> None:
+        """Raise a ValueError if no items are left."""
+        if removed >= self.num_items:
+            raise ValueError(
+                f"ids contains the ids of all {self.num_items} items. A model needs at least one "
+                "item."
+            )
 
     @property
     @abstractmethod

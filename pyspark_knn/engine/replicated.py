@@ -12,7 +12,7 @@ from pyspark.sql import types as T
 from pyspark.sql.pandas.types import from_arrow_type
 
 from pyspark_knn.engine.fit.chunks import POSITION
-from pyspark_knn.engine.fit.merging import merge_items
+from pyspark_knn.engine.fit.merging import merge_items, without_items
 from pyspark_knn.engine.fit.packed import Gathered
 from pyspark_knn.engine.placement import REPLICATED, PlacedCost, Placement
 from pyspark_knn.engine.rows import columns
@@ -34,6 +34,8 @@ from pyspark_knn.engine.spark import compat
 from pyspark_knn.index.grouped.index import GroupedIndex
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from pyspark_knn.engine.fit.packed import PackedItems
     from pyspark_knn.index.base import IndexSpec, Rows
 
@@ -41,7 +43,10 @@ _SAVED_PART_BYTES = 64 << 20
 """The vectors in one partition of the items as a DataFrame, in bytes."""
 
 _TASK_PRODUCTS = 1 << 35
-"""Products of two numbers that comparing the pairs of a task takes: about a second."""
+"""Products of two numbers in the comparisons of one task of a search for pairs: about a second."""
+
+_PAIR_TASKS = 16
+"""The least number of tasks of a search for pairs, since not all metrics compare by products."""
 
 _FOR_A_STREAM = "Use queries.writeStream.foreachBatch and transform each batch."
 _WITHOUT_FILES = (
@@ -119,10 +124,11 @@ class Replicated(Placement):
         """See `Placement.pairs`."""
         run = guarded(functools.partial(pairs_in_bundle, self._shipment(session).ref, max_distance))
         units = n_units(self.num_items)
-        tasks = -(-self.num_items * self.num_items * self.num_features // _TASK_PRODUCTS)
+        products = self.num_items * self.num_items * self.num_features
+        tasks = max(_PAIR_TASKS, -(-products // _TASK_PRODUCTS))
         types = {name: self.item_columns["id"] for name in ("id", NEIGHBOR)}
         schema = columns.struct_type({**types, DISTANCE: T.DoubleType()})
-        numbers = session.range(0, units, 1, max(1, min(units, tasks)))
+        numbers = session.range(0, units, 1, min(units, tasks))
         return self._pairs_with_ids(numbers.mapInArrow(run, schema))
 
     def items_frame(self, session: SparkSession) -> DataFrame:
@@ -150,6 +156,15 @@ class Replicated(Placement):
         """See `Placement.append`; only the new items are fetched."""
         new = packed.gather(self.storage)
         return self._rebuilt(merge_items(self._gathered(), new, packed.source), spec)
+
+    def remove(self, wanted: pa.Array, spec: IndexSpec) -> Placement:
+        """See `Placement.remove`."""
+        old = self._gathered()
+        removed = old.items.positions_of(wanted)[1]
+        if not len(removed):
+            return self
+        self._check_rest(len(removed))
+        return self._rebuilt(without_items(old, removed, list(self.key_types)), spec)
 
     def _gathered(self) -> Gathered:
         """Return the items in the form of a fit."""

@@ -35,7 +35,9 @@ from pyspark_knn.engine.shards.frames import ShardSource, union_of
 from pyspark_knn.engine.shards.jobs import (
     ShardTraits,
     build_series,
+    build_without,
     count_common_ids,
+    find_wanted,
     next_series,
 )
 from pyspark_knn.engine.shards.key_shards import KeyShards, find_key_shards
@@ -47,6 +49,7 @@ from pyspark_knn.engine.shards.sizing import (
     choose_num_shards,
     enough_tasks,
 )
+from pyspark_knn.engine.shards.updating import RemovalRequest
 from pyspark_knn.engine.ship.guard import guarded
 from pyspark_knn.engine.ship.shard_rows import SHARD_COLUMNS, Shard
 from pyspark_knn.engine.spark import compat
@@ -54,6 +57,8 @@ from pyspark_knn.engine.spark.memory import available_memory
 from pyspark_knn.index.cells import ShardAssignment
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from pyspark_knn.index.base import IndexSpec, Rows
 
 
@@ -258,6 +263,23 @@ class Sharded(Placement):
             duplicates += count_common_ids(self._sources, source, self.item_columns["id"])
         return Sharded([*self._sources, source], [*self._series, series], traits, duplicates)
 
+    def remove(self, wanted: pa.Array, spec: IndexSpec) -> Placement:
+        """See `Placement.remove`; only shards with such items are built again."""
+        hits, distinct = find_wanted(self._sources, wanted)
+        removed = sum(hits.values())
+        if not removed:
+            return self
+        self._check_rest(removed)
+        sources = [source.without(set(hits)) for source in self._sources]
+        sources = [source for source in sources if source.shards]
+        request = RemovalRequest(wanted, spec, tuple(self.key_types), self._cells)
+        if rebuilt := build_without(self._sources, request, hits):
+            sources.append(rebuilt)
+        nbytes = self._traits.nbytes * (self.num_items - removed) // self.num_items
+        traits = replace(self._traits, nbytes=nbytes)
+        duplicates = max(0, self.num_duplicates - (removed - distinct))
+        return Sharded(sources, self._series, traits, duplicates)
+
     def _renewed_num_shards(self, nbytes: int, num_items: int) -> int:
         """Return the number of shards of a fit of more items, or of a load.
 
@@ -283,6 +305,7 @@ class Sharded(Placement):
         run = guarded(functools.partial(time_shards, plan.digests, queries, k))
         rows = self._frame.where(F.col("shard") == largest.shard).select(*SHARD_COLUMNS)
         timing = rows.mapInArrow(run, TIMING_SCHEMA).collect()[0]
+        appended = [each for each in self.shards if each.shard >= self._series[0].count]
         return PlacedCost.of(
             timing,
             self._nbytes,
@@ -290,6 +313,10 @@ class Sharded(Placement):
             shards=len(self.shards),
             replicas=plan.replicas,
             tasks=plan.partitions,
+            cells=0 if self._cells is None else self._cells.count,
+            refit_shards=self.num_shards,
+            appended_shards=len(appended),
+            appended_items=sum(each.rows for each in appended),
         )
 
     def unpersist(self) -> None:

@@ -223,6 +223,11 @@ class Cells:
     metric: Metric
     cells: NDArray[np.int64] | None = None
 
+    @property
+    def count(self) -> int:
+        """The number of cells that have items."""
+        return len(self._firsts[0])
+
     def radius(self, shard: int, items: NDArray[np.floating]) -> float:
         """Return the largest distance of other items from the center of a shard.
 

@@ -332,6 +332,20 @@ def test_sparse_items_and_queries_from_parquet(
         assert answers(model.transform(asked)) == within(ONE_KEY)
 
 
+def test_a_stream_of_queries(
+    spark: SparkSession, model: KNNModel, queries: DataFrame, tmp_path: Path
+) -> None:
+    if model.getPlacement() == "sharded":
+        pytest.skip("a sharded model takes streams batch by batch, as DataFrames")
+    queries.write.parquet(str(tmp_path / "queries"))
+    stream = spark.readStream.schema(queries.schema).parquet(str(tmp_path / "queries"))
+    found, folder = model.transform(stream).select("id", "neighbors", "distances"), "found"
+    writer = found.writeStream.option("checkpointLocation", str(tmp_path / "state"))
+    query = writer.trigger(availableNow=True).start(str(tmp_path / folder), format="parquet")
+    assert query.awaitTermination(120)
+    assert answers(spark.read.parquet(str(tmp_path / folder))) == within(ONE_KEY)
+
+
 def test_without_ids_positions_count_the_items_that_have_a_key(
     spark: SparkSession,
 ) -> None:

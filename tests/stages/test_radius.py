@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from pyspark.errors import PySparkException
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
@@ -19,6 +21,7 @@ from pyspark_knn import (
     KNNModel,
     KNNRegressor,
 )
+from pyspark_knn.engine.search import batches
 from tests.support import oracle
 from tests.support.frames import answers, frame_of
 
@@ -116,6 +119,21 @@ def test_the_join_returns_a_row_for_each_pair(model: KNNModel, queries: DataFram
     assert sorted(row.id for row in alone) == [len(QUERIES) - 1, 100]
 
 
+def test_a_query_with_more_neighbors_than_fit_in_a_row(
+    model: KNNModel, queries: DataFrame, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = valid(queries).where("id IN (3, 24)")
+    assert len(expected()[3]) > 4
+    narrow = functools.partial(batches.Request, row_neighbors=4)
+    monkeypatch.setattr("pyspark_knn.model.Request", narrow)
+    with pytest.raises(PySparkException, match=r"that fit in one row. Use KNNModel.kneighborsJoin"):
+        model.transform(asked).collect()
+    rows = model.kneighborsJoin(asked).select("id", "rank", "neighbor", "distance").collect()
+    assert sorted(map(tuple, rows)) == [
+        (3, rank, name, distance) for rank, (name, distance) in enumerate(expected()[3], 1)
+    ]
+
+
 def all_pairs(radius: float, metric: str = "euclidean") -> list[tuple[Any, Any, float]]:
     distances = oracle.direct_distances(ITEMS, ITEMS, metric).tolist()
     return sorted(
@@ -136,7 +154,7 @@ def test_each_pair_once(model: KNNModel) -> None:
 # --- votes ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("placement", PLACEMENTS)
+@pytest.mark.parametrize("placement", ["replicated", "hash"])
 def test_votes_of_all_within_the_radius(
     items: DataFrame, queries: DataFrame, placement: str
 ) -> None:
@@ -243,8 +261,10 @@ def test_models_of_one_fit_share_a_search_within_a_radius(
 SETS = (np.random.default_rng(1).random((60, 12)) < 0.4).astype(np.float64)
 
 
-@pytest.mark.parametrize("metric", ["jaccard", "dice", "cosine", "inner_product"])
-@pytest.mark.parametrize("storage", ["dense", "sparse"])
+@pytest.mark.parametrize(
+    ("metric", "storage"),
+    [("jaccard", "sparse"), ("dice", "dense"), ("cosine", "sparse"), ("inner_product", "dense")],
+)
 def test_the_similarity_is_inclusive(spark: SparkSession, metric: str, storage: str) -> None:
     frame = frame_of(spark, SETS)
     similarity = {"jaccard": 0.6, "dice": 0.8, "cosine": 0.75, "inner_product": 4.0}[metric]
@@ -275,7 +295,7 @@ def test_the_similarity_is_inclusive(spark: SparkSession, metric: str, storage: 
 # --- pairs, and mistakes --------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("placement", PLACEMENTS)
+@pytest.mark.parametrize("placement", ["replicated", "hash"])
 def test_pairs_of_positions_and_of_equal_ids(spark: SparkSession, placement: str) -> None:
     matrix = np.array([[0.0], [0.0], [1.0], [5.0], [5.0], [9.0]])
     settings = {"k": None, "maxDistance": 0.0, **PLACEMENTS[placement], "numShards": 2}
@@ -299,22 +319,22 @@ def test_pairs_of_positions_and_of_equal_ids(spark: SparkSession, placement: str
 
 
 def test_mistakes(spark: SparkSession, items: DataFrame, queries: DataFrame) -> None:
-    with pytest.raises(ValueError, match="k is None, .*maxDistance .or minSimilarity., or set k"):
+    with pytest.raises(ValueError, match=r"k is None, .*maxDistance \(or minSim.*\), or set k"):
         KNNEstimator(k=None, idCol="id").fit(items)
     with pytest.raises(ValueError, match="minSimilarity does not support metric 'euclidean'"):
         KNNEstimator(minSimilarity=0.5, idCol="id").fit(items)
     with pytest.raises(ValueError, match="are both set"):
         KNNEstimator(minSimilarity=0.5, maxDistance=0.5, metric="cosine", idCol="id").fit(items)
     model = KNNEstimator(k=3, idCol="id").fit(items)
+    model.setK(None)
     for search in (model.transform, model.kneighborsJoin, model.explainSearch):
         with pytest.raises(ValueError, match="k is None"):
-            model.setK(None)
             search(queries)
     with pytest.raises(ValueError, match="pairsWithin requires maxDistance or minSimilarity"):
         model.pairsWithin()
-    with pytest.raises(ValueError, match="maxDistance must be >= 0, got -0.5"):
+    with pytest.raises(ValueError, match=r"maxDistance must be >= 0, got -0\.5"):
         model.pairsWithin(-0.5)
-    with pytest.raises(ValueError, match="maxDistance must be a number .not NaN., got nan"):
+    with pytest.raises(ValueError, match=r"maxDistance must be a number \(not NaN\), got nan"):
         model.pairsWithin(float("nan"))
     with pytest.raises(TypeError, match="maxDistance must be a number"):
         model.pairsWithin("1")  # type: ignore[arg-type]

@@ -298,6 +298,7 @@ def test_blocks_do_not_change_answers(monkeypatch):
         (tables, "_QUERY_FLOATS"),
         (tables, "_ITEM_FLOATS"),
         (tables, "_TABLE_SCORES"),
+        (tables, "_RANKED_PAIRS"),
     ):
         monkeypatch.setattr(module, name, 50)
     for way in ("pairs", "products"):

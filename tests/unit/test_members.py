@@ -19,7 +19,7 @@ SAVING = {"load", "read", "save", "write"}
 MODEL = SAVING | {
     *("algorithmReason", "placementReason", "storageReason"),
     *("numFeatures", "numItems", "numSkipped", "ids", "items"),
-    *("append", "explainSearch", "fromSklearn", "toSklearn", "unpersist"),
+    *("append", "explainSearch", "fromSklearn", "remove", "toSklearn", "unpersist"),
 }
 DOCUMENTED = [
     (KNNModel, Model, MODEL | {"kneighborsJoin", "pairsWithin"}),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,15 +15,19 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from pyspark.sql import types as T
 
+from pyspark_knn import KNNEstimator
 from pyspark_knn.engine.rows.items import Items
 from pyspark_knn.engine.search.answers import DISTANCE, RANKS_BEFORE, FoundLists
 from pyspark_knn.engine.search.batches import Request, Searchable, answer_batch
 from pyspark_knn.engine.search.merge import merge_batches
 from pyspark_knn.engine.search.pairs import PairRoutes, n_units, pairs_in_bundle
+from pyspark_knn.engine.shared_search import Limits
 from pyspark_knn.engine.ship.bundle import FileRef, write_bundle
+from pyspark_knn.fit_multiple import _IndexGroup
 from pyspark_knn.index.auto import build_index
 from pyspark_knn.index.base import IndexSpec
 from pyspark_knn.index.distances import resolve_metric
+from pyspark_knn.index.similarity import distance_of
 from tests.support import oracle
 from tests.support.batches import array_column
 
@@ -188,3 +193,29 @@ def test_every_two_shards_are_compared_once(count):
     # None is searched by many more queries than the others.
     loads = Counter(other for shard in shards for other in routes.targets(shard).tolist())
     assert max(loads.values()) - min(loads.values()) <= 1
+
+
+def test_the_widest_search_of_a_grid():
+    group = _IndexGroup()
+    first = SimpleNamespace(numFeatures=3)
+    group.estimators = [
+        KNNEstimator(metric="cosine", minSimilarity=0.75),
+        KNNEstimator(metric="cosine", k=9, maxDistance=0.125),
+        # Refused when it is fitted, and ignored here.
+        KNNEstimator(metric="cosine", k=None),
+    ]
+    k, farthest = group._widest(first)
+    assert (k, farthest) == (9, distance_of(0.75, "cosine", 3))
+    group.estimators.append(KNNEstimator(metric="cosine", k=None, maxDistance=0.5))
+    assert group._widest(first) == (None, 0.5)
+    group.estimators.append(KNNEstimator(metric="cosine", k=2))
+    assert group._widest(first) == (None, None)
+
+
+def test_a_search_for_all_contains_the_others():
+    everything = Limits(None, 2.0)
+    assert Limits(5, 2.0).within(everything)
+    assert Limits(None, 1.0).within(everything)
+    assert not Limits(None, 2.5).within(everything)
+    assert not Limits(5, None).within(everything)
+    assert not everything.within(Limits(100, 2.0))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -63,6 +63,33 @@ def merge_items(old: Gathered, new: Gathered, source: ItemSource) -> Gathered:
     dtype = np.result_type(old.matrix.dtype, new.matrix.dtype)
     storage, dim = storage_of(old.matrix), old.matrix.shape[1]
     return Gathered(items, placed(parts, place[rows], dim, dtype, storage), groups)
+
+
+def without_items(gathered: Gathered, removed: NDArray[np.int64], keys: Sequence[str]) -> Gathered:
+    """Return items without some of them.
+
+    Parameters
+    ----------
+    gathered : Gathered
+        The items.
+    removed : ndarray, dtype int64
+        The positions of the items to remove.
+    keys : sequence of str
+        The item columns of keys.
+
+    Returns
+    -------
+    Gathered
+        The others, at least one, in the same order.
+    """
+    kept = np.ones(gathered.items.count, dtype=bool)
+    kept[removed] = False
+    rows = pa.array(np.flatnonzero(kept))
+    columns = {name: each.take(rows) for name, each in gathered.items.columns.items()}
+    items = Items(len(rows), columns)
+    groups = Groups.of(items, keys) if keys else None
+    # Groups are numbered in the order of their keys, with or without the removed items.
+    return Gathered(items, gathered.matrix[kept[_positions(gathered)]], groups)
 
 
 def _positions(gathered: Gathered) -> NDArray[np.int64]:

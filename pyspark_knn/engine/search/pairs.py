@@ -183,7 +183,7 @@ def read_pair_queries(
                     ORIGIN: pa.array(np.full(last - first, shard), pa.int32()),
                     PLACE: pa.array(positions),
                     ROUTE: routes.of(shard, vectors),
-                    **{name: searchable.items.take(name, positions) for name in columns},
                     "features": vector_rows(vectors, routes.dtype),
+                    **{name: searchable.items.take(name, positions) for name in columns},
                 }
             )

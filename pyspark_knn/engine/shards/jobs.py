@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
@@ -18,11 +20,18 @@ from pyspark_knn.engine.fit.chunks import CHANGED
 from pyspark_knn.engine.rows.columns import struct_type
 from pyspark_knn.engine.shards.build import PIECE_SCHEMA, ShardRequest, build_shards, split_chunks
 from pyspark_knn.engine.shards.clustering import ways_of
-from pyspark_knn.engine.shards.frames import ShardSource, SharedFrame
+from pyspark_knn.engine.shards.frames import ShardSource, SharedFrame, union_of
 from pyspark_knn.engine.shards.key_shards import KeyShards, find_key_shards
 from pyspark_knn.engine.shards.layout import ShardSeries, slots
 from pyspark_knn.engine.shards.sizing import LARGEST_SHARD, enough_shards, enough_tasks
-from pyspark_knn.engine.shards.updating import read_ids
+from pyspark_knn.engine.shards.updating import (
+    FOUND_SCHEMA,
+    RemovalRequest,
+    find_ids,
+    read_ids,
+    remove_items,
+)
+from pyspark_knn.engine.ship.bundle import read_bundle
 from pyspark_knn.engine.ship.guard import guarded
 from pyspark_knn.engine.ship.shard_rows import (
     SHARD_COLUMNS,
@@ -45,8 +54,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_BROADCAST_IDS = 1 << 20
-"""So many ids are sent to every executor, to find them among others."""
+_FETCHED_IDS = 1 << 20
+"""Up to so many new ids are fetched to the driver and sent to the tasks that look for them, which
+takes a fifth of the time of a join."""
 
 
 @dataclass(frozen=True)
@@ -177,31 +187,105 @@ def count_common_ids(old: Sequence[ShardSource], new: ShardSource, id_type: T.Da
 
     Parameters
     ----------
-    old, new : (sequence of) ShardSource
+    old : sequence of ShardSource
         Shards.
+    new : ShardSource
+        Other shards.
     id_type : DataType
         The type of the ids in Python.
     """
-    wanted = _ids(new, id_type).distinct()
-    if sum(shard.rows for shard in new.shards) <= _BROADCAST_IDS:
-        wanted = F.broadcast(wanted)
-    known = functools.reduce(DataFrame.unionByName, (_ids(each, id_type) for each in old))
-    session = new.shared.frame.sparkSession
-    with compat.described(session, "pyspark_knn: count the ids that occurred before"):
-        return known.join(wanted, "id", "left_semi").distinct().count()
+    few = sum(shard.rows for shard in new.shards) <= _FETCHED_IDS
+    if few and head_parts(new.shards) == 1:
+        return find_wanted(old, _fetched_ids(new))[1]
+    common = _ids(old, id_type).join(_ids([new], id_type).distinct(), "id", "left_semi").distinct()
+    with compat.described(common.sparkSession, "pyspark_knn: count the ids that are known"):
+        return common.count()
 
 
-def _ids(source: ShardSource, id_type: T.DataType) -> DataFrame:
+def _fetched_ids(source: ShardSource) -> pa.Array:
+    """Return the distinct ids of shards whose heads have a single part, on the driver."""
+    first = source.frame.where("part = 0").select(F.expr("substring(bytes, 1, head)").alias("head"))
+    with compat.described(first.sparkSession, "pyspark_knn: fetch the new ids"):
+        heads = [read_bundle(memoryview(row["head"])) for row in compat.collect(first)]
+    return pc.unique(pa.chunked_array([items.columns["id"] for items in heads]))
+
+
+def find_wanted(sources: Sequence[ShardSource], wanted: pa.Array) -> tuple[dict[int, int], int]:
+    """Find items by their ids; only the ids of shards are read.
+
+    Parameters
+    ----------
+    sources : sequence of ShardSource
+        The shards.
+    wanted : pyarrow.Array
+        Distinct ids in the form of Python.
+
+    Returns
+    -------
+    hits : dict of int to int
+        The shards that have items with such ids, and the number of these items in each.
+    distinct : int
+        The number of these ids that an item has.
+    """
+    run = guarded(functools.partial(find_ids, _digests(sources), wanted))
+    found = _heads(sources).mapInArrow(run, from_arrow_schema(FOUND_SCHEMA))
+    with compat.described(found.sparkSession, "pyspark_knn: find ids in shards"):
+        rows = found.collect()
+    which = [np.frombuffer(row.wanted, np.int64) for row in rows]
+    distinct = len(np.unique(np.concatenate(which))) if which else 0
+    return {row.shard: row.rows for row in rows}, distinct
+
+
+def build_without(
+    sources: Sequence[ShardSource], request: RemovalRequest, hits: Mapping[int, int]
+) -> ShardSource | None:
+    """Build shards again without some items, from their own rows.
+
+    Parameters
+    ----------
+    sources : sequence of ShardSource
+        The shards.
+    request : RemovalRequest
+        What to remove.
+    hits : mapping of int to int
+        The shards with such items, and the number of these items in each.
+
+    Returns
+    -------
+    ShardSource or None
+        The shards of `hits`, with the same numbers; None if all of them are empty now.
+    """
+    known = {shard.shard: shard for source in sources for shard in source.shards}
+    rest = {number: known[number].rows - many for number, many in hits.items()}
+    others = {number for number in known if rest.get(number, 0) == 0}
+    left = [source.without(others) for source in sources]
+    left = [source for source in left if source.shards]
+    if not left:
+        return None
+    run = guarded(functools.partial(remove_items, request, _digests(left)))
+    built = union_of(left).select(*SHARD_COLUMNS).mapInArrow(run, from_arrow_schema(SHARD_SCHEMA))
+    title = f"pyspark_knn: build {sum(map(bool, rest.values()))} shards without some items"
+    with compat.described(built.sparkSession, title), persisted(built) as frame:
+        shards = _shards_of(frame)
+        if {shard.shard: shard.rows for shard in shards} != {n: r for n, r in rest.items() if r}:
+            raise RuntimeError(CHANGED.format(what="the rows in rebuilt shards differ"))
+    return ShardSource(SharedFrame(frame), shards)
+
+
+def _digests(sources: Sequence[ShardSource]) -> dict[int, str]:
+    return {shard.shard: shard.digest for source in sources for shard in source.shards}
+
+
+def _ids(sources: Sequence[ShardSource], id_type: T.DataType) -> DataFrame:
     """Return the ids of all items of some shards."""
-    digests = {shard.shard: shard.digest for shard in source.shards}
-    run = guarded(functools.partial(read_ids, digests))
-    return _heads(source).mapInArrow(run, struct_type({"id": id_type}))
+    run = guarded(functools.partial(read_ids, _digests(sources)))
+    return _heads(sources).mapInArrow(run, struct_type({"id": id_type}))
 
 
-def _heads(source: ShardSource) -> DataFrame:
+def _heads(sources: Sequence[ShardSource]) -> DataFrame:
     """Return the rows that contain the heads of shards. Spark does not decompress the others."""
-    parts = head_parts(source.shards)
-    return source.frame.where(F.col("part") < parts).select(*SHARD_COLUMNS)
+    parts = head_parts([shard for source in sources for shard in source.shards])
+    return union_of(sources).where(F.col("part") < parts).select(*SHARD_COLUMNS)
 
 
 def _built(packed: PackedItems, request: ShardRequest, partitions: int) -> DataFrame:
@@ -209,6 +293,7 @@ def _built(packed: PackedItems, request: ShardRequest, partitions: int) -> DataF
     split = guarded(functools.partial(split_chunks, request))
     build = guarded(functools.partial(build_shards, request))
     pieces = packed.frame.mapInArrow(split, from_arrow_schema(PIECE_SCHEMA))
+    # Also of a single shard: packed items are numbered by the partitions of their own stage.
     pieces = repartition_evenly(pieces, partitions, "shard").sortWithinPartitions("shard")
     return pieces.mapInArrow(build, from_arrow_schema(SHARD_SCHEMA))
 

@@ -201,12 +201,11 @@ class ShardPlan:
             ORIGIN: T.IntegerType(),
             PLACE: T.LongType(),
             ROUTE: _INTS,
-            "id": self.item_columns["id"],
             "features": self.vector_type,
-            **self.key_columns,
         }
-        columns = ("id", *self.key_columns)
-        run = guarded(functools.partial(read_pair_queries, self.digests, routes, columns))
+        columns = {"id": self.item_columns["id"], **self.key_columns}
+        run = guarded(functools.partial(read_pair_queries, self.digests, routes, tuple(columns)))
+        types |= columns
         items = self.frame.select(*SHARD_COLUMNS).mapInArrow(run, struct_type(types))
         if not self.key_shards:
             return items

@@ -6,6 +6,7 @@ import functools
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -17,6 +18,11 @@ from pyspark_knn.engine.shards.build import written_shard
 from pyspark_knn.engine.ship.shard_rows import open_shards
 from pyspark_knn.index.base import IndexSpec
 from pyspark_knn.index.cells import Cells
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from pyspark_knn.index.base import Rows
 
 FOUND_SCHEMA = pa.schema([("shard", pa.int32()), ("rows", pa.int64()), ("wanted", pa.binary())])
 """A shard, the number of its items that have a wanted id, and which ids these are, as int64."""
@@ -51,7 +57,7 @@ def find_ids(
         Distinct ids, without nulls.
     """
     for shard, items in open_shards(digests, batches, heads=True):
-        which, positions = items.positions_of(wanted)
+        which, positions = items.positions_of(wanted.cast(items.columns["id"].type))
         if len(positions):
             cells = [[shard], [len(positions)], [np.unique(which).tobytes()]]
             yield pa.RecordBatch.from_arrays(
@@ -66,8 +72,6 @@ class RemovalRequest:
 
     Attributes
     ----------
-    digests : dict of int to str
-        The expected digest of each shard, see `shard_rows.ShardReader`.
     wanted : pyarrow.Array
         The ids of the items to remove. Each shard keeps at least one item.
     spec : IndexSpec
@@ -80,7 +84,6 @@ class RemovalRequest:
         A value that makes this plan unique, see `packing.PackRequest`.
     """
 
-    digests: dict[int, str]
     wanted: pa.Array
     spec: IndexSpec
     keys: tuple[str, ...] = ()
@@ -89,7 +92,7 @@ class RemovalRequest:
 
 
 def remove_items(
-    request: RemovalRequest, batches: Iterator[pa.RecordBatch]
+    request: RemovalRequest, digests: dict[int, str], batches: Iterator[pa.RecordBatch]
 ) -> Iterator[pa.RecordBatch]:
     """Build shards again without some of their items.
 
@@ -97,6 +100,8 @@ def remove_items(
     ----------
     request : RemovalRequest
         What to remove.
+    digests : dict of int to str
+        The expected digest of each shard, see `shard_rows.ShardReader`.
     batches : iterator of pyarrow.RecordBatch
         `shard_rows.SHARD_COLUMNS`, the parts of each shard in order.
 
@@ -106,21 +111,21 @@ def remove_items(
         Rows of `shard_rows.SHARD_SCHEMA`.
     """
     with threadpool_limits(limits=task_threads()):
-        for shard, searchable in open_shards(request.digests, batches):
+        for shard, searchable in open_shards(digests, batches):
             radius = functools.partial(_radius, request.cells, shard)
             content = _without(searchable, request.wanted)
             yield from written_shard(shard, content, request.spec, request.keys, radius)
 
 
-def _without(searchable: Searchable, wanted: pa.Array) -> tuple[pa.Table, object]:
+def _without(searchable: Searchable, wanted: pa.Array) -> tuple[pa.Table, Rows]:
     """Return the other items of a shard, in their order, and their vectors."""
     items: Items = searchable.items
     kept = np.ones(items.count, dtype=bool)
-    kept[items.positions_of(wanted)[1]] = False
+    kept[items.positions_of(wanted.cast(items.columns["id"].type))[1]] = False
     rows = np.flatnonzero(kept)
     table = pa.table(dict(items.columns)).take(pa.array(rows)).combine_chunks()
     return table, searchable.vectors(rows)
 
 
-def _radius(cells: Cells | None, shard: int, matrix: np.ndarray) -> float | None:
+def _radius(cells: Cells | None, shard: int, matrix: NDArray[np.floating]) -> float | None:
     return None if cells is None else cells.radius(shard, matrix)

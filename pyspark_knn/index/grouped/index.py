@@ -186,7 +186,7 @@ class GroupedIndex:
 
         Parameters
         ----------
-        positions : slice or ndarray, dtype int64
+        positions : slice without a step, or ndarray, dtype int64
             The positions of the items.
 
         Returns
@@ -194,6 +194,12 @@ class GroupedIndex:
         ndarray or SparseRows
             Their vectors, in this order.
         """
+        if isinstance(positions, slice):
+            # Items are exported slice by slice, so a slice must not cost as much as all positions.
+            start, stop, _ = positions.indices(len(self._positions))
+            inside = (self._positions >= start) & (self._positions < stop)
+            places = np.flatnonzero(inside)
+            return self.matrix[places[np.argsort(self._positions[places])]]
         return self.matrix[self._places[positions]]
 
     def __getstate__(self) -> dict[str, Any]:

@@ -46,9 +46,15 @@ _CROWDED_PAIRS = 1 << 12
 """... candidates beyond them, that a group may have. Ranking these takes as long as making an index
 of the group, which has a center of its own, and float64 products where float32 is too coarse."""
 
+_RANKED_PAIRS = 1 << 14
+"""Candidates that are ranked at a time, or as many as one table has."""
+
 _PARTS_PER_NEIGHBOR = 8
 """The k-th largest of the maxima of this many parts of a row, for each of the k neighbors, is
 nearly as large as that of all scores."""
+
+_Pairs = tuple["NDArray[np.int64]", "NDArray[np.int64]"]
+"""The rows and the columns of pairs, in ascending order."""
 
 
 class TableSearch:
@@ -115,21 +121,35 @@ class TableSearch:
         blocks = self._blocks(visits.sizes)
         shapes = [(block.stop - block.start, visits.sizes[block.stop - 1]) for block in blocks]
         buffer = np.empty(max(rows * columns for rows, columns in shapes), np.float32)
+        first, waiting = 0, list[_Pairs]()
         for block, shape in zip(blocks, shapes, strict=True):
             part = visits.take(block)
             table = buffer[: shape[0] * shape[1]].reshape(shape)
             rows, columns = self._candidates(queries[part.rows], part, k, limit, table)
-            counts = np.bincount(rows, minlength=len(part))
-            crowded = np.zeros(0, np.int64)
-            if len(rows) > self._crowded_pairs:
-                many = self._crowded(part, counts)
-                crowded = np.flatnonzero(many) + block.start
-                rows, columns = rows[~many[rows]], columns[~many[rows]]
-                counts, part = counts[~many], part.take(np.flatnonzero(~many))
-                rows = np.repeat(np.arange(len(part)), counts)
-            places = part.starts[rows] + columns
-            found = Lists(part.numbers, counts, places, distances(part.rows[rows], places))
-            yield found if k is None else found.nearest(k), crowded
+            waiting.append((rows + (block.start - first), columns))
+            # Ranking takes a time of its own, however few the candidates are.
+            if block is blocks[-1] or sum(len(each) for each, _ in waiting) >= _RANKED_PAIRS:
+                part = visits.take(slice(first, block.stop))
+                found, crowded = self._ranked(part, waiting, distances)
+                yield found if k is None else found.nearest(k), crowded + first
+                first, waiting = block.stop, []
+
+    def _ranked(
+        self, visits: Visits, candidates: list[_Pairs], distances: Distances
+    ) -> tuple[Lists, NDArray[np.int64]]:
+        """Return the distances of candidates, and the visits that have too many of them."""
+        rows, columns = (np.concatenate(each) for each in zip(*candidates, strict=True))
+        counts = np.bincount(rows, minlength=len(visits))
+        crowded = np.zeros(0, np.int64)
+        if len(rows) > self._crowded_pairs:
+            many = self._crowded(visits, counts)
+            crowded = np.flatnonzero(many)
+            rows, columns = rows[~many[rows]], columns[~many[rows]]
+            counts, visits = counts[~many], visits.take(np.flatnonzero(~many))
+            rows = np.repeat(np.arange(len(visits)), counts)
+        places = visits.starts[rows] + columns
+        figures = distances(visits.rows[rows], places)
+        return Lists(visits.numbers, counts, places, figures), crowded
 
     def _blocks(self, sizes: NDArray[np.int64]) -> list[slice]:
         """Divide visits, which are sorted by the sizes of their groups, into tables."""
@@ -183,9 +203,9 @@ class TableSearch:
         self, table: NDArray[np.float32], vectors: NDArray[np.float64], visits: Visits
     ) -> NDArray[np.float64]:
         """Write the ceilings of the items of each visit; return the largest width of its group."""
-        table.fill(_EXCLUDED)
         runs = visits.runs()
         starts, sizes = visits.starts[runs[:-1]], visits.sizes[runs[:-1]]
+        table[:, sizes[0] :] = _EXCLUDED
         ends = offsets_of(sizes)
         terms, widths = self._space.terms(ranges(starts, sizes), np.float32)
         # A group of more items than are multiplied at a time is several pieces.

@@ -1,0 +1,181 @@
+"""The part `--only spark` of benchmarks/keyed.py: the plans that people write today."""
+
+from __future__ import annotations
+
+import itertools
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from _harness import check, consume, median, ratio, show, start
+from _keyed_data import Shape, rows, shapes
+from pyspark import cloudpickle
+from pyspark.sql import DataFrame, SparkSession, Window
+from pyspark.sql import functions as F
+
+from pyspark_knn import KNNEstimator
+
+# The workers cannot import this file.
+cloudpickle.register_pickle_by_value(sys.modules[__name__])
+cloudpickle.register_pickle_by_value(sys.modules[rows.__module__])
+
+K = 5
+DIMENSIONS = (16, 64)
+ZIPF_ITEMS = 200_000
+QUERIES = (500_000, 100_000, 10_000, 1_000)
+"""For each shape. There are 13 to 30 millions of pairs, which take the join a minute or so."""
+UDF_PAIRS = 15_000_000
+"""With more pairs than this, the pandas UDF takes minutes, and gets a tenth of the queries."""
+COGROUPS = 2_000
+"""The largest number of groups of the cogrouped plan, which takes milliseconds for each."""
+CHECKED = 500
+SAME = 0.999
+"""The share of equal neighbors; `vector_l2_distance` computes in float32."""
+
+
+def nearest(pairs: DataFrame) -> DataFrame:
+    """Return the k nearest of the pairs (query, item, distance) of each query."""
+    window = Window.partitionBy("query").orderBy("distance", "item")
+    return pairs.withColumn("rank", F.row_number().over(window)).where(F.col("rank") <= K)
+
+
+def joined(items: DataFrame, queries: DataFrame, distance: Any) -> DataFrame:
+    """Join on the key, compute the distance of each pair, and rank by a window."""
+    left = queries.select(F.col("id").alias("query"), "key", F.col("features").alias("left"))
+    right = items.select(F.col("id").alias("item"), "key", F.col("features").alias("right"))
+    pairs = left.join(right, "key")
+    return nearest(pairs.select("query", "item", distance("left", "right").alias("distance")))
+
+
+def pandas_distance(left: pd.Series, right: pd.Series) -> pd.Series:
+    """Compute the distances of a batch of pairs by numpy."""
+    gaps = np.stack(left.to_numpy()) - np.stack(right.to_numpy())
+    return pd.Series(np.sqrt(np.einsum("ij,ij->i", gaps, gaps, dtype=np.float64)))
+
+
+def of_group(queries: pd.DataFrame, items: pd.DataFrame) -> pd.DataFrame:
+    """Search a group by a matrix product."""
+    if queries.empty or items.empty:
+        return pd.DataFrame({"query": [], "item": [], "distance": []})
+    left, right = np.stack(queries["features"].to_numpy()), np.stack(items["features"].to_numpy())
+    squares = np.einsum("ij,ij->i", right, right) - 2 * (left @ right.T)
+    squares += np.einsum("ij,ij->i", left, left)[:, None]
+    k = min(K, len(items))
+    best = np.argpartition(squares, k - 1, axis=1)[:, :k]
+    distances = np.sqrt(np.maximum(np.take_along_axis(squares, best, axis=1), 0))
+    return pd.DataFrame(
+        {
+            "query": np.repeat(queries["id"].to_numpy(), k),
+            "item": items["id"].to_numpy()[best.ravel()],
+            "distance": distances.ravel(),
+        }
+    )
+
+
+def cogrouped(items: DataFrame, queries: DataFrame) -> DataFrame:
+    """Search each group by numpy, in a cogrouped `applyInPandas`."""
+    both = queries.groupBy("key").cogroup(items.groupBy("key"))
+    return both.applyInPandas(of_group, "query long, item long, distance double")
+
+
+def ours(items: DataFrame, queries: DataFrame) -> DataFrame:
+    """Fit on the items, and search."""
+    model = KNNEstimator(k=K, idCol="id", keyCols="key").fit(items)
+    return model.kneighborsJoin(queries).select(
+        F.col("id").alias("query"), F.col("neighbor").alias("item"), "distance"
+    )
+
+
+OURS, SQL, UDF, GROUPS = "pyspark_knn", "vector_l2_distance", "pandas UDF", "cogrouped numpy"
+PLANS: dict[str, Callable[[DataFrame, DataFrame], DataFrame]] = {
+    OURS: ours,
+    SQL: lambda items, queries: joined(items, queries, F.vector_l2_distance),
+    UDF: lambda items, queries: joined(items, queries, F.pandas_udf(pandas_distance, "double")),
+    GROUPS: cogrouped,
+}
+
+
+def on_spark(scale: float, rounds: int) -> None:
+    """Time fit and search together, against a join and a window, and a cogrouped numpy."""
+    spark = start(spark__driver__memory="6g", spark__sql__shuffle__partitions="8")
+    table = []
+    for dim in DIMENSIONS:
+        for shape, count in zip(shapes(scale, ZIPF_ITEMS), QUERIES, strict=True):
+            table.append(one(spark, shape, int(count * scale), dim, min(rounds, 3)))
+            print(*table[-1], sep=" | ", file=sys.stderr, flush=True)
+    spark.stop()
+    show(
+        f"Fit and search on Spark, k={K}, local[2], seconds",
+        [
+            *("dimensions", "keys", "items", "queries", "pairs"),
+            *(f"{OURS}, fit", f"{OURS}, search", SQL, UDF, GROUPS),
+            *("best of the others / fit and search", "... / search"),
+        ],
+        table,
+    )
+
+
+def one(spark: SparkSession, shape: Shape, count: int, dim: int, rounds: int) -> list[str]:
+    """Time all plans for a shape."""
+    rng = np.random.default_rng(1)
+    keys = rng.permutation(np.repeat(np.arange(len(shape.sizes)), shape.sizes))
+    asked = shape.groups(rng, count)
+    items, queries = rows(spark, keys, dim, 1), rows(spark, asked, dim, 2)
+    part = min(1.0, COGROUPS / len(shape.sizes))
+    chosen = F.col("key") < COGROUPS if part < 1 else F.lit(True)
+    inputs = dict.fromkeys(PLANS, (items, queries))
+    pairs = int(shape.sizes[asked].sum())
+    tenth = pairs > UDF_PAIRS
+    inputs[UDF] = items, queries.where(F.col("id") < (count // 10 if tenth else count)).persist()
+    inputs[GROUPS] = items.where(chosen).persist(), queries.where(chosen).persist()
+    for frame in itertools.chain(*inputs.values()):
+        frame.count()
+    check_plans(items, queries.where(F.col("id") < CHECKED))
+    took: dict[str, list[float]] = {name: [] for name in (*PLANS, "fit")}
+    for _, (name, plan) in itertools.product(range(rounds), PLANS.items()):
+        begin = time.perf_counter()
+        frame = plan(*inputs[name])
+        if name == OURS:
+            took["fit"].append(time.perf_counter() - begin)
+        consume(frame)
+        took[name].append(time.perf_counter() - begin)
+    for frame in itertools.chain(*inputs.values()):
+        frame.unpersist()
+    # The time of the cogrouped plan is in proportion to the number of groups.
+    took[GROUPS] = [each / part for each in took[GROUPS]]
+    others = [SQL, GROUPS] if tenth else [SQL, GROUPS, UDF]
+    best = min(ratio(took[name], took[OURS]) for name in others)
+    search = np.subtract(took[OURS], took["fit"]).tolist()
+    searched = min(ratio(took[name], search) for name in others)
+    about = "~" if part < 1 else ""
+    return [
+        *(str(dim), shape.name, f"{len(keys):,}", f"{count:,}"),
+        f"{pairs:,}",
+        f"{median(took['fit']):.1f}",
+        f"{median(search):.1f}",
+        f"{median(took[SQL]):.1f}",
+        f"{median(took[UDF]):.1f}" + " for a tenth" * tenth,
+        f"{about}{median(took[GROUPS]):.1f}",
+        f"{best:.1f}",
+        f"{searched:.1f}",
+    ]
+
+
+def check_plans(items: DataFrame, queries: DataFrame) -> None:
+    """Stop unless all plans find the same neighbors of some queries."""
+    found = {
+        name: set(
+            plan(items, queries)
+            .select("query", "item")
+            .toPandas()
+            .itertuples(index=False, name=None)
+        )
+        for name, plan in PLANS.items()
+        if name != GROUPS
+    }
+    for name, pairs in found.items():
+        same = len(pairs & found[OURS]) / len(found[OURS])
+        check(same >= SAME and len(pairs) == len(found[OURS]), f"neighbors of {name}")
