@@ -77,13 +77,13 @@ def match_once(pairs: DataFrame) -> DataFrame:
     `pairs` has the candidates of each treated person. They are few, so the choice is made on the
     driver.
     """
-    chosen, used = [], set()
+    chosen, taken = {}, set()
     for row in pairs.orderBy("distance", "id", "neighbor").select("id", "neighbor").collect():
-        if ("treated", row.id) not in used and ("untreated", row.neighbor) not in used:
-            used |= {("treated", row.id), ("untreated", row.neighbor)}
-            chosen.append((row.id, row.neighbor))
-    spark = pairs.sparkSession
-    return pairs.join(spark.createDataFrame(chosen, ["id", "neighbor"]), ["id", "neighbor"])
+        if row.id not in chosen and row.neighbor not in taken:
+            chosen[row.id] = row.neighbor
+            taken.add(row.neighbor)
+    matches = pairs.sparkSession.createDataFrame(list(chosen.items()), ["id", "neighbor"])
+    return pairs.join(matches, ["id", "neighbor"])
 
 
 def summarize(rows: DataFrame, *more: Column) -> Row:
@@ -91,10 +91,25 @@ def summarize(rows: DataFrame, *more: Column) -> Row:
     return rows.select(*(F.mean(name).alias(name) for name in [*COVARIATES, "re78"]), *more).first()
 
 
-def print_balance(name: str, ours: Row, theirs: Row, spreads: Row) -> None:
-    """Print the differences of the means, in standard deviations of the treated."""
-    differences = [(ours[each] - theirs[each]) / spreads[each] for each in COVARIATES]
-    print(f"{name:20}" + "".join(f"{each:10.2f}" for each in differences))
+def print_comparison(treated: DataFrame, untreated: DataFrame, matched: dict) -> None:
+    """Print the balance and the difference of the earnings, without a match and for each way."""
+    spreads = treated.select(*(F.stddev(name).alias(name) for name in COVARIATES)).first()
+    means = {"not matched": (summarize(treated), summarize(untreated))}
+    counts = {"not matched": ""}
+    for way, pairs in matched.items():
+        people = F.count_distinct("id").alias("people")
+        ours, theirs = summarize(pairs), summarize(pairs.select("item.*"), people)
+        means[way] = ours, theirs
+        counts[way] = f"  {pairs.count()} pairs with {theirs.people} untreated people"
+
+    print("\nDifferences of the means, in standard deviations of the treated:")
+    print(f"{'':20}" + "".join(f"{name:>10}" for name in COVARIATES))
+    for way, (ours, theirs) in means.items():
+        differences = [(ours[name] - theirs[name]) / spreads[name] for name in COVARIATES]
+        print(f"{way:20}" + "".join(f"{each:10.2f}" for each in differences))
+    print("\nDifferences of the earnings in 1978, in dollars:")
+    for way, (ours, theirs) in means.items():
+        print(f"{way:20}{ours.re78 - theirs.re78:10,.0f}{counts[way]}")
 
 
 def main() -> None:
@@ -119,29 +134,13 @@ def main() -> None:
     model = KNNEstimator(k=1, idCol="id", keyCols=STRATA, maxDistance=caliper).fit(untreated)
     print(f"{treated.count()} treated, {model.numItems:,} untreated, caliper {caliper:.2f}")
 
+    nearest = model.kneighborsJoin(treated, items=untreated)
     candidates = model.copy({model.k: CANDIDATES}).kneighborsJoin(treated, items=untreated)
     matched = {
-        "with replacement": model.kneighborsJoin(treated, items=untreated),
-        "without replacement": match_once(candidates.cache()),
+        "with replacement": nearest.cache(),
+        "without replacement": match_once(candidates.cache()).cache(),
     }
-    spreads = treated.select(*(F.stddev(name).alias(name) for name in COVARIATES)).first()
-    everyone = summarize(treated), summarize(untreated)
-    print("\nStandardized mean differences of treated and untreated:")
-    print(f"{'':20}" + "".join(f"{name:>10}" for name in COVARIATES))
-    print_balance("not matched", *everyone, spreads)
-    earnings = [f"{'not matched':20}{everyone[0].re78 - everyone[1].re78:10,.0f}"]
-    for name, pairs in matched.items():
-        pairs = pairs.cache()
-        ours = summarize(pairs, F.count("*").alias("pairs"))
-        persons = F.count_distinct("id").alias("persons")
-        theirs = summarize(pairs.select("item.*"), persons)
-        print_balance(name, ours, theirs, spreads)
-        difference = ours.re78 - theirs.re78
-        counts = f"{ours.pairs} pairs with {theirs.persons} untreated people"
-        earnings.append(f"{name:20}{difference:10,.0f}  {counts}")
-
-    print("\nDifference of their earnings in 1978, in dollars:")
-    print("\n".join(earnings))
+    print_comparison(treated, untreated, matched)
     print(f"{'the experiment':20}{effect:10,.0f}")
     spark.stop()
 
