@@ -12,12 +12,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from pyspark.sql import DataFrame
-from pyspark.sql import functions as F
 from pyspark.sql import types as T
 from pyspark.sql.pandas.types import to_arrow_type
 
 from pyspark_knn.engine.rows import columns
-from pyspark_knn.engine.rows.ids import INTEGER_BITS, collation_hint, to_wire, wire_type
+from pyspark_knn.engine.rows.ids import (
+    INTEGER_BITS,
+    are_comparable,
+    as_wire,
+    collation_hint,
+    wire_type,
+)
 
 _CLASSES: dict[type[T.DataType], tuple[type, ...]] = {
     **dict.fromkeys(INTEGER_BITS, (int,)),
@@ -61,12 +66,9 @@ def ids_of_frame(frame: DataFrame, id_col: str, id_type: T.DataType) -> pa.Array
     only = frame.columns[0] if len(frame.columns) == 1 else id_col
     field = columns.field_of(frame, "idCol", only)
     given, value = field.dataType, columns.column(field.name)
-    if given != id_type:
-        if type(given) not in INTEGER_BITS or type(id_type) not in INTEGER_BITS:
-            raise TypeError(_wrong_type(f"column {field.name!r} of ids", id_type, given))
-        limit = 1 << (INTEGER_BITS[type(id_type)] - 1)
-        value = F.when(value.cast("long").between(-limit, limit - 1), value).cast(id_type)
-    rows = frame.select(to_wire(value, id_type).alias("id")).dropna().collect()
+    if not are_comparable(given, id_type):
+        raise TypeError(_wrong_type(f"column {field.name!r} of ids", id_type, given))
+    rows = frame.select(as_wire(value, given, id_type).alias("id")).dropna().collect()
     return pc.unique(pa.array([row[0] for row in rows], to_arrow_type(wire_type(id_type))))
 
 

@@ -77,6 +77,61 @@ def is_narrower_integer(given: T.DataType, wanted: T.DataType) -> bool:
     return widths[0] is not None and widths[1] is not None and widths[0] <= widths[1]
 
 
+def are_comparable(given: T.DataType, wanted: T.DataType) -> bool:
+    """Whether values of two types can be compared: they are the same, or both are integers."""
+    integers = type(given) in INTEGER_BITS and type(wanted) in INTEGER_BITS
+    return given == wanted or integers
+
+
+def check_comparable(
+    param: str, field: T.StructField, wanted: T.DataType, described: str
+) -> T.DataType:
+    """Return the type of the values in a column of the queries, after checking it.
+
+    Parameters
+    ----------
+    param : str
+        The Param that names the column.
+    field : StructField
+        The column: of values, or of arrays of them.
+    wanted : DataType
+        The type of the items' values.
+    described : str
+        What that is, for messages.
+
+    Raises
+    ------
+    TypeError
+        If the types cannot be compared.
+    """
+    given = field.dataType
+    if isinstance(given, T.ArrayType):
+        given = given.elementType
+    if are_comparable(given, wanted):
+        return given
+    if collated := collation_hint(given):
+        raise TypeError(f"{param} {field.name!r} {collated}")
+    name = wanted.simpleString()
+    raise TypeError(
+        f"{param} {field.name!r} must be of {described}, {name} or array<{name}>, but was actually "
+        f"{field.dataType.simpleString()}. Cast the column."
+    )
+
+
+def as_wire(value: Column, given: T.DataType, wanted: T.DataType) -> Column:
+    """Convert a value of type `given` to the form that values of type `wanted` have in Python.
+
+    It becomes null if `wanted`, a type of integers, does not contain it.
+    """
+    if given != wanted:
+        bits = INTEGER_BITS[type(wanted)]
+        if INTEGER_BITS[type(given)] > bits:
+            limit = 1 << (bits - 1)
+            value = F.when(value.between(-limit, limit - 1), value)
+        value = value.cast(wanted)
+    return to_wire(value, wanted)
+
+
 def wire_type(id_type: T.DataType) -> T.DataType:
     """Return the type in which ids are sent between Spark and Python.
 

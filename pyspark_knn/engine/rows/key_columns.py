@@ -11,11 +11,10 @@ from pyspark.sql import types as T
 from pyspark_knn.engine.rows import columns
 from pyspark_knn.engine.rows.columns import Input
 from pyspark_knn.engine.rows.ids import (
-    INTEGER_BITS,
+    as_wire,
     changes_on_wire,
+    check_comparable,
     check_id_type,
-    collation_hint,
-    to_wire,
     wire_type,
 )
 
@@ -107,53 +106,26 @@ def key_inputs(
         integer type is allowed.
     """
     fields = [columns.field_of(queries, param, name) for name in names]
-    for field, kind in zip(fields, types.values(), strict=True):
-        _check_type(param, field, kind)
+    given = [
+        check_comparable(param, field, kind, "the type of the items' keys")
+        for field, kind in zip(fields, types.values(), strict=True)
+    ]
     arrays = any(isinstance(field.dataType, T.ArrayType) for field in fields)
     as_input = _list_input if arrays else _single_input
     return {
-        name: as_input(field, kind)
-        for (name, kind), field in zip(types.items(), fields, strict=True)
+        name: as_input(field, from_type, kind)
+        for (name, kind), field, from_type in zip(types.items(), fields, given, strict=True)
     }
 
 
-def _check_type(param: str, field: T.StructField, wanted: T.DataType) -> None:
-    """Check that a column has the items' key type, or arrays of it, or that both are integers."""
-    given = _element(field.dataType)
-    if given == wanted or (type(given) in INTEGER_BITS and type(wanted) in INTEGER_BITS):
-        return
-    if collated := collation_hint(given):
-        raise TypeError(f"{param} {field.name!r} {collated}")
-    name = wanted.simpleString()
-    raise TypeError(
-        f"{param} {field.name!r} must be of the type of the items' keys, {name} or array<{name}>, "
-        f"but was actually {field.dataType.simpleString()}. Cast the column."
-    )
+def _single_input(field: T.StructField, given: T.DataType, wanted: T.DataType) -> Input:
+    return Input(as_wire(columns.column(field.name), given, wanted), wire_type(wanted))
 
 
-def _element(given: T.DataType) -> T.DataType:
-    return given.elementType if isinstance(given, T.ArrayType) else given
-
-
-def _single_input(field: T.StructField, wanted: T.DataType) -> Input:
-    return Input(_as_key(columns.column(field.name), field.dataType, wanted), wire_type(wanted))
-
-
-def _list_input(field: T.StructField, wanted: T.DataType) -> Input:
-    value, given = columns.column(field.name), _element(field.dataType)
+def _list_input(field: T.StructField, given: T.DataType, wanted: T.DataType) -> Input:
+    value = columns.column(field.name)
     if not isinstance(field.dataType, T.ArrayType):
-        value = F.array(_as_key(value, given, wanted))
+        value = F.array(as_wire(value, given, wanted))
     elif given != wanted or changes_on_wire(wanted):
-        value = F.transform(value, lambda each: _as_key(each, given, wanted))
+        value = F.transform(value, lambda each: as_wire(each, given, wanted))
     return Input(value, T.ArrayType(wire_type(wanted)))
-
-
-def _as_key(value: Column, given: T.DataType, wanted: T.DataType) -> Column:
-    """Convert a key of a query to the form of the items' keys in Python; null if it has none."""
-    if given != wanted:
-        bits = INTEGER_BITS[type(wanted)]
-        if INTEGER_BITS[type(given)] > bits:
-            limit = 1 << (bits - 1)
-            value = F.when(value.between(-limit, limit - 1), value)
-        value = value.cast(wanted)
-    return to_wire(value, wanted)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from pyspark.sql import Column, DataFrame
+from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
 from pyspark_knn.engine.rows import columns
 from pyspark_knn.engine.rows.columns import Input
 from pyspark_knn.engine.rows.features import Features
-from pyspark_knn.engine.rows.ids import INTEGER_BITS, collation_hint, to_wire, wire_type
+from pyspark_knn.engine.rows.ids import as_wire, changes_on_wire, check_comparable, wire_type
 
 _MAX_NAMES = 10_000
 """The largest number of feature names that a model keeps: they take some 200 KiB of metadata."""
@@ -99,39 +99,11 @@ def excluded_ids(queries: DataFrame, name: str, id_type: T.DataType) -> Input:
         any integer type is allowed.
     """
     field = columns.field_of(queries, "excludeIdCol", name)
-    given, values = field.dataType, columns.column(field.name)
-    if isinstance(given, T.ArrayType):
-        given = given.elementType
-    else:
+    given = check_comparable("excludeIdCol", field, id_type, "the items' id type")
+    values = columns.column(field.name)
+    if not isinstance(field.dataType, T.ArrayType):
         values = F.array(values)
-    known = F.array_compact(values)
-    if given != id_type:
-        _check_excluded_type(field, given, id_type)
-        known = _cast_integers(known, given, id_type)
-    wire = wire_type(id_type)
-    if wire != id_type:
-        known = F.transform(known, lambda each: to_wire(each, id_type))
-    nothing = F.array().cast(T.ArrayType(wire))
-    return Input(F.coalesce(known, nothing), T.ArrayType(wire))
-
-
-def _check_excluded_type(field: T.StructField, given: T.DataType, id_type: T.DataType) -> None:
-    """Check that a column has the items' id type, or that both are integers."""
-    if type(given) in INTEGER_BITS and type(id_type) in INTEGER_BITS:
-        return
-    if collated := collation_hint(given):
-        raise TypeError(f"excludeIdCol {field.name!r} {collated}")
-    wanted = id_type.simpleString()
-    raise TypeError(
-        f"excludeIdCol {field.name!r} must be of the items' id type, {wanted} or array<{wanted}>, "
-        f"but was actually {field.dataType.simpleString()}. Cast the column."
-    )
-
-
-def _cast_integers(values: Column, given: T.DataType, id_type: T.DataType) -> Column:
-    """Cast arrays of integers to the type of the ids, without the values beyond its range."""
-    bits = INTEGER_BITS[type(id_type)]
-    if INTEGER_BITS[type(given)] > bits:
-        limit = 1 << (bits - 1)
-        values = F.filter(values, lambda each: each.between(-limit, limit - 1))
-    return values.cast(T.ArrayType(id_type))
+    if given != id_type or changes_on_wire(id_type):
+        values = F.transform(values, lambda each: as_wire(each, given, id_type))
+    kind = T.ArrayType(wire_type(id_type))
+    return Input(F.coalesce(F.array_compact(values), F.array().cast(kind)), kind)
