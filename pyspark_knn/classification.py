@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,9 +21,19 @@ from pyspark_knn.engine.fit.packed import PackedItems
 from pyspark_knn.engine.rows import columns
 from pyspark_knn.engine.search.answers import ClassVote
 from pyspark_knn.fit_summary import FitSummary, check_classes
-from pyspark_knn.outliers import MOST_FREQUENT, HasOutlierLabel, check_outlier_label
+from pyspark_knn.outliers import (
+    MOST_FREQUENT,
+    HasOutlierLabel,
+    check_outlier_label,
+    most_frequent_class,
+    outlier_class,
+    outlier_label_of,
+)
 from pyspark_knn.voting import VotingEstimator, VotingModel
 from pyspark_knn.voting_params import CheckedThresholds
+
+if TYPE_CHECKING:
+    from pyspark_knn.engine.placement import Placement
 
 _MAX_CLASSES = 10_000
 """Largest number of classes without names. More must be declared in the metadata of the label,
@@ -35,6 +45,31 @@ def _check_thresholds(thresholds: list[float] | None, classes: int) -> None:
         raise ValueError(
             f"thresholds must have one value for each of the {classes} classes, got "
             f"{len(thresholds)} values"
+        )
+
+
+def _declared_classes(dataset: DataFrame, name: str) -> tuple[int | None, list[str] | None]:
+    """Return the number of classes and their names in the metadata of the label column."""
+    attribute = columns.field_of(dataset, "labelCol", name).metadata.get("ml_attr", {})
+    values = attribute.get("vals")
+    if values is None:
+        return attribute.get("num_vals"), None
+    return len(values), [str(value) for value in values]
+
+
+def _check_declared(name: str, largest: int, declared: int | None, who: str) -> None:
+    if declared is not None and largest >= declared:
+        raise ValueError(
+            f"labelCol {name!r} contains label {largest}, but {who} {declared} classes"
+        )
+
+
+def _check_undeclared(name: str, largest: int, declared: int | None) -> None:
+    if declared is None and largest >= _MAX_CLASSES:
+        raise ValueError(
+            f"labelCol {name!r} contains label {largest}, so there are {largest + 1} classes. "
+            f"More than {_MAX_CLASSES} classes must be declared in the column's metadata: use "
+            "pyspark.ml.feature.StringIndexer."
         )
 
 
@@ -109,31 +144,24 @@ class KNNClassificationModel(
         """Return the class of queries that no neighbor votes for."""
         label = self.getOutlierLabel()
         check_outlier_label(label, self.numClasses)
-        if label != MOST_FREQUENT:
-            return cast("int | None", label)
-        searchable = self._fitted.searchable
-        if searchable is not None:
-            labels = searchable.items.numbers("label").astype(np.int64)
-            return int(np.bincount(labels).argmax())
-        if self._summary.mostFrequentClass is None:
-            raise ValueError(
-                f"outlierLabel {MOST_FREQUENT!r} can be set on a sharded model only if it was set "
-                "when the model was fitted. Set it on the estimator and fit again, or set the "
-                "number of the class."
-            )
-        return self._summary.mostFrequentClass
+        return outlier_class(label, self._fitted.searchable, self._summary.mostFrequentClass)
 
     def _count_classes(self, session: SparkSession) -> None:
         """Remember the class of most items if it is needed, by a job if the index is sharded."""
         wanted = self.getOutlierLabel() == MOST_FREQUENT and self._fitted.searchable is None
         if wanted and self._summary.mostFrequentClass is None:
-            counts = self._fitted.items_frame(session).groupBy("label").count()
-            most = counts.orderBy(F.desc("count"), "label").collect()[0]
-            self._summary = replace(self._summary, mostFrequentClass=int(most.label))
+            most = most_frequent_class(self._fitted.items_frame(session))
+            self._summary = replace(self._summary, mostFrequentClass=most)
 
     def _restore(self, packed: PackedItems, record: dict[str, Any]) -> None:
         super()._restore(packed, record)
         self._count_classes(packed.frame.sparkSession)
+
+    def _with_index(self, index: Placement, summary: FitSummary) -> KNNClassificationModel:
+        model = super()._with_index(index, replace(summary, mostFrequentClass=None))
+        if (session := SparkSession.getActiveSession()) is not None:
+            model._count_classes(session)
+        return model
 
     def _finished(self, outputs: dict[str, str]) -> dict[str, Column]:
         finished = super()._finished(outputs)
@@ -165,6 +193,34 @@ class KNNClassificationModel(
             )
         _check_thresholds(self.getThresholds(), classes)
         check_outlier_label(self.getOutlierLabel(), classes)
+
+    def _learn_from(self, items: DataFrame, packed: PackedItems, summary: FitSummary) -> FitSummary:
+        name, largest = self.getLabelCol(), int(cast("float", packed.largest_label))
+        declared, names = _declared_classes(items, name)
+        _check_declared(name, largest, declared, "its metadata declares")
+        known = summary.classNames
+        if names is not None and known is not None and names != known:
+            raise ValueError(
+                f"labelCol {name!r} has other classes than the model: {names} instead of {known}. "
+                "Index the labels with the StringIndexerModel that indexed those of the fit."
+            )
+        has_all = known is not None or summary.classesDeclared
+        limit = self.numClasses if has_all else None
+        _check_declared(name, largest, limit, "the metadata at fit declared")
+        _check_undeclared(name, largest, limit)
+        count = max(self.numClasses, largest + 1)
+        _check_thresholds(self.getThresholds(), count)
+        return replace(summary, numClasses=count)
+
+    def _learn_without(self, rest: Placement, summary: FitSummary) -> FitSummary:
+        declared = summary.classNames is not None or summary.classesDeclared
+        before, largest = self._fitted.largest_label, rest.largest_label
+        # Models of earlier releases do not know whether the metadata declared more classes.
+        if declared or self.numClasses != max(2, int(cast("float", before)) + 1):
+            return summary
+        count = max(2, int(cast("float", largest)) + 1)
+        _check_thresholds(self.getThresholds(), count)
+        return replace(summary, numClasses=count)
 
     def predictRaw(self, value: Vector | Sequence[float] | NDArray[Any]) -> Vector:
         """Return the votes of each class for one vector, computed on the driver."""
@@ -242,7 +298,7 @@ class KNNClassificationModel(
         names = interop.class_names(fitted)
         largest = int(fitted.classes_[-1]) if names is None else len(names) - 1
         model = converted.install(cls(), numClasses=max(2, largest + 1), classNames=names)
-        return model.setOutlierLabel(interop.outlier_label(fitted, names))
+        return model.setOutlierLabel(outlier_label_of(fitted, names))
 
 
 class KNNClassifier(
@@ -398,30 +454,15 @@ class KNNClassifier(
         return KNNClassificationModel()
 
     def _learn(self, dataset: DataFrame, packed: PackedItems, summary: FitSummary) -> FitSummary:
-        count, names = self._classes(dataset, int(cast("float", packed.largest_label)))
+        name, largest = self.getLabelCol(), int(cast("float", packed.largest_label))
+        declared, names = _declared_classes(dataset, name)
+        _check_declared(name, largest, declared, "its metadata declares")
+        _check_undeclared(name, largest, declared)
+        count = max(2, largest + 1 if declared is None else declared)
         _check_thresholds(self.getThresholds(), count)
         check_outlier_label(self.getOutlierLabel(), count)
-        return replace(summary, numClasses=count, classNames=names)
-
-    def _classes(self, dataset: DataFrame, largest: int) -> tuple[int, list[str] | None]:
-        """Return the number of classes and their names, from the label's metadata or its values."""
-        name = self.getLabelCol()
-        attribute = columns.field_of(dataset, "labelCol", name).metadata.get("ml_attr", {})
-        values = attribute.get("vals")
-        names = None if values is None else [str(value) for value in values]
-        declared = attribute.get("num_vals") if names is None else len(names)
-        if declared is None and largest >= _MAX_CLASSES:
-            raise ValueError(
-                f"labelCol {name!r} contains label {largest}, so there are {largest + 1} classes. "
-                f"More than {_MAX_CLASSES} classes must be declared in the column's metadata: use "
-                "pyspark.ml.feature.StringIndexer."
-            )
-        if declared is not None and largest >= declared:
-            raise ValueError(
-                f"labelCol {name!r} contains label {largest}, but its metadata declares {declared} "
-                "classes"
-            )
-        return max(2, largest + 1 if declared is None else declared), names
+        known = declared is not None
+        return replace(summary, numClasses=count, classNames=names, classesDeclared=known)
 
     def _reuse_index(self, first: KNNClassificationModel) -> KNNClassificationModel:
         """Return this estimator's model, given a model of an estimator that has the same index."""

@@ -12,8 +12,14 @@ from pyspark.ml.param import Param
 from pyspark.ml.util import MLReadable, MLWritable
 from pyspark.sql import DataFrame, SparkSession
 
-from pyspark_knn.checks import check_exclusion, check_keys, check_limits, checked_metric
-from pyspark_knn.engine.fit.determinism import is_nondeterministic
+from pyspark_knn.checks import (
+    check_exclusion,
+    check_keys,
+    check_limits,
+    checked_metric,
+    warn_of_items,
+    warn_of_nondeterministic_ids,
+)
 from pyspark_knn.engine.fit.packed import PackedItems
 from pyspark_knn.engine.fit.source import ItemSource, item_source
 from pyspark_knn.engine.rows.queries import names_to_keep
@@ -44,7 +50,7 @@ class NeighborEstimator(Estimator[M], FitSetters, MLReadable[Any], MLWritable):
         self._check_params()
         metric = checked_metric(self)
         source = self._source(dataset)
-        self._warn_of_nondeterministic_ids(dataset)
+        warn_of_nondeterministic_ids(dataset, self.getIdCol(), _USER_LEVEL)
         with PackedItems(dataset, source) as packed:
             metric.check_dimension(packed.num_features)
             model = self._new_model()
@@ -130,18 +136,6 @@ class NeighborEstimator(Estimator[M], FitSetters, MLReadable[Any], MLWritable):
             self.getStorage(),
         )
 
-    def _warn_of_nondeterministic_ids(self, dataset: DataFrame) -> None:
-        """Warn about ids that may have different values each time that Spark computes them."""
-        name = self.getIdCol()
-        if name is not None and is_nondeterministic(dataset, name):
-            warnings.warn(
-                f"idCol {name!r} is computed by a nondeterministic expression (uuid(), rand(), "
-                "monotonically_increasing_id() or a Python UDF without arguments, for example), so "
-                "it may have different values each time that Spark computes it. Persist the items "
-                "or write them to storage before fit, or compute the id from other columns.",
-                stacklevel=_USER_LEVEL,
-            )
-
     def _finish(self, model: M, session: SparkSession) -> None:
         """Learn what this estimator's Params need of the items, given a model with its index."""
 
@@ -153,20 +147,8 @@ class NeighborEstimator(Estimator[M], FitSetters, MLReadable[Any], MLWritable):
                 "order of the input. Set idCol to get stable ids.",
                 stacklevel=_USER_LEVEL,
             )
-        if model._summary.numDuplicates:
-            warnings.warn(
-                f"idCol {self.getIdCol()!r} contains duplicates: {model._summary.numDuplicates} "
-                "items have the same id as another item. They are treated as separate items.",
-                stacklevel=_USER_LEVEL,
-            )
-        if model._fitted.converts:
-            warnings.warn(
-                f"metric {self.getMetric()!r} compares sets and counts every nonzero value as 1, "
-                f"but featuresCol {self.getFeaturesCol()!r} contains values other than 0 and 1. "
-                "Binarize the features with pyspark.ml.feature.Binarizer, or use a metric for "
-                "numbers, such as 'euclidean'.",
-                stacklevel=_USER_LEVEL,
-            )
+        duplicates = model._summary.numDuplicates
+        warn_of_items(self, duplicates, model._fitted.converts, _USER_LEVEL + 1)
         if (k := self.getK()) is not None and k > model.numItems:
             warnings.warn(
                 f"k is {k}, but there are only {model.numItems} items: each query gets "

@@ -40,6 +40,12 @@ class SearchCost:
         Number of tasks that the cluster runs at a time.
     shards, replicas, tasks : int
         Number of shards, of replicas per shard, and of tasks; 0 for a replicated index.
+    cells : int
+        Number of cells that the shards consist of; 0 if they are not cells.
+    refit_shards : int
+        Number of shards that a fit of the items would have.
+    appended_shards, appended_items : int
+        Number of shards of items that were appended, and of these items.
     probed : float
         Largest share of the shards that a query is searched in, from 0 to 1.
     groups : GroupSizes or None
@@ -60,6 +66,10 @@ class SearchCost:
     shards: int = 0
     replicas: int = 0
     tasks: int = 0
+    cells: int = 0
+    refit_shards: int = 0
+    appended_shards: int = 0
+    appended_items: int = 0
     probed: float = 1.0
     groups: GroupSizes | None = None
 
@@ -123,7 +133,8 @@ class SearchCost:
     @property
     def _task_bytes(self) -> int:
         """Python memory of a task in bytes: a shard while it is assembled, and a batch."""
-        return 2 * self.index_bytes // self.shards + (128 << 20)
+        fitted = max(1, self.shards - self.appended_shards)
+        return 2 * self.index_bytes // fitted + (128 << 20)
 
     @property
     def _hours(self) -> float:
@@ -134,6 +145,13 @@ class SearchCost:
             f"time       about {self._hours:.3g} core-hours, {60 * self._hours / self.cores:.3g} "
             f"minutes on {self.cores} cores (estimated from {self.timed} queries)"
         )
+
+    @property
+    def _is_worth_a_refit(self) -> bool:
+        """Whether appended shards make searches slower: they are many, or centers are outdated."""
+        many = self.shards > 2 * self.refit_shards
+        outdated = self.cells > 0 and 2 * self.appended_items > self.items
+        return self.appended_shards > 0 and (many or outdated)
 
     def _advice(self) -> list[str]:
         advice = []
@@ -150,6 +168,12 @@ class SearchCost:
             advice.append(
                 "raise spark.executor.memoryOverhead to the Python memory of all concurrent tasks "
                 "of an executor, or raise numShards"
+            )
+        if self._is_worth_a_refit:
+            advice.append(
+                f"fit again, or save and load the model: {self.appended_items:,} items in "
+                f"{self.appended_shards} of {self.shards} shards were appended, and a fit would "
+                f"have {self.refit_shards} shards"
             )
         return [f"advice     {line}" for line in advice]
 

@@ -90,10 +90,7 @@ class _IndexGroup(Generic[M]):
             # The error of an estimator is raised when that estimator is fitted.
             with contextlib.suppress(TypeError, ValueError):
                 prepared.append(each._reuse_index(first)._prepared())
-        numbers_per_query = sum(
-            2 * (first.numItems if each.limits.k is None else each.limits.k) + each.answer.width
-            for each in prepared
-        )
+        numbers_per_query = sum(_numbers(each, first.numItems) for each in prepared)
         return prepared if 8 * numbers_per_query * first.numItems <= _PREPARED_BYTES else []
 
     def _widest(self, first: M) -> Limits:
@@ -107,6 +104,15 @@ class _IndexGroup(Generic[M]):
         ks = [k for k, _ in limits if k is not None]
         everything = len(ks) < len(limits)
         return Limits(None if everything else max(ks), None if farthest == math.inf else farthest)
+
+
+def _numbers(prepared: Prepared, n_items: int) -> int:
+    """Return the largest number of values in the answer to a query."""
+    k, answer = prepared.limits.k, prepared.answer
+    if k is None:
+        # There may be as many neighbors as items, but a prediction does not list them.
+        k = 0 if answer.lists is None else n_items
+    return 2 * k + answer.width
 
 
 class MultipleFits(Generic[M]):

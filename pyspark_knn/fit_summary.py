@@ -30,6 +30,9 @@ class FitSummary:
         Names of a classifier's classes, from the label's ML attributes or from scikit-learn.
     mostFrequentClass : int or None
         The class of most items, of a sharded classifier with outlierLabel "most_frequent".
+    classesDeclared : bool
+        Whether the label's ML attributes declared the number of classes. If not, the largest label
+        determines it.
     """
 
     numSkipped: int = 0
@@ -41,6 +44,7 @@ class FitSummary:
     numClasses: int | None = None
     classNames: list[str] | None = None
     mostFrequentClass: int | None = None
+    classesDeclared: bool = False
 
 
 def read_summary(record: dict[str, Any]) -> FitSummary:

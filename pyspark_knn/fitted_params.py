@@ -54,6 +54,13 @@ class FittedParams(CheckedParams):
         self._set(**chosen)
         self._fixed = {name: (self.getOrDefault(name), value) for name, value in requested.items()}
 
+    def _fix_again(self, **chosen: Any) -> None:
+        """Change Params that only the fit reads; the values that it requested stay accepted."""
+        fixed = self._fixed
+        self._fixed = {}
+        self._set(**chosen)
+        self._fixed = {name: (self.getOrDefault(name), value) for name, (_, value) in fixed.items()}
+
     def _set(self: Self_, **kwargs: Any) -> Self_:
         kept = {
             name: self._as_fitted(name, value)

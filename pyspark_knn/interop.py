@@ -28,7 +28,6 @@ from pyspark_knn.index.distances import resolve_metric
 from pyspark_knn.index.registry import classes_for, sparse_metrics
 from pyspark_knn.index.sparse.rows import SparseRows
 from pyspark_knn.model import NeighborModel
-from pyspark_knn.outliers import MOST_FREQUENT
 
 if TYPE_CHECKING:
     from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor
@@ -286,36 +285,6 @@ def _limits(fitted: Any) -> dict[str, Any]:
     if fitted.n_neighbors is not None:
         return {"k": fitted.n_neighbors}
     return {"k": None, "maxDistance": float(fitted.radius)}
-
-
-def outlier_label(fitted: Any, names: list[str] | None) -> int | str | None:
-    """Return the Param outlierLabel that corresponds to `outlier_label` of a fitted classifier.
-
-    Parameters
-    ----------
-    fitted : KNeighborsClassifier or RadiusNeighborsClassifier
-        The fitted classifier.
-    names : list of str or None
-        The names of its classes, see `class_names`.
-
-    Returns
-    -------
-    int, str or None
-        A class, "most_frequent", or None.
-
-    Raises
-    ------
-    ValueError
-        If it is not one of the classes.
-    """
-    label = getattr(fitted, "outlier_label", None)
-    if label is None or (isinstance(label, str) and label == MOST_FREQUENT):
-        return label
-    classes = fitted.classes_.tolist()
-    value = np.ravel(label).tolist()[0]
-    if value not in classes:
-        raise ValueError(f"outlier_label must be one of the classes, got {label!r}")
-    return classes.index(value) if names is not None else int(value)
 
 
 def _sorted_ids(ids: Sequence[Any], count: int) -> tuple[NDArray[np.int64], pa.Array, T.DataType]:

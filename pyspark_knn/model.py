@@ -268,8 +268,8 @@ class NeighborModel(SharedIndex, FittedParams, _KNNParams, SavedModel):
         # A search within a distance takes about as long as one for a few neighbors.
         k = self._limits().k or _TIMED_K
         cost = self._fitted.cost(queries.sparkSession, sample.vectors, k)
-        probes = self.getNumProbes() if self.getShardBy() == "kmeans" else None
-        share = min(1.0, probes / cost.shards) if probes and cost.shards else 1.0
+        probes = self.getNumProbes()
+        share = min(1.0, probes / cost.cells) if probes and cost.cells else 1.0
         return SearchCost(
             items=self.numItems,
             features=self.numFeatures,

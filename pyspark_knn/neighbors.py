@@ -12,13 +12,15 @@ from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
 from pyspark_knn import interop
+from pyspark_knn.checks import warn_of_limits
 from pyspark_knn.engine.rows import columns
 from pyspark_knn.engine.rows.ids import collation_hint
 from pyspark_knn.engine.search.answers import RANKS_BEFORE, FoundLists
 from pyspark_knn.engine.spark import compat
 from pyspark_knn.estimator import NeighborEstimator
-from pyspark_knn.model import NeighborModel
+from pyspark_knn.pairs import HasPairs
 from pyspark_knn.params import HasNeighborColumns
+from pyspark_knn.updates import UpdatableModel
 
 if TYPE_CHECKING:
     from sklearn.neighbors import NearestNeighbors
@@ -35,7 +37,7 @@ class _SearchParams(HasNeighborColumns):
         self._setDefault(neighborsCol="neighbors", distancesCol="distances")
 
 
-class KNNModel(NeighborModel, _SearchParams):
+class KNNModel(UpdatableModel, HasPairs, _SearchParams):
     """A fitted nearest-neighbor index, whose `transform` adds the neighbors of each query.
 
     Create it with `KNNEstimator.fit`, `KNNModel.load` or `KNNModel.fromSklearn`. ``k``,
@@ -156,6 +158,7 @@ class KNNModel(NeighborModel, _SearchParams):
             plain = self.copy()._set(**outputs)
             return plain.transform(queries).withColumn(before, F.lit(0))
         limits = self._limits()
+        warn_of_limits(self, self._warned)
         found = self._found_lists(outputs)
         result = T.StructType([*found.result_type.fields, T.StructField(before, T.IntegerType())])
         answer = FoundLists(result, (*found.names, RANKS_BEFORE))

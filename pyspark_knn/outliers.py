@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import functools
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
+import numpy as np
 from pyspark.ml.param import Param, Params
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
 
 from pyspark_knn.converters import optional, whole
 from pyspark_knn.params import CheckedParams
+
+if TYPE_CHECKING:
+    from pyspark_knn.engine.search.searchable import Searchable
 
 MOST_FREQUENT = "most_frequent"
 """The value of outlierLabel that stands for the class that most items have."""
@@ -41,6 +47,80 @@ def check_outlier_label(label: int | str | None, classes: int) -> None:
         raise ValueError(
             f"outlierLabel must be one of the {classes} classes, 0 to {classes - 1}, got {label}"
         )
+
+
+def outlier_class(
+    label: int | str | None, searchable: Searchable | None, known: int | None
+) -> int | None:
+    """Return the class that outlierLabel stands for.
+
+    Parameters
+    ----------
+    label : int, str or None
+        The value of outlierLabel.
+    searchable : Searchable or None
+        The items of the model, if they are on the driver.
+    known : int or None
+        The class of most items, if a fit has counted them.
+
+    Returns
+    -------
+    int or None
+        A class; None if there is none for queries that no neighbor votes for.
+
+    Raises
+    ------
+    ValueError
+        If the class of most items is not known.
+    """
+    if not isinstance(label, str):
+        return label
+    if searchable is not None:
+        labels = searchable.items.numbers("label").astype(np.int64)
+        return int(np.bincount(labels).argmax())
+    if known is None:
+        raise ValueError(
+            f"outlierLabel {MOST_FREQUENT!r} can be set on a sharded model only if it was set when "
+            "the model was fitted. Set it on the estimator and fit again, or set the number of the "
+            "class."
+        )
+    return known
+
+
+def most_frequent_class(items: DataFrame) -> int:
+    """Return the class of most items, of several the smallest; runs a job."""
+    counts = items.groupBy("label").count()
+    return int(counts.orderBy(F.desc("count"), "label").collect()[0]["label"])
+
+
+def outlier_label_of(fitted: Any, names: list[str] | None) -> int | str | None:
+    """Return the outlierLabel that corresponds to the parameter of a fitted classifier.
+
+    Parameters
+    ----------
+    fitted : KNeighborsClassifier or RadiusNeighborsClassifier
+        The fitted classifier of scikit-learn.
+    names : list of str or None
+        The names of its classes; None if the classes are whole numbers >= 0.
+
+    Returns
+    -------
+    int, str or None
+        A class, "most_frequent", or None.
+
+    Raises
+    ------
+    ValueError
+        If the parameter is not one of the classes.
+    """
+    label = getattr(fitted, "outlier_label", None)
+    if label is None or (isinstance(label, str) and label == MOST_FREQUENT):
+        return label
+    classes = fitted.classes_.tolist()
+    value = np.ravel(label).tolist()[0]
+    if value not in classes:
+        raise ValueError(f"outlier_label must be one of the classes, got {label!r}")
+    return classes.index(value) if names is not None else int(value)
 
 
 class HasOutlierLabel(CheckedParams):

@@ -23,7 +23,7 @@ from pyspark_knn.estimator import NeighborEstimator
 from pyspark_knn.index.base import SPARSE
 from pyspark_knn.index.grouped.index import GroupedIndex
 from pyspark_knn.index.sparse.rows import SparseRows
-from pyspark_knn.model import NeighborModel
+from pyspark_knn.updates import UpdatableModel
 from pyspark_knn.voting_params import _VotingParams
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def _dense_row(value: Any) -> NDArray[np.float64]:
 # --- models ---------------------------------------------------------------------------------------
 
 
-class VotingModel(NeighborModel, _VotingParams, PredictionModel[Vector]):
+class VotingModel(UpdatableModel, _VotingParams, PredictionModel[Vector]):
     """A model that predicts from the labels of the neighbors."""
 
     def _predicted(self) -> Predicted:

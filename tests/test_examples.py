@@ -1,4 +1,8 @@
-"""The examples run from end to end, each in its own interpreter, as a user starts them."""
+"""The examples run from end to end, and print what they found in real data.
+
+The quickstart gets an interpreter of its own, as `make demo` starts it. The others run one after
+another in one interpreter, which saves the start of a JVM for each.
+"""
 
 from __future__ import annotations
 
@@ -11,28 +15,80 @@ import pytest
 
 from tests.support.sessions import QUICK_JAVA
 
-EXAMPLES = sorted((Path(__file__).parents[1] / "examples").glob("*.py"))
+FOLDER = Path(__file__).parents[1] / "examples"
+FOUND = {
+    "quickstart": [
+        "Germany is most similar to\n     0.20  Belgium, Europe",
+        "the same answer for all 142 countries",
+    ],
+    "matching_records": [
+        "400 records, sparse because items store 47.7 of 262,144 values",
+        "\n        0.5      396      1.000   0.990\n",
+    ],
+    "matching_treated": [
+        "185 treated, 15,992 untreated, caliper 0.66",
+        "\nnot matched             -8,498\n",
+        " 150 pairs with 150 untreated people\nthe experiment           1,794\n",
+    ],
+    "near_duplicates": [
+        "5,000 records of 2,000 people: 6,538 pairs to find",
+        "\n        0.5     6,023      1.000   0.921     6,377      0.999   0.974   2,055\n",
+    ],
+    "nearest_airports": [
+        "  LUX  no other airport\n  NRT    46.4 km  IBR, Hyakuri Airport (JP)",
+        "\n  SIN    29.0 km  BTH, Hang Nadim Airport (ID)\n         48.4 km  JHB, Senai",
+    ],
+    "tuning": [
+        "scikit-learn computes the same 32 accuracies on the same folds",
+        "the same as scikit-learn's",
+    ],
+}
+TOGETHER = [name for name in FOUND if name != "quickstart"]
+RUN = """
+import runpy, sys
+for path in sys.argv[1:]:
+    print(f"\\nscript {path}", flush=True)
+    runpy.run_path(path, run_name="__main__")
+"""
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("script", EXAMPLES, ids=lambda path: path.stem)
-def test_runs(script: Path, tmp_path: Path) -> None:
+def run(folder: Path, *arguments: str) -> str:
     done = subprocess.run(
-        [sys.executable, script],
-        cwd=tmp_path,
+        [sys.executable, *arguments],
+        cwd=folder,
         env={**os.environ, "JAVA_TOOL_OPTIONS": QUICK_JAVA},
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=540,
     )
     assert done.returncode == 0, done.stderr
     assert "UserWarning" not in done.stderr, done.stderr
-    if script.stem == "quickstart":
-        assert "Germany is most similar to\n     0.20  Belgium, Europe" in done.stdout
-        assert "the same answer for all 142 countries" in done.stdout
-    if script.stem == "matching_records":
-        assert "400 records, sparse because items store 47.7 of 262,144 values" in done.stdout
-        assert "\n        0.5      396      1.000   0.990\n" in done.stdout
-    if script.stem == "tuning":
-        assert "scikit-learn computes the same 32 accuracies on the same folds" in done.stdout
-        assert "the same as scikit-learn's" in done.stdout
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def outputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """What each of TOGETHER prints."""
+    scripts = [str(FOLDER / f"{name}.py") for name in TOGETHER]
+    printed = run(tmp_path_factory.mktemp("examples"), "-c", RUN, *scripts)
+    parts = printed.split("\nscript ")[1:]
+    return dict(zip(TOGETHER, parts, strict=True))
+
+
+def test_every_example_is_run() -> None:
+    assert sorted(FOUND) == sorted(path.stem for path in FOLDER.glob("*.py"))
+
+
+@pytest.mark.slow
+def test_the_quickstart_prints_what_it_found(tmp_path: Path) -> None:
+    printed = run(tmp_path, str(FOLDER / "quickstart.py"))
+    for each in FOUND["quickstart"]:
+        assert each in printed
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("name", TOGETHER)
+def test_an_example_prints_what_it_found(name: str, outputs: dict[str, str]) -> None:
+    for each in FOUND[name]:
+        assert each in outputs[name]

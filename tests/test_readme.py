@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import math
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,12 +18,14 @@ if TYPE_CHECKING:
 import pytest
 from pyspark.ml import Pipeline
 from pyspark.ml.tuning import ParamGridBuilder, TrainValidationSplit
+from pyspark.sql import functions as F
 
 from pyspark_knn import KNNEstimator, NeighborsEvaluator
 from tests.support.stages import common_frame
 
 README = Path(__file__).parents[1] / "README.md"
-PAGES = [README, README.parent / "docs" / "sparse-data.md"]
+RECIPES = README.parent / "docs" / "recipes.md"
+PAGES = [README, README.parent / "docs" / "sparse-data.md", RECIPES]
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -74,6 +77,27 @@ def test_the_snippet_of_the_page_on_scaling(spark: SparkSession) -> None:
     # With all cells probed, no neighbor is missed.
     assert recalls == sorted(recalls)
     assert recalls[-1] == 1.0
+
+
+def test_the_recipe_of_smote(spark: SparkSession) -> None:
+    (code,) = [code for _, code, _ in _snippets(RECIPES) if "SEED" in code]
+    shuffled = ".createDataFrame(iris.sample(frac=1, random_state=3)).repartition(5)"
+    results = []
+    for each in (code, code.replace(".createDataFrame(iris)", shuffled)):
+        namespace = {"spark": spark, "F": F, "KNNEstimator": KNNEstimator}
+        with contextlib.redirect_stdout(io.StringIO()):
+            exec(each, namespace)
+        results.append(namespace["synthetic"].orderBy("id", "copy").collect())
+    assert results[0] == results[1], "the rows do not depend on the partitions"
+    assert len(results[0]) == 40
+
+    rare = {row.id: row.features.toArray() for row in namespace["rare"].collect()}
+    for row in results[0]:
+        a, b, point = rare[row.id], rare[row.b_id], row.features.toArray()
+        others = sorted(math.dist(a, rare[each]) for each in rare if each != row.id)
+        assert row.id != row.b_id
+        assert math.dist(a, b) <= others[4]
+        assert math.dist(a, point) + math.dist(point, b) == pytest.approx(math.dist(a, b))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)

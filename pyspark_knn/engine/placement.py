@@ -13,11 +13,15 @@ from pyspark.sql import types as T
 from pyspark_knn.engine.rows.columns import Input
 from pyspark_knn.engine.rows.ids import from_wire, wire_type
 from pyspark_knn.engine.rows.items import Items
+from pyspark_knn.engine.search.pairs import NEIGHBOR
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from pyspark_knn.engine.fit.packed import PackedItems
     from pyspark_knn.engine.search.batches import Request
     from pyspark_knn.engine.search.searchable import Searchable
-    from pyspark_knn.index.base import Rows
+    from pyspark_knn.index.base import IndexSpec, Rows
 
 REPLICATED = "replicated"
 """Every executor holds the whole index."""
@@ -41,6 +45,10 @@ class PlacedCost:
     shards: int = 0
     replicas: int = 0
     tasks: int = 0
+    cells: int = 0
+    refit_shards: int = 0
+    appended_shards: int = 0
+    appended_items: int = 0
 
     @classmethod
     def of(cls, timing: Row, index_bytes: int, cores: int, **shards: int) -> PlacedCost:
@@ -153,6 +161,30 @@ class Placement(ABC):
         """
 
     @abstractmethod
+    def pairs(self, session: SparkSession, max_distance: float) -> DataFrame:
+        """Find all pairs of items within a distance; lazy.
+
+        Parameters
+        ----------
+        session : SparkSession
+            The session of the result.
+        max_distance : float
+            The largest distance, inclusive, in the unit of the metric.
+
+        Returns
+        -------
+        DataFrame
+            The columns "id", "neighbor" and "distance": each pair once, the smaller id first.
+        """
+
+    def _pairs_with_ids(self, frame: DataFrame) -> DataFrame:
+        """Return pairs with the ids in their Spark type, given ids in the form of Python."""
+        if self.id_type is None:
+            return frame
+        ids = {name: from_wire(F.col(name), self.id_type) for name in ("id", NEIGHBOR)}
+        return frame.withColumns(ids)
+
+    @abstractmethod
     def items_frame(self, session: SparkSession) -> DataFrame:
         """Return the items as a DataFrame of `session`.
 
@@ -195,6 +227,53 @@ class Placement(ABC):
         ValueError
             If the driver has not enough memory for them.
         """
+
+    @abstractmethod
+    def append(self, packed: PackedItems, spec: IndexSpec) -> Placement:
+        """Return an index of these and of new items; this one does not change.
+
+        Parameters
+        ----------
+        packed : PackedItems
+            The new items, at least one, with the columns and the dimension of these.
+        spec : IndexSpec
+            How to index them.
+        """
+
+    @abstractmethod
+    def remove(self, wanted: pa.Array, spec: IndexSpec) -> Placement:
+        """Return an index without some items; this one does not change.
+
+        Parameters
+        ----------
+        wanted : pyarrow.Array
+            The distinct ids of the items to remove, in the form of Python. Other ids are ignored.
+        spec : IndexSpec
+            How to index the other items.
+
+        Returns
+        -------
+        Placement
+            The index; this one, if it has none of the items.
+
+        Raises
+        ------
+        ValueError
+            If no items are left.
+        """
+
+    def _check_rest(self, removed: int) -> None:
+        """Raise a ValueError if no items are left."""
+        if removed >= self.num_items:
+            raise ValueError(
+                f"ids contains the ids of all {self.num_items} items. A model needs at least one "
+                "item."
+            )
+
+    @property
+    @abstractmethod
+    def largest_label(self) -> float | None:
+        """The largest label; None if the items have no labels."""
 
     @abstractmethod
     def cost(self, session: SparkSession, queries: Rows, k: int) -> PlacedCost:

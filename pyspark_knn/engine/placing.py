@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
 from pyspark.sql import types as T
 
 from pyspark_knn.engine.fit.packed import Gathered, PackedItems
@@ -106,6 +107,48 @@ def replicate(
     """
     searchable, reason = index_items(*gathered, spec)
     return Replicated(searchable, reason, id_type, key_types or {})
+
+
+def append(index: Placement, packed: PackedItems, spec: IndexSpec) -> Placement:
+    """Return an index of the items of another one and of new items.
+
+    Parameters
+    ----------
+    index : Placement
+        The index, which does not change.
+    packed : PackedItems
+        The new items, at least one.
+    spec : IndexSpec
+        How to index them.
+
+    Returns
+    -------
+    Placement
+        The index, in the same placement and storage.
+
+    Raises
+    ------
+    ValueError
+        If the driver has not enough memory for a replicated index of all items.
+    """
+    if isinstance(index, Replicated):
+        _check_growth(index, packed)
+    return index.append(packed, spec)
+
+
+def _check_growth(index: Replicated, packed: PackedItems) -> None:
+    """Raise a ValueError if the driver has not enough memory for a copy of all vectors."""
+    matrix = index.searchable.index.matrix
+    width = np.result_type(matrix.dtype, packed.dtype).itemsize
+    needed = matrix.nbytes * width // matrix.dtype.itemsize + packed.nbytes(index.storage)
+    free = available_memory()
+    if free is not None and needed > free:
+        raise ValueError(
+            f"placement 'replicated' needs too much memory: {index.num_items + packed.num_items:,} "
+            f"items take {needed / 2**30:.2f} GiB, but only {free / 2**30:.2f} GiB are free on the "
+            "driver. Fit all items with placement='sharded', use a driver with more memory, or "
+            "append fewer items."
+        )
 
 
 def choose_placement(placement: str, packed: PackedItems, storage: str) -> tuple[str, str]:

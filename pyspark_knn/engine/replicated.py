@@ -12,25 +12,41 @@ from pyspark.sql import types as T
 from pyspark.sql.pandas.types import from_arrow_type
 
 from pyspark_knn.engine.fit.chunks import POSITION
+from pyspark_knn.engine.fit.merging import merge_items, without_items
+from pyspark_knn.engine.fit.packed import Gathered
 from pyspark_knn.engine.placement import REPLICATED, PlacedCost, Placement
 from pyspark_knn.engine.rows import columns
 from pyspark_knn.engine.rows.columns import Input
 from pyspark_knn.engine.rows.features import vector_type
 from pyspark_knn.engine.rows.items import Items
+from pyspark_knn.engine.rows.keys import Groups
 from pyspark_knn.engine.rows.scans import as_rows
+from pyspark_knn.engine.search.answers import DISTANCE
 from pyspark_knn.engine.search.batches import Request, search_batches
 from pyspark_knn.engine.search.export import read_items
+from pyspark_knn.engine.search.indexing import index_items
+from pyspark_knn.engine.search.pairs import NEIGHBOR, n_units, pairs_in_bundle
 from pyspark_knn.engine.search.searchable import TIMING_SCHEMA, Searchable, time_bundle
 from pyspark_knn.engine.ship import shipping
 from pyspark_knn.engine.ship.batch_udf import batch_udf
 from pyspark_knn.engine.ship.guard import guarded
 from pyspark_knn.engine.spark import compat
+from pyspark_knn.index.grouped.index import GroupedIndex
 
 if TYPE_CHECKING:
-    from pyspark_knn.index.base import Rows
+    import pyarrow as pa
+
+    from pyspark_knn.engine.fit.packed import PackedItems
+    from pyspark_knn.index.base import IndexSpec, Rows
 
 _SAVED_PART_BYTES = 64 << 20
 """The vectors in one partition of the items as a DataFrame, in bytes."""
+
+_TASK_PRODUCTS = 1 << 35
+"""Products of two numbers in the comparisons of one task of a search for pairs: about a second."""
+
+_PAIR_TASKS = 16
+"""The least number of tasks of a search for pairs, since not all metrics compare by products."""
 
 _FOR_A_STREAM = "Use queries.writeStream.foreachBatch and transform each batch."
 _WITHOUT_FILES = (
@@ -104,6 +120,17 @@ class Replicated(Placement):
         found = F.inline(search(*read)).alias(*result.names)
         return rows.select("*", found).drop(*added)
 
+    def pairs(self, session: SparkSession, max_distance: float) -> DataFrame:
+        """See `Placement.pairs`."""
+        run = guarded(functools.partial(pairs_in_bundle, self._shipment(session).ref, max_distance))
+        units = n_units(self.num_items)
+        products = self.num_items * self.num_items * self.num_features
+        tasks = max(_PAIR_TASKS, -(-products // _TASK_PRODUCTS))
+        types = {name: self.item_columns["id"] for name in ("id", NEIGHBOR)}
+        schema = columns.struct_type({**types, DISTANCE: T.DoubleType()})
+        numbers = session.range(0, units, 1, min(units, tasks))
+        return self._pairs_with_ids(numbers.mapInArrow(run, schema))
+
     def items_frame(self, session: SparkSession) -> DataFrame:
         """See `Placement.items_frame`; all items have a position."""
         # The columns have this order in all saved models.
@@ -124,6 +151,39 @@ class Replicated(Placement):
     def fetch(self) -> tuple[Items, Rows]:
         """See `Placement.fetch`; the items are on the driver already."""
         return self.searchable.items, self.searchable.vectors(slice(None))
+
+    def append(self, packed: PackedItems, spec: IndexSpec) -> Placement:
+        """See `Placement.append`; only the new items are fetched."""
+        new = packed.gather(self.storage)
+        return self._rebuilt(merge_items(self._gathered(), new, packed.source), spec)
+
+    def remove(self, wanted: pa.Array, spec: IndexSpec) -> Placement:
+        """See `Placement.remove`."""
+        old = self._gathered()
+        removed = old.items.positions_of(wanted)[1]
+        if not len(removed):
+            return self
+        self._check_rest(len(removed))
+        return self._rebuilt(without_items(old, removed, list(self.key_types)), spec)
+
+    def _gathered(self) -> Gathered:
+        """Return the items in the form of a fit."""
+        index, keys = self.searchable.index, self.searchable.keys
+        groups = None
+        if isinstance(index, GroupedIndex) and keys is not None:
+            groups = Groups(keys, index.positions, index.starts)
+        return Gathered(self.searchable.items, index.matrix, groups)
+
+    def _rebuilt(self, gathered: Gathered, spec: IndexSpec) -> Replicated:
+        """Return an index of other items, which has its algorithm for the same reason."""
+        searchable, _ = index_items(*gathered, spec)
+        return Replicated(searchable, self.algorithm_reason, self.id_type, self.key_types)
+
+    @property
+    def largest_label(self) -> float | None:
+        """See `Placement.largest_label`."""
+        items = self.searchable.items
+        return float(items.numbers("label").max()) if "label" in items.columns else None
 
     def cost(self, session: SparkSession, queries: Rows, k: int) -> PlacedCost:
         """See `Placement.cost`."""

@@ -9,17 +9,17 @@ The driver receives counts and, if shards are cells, their centers. For the sear
 from __future__ import annotations
 
 import functools
-import logging
 from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
-from pyspark.sql.pandas.types import from_arrow_schema
 
-from pyspark_knn.engine.fit.chunks import CHANGED, POSITION
+from pyspark_knn.engine.fit.chunks import POSITION
 from pyspark_knn.engine.fit.packed import PackedItems
 from pyspark_knn.engine.fit.source import ItemSource
 from pyspark_knn.engine.placement import SHARDED, PlacedCost, Placement
@@ -30,9 +30,18 @@ from pyspark_knn.engine.search.batches import Request
 from pyspark_knn.engine.search.export import read_shards
 from pyspark_knn.engine.search.in_shards import time_shards
 from pyspark_knn.engine.search.searchable import TIMING_SCHEMA
-from pyspark_knn.engine.shards.build import PIECE_SCHEMA, ShardRequest, build_shards, split_chunks
 from pyspark_knn.engine.shards.clustering import find_assignment
+from pyspark_knn.engine.shards.frames import ShardSource, union_of
+from pyspark_knn.engine.shards.jobs import (
+    ShardTraits,
+    build_series,
+    build_without,
+    count_common_ids,
+    find_wanted,
+    next_series,
+)
 from pyspark_knn.engine.shards.key_shards import KeyShards, find_key_shards
+from pyspark_knn.engine.shards.layout import ShardSeries, cells_of, key_shards, slots
 from pyspark_knn.engine.shards.plan import ShardPlan
 from pyspark_knn.engine.shards.sizing import (
     LARGEST_SHARD,
@@ -40,20 +49,17 @@ from pyspark_knn.engine.shards.sizing import (
     choose_num_shards,
     enough_tasks,
 )
+from pyspark_knn.engine.shards.updating import RemovalRequest
 from pyspark_knn.engine.ship.guard import guarded
-from pyspark_knn.engine.ship.shard_rows import SHARD_COLUMNS, SHARD_FIELDS, SHARD_SCHEMA, Shard
+from pyspark_knn.engine.ship.shard_rows import SHARD_COLUMNS, Shard
 from pyspark_knn.engine.spark import compat
-from pyspark_knn.engine.spark.caching import free_with, persisted, unpersist
 from pyspark_knn.engine.spark.memory import available_memory
-from pyspark_knn.engine.spark.spreading import repartition_evenly
-from pyspark_knn.index.cells import Cells, ShardAssignment
+from pyspark_knn.index.cells import ShardAssignment
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
+    import pyarrow as pa
 
     from pyspark_knn.index.base import IndexSpec, Rows
-
-logger = logging.getLogger(__name__)
 
 
 class Sharded(Placement):
@@ -61,24 +67,14 @@ class Sharded(Placement):
 
     Parameters
     ----------
-    frame : DataFrame
-        Rows of `shard_rows.SHARD_SCHEMA`. The parts of a shard follow one another, in order.
-    shards : list of Shard
-        The shards in it.
-    num_shards : int
-        The number of shards, the empty ones included.
-    cores : int
-        The number of tasks that the cluster runs at a time.
-    source : ItemSource
-        What was read of the items.
-    dtype : numpy dtype
-        The type of the vectors, float32 or float64.
-    num_features : int
-        The dimension of the vectors.
-    storage : {"dense", "sparse"}
-        How the vectors are stored.
-    assignment : ShardAssignment or KeyShards, optional
-        The cells that the shards consist of, or the shards of keys. Default: neither.
+    sources : sequence of ShardSource
+        The shards, and the persisted DataFrames that contain them.
+    series : sequence of ShardSeries
+        The shards of the fit, and those of each append.
+    traits : ShardTraits
+        What all shards have in common.
+    num_duplicates : int
+        The number of items that have the same id as another item.
     """
 
     name = SHARDED
@@ -88,38 +84,29 @@ class Sharded(Placement):
 
     def __init__(
         self,
-        frame: DataFrame,
-        shards: list[Shard],
-        *,
-        num_shards: int,
-        cores: int,
-        source: ItemSource,
-        dtype: np.dtype[np.floating],
-        num_features: int,
-        storage: str,
-        assignment: ShardAssignment | KeyShards | None = None,
+        sources: Sequence[ShardSource],
+        series: Sequence[ShardSeries],
+        traits: ShardTraits,
+        num_duplicates: int,
     ) -> None:
-        self.shards = shards
-        self.id_type = source.id_type
-        self.key_types = source.key_types
-        self.item_columns = source.item_columns
+        shards = [shard for source in sources for shard in source.shards]
+        self.shards = sorted(shards, key=lambda shard: shard.shard)
+        self.id_type = traits.source.id_type
+        self.key_types = traits.source.key_types
+        self.item_columns = traits.source.item_columns
         self.num_items = sum(shard.rows for shard in shards)
-        self.num_features = num_features
-        self.storage = storage
-        self.num_duplicates = sum(shard.duplicates for shard in shards)
-        self.num_shards = num_shards
-        self.algorithm, self.algorithm_reason = _algorithm_of(shards)
-        self._cores = cores
+        self.num_features = traits.num_features
+        self.storage = traits.storage
+        self.num_duplicates = num_duplicates
+        self.num_shards = traits.num_shards
+        self.algorithm, self.algorithm_reason = _algorithm_of(self.shards)
+        self._cores = traits.cores
         self._nbytes = sum(shard.size for shard in shards)
-        self._cells: Cells | None = None
-        self._key_shards: KeyShards | None = None
-        if isinstance(assignment, KeyShards):
-            self._key_shards = assignment
-        elif assignment is not None:
-            self._cells = _cells(assignment, shards)
-        self._frame = frame
-        self._dtype = dtype
-        self._release = free_with(self, frame)
+        self._cells = cells_of(series, self.shards)
+        self._sources, self._series, self._traits = tuple(sources), tuple(series), traits
+        self._frame = union_of(sources)
+        for source in sources:
+            source.shared.join(self)
 
     @classmethod
     def build(
@@ -145,8 +132,7 @@ class Sharded(Placement):
         shard_by : {"hash", "kmeans"}
             Assign items to shards by a hash of their ids, or by cells of nearby items.
         """
-        session = packed.frame.sparkSession
-        cores = compat.parallelism(session)
+        cores = compat.parallelism(packed.frame.sparkSession)
         nbytes = packed.nbytes(storage)
         count = choose_num_shards(num_shards, nbytes, packed.num_items, cores, shard_by)
         assignment: ShardAssignment | KeyShards | None = None
@@ -154,42 +140,20 @@ class Sharded(Placement):
             most = LARGEST_SHARD * packed.num_items // nbytes
             assignment = find_assignment(packed, count, most, spec.metric)
             count = int(assignment.ways.sum())
-        source = packed.source
-        if source.key_types:
+        if packed.source.key_types:
             assignment = find_key_shards(packed, count)
-        request = ShardRequest(
-            dim=packed.num_features,
-            dtype=packed.dtype,
-            num_shards=count,
-            order=tuple(source.item_columns),
-            has_ids=bool(source.sort_by),
-            chunks=_chunk_table(packed),
-            spec=spec,
-            storage=storage,
-            assignment=assignment,
-            keys=tuple(source.key_types),
-        )
-        built = _built(packed, request, min(count, enough_tasks(nbytes, cores)))
-        with (
-            compat.described(session, f"pyspark_knn: build {count} shards"),
-            persisted(built) as frame,
-        ):
-            shards = _shards_of(frame)
-            if sum(shard.rows for shard in shards) != packed.num_items:
-                what = "the rows in the shards differ from the rows counted before"
-                raise RuntimeError(CHANGED.format(what=what))
-        logger.info("built %d shards of %d items", len(shards), packed.num_items)
-        return cls(
-            frame,
-            shards,
-            num_shards=count,
-            cores=cores,
-            source=source,
-            dtype=packed.dtype,
+        series = ShardSeries(0, count, assignment)
+        traits = ShardTraits(
+            source=packed.source,
             num_features=packed.num_features,
             storage=storage,
-            assignment=assignment,
+            dtype=packed.dtype,
+            cores=cores,
+            nbytes=nbytes,
+            num_shards=count,
         )
+        source = build_series(packed, spec, traits, series)
+        return cls([source], [series], traits, sum(each.duplicates for each in source.shards))
 
     @property
     def converts(self) -> bool:
@@ -208,20 +172,30 @@ class Sharded(Placement):
 
     def plan(self, replicas: int | None = None) -> ShardPlan:
         """Return the plan of a search, by default with enough replicas to keep all cores busy."""
-        replicas = replicas or choose_num_replicas(self.num_shards, self._cores)
-        targets = self.num_shards * replicas
+        # By the number of shards of the fit: those of appends are too small to keep a core busy.
+        replicas = replicas or choose_num_replicas(self._series[0].count, self._cores)
+        count = slots(self._series)
+        targets = count * replicas
         return ShardPlan(
             frame=self._frame,
             digests={shard.shard: shard.digest for shard in self.shards},
-            num_shards=self.num_shards,
+            num_shards=count,
             replicas=replicas,
             partitions=min(targets, enough_tasks(self._nbytes * replicas, self._cores)),
             item_columns={
                 name: kind for name, kind in self.item_columns.items() if name not in self.key_types
             },
+            key_columns={name: self.item_columns[name] for name in self.key_types},
+            dtype=self._traits.dtype,
+            vector_type=vector_type(self._traits.dtype, self.storage),
             cells=self._cells,
-            key_shards=self._key_shards,
+            key_shards=key_shards(self._series),
         )
+
+    def pairs(self, session: SparkSession, max_distance: float) -> DataFrame:
+        """See `Placement.pairs`; a plan with one shuffle, without a job."""
+        self._check_session(session)
+        return self._pairs_with_ids(self.plan().pairs(max_distance))
 
     def items_frame(self, session: SparkSession) -> DataFrame:
         """See `Placement.items_frame`; items have a position only if they have no id."""
@@ -231,12 +205,16 @@ class Sharded(Placement):
     def columns_frame(self, session: SparkSession, types: dict[str, T.DataType]) -> DataFrame:
         """See `Placement.columns_frame`."""
         self._check_session(session)
-        run = guarded(functools.partial(read_shards, self.plan().digests, list(types)))
+        dtype = self._traits.dtype
+        run = guarded(functools.partial(read_shards, self.plan().digests, list(types), dtype))
         return self._frame.select(*SHARD_COLUMNS).mapInArrow(run, struct_type(types))
 
     def _stored(self) -> DataFrame:
         """Return the items with the types that they have in the shards."""
-        types = {"id": self.item_columns["id"], "features": vector_type(self._dtype, self.storage)}
+        types = {
+            "id": self.item_columns["id"],
+            "features": vector_type(self._traits.dtype, self.storage),
+        }
         types |= self.item_columns
         frame = self.columns_frame(self._frame.sparkSession, types)
         return frame if self.id_type is not None else frame.withColumnRenamed("id", POSITION)
@@ -267,6 +245,59 @@ class Sharded(Placement):
             gathered = packed.gather(self.storage)
             return gathered.items, gathered.matrix
 
+    def append(self, packed: PackedItems, spec: IndexSpec) -> Placement:
+        """See `Placement.append`; the new items become shards of their own."""
+        self._check_session(packed.frame.sparkSession)
+        nbytes = self._traits.nbytes + packed.nbytes(self.storage)
+        count = self.num_items + packed.num_items
+        traits = replace(
+            self._traits,
+            nbytes=nbytes,
+            dtype=np.result_type(self._traits.dtype, packed.dtype),
+            num_shards=self._renewed_num_shards(nbytes, count),
+        )
+        series = next_series(packed, spec, self._series, self._traits)
+        source = build_series(packed, spec, traits, series, self.num_items)
+        duplicates = self.num_duplicates + sum(shard.duplicates for shard in source.shards)
+        if self.id_type is not None:
+            duplicates += count_common_ids(self._sources, source, self.item_columns["id"])
+        return Sharded([*self._sources, source], [*self._series, series], traits, duplicates)
+
+    def remove(self, wanted: pa.Array, spec: IndexSpec) -> Placement:
+        """See `Placement.remove`; only shards with such items are built again."""
+        hits, distinct = find_wanted(self._sources, wanted)
+        removed = sum(hits.values())
+        if not removed:
+            return self
+        self._check_rest(removed)
+        sources = [source.without(set(hits)) for source in self._sources]
+        sources = [source for source in sources if source.shards]
+        request = RemovalRequest(wanted, spec, tuple(self.key_types), self._cells)
+        if rebuilt := build_without(self._sources, request, hits):
+            sources.append(rebuilt)
+        nbytes = self._traits.nbytes * (self.num_items - removed) // self.num_items
+        traits = replace(self._traits, nbytes=nbytes)
+        duplicates = max(0, self.num_duplicates - (removed - distinct))
+        return Sharded(sources, self._series, traits, duplicates)
+
+    def _renewed_num_shards(self, nbytes: int, num_items: int) -> int:
+        """Return the number of shards of a fit of more items, or of a load.
+
+        Where it was the default, it is the default for the larger size; else it is as requested,
+        unless shards would become too large.
+        """
+        by = "hash" if self._cells is None else "kmeans"
+        now, cores = self._traits, self._cores
+        default = choose_num_shards(None, now.nbytes, self.num_items, cores, by)
+        if self.num_shards == default:
+            return choose_num_shards(None, nbytes, num_items, cores, by)
+        return max(self.num_shards, -(-nbytes // LARGEST_SHARD))
+
+    @property
+    def largest_label(self) -> float | None:
+        """See `Placement.largest_label`."""
+        return max((each.label for each in self.shards if each.label is not None), default=None)
+
     def cost(self, session: SparkSession, queries: Rows, k: int) -> PlacedCost:
         """See `Placement.cost`; it is measured in the largest shard."""
         plan = self.plan()
@@ -274,6 +305,7 @@ class Sharded(Placement):
         run = guarded(functools.partial(time_shards, plan.digests, queries, k))
         rows = self._frame.where(F.col("shard") == largest.shard).select(*SHARD_COLUMNS)
         timing = rows.mapInArrow(run, TIMING_SCHEMA).collect()[0]
+        appended = [each for each in self.shards if each.shard >= self._series[0].count]
         return PlacedCost.of(
             timing,
             self._nbytes,
@@ -281,12 +313,16 @@ class Sharded(Placement):
             shards=len(self.shards),
             replicas=plan.replicas,
             tasks=plan.partitions,
+            cells=0 if self._cells is None else self._cells.count,
+            refit_shards=self.num_shards,
+            appended_shards=len(appended),
+            appended_items=sum(each.rows for each in appended),
         )
 
     def unpersist(self) -> None:
         """See `Placement.unpersist`; every later search rebuilds the shards."""
-        self._release.detach()
-        unpersist(self._frame)
+        for source in self._sources:
+            source.shared.leave(self)
 
 
 def _check_memory(needed: int) -> None:
@@ -299,15 +335,6 @@ def _check_memory(needed: int) -> None:
         )
 
 
-def _built(packed: PackedItems, request: ShardRequest, partitions: int) -> DataFrame:
-    """Return the rows of the shards, which are built when they are first read."""
-    split = guarded(functools.partial(split_chunks, request))
-    build = guarded(functools.partial(build_shards, request))
-    pieces = packed.frame.mapInArrow(split, from_arrow_schema(PIECE_SCHEMA))
-    pieces = repartition_evenly(pieces, partitions, "shard").sortWithinPartitions("shard")
-    return pieces.mapInArrow(build, from_arrow_schema(SHARD_SCHEMA))
-
-
 def _algorithm_of(shards: list[Shard]) -> tuple[str, str]:
     """Return the algorithm of most items, since each shard chooses its own, and the reason."""
     items: Counter[str] = Counter()
@@ -318,22 +345,3 @@ def _algorithm_of(shards: list[Shard]) -> tuple[str, str]:
     kinds = Counter(shard.algorithm for shard in shards)
     counts = ", ".join(f"{name} in {kinds[name]}" for name in sorted(kinds))
     return most, f"{counts} of {len(shards)} shards; in shard {example.shard}: {example.reason}"
-
-
-def _cells(assignment: ShardAssignment, shards: list[Shard]) -> Cells:
-    numbers = np.array([shard.shard for shard in shards])
-    radii = np.array([shard.radius for shard in shards], np.float64)
-    return Cells(numbers, assignment.shard_centers()[numbers], radii, assignment.metric)
-
-
-def _chunk_table(packed: PackedItems) -> NDArray[np.int64]:
-    known = [(c.partition, c.chunk, 0, c.rows, c.content) for c in packed.chunks]
-    rows = np.array(known, np.int64)
-    rows[:, 2] = np.cumsum(rows[:, 3]) - rows[:, 3]
-    return rows
-
-
-def _shards_of(frame: DataFrame) -> list[Shard]:
-    """Return the summaries of all shards; running this job builds the shards."""
-    rows = frame.where("part = 0").select(*SHARD_FIELDS).collect()
-    return sorted((Shard(**row.asDict()) for row in rows), key=lambda shard: shard.shard)

@@ -6,6 +6,11 @@ a cell. No item of the cell is nearer to the query than d less the radius of the
 nearest center of an item is the center of its cell, no item is nearer than half of the difference
 between d and the distance of the query from any other center. The second bound rules out a cell of
 clusters that are far apart, whose radius is too large for the first one.
+
+A cell may be divided into several shards, each with a radius of its own. Both bounds hold for each
+of them, and also for a shard of items that joined the cell later: the center of their cell is their
+nearest one too. They hold as well if only some of the centers are known, those of shards with
+items: the nearest center of an item is still that of its own shard.
 """
 
 from __future__ import annotations
@@ -174,10 +179,24 @@ class ShardAssignment:
         float
             A distance by `cell_metric`.
         """
-        center = self.shard_centers()[shard : shard + 1]
-        positions = np.arange(len(items))
-        metric = cell_metric(self.metric)
-        return float(metric.distances(center, items, positions * 0, positions).max())
+        return _radius(self.shard_centers()[shard : shard + 1], items, self.metric)
+
+    def shard_cells(self) -> NDArray[np.int64]:
+        """Return the cell of each shard.
+
+        Returns
+        -------
+        ndarray of shape (n_shards,), dtype int64
+            Row numbers in `centers`.
+        """
+        return np.repeat(np.arange(len(self.centers)), self.ways)
+
+
+def _radius(center: NDArray[np.float64], items: NDArray[np.floating], metric: Metric) -> float:
+    """Return the largest distance of an item from a center, a matrix of one row."""
+    positions = np.arange(len(items))
+    distances = cell_metric(metric).distances(center, items, positions * 0, positions)
+    return float(distances.max())
 
 
 @dataclass(frozen=True)
@@ -194,32 +213,97 @@ class Cells:
         The largest distance of an item of each shard from its center, by `cell_metric`.
     metric : Metric
         The metric of the search.
+    cells : ndarray of shape (n_shards,), dtype int64, optional
+        The cell that each shard is, or is a part of. Default: each shard is a cell.
     """
 
     numbers: NDArray[np.int64]
     centers: NDArray[np.float64]
     radii: NDArray[np.float64]
     metric: Metric
+    cells: NDArray[np.int64] | None = None
+
+    @property
+    def count(self) -> int:
+        """The number of cells that have items."""
+        return len(self._firsts[0])
+
+    def radius(self, shard: int, items: NDArray[np.floating]) -> float:
+        """Return the largest distance of other items from the center of a shard.
+
+        Parameters
+        ----------
+        shard : int
+            The number of the shard.
+        items : ndarray of shape (n_items, n_features), dtype float32 or float64
+            The items, at least one.
+
+        Returns
+        -------
+        float
+            A distance by `cell_metric`.
+        """
+        row = np.flatnonzero(self.numbers == shard)
+        return _radius(self.centers[row], items, self.metric)
 
     def nearest(self, queries: NDArray[np.floating], many: int) -> NDArray[np.int64]:
-        """Return the shards with the nearest centers.
+        """Return a shard of each of the cells with the nearest centers.
 
         Parameters
         ----------
         queries : ndarray of shape (n_queries, n_features), dtype float32 or float64
             The queries.
         many : int
-            The number of shards for each query; at most all of them are returned.
+            The number of cells for each query; at most all of them are returned.
 
         Returns
         -------
         ndarray of shape (n_queries, many), dtype int64
-            Numbers of shards, nearest center first.
+            Numbers of shards, nearest center first: the smallest one of each cell.
         """
-        index, _ = build_index(self.centers, IndexSpec(cell_metric(self.metric), "brute"))
-        many = min(many, len(self.numbers))
-        shards: NDArray[np.int64] = self.numbers[index.kneighbors(queries, many).positions]
+        firsts, _ = self._firsts
+        shards: NDArray[np.int64] = self.numbers[firsts[self._nearest(queries, many)]]
         return shards
+
+    def probed(self, queries: NDArray[np.floating], many: int) -> NDArray[np.int64]:
+        """Return all shards of the cells with the nearest centers.
+
+        Parameters
+        ----------
+        queries : ndarray of shape (n_queries, n_features), dtype float32 or float64
+            The queries.
+        many : int
+            The number of cells for each query.
+
+        Returns
+        -------
+        ndarray of shape (n_queries, n_columns), dtype int64
+            Numbers of shards, and -1 where a cell has fewer shards than others.
+        """
+        _, cells = self._firsts
+        counts = np.bincount(cells)
+        order = np.argsort(cells, kind="stable")
+        within = np.arange(len(cells)) - np.repeat(np.cumsum(counts) - counts, counts)
+        shards = np.full((len(counts), counts.max()), -1)
+        shards[cells[order], within] = self.numbers[order]
+        nearest = self._nearest(queries, many)
+        return shards[nearest].reshape(len(queries), nearest.shape[1] * shards.shape[1])
+
+    @property
+    def _firsts(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """The row of the first shard of each cell, and the cell of each row, numbered from 0."""
+        if self.cells is None:
+            rows = np.arange(len(self.numbers))
+            return rows, rows
+        _, firsts, cells = np.unique(self.cells, return_index=True, return_inverse=True)
+        return firsts, cells.reshape(-1)
+
+    def _nearest(self, queries: NDArray[np.floating], many: int) -> NDArray[np.int64]:
+        """Return the cells with the nearest centers, numbered as by `_firsts`."""
+        firsts, _ = self._firsts
+        index, _ = build_index(self.centers[firsts], IndexSpec(cell_metric(self.metric), "brute"))
+        nearest: NDArray[np.int64] = index.kneighbors(queries, min(many, len(firsts))).positions
+        return nearest
 
     def within(
         self, queries: NDArray[np.floating], limits: NDArray[np.float64]

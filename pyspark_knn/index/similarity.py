@@ -75,8 +75,12 @@ def distance_of(similarity: float, metric: str, n_features: int) -> float:
     """
     if metric == "inner_product":
         return 0.0 - similarity
-    exact = 1 - Fraction(similarity) + Fraction(math.ulp(similarity)) / 2
-    distance = min(float(exact), SIMILARITIES[metric][1] - SIMILARITIES[metric][0])
+    least, largest = SIMILARITIES[metric]
+    meant = Fraction(similarity)
+    if similarity != largest:
+        # The smallest number that rounds to `similarity`.
+        meant = (meant + Fraction(math.nextafter(similarity, -math.inf))) / 2
+    distance = min(float(1 - meant), largest - least)
     if metric != "cosine":
         return distance
     levels = n_features.bit_length()

@@ -97,7 +97,7 @@ class TestParams:
         estimator.save(path)
         loaded = case.estimator.load(path)
         assert all(loaded.getOrDefault(name) is None for name in optional)
-        for name in ("k", "metric", "featuresCol", "handleInvalid"):
+        for name in ("metric", "featuresCol", "handleInvalid"):
             with pytest.raises(TypeError, match=name):
                 case.estimator(**{name: None})
 

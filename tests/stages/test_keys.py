@@ -18,6 +18,7 @@ from pyspark_knn import (
     KNNModel,
     KNNRegressor,
 )
+from pyspark_knn.engine.shards.key_shards import shards_of_query
 from tests.support.frames import answers
 from tests.support.oracle import direct_distances, nearest
 
@@ -106,6 +107,17 @@ def test_all_within_a_distance_have_the_key(model: KNNModel, queries: DataFrame)
     asked = [(["cyd", "ada"], [day]) for _, day in ASKED]
     expected = within(asked, len(IDS), max_distance=2.0)
     assert pairs.count() == sum(map(len, expected)) > sum(map(len, within(ONE_KEY)))
+
+
+def test_pairs_have_one_key(model: KNNModel) -> None:
+    distances = direct_distances(ITEMS, ITEMS)
+    expected = sorted(
+        (min(IDS[i], IDS[j]), max(IDS[i], IDS[j]), distances[i, j])
+        for i in range(len(IDS))
+        for j in range(i)
+        if KEYS[i] == KEYS[j] and KEYS[i][0] is not None and distances[i, j] <= 1.5
+    )
+    assert sorted(map(tuple, model.pairsWithin(1.5).collect())) == expected
 
 
 def test_an_array_of_keys_searches_all_of_them(model: KNNModel, queries: DataFrame) -> None:
@@ -320,6 +332,20 @@ def test_sparse_items_and_queries_from_parquet(
         assert answers(model.transform(asked)) == within(ONE_KEY)
 
 
+def test_a_stream_of_queries(
+    spark: SparkSession, model: KNNModel, queries: DataFrame, tmp_path: Path
+) -> None:
+    if model.getPlacement() == "sharded":
+        pytest.skip("a sharded model takes streams batch by batch, as DataFrames")
+    queries.write.parquet(str(tmp_path / "queries"))
+    stream = spark.readStream.schema(queries.schema).parquet(str(tmp_path / "queries"))
+    found, folder = model.transform(stream).select("id", "neighbors", "distances"), "found"
+    writer = found.writeStream.option("checkpointLocation", str(tmp_path / "state"))
+    query = writer.trigger(availableNow=True).start(str(tmp_path / folder), format="parquet")
+    assert query.awaitTermination(120)
+    assert answers(spark.read.parquet(str(tmp_path / folder))) == within(ONE_KEY)
+
+
 def test_without_ids_positions_count_the_items_that_have_a_key(
     spark: SparkSession,
 ) -> None:
@@ -338,10 +364,10 @@ def test_a_query_is_sent_to_the_shards_of_its_key_alone(
     plan = model.fit(items)._fitted.plan()  # type: ignore[attr-defined]
     many = sum(tenant == "ada" for tenant, _ in KEYS)
     ways = -(-many // -(-sum(tenant is not None for tenant, _ in KEYS) // 5))
-    assert [len(own) for own in plan.key_shards.large.values()] == [ways]
+    assert [len(own) for own in plan.key_shards[0].large.values()] == [ways]
     numbered = queries.select(F.col("id").alias("query"), "tenant")
     hashes = F.array(F.xxhash64("tenant"))
-    route = plan.key_shards.of_query(hashes, sorted(plan.digests))
+    route = shards_of_query(plan.key_shards, hashes, sorted(plan.digests))
     sent = {
         row.tenant: row.n for row in numbered.select("tenant", F.size(route).alias("n")).collect()
     }

@@ -35,6 +35,23 @@ def cut_up(metric: Metric, items, centers):
     return Cells(numbers, centers[numbers], radii, metric), home
 
 
+def with_appended(cells: Cells, home, cut: ShardAssignment, items):
+    """Cells with a further shard for each cell that gets new items, and the shard of each item."""
+    first = len(cut.centers)
+    added = cut.cells(items)
+    numbers = np.unique(added)
+    radii = [cut.radius(number, items[added == number]) for number in numbers]
+    all_cells = np.concatenate([cells.numbers, numbers])
+    grown = Cells(
+        np.concatenate([cells.numbers, first + numbers]),
+        cut.centers[all_cells],
+        np.concatenate([cells.radii, radii]),
+        cells.metric,
+        all_cells,
+    )
+    return grown, np.concatenate([home, first + added])
+
+
 @settings(deadline=None, max_examples=150)
 @given(st.data())
 def test_no_neighbor_is_in_a_skipped_cell(data):
@@ -53,6 +70,12 @@ def test_no_neighbor_is_in_a_skipped_cell(data):
     items, queries = points(60), points(12)
     centers = np.unique(items[: data.draw(st.integers(1, 10))], axis=0)
     cells, home = cut_up(metric, items, centers)
+    if data.draw(st.booleans()):
+        more = 2.0 * points(20) if name != "haversine" else points(20)
+        ways = np.ones(len(centers), np.int64)
+        cut = ShardAssignment(centers, np.arange(len(centers)), ways, metric)
+        cells, home = with_appended(cells, home, cut, more)
+        items = np.concatenate([items, more])
     distances = between(metric, queries, items)
     k = data.draw(st.integers(1, 5))
     limits = np.sort(distances, axis=1)[:, k - 1]
@@ -130,3 +153,23 @@ def test_metrics_without_the_triangle_inequality_are_refused(name):
 def test_the_error_for_cosine_names_the_alternative():
     with pytest.raises(ValueError, match=r"pyspark\.ml\.feature\.Normalizer.*'euclidean'"):
         check_cells(resolve_metric("cosine"))
+
+
+def test_shards_of_one_cell_count_as_one():
+    metric = resolve_metric("euclidean")
+    centers = np.array([[0.0], [10.0], [20.0]])
+    cells = Cells(
+        numbers=np.array([0, 2, 3, 4, 6]),
+        centers=centers[[0, 1, 1, 2, 1]],
+        radii=np.ones(5),
+        metric=metric,
+        cells=np.array([0, 1, 1, 2, 1]),
+    )
+    queries = np.array([[9.0], [1.0], [21.0]])
+    assert cells.count == 3
+    assert cells.nearest(queries, 1).tolist() == [[2], [0], [4]]
+    assert cells.nearest(queries, 2).tolist() == [[2, 0], [0, 2], [4, 2]]
+    assert cells.nearest(queries, 9).shape == (3, 3)
+    assert cells.probed(queries, 1).tolist() == [[2, 3, 6], [0, -1, -1], [4, -1, -1]]
+    assert cells.probed(queries[1:2], 2).tolist() == [[0, -1, -1, 2, 3, 6]]
+    assert cells.probed(queries[:0], 2).shape == (0, 6)

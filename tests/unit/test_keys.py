@@ -64,6 +64,8 @@ def test_groups_are_those_of_a_dict(
     for position, key in enumerate(items):
         members.setdefault(key, []).append(position)
     assert len(groups.starts) == len(members) + 1
+    in_order = sorted(members)
+    assert [groups.keys.key(group) for group in range(len(members))] == in_order
     assert groups.rows[groups.positions].tolist() == list(range(len(items)))
     asked = [
         pa.array([number for number, _ in queries], pa.int64()),

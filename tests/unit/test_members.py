@@ -19,10 +19,10 @@ SAVING = {"load", "read", "save", "write"}
 MODEL = SAVING | {
     *("algorithmReason", "placementReason", "storageReason"),
     *("numFeatures", "numItems", "numSkipped", "ids", "items"),
-    *("explainSearch", "fromSklearn", "toSklearn", "unpersist"),
+    *("append", "explainSearch", "fromSklearn", "remove", "toSklearn", "unpersist"),
 }
 DOCUMENTED = [
-    (KNNModel, Model, MODEL | {"kneighborsJoin"}),
+    (KNNModel, Model, MODEL | {"kneighborsJoin", "pairsWithin"}),
     (
         KNNClassificationModel,
         Model,

@@ -30,7 +30,8 @@ from pyspark_knn.engine.search.in_shards import search_shards
 from pyspark_knn.engine.search.merge import merge_batches
 from pyspark_knn.engine.search.searchable import Searchable
 from pyspark_knn.engine.shards import build as shard_build
-from pyspark_knn.engine.shards import sizing
+from pyspark_knn.engine.shards import sizing, updating
+from pyspark_knn.engine.ship import shard_rows
 from pyspark_knn.engine.ship.shard_rows import SHARD_COLUMNS
 from pyspark_knn.engine.spark.arrow import one_row, stream_of
 from pyspark_knn.index.auto import build_index
@@ -273,6 +274,55 @@ def test_a_shard_with_changed_content_is_refused() -> None:
     search = search_shards(request_for(T.LongType()), {0: "another"}, _stream({0: parts}, inputs))
     with pytest.raises(RuntimeError, match="shard 0 was lost"):
         list(search)
+
+
+def _columns_of(rows: dict[int, list[pa.RecordBatch]]) -> list[pa.RecordBatch]:
+    return [part.select(list(SHARD_COLUMNS)) for parts in rows.values() for part in parts]
+
+
+@pytest.mark.parametrize("storage", ["dense", "sparse"])
+@pytest.mark.parametrize("kind", ["int", "str"])
+def test_a_shard_without_some_items_is_that_of_the_others(storage: str, kind: str) -> None:
+    matrix = np.random.default_rng(3).integers(0, 3, (60, 4)).astype(float)
+    ids: list[Any] = [i // 2 if kind == "int" else f"n{i // 2}" for i in range(60)]
+    request, rows = build(matrix, ids, 3, storage=storage)
+    removed = [ids[4], ids[20], ids[21], ids[40]]
+    kept = [i for i in range(60) if ids[i] not in removed]
+    _, others = build(matrix[kept], [ids[i] for i in kept], 3, storage=storage)
+    digests = {number: parts[0]["digest"][0].as_py() for number, parts in rows.items()}
+    wanted = pa.array([*removed, removed[0]]).unique()
+    found = pa.Table.from_batches(
+        updating.find_ids(digests, wanted, iter(_columns_of(rows)))
+    ).to_pylist()
+    lost = {number: rows[number][0]["rows"][0].as_py() for number in rows}
+    lost = {number: lost[number] - others[number][0]["rows"][0].as_py() for number in rows}
+    assert {row["shard"]: row["rows"] for row in found} == {n: m for n, m in lost.items() if m}
+    which = sorted(i for row in found for i in np.frombuffer(row["wanted"], np.int64).tolist())
+    assert which == [0, 1, 2]
+    removal = updating.RemovalRequest(wanted, request.spec)
+    built = list(updating.remove_items(removal, digests, iter(_columns_of(rows))))
+    names = ["shard", "part", "rows", "duplicates", "digest", "algorithm"]
+    again = pa.Table.from_batches(built).select(names).to_pylist()
+    assert again == [part.select(names).to_pylist()[0] for (part,) in others.values()]
+
+
+def test_the_head_of_a_shard_is_read_without_its_body(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shard_rows, "_PART_BYTES", 1000)
+    _, rows = build(np.random.default_rng(3).normal(size=(200, 30)), list(range(200)), 2)
+    digests = {number: parts[0]["digest"][0].as_py() for number, parts in rows.items()}
+    shards = [parts[0].select(list(shard_rows.SHARD_FIELDS)) for parts in rows.values()]
+    most = shard_rows.head_parts(shard_rows.Shard(**each.to_pylist()[0]) for each in shards)
+    cut = {number: parts[:most] for number, parts in rows.items()}
+    assert 1 < most < min(map(len, rows.values()))
+    for parts in (cut, rows):
+        ids = pa.Table.from_batches(updating.read_ids(digests, iter(_columns_of(parts))))
+        assert sorted(ids["id"].to_pylist()) == list(range(200))
+
+
+def test_the_number_of_shards_after_an_append() -> None:
+    assert sizing.enough_shards(0) == 1
+    assert sizing.enough_shards(256 << 20) == 1
+    assert sizing.enough_shards((256 << 20) + 1) == 2
 
 
 @pytest.mark.parametrize("ids", [None, [7, 8, 9]], ids=["positions", "ids"])

@@ -97,6 +97,8 @@ class PackedItems:
         The bytes of a chunk, at most a quarter of a slice.
     slice_bytes : int, default=_SLICE_BYTES
         The bytes of one fetch, at most half of spark.driver.maxResultSize.
+    may_be_empty : bool, default=False
+        Whether `num_items` may be 0. If not, that is an error.
 
     Attributes
     ----------
@@ -123,6 +125,7 @@ class PackedItems:
         *,
         chunk_bytes: int = _CHUNK_BYTES,
         slice_bytes: int = _SLICE_BYTES,
+        may_be_empty: bool = False,
     ) -> None:
         session = dataset.sparkSession
         limit = _bytes_of(compat.setting(session, "spark.driver.maxResultSize", "1g"))
@@ -141,6 +144,7 @@ class PackedItems:
             keys=tuple(source.key_types),
         )
         self.source = source
+        self._may_be_empty = may_be_empty
         with (
             compat.described(session, "pyspark_knn: pack the items"),
             persisted(_pack(dataset, source, request)) as self.frame,
@@ -191,7 +195,7 @@ class PackedItems:
             dims[row.dim] += row.rows
         name = self.source.features_col
         self.num_skipped = sum(row.skipped for row in rows if row.chunk < 0)
-        if not dims:
+        if not dims and not self._may_be_empty:
             why = "invalid vectors or null keys" if self.source.key_types else "invalid vectors"
             skipped = f" ({self.num_skipped} rows with {why} were skipped)" * bool(self.num_skipped)
             raise ValueError(f"featuresCol {name!r} contains no vectors to fit{skipped}")
@@ -203,11 +207,11 @@ class PackedItems:
             )
         self._several_dims = len(dims) > 1
         # The most frequent dimension is kept, which does not depend on the partitioning.
-        self.num_features = min(dims, key=lambda dim: (-dims[dim], dim))
-        self.num_items = dims.pop(self.num_features)
+        self.num_features = min(dims, key=lambda dim: (-dims[dim], dim), default=0)
+        self.num_items = dims.pop(self.num_features, 0)
         self.num_skipped += dims.total()
         kept = [row for row in chunks if row.dim == self.num_features]
-        self.dtype = np.result_type(*{row.dtype for row in kept})
+        self.dtype = np.result_type(np.float32, *{row.dtype for row in kept})
         labels = [row.label for row in kept if row.label is not None]
         self.largest_label = max(labels, default=None)
         self.chunks = [Chunk(*(row[name] for name in Chunk._fields)) for row in kept]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import cast
 
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
@@ -14,7 +15,7 @@ from pyspark_knn.engine.fit.item_columns import ID, NUMBER, ItemColumn
 from pyspark_knn.engine.rows import columns
 from pyspark_knn.engine.rows.columns import Input
 from pyspark_knn.engine.rows.features import Features, features_of
-from pyspark_knn.engine.rows.ids import check_id_type, to_wire, wire_type
+from pyspark_knn.engine.rows.ids import check_id_type, is_narrower_integer, to_wire, wire_type
 from pyspark_knn.engine.rows.key_columns import check_key_type, key_hash
 from pyspark_knn.engine.spark import hints
 
@@ -132,6 +133,63 @@ def item_source(
         numbers=tuple(each for each in declared if each.kind == NUMBER),
         storage=storage,
         key_types=key_types,
+    )
+
+
+def source_like(
+    source: ItemSource,
+    dim: int,
+    types: dict[str, T.DataType | None],
+    declared: Sequence[ItemColumn],
+) -> ItemSource:
+    """Return a source of items that join those of a fitted model.
+
+    Parameters
+    ----------
+    source : ItemSource
+        The columns to read of the new items.
+    dim : int
+        The dimension of the model's items, which the new vectors must have.
+    types : dict of str to DataType
+        The Spark types of the ids and of the keys of the model's items, by the names of their
+        columns.
+    declared : sequence of ItemColumn
+        What every item has beside its vector.
+
+    Raises
+    ------
+    TypeError
+        If the new ids or keys have other types. Narrower integers are allowed.
+    """
+    found = dict(source.columns)
+    given = {"id": source.id_type, **source.key_types}
+    for each in declared:
+        wanted = types.get(each.name)
+        if wanted is not None and wanted != given[each.name]:
+            _check_same_type(each, cast("T.DataType", given[each.name]), wanted)
+            found[each.name] = Input(found[each.name].value.cast(wanted), wanted)
+    keys = {name: cast("T.DataType", types[name]) for name in source.key_types}
+    if keys:
+        # Of the cast values, since an integer has another hash than the same one as a long.
+        found[KEY_HASH] = Input(key_hash([found[name].value for name in keys]), T.LongType())
+    return replace(
+        source,
+        features=source.features._replace(attributes=dim),
+        columns=found,
+        id_type=types["id"],
+        key_types=keys,
+    )
+
+
+def _check_same_type(column: ItemColumn, given: T.DataType, wanted: T.DataType) -> None:
+    """Raise a TypeError unless `given` is a type of narrower integers than `wanted`."""
+    if is_narrower_integer(given, wanted):
+        return
+    narrower = " or a narrower integer" if isinstance(wanted, T.IntegralType) else ""
+    raise TypeError(
+        f"{column.param} {column.column!r} must have the type that it had at fit, "
+        f"{wanted.simpleString()}{narrower}, but was actually {given.simpleString()}. Cast the "
+        "column."
     )
 
 

@@ -71,6 +71,12 @@ def collation_hint(given: T.DataType) -> str | None:
     )
 
 
+def is_narrower_integer(given: T.DataType, wanted: T.DataType) -> bool:
+    """Whether both are types of integers, and every value of `given` is one of `wanted`."""
+    widths = INTEGER_BITS.get(type(given)), INTEGER_BITS.get(type(wanted))
+    return widths[0] is not None and widths[1] is not None and widths[0] <= widths[1]
+
+
 def wire_type(id_type: T.DataType) -> T.DataType:
     """Return the type in which ids are sent between Spark and Python.
 

@@ -70,7 +70,7 @@ class Keys:
     Attributes
     ----------
     values : list of pyarrow.Array
-        The distinct values of each column, in ascending order where they are integers.
+        The distinct values of each column, in ascending order.
     combined : list of ndarray, dtype int64
         For each column, the combinations of numbers up to this column that occur, in ascending
         order: the number of the combination before it, times the number of distinct values, plus
@@ -94,15 +94,14 @@ class Keys:
         keys : Keys
             The keys.
         groups : ndarray of shape (n_rows,), dtype int64
-            The groups, numbered from 0.
+            The groups, numbered from 0 in the order of their keys.
         """
         values: list[pa.Array] = []
         combined: list[NDArray[np.int64]] = []
         groups: NDArray[np.int64] = np.zeros(len(columns[0]), np.int64)
         for column in columns:
             distinct = pc.unique(column)
-            if pa.types.is_integer(distinct.type):
-                distinct = distinct.take(pc.sort_indices(distinct))
+            distinct = distinct.take(pc.sort_indices(distinct))
             values.append(distinct)
             found, groups = np.unique(
                 groups * len(distinct) + _places(distinct, column), return_inverse=True

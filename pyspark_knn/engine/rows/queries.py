@@ -16,9 +16,15 @@ _MAX_NAMES = 10_000
 
 
 def check_attributes(
-    name: str, features: Features, dim: int, names: list[str] | None, *, strict: bool
+    name: str,
+    features: Features,
+    dim: int,
+    names: list[str] | None,
+    *,
+    strict: bool,
+    rows: str = "queries",
 ) -> None:
-    """Check, before any job, that the queries have the same features as the items.
+    """Check, before any job, that the queries or new items have the same features as the items.
 
     Parameters
     ----------
@@ -32,6 +38,8 @@ def check_attributes(
         The names of the items' features; None if they are not known.
     strict : bool
         Whether another dimension is an error (handleInvalid is "error").
+    rows : str, default="queries"
+        What is checked, for the message.
 
     Raises
     ------
@@ -50,12 +58,12 @@ def check_attributes(
     if differ:
         first = differ[0]
         # Spark 3.5 ignores empty metadata and keeps the previous metadata.
-        dropped = f"queries.withMetadata({name!r}, {{'ml_attr': {{}}}})"
+        dropped = f"{rows.split()[-1]}.withMetadata({name!r}, {{'ml_attr': {{}}}})"
         raise ValueError(
             f"featuresCol {name!r} has different features than the items: feature {first} is "
             f"{given[first]!r} instead of {names[first]!r} ({len(differ)} of {len(names)} features "
-            "differ). Assemble the queries in the same way as the items or, if only the names "
-            f"differ, remove the names of the queries: {dropped}"
+            f"differ). Assemble the {rows} in the same way as the items or, if only the names "
+            f"differ, remove the names of the {rows}: {dropped}"
         )
 
 

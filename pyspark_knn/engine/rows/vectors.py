@@ -210,13 +210,15 @@ class VectorBatch:
         return row, index, value
 
 
-def vector_rows(matrix: Rows) -> pa.Array:
+def vector_rows(matrix: Rows, dtype: np.dtype[np.floating]) -> pa.Array:
     """Return vectors as a column of the type `features.vector_type`.
 
     Parameters
     ----------
     matrix : ndarray or SparseRows of shape (n_rows, dim), dtype float32 or float64
         The vectors.
+    dtype : numpy dtype
+        The type of the values of dense vectors.
 
     Returns
     -------
@@ -224,7 +226,7 @@ def vector_rows(matrix: Rows) -> pa.Array:
         A list of each dense vector; of each sparse one, the struct that stores MLlib's.
     """
     if isinstance(matrix, np.ndarray):
-        return list_rows(matrix)
+        return list_rows(matrix.astype(dtype, copy=False))
     matrix = matrix.compact()
     count, offsets = len(matrix), list_offsets(matrix.lengths)
     fields = {

@@ -26,6 +26,10 @@ from pyspark_knn.index.sparse.rows import slices_of
 EXCLUDED = "excluded"
 """The input that contains the ids to exclude for a query: an array without nulls."""
 
+AFTER = "after"
+"""The input that contains, for a search within a distance, the position after which items are
+compared with a query; -1 for all items."""
+
 _BLOCK_BYTES = 32 << 20
 """The query vectors that are searched at once, in bytes."""
 
@@ -56,7 +60,7 @@ class Request:
         The name of the features column, for messages.
     inputs : tuple of str
         The names of a query's columns, in the order in which they are sent to the worker:
-        `vectors.VALUES`, then `vectors.LAYOUT`, `EXCLUDED` and `keys` if they are needed.
+        `vectors.VALUES`, then `vectors.LAYOUT`, `EXCLUDED`, `AFTER` and `keys` if they are needed.
     answer : Answer
         Makes the output.
     probes : int or None
@@ -154,7 +158,8 @@ def answer_batch(
         )
         exclude = None if excluded is None else _exclusion(excluded, rows[valid], items)
         if k is None:
-            yield from _answer_within(searchable, request, asked, valid, exclude)
+            after = None if AFTER not in arrays else arrays[AFTER].to_numpy()[rows[valid]]
+            yield from _answer_within(searchable, request, asked, valid, exclude, after)
             continue
         found = index.search(asked, k, max_distance=request.max_distance, exclude=exclude)
         answers = request.answer.rows(found, items)
@@ -167,13 +172,16 @@ def _answer_within(
     queries: Any,
     valid: NDArray[np.bool_],
     exclude: Exclusion | None,
+    after: NDArray[np.int64] | None,
 ) -> Iterator[pa.Array]:
     """Answer a block of queries with all items within the distance, in parts of bounded size."""
     limit = np.inf if request.max_distance is None else request.max_distance
     most = request.block_numbers
     row_of = np.append(np.flatnonzero(valid), len(valid))
     start = done = 0
-    for found in found_within(searchable.index, queries, limit, exclude=exclude, most=most):
+    for found in found_within(
+        searchable.index, queries, limit, exclude=exclude, after=after, most=most
+    ):
         done += len(found.offsets) - 1
         # Invalid queries go with the valid one before them.
         part = valid[start : row_of[done]]

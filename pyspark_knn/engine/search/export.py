@@ -50,11 +50,15 @@ def read_items(
     for batch in batches:
         if batch.num_rows:
             start = batch.column(0)[0].as_py()
-            yield from _rows(searchable, names, start, start + batch.num_rows, batch_bytes)
+            stop, dtype = start + batch.num_rows, searchable.index.matrix.dtype
+            yield from _rows(searchable, names, start, stop, dtype, batch_bytes)
 
 
 def read_shards(
-    digests: dict[int, str], names: list[str], batches: Iterator[pa.RecordBatch]
+    digests: dict[int, str],
+    names: list[str],
+    dtype: np.dtype[np.floating],
+    batches: Iterator[pa.RecordBatch],
 ) -> Iterator[pa.RecordBatch]:
     """Yield the items of shards.
 
@@ -64,6 +68,8 @@ def read_shards(
         The expected digest of each shard, see `shard_rows.ShardReader`.
     names : list of str
         The columns to yield: "features", and those of the items.
+    dtype : numpy dtype
+        The type of the vectors. Those of some shards may be narrower.
     batches : iterator of pyarrow.RecordBatch
         `shard_rows.SHARD_COLUMNS`, the parts of each shard in order.
 
@@ -72,8 +78,8 @@ def read_shards(
     pyarrow.RecordBatch
         The columns `names`.
     """
-    for searchable in open_shards(digests, batches):
-        yield from _rows(searchable, names, 0, searchable.items.count)
+    for _, searchable in open_shards(digests, batches):
+        yield from _rows(searchable, names, 0, searchable.items.count, dtype)
 
 
 def _rows(
@@ -81,20 +87,34 @@ def _rows(
     names: list[str],
     start: int,
     stop: int,
+    dtype: np.dtype[np.floating],
     batch_bytes: int = _BATCH_BYTES,
 ) -> Iterator[pa.RecordBatch]:
     """Yield the items from `start` to `stop` in batches of bounded size."""
     items, matrix = searchable.items, searchable.vectors(slice(start, stop))
-    for first, last in _steps(matrix, batch_bytes):
+    for first, last in steps(matrix, batch_bytes):
         where = slice(start + first, start + last)
         cells = {name: values[where] for name, values in items.columns.items()}
         cells[POSITION] = pa.array(np.arange(where.start, where.stop))
-        cells["features"] = vector_rows(matrix[first:last])
+        cells["features"] = vector_rows(matrix[first:last], dtype)
         yield pa.RecordBatch.from_arrays([cells[name] for name in names], names=names)
 
 
-def _steps(matrix: Rows, batch_bytes: int) -> Iterator[tuple[int, int]]:
-    """Yield ranges of rows whose values take about `batch_bytes`, at least one row each."""
+def steps(matrix: Rows, batch_bytes: int) -> Iterator[tuple[int, int]]:
+    """Yield ranges of rows whose values take about `batch_bytes`, at least one row each.
+
+    Parameters
+    ----------
+    matrix : ndarray or SparseRows of shape (n_rows, n_features)
+        The vectors.
+    batch_bytes : int
+        The bytes of the values of a range.
+
+    Yields
+    ------
+    first, last : int
+        A range; `last` is not part of it.
+    """
     if isinstance(matrix, np.ndarray):
         step = max(1, batch_bytes // (8 * matrix.shape[1]))
         for first in range(0, len(matrix), step):

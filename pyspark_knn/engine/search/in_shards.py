@@ -86,5 +86,5 @@ def time_shards(
     batches: Iterator[pa.RecordBatch],
 ) -> Iterator[pa.RecordBatch]:
     """Yield `batches.time_search` in each of the shards in `batches`, rows of `SHARD_COLUMNS`."""
-    for searchable in open_shards(digests, batches):
+    for _, searchable in open_shards(digests, batches):
         yield time_search(searchable, queries, k)

@@ -19,7 +19,7 @@ from pyspark_knn.index.cells import Cells
 def route_nearest(
     request: Request, cells: Cells, probes: int, batches: Iterator[tuple[pa.Array, ...]]
 ) -> Iterator[pa.Array]:
-    """Yield the shards whose centers are nearest to each query, nearest first.
+    """Yield the shards of the cells whose centers are nearest to each query.
 
     Parameters
     ----------
@@ -28,7 +28,7 @@ def route_nearest(
     cells : Cells
         The cells that the shards are.
     probes : int
-        The number of shards per query.
+        The number of cells per query. If `request.probes` is None, one shard of each is searched.
     batches : iterator of tuples of pyarrow.Array
         The columns `request.vector` of the queries.
 
@@ -39,10 +39,14 @@ def route_nearest(
     """
     for arrays in _blocks(request, cells, batches):
         matrix, valid = _vectors(request, cells, arrays)
-        shards = np.full((len(valid), min(probes, len(cells.numbers))), cells.numbers[0])
-        shards[valid] = cells.nearest(matrix, probes)
-        lengths = np.where(valid, shards.shape[1], 1)
-        kept = np.arange(shards.shape[1]) < lengths[:, None]
+        # An exact search begins in one shard, since a row carries what was found in it.
+        whole = request.probes is not None
+        found = cells.probed(matrix, probes) if whole else cells.nearest(matrix, probes)
+        shards = np.full((len(valid), found.shape[1]), -1)
+        shards[:, 0] = cells.numbers[0]
+        shards[valid] = found
+        kept = shards >= 0
+        lengths = kept.sum(axis=1)
         yield pa.ListArray.from_arrays(list_offsets(lengths), pa.array(shards[kept], pa.int32()))
 
 

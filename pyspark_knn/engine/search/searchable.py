@@ -19,6 +19,8 @@ from pyspark_knn.index.grouped.index import GroupedIndex
 from pyspark_knn.index.grouped.queries import GroupQueries
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from pyspark_knn.index.base import Rows
 
 
@@ -59,12 +61,30 @@ class Searchable:
             return vectors
         return GroupQueries(vectors, *self.keys.of_queries(keys))
 
-    def vectors(self, where: slice) -> Rows:
+    def own_queries(self, positions: NDArray[np.int64]) -> Any:
+        """Return items as queries, which have the keys that the items have.
+
+        Parameters
+        ----------
+        positions : ndarray of shape (n_queries,), dtype int64
+            The positions of the items.
+
+        Returns
+        -------
+        ndarray, SparseRows or GroupQueries
+            See `queries`.
+        """
+        if not isinstance(self.index, GroupedIndex):
+            return self.vectors(positions)
+        groups = self.index.groups_of(positions)
+        return GroupQueries(self.vectors(positions), np.arange(len(positions)), groups)
+
+    def vectors(self, where: slice | NDArray[np.int64]) -> Rows:
         """Return the vectors of items.
 
         Parameters
         ----------
-        where : slice
+        where : slice or ndarray, dtype int64
             The positions of the items.
 
         Returns
@@ -102,6 +122,26 @@ class Searchable:
         groups = np.searchsorted(np.cumsum(sizes), spread, side="right")
         self.index.search(GroupQueries(queries, rows, groups), k)
         return float(sizes[groups].mean()) if len(rows) else 1.0
+
+
+@dataclass(frozen=True)
+class ShardBody:
+    """The content of a shard without its items: see `Searchable`.
+
+    Attributes
+    ----------
+    index : NeighborIndex or GroupedIndex
+        The index of the vectors.
+    keys : Keys or None
+        The keys of the groups.
+    """
+
+    index: NeighborIndex | GroupedIndex
+    keys: Keys | None
+
+    def joined(self, head: Items) -> Searchable:
+        """Return the whole content of the shard."""
+        return Searchable(head, self.index, self.keys)
 
 
 def task_threads() -> int:

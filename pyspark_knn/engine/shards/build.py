@@ -6,7 +6,7 @@ import hashlib
 import io
 import itertools
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
@@ -30,10 +30,9 @@ from pyspark_knn.engine.fit.chunks import (
 from pyspark_knn.engine.rows.items import Items
 from pyspark_knn.engine.rows.keys import Groups
 from pyspark_knn.engine.search.indexing import index_items
-from pyspark_knn.engine.search.searchable import task_threads
+from pyspark_knn.engine.search.searchable import ShardBody, task_threads
 from pyspark_knn.engine.shards.key_shards import KeyShards
-from pyspark_knn.engine.ship.bundle import write_bundle
-from pyspark_knn.engine.ship.shard_rows import Shard, shard_rows
+from pyspark_knn.engine.ship.shard_rows import Shard, shard_rows, write_content
 from pyspark_knn.engine.spark.arrow import one_row, rows_of, stream_of
 from pyspark_knn.index.base import DENSE, IndexSpec
 from pyspark_knn.index.cells import ShardAssignment
@@ -77,6 +76,8 @@ class ShardRequest:
         Partition, chunk, position of the first item, number of items and content of each chunk.
     spec : IndexSpec
         The index to build.
+    first : int
+        The number of the first shard.
     storage : {"dense", "sparse"}
         How it stores vectors.
     assignment : ShardAssignment or KeyShards or None
@@ -93,6 +94,7 @@ class ShardRequest:
     has_ids: bool
     chunks: NDArray[np.int64]
     spec: IndexSpec
+    first: int = 0
     storage: str = DENSE
     assignment: ShardAssignment | KeyShards | None = None
     keys: tuple[str, ...] = ()
@@ -168,7 +170,7 @@ def _pieces(
         found, firsts = np.unique(shards[order], return_index=True)
         for shard, rows in zip(found.tolist(), np.split(order, firsts[1:]), strict=True):
             cells = {
-                "shard": shard,
+                "shard": request.first + shard,
                 "dtype": chunk["dtype"],
                 "columns": stream_of(part.take(pa.array(rows)).combine_chunks().to_batches()),
                 **vector_cells(matrix[rows]),
@@ -237,29 +239,65 @@ def build_shards(
 def _shard(
     request: ShardRequest, number: int, pieces: Iterable[Mapping[str, Any]]
 ) -> Iterator[pa.RecordBatch]:
-    table, matrix = _sorted(request, pieces)
+    def radius(matrix: Any) -> float | None:
+        if not isinstance(request.assignment, ShardAssignment):
+            return None
+        return request.assignment.radius(number - request.first, matrix)
+
+    # Handed over, so that vectors can be freed when they were copied in the order of their keys.
+    yield from written_shard(number, _sorted(request, pieces), request.spec, request.keys, radius)
+
+
+def written_shard(
+    number: int,
+    content: tuple[pa.Table, Any],
+    spec: IndexSpec,
+    keys: tuple[str, ...],
+    radius: Callable[[Any], float | None],
+) -> Iterator[pa.RecordBatch]:
+    """Index the items of a shard, and yield its content part by part.
+
+    Parameters
+    ----------
+    number : int
+        The number of the shard.
+    content : (pyarrow.Table, ndarray or SparseRows of shape (n_items, n_features))
+        The items without their vectors, sorted, and their vectors in the same order.
+    spec : IndexSpec
+        The index to build.
+    keys : tuple of str
+        The item columns of keys.
+    radius : callable
+        Returns the radius of the shard, given its vectors; see `Shard.radius`.
+
+    Yields
+    ------
+    pyarrow.RecordBatch
+        Rows of `shard_rows.SHARD_SCHEMA`.
+    """
+    table, matrix = content
     items = Items.from_table(table)
     digest = _digest(table, matrix)
-    radius = None
-    if isinstance(request.assignment, ShardAssignment):
-        radius = request.assignment.radius(number, matrix)
-    converts = request.spec.metric.converts(matrix)
-    groups = Groups.of(items, request.keys) if request.keys else None
+    largest = radius(matrix)
+    converts = spec.metric.converts(matrix)
+    groups = Groups.of(items, keys) if keys else None
     if groups is not None:
         matrix = matrix[groups.positions]
-    searchable, reason = index_items(items, matrix, groups, request.spec)
-    del table, matrix, groups
+    searchable, reason = index_items(items, matrix, groups, spec)
+    del content, table, matrix, groups
     file = io.BytesIO()
-    write_bundle(searchable, file)
+    head = write_content(items, ShardBody(searchable.index, searchable.keys), file)
     shard = Shard(
         shard=number,
         rows=items.count,
         duplicates=items.duplicates(),
         size=file.tell(),
+        head=head,
         digest=digest,
         algorithm=searchable.index.algorithm,
         reason=reason,
-        radius=radius,
+        radius=largest,
+        label=float(items.numbers("label").max()) if "label" in items.columns else None,
         converts=converts,
     )
     yield from shard_rows(shard, file.getbuffer())

@@ -60,10 +60,16 @@ def find_assignment(
     finally:
         unpersist(vectors)
     whole = np.ones(len(centers), np.int64)
-    counts = _counts(packed, ShardAssignment(centers, np.cumsum(whole) - whole, whole, metric))
+    cells = ShardAssignment(centers, np.cumsum(whole) - whole, whole, metric)
     most = min(most_rows, max(1, _LARGE * packed.num_items // len(centers)))
-    ways = np.maximum(1, -(-counts // most))
+    ways = ways_of(packed, cells, most)
     return ShardAssignment(centers, np.cumsum(ways) - ways, ways, metric)
+
+
+def ways_of(packed: PackedItems, assignment: ShardAssignment, most: int) -> NDArray[np.int64]:
+    """Return the number of shards of each cell, for at most `most` items per shard; runs a job."""
+    ways: NDArray[np.int64] = np.maximum(1, -(-_counts(packed, assignment) // most))
+    return ways
 
 
 def _counts(packed: PackedItems, assignment: ShardAssignment) -> NDArray[np.int64]:

@@ -41,10 +41,13 @@ class KeyShards:
         The shard of each bucket.
     large : dict of int to tuple of int
         The hashes of the keys that are divided, and the shards of each.
+    first : int, default=0
+        The number of the first shard, from which the others are counted.
     """
 
     buckets: tuple[int, ...]
     large: dict[int, tuple[int, ...]]
+    first: int = 0
 
     def of_items(
         self, key_hashes: NDArray[np.int64], id_hashes: NDArray[np.uint64]
@@ -61,7 +64,7 @@ class KeyShards:
         Returns
         -------
         ndarray of shape (n_items,), dtype int64
-            Numbers of shards.
+            Numbers of shards, counted from the first one.
         """
         shards: NDArray[np.int64] = np.array(self.buckets)[key_hashes % len(self.buckets)]
         for key, own in self.large.items():
@@ -69,33 +72,41 @@ class KeyShards:
             shards[rows] = np.array(own)[id_hashes[rows] % np.uint64(len(own))]
         return shards
 
-    def of_query(self, keys: Column, filled: Sequence[int]) -> Column:
-        """Return the shards that a query is sent to.
-
-        Parameters
-        ----------
-        keys : Column
-            The hashes of the keys of the query, an array of long.
-        filled : sequence of int
-            The shards that have items.
-
-        Returns
-        -------
-        Column
-            An array of int with at least one shard, and without repetitions: the query must get an
-            answer, even if no item has its key.
-        """
-        shards = F.flatten(F.transform(keys, self._of_key))
-        shards = F.array_intersect(shards, int_array(filled))
-        return F.when(F.size(shards) > 0, shards).otherwise(F.array(F.lit(filled[0])))
-
-    def _of_key(self, key: Column) -> Column:
+    def of_key(self, key: Column) -> Column:
         """Return the shards of a key, an array of int, given its hash."""
         bucket = F.pmod(key, F.lit(len(self.buckets))).cast("int")
-        shards = F.array(F.get(int_array(self.buckets), bucket))
+        shards = F.array(F.get(self._numbers(self.buckets), bucket))
         for large, own in self.large.items():
-            shards = F.when(key == F.lit(large), int_array(own)).otherwise(shards)
+            shards = F.when(key == F.lit(large), self._numbers(own)).otherwise(shards)
         return shards
+
+    def _numbers(self, shards: Sequence[int]) -> Column:
+        return int_array([self.first + shard for shard in shards])
+
+
+def shards_of_query(parts: Sequence[KeyShards], keys: Column, filled: Sequence[int]) -> Column:
+    """Return the shards that a query is sent to.
+
+    Parameters
+    ----------
+    parts : sequence of KeyShards
+        The shards of the fit, and those of each append.
+    keys : Column
+        The hashes of the keys of the query, an array of long.
+    filled : sequence of int
+        The shards that have items.
+
+    Returns
+    -------
+    Column
+        An array of int with at least one shard, and without repetitions: the query must get an
+        answer, even if no item has its key.
+    """
+    shards = F.flatten(
+        F.transform(keys, lambda key: F.concat(*(each.of_key(key) for each in parts)))
+    )
+    shards = F.array_intersect(shards, int_array(filled))
+    return F.when(F.size(shards) > 0, shards).otherwise(F.array(F.lit(filled[0])))
 
 
 def find_key_shards(packed: PackedItems, num_shards: int) -> KeyShards:

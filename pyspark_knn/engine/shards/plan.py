@@ -21,20 +21,31 @@ import functools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
+import numpy as np
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 from pyspark.sql.pandas.types import from_arrow_type
 
 from pyspark_knn.engine.rows.columns import Input, struct_type
+from pyspark_knn.engine.rows.features import features_of
 from pyspark_knn.engine.rows.key_columns import key_hashes
 from pyspark_knn.engine.search.answers import DISTANCE, FoundLists
-from pyspark_knn.engine.search.batches import Request
+from pyspark_knn.engine.search.batches import AFTER, Request
 from pyspark_knn.engine.search.in_shards import search_shards
 from pyspark_knn.engine.search.merge import merge_batches
+from pyspark_knn.engine.search.pairs import (
+    NEIGHBOR,
+    ORIGIN,
+    PLACE,
+    ROUTE,
+    PairRoutes,
+    read_pair_queries,
+)
 from pyspark_knn.engine.search.routing import route_nearest, route_radius, route_within
-from pyspark_knn.engine.shards.key_shards import KeyShards
+from pyspark_knn.engine.shards.key_shards import KeyShards, shards_of_query
 from pyspark_knn.engine.ship.batch_udf import batch_udf
+from pyspark_knn.engine.ship.guard import guarded
 from pyspark_knn.engine.ship.shard_rows import SHARD_COLUMNS, SHARD_SCHEMA
 from pyspark_knn.engine.ship.udf import BatchFunction
 from pyspark_knn.engine.spark.spreading import int_array, repartition_evenly, row_hash
@@ -72,10 +83,16 @@ class ShardPlan:
         The number of partitions of the shuffle that joins shards and queries.
     item_columns : dict of str to DataType
         The item columns that break ties, in this order; "id" comes first.
+    key_columns : dict of str to DataType
+        The item columns of keys, in their order; empty if the items have no keys.
+    dtype : numpy dtype
+        The type of the vectors, float32 or float64.
+    vector_type : DataType
+        The type of the vectors of the items as rows.
     cells : Cells or None
         The cells that the shards consist of; None if the shards are not cells.
-    key_shards : KeyShards or None
-        The shards of keys; None if the items have no keys.
+    key_shards : tuple of KeyShards
+        The shards of keys; empty if the items have no keys.
     """
 
     frame: DataFrame
@@ -84,8 +101,11 @@ class ShardPlan:
     replicas: int
     partitions: int
     item_columns: dict[str, T.DataType]
+    key_columns: dict[str, T.DataType]
+    dtype: np.dtype[np.floating]
+    vector_type: T.DataType
     cells: Cells | None
-    key_shards: KeyShards | None = None
+    key_shards: tuple[KeyShards, ...] = ()
 
     def answers(self, queries: DataFrame, inputs: dict[str, Input], request: Request) -> DataFrame:
         """Add the columns of `request.answer` to `queries`; see `Placement.search`."""
@@ -95,10 +115,10 @@ class ShardPlan:
 
     def _found(self, queries: DataFrame, types: InputTypes, request: Request) -> DataFrame:
         """Return the candidates of each query: a row for each shard that it is sent to."""
-        if self.key_shards is not None:
+        if self.key_shards:
             lists = isinstance(types[request.keys[0]], T.ArrayType)
             keys = key_hashes(_inputs(request.keys), lists=lists)
-            route = self.key_shards.of_query(keys, sorted(self.digests))
+            route = shards_of_query(self.key_shards, keys, sorted(self.digests))
             return self._searched(self._routed(queries, route), types, request)
         if self.cells is None:
             return self._searched(self.copies(queries), types, request)
@@ -134,6 +154,64 @@ class ShardPlan:
         found = self._searched(copies, types, request)
         either = [F.coalesce(name, before[name]).alias(name) for name in self._names]
         return found.select("query", "rest", *either)
+
+    def pairs(self, max_distance: float) -> DataFrame:
+        """Return all pairs of items within a distance, each once; see `Placement.pairs`.
+
+        Every two shards are compared once: the items of one of them are queries for the other.
+        """
+        items = self._pair_queries(max_distance)
+        inputs = features_of(items, "featuresCol", "features").inputs
+        after = F.when(F.col("shard") == F.col(ORIGIN), F.col(PLACE)).otherwise(-1)
+        replica = F.pmod(F.xxhash64(ORIGIN, PLACE), F.lit(self.replicas))
+        copies = items.select("*", F.explode(ROUTE).alias("shard")).select(
+            "shard",
+            F.col("id").alias("own_id"),
+            (F.col("shard") * self.replicas + replica).cast("int").alias("target"),
+            F.lit(_QUERY).alias("part"),
+            *(each.value.alias(f"input_{name}") for name, each in inputs.items()),
+            after.alias(f"input_{AFTER}"),
+            *(F.col(name).alias(f"input_{name}") for name in self.key_columns),
+        )
+        types = {name: each.type for name, each in inputs.items()}
+        types |= {AFTER: T.LongType(), **self.key_columns}
+        request = Request(
+            k=None,
+            max_distance=max_distance,
+            handle_invalid="error",
+            features_col="features",
+            inputs=tuple(types),
+            answer=FoundLists(T.StructType(), ()),
+            keys=tuple(self.key_columns),
+        )
+        found = self._searched(copies, types, request)
+        pairs = found.select("own_id", F.explode(F.arrays_zip("id", DISTANCE)).alias("pair"))
+        own, other = F.col("own_id"), F.col("pair")["id"]
+        return pairs.select(
+            F.least(own, other).alias("id"),
+            F.greatest(own, other).alias(NEIGHBOR),
+            F.col("pair")[DISTANCE].alias(DISTANCE),
+        )
+
+    def _pair_queries(self, max_distance: float) -> DataFrame:
+        """Return the items, each with the shards that it is compared in."""
+        filled = sorted(self.digests)
+        routes = PairRoutes(tuple(filled), max_distance, self.cells, self.dtype)
+        types = {
+            ORIGIN: T.IntegerType(),
+            PLACE: T.LongType(),
+            ROUTE: _INTS,
+            "features": self.vector_type,
+        }
+        columns = {"id": self.item_columns["id"], **self.key_columns}
+        run = guarded(functools.partial(read_pair_queries, self.digests, routes, tuple(columns)))
+        types |= columns
+        items = self.frame.select(*SHARD_COLUMNS).mapInArrow(run, struct_type(types))
+        if not self.key_shards:
+            return items
+        keys = key_hashes([F.col(name) for name in self.key_columns], lists=False)
+        of_key = shards_of_query(self.key_shards, keys, filled)
+        return items.withColumn(ROUTE, F.array_intersect(ROUTE, of_key))
 
     def copies(self, queries: DataFrame) -> DataFrame:
         """Return a copy of each query for each shard; any of them may be the carrier."""
@@ -178,7 +256,9 @@ class ShardPlan:
         )
         both = copies.unionByName(shards, allowMissingColumns=True)
         rows = repartition_evenly(both, self.partitions, "target")
-        rows = rows.sortWithinPartitions("target", "part")
+        # Queries that are compared with the same items come together.
+        after = [f"input_{name}" for name in types if name == AFTER]
+        rows = rows.sortWithinPartitions("target", "part", *after)
         answer = FoundLists(struct_type(self._lists), self._names)
         keep = "error" if request.handle_invalid == "error" else "keep"
         # What fits in one row is decided when the neighbors of all shards are merged.

@@ -60,6 +60,11 @@ def choose_num_shards(
     return min(wanted, num_items)
 
 
+def enough_shards(nbytes: int) -> int:
+    """Return the smallest number of shards of at most 256 MiB."""
+    return max(1, -(-nbytes // _SHARD_BYTES))
+
+
 def choose_num_replicas(num_shards: int, cores: int) -> int:
     """Return the number of tasks that share the queries of a shard, so that few cores are idle.
 

@@ -52,7 +52,7 @@ def write_bundle(content: Any, file: BinaryIO, *, broadcast: bool = False) -> st
     content : object
         Any object that can be pickled.
     file : binary file
-        An empty file, open for writing.
+        A file, open for writing. The bundle is written to its end, which is aligned.
     broadcast : bool, default=False
         Whether the bundle will be broadcast. Spark then pickles it, and the buffers must be aligned
         in the file with that pickle.
@@ -67,12 +67,13 @@ def write_bundle(content: Any, file: BinaryIO, *, broadcast: bool = False) -> st
     views = [buffer.raw() for buffer in buffers]
     extents = _extents(len(head), [view.nbytes for view in views], broadcast=broadcast)
     digest = hashlib.blake2b(head, digest_size=20)
+    begin = file.tell()
     file.write(_HEADER.pack(_MAGIC, len(head), len(views)))
     for extent in extents:
         file.write(_EXTENT.pack(*extent))
     file.write(head)
     for (offset, _), view in zip(extents, views, strict=True):
-        file.write(b"\0" * (offset - file.tell()))
+        file.write(b"\0" * (begin + offset - file.tell()))
         file.write(view)
         digest.update(view)
     return digest.hexdigest()
@@ -123,6 +124,15 @@ def read_bundle(data: memoryview) -> Any:
         raise ValueError(f"the index bundle is truncated: it has {len(data)} of {end} bytes")
     buffers = [data[offset : offset + size] for offset, size in extents]
     return pickle.loads(data[start : start + head], buffers=buffers)
+
+
+def bundle_end(data: memoryview) -> int:
+    """Return the length in bytes of the bundle at the start of `data`, which may be cut off."""
+    _, head, count = _HEADER.unpack_from(data)
+    start = _HEADER.size + count * _EXTENT.size
+    extents = _EXTENT.iter_unpack(data[_HEADER.size : start])
+    end: int = max([start + head, *(offset + size for offset, size in extents)])
+    return end
 
 
 def map_file(path: str) -> memoryview:

@@ -1,15 +1,19 @@
-"""The bundle of a shard as rows of a DataFrame: their format, the writer and the reader."""
+"""The content of a shard as rows of a DataFrame: their format, the writer and the reader.
+
+The content is two bundles, one after the other: the head, which is the items without their vectors,
+and the body, which is the rest. So the ids of a shard are read without its vectors.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import Any, BinaryIO, Protocol
 
 import numpy as np
 import pyarrow as pa
 
-from pyspark_knn.engine.ship.bundle import ALIGNMENT, read_bundle
+from pyspark_knn.engine.ship.bundle import ALIGNMENT, bundle_end, read_bundle, write_bundle
 from pyspark_knn.engine.spark.arrow import one_row
 
 _PART_BYTES = 8 << 20
@@ -26,8 +30,8 @@ class Shard:
         Its number, from 0; empty shards have none.
     rows, duplicates : int
         The number of items, and of those that have the same id as another one.
-    size : int
-        The bytes of the bundle.
+    size, head : int
+        The bytes of the content, and of its head.
     digest : str
         Equal for equal items, regardless of their original order.
     algorithm, reason : str
@@ -35,6 +39,8 @@ class Shard:
     radius : float or None
         Where shards are cells, the largest distance of an item from the center, in the unit of the
         metric.
+    label : float or None
+        The largest label; None if the items have no labels.
     converts : bool
         See `Placement.converts`.
     """
@@ -43,10 +49,12 @@ class Shard:
     rows: int
     duplicates: int
     size: int
+    head: int
     digest: str
     algorithm: str
     reason: str
     radius: float | None
+    label: float | None
     converts: bool
 
 
@@ -59,32 +67,57 @@ SHARD_SCHEMA = pa.schema(
         ("part", pa.int32()),
         ("offset", pa.int64()),
         ("size", pa.int64()),
+        ("head", pa.int64()),
         ("digest", pa.string()),
         ("rows", pa.int64()),
         ("duplicates", pa.int64()),
         ("algorithm", pa.string()),
         ("reason", pa.string()),
         ("radius", pa.float64()),
+        ("label", pa.float64()),
         ("converts", pa.bool_()),
         ("bytes", pa.binary()),
     ]
 )
-"""A row for each part of a bundle: `bytes` are at `offset` of `size`. The fields of `Shard` are set
-in part 0; `shard`, `size` and `digest` in every part."""
+"""A row for each part of the content: `bytes` are at `offset` of `size`. The fields of `Shard` are
+set in part 0; `shard`, `size` and `digest` in every part."""
 
 SHARD_COLUMNS = ("shard", "offset", "size", "digest", "bytes")
 """The columns that `ShardReader` needs."""
 
 
+class Body(Protocol):
+    """The content of a shard without its head."""
+
+    def joined(self, head: Any) -> Any:
+        """Return the whole content."""
+
+
+def write_content(head: object, body: Body, file: BinaryIO) -> int:
+    """Write the content of a shard, and return the bytes of its head."""
+    write_bundle(head, file)
+    end = file.tell()
+    file.write(b"\0" * (-end % ALIGNMENT))
+    write_bundle(body, file)
+    return end
+
+
+def read_content(data: memoryview) -> Any:
+    """Return the content of a shard, whose arrays are views of `data`."""
+    end = bundle_end(data)
+    body: Body = read_bundle(data[end + -end % ALIGNMENT :])
+    return body.joined(read_bundle(data[:end]))
+
+
 def shard_rows(shard: Shard, data: memoryview) -> Iterator[pa.RecordBatch]:
-    """Yield the bundle of a shard as rows of `SHARD_SCHEMA`, part by part.
+    """Yield the content of a shard as rows of `SHARD_SCHEMA`, part by part.
 
     Parameters
     ----------
     shard : Shard
         The summary; its size is that of `data`.
     data : memoryview
-        The bundle.
+        The content.
     """
     for part, offset in enumerate(range(0, len(data), _PART_BYTES)):
         cells: dict[str, Any] = asdict(shard)
@@ -94,17 +127,26 @@ def shard_rows(shard: Shard, data: memoryview) -> Iterator[pa.RecordBatch]:
         yield one_row(SHARD_SCHEMA, {**cells, "part": part, "offset": offset, "bytes": content})
 
 
+def head_parts(shards: Iterable[Shard]) -> int:
+    """Return the largest number of parts over which the head of a shard extends."""
+    return max(-(-shard.head // _PART_BYTES) for shard in shards)
+
+
 class ShardReader:
-    """A reader that opens the bundles of shards from their rows, one shard after another.
+    """A reader that opens the contents of shards from their rows, one shard after another.
 
     Parameters
     ----------
     digests : dict of int to str
         The digest that each shard had when it was first built.
+    heads : bool, default=False
+        Whether to read the heads alone. Then the parts after the head of a shard may be missing.
     """
 
-    def __init__(self, digests: dict[int, str]) -> None:
+    def __init__(self, digests: dict[int, str], *, heads: bool = False) -> None:
         self._digests = digests
+        self._heads = heads
+        self._end = 0
         self._shard = -1
         self._filled = 0
         self._buffer = np.empty(0, np.uint8)
@@ -123,7 +165,7 @@ class ShardReader:
         Returns
         -------
         bool
-            Whether it is the last part of its shard.
+            Whether it is the last part of its shard, or of the head of its shard.
 
         Raises
         ------
@@ -139,9 +181,12 @@ class ShardReader:
             raise RuntimeError(f"the parts of shard {shard} are not in order")
         self._filled = offset + part.size
         self._buffer[offset : self._filled] = np.frombuffer(part, np.uint8)
-        if self._filled < len(self._buffer):
+        if offset == 0 and self._heads:
+            self._end = bundle_end(self._buffer.data)
+        if not offset < self._end <= self._filled:
             return False
-        self._content = read_bundle(self._buffer.data)
+        data = self._buffer.data
+        self._content = read_bundle(data[: self._end]) if self._heads else read_content(data)
         return True
 
     def _begin(self, shard: int, size: int, digest: str) -> None:
@@ -152,23 +197,35 @@ class ShardReader:
                 "set idCol."
             )
         self._content = None  # frees the memory of the previous shard
+        # Memory that is never written, beyond the head, is never allocated.
         buffer = np.empty(size + ALIGNMENT, np.uint8)
         start = -buffer.ctypes.data % ALIGNMENT
         self._buffer = buffer[start : start + size]
-        self._shard, self._filled = shard, 0
+        self._shard, self._filled, self._end = shard, 0, size
 
     def content(self, shard: int) -> Any:
-        """Return the content of the bundle of `shard`, all of whose parts must have been read."""
+        """Return the content of `shard`, all of whose parts must have been read."""
         if self._content is None or shard != self._shard:
             raise RuntimeError(f"a query of shard {shard} comes before the shard itself")
         return self._content
 
 
-def open_shards(digests: dict[int, str], batches: Iterator[pa.RecordBatch]) -> Iterator[Any]:
-    """Yield the content of one bundle after another, from rows of `SHARD_COLUMNS`."""
-    reader = ShardReader(digests)
+def open_shards(
+    digests: dict[int, str], batches: Iterator[pa.RecordBatch], *, heads: bool = False
+) -> Iterator[tuple[int, Any]]:
+    """Yield the number and the content of one shard after another.
+
+    Parameters
+    ----------
+    digests, heads
+        See `ShardReader`.
+    batches : iterator of pyarrow.RecordBatch
+        Rows of `SHARD_COLUMNS`.
+    """
+    reader = ShardReader(digests, heads=heads)
     for batch in batches:
         columns = dict(zip(batch.schema.names, batch.columns, strict=True))
         for row in range(batch.num_rows):
             if reader.add(columns, row):
-                yield reader.content(columns["shard"][row].as_py())
+                shard = columns["shard"][row].as_py()
+                yield shard, reader.content(shard)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -156,6 +157,30 @@ class GroupedIndex:
         """The number of items of each group: ndarray of shape (n_groups,), dtype int64."""
         return np.diff(self._starts)
 
+    @property
+    def positions(self) -> NDArray[np.int64]:
+        """The position of the item of each row of `matrix`, as passed to `build`."""
+        return self._positions
+
+    @property
+    def starts(self) -> NDArray[np.int64]:
+        """Where the items of each group begin and the last ones end, as passed to `build`."""
+        return self._starts
+
+    def groups_of(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the groups of items, given their positions."""
+        groups: NDArray[np.int64] = np.searchsorted(
+            self._starts, self._places[positions], side="right"
+        )
+        return groups - 1
+
+    @functools.cached_property
+    def _places(self) -> NDArray[np.int64]:
+        """The row number of the item at each position: ndarray of shape (n_items,), dtype int64."""
+        places = np.empty_like(self._positions)
+        places[self._positions] = np.arange(len(places))
+        return places
+
     def vectors(self, positions: slice | NDArray[np.int64]) -> Rows:
         """Return the vectors of some items.
 
@@ -175,12 +200,11 @@ class GroupedIndex:
             inside = (self._positions >= start) & (self._positions < stop)
             places = np.flatnonzero(inside)
             return self.matrix[places[np.argsort(self._positions[places])]]
-        places = np.empty_like(self._positions)
-        places[self._positions] = np.arange(len(places))
-        return self.matrix[places[positions]]
+        return self.matrix[self._places[positions]]
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the attributes, without the large groups' parts of the matrix."""
+        self.__dict__.pop("_places", None)
         search = copy.copy(self._search)
         if search.large:
             nothing = self.matrix[:0]

@@ -1,0 +1,108 @@
+"""Merge items that are sorted already with new ones."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pyspark_knn.engine.fit.chunks import placed
+from pyspark_knn.engine.fit.packed import Gathered
+from pyspark_knn.engine.rows.items import Items
+from pyspark_knn.engine.rows.keys import Groups
+from pyspark_knn.index.base import storage_of
+from pyspark_knn.index.sparse.rows import SparseRows, slices_of
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from pyspark_knn.engine.fit.source import ItemSource
+    from pyspark_knn.index.base import Rows
+
+_PART_VALUES = 1 << 22
+"""Stored values of sparse vectors that are copied at a time."""
+
+
+def merge_items(old: Gathered, new: Gathered, source: ItemSource) -> Gathered:
+    """Return the items of a fit of the old and the new items.
+
+    Parameters
+    ----------
+    old, new : Gathered
+        Items with the same columns and in the same storage, sorted by `source.sort_by`.
+    source : ItemSource
+        What was read of the new items.
+
+    Returns
+    -------
+    Gathered
+        All items, with vectors of the wider type of both. The old vectors are copied once. Without
+        ids, the new items come after the old ones.
+    """
+    count = old.items.count + new.items.count
+    place = np.arange(count)
+    columns: Mapping[str, pa.Array] = {}
+    if old.items.columns:
+        first = pa.table(dict(old.items.columns))
+        table = pa.concat_tables([first, pa.table(dict(new.items.columns)).cast(first.schema)])
+        if source.id_type is not None:
+            # A stable sort, as of a fit: of equal items the old one comes first.
+            order = pc.sort_indices(table, [(name, "ascending") for name in source.sort_by])
+            table = table.take(order)
+            place[order.to_numpy()] = np.arange(count)
+        columns = Items.from_table(table).columns
+    items = Items(count, columns)
+    groups = Groups.of(items, list(source.key_types)) if source.key_types else None
+    if groups is not None:
+        place = groups.rows[place]
+    rows = np.concatenate([_positions(old), old.items.count + _positions(new)])
+    parts = (part for matrix in (old.matrix, new.matrix) for part in _parts(matrix))
+    dtype = np.result_type(old.matrix.dtype, new.matrix.dtype)
+    storage, dim = storage_of(old.matrix), old.matrix.shape[1]
+    return Gathered(items, placed(parts, place[rows], dim, dtype, storage), groups)
+
+
+def without_items(gathered: Gathered, removed: NDArray[np.int64], keys: Sequence[str]) -> Gathered:
+    """Return items without some of them.
+
+    Parameters
+    ----------
+    gathered : Gathered
+        The items.
+    removed : ndarray, dtype int64
+        The positions of the items to remove.
+    keys : sequence of str
+        The item columns of keys.
+
+    Returns
+    -------
+    Gathered
+        The others, at least one, in the same order.
+    """
+    kept = np.ones(gathered.items.count, dtype=bool)
+    kept[removed] = False
+    rows = pa.array(np.flatnonzero(kept))
+    columns = {name: each.take(rows) for name, each in gathered.items.columns.items()}
+    items = Items(len(rows), columns)
+    groups = Groups.of(items, keys) if keys else None
+    # Groups are numbered in the order of their keys, with or without the removed items.
+    return Gathered(items, gathered.matrix[kept[_positions(gathered)]], groups)
+
+
+def _positions(gathered: Gathered) -> NDArray[np.int64]:
+    """Return the position of the item of each row of the matrix."""
+    if gathered.groups is not None:
+        return gathered.groups.positions
+    return np.arange(gathered.items.count)
+
+
+def _parts(matrix: Rows) -> Iterator[Rows]:
+    """Yield the rows in parts: of sparse rows, the places of all values are computed at once."""
+    if not isinstance(matrix, SparseRows):
+        yield matrix
+        return
+    for rows in slices_of(matrix.lengths, _PART_VALUES):
+        yield matrix[rows]

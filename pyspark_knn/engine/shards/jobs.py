@@ -1,0 +1,312 @@
+"""The Spark jobs that build shards, and that find ids in them."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+from pyspark.sql import types as T
+from pyspark.sql.pandas.types import from_arrow_schema
+
+from pyspark_knn.engine.fit.chunks import CHANGED
+from pyspark_knn.engine.rows.columns import struct_type
+from pyspark_knn.engine.shards.build import PIECE_SCHEMA, ShardRequest, build_shards, split_chunks
+from pyspark_knn.engine.shards.clustering import ways_of
+from pyspark_knn.engine.shards.frames import ShardSource, SharedFrame, union_of
+from pyspark_knn.engine.shards.key_shards import KeyShards, find_key_shards
+from pyspark_knn.engine.shards.layout import ShardSeries, slots
+from pyspark_knn.engine.shards.sizing import LARGEST_SHARD, enough_shards, enough_tasks
+from pyspark_knn.engine.shards.updating import (
+    FOUND_SCHEMA,
+    RemovalRequest,
+    find_ids,
+    read_ids,
+    remove_items,
+)
+from pyspark_knn.engine.ship.bundle import read_bundle
+from pyspark_knn.engine.ship.guard import guarded
+from pyspark_knn.engine.ship.shard_rows import (
+    SHARD_COLUMNS,
+    SHARD_FIELDS,
+    SHARD_SCHEMA,
+    Shard,
+    head_parts,
+)
+from pyspark_knn.engine.spark import compat
+from pyspark_knn.engine.spark.caching import persisted
+from pyspark_knn.engine.spark.spreading import repartition_evenly
+from pyspark_knn.index.cells import ShardAssignment
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from pyspark_knn.engine.fit.packed import PackedItems
+    from pyspark_knn.engine.fit.source import ItemSource
+    from pyspark_knn.index.base import IndexSpec
+
+logger = logging.getLogger(__name__)
+
+_FETCHED_IDS = 1 << 20
+"""Up to so many new ids are fetched to the driver and sent to the tasks that look for them, which
+takes a fifth of the time of a join."""
+
+
+@dataclass(frozen=True)
+class ShardTraits:
+    """What all shards of an index have in common.
+
+    Attributes
+    ----------
+    source : ItemSource
+        What was read of the items.
+    num_features : int
+        The dimension of the vectors.
+    storage : {"dense", "sparse"}
+        How the vectors are stored.
+    dtype : numpy dtype
+        The type of the vectors, float32 or float64; those of some shards may be narrower.
+    cores : int
+        The number of tasks that the cluster runs at a time.
+    nbytes : int
+        The size of the vectors in bytes.
+    num_shards : int
+        The number of shards of a fit of these items, the empty ones included.
+    """
+
+    source: ItemSource
+    num_features: int
+    storage: str
+    dtype: np.dtype[np.floating]
+    cores: int
+    nbytes: int
+    num_shards: int
+
+
+def build_series(
+    packed: PackedItems,
+    spec: IndexSpec,
+    traits: ShardTraits,
+    series: ShardSeries,
+    position: int = 0,
+) -> ShardSource:
+    """Divide packed items into shards, and build the index of each on the executors.
+
+    Parameters
+    ----------
+    packed : PackedItems
+        The items.
+    spec : IndexSpec
+        The index of each shard.
+    traits : ShardTraits
+        What the shards have in common with those of other series.
+    series : ShardSeries
+        The shards.
+    position : int, default=0
+        The position of the first item, if items have no ids.
+
+    Returns
+    -------
+    ShardSource
+        The shards that have items.
+    """
+    source = packed.source
+    request = ShardRequest(
+        dim=packed.num_features,
+        dtype=packed.dtype,
+        num_shards=series.count,
+        first=series.first,
+        order=tuple(source.item_columns),
+        has_ids=bool(source.sort_by),
+        chunks=_chunk_table(packed, position),
+        spec=spec,
+        storage=traits.storage,
+        assignment=series.assignment,
+        keys=tuple(source.key_types),
+    )
+    tasks = enough_tasks(packed.nbytes(traits.storage), traits.cores)
+    built = _built(packed, request, min(series.count, tasks))
+    session = packed.frame.sparkSession
+    with (
+        compat.described(session, f"pyspark_knn: build {series.count} shards"),
+        persisted(built) as frame,
+    ):
+        shards = _shards_of(frame)
+        if sum(shard.rows for shard in shards) != packed.num_items:
+            what = "the rows in the shards differ from the rows counted before"
+            raise RuntimeError(CHANGED.format(what=what))
+    logger.info("built %d shards of %d items", len(shards), packed.num_items)
+    return ShardSource(SharedFrame(frame), shards)
+
+
+def next_series(
+    packed: PackedItems, spec: IndexSpec, before: Sequence[ShardSeries], traits: ShardTraits
+) -> ShardSeries:
+    """Return the shards of new items.
+
+    Parameters
+    ----------
+    packed : PackedItems
+        The new items.
+    spec : IndexSpec
+        The index of each shard.
+    before : sequence of ShardSeries
+        The shards of the other items.
+    traits : ShardTraits
+        What they have in common.
+
+    Returns
+    -------
+    ShardSeries
+        As few shards as their size allows, or one for each cell.
+    """
+    first, assigned = slots(before), before[0].assignment
+    nbytes = packed.nbytes(traits.storage)
+    count = enough_shards(nbytes)
+    if isinstance(assigned, ShardAssignment):
+        most = max(1, LARGEST_SHARD * packed.num_items // nbytes)
+        whole = np.ones(len(assigned.centers), np.int64)
+        ways = whole if count == 1 else ways_of(packed, assigned, most)
+        cut = ShardAssignment(assigned.centers, np.cumsum(ways) - ways, ways, spec.metric)
+        return ShardSeries(first, int(ways.sum()), cut)
+    if isinstance(assigned, KeyShards):
+        keys = find_key_shards(packed, count) if count > 1 else KeyShards((0,), {})
+        return ShardSeries(first, count, replace(keys, first=first))
+    return ShardSeries(first, count)
+
+
+def count_common_ids(old: Sequence[ShardSource], new: ShardSource, id_type: T.DataType) -> int:
+    """Return how many distinct ids of `new` occur in `old`; only the ids of shards are read.
+
+    Parameters
+    ----------
+    old : sequence of ShardSource
+        Shards.
+    new : ShardSource
+        Other shards.
+    id_type : DataType
+        The type of the ids in Python.
+    """
+    few = sum(shard.rows for shard in new.shards) <= _FETCHED_IDS
+    if few and head_parts(new.shards) == 1:
+        return find_wanted(old, _fetched_ids(new))[1]
+    common = _ids(old, id_type).join(_ids([new], id_type).distinct(), "id", "left_semi").distinct()
+    with compat.described(common.sparkSession, "pyspark_knn: count the ids that are known"):
+        return common.count()
+
+
+def _fetched_ids(source: ShardSource) -> pa.Array:
+    """Return the distinct ids of shards whose heads have a single part, on the driver."""
+    first = source.frame.where("part = 0").select(F.expr("substring(bytes, 1, head)").alias("head"))
+    with compat.described(first.sparkSession, "pyspark_knn: fetch the new ids"):
+        heads = [read_bundle(memoryview(row["head"])) for row in compat.collect(first)]
+    return pc.unique(pa.chunked_array([items.columns["id"] for items in heads]))
+
+
+def find_wanted(sources: Sequence[ShardSource], wanted: pa.Array) -> tuple[dict[int, int], int]:
+    """Find items by their ids; only the ids of shards are read.
+
+    Parameters
+    ----------
+    sources : sequence of ShardSource
+        The shards.
+    wanted : pyarrow.Array
+        Distinct ids in the form of Python.
+
+    Returns
+    -------
+    hits : dict of int to int
+        The shards that have items with such ids, and the number of these items in each.
+    distinct : int
+        The number of these ids that an item has.
+    """
+    run = guarded(functools.partial(find_ids, _digests(sources), wanted))
+    found = _heads(sources).mapInArrow(run, from_arrow_schema(FOUND_SCHEMA))
+    with compat.described(found.sparkSession, "pyspark_knn: find ids in shards"):
+        rows = found.collect()
+    which = [np.frombuffer(row.wanted, np.int64) for row in rows]
+    distinct = len(np.unique(np.concatenate(which))) if which else 0
+    return {row.shard: row.rows for row in rows}, distinct
+
+
+def build_without(
+    sources: Sequence[ShardSource], request: RemovalRequest, hits: Mapping[int, int]
+) -> ShardSource | None:
+    """Build shards again without some items, from their own rows.
+
+    Parameters
+    ----------
+    sources : sequence of ShardSource
+        The shards.
+    request : RemovalRequest
+        What to remove.
+    hits : mapping of int to int
+        The shards with such items, and the number of these items in each.
+
+    Returns
+    -------
+    ShardSource or None
+        The shards of `hits`, with the same numbers; None if all of them are empty now.
+    """
+    known = {shard.shard: shard for source in sources for shard in source.shards}
+    rest = {number: known[number].rows - many for number, many in hits.items()}
+    others = {number for number in known if rest.get(number, 0) == 0}
+    left = [source.without(others) for source in sources]
+    left = [source for source in left if source.shards]
+    if not left:
+        return None
+    run = guarded(functools.partial(remove_items, request, _digests(left)))
+    built = union_of(left).select(*SHARD_COLUMNS).mapInArrow(run, from_arrow_schema(SHARD_SCHEMA))
+    title = f"pyspark_knn: build {sum(map(bool, rest.values()))} shards without some items"
+    with compat.described(built.sparkSession, title), persisted(built) as frame:
+        shards = _shards_of(frame)
+        if {shard.shard: shard.rows for shard in shards} != {n: r for n, r in rest.items() if r}:
+            raise RuntimeError(CHANGED.format(what="the rows in rebuilt shards differ"))
+    return ShardSource(SharedFrame(frame), shards)
+
+
+def _digests(sources: Sequence[ShardSource]) -> dict[int, str]:
+    return {shard.shard: shard.digest for source in sources for shard in source.shards}
+
+
+def _ids(sources: Sequence[ShardSource], id_type: T.DataType) -> DataFrame:
+    """Return the ids of all items of some shards."""
+    run = guarded(functools.partial(read_ids, _digests(sources)))
+    return _heads(sources).mapInArrow(run, struct_type({"id": id_type}))
+
+
+def _heads(sources: Sequence[ShardSource]) -> DataFrame:
+    """Return the rows that contain the heads of shards. Spark does not decompress the others."""
+    parts = head_parts([shard for source in sources for shard in source.shards])
+    return union_of(sources).where(F.col("part") < parts).select(*SHARD_COLUMNS)
+
+
+def _built(packed: PackedItems, request: ShardRequest, partitions: int) -> DataFrame:
+    """Return the rows of the shards, which are built when they are first read."""
+    split = guarded(functools.partial(split_chunks, request))
+    build = guarded(functools.partial(build_shards, request))
+    pieces = packed.frame.mapInArrow(split, from_arrow_schema(PIECE_SCHEMA))
+    # Also of a single shard: packed items are numbered by the partitions of their own stage.
+    pieces = repartition_evenly(pieces, partitions, "shard").sortWithinPartitions("shard")
+    return pieces.mapInArrow(build, from_arrow_schema(SHARD_SCHEMA))
+
+
+def _chunk_table(packed: PackedItems, position: int) -> NDArray[np.int64]:
+    known = [(c.partition, c.chunk, 0, c.rows, c.content) for c in packed.chunks]
+    rows = np.array(known, np.int64)
+    rows[:, 2] = position + np.cumsum(rows[:, 3]) - rows[:, 3]
+    return rows
+
+
+def _shards_of(frame: DataFrame) -> tuple[Shard, ...]:
+    """Return the summaries of all shards; running this job builds the shards."""
+    rows = frame.where("part = 0").select(*SHARD_FIELDS).collect()
+    shards = (Shard(**row.asDict()) for row in rows)
+    return tuple(sorted(shards, key=lambda shard: shard.shard))

@@ -1,0 +1,57 @@
+"""What the shards of an index are: those of its fit, and those of each append."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pyspark_knn.engine.shards.key_shards import KeyShards
+from pyspark_knn.index.cells import Cells, ShardAssignment
+
+if TYPE_CHECKING:
+    from pyspark_knn.engine.ship.shard_rows import Shard
+
+
+@dataclass(frozen=True)
+class ShardSeries:
+    """The shards that one fit or one append built.
+
+    Attributes
+    ----------
+    first, count : int
+        The number of the first shard, and how many there are, the empty ones included.
+    assignment : ShardAssignment or KeyShards or None
+        The cells that the shards consist of, or the shards of keys; None if items were assigned to
+        shards by their ids.
+    """
+
+    first: int
+    count: int
+    assignment: ShardAssignment | KeyShards | None = None
+
+
+def slots(series: Sequence[ShardSeries]) -> int:
+    """Return the number of shards, the empty ones included."""
+    return series[-1].first + series[-1].count
+
+
+def key_shards(series: Sequence[ShardSeries]) -> tuple[KeyShards, ...]:
+    """Return the shards of keys; empty if there are no keys."""
+    return tuple(each.assignment for each in series if isinstance(each.assignment, KeyShards))
+
+
+def cells_of(series: Sequence[ShardSeries], shards: Sequence[Shard]) -> Cells | None:
+    """Return the cells of the shards that have items; None if shards are not cells.
+
+    The shards of an append have the same centers as those of the fit, but radii of their own.
+    """
+    cuts = [each.assignment for each in series if isinstance(each.assignment, ShardAssignment)]
+    if not cuts:
+        return None
+    numbers = np.array([shard.shard for shard in shards])
+    radii = np.array([shard.radius for shard in shards], np.float64)
+    cells = np.concatenate([cut.shard_cells() for cut in cuts])[numbers]
+    return Cells(numbers, cuts[0].centers[cells], radii, cuts[0].metric, cells)

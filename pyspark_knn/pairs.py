@@ -1,0 +1,52 @@
+"""The search for all pairs of items within a distance."""
+
+from __future__ import annotations
+
+from pyspark.sql import DataFrame, SparkSession
+
+from pyspark_knn.model import NeighborModel
+
+
+class HasPairs(NeighborModel):
+    """A model that finds pairs of its own items."""
+
+    def pairsWithin(
+        self, maxDistance: float | None = None, *, minSimilarity: float | None = None
+    ) -> DataFrame:
+        """Find all pairs of items within a distance, each pair once; lazy.
+
+        The search is exact, whatever k and numProbes are. It compares each item only with the items
+        after it, so it takes about half as long as a self-join.
+
+        Parameters
+        ----------
+        maxDistance : float, optional
+            The largest distance of a pair (inclusive), in the unit of the metric. By default, the
+            maxDistance or the minSimilarity of this model.
+        minSimilarity : float, optional
+            The smallest similarity of a pair (inclusive), in place of `maxDistance`.
+
+        Returns
+        -------
+        DataFrame
+            The columns id and neighbor (of the type of ``idCol``; positions, of type bigint, if it
+            is unset), of which id is the smaller one, and distance (double). Two items with the
+            same id are a pair as well.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If the limit is missing, is not a number, or does not suit the metric.
+        """
+        if maxDistance is None and minSimilarity is None:
+            maxDistance, minSimilarity = self.getMaxDistance(), self.getMinSimilarity()
+        if maxDistance is None and minSimilarity is None:
+            raise ValueError(
+                "pairsWithin requires maxDistance or minSimilarity, but neither is set"
+            )
+        wanted = self.copy()._set(k=None, maxDistance=maxDistance, minSimilarity=minSimilarity)
+        limit = wanted._limits().max_distance
+        session = SparkSession.getActiveSession()
+        if session is None:
+            raise ValueError("pairsWithin requires an active Spark session, but there is none")
+        return self._fitted.pairs(session, float("inf") if limit is None else limit)
