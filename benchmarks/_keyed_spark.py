@@ -29,8 +29,9 @@ QUERIES = (500_000, 100_000, 10_000, 1_000)
 """For each shape. There are 13 to 30 millions of pairs, which take the join a minute or so."""
 UDF_PAIRS = 15_000_000
 """With more pairs than this, the pandas UDF takes minutes, and gets a tenth of the queries."""
-COGROUPS = 2_000
-"""The largest number of groups of the cogrouped plan, which takes milliseconds for each."""
+COGROUPS, FEW_COGROUPS = 20_000, 5_000
+"""The cogrouped plan takes milliseconds for each group. Of more groups than the first number, it
+gets only the second."""
 CHECKED = 500
 SAME = 0.999
 """The share of equal neighbors; `vector_l2_distance` computes in float32."""
@@ -124,8 +125,8 @@ def one(spark: SparkSession, shape: Shape, count: int, dim: int, rounds: int) ->
     keys = rng.permutation(np.repeat(np.arange(len(shape.sizes)), shape.sizes))
     asked = shape.groups(rng, count)
     items, queries = rows(spark, keys, dim, 1), rows(spark, asked, dim, 2)
-    part = min(1.0, COGROUPS / len(shape.sizes))
-    chosen = F.col("key") < COGROUPS if part < 1 else F.lit(True)
+    part = 1.0 if len(shape.sizes) <= COGROUPS else FEW_COGROUPS / len(shape.sizes)
+    chosen = F.col("key") < part * len(shape.sizes)
     inputs = dict.fromkeys(PLANS, (items, queries))
     pairs = int(shape.sizes[asked].sum())
     tenth = pairs > UDF_PAIRS
