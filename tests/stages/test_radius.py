@@ -182,15 +182,13 @@ def test_the_most_frequent_class_of_a_sharded_model(
     items: DataFrame, queries: DataFrame, tmp_path: Path
 ) -> None:
     settings = {"idCol": "id", "k": None, "maxDistance": RADIUS, **PLACEMENTS["hash"]}
-    model = KNNClassifier(**settings).fit(items)
+    knn = KNNClassifier(**settings)
+    # The models of one fit share the index; the second one knows what the first did not need.
+    model, other = knn.fit(items, [{}, {knn.outlierLabel: "most_frequent"}])
     with pytest.raises(ValueError, match="outlierLabel 'most_frequent' can be set on a sharded"):
         model.copy({model.outlierLabel: "most_frequent"}).transform(valid(queries))
-    assert model.setOutlierLabel(1).transform(valid(queries)).where("id = 24").first().prediction
     with pytest.raises(ValueError, match="outlierLabel must be one of the 3 classes"):
-        KNNClassifier(outlierLabel=3, **settings).fit(items)
-    # The models of one fit share the index; the second one knows what the first did not need.
-    knn = KNNClassifier(**settings)
-    _, other = knn.fit(items, [{}, {knn.outlierLabel: "most_frequent"}])
+        model.copy({model.outlierLabel: 3}).transform(valid(queries))
     path = (tmp_path / "model").as_uri()
     other.save(path)
     most = float(np.bincount(LABELS.astype(int)).argmax())
