@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,14 +39,6 @@ PLACEMENTS: dict[str, dict[str, Any]] = {
     "hash": {"placement": "sharded", "numShards": 3},
     "kmeans": {"placement": "sharded", "numShards": 4, "shardBy": "kmeans"},
 }
-
-
-@pytest.fixture(autouse=True)
-def _quiet() -> Iterator[None]:
-    with warnings.catch_warnings():
-        # Spark 3.5 warns of its own use of pandas.
-        warnings.filterwarnings("ignore", "is_categorical_dtype")
-        yield
 
 
 @pytest.fixture(scope="module")
