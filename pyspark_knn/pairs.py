@@ -37,6 +37,15 @@ class HasPairs(NeighborModel):
         ------
         TypeError, ValueError
             If the limit is missing, is not a number, or does not suit the metric.
+
+        Examples
+        --------
+        >>> from pyspark_knn import KNNEstimator
+        >>> items = spark.createDataFrame(
+        ...     [("plum", [1.0, 1.0]), ("pear", [2.0, 1.0]), ("leek", [9.0, 7.0])],
+        ...     ["name", "features"])
+        >>> KNNEstimator(k=1, idCol="name").fit(items).pairsWithin(1.0).first()
+        Row(id='pear', neighbor='plum', distance=1.0)
         """
         if maxDistance is None and minSimilarity is None:
             maxDistance, minSimilarity = self.getMaxDistance(), self.getMinSimilarity()

@@ -173,7 +173,7 @@ def all_pairs(items: NDArray[np.float64], radius: float) -> list[tuple[str, str,
 @pytest.mark.parametrize("block_items", [1, 2, 10, 23, 35, 70, 1000])
 @pytest.mark.parametrize("most", [1, 40, 1 << 20])
 def test_every_pair_of_a_bundle_once(ref, block_items, most):
-    units = pa.record_batch({"id": np.arange(n_units(70, block_items))})
+    units = pa.RecordBatch.from_pydict({"id": pa.array(np.arange(n_units(70, block_items)))})
     batches = pairs_in_bundle(ref, 1.0, iter([units]), block_items, most)
     found = [tuple(row.values()) for batch in batches for row in batch.to_pylist()]
     assert sorted(found) == all_pairs(ITEMS, 1.0)
