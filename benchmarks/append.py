@@ -58,7 +58,7 @@ def main() -> None:
     for name in options.only.split(","):
         knn = KNNEstimator(k=10, idCol="id", **PLACEMENTS[name])
         first = knn.fit(old)
-        whole = first.append(new)
+        whole = knn.fit(union)
         contestants = {
             "append": lambda model=first: model.append(new),
             "remove": lambda model=whole: model.remove(removed),

@@ -48,6 +48,7 @@ from pyspark_knn.engine.shards.sizing import (
     choose_num_replicas,
     choose_num_shards,
     enough_tasks,
+    grown_num_shards,
 )
 from pyspark_knn.engine.shards.updating import RemovalRequest
 from pyspark_knn.engine.ship.guard import guarded
@@ -249,12 +250,19 @@ class Sharded(Placement):
         """See `Placement.append`; the new items become shards of their own."""
         self._check_session(packed.frame.sparkSession)
         nbytes = self._traits.nbytes + packed.nbytes(self.storage)
-        count = self.num_items + packed.num_items
+        by = "hash" if self._cells is None else "kmeans"
+        num_shards = grown_num_shards(
+            self.num_shards,
+            (self._traits.nbytes, self.num_items),
+            (nbytes, self.num_items + packed.num_items),
+            self._cores,
+            by,
+        )
         traits = replace(
             self._traits,
             nbytes=nbytes,
             dtype=np.result_type(self._traits.dtype, packed.dtype),
-            num_shards=self._renewed_num_shards(nbytes, count),
+            num_shards=num_shards,
         )
         series = next_series(packed, spec, self._series, self._traits)
         source = build_series(packed, spec, traits, series, self.num_items)
@@ -279,19 +287,6 @@ class Sharded(Placement):
         traits = replace(self._traits, nbytes=nbytes)
         duplicates = max(0, self.num_duplicates - (removed - distinct))
         return Sharded(sources, self._series, traits, duplicates)
-
-    def _renewed_num_shards(self, nbytes: int, num_items: int) -> int:
-        """Return the number of shards of a fit of more items, or of a load.
-
-        Where it was the default, it is the default for the larger size; else it is as requested,
-        unless shards would become too large.
-        """
-        by = "hash" if self._cells is None else "kmeans"
-        now, cores = self._traits, self._cores
-        default = choose_num_shards(None, now.nbytes, self.num_items, cores, by)
-        if self.num_shards == default:
-            return choose_num_shards(None, nbytes, num_items, cores, by)
-        return max(self.num_shards, -(-nbytes // LARGEST_SHARD))
 
     @property
     def largest_label(self) -> float | None:

@@ -323,6 +323,11 @@ def test_the_number_of_shards_after_an_append() -> None:
     assert sizing.enough_shards(0) == 1
     assert sizing.enough_shards(256 << 20) == 1
     assert sizing.enough_shards((256 << 20) + 1) == 2
+    gib, many = 1 << 30, 10**6
+    assert sizing.grown_num_shards(4, (gib, many), (2 * gib, many), 2, "hash") == 8
+    assert sizing.grown_num_shards(3, (gib, many), (2 * gib, many), 2, "hash") == 3
+    assert sizing.grown_num_shards(3, (gib, many), (4 * gib, many), 2, "hash") == 4
+    assert sizing.grown_num_shards(122, (gib, many), (gib, 2 * many), 2, "kmeans") == 244
 
 
 @pytest.mark.parametrize("ids", [None, [7, 8, 9]], ids=["positions", "ids"])

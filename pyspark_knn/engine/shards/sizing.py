@@ -65,6 +65,27 @@ def enough_shards(nbytes: int) -> int:
     return max(1, -(-nbytes // _SHARD_BYTES))
 
 
+def grown_num_shards(
+    before: int, old: tuple[int, int], new: tuple[int, int], cores: int, shard_by: str
+) -> int:
+    """Return the number of shards that a fit has after items were appended.
+
+    It is the default if it was so far, and else as requested, unless shards would be too large.
+
+    Parameters
+    ----------
+    before : int
+        The number so far.
+    old, new : (int, int)
+        The bytes of the vectors and the number of items, so far and with the new items.
+    cores, shard_by
+        See `choose_num_shards`.
+    """
+    if before == choose_num_shards(None, *old, cores, shard_by):
+        return choose_num_shards(None, *new, cores, shard_by)
+    return max(before, -(-new[0] // LARGEST_SHARD))
+
+
 def choose_num_replicas(num_shards: int, cores: int) -> int:
     """Return the number of tasks that share the queries of a shard, so that few cores are idle.
 
