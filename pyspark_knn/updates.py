@@ -39,9 +39,9 @@ class UpdatableModel(NeighborModel):
         ----------
         items : DataFrame
             The new items, with the columns that `fit` read: the features column by the name that
-            it has on this model, ``idCol``, ``labelCol``, ``weightCol`` and ``keyCols``. An id that an item
-            already has makes a duplicate, as at fit. Without ``idCol``, the new items get the
-            positions after the last one.
+            it has on this model, ``idCol``, ``labelCol``, ``weightCol`` and ``keyCols``. An id that
+            an item already has makes a duplicate, as at fit. Without ``idCol``, the new items get
+            the positions after the last one.
 
         Returns
         -------
