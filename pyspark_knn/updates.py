@@ -39,9 +39,9 @@ class UpdatableModel(NeighborModel):
         ----------
         items : DataFrame
             The new items, with the columns that `fit` read: the features column by the name that
-            it has on this model, and ``idCol``, ``labelCol`` and ``weightCol``. An id that an item
-            already has makes a duplicate, as at fit. Without ``idCol``, the new items get the
-            positions after the last one.
+            it has on this model, ``idCol``, ``labelCol``, ``weightCol`` and ``keyCols``. An id that
+            an item already has makes a duplicate, as at fit. Without ``idCol``, the new items get
+            the positions after the last one.
 
         Returns
         -------
@@ -52,12 +52,24 @@ class UpdatableModel(NeighborModel):
         Raises
         ------
         TypeError
-            If `items` is not a DataFrame, or if a column has a wrong type: ids must have the type
-            of this model's ids, or be narrower integers.
+            If `items` is not a DataFrame, or if a column has a wrong type: ids and keys must have
+            the type that they had at fit, or be narrower integers.
         ValueError
             As from `fit`, for example if a column does not exist or an item is invalid. Also if the
             vectors have other features than this model's, if a label is not among the classes that
             were declared at fit, or if the driver has not enough memory for a replicated index.
+
+        Examples
+        --------
+        >>> from pyspark_knn import KNNEstimator
+        >>> old = spark.createDataFrame([("plum", [1.0]), ("pear", [4.0])], ["id", "features"])
+        >>> new = spark.createDataFrame([("peach", [2.0])], ["id", "features"])
+        >>> model = KNNEstimator(k=2, idCol="id").fit(old)
+        >>> query = spark.createDataFrame([([1.0],)], ["features"])
+        >>> model.append(new).transform(query).first()["neighbors"]
+        ['plum', 'peach']
+        >>> model.append(new).remove(["plum"]).transform(query).first()["neighbors"]
+        ['peach', 'pear']
         """
         compat.session_of(items, "items")
         index = self._fitted

@@ -142,7 +142,7 @@ def test_answers_are_those_of_a_fit_of_the_same_items(
         if counts_all:  # a fit counts the duplicates within each shard only
             assert model._summary.numDuplicates == union._summary.numDuplicates
         assert (model.uid, type(model)) == (first.uid, type(first))
-        if name == "search" and which == "all":
+        if (placement, which) == ("sparse_hash", "all"):
             near = [each.pairsWithin(1.0) for each in (model, union)]
             assert sorted(near[0].collect()) == sorted(near[1].collect())
             within = [each.copy().setK(None).setMaxDistance(1.5) for each in (model, union)]
