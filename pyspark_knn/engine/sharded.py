@@ -153,7 +153,7 @@ class Sharded(Placement):
             nbytes=nbytes,
             num_shards=count,
         )
-        source = build_series(packed, spec, traits, series)
+        source = build_series(packed, spec, traits, series).source
         return cls([source], [series], traits, sum(each.duplicates for each in source.shards))
 
     @property
@@ -265,11 +265,11 @@ class Sharded(Placement):
             num_shards=num_shards,
         )
         series = next_series(packed, spec, self._series, self._traits)
-        source = build_series(packed, spec, traits, series, self.num_items)
-        duplicates = self.num_duplicates + sum(shard.duplicates for shard in source.shards)
+        built = build_series(packed, spec, traits, series, self.num_items)
+        duplicates = self.num_duplicates + sum(shard.duplicates for shard in built.source.shards)
         if self.id_type is not None:
-            duplicates += count_common_ids(self._sources, source, self.item_columns["id"])
-        return Sharded([*self._sources, source], [*self._series, series], traits, duplicates)
+            duplicates += count_common_ids(self._sources, built, self.item_columns["id"])
+        return Sharded([*self._sources, built.source], [*self._series, series], traits, duplicates)
 
     def remove(self, wanted: pa.Array, spec: IndexSpec) -> Placement:
         """See `Placement.remove`; only shards with such items are built again."""

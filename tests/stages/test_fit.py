@@ -64,7 +64,7 @@ def test_nothing_stays_persisted(spark: SparkSession) -> None:
 def test_nothing_stays_persisted_after_a_failed_build_of_shards(
     spark: SparkSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(frame: DataFrame) -> None:
+    def fail(frame: DataFrame, **_: bool) -> None:
         frame.count()
         raise KeyboardInterrupt
 
@@ -109,8 +109,8 @@ def test_chunks_are_fetched_in_slices_and_sorted(
     with _packed(frame, named=True, chunk_bytes=500, slice_bytes=4_000) as packed:
         assert len(packed.chunks) > 10
         assert sum(chunk.size for chunk in packed.chunks) > 2 * 4_000
-        found, matrix = packed.gather("dense")
-        _, sparse = packed.gather("sparse")
+        found, matrix, _ = packed.gather("dense")
+        _, sparse, _ = packed.gather("sparse")
     assert found.columns["id"].to_pylist() == list(range(400))
     np.testing.assert_array_equal(matrix, items[np.argsort(ids)])
     np.testing.assert_array_equal(sparse.dense(), matrix)

@@ -307,7 +307,7 @@ def test_a_shard_without_some_items_is_that_of_the_others(storage: str, kind: st
 
 
 def test_the_head_of_a_shard_is_read_without_its_body(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shard_rows, "_PART_BYTES", 1000)
+    monkeypatch.setattr(shard_rows, "PART_BYTES", 1000)
     _, rows = build(np.random.default_rng(3).normal(size=(200, 30)), list(range(200)), 2)
     digests = {number: parts[0]["digest"][0].as_py() for number, parts in rows.items()}
     shards = [parts[0].select(list(shard_rows.SHARD_FIELDS)) for parts in rows.values()]

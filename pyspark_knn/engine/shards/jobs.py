@@ -6,7 +6,7 @@ import functools
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -34,6 +34,7 @@ from pyspark_knn.engine.shards.updating import (
 from pyspark_knn.engine.ship.bundle import read_bundle
 from pyspark_knn.engine.ship.guard import guarded
 from pyspark_knn.engine.ship.shard_rows import (
+    PART_BYTES,
     SHARD_COLUMNS,
     SHARD_FIELDS,
     SHARD_SCHEMA,
@@ -53,6 +54,9 @@ if TYPE_CHECKING:
     from pyspark_knn.index.base import IndexSpec
 
 logger = logging.getLogger(__name__)
+
+_HEAD = "substring(bytes, 1, head)"
+"""The head of a shard, if it has a single part."""
 
 _FETCHED_IDS = 1 << 20
 """Up to so many new ids are fetched to the driver and sent to the tasks that look for them, which
@@ -90,13 +94,28 @@ class ShardTraits:
     num_shards: int
 
 
+class BuiltSeries(NamedTuple):
+    """The shards of a fit or of an append.
+
+    Attributes
+    ----------
+    source : ShardSource
+        The shards that have items.
+    ids : pyarrow.Array or None
+        The distinct ids of appended items, if they are few.
+    """
+
+    source: ShardSource
+    ids: pa.Array | None
+
+
 def build_series(
     packed: PackedItems,
     spec: IndexSpec,
     traits: ShardTraits,
     series: ShardSeries,
     position: int = 0,
-) -> ShardSource:
+) -> BuiltSeries:
     """Divide packed items into shards, and build the index of each on the executors.
 
     Parameters
@@ -114,7 +133,7 @@ def build_series(
 
     Returns
     -------
-    ShardSource
+    BuiltSeries
         The shards that have items.
     """
     source = packed.source
@@ -138,12 +157,15 @@ def build_series(
         compat.described(session, f"pyspark_knn: build {series.count} shards"),
         persisted(built) as frame,
     ):
-        shards = _shards_of(frame)
+        # Ids are fetched with the summaries of shards: another job would take as long as both.
+        few = series.first > 0 and packed.num_items <= _FETCHED_IDS
+        few = few and source.id_type is not None
+        shards, ids = _shards_of(frame, with_ids=few)
         if sum(shard.rows for shard in shards) != packed.num_items:
             what = "the rows in the shards differ from the rows counted before"
             raise RuntimeError(CHANGED.format(what=what))
     logger.info("built %d shards of %d items", len(shards), packed.num_items)
-    return ShardSource(SharedFrame(frame), shards)
+    return BuiltSeries(ShardSource(SharedFrame(frame), shards), ids)
 
 
 def next_series(
@@ -182,32 +204,24 @@ def next_series(
     return ShardSeries(first, count)
 
 
-def count_common_ids(old: Sequence[ShardSource], new: ShardSource, id_type: T.DataType) -> int:
+def count_common_ids(old: Sequence[ShardSource], new: BuiltSeries, id_type: T.DataType) -> int:
     """Return how many distinct ids of `new` occur in `old`; only the ids of shards are read.
 
     Parameters
     ----------
     old : sequence of ShardSource
         Shards.
-    new : ShardSource
+    new : BuiltSeries
         Other shards.
     id_type : DataType
         The type of the ids in Python.
     """
-    few = sum(shard.rows for shard in new.shards) <= _FETCHED_IDS
-    if few and head_parts(new.shards) == 1:
-        return find_wanted(old, _fetched_ids(new))[1]
-    common = _ids(old, id_type).join(_ids([new], id_type).distinct(), "id", "left_semi").distinct()
+    if new.ids is not None:
+        return find_wanted(old, new.ids)[1]
+    wanted = _ids([new.source], id_type).distinct()
+    common = _ids(old, id_type).join(wanted, "id", "left_semi").distinct()
     with compat.described(common.sparkSession, "pyspark_knn: count the ids that are known"):
         return common.count()
-
-
-def _fetched_ids(source: ShardSource) -> pa.Array:
-    """Return the distinct ids of shards whose heads have a single part, on the driver."""
-    first = source.frame.where("part = 0").select(F.expr("substring(bytes, 1, head)").alias("head"))
-    with compat.described(first.sparkSession, "pyspark_knn: fetch the new ids"):
-        heads = [read_bundle(memoryview(row["head"])) for row in compat.collect(first)]
-    return pc.unique(pa.chunked_array([items.columns["id"] for items in heads]))
 
 
 def find_wanted(sources: Sequence[ShardSource], wanted: pa.Array) -> tuple[dict[int, int], int]:
@@ -266,7 +280,7 @@ def build_without(
     built = union_of(left).select(*SHARD_COLUMNS).mapInArrow(run, from_arrow_schema(SHARD_SCHEMA))
     title = f"pyspark_knn: build {sum(map(bool, rest.values()))} shards without some items"
     with compat.described(built.sparkSession, title), persisted(built) as frame:
-        shards = _shards_of(frame)
+        shards, _ = _shards_of(frame)
         if {shard.shard: shard.rows for shard in shards} != {n: r for n, r in rest.items() if r}:
             raise RuntimeError(CHANGED.format(what="the rows in rebuilt shards differ"))
     return ShardSource(SharedFrame(frame), shards)
@@ -305,8 +319,18 @@ def _chunk_table(packed: PackedItems, position: int) -> NDArray[np.int64]:
     return rows
 
 
-def _shards_of(frame: DataFrame) -> tuple[Shard, ...]:
-    """Return the summaries of all shards; running this job builds the shards."""
-    rows = frame.where("part = 0").select(*SHARD_FIELDS).collect()
-    shards = (Shard(**row.asDict()) for row in rows)
-    return tuple(sorted(shards, key=lambda shard: shard.shard))
+def _shards_of(
+    frame: DataFrame, *, with_ids: bool = False
+) -> tuple[tuple[Shard, ...], pa.Array | None]:
+    """Return the summaries of all shards, and their distinct ids if each head has a single part.
+
+    Running this job builds the shards.
+    """
+    wanted = F.when(F.lit(with_ids) & (F.col("head") <= PART_BYTES), F.expr(_HEAD))
+    rows = compat.collect(frame.where("part = 0").select(*SHARD_FIELDS, wanted.alias("bytes")))
+    heads = [row.pop("bytes") for row in rows]
+    shards = tuple(sorted((Shard(**row) for row in rows), key=lambda shard: shard.shard))
+    if any(head is None for head in heads):
+        return shards, None
+    items = [read_bundle(memoryview(head)) for head in heads]
+    return shards, pc.unique(pa.chunked_array([each.columns["id"] for each in items]))

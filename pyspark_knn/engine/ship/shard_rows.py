@@ -16,7 +16,7 @@ import pyarrow as pa
 from pyspark_knn.engine.ship.bundle import ALIGNMENT, bundle_end, read_bundle, write_bundle
 from pyspark_knn.engine.spark.arrow import one_row
 
-_PART_BYTES = 8 << 20
+PART_BYTES = 8 << 20
 """The bytes of one row: small enough for every buffer of Spark and for Arrow's limit of 2 GiB."""
 
 
@@ -119,17 +119,17 @@ def shard_rows(shard: Shard, data: memoryview) -> Iterator[pa.RecordBatch]:
     data : memoryview
         The content.
     """
-    for part, offset in enumerate(range(0, len(data), _PART_BYTES)):
+    for part, offset in enumerate(range(0, len(data), PART_BYTES)):
         cells: dict[str, Any] = asdict(shard)
         if part > 0:
             cells = {name: cells[name] for name in ("shard", "size", "digest")}
-        content = pa.py_buffer(data[offset : offset + _PART_BYTES])
+        content = pa.py_buffer(data[offset : offset + PART_BYTES])
         yield one_row(SHARD_SCHEMA, {**cells, "part": part, "offset": offset, "bytes": content})
 
 
 def head_parts(shards: Iterable[Shard]) -> int:
     """Return the largest number of parts over which the head of a shard extends."""
-    return max(-(-shard.head // _PART_BYTES) for shard in shards)
+    return max(-(-shard.head // PART_BYTES) for shard in shards)
 
 
 class ShardReader:
