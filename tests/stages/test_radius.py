@@ -257,10 +257,17 @@ SETS = (np.random.default_rng(1).random((60, 12)) < 0.4).astype(np.float64)
 
 
 @pytest.mark.parametrize(
-    ("metric", "storage"),
-    [("jaccard", "sparse"), ("dice", "dense"), ("cosine", "sparse"), ("inner_product", "dense")],
+    ("metric", "storage", "placement"),
+    [
+        ("jaccard", "sparse", "replicated"),
+        ("dice", "dense", "replicated"),
+        ("cosine", "sparse", "hash"),
+        ("inner_product", "dense", "replicated"),
+    ],
 )
-def test_the_similarity_is_inclusive(spark: SparkSession, metric: str, storage: str) -> None:
+def test_the_similarity_is_inclusive(
+    spark: SparkSession, metric: str, storage: str, placement: str
+) -> None:
     frame = frame_of(spark, SETS)
     similarity = {"jaccard": 0.6, "dice": 0.8, "cosine": 0.75, "inner_product": 4.0}[metric]
     common, sizes = SETS @ SETS.T, SETS.sum(axis=1)
@@ -273,7 +280,8 @@ def test_the_similarity_is_inclusive(spark: SparkSession, metric: str, storage: 
     # Compared without division; a square root of a product of whole numbers is exact if it is one.
     similar = common >= similarity * below - 1e-9
     assert (common == similarity * below).any()
-    knn = KNNEstimator(k=None, minSimilarity=similarity, metric=metric, idCol="id", storage=storage)
+    settings = {"storage": storage, **PLACEMENTS[placement]}
+    knn = KNNEstimator(k=None, minSimilarity=similarity, metric=metric, idCol="id", **settings)
     model = knn.fit(frame)
     found = model.transform(frame).select("id", "neighbors").collect()
     assert {row.id: sorted(row.neighbors) for row in found} == {
