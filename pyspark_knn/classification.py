@@ -159,6 +159,9 @@ class KNNClassificationModel(
             )
         _check_thresholds(self.getThresholds(), classes)
         check_outlier_label(self.getOutlierLabel(), classes)
+        most = summary.mostFrequentClass
+        if most is not None and most >= classes:
+            raise ValueError(f"mostFrequentClass is {most}, but numClasses is {classes}")
 
     def predictRaw(self, value: Vector | Sequence[float] | NDArray[Any]) -> Vector:
         """Return the votes of each class for one vector, computed on the driver."""
