@@ -1,7 +1,9 @@
 """Time append of new items, and remove, against a fit of all items.
 
     python benchmarks/append.py [--rows 2000000] [--dim 64] [--share 0.01] [--rounds 3]
-                                [--only replicated,hash,kmeans]
+                                [--only replicated,hash,kmeans] [--arrays]
+
+The vectors are MLlib's, or arrays of float with --arrays, which a fit reads faster.
 
 The ids of the new items are spread evenly among those of the old ones. All contestants take turns,
 so that other work on the machine slows all of them equally. The answers of 300 queries are
@@ -14,6 +16,7 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from _harness import check, median, ratio, show, start, take_turns, vectors
+from pyspark.ml.functions import array_to_vector
 from pyspark.sql import functions as F
 
 from pyspark_knn import KNNEstimator
@@ -44,11 +47,14 @@ def main() -> None:
     parser.add_argument("--share", type=float, default=0.01)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", default=",".join(PLACEMENTS))
+    parser.add_argument("--arrays", action="store_true", help="arrays instead of MLlib vectors")
     options = parser.parse_args()
-    spark = start(spark__driver__memory="6g")
+    spark = start(spark__driver__memory="8g")
     items = vectors(spark, options.rows, options.dim)
     is_new = F.col("id") % round(1 / options.share) == 1
-    old, new = (items.where(each).persist() for each in (~is_new, is_new))
+    kind = F.col("features") if options.arrays else array_to_vector("features").alias("features")
+    parts = (items.where(each).select("id", kind) for each in (~is_new, is_new))
+    old, new = (each.persist() for each in parts)
     added, _ = new.count(), old.count()
     items.unpersist()
     union = old.union(new)
@@ -75,8 +81,8 @@ def main() -> None:
         for model in (first, whole, *models.values()):
             model.unpersist()
     show(
-        f"{added:,} of {options.rows:,} x {options.dim} items appended and removed, local[2], "
-        "seconds (median)",
+        f"{added:,} of {options.rows:,} x {options.dim} items appended and removed, "
+        f"{'arrays' if options.arrays else 'MLlib vectors'}, local[2], seconds (median)",
         ["placement", "shards", "fit of all", "append", "remove", "fit / append", "fit / remove"],
         rows,
     )
