@@ -193,6 +193,9 @@ class KNNClassificationModel(
             )
         _check_thresholds(self.getThresholds(), classes)
         check_outlier_label(self.getOutlierLabel(), classes)
+        most = summary.mostFrequentClass
+        if most is not None and most >= classes:
+            raise ValueError(f"mostFrequentClass is {most}, but numClasses is {classes}")
 
     def _learn_from(self, items: DataFrame, packed: PackedItems, summary: FitSummary) -> FitSummary:
         name, largest = self.getLabelCol(), int(cast("float", packed.largest_label))

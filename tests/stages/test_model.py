@@ -70,9 +70,9 @@ def test_repr_and_explain_params(model: KNNModel) -> None:
         assert part in said
     assert repr(KNNModel()).endswith("without an index")
     assert (
-        "number of neighbors (items) per query, >= 1 (default: 5, current: 4)"
-        in model.explainParams()
-    )
+        "number of neighbors (items) per query, >= 1; None for all items within maxDistance "
+        "(default: 5, current: 4)"
+    ) in model.explainParams()
     assert "k: number of neighbors" in KNNEstimator().explainParam("k")
     assert repr(KNNEstimator()).startswith("KNNEstimator_")
 

@@ -22,17 +22,25 @@ from pyspark_knn import (
 )
 from pyspark_knn.engine.search import batches
 from tests.support import oracle
-from tests.support.frames import answers, frame_of
+from tests.support.frames import Matrix, answers, frame_of
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
 RADIUS = 2.0
-RANDOM = np.random.default_rng(4)
-ITEMS = RANDOM.integers(-3, 4, (120, 3)).astype(np.float64)
-NAMES = [f"n{i:03d}" for i in RANDOM.permutation(120)]
-QUERIES = np.vstack([RANDOM.integers(-3, 4, (24, 3)), [[40.0, 0.0, 0.0]]]).astype(np.float64)
-LABELS = RANDOM.integers(0, 3, 120).astype(np.float64)
+FAR_AWAY = [40.0, 0.0, 0.0]
+
+
+def _lattice() -> tuple[Matrix, list[str], Matrix, Matrix]:
+    """Items with many equal distances, their ids and labels, and queries, one of them far away."""
+    rng = np.random.default_rng(4)
+    items = rng.integers(-3, 4, (120, 3)).astype(np.float64)
+    names = [f"n{i:03d}" for i in rng.permutation(120)]
+    queries = np.vstack([rng.integers(-3, 4, (24, 3)), [FAR_AWAY]]).astype(np.float64)
+    return items, names, queries, rng.integers(0, 3, 120).astype(np.float64)
+
+
+ITEMS, NAMES, QUERIES, LABELS = _lattice()
 
 PLACEMENTS: dict[str, dict[str, Any]] = {
     "replicated": {"placement": "replicated"},
@@ -249,10 +257,17 @@ SETS = (np.random.default_rng(1).random((60, 12)) < 0.4).astype(np.float64)
 
 
 @pytest.mark.parametrize(
-    ("metric", "storage"),
-    [("jaccard", "sparse"), ("dice", "dense"), ("cosine", "sparse"), ("inner_product", "dense")],
+    ("metric", "storage", "placement"),
+    [
+        ("jaccard", "sparse", "replicated"),
+        ("dice", "dense", "replicated"),
+        ("cosine", "sparse", "hash"),
+        ("inner_product", "dense", "replicated"),
+    ],
 )
-def test_the_similarity_is_inclusive(spark: SparkSession, metric: str, storage: str) -> None:
+def test_the_similarity_is_inclusive(
+    spark: SparkSession, metric: str, storage: str, placement: str
+) -> None:
     frame = frame_of(spark, SETS)
     similarity = {"jaccard": 0.6, "dice": 0.8, "cosine": 0.75, "inner_product": 4.0}[metric]
     common, sizes = SETS @ SETS.T, SETS.sum(axis=1)
@@ -265,7 +280,8 @@ def test_the_similarity_is_inclusive(spark: SparkSession, metric: str, storage: 
     # Compared without division; a square root of a product of whole numbers is exact if it is one.
     similar = common >= similarity * below - 1e-9
     assert (common == similarity * below).any()
-    knn = KNNEstimator(k=None, minSimilarity=similarity, metric=metric, idCol="id", storage=storage)
+    settings = {"storage": storage, **PLACEMENTS[placement]}
+    knn = KNNEstimator(k=None, minSimilarity=similarity, metric=metric, idCol="id", **settings)
     model = knn.fit(frame)
     found = model.transform(frame).select("id", "neighbors").collect()
     assert {row.id: sorted(row.neighbors) for row in found} == {

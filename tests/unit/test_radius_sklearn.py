@@ -22,12 +22,18 @@ from pyspark_knn.engine.placing import replicate
 from pyspark_knn.engine.rows.items import Items
 from pyspark_knn.fit_summary import FitSummary
 
-RANDOM = np.random.default_rng(6)
-ITEMS = RANDOM.normal(size=(80, 2))
-LABELS = RANDOM.choice([0, 0, 2, 3], 80)
-VALUES = RANDOM.normal(size=80)
-QUERIES = np.vstack([RANDOM.normal(size=(15, 2)), [[50.0, 50.0]]])
 RADIUS = 0.8
+
+
+def _data() -> tuple[NDArray[Any], ...]:
+    """Items, their classes and values, and queries, of which the last is far from all items."""
+    rng = np.random.default_rng(6)
+    items, labels = rng.normal(size=(80, 2)), rng.choice([0, 0, 2, 3], 80)
+    values = rng.normal(size=80)
+    return items, labels, values, np.vstack([rng.normal(size=(15, 2)), [[50.0, 50.0]]])
+
+
+ITEMS, LABELS, VALUES, QUERIES = _data()
 
 
 def predicted(model: Any) -> NDArray[np.float64]:

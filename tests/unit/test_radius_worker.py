@@ -31,10 +31,16 @@ from pyspark_knn.index.similarity import distance_of
 from tests.support import oracle
 from tests.support.batches import array_column
 
-RANDOM = np.random.default_rng(8)
-ITEMS = RANDOM.integers(0, 4, (70, 2)).astype(np.float64)
+
+def _data() -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Items with many equal distances, and queries."""
+    rng = np.random.default_rng(8)
+    drawn = rng.integers(0, 4, (70, 2)), rng.integers(0, 5, (20, 2))
+    return drawn[0].astype(np.float64), drawn[1].astype(np.float64)
+
+
+ITEMS, QUERIES = _data()
 NAMES = [f"n{i:02d}" for i in range(70)]
-QUERIES = RANDOM.integers(0, 5, (20, 2)).astype(np.float64)
 
 LISTS = T.StructType(
     [
