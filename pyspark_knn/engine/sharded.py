@@ -37,6 +37,7 @@ from pyspark_knn.engine.shards.jobs import (
     build_series,
     build_without,
     count_common_ids,
+    count_duplicates,
     find_wanted,
     next_series,
 )
@@ -153,8 +154,9 @@ class Sharded(Placement):
             nbytes=nbytes,
             num_shards=count,
         )
-        source = build_series(packed, spec, traits, series).source
-        return cls([source], [series], traits, sum(each.duplicates for each in source.shards))
+        built = build_series(packed, spec, traits, series)
+        duplicates = count_duplicates(built, series, _id_wire_type(packed.source))
+        return cls([built.source], [series], traits, duplicates)
 
     @property
     def converts(self) -> bool:
@@ -266,7 +268,8 @@ class Sharded(Placement):
         )
         series = next_series(packed, spec, self._series, self._traits)
         built = build_series(packed, spec, traits, series, self.num_items)
-        duplicates = self.num_duplicates + sum(shard.duplicates for shard in built.source.shards)
+        ids = _id_wire_type(self._traits.source)
+        duplicates = self.num_duplicates + count_duplicates(built, series, ids)
         if self.id_type is not None:
             duplicates += count_common_ids(self._sources, built, self.item_columns["id"])
         return Sharded([*self._sources, built.source], [*self._series, series], traits, duplicates)
@@ -318,6 +321,11 @@ class Sharded(Placement):
         """See `Placement.unpersist`; every later search rebuilds the shards."""
         for source in self._sources:
             source.shared.leave(self)
+
+
+def _id_wire_type(source: ItemSource) -> T.DataType | None:
+    """Return the type that ids have in Python; None if items have no ids."""
+    return None if source.id_type is None else source.item_columns["id"]
 
 
 def _check_memory(needed: int) -> None:

@@ -204,6 +204,31 @@ def next_series(
     return ShardSeries(first, count)
 
 
+def count_duplicates(built: BuiltSeries, series: ShardSeries, id_type: T.DataType | None) -> int:
+    """Return how many items of a series have the same id as an item before them.
+
+    Items that are assigned by their ids are counted in each shard. Otherwise equal ids may be in
+    several shards, and a job reads the ids of all of them.
+
+    Parameters
+    ----------
+    built : BuiltSeries
+        The shards.
+    series : ShardSeries
+        How items were assigned to them.
+    id_type : DataType or None
+        The type of the ids in Python; None if items have no ids.
+    """
+    if series.assignment is None or id_type is None:
+        return sum(shard.duplicates for shard in built.source.shards)
+    count = sum(shard.rows for shard in built.source.shards)
+    if built.ids is not None:
+        return count - len(built.ids)
+    distinct = _ids([built.source], id_type).distinct()
+    with compat.described(distinct.sparkSession, "pyspark_knn: count distinct ids"):
+        return count - distinct.count()
+
+
 def count_common_ids(old: Sequence[ShardSource], new: BuiltSeries, id_type: T.DataType) -> int:
     """Return how many distinct ids of `new` occur in `old`; only the ids of shards are read.
 
