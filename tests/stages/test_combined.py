@@ -13,10 +13,9 @@ from tests.support.frames import answers
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
-RNG = np.random.default_rng(61)
+VECTORS = np.random.default_rng(61).integers(-2, 3, (90, 3)).astype(float)
 ROWS = [
-    (i, row, ["a", "b", "c"][i % 3], float(i % 4 == 0))
-    for i, row in enumerate(RNG.integers(-2, 3, (90, 3)).astype(float).tolist())
+    (i, row, ["a", "b", "c"][i % 3], float(i % 4 == 0)) for i, row in enumerate(VECTORS.tolist())
 ]
 SCHEMA = "id long, features array<double>, kind string, label double"
 

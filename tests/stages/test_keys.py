@@ -25,13 +25,12 @@ from tests.support.oracle import direct_distances, nearest
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
-RNG = np.random.default_rng(16)
 TENANTS = ["ada", "bob", "cyd", None]
-ITEMS = RNG.integers(-2, 3, (160, 3)).astype(float)
+ITEMS = np.random.default_rng(16).integers(-2, 3, (160, 3)).astype(float)
 # One key has half of the items, and is divided over several shards.
 KEYS = [("ada" if i % 2 else TENANTS[i % 7 % 4], int(i % 3)) for i in range(160)]
-IDS = RNG.permutation(1000)[:160].tolist()
-QUERIES = RNG.integers(-3, 4, (40, 3)).astype(float)
+IDS = np.random.default_rng(17).permutation(1000)[:160].tolist()
+QUERIES = np.random.default_rng(18).integers(-3, 4, (40, 3)).astype(float)
 ASKED = [([*TENANTS, "eve"][i % 5], int(i % 4)) for i in range(40)]
 
 PLACEMENTS: dict[str, dict[str, Any]] = {

@@ -18,6 +18,7 @@ from sklearn.neighbors import (
 )
 
 from pyspark_knn import KNNClassificationModel, KNNModel, KNNRegressionModel
+from pyspark_knn.engine.fit.packed import Gathered
 from pyspark_knn.engine.placing import replicate
 from pyspark_knn.engine.rows.items import Items
 from pyspark_knn.fit_summary import FitSummary
@@ -44,7 +45,8 @@ def model_of(kind: Any, labels: Any = None, matrix: Any = ITEMS, **settings: Any
     model = kind()._set(**settings)
     columns = {} if labels is None else {"label": pa.array(labels, pa.float64())}
     summary = FitSummary(numClasses=4)
-    model._hold(replicate(Items(len(matrix), columns), matrix, model._spec(), None), summary)
+    gathered = Gathered(Items(len(matrix), columns), matrix)
+    model._hold(replicate(gathered, model._spec(), None), summary)
     return model
 
 

@@ -196,8 +196,9 @@ class PackedItems:
         name = self.source.features_col
         self.num_skipped = sum(row.skipped for row in rows if row.chunk < 0)
         if not dims and not self._may_be_empty:
-            why = "invalid vectors or null keys" if self.source.key_types else "invalid vectors"
-            skipped = f" ({self.num_skipped} rows with {why} were skipped)" * bool(self.num_skipped)
+            keys = bool(self.source.key_types)
+            kind = "rows with invalid vectors or null keys" if keys else "invalid rows"
+            skipped = f" ({self.num_skipped} {kind} were skipped)" * bool(self.num_skipped)
             raise ValueError(f"featuresCol {name!r} contains no vectors to fit{skipped}")
         if len(dims) > 1 and self.source.handle_invalid == "error":
             found = ", ".join(f"{dim} ({dims[dim]} rows)" for dim in sorted(dims))
