@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from pyspark_knn.engine.fit.chunks import placed
-from pyspark_knn.engine.fit.packed import Gathered
+from pyspark_knn.engine.fit.packed import Gathered, arranged
 from pyspark_knn.engine.rows.items import Items
 from pyspark_knn.engine.rows.keys import Groups
 from pyspark_knn.index.base import storage_of
@@ -43,21 +42,12 @@ def merge_items(old: Gathered, new: Gathered, source: ItemSource) -> Gathered:
         ids, the new items come after the old ones.
     """
     count = old.items.count + new.items.count
-    place = np.arange(count)
-    columns: Mapping[str, pa.Array] = {}
+    table = None
     if old.items.columns:
         first = pa.table(dict(old.items.columns))
         table = pa.concat_tables([first, pa.table(dict(new.items.columns)).cast(first.schema)])
-        if source.id_type is not None:
-            # A stable sort, as of a fit: of equal items the old one comes first.
-            order = pc.sort_indices(table, [(name, "ascending") for name in source.sort_by])
-            table = table.take(order)
-            place[order.to_numpy()] = np.arange(count)
-        columns = Items.from_table(table).columns
-    items = Items(count, columns)
-    groups = Groups.of(items, list(source.key_types)) if source.key_types else None
-    if groups is not None:
-        place = groups.rows[place]
+    # As of a fit: of equal items the old one comes first.
+    items, groups, place = arranged(table, count, source)
     rows = np.concatenate([_positions(old), old.items.count + _positions(new)])
     parts = (part for matrix in (old.matrix, new.matrix) for part in _parts(matrix))
     dtype = np.result_type(old.matrix.dtype, new.matrix.dtype)

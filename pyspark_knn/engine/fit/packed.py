@@ -35,6 +35,8 @@ from pyspark_knn.engine.spark.caching import persisted, unpersist
 from pyspark_knn.index.base import SPARSE
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from pyspark_knn.index.base import Rows
 
 logger = logging.getLogger(__name__)
@@ -233,16 +235,7 @@ class PackedItems:
         # A single slice is fetched with all columns in one job, which is faster than planning two.
         small = len(list(self._slices())) == 1
         rows = list(self._fetch()) if small else self._fetch("columns")
-        table = self._gather_columns(rows)
-        place = np.arange(self.num_items)
-        if table is not None and self.source.sort_by:
-            order = pc.sort_indices(table, [(name, "ascending") for name in self.source.sort_by])
-            table = table.take(order)
-            place[order.to_numpy()] = np.arange(self.num_items)
-        items = self._items(table)
-        groups = Groups.of(items, list(self.source.key_types)) if self.source.key_types else None
-        if groups is not None:
-            place = groups.rows[place]
+        items, groups, place = arranged(self._gather_columns(rows), self.num_items, self.source)
         chunks = rows if small else self._fetch("dtype", "lengths", "indices", "values")
         parts = (part for row in chunks for _, part in unpack(row, self.num_features, storage))
         matrix = placed(parts, place, self.num_features, self.dtype, storage)
@@ -252,12 +245,6 @@ class PackedItems:
         if not self.source.columns:
             return None
         return pa.concat_tables(columns_of(row) for row in rows)
-
-    def _items(self, table: pa.Table | None) -> Items:
-        if table is None:
-            return Items(self.num_items, {})
-        hidden = [name for name in (POSITION, KEY_HASH) if name in table.column_names]
-        return Items.from_table(table.drop(hidden))
 
     def _fetch(self, *names: str) -> Iterator[dict[str, Any]]:
         """Yield the chunks in order, fetched in bounded slices; by default with all columns."""
@@ -289,6 +276,45 @@ class PackedItems:
             part.append(chunk)
             size += chunk.size
         yield part
+
+
+def arranged(
+    table: pa.Table | None, count: int, source: ItemSource
+) -> tuple[Items, Groups | None, NDArray[np.int64]]:
+    """Sort items, and divide them into groups if they have keys.
+
+    Parameters
+    ----------
+    table : pyarrow.Table or None
+        The columns of the items; None if they have none.
+    count : int
+        The number of items.
+    source : ItemSource
+        What was read of the items.
+
+    Returns
+    -------
+    items : Items
+        The items without their vectors, sorted by `source.sort_by`; of equal items the first one
+        stays first.
+    groups : Groups or None
+        Their groups; None if there are no keys.
+    place : ndarray of shape (count,), dtype int64
+        The row of the matrix for the vector of each row of `table`, see `Gathered`.
+    """
+    place = np.arange(count)
+    if table is None:
+        return Items(count, {}), None, place
+    if source.sort_by:
+        order = pc.sort_indices(table, [(name, "ascending") for name in source.sort_by])
+        table = table.take(order)
+        place[order.to_numpy()] = np.arange(count)
+    hidden = [name for name in (POSITION, KEY_HASH) if name in table.column_names]
+    items = Items.from_table(table.drop(hidden))
+    if not source.key_types:
+        return items, None, place
+    groups = Groups.of(items, list(source.key_types))
+    return items, groups, groups.rows[place]
 
 
 def _pack(dataset: DataFrame, source: ItemSource, request: packing.PackRequest) -> DataFrame:
