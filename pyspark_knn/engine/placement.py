@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -179,10 +180,7 @@ class Placement(ABC):
 
     def _pairs_with_ids(self, frame: DataFrame) -> DataFrame:
         """Return pairs with the ids in their Spark type, given ids in the form of Python."""
-        if self.id_type is None:
-            return frame
-        ids = {name: from_wire(F.col(name), self.id_type) for name in ("id", NEIGHBOR)}
-        return frame.withColumns(ids)
+        return _in_types(frame, dict.fromkeys(("id", NEIGHBOR), self.id_type))
 
     @abstractmethod
     def items_frame(self, session: SparkSession) -> DataFrame:
@@ -204,19 +202,11 @@ class Placement(ABC):
             return None
         wire = {name: wire_type(kind) for name, kind in self.key_types.items()}
         keys = self.columns_frame(session, wire)
-        return GroupSizes.of(
-            keys.select(
-                *(from_wire(F.col(name), kind).alias(name) for name, kind in self.key_types.items())
-            )
-        )
+        return GroupSizes.of(_in_types(keys, self.key_types))
 
     def _in_spark_types(self, frame: DataFrame) -> DataFrame:
         """Return items with ids and keys in their Spark types, given them in the form of Python."""
-        types = {"id": self.id_type, **self.key_types}
-        found = {
-            name: from_wire(F.col(name), kind) for name, kind in types.items() if kind is not None
-        }
-        return frame.withColumns(found) if found else frame
+        return _in_types(frame, {"id": self.id_type, **self.key_types})
 
     @abstractmethod
     def fetch(self) -> tuple[Items, Rows]:
@@ -282,3 +272,9 @@ class Placement(ABC):
     @abstractmethod
     def unpersist(self) -> None:
         """Free the memory and disk of the index on the executors. Later searches still work."""
+
+
+def _in_types(frame: DataFrame, types: Mapping[str, T.DataType | None]) -> DataFrame:
+    """Return columns in their Spark types, given them in the form of Python; None changes none."""
+    found = {name: from_wire(F.col(name), kind) for name, kind in types.items() if kind is not None}
+    return frame.withColumns(found) if found else frame
