@@ -288,7 +288,7 @@ class Sharded(Placement):
             sources.append(rebuilt)
         nbytes = self._traits.nbytes * (self.num_items - removed) // self.num_items
         traits = replace(self._traits, nbytes=nbytes)
-        duplicates = max(0, self.num_duplicates - (removed - distinct))
+        duplicates = self.num_duplicates - (removed - distinct)
         return Sharded(sources, self._series, traits, duplicates)
 
     @property
