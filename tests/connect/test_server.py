@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import subprocess
 import tempfile
 import time
@@ -101,8 +102,14 @@ def kept_by(server_folder: Path) -> list[Path]:
 
     Executors' copies are Spark's affair: it removes those of a session that was idle for long.
     """
+    # os.walk, since a Path's glob raises an error when the server removes a folder meanwhile.
     sessions = (server_folder / "kept").glob("artifacts*")
-    return [path for folder in sessions for path in folder.rglob("*") if path.is_file()]
+    return [
+        Path(folder, name)
+        for session in sessions
+        for folder, _, names in os.walk(session)
+        for name in names
+    ]
 
 
 def as_many(count: int, ask: Callable[[], list[Any]], seconds: float) -> list[Any]:
@@ -125,6 +132,7 @@ def test_workers_without_the_package_raise_until_it_is_supplied(bare_session: An
 
 ONE_OF_TWO = """
 import json
+import os
 import sys
 import time
 from pathlib import Path
@@ -148,7 +156,8 @@ def neighbors():
 supply_package(spark)
 model = KNNEstimator(k=int(k), idCol="name").fit(frame(items))
 found = [neighbors()]
-if not list(Path(kept).glob("artifacts*/**/knn-*.bundle")):
+names = [name for _, _, names in os.walk(kept) for name in names]
+if not any(name.startswith("knn-") and name.endswith(".bundle") for name in names):
     raise SystemExit("the server keeps the index elsewhere: nothing is tested")
 Path(here).touch()
 deadline = time.monotonic() + 120
