@@ -17,11 +17,14 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
+from pyspark_knn.index.axes.choice import Plan, choose_plan
+from pyspark_knn.index.axes.prefixes import Prefixes
+from pyspark_knn.index.axes.search import AxesSearch
 from pyspark_knn.index.base import Exclusion, IndexSpec, NeighborIndex, Neighbors
 from pyspark_knn.index.candidates import Candidates, filter_batches
 from pyspark_knn.index.distances import Metric
@@ -53,6 +56,9 @@ _PRODUCT_FLOATS = 1 << 22
 """Numbers in the vectors of the items of one product. A block has at least 2 k items, so if these
 have more numbers, the scores of the block are computed by several products."""
 
+_AXES_QUERIES = 2048
+"""Queries in a batch of the search by principal axes."""
+
 _SPARE_CANDIDATES = 64
 """Candidates that a query may always keep beyond 2 k, regardless of their cost."""
 
@@ -80,10 +86,17 @@ class BlockSearch(NeighborIndex):
         """Whether a metric has scores: minkowski does with p of 2 only."""
         return has_scores(metric)
 
-    def __init__(self, matrix: NDArray[np.floating], metric: Metric, space: ScoreSpace) -> None:
+    def __init__(
+        self,
+        matrix: NDArray[np.floating],
+        metric: Metric,
+        space: ScoreSpace,
+        prefixes: Prefixes | None = None,
+    ) -> None:
         self._matrix = matrix
         self._metric = metric
         self._space = space
+        self._prefixes = prefixes
 
     @classmethod
     def build(cls, matrix: NDArray[np.floating], spec: IndexSpec) -> BlockSearch:
@@ -106,7 +119,21 @@ class BlockSearch(NeighborIndex):
         ValueError
             If the metric has no scores, see `pyspark_knn.index.score_space.has_scores`.
         """
-        return cls(matrix, spec.metric, score_space(spec.metric, matrix))
+        space = score_space(spec.metric, matrix)
+        plan = choose_plan(space, matrix, functools.partial(_search_of, spec.metric))
+        return cls._planned(matrix, spec.metric, space, plan)
+
+    @classmethod
+    def _planned(
+        cls,
+        matrix: NDArray[np.floating],
+        metric: Metric,
+        space: ScoreSpace,
+        plan: Plan | None,
+    ) -> BlockSearch:
+        if plan is None:
+            return cls(matrix, metric, space)
+        return cls(matrix, metric, space, Prefixes.of(space, matrix, *plan))
 
     @property
     def matrix(self) -> NDArray[np.floating]:
@@ -151,6 +178,13 @@ class BlockSearch(NeighborIndex):
         PairwiseSearch(self._matrix, self._metric).compare_all(queries, rest, exclude, hits)
 
 
+def _search_of(
+    metric: Metric, matrix: NDArray[np.floating], space: ScoreSpace, plan: Plan | None
+) -> Callable[[NDArray[np.floating], int], Neighbors]:
+    """Return the search of an index that is built by a plan."""
+    return BlockSearch._planned(matrix, metric, space, plan).kneighbors
+
+
 class _Batches:
     """The queries of one call, in batches, and the items that they are compared with, in blocks."""
 
@@ -164,6 +198,7 @@ class _Batches:
         self._matrix = index._matrix
         self._metric = index._metric
         self._space = index._space
+        self._prefixes = index._prefixes
         self._queries = queries
         self._exclude = exclude
         self._k = k
@@ -226,11 +261,27 @@ class _Search(_Batches):
         rows = np.arange(len(served))
         left = rows[served]
         least = np.full(len(left), -np.inf)
+        if self._prefixes is not None and AxesSearch.serves(self._prefixes, self._k):
+            step = min(_AXES_QUERIES, max(1, _BATCH_FLOATS // self._n_features))
+            batches = [slice(start, start + step) for start in range(0, len(left), step)]
+            search = AxesSearch(self._prefixes, self._matrix, self._space, self._k)
+            by_axes = functools.partial(self._filter_by_axes, search)
+            left, least = filter_batches(left, least, batches, by_axes)
         for dtype in self._space.dtypes:
             left, least = self._filter_all(left, least, dtype)
         for batch in self._batches(np.arange(len(left)), np.float64):
             self._rank_blocks(left[batch], least[batch])
         return rows[~served]
+
+    def _filter_by_axes(
+        self, search: AxesSearch, rows: NDArray[np.int64], least: NDArray[np.float64]
+    ) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
+        """Search a batch by principal axes; see `_filter`."""
+        limits = self._best.limits()[rows]
+        exclude = exclusion_of(self._exclude, rows)
+        (near, positions), crowded = search.candidates(self._queries[rows], limits, exclude)
+        self._rank(rows[near], positions)
+        return crowded, least
 
     def _filter_all(
         self, rows: NDArray[np.int64], least: NDArray[np.float64], dtype: type[np.floating]

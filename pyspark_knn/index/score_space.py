@@ -109,6 +109,9 @@ class ScoreSpace(ABC):
     per_item: ClassVar[tuple[str, ...]] = ()
     """The names of the attributes that have an entry for each item."""
 
+    _item_square: ClassVar[float] = 0.0
+    """A score is half of the squared norm of the query, and of this, less the squared distance."""
+
     def __init__(self, metric: Metric, n_features: int) -> None:
         self._metric = metric
         self._n_features = n_features
@@ -163,6 +166,48 @@ class ScoreSpace(ABC):
     @abstractmethod
     def slack(self, queries: Queries, dtype: type[np.floating]) -> NDArray[np.float64]:
         """Return the queries' parts of the error, for products in `dtype`."""
+
+    def ranks_by_distance(self, matrix: Any) -> bool:
+        """Whether the final figures of a query grow with the distances of the vectors.
+
+        Parameters
+        ----------
+        matrix : ndarray of shape (n_items, n_features), dtype float32 or float64
+            The items.
+
+        Returns
+        -------
+        bool
+            True if the nearest items are those whose vectors are nearest.
+        """
+        return False
+
+    def distance_limits(self, limits: NDArray[np.float64], queries: Queries) -> NDArray[np.float64]:
+        """Return the largest distance of the vectors of a pair whose final figure is in the limit.
+
+        Parameters
+        ----------
+        limits : ndarray of shape (n_queries,), dtype float64
+            The largest final figure of each query.
+        queries : Queries
+            The queries, if `ranks_by_distance`.
+
+        Returns
+        -------
+        ndarray of shape (n_queries,), dtype float64
+            The distances; negative if no figure is in the limit.
+        """
+        scores = self.least_scores(limits, queries)
+        size = queries.squares + self._item_square
+        squares = size * (1.0 + 16.0 * V) - 2.0 * scores
+        return np.where(scores == np.inf, -1.0, np.sqrt(np.maximum(squares, 0.0)))
+
+    def hidden_distance(self) -> float:
+        """Return how far a final figure can be off, as a distance of vectors, beyond `(L + 8) v`.
+
+        `L + 8` times v is the relative error of a squared distance, see `rounding`.
+        """
+        return 0.0
 
     def null_ceiling(self, dtype: type[np.floating]) -> float | None:
         """Return a number above the ceilings of all pairs without a common feature.
@@ -291,6 +336,14 @@ class EuclideanSpace(ScoreSpace):
             return float(2.0 ** min(300, -1074 - 2 * self._exponent))
         return least * least * (1.0 + 1.0 / V)
 
+    def ranks_by_distance(self, matrix: Any) -> bool:
+        """See `ScoreSpace.ranks_by_distance`."""
+        return True
+
+    def hidden_distance(self) -> float:
+        """See `ScoreSpace.hidden_distance`."""
+        return float((2.0 * self._hidden()) ** 0.5)
+
     def least_scores(self, limits: NDArray[np.float64], queries: Queries) -> NDArray[np.float64]:
         """See `ScoreSpace.least_scores`."""
         with np.errstate(over="ignore"):
@@ -363,6 +416,7 @@ class DirectionSpace(ScoreSpace):
     """Scores of cosine and correlation."""
 
     per_item: ClassVar[tuple[str, ...]] = ("_inverse_norms",)
+    _item_square: ClassVar[float] = 1.0
 
     def __init__(self, metric: Metric, matrix: NDArray[np.floating]) -> None:
         super().__init__(metric, matrix.shape[1])
@@ -406,6 +460,16 @@ class DirectionSpace(ScoreSpace):
     def slack(self, queries: Queries, dtype: type[np.floating]) -> NDArray[np.float64]:
         """See `ScoreSpace.slack`: all of it is the items'."""
         return np.zeros(len(queries.vectors))
+
+    def ranks_by_distance(self, matrix: Any) -> bool:
+        """See `ScoreSpace.ranks_by_distance`: zeros are equally far from all directions."""
+        if not self._centered:
+            return bool((self._inverse_norms > 0).all())
+        return all(bool(self._directions(rows).any(axis=1).all()) for _, rows in _blocks(matrix))
+
+    def hidden_distance(self) -> float:
+        """See `ScoreSpace.hidden_distance`: the error of a cosine, which is half of a square."""
+        return float(2.0 * ((self._n_features.bit_length() + 5) * V) ** 0.5)
 
     def least_scores(self, limits: NDArray[np.float64], queries: Queries) -> NDArray[np.float64]:
         """See `ScoreSpace.least_scores`."""

@@ -1,0 +1,213 @@
+"""The search by extended prefixes: most pairs are compared by a few numbers, few by all."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pyspark_knn.index.axes.bounds import difference_error
+from pyspark_knn.index.candidates import Candidates
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+
+    from pyspark_knn.index.axes.prefixes import Prefixes
+    from pyspark_knn.index.base import Exclusion
+    from pyspark_knn.index.score_space import ScoreSpace
+
+    Pairs = tuple[NDArray[np.int64], NDArray[np.int64]]
+
+_SPARE_AT_HOME = 6
+"""Items of a query's own cell beyond k whose distances give the first limit."""
+
+_SPARE_CANDIDATES = 64
+"""Candidates that a query may always keep beyond 2 k."""
+
+_BATCH_CANDIDATES = 1 << 20
+"""The largest number of candidates of a batch beyond 2 k for each query."""
+
+_SPARE_SURVIVORS = 512
+"""Pairs of a query that may always be compared by differences."""
+
+_PREFIXES_PER_DIFFERENCE = 64
+"""Items that are compared by prefixes in about the time of one comparison by differences. A query
+with more pairs left than one in so many items is better off with the block search."""
+
+_CHUNK_FLOATS = 1 << 16
+"""Numbers in each buffer of differences: 256 KiB of float32."""
+
+
+class AxesSearch:
+    """A search of the nearest items by extended prefixes.
+
+    Parameters
+    ----------
+    prefixes : Prefixes
+        The prefixes of the items.
+    matrix : ndarray of shape (n_items, n_features), dtype float32 or float64
+        The items.
+    space : ScoreSpace
+        Their score space.
+    k : int
+        The number of neighbors of a query.
+    """
+
+    def __init__(
+        self, prefixes: Prefixes, matrix: NDArray[np.floating], space: ScoreSpace, k: int
+    ) -> None:
+        self._prefixes = prefixes
+        self._matrix = matrix
+        self._space = space
+        self._k = k
+
+    @staticmethod
+    def serves(prefixes: Prefixes, k: int) -> bool:
+        """Whether the cells are large enough for a first limit from one of them."""
+        return 4 * (k + _SPARE_AT_HOME) <= prefixes.cells.largest
+
+    def candidates(
+        self,
+        rows: NDArray[np.floating],
+        limits: NDArray[np.float64],
+        exclude: Exclusion | None,
+    ) -> tuple[Pairs, NDArray[np.bool_]]:
+        """Return the items that may be among the k nearest of each query.
+
+        Parameters
+        ----------
+        rows : ndarray of shape (n_queries, n_features), dtype float32 or float64
+            The queries.
+        limits : ndarray of shape (n_queries,), dtype float64
+            The largest final figure of a neighbor; may be inf.
+        exclude : Exclusion or None
+            Pairs that are not candidates.
+
+        Returns
+        -------
+        pairs : tuple of (ndarray, ndarray) of shape (n_pairs,), dtype int64
+            The row number of the query, and the position of the item.
+        crowded : ndarray of shape (n_queries,), dtype bool
+            The queries that have no pairs here, since they have too many.
+        """
+        return _Batch(self, rows, limits, exclude).run()
+
+
+class _Batch:
+    """One batch of queries of an `AxesSearch`."""
+
+    def __init__(
+        self,
+        search: AxesSearch,
+        rows: NDArray[np.floating],
+        limits: NDArray[np.float64],
+        exclude: Exclusion | None,
+    ) -> None:
+        self._k = search._k
+        self._space = search._space
+        self._matrix = search._matrix
+        queries = self._space.queries(rows)
+        self._queries = queries.vectors.astype(np.float32)
+        self._norms = np.sqrt(queries.squares)
+        self._prefixes = search._prefixes.queries(queries.vectors)
+        self._limits = self._space.distance_limits(limits, queries)
+        self._excluded = None
+        if exclude is not None:
+            self._excluded = np.unique(exclude.rows * len(self._matrix) + exclude.positions)
+        self._given_up = np.zeros(len(rows), bool)
+        self._seen = np.zeros(len(rows), np.int64)
+
+    def run(self) -> tuple[Pairs, NDArray[np.bool_]]:
+        """See `AxesSearch.candidates`."""
+        self._limits = np.minimum(self._limits, self._limits_at_home())
+        self._given_up = np.isinf(self._limits)
+        first = np.where(self._given_up, 0.0, np.maximum(self._limits, 0.0))
+        slack = difference_error(self._matrix.shape[1], self._norms, first)
+        slack += self._space.hidden_distance()
+        # A score is a negative distance.
+        found = Candidates(self._k, -np.where(self._given_up, 0.0, self._limits), slack)
+        self._demand(found)
+        self._collect(found, self._prefixes.near_survivors())
+        self._collect(found, self._prefixes.far_survivors())
+        rows, positions = found.pairs()
+        crowded = found.crowded | self._given_up
+        kept = ~crowded[rows]
+        return (rows[kept], positions[kept]), crowded
+
+    def _limits_at_home(self) -> NDArray[np.float64]:
+        """Return a distance that k items do not exceed, from the cell of each query."""
+        n_queries = len(self._norms)
+        many = self._k + _SPARE_AT_HOME
+        positions = self._prefixes.nearest_at_home(many).ravel()
+        rows = np.repeat(np.arange(n_queries), many)
+        distances = self._distances(rows, positions).astype(np.float64)
+        if self._excluded is not None:
+            distances[self._is_excluded(rows, positions)] = np.inf
+        kth = distances.reshape(n_queries, many)
+        kth.partition(self._k - 1, axis=1)
+        farthest = kth[:, self._k - 1]
+        finite = np.where(np.isinf(farthest), 0.0, farthest)
+        error = difference_error(self._matrix.shape[1], self._norms, 1.001 * finite)
+        return farthest + 1.01 * error + self._space.hidden_distance()
+
+    def _collect(self, found: Candidates, survivors: Iterator[Pairs]) -> None:
+        """Add the pairs that prefixes leave."""
+        waiting: list[Pairs] = []
+        count = 0
+        for pairs in survivors:
+            waiting.append(pairs)
+            count += len(pairs[0])
+            if count > 2 * self._k * len(self._norms):
+                self._settle(found, waiting)
+                count = 0
+        self._settle(found, waiting)
+
+    def _demand(self, found: Candidates) -> None:
+        limits = -found.thresholds()
+        limits[self._given_up] = -np.inf
+        self._prefixes.demand(limits)
+
+    def _settle(self, found: Candidates, waiting: list[Pairs]) -> None:
+        """Compare the waiting pairs by differences, and lower the limits."""
+        if not waiting:
+            return
+        rows = np.concatenate([pairs[0] for pairs in waiting])
+        positions = np.concatenate([pairs[1] for pairs in waiting])
+        waiting.clear()
+        self._seen += np.bincount(rows, minlength=len(self._seen))
+        most = _SPARE_SURVIVORS + len(self._matrix) // _PREFIXES_PER_DIFFERENCE
+        self._given_up |= self._seen > most
+        useful = ~self._given_up[rows]
+        if self._excluded is not None:
+            useful &= ~self._is_excluded(rows, positions)
+        rows, positions = rows[useful], positions[useful]
+        scores = -self._distances(rows, positions)
+        near = np.flatnonzero(scores >= found.thresholds()[rows])
+        rows, positions, scores = rows[near], positions[near], scores[near]
+        room = _SPARE_CANDIDATES + len(self._matrix) // (2 * _PREFIXES_PER_DIFFERENCE)
+        room = min(room, _BATCH_CANDIDATES // len(self._norms))
+        if rows.size:
+            found.add(rows, positions, scores, np.zeros(len(rows)), room)
+            found.settle()
+        self._demand(found)
+
+    def _distances(
+        self, rows: NDArray[np.int64], positions: NDArray[np.int64]
+    ) -> NDArray[np.float32]:
+        """Return the distances of pairs in the score space, in float32."""
+        squares = np.empty(len(rows), np.float32)
+        step = max(1, _CHUNK_FLOATS // self._matrix.shape[1])
+        for start in range(0, len(rows), step):
+            part = slice(start, start + step)
+            items = self._matrix.take(positions[part], axis=0)
+            vectors = self._space.vectors(items, positions[part]).astype(np.float32, copy=False)
+            vectors -= self._queries.take(rows[part], axis=0)
+            np.einsum("ij,ij->i", vectors, vectors, out=squares[part])
+        return np.sqrt(squares, out=squares)
+
+    def _is_excluded(
+        self, rows: NDArray[np.int64], positions: NDArray[np.int64]
+    ) -> NDArray[np.bool_]:
+        return np.isin(rows * len(self._matrix) + positions, self._excluded)
