@@ -202,6 +202,24 @@ class ScoreSpace(ABC):
         squares = size * (1.0 + 16.0 * V) - 2.0 * scores
         return np.where(scores == np.inf, -1.0, np.sqrt(np.maximum(squares, 0.0)))
 
+    def float32_vectors(self, items: Any, where: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Return `vectors` in float32, each component off by at most three roundings.
+
+        Parameters
+        ----------
+        items : ndarray of shape (n_rows, n_features), dtype float32 or float64
+            The items at `where`, a copy, which may be overwritten.
+        where : ndarray of shape (n_rows,), dtype int64
+            Their positions.
+
+        Returns
+        -------
+        ndarray of shape (n_rows, n_features), dtype float32
+            The vectors; may be `items` itself.
+        """
+        found: NDArray[np.float32] = self.vectors(items, where).astype(np.float32, copy=False)
+        return found
+
     def hidden_distance(self) -> float:
         """Return how far a final figure can be off, as a distance of vectors, beyond `(L + 8) v`.
 
@@ -425,6 +443,7 @@ class DirectionSpace(ScoreSpace):
         if not self._centered:
             for where, rows in _blocks(matrix):
                 self._inverse_norms[where] = _inverse_norms(rows)
+        self._largest_inverse = float(self._inverse_norms.max())
 
     def _figure_exponents(self, queries: Queries) -> NDArray[np.float64]:
         return np.full(len(queries.vectors), 1.0)
@@ -447,6 +466,14 @@ class DirectionSpace(ScoreSpace):
         inverse = np.maximum(self._inverse_norms[where], 0.0)
         result: NDArray[np.float64] = np.multiply(items, inverse[:, None], dtype=np.float64)
         return result
+
+    def float32_vectors(self, items: Any, where: NDArray[np.int64]) -> NDArray[np.float32]:
+        """See `ScoreSpace.float32_vectors`."""
+        if self._centered or items.dtype != np.float32 or self._largest_inverse > 2.0**100:
+            return super().float32_vectors(items, where)
+        items *= self._inverse_norms[where].astype(np.float32)[:, None]
+        found: NDArray[np.float32] = items
+        return found
 
     def terms(
         self, where: slice | NDArray[np.int64], dtype: type[np.floating]

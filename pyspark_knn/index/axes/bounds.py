@@ -29,25 +29,27 @@ among the items makes no bound loose.
 
 **The product.** Let a and b be the computed prefixes of the query and of the item, exactly as they
 are stored in float32. ``|a - b| <= T'`` means that ``a.b - |b|**2 / 2 - t >= 0`` with
-``t = (|a|**2 - T'**2) / 2``. The left side is computed as one product of ``m + 3`` numbers, of which
-two are multiplied by 1. By Jeannerod and Rump (2013), see `pyspark_knn.index.rounding`, it is off by
-``(m + 3) u (1 + u)`` times the sum of the absolute values, and by u of the two terms that were
-rounded. A pair that matters has ``|b| <= |a| + T' = B``, so these values are at most ``B**2``,
-``B**2 / 2`` and ``B**2 / 2``, and the error at most ``2.1 (m + 5) u B**2``. This is subtracted from
+``t = (|a|**2 - T'**2) / 2``. The left side is computed as one product of ``m + 3`` numbers, two of
+which are multiplied by 1. Let P be the sum of its positive terms, and N that of the negative ones
+without their signs. For a pair that matters ``P >= N``, so whatever the order of summation, a
+partial sum is at most P in size, and ``P <= |a||b| + max(-t, 0) <= B**2`` with ``B = |a| + T'``,
+since ``|b| <= B``. Each of the ``m + 2`` additions is off by u of a partial sum; the products, and
+the two terms as they are stored, by u of their sizes, which are at most ``2 B**2`` in all. So the
+error is at most ``1.05 (m + 6) u B**2``, as long as ``(m + 6) u < 2**-10``. It is subtracted from
 t. Underflow hides no more than the smallest normal number for each product.
 
 **Boxes.** The items of a cell have coordinates between the least and the largest of the cell. The
-distance to this box, computed in float32 from n coordinates, is off by a factor of
-``1 + (n / 2 + 3) u``, as it is a sum of squares.
+square of the distance to this box, computed in float32 from n coordinates, is a sum of squares,
+hence off by ``(n + 6) u`` of itself.
 
-**Differences.** The pairs that are left are compared by ``S = |z - w|**2`` in float32. Rounded to
-float32, a vector is off by u of its size, and by the error in float64 above; a difference by u of
+**Differences.** The pairs that are left are compared by ``S = |z - w|**2`` in float32. In float32,
+a vector is off by 3 u of its size, and by the error in float64 above; a difference by u of
 its own; and the sum of d squares by ``(d + 1) u`` of itself. So the distance is off by
 
-    1.05 ((u + (d + L + 20) v) (2 |z| + T) + ((d + 4) u / 2 + (L + 8) v) T)
+    1.05 ((3 u + (d + L + 20) v) (2 |z| + T) + ((d + 4) u / 2 + (L + 8) v) T)
 
-for a pair with ``D <= T``, where ``(L + 8) v`` is the error of the final figure, and sizes are those
-before the center is subtracted. Pairs farther than T are not estimated below T less this.
+for a pair with ``D <= T``, where ``(L + 8) v`` is the error of the final figure, and sizes are
+those before the center is subtracted. Pairs farther than T are not estimated below T less this.
 """
 
 from __future__ import annotations
@@ -57,12 +59,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pyspark_knn.index.axes.rotation import UNIT
-from pyspark_knn.index.rounding import V, underflow
+from pyspark_knn.index.rounding import V
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from pyspark_knn.index.axes.rotation import Rotation
+
+_TINY = 2.0**-126
+"""The smallest normal float32: what underflow may hide."""
 
 
 def reach(
@@ -110,13 +115,13 @@ def thresholds(
     """
     largest = np.sqrt(squares) + np.maximum(reaches, 0.0)
     error = product_error(n_axes) * largest * largest
-    error += underflow(n_axes + 2, np.float32) * (4.0 + 2.0 * largest)
+    error += (n_axes + 3) * _TINY * (4.0 + 2.0 * largest)
     return np.where(reaches < 0, np.inf, 0.5 * (squares - reaches * reaches) - error)
 
 
 def product_error(n_axes: int) -> float:
     """Return the error of a product, relative to the square of the largest norm that matters."""
-    return 2.1 * (n_axes + 5) * UNIT
+    return 1.05 * (n_axes + 6) * UNIT
 
 
 def box_error(n_axes: int) -> float:
@@ -144,8 +149,8 @@ def difference_error(
         The errors.
     """
     levels = n_features.bit_length()
-    vectors = (UNIT + (n_features + levels + 20) * V) * (2.0 * norms + limits)
+    vectors = (3 * UNIT + (n_features + levels + 20) * V) * (2.0 * norms + limits)
     sums = ((n_features + 4) * UNIT / 2 + (levels + 8) * V) * limits
-    hidden = 2.0 * underflow(n_features, np.float32) ** 0.5
+    hidden = 2.0 * ((n_features + 1) * _TINY) ** 0.5
     error: NDArray[np.float64] = 1.05 * (vectors + sums) + hidden
     return error

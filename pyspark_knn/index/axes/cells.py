@@ -97,7 +97,8 @@ class Cells:
         for _ in range(self._depth):
             upper = coordinates[rows, self._axes[node]] >= self._values[node]
             node = 2 * node + 1 + upper
-        return node - (2**self._depth - 1)
+        node -= 2**self._depth - 1
+        return node
 
     def squared_distances(
         self, coordinates: NDArray[np.float32], cells: slice

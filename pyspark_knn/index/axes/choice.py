@@ -11,6 +11,7 @@ from threadpoolctl import threadpool_limits
 from pyspark_knn.index.axes.cells import Cells
 from pyspark_knn.index.axes.prefixes import extended_items
 from pyspark_knn.index.axes.rotation import Rotation, principal_axes
+from pyspark_knn.index.axes.search import most_survivors
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -47,17 +48,17 @@ _TRIED_FLOATS = 1 << 32
 _TRIED_K = 10
 """Neighbors of a query in a timed search."""
 
-_TRIED_AXES = (16, 24, 32, 48, 64, 96, 128, 192, 256, 384)
+_TRIED_AXES = (16, 24, 32, 48, 64, 96, 128, 192, 256)
 """The numbers of axes to choose from."""
 
 _SMALL_CELL, _LARGE_CELL = 256, 512
 """The items of a cell, where boxes rule out many cells and where they do not."""
 
-_PAIR_COST, _AXIS_COST, _DIFFERENCE_COST, _FEATURE_COST = 0.3, 0.03, 50.0, 2.0
+_PAIR_COST, _AXIS_COST, _DIFFERENCE_COST, _FEATURE_COST = 0.3, 0.03, 40.0, 1.5
 """About how many nanoseconds a pair takes: compared by prefixes, and for each axis; by differences,
 and for each feature."""
 
-_ACCEPTED = 0.8
+_ACCEPTED = 0.87
 """The share of the block search's time, on the sample, that a search by axes may take. On all items
 it takes less, since a query has nearer neighbors there."""
 
@@ -166,30 +167,50 @@ class _Trial:
         boxes = cells.squared_distances(asked, slice(None)) <= limits[:, None]
         compared = float(boxes.mean())
         costs = {
-            n_axes: self._cost(n_axes, compared, _share_left(asked, extended, n_axes, limits))
+            n_axes: self._cost(n_axes, compared, _shares_left(asked, extended, n_axes, limits))
             for n_axes in numbers
         }
         n_axes = min(costs, key=lambda each: costs[each])
-        if costs[n_axes] > self._cost(n_features, 1.0, 0.0):
+        if costs[n_axes] > self._pair_cost(n_features):
             return None
         return Plan(rotation.first(n_axes), _SMALL_CELL if compared < 0.5 else _LARGE_CELL)
 
-    def _cost(self, n_axes: int, compared: float, left: float) -> float:
-        """Return about how many nanoseconds a pair takes, given the shares that are compared."""
-        difference = _DIFFERENCE_COST + _FEATURE_COST * self._matrix.shape[1]
-        return compared * (_PAIR_COST + _AXIS_COST * n_axes) + left * difference
+    def _cost(self, n_axes: int, compared: float, left: NDArray[np.float64]) -> float:
+        """Return about how many nanoseconds a pair takes.
+
+        Parameters
+        ----------
+        n_axes : int
+            The number of axes.
+        compared : float
+            The share of the pairs that are compared by prefixes.
+        left : ndarray of shape (n_queries,), dtype float64
+            The share of the items of each query that are compared by differences. A query with too
+            many is given up, and left to the block search.
+        """
+        n_items, n_features = self._matrix.shape
+        most = most_survivors(n_items) / n_items
+        difference = _DIFFERENCE_COST + _FEATURE_COST * n_features
+        cost: float = compared * self._pair_cost(n_axes)
+        cost += float(np.minimum(left, most).mean()) * difference
+        crowded = float((left > most).mean())
+        return cost + crowded * self._pair_cost(n_features)
+
+    def _pair_cost(self, n_axes: int) -> float:
+        return _PAIR_COST + _AXIS_COST * n_axes
 
 
-def _share_left(
+def _shares_left(
     queries: NDArray[np.float32],
     items: NDArray[np.float32],
     n_axes: int,
     limits: NDArray[np.float64],
-) -> float:
-    """Return the share of pairs that the first axes cannot rule out within squared distances."""
+) -> NDArray[np.float64]:
+    """Return the share of items that the first axes cannot rule out within squared distances."""
     left, right = _shortened(queries, n_axes), _shortened(items, n_axes)
     squares = (left**2).sum(axis=1)[:, None] + (right**2).sum(axis=1) - 2.0 * left @ right.T
-    return float((squares <= 1.1 * limits[:, None]).mean())
+    shares: NDArray[np.float64] = (squares <= 1.1 * limits[:, None]).mean(axis=1)
+    return shares
 
 
 def _shortened(extended: NDArray[np.float32], n_axes: int) -> NDArray[np.float32]:

@@ -21,7 +21,7 @@ class Rotation(NamedTuple):
     Attributes
     ----------
     center : ndarray of shape (n_features,), dtype float64
-        The mean of a sample of the items' vectors.
+        The median of each feature in a sample of the items' vectors.
     axes : ndarray of shape (n_features, n_axes), dtype float64
         Unit vectors that are orthogonal to each other up to rounding, by descending variance.
     error : float
@@ -54,7 +54,7 @@ class Rotation(NamedTuple):
     @property
     def n_axes(self) -> int:
         """The number of axes."""
-        return self.axes.shape[1]
+        return int(self.axes.shape[1])
 
     def first(self, n_axes: int) -> Rotation:
         """Return the rotation onto the first `n_axes` of the axes."""
@@ -96,7 +96,8 @@ def principal_axes(sample: NDArray[np.floating]) -> Rotation:
     Rotation
         The axes.
     """
-    center = sample.mean(axis=0, dtype=np.float64)
+    # Not the mean, which a single outlier moves, so that all vectors would be long.
+    center = np.median(sample, axis=0).astype(np.float64)
     centered = sample - center
     axes = np.linalg.eigh(centered.T @ centered / len(sample))[1]
     return Rotation.of(center, np.ascontiguousarray(axes[:, ::-1]))

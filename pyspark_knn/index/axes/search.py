@@ -36,8 +36,16 @@ _PREFIXES_PER_DIFFERENCE = 64
 """Items that are compared by prefixes in about the time of one comparison by differences. A query
 with more pairs left than one in so many items is better off with the block search."""
 
+_LARGEST_LIMIT = 2.0**40
+"""Distances below this have squares far from the limits of float32, as norms have."""
+
 _CHUNK_FLOATS = 1 << 16
 """Numbers in each buffer of differences: 256 KiB of float32."""
+
+
+def most_survivors(n_items: int) -> int:
+    """Return how many items may be compared with a query by differences."""
+    return _SPARE_SURVIVORS + n_items // _PREFIXES_PER_DIFFERENCE
 
 
 class AxesSearch:
@@ -113,7 +121,7 @@ class _Batch:
         self._norms = np.sqrt(queries.squares)
         self._prefixes = search._prefixes.queries(queries.vectors)
         self._limits = self._space.distance_limits(limits, queries)
-        self._excluded = None
+        self._excluded = np.zeros(0, np.int64)
         if exclude is not None:
             self._excluded = np.unique(exclude.rows * len(self._matrix) + exclude.positions)
         self._given_up = np.zeros(len(rows), bool)
@@ -122,10 +130,11 @@ class _Batch:
     def run(self) -> tuple[Pairs, NDArray[np.bool_]]:
         """See `AxesSearch.candidates`."""
         self._limits = np.minimum(self._limits, self._limits_at_home())
-        self._given_up = np.isinf(self._limits)
+        self._given_up = ~(self._limits < _LARGEST_LIMIT)
         first = np.where(self._given_up, 0.0, np.maximum(self._limits, 0.0))
         slack = difference_error(self._matrix.shape[1], self._norms, first)
         slack += self._space.hidden_distance()
+        self._given_up |= ~(slack < _LARGEST_LIMIT)
         # A score is a negative distance.
         found = Candidates(self._k, -np.where(self._given_up, 0.0, self._limits), slack)
         self._demand(found)
@@ -143,7 +152,7 @@ class _Batch:
         positions = self._prefixes.nearest_at_home(many).ravel()
         rows = np.repeat(np.arange(n_queries), many)
         distances = self._distances(rows, positions).astype(np.float64)
-        if self._excluded is not None:
+        if self._excluded.size:
             distances[self._is_excluded(rows, positions)] = np.inf
         kth = distances.reshape(n_queries, many)
         kth.partition(self._k - 1, axis=1)
@@ -177,10 +186,9 @@ class _Batch:
         positions = np.concatenate([pairs[1] for pairs in waiting])
         waiting.clear()
         self._seen += np.bincount(rows, minlength=len(self._seen))
-        most = _SPARE_SURVIVORS + len(self._matrix) // _PREFIXES_PER_DIFFERENCE
-        self._given_up |= self._seen > most
+        self._given_up |= self._seen > most_survivors(len(self._matrix))
         useful = ~self._given_up[rows]
-        if self._excluded is not None:
+        if self._excluded.size:
             useful &= ~self._is_excluded(rows, positions)
         rows, positions = rows[useful], positions[useful]
         scores = -self._distances(rows, positions)
@@ -202,7 +210,7 @@ class _Batch:
         for start in range(0, len(rows), step):
             part = slice(start, start + step)
             items = self._matrix.take(positions[part], axis=0)
-            vectors = self._space.vectors(items, positions[part]).astype(np.float32, copy=False)
+            vectors = self._space.float32_vectors(items, positions[part])
             vectors -= self._queries.take(rows[part], axis=0)
             np.einsum("ij,ij->i", vectors, vectors, out=squares[part])
         return np.sqrt(squares, out=squares)
