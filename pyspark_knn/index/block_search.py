@@ -140,6 +140,18 @@ class BlockSearch(NeighborIndex):
         """The items, as passed to `build`."""
         return self._matrix
 
+    @property
+    def detail(self) -> str:
+        """See `NeighborIndex.detail`."""
+        if self._prefixes is None:
+            return ""
+        return f"by {self._prefixes.rotation.n_axes} of {self.n_features} principal axes"
+
+    @property
+    def added_bytes(self) -> int:
+        """See `NeighborIndex.added_bytes`."""
+        return 0 if self._prefixes is None else self._prefixes.nbytes
+
     def over(self, matrix: NDArray[np.floating]) -> BlockSearch:
         """See `NeighborIndex.over`."""
         other = copy.copy(self)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     Searches = Callable[[NDArray[np.floating], ScoreSpace, "Plan | None"], Search]
     """Makes the search of some items, given them, their space and a plan."""
 
-_LEAST_ITEMS, _LEAST_FEATURES = 8192, 12
+_LEAST_ITEMS, _LEAST_FEATURES = 8192, 25
 """With fewer, a search takes microseconds, and a choice takes longer than it can save."""
 
 _AXES_ITEMS = 4096
@@ -50,6 +50,9 @@ _TRIED_K = 10
 
 _TRIED_AXES = (16, 24, 32, 48, 64, 96, 128, 192, 256)
 """The numbers of axes to choose from."""
+
+_LARGEST_SHARE = 0.85
+"""The largest prefixes, as a share of the items in float32: so a shard of 1 GiB takes less than 2."""
 
 _SMALL_CELL, _LARGE_CELL = 256, 512
 """The items of a cell, where boxes rule out many cells and where they do not."""
@@ -159,7 +162,7 @@ class _Trial:
         near = self._searches(items, space, None)(queries, _TRIED_K).positions[:, -1]
         last = space.vectors(items[near], near)
         limits = ((vectors - last) ** 2).sum(axis=1)
-        numbers = [each for each in _TRIED_AXES if each < n_features]
+        numbers = [each for each in _TRIED_AXES if each + 5 <= _LARGEST_SHARE * n_features]
         widest = rotation.first(numbers[-1])
         extended = extended_items(space, items, widest)
         asked = widest.extended(vectors)

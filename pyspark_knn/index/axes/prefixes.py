@@ -94,6 +94,11 @@ class Prefixes:
         """
         return cls(rotation, extended_items(space, matrix, rotation), cell_size)
 
+    @property
+    def nbytes(self) -> int:
+        """The bytes of the prefixes: 4 for each axis, and 20, of an item."""
+        return self._table.nbytes + self.cells.order.nbytes
+
     def queries(self, vectors: NDArray[np.float64]) -> QueryPrefixes:
         """Return the prefixes of queries, given their vectors in the score space."""
         return QueryPrefixes(self, vectors)
