@@ -52,7 +52,8 @@ _TRIED_AXES = (16, 24, 32, 48, 64, 96, 128, 192, 256)
 """The numbers of axes to choose from."""
 
 _LARGEST_SHARE = 0.85
-"""The largest prefixes, as a share of the items in float32: so a shard of 1 GiB takes less than 2."""
+"""The largest prefixes, as a share of the items in float32, so that 1 GiB of items take less than
+2."""
 
 _SMALL_CELL, _LARGE_CELL = 256, 512
 """The items of a cell, where boxes rule out many cells and where they do not."""

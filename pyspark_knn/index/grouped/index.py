@@ -148,6 +148,11 @@ class GroupedIndex:
         return self._search.matrix
 
     @property
+    def added_bytes(self) -> int:
+        """See `NeighborIndex.added_bytes`."""
+        return self._search.added_bytes
+
+    @property
     def n_groups(self) -> int:
         """The number of groups."""
         return len(self._starts) - 1

@@ -108,6 +108,11 @@ class GroupSearch:
             self._tables = TableSearch(matrix, space) if np.float32 in space.dtypes else None
 
     @property
+    def added_bytes(self) -> int:
+        """The bytes of the large groups' own indexes, beside the items."""
+        return sum(each.added_bytes for each in self.large.values())
+
+    @property
     def matrix(self) -> Rows:
         """The items."""
         return self._items.matrix
