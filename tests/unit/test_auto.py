@@ -13,6 +13,7 @@ from pyspark_knn.index.base import IndexSpec
 from pyspark_knn.index.block_search import BlockSearch
 from pyspark_knn.index.distances import resolve_metric
 from pyspark_knn.index.pairwise import PairwiseSearch
+from pyspark_knn.index.terms.search import TermSearch
 
 
 def build(items, metric="euclidean", algorithm="auto", **trials):
@@ -24,7 +25,8 @@ def test_brute_is_the_block_search_where_there_are_scores():
     index, reason = build(items, "cosine", "brute")
     assert isinstance(index, BlockSearch)
     assert reason == "algorithm 'brute' was requested"
-    assert isinstance(build(items, "cityblock", "brute")[0], PairwiseSearch)
+    assert isinstance(build(items, "cityblock", "brute")[0], TermSearch)
+    assert isinstance(build(items, "jaccard", "brute")[0], PairwiseSearch)
 
 
 def test_few_items_need_no_timing():
