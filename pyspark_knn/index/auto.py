@@ -31,8 +31,8 @@ _MAX_TIMED_QUERIES = 1024
 """The largest number of queries of a timed search."""
 
 _FIRST_BLOCK_QUERIES, _ENOUGH_BLOCK_SECONDS = 256, 0.02
-"""For a search in blocks: the queries of the first timed search, and how long a search must take for
-its time to be reliable. Such a search is slow with few queries."""
+"""For a search in blocks: the queries of the first timed search, and how long a search must take
+for its time to be reliable. Such a search is slow with few queries."""
 
 _FIRST_QUERIES, _ENOUGH_SECONDS = 8, 0.01
 """The same for every other search, which processes queries one by one."""
