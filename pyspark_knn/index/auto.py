@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_MIN_TIMED_ITEMS = 2048
+_MIN_TIMED_ITEMS = 1024
 """With fewer items a search takes microseconds, and timing takes longer than it can save."""
 
 _TIMED_K = 10

@@ -47,6 +47,7 @@ def test_it_serves_these_metrics():
         "chebyshev",
         "cityblock",
         "hamming",
+        "mahalanobis",
         "minkowski",
     }
     for case in CASES:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pyspark_knn.index.terms.codes import HammingSpace
-from pyspark_knn.index.terms.norms import MaximumSpace, NormSpace
+from pyspark_knn.index.terms.norms import MahalanobisSpace, MaximumSpace, NormSpace
 from pyspark_knn.index.terms.ratios import BrayCurtisSpace, CanberraSpace
 from pyspark_knn.index.terms.space import TermSpace
 
@@ -25,6 +25,7 @@ _SPACES: dict[str, type[Any]] = {
     "chebyshev": MaximumSpace,
     "cityblock": NormSpace,
     "hamming": HammingSpace,
+    "mahalanobis": MahalanobisSpace,
     "minkowski": NormSpace,
 }
 

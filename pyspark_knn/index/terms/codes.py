@@ -44,7 +44,7 @@ class HammingSpace(TermSpace):
         """See `TermSpace.operand`."""
         # Adding 0 makes 0.0 of -0.0, which is equal.
         codes = _coded(rows.astype(np.float64) + 0.0, self._multiplier)
-        return Operand(codes, codes, np.zeros(len(rows)))
+        return Operand(codes, codes, np.zeros(len(rows)), rows)
 
     def terms(self, pairs: Pairs, out: NDArray[Any], spare: NDArray[Any]) -> None:
         """See `TermSpace.terms`."""

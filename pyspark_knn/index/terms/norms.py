@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from pyspark_knn.index.terms.space import LARGEST_COORDINATE, Operand, Pairs, TermSpace
+from pyspark_knn.index.tree_space import TreeSpace
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -40,7 +41,7 @@ class NormSpace(TermSpace):
         self.possible = 2.0**-400 < float(np.abs(matrix).max()) < 2.0**400
         if self.possible:
             sample = matrix[:: max(1, len(matrix) // _SAMPLE_ITEMS)]
-            self._center = sample.mean(axis=0, dtype=np.float64)
+            self._center = self._plain(sample).mean(axis=0, dtype=np.float64)
             with np.errstate(over="ignore"):
                 reach = max(float(np.abs(part).max()) for part in self._parts(matrix))
             self.scaling_exponent = int(np.frexp(reach)[1])
@@ -51,8 +52,12 @@ class NormSpace(TermSpace):
         for start in range(0, len(matrix), step):
             yield self._moved(matrix[start : start + step])
 
+    def _plain(self, rows: NDArray[np.floating]) -> NDArray[np.floating]:
+        """Return the vectors from which the center is subtracted."""
+        return rows
+
     def _moved(self, rows: NDArray[np.floating]) -> NDArray[np.float64]:
-        moved: NDArray[np.float64] = np.subtract(rows, self._center, dtype=np.float64)
+        moved: NDArray[np.float64] = np.subtract(self._plain(rows), self._center, dtype=np.float64)
         if self._factor is not None:
             moved *= self._factor
         return moved
@@ -75,7 +80,7 @@ class NormSpace(TermSpace):
         coordinates = self._coordinates(rows)
         norms = np.abs(coordinates).sum(axis=1)
         values = coordinates.astype(self.dtype)
-        return Operand(values, values, norms)
+        return Operand(values, values, norms, rows)
 
     def terms(self, pairs: Pairs, out: NDArray[Any], spare: NDArray[Any]) -> None:
         """See `TermSpace.terms`."""
@@ -84,7 +89,9 @@ class NormSpace(TermSpace):
         power = self._power
         if power == 1:
             return
-        if power in (3.0, 4.0):
+        if power == 2:
+            np.multiply(out, out, out=out)
+        elif power in (3.0, 4.0):
             np.multiply(out, out, out=spare)
             np.multiply(spare, out if power == 3 else spare, out=out)
         else:
@@ -96,6 +103,7 @@ class NormSpace(TermSpace):
         """See `TermSpace.limits`."""
         n = self._n_features
         norms = queries.norms + float(items.norms.max())
+        distances = self._plain_distances(distances, queries)
         rounding = 1.1 * (self._unit + 2.0**-51) * norms + 2.0 * n * self._tiny
         # The last place of a distance below 2**-1022 is 2**-1074, however small the distance.
         scaled = np.ldexp(distances + 2.0**-1074, -self.scaling_exponent) * (
@@ -107,8 +115,37 @@ class NormSpace(TermSpace):
             sums *= 1.0 + 1.1 * (n + 2 * power + 16) * self._unit
         return self._rounded_up(sums + n * self._tiny)[:, None]
 
+    def _plain_distances(
+        self, distances: NDArray[np.float64], queries: Operand
+    ) -> NDArray[np.float64]:
+        """Return the distances of the plain vectors that the final figures stand for."""
+        return distances
+
 
 class MaximumSpace(NormSpace):
     """chebyshev: the largest difference, which is off by as much as a sum at most."""
 
     combine: ClassVar[np.ufunc] = np.maximum
+
+
+class MahalanobisSpace(NormSpace):
+    """mahalanobis: the euclidean distance in coordinates as for a tree, see `TreeSpace.reach`."""
+
+    def __init__(self, metric: Metric, matrix: NDArray[np.floating], dtype: type[Any]) -> None:
+        self._tree = TreeSpace.of(metric, matrix)
+        super().__init__(metric, matrix, dtype)
+        self._power = 2.0
+
+    def _plain(self, rows: NDArray[np.floating]) -> NDArray[np.floating]:
+        return self._tree.coordinates(rows)
+
+    def serves(self, queries: NDArray[np.floating]) -> NDArray[np.bool_]:
+        """See `TermSpace.serves`."""
+        return super().serves(queries) & self._tree.serves(queries)
+
+    def _plain_distances(
+        self, distances: NDArray[np.float64], queries: Operand
+    ) -> NDArray[np.float64]:
+        coordinates = self._tree.coordinates(queries.rows)
+        with np.errstate(over="ignore"):
+            return self._tree.reach(distances, queries.rows, coordinates)

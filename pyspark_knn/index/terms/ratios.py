@@ -38,7 +38,7 @@ class _RatioSpace(TermSpace):
         """See `TermSpace.operand`."""
         scaled = self._scaled(rows)
         values = scaled.astype(self.dtype)
-        return Operand(values, np.abs(values), np.abs(scaled).sum(axis=1))
+        return Operand(values, np.abs(values), np.abs(scaled).sum(axis=1), rows)
 
 
 class CanberraSpace(_RatioSpace):

@@ -39,23 +39,27 @@ class Operand(NamedTuple):
         Their absolute values, for the metrics that need them; otherwise `values` itself.
     norms : ndarray of shape (n_rows,), dtype float64
         The 1-norms of the rows, which the bounds contain.
+    rows : ndarray of shape (n_rows, n_features), dtype float32 or float64
+        The vectors as they are.
     """
 
     values: NDArray[Any]
     sizes: NDArray[Any]
     norms: NDArray[np.float64]
+    rows: NDArray[np.floating]
 
     def columns(self) -> Operand:
-        """Return the transposed vectors: one contiguous row for each feature."""
+        """Return the vectors with transposed coordinates: one contiguous row for each feature."""
         values = np.ascontiguousarray(self.values.T)
         plain = self.sizes is self.values
-        return Operand(values, values if plain else np.ascontiguousarray(self.sizes.T), self.norms)
+        sizes = values if plain else np.ascontiguousarray(self.sizes.T)
+        return self._replace(values=values, sizes=sizes)
 
     def take(self, rows: NDArray[np.int64] | slice) -> Operand:
         """Return some of the vectors."""
         values = self.values[rows]
-        plain = self.sizes is self.values
-        return Operand(values, values if plain else self.sizes[rows], self.norms[rows])
+        sizes = values if self.sizes is self.values else self.sizes[rows]
+        return Operand(values, sizes, self.norms[rows], self.rows[rows])
 
 
 class Pairs(NamedTuple):
