@@ -14,13 +14,14 @@ from threadpoolctl import threadpool_limits
 from pyspark_knn.index.base import storage_of
 from pyspark_knn.index.block_search import BlockSearch
 from pyspark_knn.index.registry import class_for, classes_for, with_storage
+from pyspark_knn.index.terms.search import TermSearch
 
 if TYPE_CHECKING:
     from pyspark_knn.index.base import IndexSpec, NeighborIndex, Rows
 
 logger = logging.getLogger(__name__)
 
-_MIN_TIMED_ITEMS = 2048
+_MIN_TIMED_ITEMS = 1024
 """With fewer items a search takes microseconds, and timing takes longer than it can save."""
 
 _TIMED_K = 10
@@ -30,8 +31,8 @@ _MAX_TIMED_QUERIES = 1024
 """The largest number of queries of a timed search."""
 
 _FIRST_BLOCK_QUERIES, _ENOUGH_BLOCK_SECONDS = 256, 0.02
-"""For a block search: the queries of the first timed search, and how long a search must take for
-its time to be reliable. A block search is slow with few queries."""
+"""For a search in blocks: the queries of the first timed search, and how long a search must take
+for its time to be reliable. Such a search is slow with few queries."""
 
 _FIRST_QUERIES, _ENOUGH_SECONDS = 8, 0.01
 """The same for every other search, which processes queries one by one."""
@@ -51,7 +52,7 @@ def seconds_per_query(index: NeighborIndex) -> float:
     queries = _sample(index.matrix, _MAX_TIMED_QUERIES)[:_MAX_TIMED_QUERIES]
     k = min(_TIMED_K, len(index.matrix))
     many, enough = _FIRST_QUERIES, _ENOUGH_SECONDS
-    if isinstance(index, BlockSearch):
+    if isinstance(index, (BlockSearch, TermSearch)):
         many, enough = _FIRST_BLOCK_QUERIES, _ENOUGH_BLOCK_SECONDS
     while True:
         # The time of this thread alone: other threads and processes do not count.

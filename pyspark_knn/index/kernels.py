@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
+from pyspark_knn.index.narrow_angles import NARROW, narrow_correlations, narrow_cosines
 from pyspark_knn.index.summation import fold, scale, scaled_difference, unsafe
 
 if TYPE_CHECKING:
@@ -26,10 +27,6 @@ if TYPE_CHECKING:
     from pyspark_knn.index.summation import Block
 
     Kernel = Callable[[Block, Block, "Constants"], NDArray[np.float64]]
-
-PARALLEL = 2.0**-50
-"""Unit vectors that differ by less than this count as equal. Those of parallel rows differ by up to
-about 5 units of 2**-53, by rounding; see `cosine`."""
 
 
 class Constants(Protocol):
@@ -201,22 +198,27 @@ def cosine(left: Block, right: Block, metric: Constants) -> NDArray[np.float64]:
     """``1 - cos``, in [0, 2]; 1 where a row is all zeros, 0 where the rows are parallel.
 
     For wide angles this is one minus the product of the unit vectors, which is exactly 1 for rows
-    without a common feature. For narrow angles that difference would lose all its digits, so half
-    the squared distance of the unit vectors is computed instead, which is equal to it.
+    without a common feature. Below 60 degrees that difference would lose its digits, so half the
+    squared distance of the unit vectors is computed instead, which is equal to it, and for narrow
+    angles the formula of `pyspark_knn.index.narrow_angles`.
     """
-    return _cosine_of_units(unit_rows(left), unit_rows(right))
+    distances, narrow = _cosine_of_units(unit_rows(left), unit_rows(right))
+    if narrow.size:
+        distances[narrow] = narrow_cosines(left[narrow], right[narrow])
+    return distances
 
 
-def _cosine_of_units(first: Block, second: Block) -> NDArray[np.float64]:
+def _cosine_of_units(first: Block, second: Block) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Return the distances, and the rows whose angles are narrow."""
     cosines = fold(first * second)
     distances = np.minimum(1.0 - cosines, 2.0)
     near = np.flatnonzero(cosines > 0.5)
-    if near.size:
-        gap = first[near] - second[near]
-        squares = fold(gap * gap)
-        squares[squares < PARALLEL**2] = 0.0
-        distances[near] = 0.5 * squares
-    return distances
+    if not near.size:
+        return distances, near
+    gap = first[near] - second[near]
+    squares = fold(gap * gap)
+    distances[near] = 0.5 * squares
+    return distances, near[squares < NARROW]
 
 
 def centered_rows(rows: Block) -> Block:
@@ -243,7 +245,11 @@ def centered_rows(rows: Block) -> Block:
 
 def correlation(left: Block, right: Block, metric: Constants) -> NDArray[np.float64]:
     """Cosine distance of the centered rows; 1 where a row is constant."""
-    return cosine(centered_rows(left), centered_rows(right), metric)
+    units = unit_rows(centered_rows(left)), unit_rows(centered_rows(right))
+    distances, narrow = _cosine_of_units(*units)
+    if narrow.size:
+        distances[narrow] = narrow_correlations(left[narrow], right[narrow])
+    return distances
 
 
 def canberra(left: Block, right: Block, metric: Constants) -> NDArray[np.float64]:

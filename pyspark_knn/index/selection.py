@@ -84,6 +84,39 @@ class NearestSoFar:
             new = _merged((self.distances[touched], self.positions[touched]), new)
         self.distances[touched], self.positions[touched] = new
 
+    def start(
+        self,
+        rows: NDArray[np.int64],
+        distances: NDArray[np.float64],
+        positions: NDArray[np.int64],
+    ) -> None:
+        """Keep the nearest of the first items of some queries, as many for each, about in order.
+
+        This takes a fraction of the time of `offer`, since few rows need to be sorted.
+
+        Parameters
+        ----------
+        rows : ndarray of shape (n_rows,), dtype int64
+            Row numbers of the queries, each of them once. They have no neighbors yet.
+        distances : ndarray of shape (n_rows, n_items), dtype float64
+            The distance of each item. Overwritten.
+        positions : ndarray of shape (n_rows, n_items), dtype int64
+            The position of each item. Overwritten.
+        """
+        descents = np.flatnonzero((distances[:, 1:] <= distances[:, :-1]).any(axis=1))
+        if descents.size:
+            parts = distances[descents], positions[descents]
+            order = np.lexsort((parts[1], parts[0]), axis=1)
+            distances[descents], positions[descents] = (
+                np.take_along_axis(part, order, 1) for part in parts
+            )
+        if self._bound < np.inf:
+            beyond = ~(distances <= self._bound)
+            distances[beyond], positions[beyond] = np.inf, _NOBODY
+        width = min(self.distances.shape[1], distances.shape[1])
+        self.distances[rows, :width] = distances[:, :width]
+        self.positions[rows, :width] = positions[:, :width]
+
     def forget(self, rows: NDArray[np.int64]) -> None:
         """Forget the neighbors of some queries, so that items may be offered to them again.
 

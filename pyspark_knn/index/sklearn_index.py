@@ -18,6 +18,7 @@ import numpy as np
 from pyspark_knn.index.base import Exclusion, IndexSpec, NeighborIndex, Neighbors
 from pyspark_knn.index.pairwise import PairwiseSearch
 from pyspark_knn.index.selection import NearestSoFar, search_in_blocks
+from pyspark_knn.index.tree_order import spatial_order
 from pyspark_knn.index.tree_reach import Reached
 from pyspark_knn.index.tree_space import TreeSpace
 
@@ -178,17 +179,16 @@ class TreeSearch(NeighborIndex):
         exclude: Exclusion | None,
     ) -> NDArray[np.int64]:
         """Rank the `many` nearest items by the tree; return the rows whose result is uncertain."""
-        distances, found = self._tree.query(self._space.coordinates(queries[rows]), many)
-        self._offer(best, queries, np.repeat(rows, many), found.ravel(), exclude)
+        coordinates = self._space.coordinates(queries[rows])
+        order = spatial_order(coordinates)
+        rows, coordinates = rows[order], coordinates[order]
+        distances, found = self._tree.query(coordinates, many)
+        self._offer_table(best, queries, rows, found, exclude)
         if many == len(self.matrix):
             return rows[:0]
-        reach = self._space.reach(best.limits()[rows], queries[rows]) + self._lost(queries[rows])
+        reach = self._space.radii(best.limits()[rows], queries[rows], coordinates)
         uncertain: NDArray[np.bool_] = ~(reach < distances[:, -1])
-        return rows[uncertain]
-
-    def _lost(self, queries: NDArray[np.floating]) -> NDArray[np.float64]:
-        """Return by how much a pruning bound of the tree can be too large: the reach of zero."""
-        return self._space.reach(np.zeros(len(queries)), queries)
+        return np.sort(rows[uncertain])
 
     def _ask_radius(
         self,
@@ -211,10 +211,8 @@ class TreeSearch(NeighborIndex):
         limits: NDArray[np.float64],
     ) -> Reached:
         """Ask the tree which items may be within a limit of each query."""
-        # A limit that overflows in the coordinates of the tree rules out nothing.
-        with np.errstate(over="ignore"):
-            radii = self._space.reach(limits, queries[rows]) + self._lost(queries[rows])
         coordinates = self._space.coordinates(queries[rows])
+        radii = self._space.radii(limits, queries[rows], coordinates)
         return Reached(self._tree, rows, coordinates, radii, self._batch_candidates)
 
     def _find_within(
@@ -246,6 +244,22 @@ class TreeSearch(NeighborIndex):
         pairs = rows * n_items + positions
         kept = ~np.isin(pairs, exclude.rows * n_items + exclude.positions)
         return rows[kept], positions[kept]
+
+    def _offer_table(
+        self,
+        best: NearestSoFar,
+        queries: NDArray[np.floating],
+        rows: NDArray[np.int64],
+        found: NDArray[np.int64],
+        exclude: Exclusion | None,
+    ) -> None:
+        """Rank the items that the tree found: as many for each query, which has none so far."""
+        near, positions = np.repeat(rows, found.shape[1]), found.ravel()
+        if exclude is not None:
+            self._offer(best, queries, near, positions, exclude)
+            return
+        distances = self._metric.distances(queries, self.matrix, near, positions)
+        best.start(rows, distances.reshape(found.shape), found)
 
     def _offer(
         self,
@@ -284,19 +298,29 @@ class TreeSearch(NeighborIndex):
 class KDTreeSearch(TreeSearch):
     """Search in a kd_tree.
 
-    Its boxes bound a difference feature by feature, so it supports only metrics that are sums or
-    maxima of such differences.
+    Its boxes bound a difference coordinate by coordinate, so it supports only metrics that are sums
+    or maxima of such differences in the coordinates of `TreeSpace`: there, haversine is the
+    straight distance of two points of a sphere, and seuclidean and mahalanobis are euclidean.
     """
 
     algorithm: ClassVar[str] = "kd_tree"
     metrics: ClassVar[frozenset[str]] = frozenset(
-        {"chebyshev", "cityblock", "euclidean", "minkowski", "sqeuclidean"}
+        {
+            "chebyshev",
+            "cityblock",
+            "euclidean",
+            "haversine",
+            "mahalanobis",
+            "minkowski",
+            "seuclidean",
+            "sqeuclidean",
+        }
     )
 
     @classmethod
     def supports(cls, metric: Metric) -> bool:
-        """Whether the tree prunes correctly with a metric: its boxes ignore weights."""
-        return super().supports(metric) and not metric.params
+        """Whether the class can search by a metric: with weights, scikit-learn's tree cannot."""
+        return super().supports(metric) and "w" not in metric.params
 
     @staticmethod
     def _tree_class() -> Any:
@@ -317,12 +341,9 @@ class BallTreeSearch(TreeSearch):
     metrics: ClassVar[frozenset[str]] = KDTreeSearch.metrics | {
         "canberra",
         "hamming",
-        "haversine",
         "jaccard",
-        "mahalanobis",
         "rogerstanimoto",
         "russellrao",
-        "seuclidean",
     }
 
     @staticmethod

@@ -162,8 +162,36 @@ class TreeSpace:
                 safe &= np.abs(self._scaled(queries)).sum(axis=1) + self.norm < 2.0**400
         return safe
 
+    def radii(
+        self,
+        limits: NDArray[np.float64],
+        queries: NDArray[np.floating],
+        coordinates: NDArray[np.float64],
+    ) -> NDArray[np.float64]:
+        """Return radii for which the tree, with its pruning, returns every item within the limits.
+
+        Parameters
+        ----------
+        limits, queries, coordinates
+            See `reach`.
+
+        Returns
+        -------
+        ndarray of shape (n_queries,), dtype float64
+            The radii, inclusive; inf if a limit overflows.
+        """
+        # A limit that overflows in the coordinates of the tree rules out nothing. A bound by which
+        # the tree prunes can be too large by the reach of zero.
+        with np.errstate(over="ignore"):
+            radii: NDArray[np.float64] = self.reach(limits, queries, coordinates)
+            radii += self.reach(np.zeros(len(limits)), queries, coordinates)
+        return radii
+
     def reach(
-        self, limits: NDArray[np.float64], queries: NDArray[np.floating]
+        self,
+        limits: NDArray[np.float64],
+        queries: NDArray[np.floating],
+        coordinates: NDArray[np.float64],
     ) -> NDArray[np.float64]:
         """Return radii within which the tree finds every item within the limits.
 
@@ -173,6 +201,8 @@ class TreeSpace:
             Distances by the metric of the search, as `Metric.distances` computes them.
         queries : ndarray of shape (n_queries, n_features), dtype float32 or float64
             The queries.
+        coordinates : ndarray of shape (n_queries, n_coordinates), dtype float64
+            The coordinates of the queries.
 
         Returns
         -------
@@ -194,7 +224,6 @@ class TreeSpace:
 
         Distances in p-norms (p >= 1) are bounded by 1-norms; the bounded metrics by d.
         """
-        coordinates = self.coordinates(queries)
         limits = np.maximum(limits, 0.0)
         d = self.origin.size + 32
         spans = np.abs(coordinates - self.origin).sum(axis=1) + 2.0 * self.spread

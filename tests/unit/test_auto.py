@@ -13,6 +13,7 @@ from pyspark_knn.index.base import IndexSpec
 from pyspark_knn.index.block_search import BlockSearch
 from pyspark_knn.index.distances import resolve_metric
 from pyspark_knn.index.pairwise import PairwiseSearch
+from pyspark_knn.index.terms.search import TermSearch
 
 
 def build(items, metric="euclidean", algorithm="auto", **trials):
@@ -24,7 +25,8 @@ def test_brute_is_the_block_search_where_there_are_scores():
     index, reason = build(items, "cosine", "brute")
     assert isinstance(index, BlockSearch)
     assert reason == "algorithm 'brute' was requested"
-    assert isinstance(build(items, "cityblock", "brute")[0], PairwiseSearch)
+    assert isinstance(build(items, "cityblock", "brute")[0], TermSearch)
+    assert isinstance(build(items, "jaccard", "brute")[0], PairwiseSearch)
 
 
 def test_few_items_need_no_timing():
@@ -68,7 +70,7 @@ def test_no_ball_tree_is_timed_where_a_kd_tree_is_hopeless():
     assert set(timed) == {"brute", "kd_tree"}
     timed.clear()
     # kd_tree does not support this metric, so its timing cannot rule out ball_tree.
-    assert build(0.2 * items, "haversine", timer=cost)[0].algorithm == "brute"
+    assert build(items, "canberra", timer=cost)[0].algorithm == "brute"
     assert set(timed) == {"brute", "ball_tree"}
 
 

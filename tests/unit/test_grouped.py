@@ -403,7 +403,7 @@ def test_auto_chooses_for_the_largest_group():
     index, reason = GroupedIndex.build(grouped.matrix, grouped.positions, grouped.starts, spec)
     found = {group: one.algorithm for group, one in index._search.large.items()}
     assert found == {0: index.algorithm, 1: index.algorithm, 2: "brute"}
-    assert reason.startswith("for the largest group, 12000 items: ball_tree is the fastest")
+    assert reason.startswith("for the largest group, 12000 items: kd_tree is the fastest")
 
 
 @pytest.mark.parametrize(

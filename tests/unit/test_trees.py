@@ -12,6 +12,7 @@ from pyspark_knn.index.base import Exclusion, IndexSpec, Neighbors
 from pyspark_knn.index.distances import resolve_metric
 from pyspark_knn.index.pairwise import PairwiseSearch
 from pyspark_knn.index.sklearn_index import BallTreeSearch, KDTreeSearch, TreeSearch
+from pyspark_knn.index.tree_order import spatial_order
 from pyspark_knn.index.tree_space import TreeSpace
 from tests.support.sorting import ask, assert_same, by_sorting
 from tests.support.strategies import METRIC_CASES, Search, searches
@@ -166,10 +167,47 @@ def test_ties_far_from_zero(tree, case):
         assert_same(ask(build(tree, search), search), by_sorting(search))
 
 
+@pytest.mark.parametrize("tree", TREES)
+@given(data=st.data())
+def test_haversine_at_the_poles_at_the_date_line_and_of_antipodes(tree, data):
+    seed = np.random.default_rng(data.draw(st.integers(0, 99)))
+    scale = data.draw(st.sampled_from([1e-160, 1e-15, 1e-8, 1e-3, 0.3]))
+    latitude = data.draw(st.sampled_from([0.0, 0.7, np.pi / 2, -np.pi / 2]))
+    longitude = data.draw(st.sampled_from([0.0, np.pi, -np.pi, 2 * np.pi]))
+    around = np.array([latitude, longitude])
+    near = around + scale * seed.integers(-3, 4, size=(60, 2))
+    opposite = around * [-1, 1] - [0, np.pi] + scale * seed.integers(-3, 4, size=(40, 2))
+    items = seed.permutation(np.concatenate([near, opposite]))
+    queries = np.concatenate([items[:6], [around, -around, [np.pi / 2, 1.0], [0.0, 0.0]]])
+    k = data.draw(st.sampled_from([1, 5, 70]))
+    search = Search(resolve_metric("haversine"), items, queries, k, None, None, 5)
+    assert_same(ask(build(tree, search), search), by_sorting(search))
+
+
+@pytest.mark.parametrize("tree", TREES)
+@given(data=st.data())
+def test_a_table_of_candidates_has_ties_limits_and_small_k(tree, data):
+    """The tree breaks ties arbitrarily: candidates are ranked again."""
+    seed = np.random.default_rng(data.draw(st.integers(0, 99)))
+    items = seed.integers(0, 6, size=(300, 2)) * data.draw(st.sampled_from([1.0, 0.1, 1e-200]))
+    k = data.draw(st.integers(1, 20))
+    limit = data.draw(st.none() | st.sampled_from([0.0, 0.1, 1.0, -1.0]))
+    search = Search(resolve_metric("euclidean"), items, items[:50], k, limit, None, 5)
+    assert_same(ask(build(tree, search), search), by_sorting(search))
+
+
+@pytest.mark.parametrize("shape", [(0, 2), (1, 1), (50, 1), (50, 2), (50, 3), (50, 9)])
+def test_the_spatial_order_has_each_query_once(shape):
+    coordinates = np.random.default_rng(1).normal(size=shape)
+    assert sorted(spatial_order(coordinates)) == list(range(len(coordinates)))
+    assert sorted(spatial_order(1e308 * np.sign(coordinates))) == list(range(len(coordinates)))
+
+
 def test_haversine_of_angles_that_are_many_turns():
     """The difference of such angles is rounded, so that no tree can be sure of it."""
     seed = np.random.default_rng(2)
     for turns in (1.0, 1e3, 1e9, 1e120):
         items = seed.normal(size=(400, 2)) * turns
         search = Search(resolve_metric("haversine"), items, items[:40] + 0.1, 3, None, None, 5)
-        assert_same(ask(build(BallTreeSearch, search), search), by_sorting(search))
+        for tree in TREES:
+            assert_same(ask(build(tree, search), search), by_sorting(search))

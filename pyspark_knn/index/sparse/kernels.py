@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pyspark_knn.index.kernels import PARALLEL
+from pyspark_knn.index.narrow_angles import NARROW, distances_of, gaps
 from pyspark_knn.index.sparse.keyed import KeyedRows, row_maxima
 from pyspark_knn.index.sparse.rows import slices_of
 from pyspark_knn.index.sparse.sums import KEY_BITS, Terms, features_of
@@ -155,9 +155,26 @@ class SparseDistances:
         if near.size:
             gap = _differences(self._queries.units(rows[near]), self._items.units(positions[near]))
             squares = Terms(gap.places, gap.values * gap.values).fold(len(near))
-            squares[squares < PARALLEL**2] = 0.0
             distances[near] = 0.5 * squares
+            near = near[squares < NARROW]
+        if near.size:
+            distances[near] = self._narrow_cosine(rows[near], positions[near])
         return distances
+
+    def _narrow_cosine(
+        self, rows: NDArray[np.integer], positions: NDArray[np.integer]
+    ) -> NDArray[np.float64]:
+        """See `narrow_angles.narrow_cosines`."""
+        (left, one), (right, other) = self._queries.scaled(rows), self._items.scaled(positions)
+        first, second = _aligned(left, right)
+        swapped = (one < other)[first.sums]
+        values = np.where(swapped, second.values, first.values)
+        others = np.where(swapped, first.values, second.values)
+        norms = np.maximum(one, other)
+        differences = gaps(values, others, (norms / np.minimum(one, other))[first.sums])
+        squares = Terms(first.places, differences * differences).fold(len(rows))
+        along = Terms(first.places, differences * values).fold(len(rows))
+        return distances_of(squares, along, norms)
 
 
 _Values = tuple["NDArray[np.int64]", "NDArray[np.int64]", "NDArray[np.float64]"]
@@ -170,6 +187,14 @@ def _differences(left: _Values, right: _Values) -> Terms:
         np.concatenate([left[1], right[1]]),
         np.concatenate([left[2], -right[2]]),
     )
+
+
+def _aligned(left: _Values, right: _Values) -> tuple[Terms, Terms]:
+    """Return the values of both vectors of each pair at the features that one of them has."""
+    sums, keys = (np.concatenate([left[at], right[at]]) for at in (0, 1))
+    zeros = np.zeros(len(left[2])), np.zeros(len(right[2]))
+    first = Terms.of(sums, keys, np.concatenate([left[2], zeros[1]]))
+    return first, Terms.of(sums, keys, np.concatenate([zeros[0], right[2]]))
 
 
 def _products(left: _Values, right: _Values) -> Terms:

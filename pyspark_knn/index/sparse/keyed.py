@@ -187,15 +187,24 @@ class KeyedRows:
         value = self.rows.data[at].astype(np.float64, copy=False)
         return row, key.astype(np.int64, copy=False), value
 
-    def units(
+    def scaled(
         self, rows: NDArray[np.integer]
-    ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
-        """Return what `values` does, of the unit vectors of the rows."""
+    ) -> tuple[
+        tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]], NDArray[np.float64]
+    ]:
+        """Return what `values` does, scaled as by `summation.scale`, and the norms of the rows."""
         if self.exponents is None or self.norms is None:
             raise ValueError("only rows for metric 'cosine' have norms")
         row, key, value = self.values(rows)
         value = np.ldexp(value, -self.exponents[rows].astype(np.int64)[row])
-        value /= self.norms[rows][row]
+        return (row, key, value), self.norms[rows]
+
+    def units(
+        self, rows: NDArray[np.integer]
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
+        """Return what `values` does, of the unit vectors of the rows."""
+        (row, key, value), norms = self.scaled(rows)
+        value /= norms[row]
         return row, key, value
 
 

@@ -1,0 +1,318 @@
+"""Sums of terms of queries and a block of items, feature by feature, and the pairs they leave."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pyspark_knn.index.terms.space import Operand, Pairs, TermSpace
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+_GROUP_SUMS = 1 << 16
+"""Sums that are computed at a time: with their terms 512 KiB of float32, which stay in the cache.
+More queries at a time make short calls longer, and a call for fewer takes longer by the pair."""
+
+_BUFFER = 256
+"""Elements in a buffer of numpy, see `_short_buffers`."""
+
+_TIES = 4
+"""If the nearest pairs of the queries are more than this times k, because of ties, k are chosen."""
+
+_CHECK_FEATURES = 4
+"""Features after which a partial sum is compared with the limit again."""
+
+_PAIR_COST, _PAIR_FEATURE_COST = 200, 6
+"""What a pair and one of its features cost, once it is compared by itself, in units of what a
+feature costs in a block."""
+
+_Found = tuple["NDArray[np.int64]", "NDArray[np.int64]"]
+
+
+class TermBlocks:
+    """The pairs of a batch of queries and a block of items that sums of terms do not rule out.
+
+    Sums grow feature by feature. Once few pairs of a group of queries are within their limits,
+    these pairs are compared one by one.
+
+    Parameters
+    ----------
+    space : TermSpace
+        The terms, and the limits of their sums.
+    queries : Operand
+        The queries of the batch.
+    """
+
+    def __init__(self, space: TermSpace, queries: Operand) -> None:
+        self._space = space
+        self._queries = queries
+        self._n_features = queries.values.shape[1]
+        self._check = _CHECK_FEATURES
+        self._buffers = (
+            np.empty(_GROUP_SUMS, space.acc_dtype),
+            np.empty(_GROUP_SUMS, space.dtype),
+            np.empty(_GROUP_SUMS, space.dtype),
+        )
+
+    def first(self, items: Operand) -> FirstBlock:
+        """Return the sums of a block of items with all queries.
+
+        Parameters
+        ----------
+        items : Operand
+            The block of items.
+
+        Returns
+        -------
+        FirstBlock
+            The sums, from which pairs can be chosen in two steps.
+        """
+        columns = items.columns()
+        shape = len(self._queries.values), len(items.values)
+        sums = np.empty(shape, self._space.acc_dtype)
+        below = np.empty(shape, self._space.acc_dtype) if self._space.has_second else None
+        for rows in self._groups(np.arange(shape[0]), shape[1]):
+            part = slice(int(rows[0]), int(rows[-1]) + 1)
+            group = self._queries.take(part).columns()
+            with _short_buffers():
+                sums[part] = self._sums(columns, group, 0, self._n_features, None)
+                if below is not None:
+                    below[part] = self._second_sums(columns, group)
+        return FirstBlock(self._space, self._queries, items, sums, below)
+
+    def within(
+        self, rows: NDArray[np.int64], distances: NDArray[np.float64], items: Operand
+    ) -> Iterator[_Found]:
+        """Yield pairs, among them all whose final figures are within the distances.
+
+        Parameters
+        ----------
+        rows : ndarray of shape (n_rows,), dtype int64
+            Row numbers of queries.
+        distances : ndarray of shape (n_rows,), dtype float64
+            Final figures, at least 0.
+        items : Operand
+            The block of items.
+
+        Yields
+        ------
+        rows, positions : ndarray of shape (n_pairs,), dtype int64
+            The row number of the query of each pair, and that of the item in the block.
+        """
+        columns = items.columns()
+        done = 0
+        for part in self._groups(rows, len(items.values)):
+            reach = distances[done : done + len(part)]
+            done += len(part)
+            with _short_buffers():
+                near, positions = self._group_within(part, reach, items, columns)
+            yield part[near], positions
+
+    def _groups(self, rows: NDArray[np.int64], width: int) -> Iterator[NDArray[np.int64]]:
+        step = max(1, _GROUP_SUMS // width)
+        for start in range(0, len(rows), step):
+            yield rows[start : start + step]
+
+    def _group_within(
+        self,
+        rows: NDArray[np.int64],
+        distances: NDArray[np.float64],
+        items: Operand,
+        columns: Operand,
+    ) -> _Found:
+        queries = self._queries.take(rows)
+        group = queries.columns()
+        limits = self._space.limits(distances, queries, items)
+        sums, first = None, 0
+        stop = min(self._check, self._n_features)
+        while True:
+            sums = self._sums(columns, group, first, stop, sums)
+            near = sums <= limits
+            left = self._n_features - stop
+            cost = np.count_nonzero(near) * (_PAIR_COST + _PAIR_FEATURE_COST * self._n_features)
+            if cost <= left * near.size or not left:
+                break
+            first, stop = stop, min(stop + _CHECK_FEATURES, self._n_features)
+        # The next group is likely to need about as many features.
+        self._check = max(_CHECK_FEATURES, stop - _CHECK_FEATURES)
+        if not left and self._space.has_second and cost > self._n_features * near.size:
+            below = self._second_sums(columns, group)
+            norms = queries.norms[:, None] + float(items.norms.max())
+            near &= sums <= self._space.second_limits(distances[:, None], below, norms)
+            left = 1
+        at = np.flatnonzero(near)
+        found = np.divmod(at, near.shape[1])
+        if left or self._space.has_second:
+            limits = np.broadcast_to(limits, near.shape)[found]
+            return self._filtered(found, distances, limits, queries, items)
+        return found
+
+    def _filtered(
+        self,
+        found: _Found,
+        distances: NDArray[np.float64],
+        limits: NDArray[Any],
+        queries: Operand,
+        items: Operand,
+    ) -> _Found:
+        """Keep the pairs whose sums, of all features, are within the limits."""
+        one, other = items.take(found[1]), queries.take(found[0])
+        pairs = Pairs(one.values, one.sizes, other.values, other.sizes)
+        terms = np.empty(pairs.left.shape, self._space.dtype)
+        self._space.terms(pairs, terms, np.empty_like(terms))
+        sums = self._combined(terms)
+        if self._space.has_second:
+            self._space.second_terms(pairs, terms)
+            below = self._combined(terms)
+            norms = one.norms + other.norms
+            limits = self._space.second_limits(distances[found[0]], below, norms)
+        kept = sums <= limits
+        return found[0][kept], found[1][kept]
+
+    def _combined(self, terms: NDArray[Any]) -> NDArray[Any]:
+        if terms.dtype == np.bool_:
+            counts: NDArray[Any] = np.count_nonzero(terms, axis=1)
+            return counts
+        combined: NDArray[Any] = self._space.combine.reduce(terms, axis=1)
+        return combined
+
+    def _sums(
+        self,
+        columns: Operand,
+        group: Operand,
+        first: int,
+        stop: int,
+        sums: NDArray[Any] | None,
+    ) -> NDArray[Any]:
+        """Add the terms of some features to the sums of a group of queries."""
+        shape = group.values.shape[1], columns.values.shape[1]
+        total, terms, spare = (each[: shape[0] * shape[1]].reshape(shape) for each in self._buffers)
+        if sums is None:
+            total.fill(0)
+        added = terms.view(np.uint8) if terms.dtype == np.bool_ else terms
+        combine, compute = self._space.combine, self._space.terms
+        for feature in range(first, stop):
+            compute(_feature(columns, group, feature), terms, spare)
+            combine(total, added, out=total)
+        return total
+
+    def _second_sums(self, columns: Operand, group: Operand) -> NDArray[Any]:
+        shape = group.values.shape[1], columns.values.shape[1]
+        _, terms, spare = (each[: shape[0] * shape[1]].reshape(shape) for each in self._buffers)
+        spare.fill(0)
+        for feature in range(self._n_features):
+            self._space.second_terms(_feature(columns, group, feature), terms)
+            np.add(spare, terms, out=spare)
+        return spare
+
+
+class FirstBlock:
+    """The sums of all pairs of a batch of queries and a block of items.
+
+    Parameters
+    ----------
+    space : TermSpace
+        The terms, and the limits of their sums.
+    queries, items : Operand
+        The queries and the items.
+    sums : ndarray of shape (n_queries, n_items)
+        The sums.
+    below : ndarray of shape (n_queries, n_items) or None
+        The second sums, for a metric that has them.
+    """
+
+    def __init__(
+        self,
+        space: TermSpace,
+        queries: Operand,
+        items: Operand,
+        sums: NDArray[Any],
+        below: NDArray[Any] | None,
+    ) -> None:
+        self._space = space
+        self._queries = queries
+        self._items = items
+        self._sums = sums
+        self._below = below
+
+    def nearest(self, k: int, excluded: _Found) -> _Found:
+        """Return k pairs of each query, about the nearest ones, or some more.
+
+        Parameters
+        ----------
+        k : int
+            The number of pairs, less than the number of items.
+        excluded : tuple of ndarray
+            The row numbers of queries and the positions of items of pairs not to return.
+
+        Returns
+        -------
+        rows, positions : ndarray of shape (n_pairs,), dtype int64
+            The row number of the query of each pair, and that of the item.
+        """
+        scores = self._sums
+        if self._below is not None:
+            scores = np.divide(scores, self._below, out=scores.copy(), where=self._below > 0)
+        if excluded[0].size:
+            scores = scores.copy() if scores is self._sums else scores
+            scores[excluded] = np.inf if scores.dtype.kind == "f" else np.iinfo(scores.dtype).max
+        # numpy has no fast way for bytes.
+        small = scores.dtype == np.uint8
+        kth = np.partition(scores.astype(np.uint16) if small else scores, k - 1, axis=1)[:, k - 1]
+        near = scores <= kth.astype(scores.dtype)[:, None]
+        near[excluded] = False
+        if np.count_nonzero(near) > _TIES * k * len(near):
+            near[:] = False
+            np.put_along_axis(near, np.argpartition(scores, k - 1, axis=1)[:, :k], True, axis=1)
+            near[excluded] = False
+        return np.divmod(np.flatnonzero(near), near.shape[1])
+
+    def within(self, distances: NDArray[np.float64]) -> _Found:
+        """Return pairs, among them all whose final figures are within the distances.
+
+        Parameters
+        ----------
+        distances : ndarray of shape (n_queries,), dtype float64
+            Final figures; negative ones have no pairs.
+
+        Returns
+        -------
+        rows, positions : ndarray of shape (n_pairs,), dtype int64
+            See `nearest`.
+        """
+        reach = np.maximum(distances, 0.0)
+        if self._below is None:
+            limits = self._space.limits(reach, self._queries, self._items)
+        else:
+            norms = self._queries.norms[:, None] + float(self._items.norms.max())
+            limits = self._space.second_limits(reach[:, None], self._below, norms)
+        near = self._sums <= limits
+        near[distances < 0] = False
+        return np.divmod(np.flatnonzero(near), near.shape[1])
+
+
+@contextlib.contextmanager
+def _short_buffers() -> Iterator[None]:
+    """Let numpy use short buffers.
+
+    If a row of a broadcast operation is shorter than its buffer, numpy copies the rows to the
+    buffer, one by one, which takes three times as long as the operation.
+    """
+    before = np.setbufsize(_BUFFER)
+    try:
+        yield
+    finally:
+        np.setbufsize(before)
+
+
+def _feature(columns: Operand, group: Operand, feature: int) -> Pairs:
+    return Pairs(
+        columns.values[feature],
+        columns.sizes[feature],
+        group.values[feature][:, None],
+        group.sizes[feature][:, None],
+    )

@@ -1,0 +1,323 @@
+"""Brute force for metrics that are sums of terms, without the effect of their rounding errors.
+
+The sums of the terms of many pairs, feature by feature in float32, take a fraction of the time of
+their distances. As they are rounded, they are only used to *rule out* items, as in
+`pyspark_knn.index.block_search`: the pairs that `pyspark_knn.index.terms.space` does not rule out
+are ranked by their distances, block by block of the items. Where this leaves too many items, as in
+tight clusters far apart, the sums are computed in float64.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+
+from pyspark_knn.index.base import Exclusion, IndexSpec, NeighborIndex, Neighbors
+from pyspark_knn.index.distances import Metric
+from pyspark_knn.index.kernels import KERNELS
+from pyspark_knn.index.pairwise import PairwiseSearch
+from pyspark_knn.index.selection import NearestSoFar, exclusion_of, search_in_blocks
+from pyspark_knn.index.terms.blocks import TermBlocks
+from pyspark_knn.index.terms.choice import has_terms, term_space
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+
+    from pyspark_knn.index.hits import Hits
+    from pyspark_knn.index.terms.space import TermSpace
+
+    Pairs = tuple[NDArray[np.int64], NDArray[np.int64]]
+
+_BATCH_QUERIES = 1024
+"""Queries in a batch. With many of them the cost of transforming the items is small."""
+
+_BLOCK_ITEMS = 4096
+"""Items in a block, whose coordinates stay in the cache up to some 100 features."""
+
+_FIRST_ITEMS = 1024
+"""Items among which the first neighbors are found, at least 4 k."""
+
+_FIRST_SUMS = 1 << 22
+"""Sums of the first items with a batch of queries: 16 MiB of float32."""
+
+_RANKED_PAIRS = 1 << 18
+"""Pairs that are ranked before the block is over, if there are more."""
+
+_FEW_PAIRS = 32
+"""If more than one in so many pairs of a block is left, beyond 4 k for each query, sums in float64
+are tried."""
+
+
+class TermSearch(NeighborIndex):
+    """Brute-force search by sums of terms, wherever their rounding errors are bounded.
+
+    Parameters
+    ----------
+    matrix : ndarray of shape (n_items, n_features), dtype float32 or float64
+        The items, which the index keeps as they are.
+    metric : Metric
+        The metric.
+    block_items : int, default=_BLOCK_ITEMS
+        Items in a block.
+    first_items : int, default=_FIRST_ITEMS
+        Items among which the first neighbors are found.
+    """
+
+    algorithm: ClassVar[str] = "brute"
+    metrics: ClassVar[frozenset[str]] = frozenset(
+        {name for name in KERNELS if has_terms(Metric(name, p=3.0))}
+    )
+
+    @classmethod
+    def supports(cls, metric: Metric) -> bool:
+        """Whether distances by a metric can be bounded by sums of terms."""
+        return has_terms(metric)
+
+    def __init__(
+        self,
+        matrix: NDArray[np.floating],
+        metric: Metric,
+        *,
+        block_items: int = _BLOCK_ITEMS,
+        first_items: int = _FIRST_ITEMS,
+    ) -> None:
+        self._matrix = matrix
+        self._metric = metric
+        self._block_items = block_items
+        self._first_items = first_items
+        spaces = [term_space(metric, matrix, dtype) for dtype in (np.float32, np.float64)]
+        self._spaces = [space for space in spaces if space is not None]
+        if self._spaces and not self._spaces[0].wider:
+            del self._spaces[1:]
+
+    @classmethod
+    def build(cls, matrix: NDArray[np.floating], spec: IndexSpec) -> TermSearch:
+        """Choose the coordinates of the metric for the magnitudes of the items."""
+        return cls(matrix, spec.metric)
+
+    @property
+    def matrix(self) -> NDArray[np.floating]:
+        """The items, as passed to `build`."""
+        return self._matrix
+
+    def over(self, matrix: NDArray[np.floating]) -> TermSearch:
+        """See `NeighborIndex.over`."""
+        other = copy.copy(self)
+        other._matrix = matrix
+        return other
+
+    @property
+    def metric(self) -> Metric:
+        """See `NeighborIndex.metric`."""
+        return self._metric
+
+    def kneighbors(
+        self,
+        queries: NDArray[np.floating],
+        k: int,
+        *,
+        max_distance: float | None = None,
+        exclude: Exclusion | None = None,
+    ) -> Neighbors:
+        """See `NeighborIndex.kneighbors`."""
+        first = min(len(self._matrix), max(self._first_items, 4 * k))
+        step = max(1, min(_BATCH_QUERIES, _FIRST_SUMS // first))
+        return search_in_blocks(self._search, queries, k, max_distance, exclude, step)
+
+    def _served(self, queries: NDArray[np.floating]) -> NDArray[np.bool_]:
+        served = np.full(len(queries), bool(self._spaces))
+        for space in self._spaces:
+            served &= space.serves(queries)
+        return served
+
+    def _search(
+        self,
+        queries: NDArray[np.floating],
+        k: int,
+        max_distance: float | None,
+        exclude: Exclusion | None,
+    ) -> Neighbors:
+        best = NearestSoFar(len(queries), k, max_distance)
+        served = self._served(queries)
+        rows = np.flatnonzero(served)
+        if rows.size:
+            part = queries if served.all() else queries[rows]
+            ranking = _Ranking(self, part, k, max_distance, exclusion_of(exclude, rows))
+            best.replace(rows, ranking.run())
+        rest = np.flatnonzero(~served)
+        if rest.size:
+            search = PairwiseSearch(self._matrix, self._metric)
+            excluded = exclusion_of(exclude, rest)
+            found = search.kneighbors(queries[rest], k, max_distance=max_distance, exclude=excluded)
+            best.replace(rest, found)
+        return best.neighbors()
+
+    def _find_within(
+        self, queries: NDArray[np.floating], exclude: Exclusion | None, hits: Hits
+    ) -> None:
+        served = self._served(queries) & (hits.limit >= 0)
+        for start in range(0, len(queries), _BATCH_QUERIES):
+            rows = start + np.flatnonzero(served[start : start + _BATCH_QUERIES])
+            if rows.size:
+                _HitSearch(self, queries, rows, exclude, hits).run()
+        search = PairwiseSearch(self._matrix, self._metric)
+        search.compare_all(queries, np.flatnonzero(~served), exclude, hits)
+
+
+class _Batch:
+    """The search of a batch of queries: block by block, by the narrowest sums that are enough."""
+
+    def __init__(
+        self, index: TermSearch, queries: NDArray[np.floating], exclude: Exclusion | None
+    ) -> None:
+        self._matrix = index._matrix
+        self._metric = index._metric
+        self._queries = queries
+        self._block_items = index._block_items
+        self._spaces = list(index._spaces)
+        self._excluded = None
+        if exclude is not None and exclude.rows.size:
+            self._excluded = exclude.rows * len(self._matrix) + exclude.positions
+        self._expected = 0
+        self._use(self._spaces[0])
+
+    def _use(self, space: TermSpace) -> None:
+        self._space = space
+        self._blocks = TermBlocks(space, space.operand(self._queries))
+
+    def _widen(self) -> bool:
+        """Use sums in float64 from now on, if they can rule out more; return whether they can."""
+        if len(self._spaces) == 1:
+            return False
+        del self._spaces[0]
+        self._use(self._spaces[0])
+        return True
+
+    def _pairs_of_block(
+        self, rows: NDArray[np.int64], limits: NDArray[np.float64], start: int, stop: int
+    ) -> Iterator[Pairs]:
+        """Yield the pairs of a block that sums do not rule out, many at a time."""
+        items = self._space.operand(self._matrix[start:stop])
+        widest = len(self._spaces) == 1
+        found: list[Pairs] = []
+        count = 0
+        for near, positions in self._blocks.within(rows, limits, items):
+            found.append((near, positions + start))
+            count += len(near)
+            if widest and count > _RANKED_PAIRS:
+                yield self._joined(found)
+                found, count = [], 0
+            elif not widest and count > len(rows) * (self._expected + (stop - start) / _FEW_PAIRS):
+                self._widen()
+                yield from self._pairs_of_block(rows, limits, start, stop)
+                return
+        yield self._joined(found)
+
+    def _joined(self, found: list[Pairs]) -> Pairs:
+        if not found:
+            return np.zeros(0, np.int64), np.zeros(0, np.int64)
+        rows, positions = map(np.concatenate, zip(*found, strict=True))
+        if self._excluded is not None:
+            pairs = rows * len(self._matrix) + positions
+            kept = ~np.isin(pairs, self._excluded)
+            rows, positions = rows[kept], positions[kept]
+        return rows, positions
+
+    def _distances(
+        self, rows: NDArray[np.int64], positions: NDArray[np.int64]
+    ) -> NDArray[np.float64]:
+        return self._metric.distances(self._queries, self._matrix, rows, positions)
+
+
+class _Ranking(_Batch):
+    """The nearest items of a batch of queries."""
+
+    def __init__(
+        self,
+        index: TermSearch,
+        queries: NDArray[np.floating],
+        k: int,
+        max_distance: float | None,
+        exclude: Exclusion | None,
+    ) -> None:
+        super().__init__(index, queries, exclude)
+        self._k = k
+        self._expected = 4 * k
+        self._first_items = max(index._first_items, 4 * k)
+        self._best = NearestSoFar(len(queries), k, max_distance)
+
+    def run(self) -> Neighbors:
+        """Search all items."""
+        limits = self._best.limits()
+        first = min(self._first_items, len(self._matrix))
+        if first > self._k and (limits >= 0).any():
+            limits = self._search_first(first)
+        else:
+            first = 0
+        for start in range(first, len(self._matrix), self._block_items):
+            stop = min(start + self._block_items, len(self._matrix))
+            rows = np.flatnonzero(limits >= 0)
+            if not rows.size:
+                break
+            for near, positions in self._pairs_of_block(rows, limits[rows], start, stop):
+                self._best.offer(near, positions, self._distances(near, positions))
+            limits = self._later_limits(limits)
+        return self._best.neighbors()
+
+    def _search_first(self, stop: int) -> NDArray[np.float64]:
+        """Search the first items, and return the limits of items of later positions."""
+        block = self._blocks.first(self._space.operand(self._matrix[:stop]))
+        excluded = np.zeros(0, np.int64) if self._excluded is None else self._excluded
+        pairs = np.divmod(excluded, len(self._matrix))
+        inside = pairs[1] < stop
+        near, positions = block.nearest(self._k, (pairs[0][inside], pairs[1][inside]))
+        self._best.offer(near, positions, self._distances(near, positions))
+        limits = self._best.limits()
+        # They are found again, with all others that are as near.
+        self._best.forget(np.arange(len(self._queries)))
+        near, positions = block.within(limits)
+        if len(near) > len(limits) * (self._expected + stop / _FEW_PAIRS) and self._widen():
+            block = self._blocks.first(self._space.operand(self._matrix[:stop]))
+            near, positions = block.within(limits)
+        for part in range(0, len(near), _RANKED_PAIRS):
+            some = slice(part, part + _RANKED_PAIRS)
+            rows, columns = self._joined([(near[some], positions[some])])
+            self._best.offer(rows, columns, self._distances(rows, columns))
+        return self._later_limits(limits)
+
+    def _later_limits(self, limits: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the distances of items of later positions that can be neighbors."""
+        last = self._best.distances[:, -1]
+        # At the distance of the last neighbor, an item of a later position comes after it.
+        return np.minimum(limits, np.where(np.isinf(last), limits, np.nextafter(last, -np.inf)))
+
+
+class _HitSearch(_Batch):
+    """The items within a distance of a batch of queries."""
+
+    def __init__(
+        self,
+        index: TermSearch,
+        queries: NDArray[np.floating],
+        rows: NDArray[np.int64],
+        exclude: Exclusion | None,
+        hits: Hits,
+    ) -> None:
+        super().__init__(index, queries[rows], exclusion_of(exclude, rows))
+        self._rows = rows
+        self._hits = hits
+
+    def run(self) -> None:
+        """Offer all hits."""
+        everybody = np.arange(len(self._rows))
+        limits = np.full(len(self._rows), self._hits.limit)
+        for start in range(self._hits.first(self._rows), len(self._matrix), self._block_items):
+            stop = min(start + self._block_items, len(self._matrix))
+            for near, positions in self._pairs_of_block(everybody, limits, start, stop):
+                rows, positions = self._hits.later(self._rows[near], positions)
+                near = np.searchsorted(self._rows, rows)
+                self._hits.offer(rows, positions, self._distances(near, positions))
