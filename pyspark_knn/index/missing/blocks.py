@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from pyspark_knn.index.base import Exclusion
-    from pyspark_knn.index.missing.space import MissingSpace, Queries
+    from pyspark_knn.index.missing.factors import Queries
+    from pyspark_knn.index.missing.space import MissingSpace
 
 _BLOCK_SCORES = 1 << 18
 """Products in a block: 1 MiB of float32, which stays in the cache."""

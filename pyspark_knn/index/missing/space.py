@@ -7,8 +7,9 @@ there is a value and otherwise 0,
 
     t c - S  =  the sum of  (t m_q - q**2) m_x  +  2 q x  -  m_q x**2  over all features.
 
-This is one product of 3 d columns: the first factors are those of the query (`Left`), the second
-ones those of the item (`MissingSpace.right`). Its sign says whether the item is a candidate.
+This is one product of 3 d columns: the first factors are those of the query (`QueryFactors`), the
+second ones those of the item (`MissingSpace.right`). Its sign says whether the item is a
+candidate.
 
 What is computed is off by rounding. All terms of features outside of J are exactly 0, so the
 error depends on J alone. Let u be the unit roundoff of the products (2**-24 or 2**-53), ``v =
@@ -53,10 +54,11 @@ float64. So r is raised by as much before it is squared.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pyspark_knn.index.missing.factors import Queries, QueryFactors, chosen, columns
 from pyspark_knn.index.rounding import V
 from pyspark_knn.index.score_space import remaining_exponent, row_blocks, scaling_exponent
 
@@ -96,31 +98,6 @@ def rounding(n_features: int, dtype: type[np.floating]) -> float:
     return rho if rho < 0.02 else np.inf
 
 
-class Queries(NamedTuple):
-    """Queries in a `MissingSpace`.
-
-    Attributes
-    ----------
-    vectors : ndarray of shape (n_queries, n_features), dtype float64
-        The transformed queries, 0 where a value is missing.
-    present : ndarray of shape (n_queries, n_features), dtype bool
-        Which values are there.
-    lengths : ndarray of shape (n_queries,), dtype float64
-        The norms of the vectors.
-    lacking : ndarray of shape (n_features,), dtype bool
-        The features that some query lacks.
-    """
-
-    vectors: NDArray[np.float64]
-    present: NDArray[np.bool_]
-    lengths: NDArray[np.float64]
-    lacking: NDArray[np.bool_]
-
-    def take(self, rows: NDArray[np.int64]) -> Queries:
-        """Return some of the queries; `lacking` stays that of all."""
-        return Queries(self.vectors[rows], self.present[rows], self.lengths[rows], self.lacking)
-
-
 class MissingSpace:
     """The transform of items and queries to the factors of a product, see above.
 
@@ -138,7 +115,7 @@ class MissingSpace:
     """
 
     def __init__(self, metric: Metric, matrix: NDArray[np.floating]) -> None:
-        self._n_features = matrix.shape[1]
+        self._n_features = int(matrix.shape[1])
         kinds: tuple[type[np.floating], ...] = (np.float32, np.float64)
         self._rounding = {kind: rounding(self._n_features, kind) for kind in kinds}
         self.dtypes = tuple(kind for kind in kinds if self._rounding[kind] < np.inf)
@@ -214,9 +191,9 @@ class MissingSpace:
         served: NDArray[np.bool_] = (queries.lengths < 2.0**40) & (exponents < 1020)
         return served
 
-    def left(self, queries: Queries, dtype: type[np.floating]) -> Left:
+    def left(self, queries: Queries, dtype: type[np.floating]) -> QueryFactors:
         """Return the queries' factors of products in `dtype`."""
-        return Left(queries, self._lacking, self._rounding[dtype], dtype)
+        return QueryFactors(queries, self._lacking, self._rounding[dtype], dtype)
 
     def right(
         self, rows: NDArray[np.floating], lacking: NDArray[np.bool_], out: NDArray[np.floating]
@@ -233,10 +210,10 @@ class MissingSpace:
             Where to write them.
         """
         vectors, missing = self._transformed(rows)
-        masks, plain, squares = _columns(self._lacking, lacking)
-        np.logical_not(missing[:, _where(self._lacking)], out=out[:, masks], casting="unsafe")
+        masks, plain, squares = columns(self._lacking, lacking)
+        np.logical_not(missing[:, chosen(self._lacking)], out=out[:, masks], casting="unsafe")
         out[:, plain] = vectors
-        some = out[:, plain][:, _where(lacking)]
+        some = out[:, plain][:, chosen(lacking)]
         np.multiply(some, some, out=out[:, squares])
         out[:, -2] = 1.0
         rest = vectors[:, ~lacking]
@@ -277,7 +254,7 @@ class MissingSpace:
         Parameters
         ----------
         ratios : ndarray of shape (n_queries,), dtype float64
-            Quotients of the products of `Left.sums`, in `dtype`; may be inf.
+            Quotients of the products of `QueryFactors.sums`, in `dtype`; may be inf.
         queries, dtype
             See `reaches`.
 
@@ -304,99 +281,6 @@ class MissingSpace:
         sizes = 8.0 + 2.0 * queries.lengths + 2.0 * self._largest
         underflow: NDArray[np.float64] = (3 * self._n_features + 2) * tiny * sizes
         return underflow
-
-
-class Left:
-    """The factors of queries in products whose signs say which items are within a distance.
-
-    Parameters
-    ----------
-    queries : Queries
-        The queries.
-    lacking : ndarray of shape (n_features,), dtype bool
-        The features that some item lacks.
-    rho : float
-        The bound on the relative error of a product.
-    dtype : type
-        The dtype of the products.
-
-    Attributes
-    ----------
-    factors : ndarray of shape (n_queries, n_columns)
-        The factors: zeros, so that no product is above 0, until `demand` is called.
-    """
-
-    def __init__(
-        self,
-        queries: Queries,
-        lacking: NDArray[np.bool_],
-        rho: float,
-        dtype: type[np.floating],
-    ) -> None:
-        self._queries = queries
-        self._lacking = lacking
-        self._rho = rho
-        self._masks, self._plain, self._squares = _columns(lacking, queries.lacking)
-        shape = len(queries.vectors), self._squares.stop + 2
-        self.factors: NDArray[np.floating] = np.zeros(shape, dtype)
-
-    def demand(self, reaches: NDArray[np.float64], rows: NDArray[np.int64] | None = None) -> None:
-        """Set the factors of some queries.
-
-        Parameters
-        ----------
-        reaches : ndarray of shape (n_rows,), dtype float64
-            The t of these queries; -1 for a query without candidates.
-        rows : ndarray of shape (n_rows,), dtype int64, optional
-            The row numbers of the queries. Default: all of them.
-        """
-        where: Any = slice(None) if rows is None else rows
-        factors = self._made(reaches, where, 1.0 - self._rho)
-        factors[reaches < 0] = 0.0
-        self.factors[where] = factors
-
-    def sums(self) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
-        """Return the factors of two products: one that is at most -S, and one that is c.
-
-        Returns
-        -------
-        sums, counts : ndarray of shape (n_queries, n_columns)
-            The factors.
-        """
-        zeros = np.zeros(len(self.factors))
-        sums = self._made(zeros, slice(None), 1.0 + self._rho)
-        counts = np.zeros_like(self.factors)
-        self._fill_masks(counts, self._queries.present.astype(np.float64))
-        return sums, counts
-
-    def _made(self, reaches: NDArray[np.float64], where: Any, alpha: float) -> NDArray[np.floating]:
-        vectors, present = self._queries.vectors[where], self._queries.present[where]
-        factors = np.empty((len(vectors), self.factors.shape[1]), self.factors.dtype)
-        self._fill_masks(factors, (reaches[:, None] - alpha * vectors * vectors) * present)
-        np.multiply(vectors, 2.0, out=factors[:, self._plain], casting="same_kind")
-        factors[:, self._squares] = present[:, _where(self._queries.lacking)] * -alpha
-        factors[:, -1] = -alpha
-        return factors
-
-    def _fill_masks(self, factors: NDArray[np.floating], terms: NDArray[np.float64]) -> None:
-        """Write the factors of the items' masks."""
-        factors[:, self._masks] = terms[:, _where(self._lacking)]
-        factors[:, -2] = terms[:, ~self._lacking].sum(axis=1)
-
-
-def _columns(
-    items_lack: NDArray[np.bool_], queries_lack: NDArray[np.bool_]
-) -> tuple[slice, slice, slice]:
-    """Return the columns of the items' masks, of their values, and of the squares of these."""
-    first = int(np.count_nonzero(items_lack))
-    second = first + len(items_lack)
-    third = second + int(np.count_nonzero(queries_lack))
-    return slice(0, first), slice(first, second), slice(second, third)
-
-
-def _where(lacking: NDArray[np.bool_]) -> Any:
-    """Return an index of the columns; a slice if these are all, which takes no copy."""
-    return slice(None) if lacking.all() else lacking
 
 
 def _largest(rows: NDArray[np.floating]) -> float:
