@@ -93,10 +93,10 @@ def checked(items: Rows, queries: Rows, found: Neighbors, results: dict[str, Any
     first = inside.distances[: inside.offsets[1]]
     check(np.array_equal(first[:K], found.distances[0, : len(first[:K])]), "all within a distance")
     theirs, _ = results[SKLEARN]
-    # Their distances lose digits where the values are large: they are near, and no smaller.
-    size = float(np.nanmax(np.abs(items)))
-    near = np.abs(theirs - found.distances[: len(theirs)]) <= 1e-6 * max(1.0, size)
-    check(bool(near.all()), "the distances of scikit-learn")
+    # Their squares are off by the rounding of those of the values.
+    off = np.abs(theirs**2 - found.distances[: len(theirs)] ** 2).max()
+    scale = items.shape[1] * float(np.nanmax(np.abs(items))) ** 2
+    check(off <= 10 * np.finfo(items.dtype).eps * scale, "the distances of scikit-learn")
 
 
 def row_of(data: str, share: float, columns: float, given: argparse.Namespace) -> list[object]:
