@@ -220,7 +220,7 @@ def warn_of_items(params: _KNNParams, duplicates: int, converts: bool, stackleve
         )
 
 
-def warn_of_limits(params: _KNNParams, warned: set[str]) -> None:
+def warn_of_limits(params: _KNNParams, warned: set[str], stacklevel: int = _USER_LEVEL) -> None:
     """Warn about a limit of the distance that probably does not limit the search as intended.
 
     There are two cases: k was never set, so that the default k limits the search as well, and
@@ -232,6 +232,8 @@ def warn_of_limits(params: _KNNParams, warned: set[str]) -> None:
         The model.
     warned : set of str
         The Params that a warning was given for, which is not repeated. Updated in place.
+    stacklevel : int, default=_USER_LEVEL
+        The level of the user's line, see `warnings.warn`.
     """
     name = "maxDistance" if params.getMinSimilarity() is None else "minSimilarity"
     limit = params.getOrDefault(name)
@@ -243,7 +245,7 @@ def warn_of_limits(params: _KNNParams, warned: set[str]) -> None:
             f"{name} is {limit!r}, but k is unset: each query gets at most the {params.getK()} "
             f"nearest items within {name}. Set k to change that, or k=None to get all items within "
             f"{name}.",
-            stacklevel=_USER_LEVEL,
+            stacklevel=stacklevel,
         )
     if params.getMetric() != "haversine" or "maxDistance" in warned:
         return
@@ -255,5 +257,5 @@ def warn_of_limits(params: _KNNParams, warned: set[str]) -> None:
             f"metric 'haversine' is {farthest:.6g}. Distances are angles in radians unless "
             "metricParams sets the radius of the sphere, for example {'radius': 6371.0088} for "
             "kilometers on Earth.",
-            stacklevel=_USER_LEVEL,
+            stacklevel=stacklevel,
         )
