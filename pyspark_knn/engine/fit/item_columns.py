@@ -20,8 +20,8 @@ def key_name(number: int) -> str:
 class ItemColumn:
     """A column that every item has in addition to its vector.
 
-    A stage lists its own in `_KNNParams._item_columns`. From there on, a column is identified by
-    its name: in packing, bundles, shards and saved models, and by the answers that need it.
+    A stage lists its own in `_NeighborParams._item_columns`. From there on, a column is identified
+    by its name: in packing, bundles, shards and saved models, and by the answers that need it.
 
     Attributes
     ----------
