@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -250,6 +250,22 @@ class Placement(ABC):
         ------
         ValueError
             If no items are left.
+        """
+
+    @abstractmethod
+    def with_numbers(self, values: DataFrame, names: Sequence[str], spec: IndexSpec) -> Placement:
+        """Return an index whose items have further columns of numbers; this one does not change.
+
+        Parameters
+        ----------
+        values : DataFrame
+            Persisted rows of `scoring.VALUE_SCHEMA` for all items. The result unpersists them when
+            it does not need them any longer.
+        names : sequence of str
+            The columns to add.
+        spec : IndexSpec
+            How to index items again that change places: those of equal ids are sorted by the new
+            columns.
         """
 
     def _check_rest(self, removed: int) -> None:
