@@ -15,6 +15,7 @@ from pyspark_knn.engine.rows.columns import Input
 from pyspark_knn.engine.rows.ids import from_wire, wire_type
 from pyspark_knn.engine.rows.items import Items
 from pyspark_knn.engine.search.pairs import NEIGHBOR
+from pyspark_knn.engine.search.self_search import SelfSearch
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -159,6 +160,28 @@ class Placement(ABC):
         -------
         DataFrame
             All columns of `queries` and, after them, those of the answer, as they come from Python.
+        """
+
+    @abstractmethod
+    def self_search(self, session: SparkSession, wanted: SelfSearch) -> DataFrame:
+        """Find the k nearest items of each item among the others; lazy.
+
+        An item is left out of its own neighbors by its number, so the search is right for items
+        with equal vectors or equal ids. If there are keys, only items of the same key are searched.
+
+        Parameters
+        ----------
+        session : SparkSession
+            The session of the result.
+        wanted : SelfSearch
+            What to search.
+
+        Returns
+        -------
+        DataFrame
+            A row for each item, in the form of Python (see `ids.wire_type`): "number", "id" and the
+            lists "numbers", "neighbors" (ids) and "distances". Numbers are those from 0 to
+            `num_items` - 1; each is the number of one item. Without ids, the ids are positions.
         """
 
     @abstractmethod

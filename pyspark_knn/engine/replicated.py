@@ -30,6 +30,7 @@ from pyspark_knn.engine.search.export import read_items
 from pyspark_knn.engine.search.indexing import index_items
 from pyspark_knn.engine.search.pairs import NEIGHBOR, n_units, pairs_in_bundle
 from pyspark_knn.engine.search.searchable import TIMING_SCHEMA, Searchable, time_bundle
+from pyspark_knn.engine.search.self_search import SelfSearch, found_schema, self_search_in_bundle
 from pyspark_knn.engine.ship import shipping
 from pyspark_knn.engine.ship.batch_udf import batch_udf
 from pyspark_knn.engine.ship.guard import guarded
@@ -124,15 +125,27 @@ class Replicated(Placement):
         found = F.inline(search(*read)).alias(*result.names)
         return rows.select("*", found).drop(*added)
 
+    def self_search(self, session: SparkSession, wanted: SelfSearch) -> DataFrame:
+        """See `Placement.self_search`; the number of an item is its position."""
+        ref = self._shipment(session).ref
+        run = guarded(functools.partial(self_search_in_bundle, ref, wanted))
+        tasks = min(n_units(self.num_items), 2 * self._pair_tasks)
+        numbers = session.range(0, self.num_items, 1, tasks)
+        return numbers.mapInArrow(run, found_schema(self.item_columns["id"]))
+
+    @property
+    def _pair_tasks(self) -> int:
+        """The number of tasks of a search for pairs."""
+        products = self.num_items * self.num_items * self.num_features
+        return max(_PAIR_TASKS, -(-products // _TASK_PRODUCTS))
+
     def pairs(self, session: SparkSession, max_distance: float) -> DataFrame:
         """See `Placement.pairs`."""
         run = guarded(functools.partial(pairs_in_bundle, self._shipment(session).ref, max_distance))
         units = n_units(self.num_items)
-        products = self.num_items * self.num_items * self.num_features
-        tasks = max(_PAIR_TASKS, -(-products // _TASK_PRODUCTS))
         types = {name: self.item_columns["id"] for name in ("id", NEIGHBOR)}
         schema = columns.struct_type({**types, DISTANCE: T.DoubleType()})
-        numbers = session.range(0, units, 1, min(units, tasks))
+        numbers = session.range(0, units, 1, min(units, self._pair_tasks))
         return self._pairs_with_ids(numbers.mapInArrow(run, schema))
 
     def items_frame(self, session: SparkSession) -> DataFrame:

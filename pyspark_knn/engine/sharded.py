@@ -30,6 +30,7 @@ from pyspark_knn.engine.search.batches import Request
 from pyspark_knn.engine.search.export import read_shards
 from pyspark_knn.engine.search.in_shards import time_shards
 from pyspark_knn.engine.search.searchable import TIMING_SCHEMA
+from pyspark_knn.engine.search.self_search import SelfSearch
 from pyspark_knn.engine.shards.clustering import find_assignment
 from pyspark_knn.engine.shards.frames import ShardSource, union_of
 from pyspark_knn.engine.shards.jobs import (
@@ -45,6 +46,7 @@ from pyspark_knn.engine.shards.key_shards import KeyShards, find_key_shards
 from pyspark_knn.engine.shards.layout import ShardSeries, cells_of, key_shards, slots
 from pyspark_knn.engine.shards.numbers import NumbersRequest, build_with_numbers
 from pyspark_knn.engine.shards.plan import ShardPlan
+from pyspark_knn.engine.shards.self_plan import self_search
 from pyspark_knn.engine.shards.sizing import (
     LARGEST_SHARD,
     choose_num_replicas,
@@ -54,7 +56,7 @@ from pyspark_knn.engine.shards.sizing import (
 )
 from pyspark_knn.engine.shards.updating import RemovalRequest
 from pyspark_knn.engine.ship.guard import guarded
-from pyspark_knn.engine.ship.shard_rows import SHARD_COLUMNS, Shard
+from pyspark_knn.engine.ship.shard_rows import SHARD_COLUMNS, Shard, first_numbers
 from pyspark_knn.engine.spark import compat
 from pyspark_knn.engine.spark.memory import available_memory
 from pyspark_knn.index.cells import ShardAssignment
@@ -199,6 +201,11 @@ class Sharded(Placement):
             cells=self._cells,
             key_shards=key_shards(self._series),
         )
+
+    def self_search(self, session: SparkSession, wanted: SelfSearch) -> DataFrame:
+        """See `Placement.self_search`; the plan of a search, without a job."""
+        self._check_session(session)
+        return self_search(self.plan(wanted.replicas), first_numbers(self.shards), wanted)
 
     def pairs(self, session: SparkSession, max_distance: float) -> DataFrame:
         """See `Placement.pairs`; a plan with one shuffle, without a job."""
