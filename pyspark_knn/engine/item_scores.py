@@ -31,7 +31,7 @@ from pyspark_knn.engine.search.scoring import (
     unpack_scores,
     values_of,
 )
-from pyspark_knn.engine.search.self_search import DISTANCES, NUMBERS
+from pyspark_knn.engine.search.self_search import DISTANCES, NUMBERS, SelfSearch
 from pyspark_knn.engine.ship.guard import guarded
 from pyspark_knn.engine.spark import compat
 from pyspark_knn.engine.spark.caching import persisted, unpersist
@@ -90,7 +90,7 @@ def score_items(index: Placement, session: SparkSession, k: int, score: str) -> 
     ItemScores
         The scores.
     """
-    found = index.self_search(session, k).select(NUMBER, NUMBERS, DISTANCES)
+    found = index.self_search(session, SelfSearch(k)).select(NUMBER, NUMBERS, DISTANCES)
     packed = found.mapInArrow(
         guarded(functools.partial(pack_lists, uuid.uuid4().hex)), from_arrow_schema(LIST_SCHEMA)
     )

@@ -219,6 +219,12 @@ class Placement(ABC):
         Its columns are in the form of Python, see `ids.wire_type`.
         """
 
+    def selected(self, session: SparkSession, names: Sequence[str]) -> DataFrame:
+        """Return the ids (or positions, as "id"), the keys and some other columns of the items."""
+        wanted = ("id", *self.key_types, *names)
+        types = {name: self.item_columns[name] for name in wanted}
+        return self._in_spark_types(self.columns_frame(session, types))
+
     def group_sizes(self, session: SparkSession) -> GroupSizes | None:
         """Count the groups of items with equal keys; None if there are no keys, else runs jobs."""
         if not self.key_types:

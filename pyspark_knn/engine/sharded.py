@@ -308,7 +308,9 @@ class Sharded(Placement):
         known = {shard.shard: shard for shard in self.shards}
         request = NumbersRequest(tuple(names), known, spec, tuple(self.key_types), self._cells)
         partitions = min(len(known), enough_tasks(self._nbytes, self._cores))
-        built = build_with_numbers(self._sources, values, self.firsts, request, partitions)
+        built = build_with_numbers(
+            self._sources, values, first_numbers(self.shards), request, partitions
+        )
         source = self._traits.source
         keys = source.key_types
         columns = {name: each for name, each in source.columns.items() if name not in keys}
