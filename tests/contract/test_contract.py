@@ -168,12 +168,13 @@ class TestCopies:
         estimator = case.make(k=3)
         other = estimator.copy({estimator.k: 1})
         assert (estimator.getK(), other.getK(), other.uid) == (3, 1, estimator.uid)
-        extra = {model.excludeIdCol: "id"}
+        name, value = ("excludeIdCol", "id") if "k" in model._fit_params else ("k", 1)
+        before, extra = model.getOrDefault(name), {model.getParam(name): value}
         copied = model.copy(extra)
-        assert (model.getExcludeIdCol(), copied.getExcludeIdCol()) == (None, "id")
-        assert (copied.uid, copied.numItems) == (model.uid, model.numItems)
+        assert (copied.getOrDefault(name), copied.uid) == (value, model.uid)
+        assert copied.numItems == model.numItems
         assert rows_of(copied.transform(frame)) == rows_of(model.transform(frame, extra))
-        assert rows_of(copied.transform(frame)) != rows_of(model.transform(frame))
+        assert model.getOrDefault(name) == before != value
 
 
 OTHER_VALUES = {
