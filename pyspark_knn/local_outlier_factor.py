@@ -75,8 +75,8 @@ class LocalOutlierFactorModel(NeighborModel, _OutlierParams):
     +-----+----------+
     |score|prediction|
     +-----+----------+
-    |  0.9|       0.0|
-    |  5.6|       1.0|
+    |  1.0|       0.0|
+    |  5.5|       1.0|
     +-----+----------+
     <BLANKLINE>
     """
