@@ -226,7 +226,9 @@ def warn_of_items(
         )
 
 
-def warn_of_limits(params: _NeighborParams, warned: set[str]) -> None:
+def warn_of_limits(
+    params: _NeighborParams, warned: set[str], stacklevel: int = _USER_LEVEL
+) -> None:
     """Warn about a limit of the distance that probably does not limit the search as intended.
 
     There are two cases: k was never set, so that the default k limits the search as well, and
@@ -238,6 +240,8 @@ def warn_of_limits(params: _NeighborParams, warned: set[str]) -> None:
         The model.
     warned : set of str
         The Params that a warning was given for, which is not repeated. Updated in place.
+    stacklevel : int, default=_USER_LEVEL
+        The level of the user's line, see `warnings.warn`.
     """
     if not isinstance(params, _KNNParams):
         return
@@ -251,7 +255,7 @@ def warn_of_limits(params: _NeighborParams, warned: set[str]) -> None:
             f"{name} is {limit!r}, but k is unset: each query gets at most the {params.getK()} "
             f"nearest items within {name}. Set k to change that, or k=None to get all items within "
             f"{name}.",
-            stacklevel=_USER_LEVEL,
+            stacklevel=stacklevel,
         )
     if params.getMetric() != "haversine" or "maxDistance" in warned:
         return
@@ -263,5 +267,5 @@ def warn_of_limits(params: _NeighborParams, warned: set[str]) -> None:
             f"metric 'haversine' is {farthest:.6g}. Distances are angles in radians unless "
             "metricParams sets the radius of the sphere, for example {'radius': 6371.0088} for "
             "kilometers on Earth.",
-            stacklevel=_USER_LEVEL,
+            stacklevel=stacklevel,
         )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,12 +12,16 @@ from typing import TYPE_CHECKING, ClassVar
 from pyspark.sql import DataFrame, Row, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
+from pyspark.sql.pandas.types import from_arrow_schema
 
 from pyspark_knn.engine.rows.columns import Input
 from pyspark_knn.engine.rows.ids import from_wire, wire_type
-from pyspark_knn.engine.rows.items import Items
+from pyspark_knn.engine.rows.items import NUMBER, Items
+from pyspark_knn.engine.search.answers import DISTANCE
 from pyspark_knn.engine.search.pairs import NEIGHBOR
-from pyspark_knn.engine.search.self_search import SelfSearch
+from pyspark_knn.engine.search.scoring import LIST_SCHEMA, pack_lists
+from pyspark_knn.engine.search.self_search import DISTANCES, NEIGHBORS, NUMBERS, SelfSearch
+from pyspark_knn.engine.ship.guard import guarded
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -30,6 +36,9 @@ REPLICATED = "replicated"
 
 SHARDED = "sharded"
 """The index is divided over the executors."""
+
+SRC, DST = "src", "dst"
+"""The ids of an item and of its neighbor in a graph, named as in GraphFrames."""
 
 
 _LARGEST_GROUPS = 3
@@ -183,6 +192,29 @@ class Placement(ABC):
             lists "numbers", "neighbors" (ids) and "distances". Numbers are those from 0 to
             `num_items` - 1; each is the number of one item. Without ids, the ids are positions.
         """
+
+    def edges(self, session: SparkSession, wanted: SelfSearch) -> DataFrame:
+        """Return the pairs of each item and its neighbors among the others, see `self_search`.
+
+        Returns
+        -------
+        DataFrame
+            The columns `SRC` and `DST`, of the type of the ids, and "distance".
+        """
+        pair = F.explode(F.arrays_zip(NEIGHBORS, DISTANCES)).alias("pair")
+        pairs = self.self_search(session, wanted).select(F.col("id").alias(SRC), pair)
+        other, distance = F.col("pair")[NEIGHBORS], F.col("pair")[DISTANCES]
+        edges = pairs.select(SRC, other.alias(DST), distance.alias(DISTANCE))
+        return _in_types(edges, dict.fromkeys((SRC, DST), self.id_type))
+
+    def neighbor_lists(self, session: SparkSession, k: int) -> DataFrame:
+        """Find the k nearest items of each item, as rows of `scoring.LIST_SCHEMA`; lazy.
+
+        Each result is a plan of its own, which can be persisted independently of equal ones.
+        """
+        found = self.self_search(session, SelfSearch(k)).select(NUMBER, NUMBERS, DISTANCES)
+        pack = guarded(functools.partial(pack_lists, uuid.uuid4().hex))
+        return found.mapInArrow(pack, from_arrow_schema(LIST_SCHEMA))
 
     @abstractmethod
     def pairs(self, session: SparkSession, max_distance: float) -> DataFrame:

@@ -15,6 +15,7 @@ from sklearn.datasets import load_breast_cancer
 from sklearn.neighbors import LocalOutlierFactor as Oracle
 
 from pyspark_knn import LocalOutlierFactor, LocalOutlierFactorModel
+from pyspark_knn.engine import item_scores
 from tests.support.frames import frame_of
 
 if TYPE_CHECKING:
@@ -111,6 +112,25 @@ def test_bits_do_not_depend_on_the_placement(
 ) -> None:
     assert scores_of(model.scores).tolist() == scores_of(replicated.scores).tolist()
     assert scores_of(model.transform(new)).tolist() == scores_of(replicated.transform(new)).tolist()
+
+
+@pytest.mark.parametrize("placement", ["replicated", "sharded"])
+def test_very_many_items(
+    replicated: LocalOutlierFactorModel,
+    items: DataFrame,
+    placement: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """They are scored in several tasks, fetched column by column, and ranked by Spark."""
+    monkeypatch.setattr(item_scores, "_TASK_NEIGHBORS", 900)
+    monkeypatch.setattr(item_scores, "_FETCHED_TOGETHER", 0)
+    monkeypatch.setattr(item_scores, "_FETCHED_SCORES", 0)
+    detector = LocalOutlierFactor(k=K, idCol="id", placement=placement, contamination=SHARE)
+    model = detector.fit(items)
+    expected = scores_of(replicated.scores)
+    assert scores_of(model.scores).tolist() == expected.tolist()
+    assert model.threshold in expected
+    assert (expected > model.threshold).mean() == pytest.approx(SHARE, abs=1 / len(ITEMS))
 
 
 def test_auto_is_a_factor_above_one_and_a_half(replicated: LocalOutlierFactorModel) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any
 
@@ -29,6 +30,7 @@ from pyspark_knn.engine.search.scoring import (
     find_factors,
     numbers_of,
     pack_lists,
+    score_alone,
     score_distances,
     unpack_scores,
     values_of,
@@ -208,10 +210,15 @@ def test_the_steps_of_a_fit() -> None:
     }
     for name, values in expected.items():
         assert column(factors, name, 50).tolist() == values.tolist(), name
-    plain_scores = list(score_distances("mean", iter(lists)))
-    assert column(plain_scores, SCORE, 50).tolist() == (
-        lof.distance_scores(fitted.found, "mean").tolist()
-    )
+    alone = list(score_alone(50, "lof", iter(lists)))
+    assert [row for batch in alone for row in batch.to_pylist()] == [
+        row for batch in factors[::-1] for row in batch.to_pylist()
+    ]
+    for step in (functools.partial(score_alone, 50), score_distances):
+        plain_scores = list(step("mean", iter(lists)))
+        assert column(plain_scores, SCORE, 50).tolist() == (
+            lof.distance_scores(fitted.found, "mean").tolist()
+        )
     single = list(unpack_scores(iter(batch.select([SCORE]) for batch in factors)))
     assert sum(batch.num_rows for batch in single) == 50
 

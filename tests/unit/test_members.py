@@ -24,7 +24,7 @@ MODEL = SAVING | {
     *("append", "explainSearch", "fromSklearn", "remove", "toSklearn", "unpersist"),
 }
 DOCUMENTED = [
-    (KNNModel, Model, MODEL | {"kneighborsJoin", "pairsWithin"}),
+    (KNNModel, Model, MODEL | {"kneighborsGraph", "kneighborsJoin", "pairsWithin"}),
     (
         KNNClassificationModel,
         Model,
