@@ -73,7 +73,65 @@ def _features_name(value: Any) -> str:
     return str(text("featuresCol")(value))
 
 
-class _KNNParams(CheckedParams, HasFeaturesCol):
+class HasPlacement(CheckedParams):
+    """Params for the placement of an index."""
+
+    placement: Param[str] = Param(
+        Params._dummy(),
+        "placement",
+        "placement of the index: auto, replicated (one copy on every executor) or sharded "
+        "(partitioned over the executors); on a model, the chosen placement",
+        choice("placement", PLACEMENTS),
+    )
+    numShards: Param[int | None] = Param(
+        Params._dummy(),
+        "numShards",
+        "number of shards of a sharded index, >= 1; by default chosen from the size of the index "
+        "and the number of cores; on a model, the chosen number",
+        optional(whole("numShards", 1)),
+    )
+    numReplicas: Param[int | None] = Param(
+        Params._dummy(),
+        "numReplicas",
+        "number of tasks that share the queries of one shard, >= 1; by default as many as keep all "
+        "cores busy",
+        optional(whole("numReplicas", 1)),
+    )
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self._setDefault(placement="auto", numShards=None, numReplicas=None)
+
+    def getPlacement(self) -> str:
+        """Value of placement; on a model, the chosen placement."""
+        return self.getOrDefault(self.placement)
+
+    def getNumShards(self) -> int | None:
+        """Value of numShards, None if it is unset; on a sharded model, the number chosen."""
+        return self.getOrDefault(self.numShards)
+
+    def getNumReplicas(self) -> int | None:
+        """Value of numReplicas, None if it is unset."""
+        return self.getOrDefault(self.numReplicas)
+
+    def setNumReplicas(self: Self_, value: int | None) -> Self_:
+        """Set numReplicas; None unsets it."""
+        return self._set(numReplicas=value)
+
+
+class PlacementSetters(HasPlacement):
+    """Setters of the Params for the placement that `fit` reads, for estimators only."""
+
+    def setPlacement(self: Self_, value: str) -> Self_:
+        """Set placement."""
+        return self._set(placement=value)
+
+    def setNumShards(self: Self_, value: int | None) -> Self_:
+        """Set numShards; None unsets it."""
+        return self._set(numShards=value)
+
+
+class _KNNParams(HasPlacement, HasFeaturesCol):
     """Params of all k-nearest-neighbor estimators and models."""
 
     # The converter of pyspark does not name the Param in its error.
@@ -186,21 +244,6 @@ class _KNNParams(CheckedParams, HasFeaturesCol):
         "values); on a model, the chosen storage",
         choice("storage", STORAGES),
     )
-    placement: Param[str] = Param(
-        Params._dummy(),
-        "placement",
-        "placement of the index: auto, replicated (one copy on every executor) or sharded "
-        "(partitioned over the executors); on a model, the chosen placement",
-        choice("placement", PLACEMENTS),
-    )
-    numShards: Param[int | None] = Param(
-        Params._dummy(),
-        "numShards",
-        "number of shards of a sharded index, >= 1; by default chosen from the size of the index "
-        "and the number of cores; on a model, the chosen number",
-        optional(whole("numShards", 1)),
-    )
-
     shardBy: Param[str] = Param(
         Params._dummy(),
         "shardBy",
@@ -214,14 +257,6 @@ class _KNNParams(CheckedParams, HasFeaturesCol):
         "number of cells to search per query, >= 1, for shardBy kmeans only; makes the search "
         "approximate; by default all cells that may contain a neighbor are searched",
         optional(whole("numProbes", 1)),
-    )
-
-    numReplicas: Param[int | None] = Param(
-        Params._dummy(),
-        "numReplicas",
-        "number of tasks that share the queries of one shard, >= 1; by default as many as keep all "
-        "cores busy",
-        optional(whole("numReplicas", 1)),
     )
 
     def __init__(self, *args: Any) -> None:
@@ -242,11 +277,8 @@ class _KNNParams(CheckedParams, HasFeaturesCol):
             leafSize=30,
             dtype="auto",
             storage="auto",
-            placement="auto",
-            numShards=None,
             shardBy="hash",
             numProbes=None,
-            numReplicas=None,
         )
 
     def _item_columns(self) -> list[ItemColumn]:
@@ -324,14 +356,6 @@ class _KNNParams(CheckedParams, HasFeaturesCol):
         """Value of storage; on a model, the chosen storage."""
         return self.getOrDefault(self.storage)
 
-    def getPlacement(self) -> str:
-        """Value of placement; on a model, the chosen placement."""
-        return self.getOrDefault(self.placement)
-
-    def getNumShards(self) -> int | None:
-        """Value of numShards, None if it is unset; on a sharded model, the number chosen."""
-        return self.getOrDefault(self.numShards)
-
     def getShardBy(self) -> str:
         """Value of shardBy."""
         return self.getOrDefault(self.shardBy)
@@ -339,10 +363,6 @@ class _KNNParams(CheckedParams, HasFeaturesCol):
     def getNumProbes(self) -> int | None:
         """Value of numProbes, None if it is unset."""
         return self.getOrDefault(self.numProbes)
-
-    def getNumReplicas(self) -> int | None:
-        """Value of numReplicas, None if it is unset."""
-        return self.getOrDefault(self.numReplicas)
 
     # The Params below can be set on a model without another fit.
 
@@ -378,12 +398,8 @@ class _KNNParams(CheckedParams, HasFeaturesCol):
         """Set numProbes; None unsets it."""
         return self._set(numProbes=value)
 
-    def setNumReplicas(self: Self_, value: int | None) -> Self_:
-        """Set numReplicas; None unsets it."""
-        return self._set(numReplicas=value)
 
-
-class FitSetters(_KNNParams):
+class FitSetters(PlacementSetters, _KNNParams):
     """Setters of the Params that determine the index, for estimators only."""
 
     def setIdCol(self: Self_, value: str | None) -> Self_:
@@ -421,14 +437,6 @@ class FitSetters(_KNNParams):
     def setStorage(self: Self_, value: str) -> Self_:
         """Set storage."""
         return self._set(storage=value)
-
-    def setPlacement(self: Self_, value: str) -> Self_:
-        """Set placement."""
-        return self._set(placement=value)
-
-    def setNumShards(self: Self_, value: int | None) -> Self_:
-        """Set numShards; None unsets it."""
-        return self._set(numShards=value)
 
     def setShardBy(self: Self_, value: str) -> Self_:
         """Set shardBy."""

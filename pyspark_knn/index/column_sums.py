@@ -96,9 +96,7 @@ def add_up(
     return np.array(counts), np.array(means)
 
 
-def partial_squares(
-    matrix: NDArray[np.floating], means: NDArray[np.float64]
-) -> NDArray[np.int64]:
+def partial_squares(matrix: NDArray[np.floating], means: NDArray[np.float64]) -> NDArray[np.int64]:
     """Return `partial_sums` of the squared deviations from the means.
 
     Parameters

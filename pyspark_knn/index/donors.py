@@ -82,7 +82,7 @@ def find_donors(index: NeighborIndex, queries: NDArray[np.floating], k: int) -> 
     wanted[(wanted == (counts > 0)).all(axis=1)] = False
     rows = np.flatnonzero(wanted.any(axis=1))
     length = _list_length(wanted[rows], counts / len(index.matrix), k, len(index.matrix))
-    parts = []
+    parts: list[Donors] = []
     if length:
         step = max(1, _BLOCK_NEIGHBORS // length)
         for start in range(0, len(rows), step):
