@@ -43,6 +43,8 @@ _SEARCH_PARAMS = frozenset(
         "outlierLabel",
         "neighborsCol",
         "distancesCol",
+        "outputCol",
+        "outputCols",
         "predictionCol",
         "probabilityCol",
         "rawPredictionCol",

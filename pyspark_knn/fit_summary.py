@@ -33,6 +33,10 @@ class FitSummary:
     classesDeclared : bool
         Whether the label's ML attributes declared the number of classes. If not, the largest label
         determines it.
+    featureCounts : list of int or None
+        Of an imputer: the number of items that have each feature.
+    featureMeans, featureVariances : list of float or None
+        Of an imputer: the mean and the variance of each feature; 0 for a feature that no item has.
     """
 
     numSkipped: int = 0
@@ -45,6 +49,9 @@ class FitSummary:
     classNames: list[str] | None = None
     mostFrequentClass: int | None = None
     classesDeclared: bool = False
+    featureCounts: list[int] | None = None
+    featureMeans: list[float] | None = None
+    featureVariances: list[float] | None = None
 
 
 def read_summary(record: dict[str, Any]) -> FitSummary:
