@@ -10,12 +10,17 @@ from pyspark_knn import (
     KNNClassificationModel,
     KNNClassifier,
     KNNEstimator,
+    KNNImputer,
+    KNNImputerModel,
     KNNModel,
     KNNRegressionModel,
     KNNRegressor,
 )
 
 SAVING = {"load", "read", "save", "write"}
+PLACED = SAVING | {
+    *("placementReason", "numFeatures", "numItems", "numSkipped", "items", "unpersist"),
+}
 MODEL = SAVING | {
     *("algorithmReason", "placementReason", "storageReason"),
     *("numFeatures", "numItems", "numSkipped", "ids", "items"),
@@ -29,9 +34,11 @@ DOCUMENTED = [
         MODEL | {"labels", "numClasses", "predict", "predictProbability", "predictRaw"},
     ),
     (KNNRegressionModel, Model, MODEL | {"predict"}),
+    (KNNImputerModel, Model, PLACED | {"statistics"}),
     (KNNEstimator, Estimator, SAVING | {"setParams"}),
     (KNNClassifier, Estimator, SAVING | {"setParams"}),
     (KNNRegressor, Estimator, SAVING | {"setParams"}),
+    (KNNImputer, Estimator, SAVING | {"setParams"}),
 ]
 
 

@@ -15,12 +15,14 @@ from pyspark import cloudpickle
 from pyspark_knn import (
     KNNClassifier,
     KNNEstimator,
+    KNNImputer,
     KNNRegressor,
     NeighborsEvaluator,
     SharedPrefixPipeline,
 )
 
 VALUES: dict[str, Any] = {
+    "addIndicator": True,
     "algorithm": "brute",
     "distancesCol": "far",
     "dtype": "float32",
@@ -29,7 +31,10 @@ VALUES: dict[str, Any] = {
     "featuresCol": "vector",
     "handleInvalid": "skip",
     "idCol": "sku",
+    "inputCol": "age",
+    "inputCols": ["age", "income"],
     "k": 7,
+    "keepEmptyFeatures": True,
     "keyCols": ["tenant", "day"],
     "labelCol": "kind",
     "leafSize": 9,
@@ -37,11 +42,14 @@ VALUES: dict[str, Any] = {
     "metric": "minkowski",
     "metricParams": {"w": [1.0, 2.0]},
     "minSimilarity": 0.5,
+    "missingValue": -1.0,
     "neighborsCol": "near",
     "numProbes": 3,
     "numReplicas": 2,
     "numShards": 4,
     "outlierLabel": 1,
+    "outputCol": "full",
+    "outputCols": ["old", "rich"],
     "p": 3.0,
     "placement": "sharded",
     "predictionCol": "guess",
@@ -49,6 +57,7 @@ VALUES: dict[str, Any] = {
     "queryKeyCols": ["who", "when"],
     "rawPredictionCol": "raw",
     "shardBy": "hash",
+    "standardization": False,
     "storage": "sparse",
     "thresholds": [0.5, 1.0],
     "weightCol": "mass",
@@ -61,7 +70,9 @@ def _with_all_params(stage: type[Any]) -> Any:
     return made._set(**{param.name: VALUES[param.name] for param in made.params})
 
 
-STAGES = [_with_all_params(each) for each in (KNNEstimator, KNNClassifier, KNNRegressor)]
+STAGES = [
+    _with_all_params(each) for each in (KNNEstimator, KNNClassifier, KNNRegressor, KNNImputer)
+]
 STAGES += [_with_all_params(NeighborsEvaluator), SharedPrefixPipeline(stages=STAGES[:2])]
 WAYS = {
     "pickle": lambda stage: pickle.loads(pickle.dumps(stage)),
