@@ -134,6 +134,7 @@ class NeighborEstimator(Estimator[M], FitSetters, MLReadable[Any], MLWritable):
             self.getHandleInvalid(),
             self.getDtype(),
             self.getStorage(),
+            missing=checked_metric(self).allows_missing,
         )
 
     def _finish(self, model: M, session: SparkSession) -> None:

@@ -221,14 +221,15 @@ def _matrix(fitted: Any, settings: dict[str, Any]) -> Rows:
             "Fit NearestNeighbors on the vectors."
         )
     dtype: type[np.floating] = np.float32 if given.dtype == np.float32 else np.float64
+    metric = resolve_metric(settings["metric"], settings["p"], settings["metricParams"])
     matrix: Rows
     if issparse(given):
-        metric = resolve_metric(settings["metric"], settings["p"], settings["metricParams"])
         matrix = _sparse_matrix(given, metric, dtype)
     else:
         matrix = np.ascontiguousarray(given, dtype=dtype)
-    if invalid_rows(matrix).any():
-        raise ValueError("the fitted matrix contains NaN or infinity")
+    if invalid_rows(matrix, missing=metric.allows_missing).any():
+        what = "infinity" if metric.allows_missing else "NaN or infinity"
+        raise ValueError(f"the fitted matrix contains {what}")
     return matrix
 
 
@@ -397,6 +398,11 @@ def _arguments(params: _KNNParams, matrix: Rows) -> dict[str, Any]:
         raise ValueError(
             "metricParams['radius'] is not supported by scikit-learn's haversine. Fit without "
             f"metricParams and multiply the distances by {metric.radius:g}."
+        )
+    if metric.allows_missing and "w" in metric.params:
+        raise ValueError(
+            "metricParams['w'] is not supported by scikit-learn's nan_euclidean. Fit without it on "
+            "vectors whose features are multiplied by the roots of the weights."
         )
     name: Any = metric.name
     given = {key: metric.params[key] for key in ("w", "V", "VI") if key in metric.params}

@@ -148,6 +148,10 @@ class NeighborModel(SharedIndex, FittedParams, _KNNParams, SavedModel):
         vectors = (VectorUDT().simpleString(),) if self.getStorage() == SPARSE else dense
         return {**position, **others, "features": vectors}
 
+    def _allows_missing(self) -> bool:
+        """Whether vectors may have missing values."""
+        return checked_metric(self).allows_missing
+
     def _came_from(self, saved_at: SavedAt) -> None:
         """Remember the folder that this model was loaded from."""
         self._loaded_from = saved_at
@@ -264,7 +268,8 @@ class NeighborModel(SharedIndex, FittedParams, _KNNParams, SavedModel):
         most = min(EXPLAINED_QUERIES, most_sampled(features, self.numFeatures, storage))
         rows = queries.select(*inputs).limit(most).collect()
         name = self.getFeaturesCol()
-        sample = valid_sample(rows, features, self.numFeatures, storage, name)
+        missing = self._allows_missing()
+        sample = valid_sample(rows, features, self.numFeatures, storage, name, missing=missing)
         # A search within a distance takes about as long as one for a few neighbors.
         k = self._limits().k or _TIMED_K
         cost = self._fitted.cost(queries.sparkSession, sample.vectors, k)

@@ -250,15 +250,16 @@ class KNNEstimator(NeighborEstimator[KNNModel], _SearchParams):
         Output column of arrays of double with the distances of the neighbors in the unit of the
         metric, in the same order (non-decreasing). It is omitted if the name is empty.
     metric : str, default="euclidean"
-        Any metric name of scikit-learn's NearestNeighbors except "precomputed" and
-        "nan_euclidean", or "inner_product", whose distance is the negated inner product.
+        Any metric name of scikit-learn's NearestNeighbors except "precomputed", or
+        "inner_product", whose distance is the negated inner product. "nan_euclidean" allows missing
+        values: NaN in vectors and arrays, and null elements of arrays.
     p : float, default=2.0
         Power of metric "minkowski", > 0.
     metricParams : dict, optional
         Additional parameters of the metric. Lists or arrays: ``V`` (variances) of "seuclidean",
         ``V`` (covariance matrix) or ``VI`` (its inverse) of "mahalanobis", ``w`` (weights) of
-        "minkowski". A number > 0: ``radius`` of "haversine", which multiplies distances, for
-        example 6371.0088 for kilometers.
+        "minkowski" and "nan_euclidean". A number > 0: ``radius`` of "haversine", which multiplies
+        distances, for example 6371.0088 for kilometers.
     algorithm : {"auto", "brute", "kd_tree", "ball_tree"}, default="auto"
         Search algorithm. All return the same neighbors and distances.
     leafSize : int, default=30

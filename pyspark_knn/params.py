@@ -157,7 +157,7 @@ class _KNNParams(CheckedParams, HasFeaturesCol):
         Params._dummy(),
         "metricParams",
         "additional parameters of the metric: V of seuclidean, V or VI of mahalanobis, w of "
-        "minkowski, radius of haversine",
+        "minkowski and nan_euclidean, radius of haversine",
         optional(json_dict("metricParams")),
     )
     algorithm: Param[str] = Param(

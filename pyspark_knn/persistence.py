@@ -76,6 +76,10 @@ class SavedModel(Params, MLReadable[Any], MLWritable):
         """Return the columns of saved items with their types, see `saved.check_columns`."""
         raise NotImplementedError
 
+    def _allows_missing(self) -> bool:
+        """Whether the vectors of items may have missing values."""
+        raise NotImplementedError
+
     def _came_from(self, saved_at: SavedAt) -> None:
         """Remember the folder that this model was loaded from."""
         raise NotImplementedError
@@ -307,7 +311,8 @@ class ModelReader(StageReader[M]):
             record = saved.fit_record(metadata)
             frame = self.sparkSession.read.parquet(literal(f"{path}/items"))
             saved.check_columns(frame, model._saved_columns())
-            source = saved_source(frame, model._item_columns(), model.getStorage())
+            missing = model._allows_missing()
+            source = saved_source(frame, model._item_columns(), model.getStorage(), missing=missing)
             with PackedItems(frame, source) as packed:
                 saved.check_complete(packed.num_items, packed.num_features, metadata)
                 if "id" not in frame.columns:

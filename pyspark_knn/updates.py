@@ -137,7 +137,9 @@ class UpdatableModel(NeighborModel):
         """Return what to read of new items."""
         name, invalid = self.getFeaturesCol(), self.getHandleInvalid()
         declared = self._item_columns()
-        source = item_source(items, name, declared, invalid, self.getDtype(), self.getStorage())
+        dtype, storage = self.getDtype(), self.getStorage()
+        missing = self._allows_missing()
+        source = item_source(items, name, declared, invalid, dtype, storage, missing=missing)
         check_attributes(
             name,
             source.features,

@@ -123,9 +123,11 @@ class VotingModel(UpdatableModel, _VotingParams, PredictionModel[Vector]):
             raise ValueError(
                 f"value must have dimension {self.numFeatures}, got dimension {query.shape[1]}"
             )
-        if invalid_rows(query).any():
-            raise ValueError(f"value contains NaN or infinity: {value}")
-        checked_metric(self).check_values(query)
+        metric = checked_metric(self)
+        if invalid_rows(query, missing=metric.allows_missing).any():
+            what = "infinity" if metric.allows_missing else "NaN or infinity"
+            raise ValueError(f"value contains {what}: {value}")
+        metric.check_values(query)
         searchable = self._fitted.searchable
         if searchable is None:
             raise ValueError(

@@ -249,6 +249,7 @@ class Sharded(Placement):
             },
             id_type=self.id_type,
             storage=self.storage,
+            missing=self._traits.source.missing,
         )
         with PackedItems(frame, source) as packed:
             _check_memory(packed.nbytes(self.storage))

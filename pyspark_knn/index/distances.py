@@ -41,8 +41,6 @@ METRICS: tuple[str, ...] = tuple(sorted({*KERNELS, *_ALIASES}))
 
 _UNSUPPORTED = {
     "precomputed": "a search needs vectors, not their distances",
-    "nan_euclidean": "missing values are not supported; impute them, for example with "
-    "pyspark.ml.feature.Imputer",
     "pyfunc": "a Python function cannot be saved with a model",
 }
 """Metrics of scikit-learn that are not supported -> why, and what to do instead."""
@@ -66,8 +64,8 @@ class Metric:
     p : float, default=2.0
         The exponent; only minkowski reads it.
     params : mapping of str to ndarray, dtype float64
-        ``w`` (minkowski, chebyshev), ``V`` (seuclidean) or ``VI`` (mahalanobis), and ``factor``,
-        derived from ``V`` or ``w``, by which differences are multiplied.
+        ``w`` (minkowski, chebyshev, nan_euclidean), ``V`` (seuclidean) or ``VI`` (mahalanobis), and
+        ``factor``, derived from ``V`` or ``w``, by which differences are multiplied.
     radius : float, default=1.0
         The radius of the sphere, in the unit of the distances; only haversine reads it.
     """
@@ -96,14 +94,15 @@ class Metric:
         A distance depends, to the last bit, on the values of its two vectors only. It is within a
         few units in the last place of the true distance wherever the formula is free of
         cancellation, for all magnitudes: it is infinite only where the true distance exceeds the
-        range of float64. It is never NaN for finite input.
+        range of float64. It is NaN only if the metric `allows_missing` and the vectors have no
+        feature in common.
 
         Parameters
         ----------
         queries : ndarray of shape (n_queries, n_features), dtype float32 or float64
-            The queries, finite.
+            The queries, finite; with NaN for missing values if the metric `allows_missing`.
         items : ndarray of shape (n_items, n_features), dtype float32 or float64
-            The items, finite.
+            The items, likewise.
         rows : ndarray of shape (n_pairs,), integer
             The row number of the query of each pair.
         positions : ndarray of shape (n_pairs,), integer
@@ -122,6 +121,11 @@ class Metric:
             right = items.take(positions[chunk], axis=0).astype(np.float64, copy=False)
             result[chunk] = self.kernel(left, right, self)
         return result
+
+    @property
+    def allows_missing(self) -> bool:
+        """Whether vectors may have missing values: NaN, or null elements of arrays."""
+        return self.name == "nan_euclidean"
 
     @property
     def compares_sets(self) -> bool:
@@ -198,12 +202,12 @@ def resolve_metric(name: str, p: float = 2.0, params: Mapping[str, Any] | None =
     ----------
     name : str
         One of `METRICS`: the metrics that scikit-learn's NearestNeighbors supports with brute,
-        kd_tree or ball_tree, and "inner_product".
+        kd_tree or ball_tree, including "nan_euclidean", and "inner_product".
     p : float, default=2.0
         The exponent of minkowski, above 0; may be infinite. Other metrics do not read it.
     params : mapping, optional
-        ``w`` for minkowski, ``V`` for seuclidean, ``V`` or ``VI`` for mahalanobis, as lists or
-        arrays; ``radius`` for haversine, a number.
+        ``w`` for minkowski and nan_euclidean, ``V`` for seuclidean, ``V`` or ``VI`` for
+        mahalanobis, as lists or arrays; ``radius`` for haversine, a number.
 
     Returns
     -------
@@ -219,6 +223,8 @@ def resolve_metric(name: str, p: float = 2.0, params: Mapping[str, Any] | None =
     given = checked_params(name, canonical, params)
     if canonical == "minkowski":
         return _minkowski(_checked_p(p), given.get("w"))
+    if canonical == "nan_euclidean" and "w" in given:
+        return Metric(canonical, params=_weighted(2.0, given["w"]))
     if canonical == "seuclidean":
         return Metric(canonical, params=variances(given))
     if canonical == "mahalanobis":
@@ -252,12 +258,18 @@ def _minkowski(p: float, weights: NDArray[np.float64] | None) -> Metric:
     plain = {1.0: "cityblock", 2.0: "euclidean", math.inf: "chebyshev"}
     if weights is None:
         return Metric(plain[p]) if p in plain else Metric("minkowski", p)
+    params = _weighted(p, weights)
+    return Metric("chebyshev" if p == math.inf else "minkowski", p, params)
+
+
+def _weighted(p: float, weights: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+    """Return the parameters of a formula with weights, and the power p of differences."""
     if (weights < 0).any():
         raise ValueError("metricParams['w'] must contain numbers >= 0")
     if p == math.inf:
-        return Metric("chebyshev", p, {"w": weights})
+        return {"w": weights}
     with np.errstate(over="ignore"):
         factor = np.sqrt(weights) if p == 2 else weights ** (1.0 / p)
     if not np.isfinite(factor).all():
         raise ValueError(f"metricParams['w'] is too large for p={p:g}: w ** (1 / p) overflows")
-    return Metric("minkowski", p, {"w": weights, "factor": factor})
+    return {"w": weights, "factor": factor}

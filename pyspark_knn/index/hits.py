@@ -63,6 +63,10 @@ class Hits:
         """Return the smallest position that a hit of some of the queries can have."""
         return 0 if self._after is None or not rows.size else int(self._after[rows].min()) + 1
 
+    def firsts(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the smallest position that a hit of each of some queries can have."""
+        return np.zeros(len(rows), np.int64) if self._after is None else self._after[rows] + 1
+
     def later(
         self, rows: NDArray[np.int64], positions: NDArray[np.int64]
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
+from pyspark_knn.index.missing.kernel import nan_euclidean
 from pyspark_knn.index.summation import fold, scale, scaled_difference, unsafe
 
 if TYPE_CHECKING:
@@ -355,6 +356,7 @@ KERNELS: dict[str, Kernel] = {
     "inner_product": inner_product,
     "mahalanobis": mahalanobis,
     "minkowski": minkowski,
+    "nan_euclidean": nan_euclidean,
     "seuclidean": euclidean,
     "sqeuclidean": sqeuclidean,
     **dict.fromkeys(SET_METRICS, _set_kernel),

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 _ARRAYS: dict[str, dict[str, int]] = {
     "minkowski": {"w": 1},
+    "nan_euclidean": {"w": 1},
     "seuclidean": {"V": 1},
     "mahalanobis": {"V": 2, "VI": 2},
 }

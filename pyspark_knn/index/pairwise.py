@@ -176,7 +176,8 @@ def block_limits(
         The limits, inclusive.
     """
     if k < distances.shape[1] and np.isinf(limits).any():
-        return np.minimum(limits, np.partition(distances, k - 1, axis=1)[:, k - 1])
+        # A pair without a distance is NaN, which sorts last, and `fmin` ignores.
+        return np.fmin(limits, np.partition(distances, k - 1, axis=1)[:, k - 1])
     return limits
 
 

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 _BUILT_IN: tuple[Entry, ...] = (
     Entry("brute", "pyspark_knn.index.block_search:BlockSearch"),
+    Entry("brute", "pyspark_knn.index.missing.search:MissingSearch"),
     Entry("brute", "pyspark_knn.index.pairwise:PairwiseSearch"),
     Entry("brute", "pyspark_knn.index.sparse.search:SparseSearch"),
     Entry("brute", "pyspark_knn.index.sparse.sets:SparseSetSearch"),

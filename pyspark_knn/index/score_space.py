@@ -205,13 +205,13 @@ class EuclideanSpace(ScoreSpace):
             # Scaled before vectors are squared, since squares lose bits where they underflow.
             self._factor = np.ldexp(factor, -more)
             rest = remaining_exponent(
-                max(_largest(self._transformed(r)) for _, r in _blocks(matrix))
+                max(_largest(self._transformed(r)) for _, r in row_blocks(matrix))
             )
             self._factor = np.ldexp(self._factor, -rest)
             exponent += more + rest
         self._center = self._worthwhile_center(matrix)
         self._squares = np.empty(len(matrix))
-        for where, rows in _blocks(matrix):
+        for where, rows in row_blocks(matrix):
             vectors = self.vectors(rows, where)
             self._squares[where] = _squared_norms(vectors)
         rest = remaining_exponent(float(np.sqrt(self._squares.max())))
@@ -227,7 +227,7 @@ class EuclideanSpace(ScoreSpace):
         sample = matrix[:: max(1, len(matrix) // _SAMPLE_ITEMS)]
         mean: NDArray[np.float64] = np.zeros(self._n_features)
         mean_square = 0.0
-        for _, rows in _blocks(sample):
+        for _, rows in row_blocks(sample):
             vectors = self._transformed(rows)
             mean += vectors.sum(axis=0) / len(sample)
             mean_square += float(_squared_norms(vectors).sum()) / len(sample)
@@ -315,7 +315,7 @@ class ProductSpace(ScoreSpace):
         self._exponent = scaling_exponent(_largest(matrix))
         self._scale = 2.0**-self._exponent
         self._norms = np.empty(len(matrix))
-        for where, rows in _blocks(matrix):
+        for where, rows in row_blocks(matrix):
             self._norms[where] = np.sqrt(_squared_norms(self.vectors(rows, where)))
         self._norm = float(self._norms.max())
 
@@ -369,7 +369,7 @@ class DirectionSpace(ScoreSpace):
         self._centered = metric.name == "correlation"
         self._inverse_norms = np.ones(len(matrix))
         if not self._centered:
-            for where, rows in _blocks(matrix):
+            for where, rows in row_blocks(matrix):
                 self._inverse_norms[where] = _inverse_norms(rows)
 
     def _figure_exponents(self, queries: Queries) -> NDArray[np.float64]:
@@ -423,10 +423,23 @@ _SPACES: dict[str, Callable[[Metric, NDArray[np.floating]], ScoreSpace]] = {
 }
 
 
-def _blocks(
+def row_blocks(
     matrix: NDArray[np.floating],
 ) -> Iterator[tuple[slice, NDArray[np.floating]]]:
-    """Yield the rows in blocks that stay in the cache."""
+    """Yield the rows of a matrix in blocks that stay in the cache, and where they are.
+
+    Parameters
+    ----------
+    matrix : ndarray of shape (n_rows, n_features), dtype float32 or float64
+        The rows.
+
+    Yields
+    ------
+    where : slice
+        The row numbers.
+    rows : ndarray of shape (n_block, n_features)
+        These rows.
+    """
     step = max(1, _BLOCK_FLOATS // matrix.shape[1])
     for start in range(0, len(matrix), step):
         where = slice(start, min(start + step, len(matrix)))

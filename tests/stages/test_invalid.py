@@ -223,7 +223,6 @@ def test_names_with_dots_spaces_and_backticks(spark: SparkSession) -> None:
             {"metric": "precomputed"},
             "metric 'precomputed' is not supported: a search needs",
         ),
-        ({"metric": "nan_euclidean"}, "metric 'nan_euclidean' is not supported: missing values"),
         ({"metric": "seuclidean"}, r"metric 'seuclidean' requires metricParams\['V'\]"),
         (
             {"metric": "mahalanobis"},

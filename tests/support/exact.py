@@ -40,6 +40,14 @@ def _minkowski(left: Row, right: Row, metric: Metric) -> Decimal:
     return total ** (1 / p) if total else total
 
 
+def _nan_euclidean(left: Row, right: Row, metric: Metric) -> Decimal:
+    trios = zip(_weights(metric, len(left)), left, right, strict=True)
+    squares = [w * (a - b) ** 2 for w, a, b in trios if not (a.is_nan() or b.is_nan())]
+    if not squares:
+        return Decimal("NaN")
+    return (Decimal(len(left)) / len(squares) * sum(squares)).sqrt()
+
+
 def _chebyshev(left: Row, right: Row, metric: Metric) -> Decimal:
     gaps = zip(_weights(metric, len(left)), _differences(left, right), strict=True)
     return max((gap for w, gap in gaps if w), default=Decimal(0))
@@ -108,6 +116,7 @@ _FORMULAS: dict[str, Callable[[Row, Row, Metric], Decimal]] = {
     "inner_product": _inner_product,
     "mahalanobis": _mahalanobis,
     "minkowski": _minkowski,
+    "nan_euclidean": _nan_euclidean,
     "seuclidean": _seuclidean,
     "sqeuclidean": _sqeuclidean,
 }

@@ -48,6 +48,9 @@ METRIC_CASES: dict[str, Callable[[int], Metric]] = {
         )
         for p in (0.5, 1.0, 2.0, 3.0, np.inf)
     },
+    "weighted nan_euclidean": lambda dim: resolve_metric(
+        "nan_euclidean", params={"w": _weights(dim)}
+    ),
     **{
         f"haversine of radius {radius}": lambda dim, radius=radius: resolve_metric(
             "haversine", params={"radius": radius}

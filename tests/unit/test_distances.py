@@ -18,7 +18,7 @@ def resolved(name: str) -> Metric:
 
 def test_all_that_scikit_learn_takes_is_taken_or_refused_with_a_reason():
     theirs = set().union(*VALID_METRICS.values())
-    assert theirs - set(METRICS) == {"nan_euclidean", "precomputed", "pyfunc"}
+    assert theirs - set(METRICS) == {"precomputed", "pyfunc"}
     assert set(METRICS) - theirs <= {"inner_product", "sokalmichener"}
     for name in theirs & set(METRICS):
         assert resolved(name).name in METRICS
@@ -57,7 +57,6 @@ def test_p_is_read_by_minkowski_alone():
     ("name", "reason"),
     [
         ("precomputed", "a search needs vectors, not their distances"),
-        ("nan_euclidean", "missing values are not supported; impute them"),
         ("pyfunc", "a Python function cannot be saved"),
     ],
 )

@@ -138,7 +138,7 @@ def test_a_registered_class_is_an_algorithm_until_it_is_unregistered():
     with pytest.raises(ValueError, match=r"'toy' does not support metric 'cosine'"):
         check_algorithm("toy", resolve_metric("cosine"))
     register(ToyIndex)
-    assert len(entries()) == 7
+    assert len(entries()) == 8
     unregister(ToyIndex)
     assert algorithm_choices() == ("auto", *ALGORITHMS)
     with pytest.raises(ValueError, match="unknown algorithm 'toy'"):

@@ -144,6 +144,7 @@ class PackedItems:
             numbers=source.numbers,
             sparse=source.storage == SPARSE,
             keys=tuple(source.key_types),
+            missing=source.missing,
         )
         self.source = source
         self._may_be_empty = may_be_empty

@@ -15,7 +15,12 @@ from numpy.typing import NDArray
 
 from pyspark_knn.engine.fit.chunks import CHUNK_SCHEMA, CONTENT_WRAP, content_of
 from pyspark_knn.engine.fit.item_columns import ItemColumn
-from pyspark_knn.engine.rows.invalid import describe_invalid, describe_malformed, invalid_rows
+from pyspark_knn.engine.rows.invalid import (
+    describe_invalid,
+    describe_malformed,
+    invalid_rows,
+    wrong_values,
+)
 from pyspark_knn.engine.rows.vectors import InexactValueError, VectorBatch
 from pyspark_knn.engine.spark.arrow import one_row, stream_of
 
@@ -46,6 +51,8 @@ class PackRequest:
         Whether all vectors are packed sparse. If not, chunks that are smaller so are.
     keys : tuple of str
         The item columns of keys. Rows in which one of them is null are skipped.
+    missing : bool
+        Whether vectors may have missing values, which are NaN.
     unique : str
         A value that makes this plan unique. Spark treats equal plans as one, so unpersisting
         the chunks of one fit would unpersist those of another fit of equal items.
@@ -61,6 +68,7 @@ class PackRequest:
     numbers: tuple[ItemColumn, ...] = ()
     sparse: bool = False
     keys: tuple[str, ...] = ()
+    missing: bool = False
     unique: str = field(default_factory=lambda: uuid.uuid4().hex)
 
 
@@ -183,10 +191,10 @@ class _Packer:
         if sparse:
             row, index, value = vectors.entries(rows)
             bad = np.zeros(len(rows), dtype=bool)
-            bad[row[~np.isfinite(value)]] = True
+            bad[row[wrong_values(value, missing=self._request.missing)]] = True
         else:
             value = vectors.dense(rows, dim)
-            bad = invalid_rows(value)
+            bad = invalid_rows(value, missing=self._request.missing)
         if bad.any():
             self._reject(vectors, rows[bad])
             rows = rows[~bad]
@@ -218,8 +226,10 @@ class _Packer:
         with np.errstate(over="ignore", under="ignore"):
             rounded = values.astype(np.float32)
         if self._request.dtype == "auto":
-            return rounded if bool((rounded == values).all()) else values.copy()
-        if not np.isfinite(rounded).all() and self._problem is None:
+            # A NaN, which equals no number, is a missing value, which float32 has too.
+            same = np.array_equal(rounded, values, equal_nan=self._request.missing)
+            return rounded if same else values.copy()
+        if np.isinf(rounded).any() and self._problem is None:
             self._problem = (
                 f"featuresCol {self._request.features_col!r} contains values beyond the range of "
                 "float32. Use dtype='auto'."

@@ -47,6 +47,8 @@ class ItemSource:
         The Param `storage`; with "sparse" all vectors are packed sparse.
     key_types : dict of str to DataType
         The Spark types of the keys, by the names of their columns. Empty if there are no keys.
+    missing : bool
+        Whether vectors may have missing values: NaN, or null elements of arrays.
     """
 
     features: Features
@@ -59,6 +61,7 @@ class ItemSource:
     numbers: tuple[ItemColumn, ...] = ()
     storage: str = "auto"
     key_types: dict[str, T.DataType] = field(default_factory=dict)
+    missing: bool = False
 
     @property
     def sort_by(self) -> tuple[str, ...]:
@@ -85,6 +88,8 @@ def item_source(
     handle_invalid: str,
     dtype: str,
     storage: str = "auto",
+    *,
+    missing: bool = False,
 ) -> ItemSource:
     """Return the columns that a fit reads from `dataset`.
 
@@ -96,7 +101,7 @@ def item_source(
         The column of vectors.
     declared : sequence of ItemColumn
         What else every item has; ids come first.
-    handle_invalid, dtype, storage : str
+    handle_invalid, dtype, storage, missing
         See `ItemSource`.
 
     Raises
@@ -133,6 +138,7 @@ def item_source(
         numbers=tuple(each for each in declared if each.kind == NUMBER),
         storage=storage,
         key_types=key_types,
+        missing=missing,
     )
 
 
@@ -193,7 +199,9 @@ def _check_same_type(column: ItemColumn, given: T.DataType, wanted: T.DataType) 
     )
 
 
-def saved_source(frame: DataFrame, declared: Iterable[ItemColumn], storage: str) -> ItemSource:
+def saved_source(
+    frame: DataFrame, declared: Iterable[ItemColumn], storage: str, *, missing: bool = False
+) -> ItemSource:
     """Return the columns to read from a DataFrame that `Placement.items_frame` returned.
 
     Parameters
@@ -205,9 +213,11 @@ def saved_source(frame: DataFrame, declared: Iterable[ItemColumn], storage: str)
         The columns that every item has in addition to its vector.
     storage : {"auto", "dense", "sparse"}
         The saved Param `storage`; "auto" in models of releases that did not have it.
+    missing : bool, default=False
+        See `ItemSource`.
     """
     named = [replace(each, param="items column", column=each.name) for each in declared]
-    source = item_source(frame, "features", named, "error", "auto", storage)
+    source = item_source(frame, "features", named, "error", "auto", storage, missing=missing)
     if POSITION not in frame.columns:
         return source
     position = Input(F.col(POSITION), T.LongType())

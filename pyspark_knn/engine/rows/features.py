@@ -199,7 +199,13 @@ def most_sampled(features: Features, dim: int, storage: str) -> int:
 
 
 def valid_sample(
-    rows: list[Row], features: Features, dim: int, storage: str, name: str = "features"
+    rows: list[Row],
+    features: Features,
+    dim: int,
+    storage: str,
+    name: str = "features",
+    *,
+    missing: bool = False,
 ) -> Sample:
     """Return the valid vectors among collected rows, `most_sampled` of them at most.
 
@@ -215,6 +221,8 @@ def valid_sample(
         The form of the vectors.
     name : str, default="features"
         The name of the features column, for error messages.
+    missing : bool, default=False
+        Whether vectors may have missing values, which are NaN.
 
     Returns
     -------
@@ -235,4 +243,4 @@ def valid_sample(
     valid = np.flatnonzero(batch.dims == dim)
     matrix = batch.sparse_rows(valid, dim) if storage == SPARSE else batch.dense(valid, dim)
     size = sum(array.nbytes for array in arrays.values()) / max(1, len(rows))
-    return Sample(matrix[~invalid_rows(matrix)], size)
+    return Sample(matrix[~invalid_rows(matrix, missing=missing)], size)

@@ -44,13 +44,15 @@ def read_vectors(arrays: Mapping[str, pa.Array], name: str) -> VectorBatch:
     return batch
 
 
-def invalid_rows(matrix: Rows) -> NDArray[np.bool_]:
-    """Return which rows of a matrix contain NaN or an infinity.
+def invalid_rows(matrix: Rows, *, missing: bool = False) -> NDArray[np.bool_]:
+    """Return which rows of a matrix contain an infinity, or NaN unless that is a missing value.
 
     Parameters
     ----------
     matrix : ndarray or SparseRows of shape (n_rows, dim), dtype float32 or float64
         The vectors.
+    missing : bool, default=False
+        Whether vectors may have missing values, which are NaN.
 
     Returns
     -------
@@ -59,12 +61,18 @@ def invalid_rows(matrix: Rows) -> NDArray[np.bool_]:
     """
     bad: NDArray[np.bool_] = np.zeros(len(matrix), dtype=bool)
     if isinstance(matrix, np.ndarray):
-        np.logical_not(np.isfinite(matrix).all(axis=1), out=bad)
+        wrong_values(matrix, missing=missing).any(axis=1, out=bad)
         return bad
     matrix = matrix.compact()
-    at = np.flatnonzero(~np.isfinite(matrix.data))
+    at = np.flatnonzero(wrong_values(matrix.data, missing=missing))
     bad[np.searchsorted(matrix.indptr, at, side="right") - 1] = True
     return bad
+
+
+def wrong_values(values: NDArray[np.floating], *, missing: bool) -> NDArray[np.bool_]:
+    """Return which values are infinite, or NaN unless `missing` values are allowed."""
+    wrong: NDArray[np.bool_] = np.isinf(values) if missing else ~np.isfinite(values)
+    return wrong
 
 
 def describe_malformed(param: str, name: str) -> str:
@@ -119,7 +127,7 @@ def describe_invalid(param: str, name: str, batch: VectorBatch, row: int, dim: i
         what = "a vector of dimension 0"
     else:
         *_, values = batch.entries(np.array([row]))
-        what = "a NaN (or a null element)" if np.isnan(values).any() else "an infinity"
+        what = "an infinity" if np.isinf(values).any() else "a NaN (or a null element)"
     return (
         f"{param} {name!r} contains {what}. Set handleInvalid to 'skip' to drop such rows, or to "
         "'keep' to return such queries with null outputs."

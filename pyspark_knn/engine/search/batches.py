@@ -152,7 +152,8 @@ def answer_batch(
     queries = read_vectors(arrays, request.features_col)
     step = max(1, request.block_numbers // ((k or 1) + request.answer.width))
     for rows in _query_blocks(request, queries, index, step):
-        matrix, valid = valid_queries(queries, rows, dim, index.storage)
+        missing = index.metric.allows_missing
+        matrix, valid = valid_queries(queries, rows, dim, index.storage, missing=missing)
         if request.handle_invalid == "error" and not valid.all():
             row = int(rows[~valid][0])
             raise ValueError(
@@ -213,7 +214,12 @@ def _query_blocks(
 
 
 def valid_queries(
-    queries: VectorBatch, rows: NDArray[np.int64], dim: int, storage: str
+    queries: VectorBatch,
+    rows: NDArray[np.int64],
+    dim: int,
+    storage: str,
+    *,
+    missing: bool = False,
 ) -> tuple[Any, NDArray[np.bool_]]:
     """Return the vectors of the valid rows among `rows`, and which of `rows` those are.
 
@@ -227,6 +233,8 @@ def valid_queries(
         The dimension of a valid vector.
     storage : {"dense", "sparse"}
         The form of the vectors.
+    missing : bool, default=False
+        Whether vectors may have missing values, which are NaN.
 
     Returns
     -------
@@ -238,7 +246,7 @@ def valid_queries(
     valid = queries.dims[rows] == dim
     form = queries.dense if storage == DENSE else queries.sparse_rows
     matrix: Any = form(rows[valid], dim)
-    bad = invalid_rows(matrix)
+    bad = invalid_rows(matrix, missing=missing)
     if bad.any():
         valid[np.flatnonzero(valid)[bad]] = False
         matrix = matrix[~bad]

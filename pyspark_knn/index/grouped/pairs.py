@@ -36,7 +36,7 @@ def compared_pairs(
     Yields
     ------
     Lists
-        All items of some of the visits, in the order of their positions.
+        All items of some of the visits that have a distance, in the order of their positions.
     """
     for block in slices_of(visits.sizes, block_pairs):
         yield _compare(visits.take(block), distances)
@@ -51,4 +51,7 @@ def _compare(visits: Visits, distances: Distances) -> Lists:
         kept[offsets_of(counts)[which] + within] = False
         counts = np.add.reduceat(kept, offsets_of(counts)[:-1], dtype=np.int64)
         rows, places = rows[kept], places[kept]
-    return Lists(visits.numbers, counts, places, distances(rows, places))
+    figures = distances(rows, places)
+    lists = Lists(visits.numbers, counts, places, figures)
+    # Vectors with missing values may have nothing in common, and then they have no distance.
+    return lists.within(np.inf) if np.isnan(figures).any() else lists

@@ -1,0 +1,1 @@
+"""The metric nan_euclidean, in which a NaN is a missing value."""
