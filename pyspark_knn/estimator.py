@@ -10,7 +10,7 @@ from pyspark.ml import Estimator
 from pyspark.ml.base import _FitMultipleIterator
 from pyspark.ml.param import Param
 from pyspark.ml.util import MLReadable, MLWritable
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import DataFrame
 
 from pyspark_knn.checks import (
     check_exclusion,
@@ -61,7 +61,7 @@ class NeighborEstimator(Estimator[M], FitSetters, MLReadable[Any], MLWritable):
             )
             summary = self._learn(dataset, packed, summary)
             model._place(packed, summary)
-        self._finish(model, dataset.sparkSession)
+        self._finish(model, dataset)
         self._warn(model)
         return model
 
@@ -137,7 +137,7 @@ class NeighborEstimator(Estimator[M], FitSetters, MLReadable[Any], MLWritable):
             missing=checked_metric(self).allows_missing,
         )
 
-    def _finish(self, model: M, session: SparkSession) -> None:
+    def _finish(self, model: M, dataset: DataFrame) -> None:
         """Learn what this estimator's Params need of the items, given a model with its index."""
 
     def _warn(self, model: M) -> None:
@@ -150,11 +150,15 @@ class NeighborEstimator(Estimator[M], FitSetters, MLReadable[Any], MLWritable):
             )
         duplicates = model._summary.numDuplicates
         warn_of_items(self, duplicates, model._fitted.converts, _USER_LEVEL + 1)
+        self._warn_of_k(model)
+
+    def _warn_of_k(self, model: M) -> None:
+        """Warn if there are fewer than k items."""
         if (k := self.getK()) is not None and k > model.numItems:
             warnings.warn(
                 f"k is {k}, but there are only {model.numItems} items: each query gets "
                 "fewer than k neighbors.",
-                stacklevel=_USER_LEVEL,
+                stacklevel=_USER_LEVEL + 1,
             )
 
     def _shows_ids(self) -> bool:

@@ -33,6 +33,8 @@ class FitSummary:
     classesDeclared : bool
         Whether the label's ML attributes declared the number of classes. If not, the largest label
         determines it.
+    threshold : float or None
+        The largest score that is normal, of an outlier model.
     """
 
     numSkipped: int = 0
@@ -45,6 +47,7 @@ class FitSummary:
     classNames: list[str] | None = None
     mostFrequentClass: int | None = None
     classesDeclared: bool = False
+    threshold: float | None = None
 
 
 def read_summary(record: dict[str, Any]) -> FitSummary:

@@ -37,7 +37,7 @@ from pyspark_knn.fit_summary import FitSummary, read_summary
 from pyspark_knn.fitted_params import FittedParams
 from pyspark_knn.index.base import SPARSE, IndexSpec
 from pyspark_knn.index.registry import entries
-from pyspark_knn.params import _KNNParams
+from pyspark_knn.params import _NeighborParams
 from pyspark_knn.persistence import ModelReader, ModelWriter, SavedModel
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ M = TypeVar("M", bound="NeighborModel")
 Self_ = TypeVar("Self_", bound="NeighborModel")
 
 
-class NeighborModel(SharedIndex, FittedParams, _KNNParams, SavedModel):
+class NeighborModel(SharedIndex, FittedParams, _NeighborParams, SavedModel):
     """The base class of all models, which hold an index and search it."""
 
     _OUTPUTS: ClassVar[tuple[str, ...]]

@@ -20,7 +20,7 @@ from pyspark_knn.engine.spark import compat
 from pyspark_knn.estimator import NeighborEstimator
 from pyspark_knn.graph import HasGraph
 from pyspark_knn.pairs import HasPairs
-from pyspark_knn.params import HasNeighborColumns
+from pyspark_knn.params import HasNeighborColumns, _KNNParams
 from pyspark_knn.updates import UpdatableModel
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ JOIN_TYPES = ("inner", "left")
 """Values of `how` in `KNNModel.kneighborsJoin`."""
 
 
-class _SearchParams(HasNeighborColumns):
+class _SearchParams(HasNeighborColumns, _KNNParams):
     """Output columns with their default names."""
 
     def __init__(self, *args: Any) -> None:

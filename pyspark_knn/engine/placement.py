@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -237,6 +237,12 @@ class Placement(ABC):
         Its columns are in the form of Python, see `ids.wire_type`.
         """
 
+    def selected(self, session: SparkSession, names: Sequence[str]) -> DataFrame:
+        """Return the ids (or positions, as "id"), the keys and some other columns of the items."""
+        wanted = ("id", *self.key_types, *names)
+        types = {name: self.item_columns[name] for name in wanted}
+        return self._in_spark_types(self.columns_frame(session, types))
+
     def group_sizes(self, session: SparkSession) -> GroupSizes | None:
         """Count the groups of items with equal keys; None if there are no keys, else runs jobs."""
         if not self.key_types:
@@ -291,6 +297,22 @@ class Placement(ABC):
         ------
         ValueError
             If no items are left.
+        """
+
+    @abstractmethod
+    def with_numbers(self, values: DataFrame, names: Sequence[str], spec: IndexSpec) -> Placement:
+        """Return an index whose items have further columns of numbers; this one does not change.
+
+        Parameters
+        ----------
+        values : DataFrame
+            Persisted rows of `scoring.VALUE_SCHEMA` for all items. The result unpersists them when
+            it does not need them any longer.
+        names : sequence of str
+            The columns to add.
+        spec : IndexSpec
+            How to index items again that change places: those of equal ids are sorted by the new
+            columns.
         """
 
     def _check_rest(self, removed: int) -> None:

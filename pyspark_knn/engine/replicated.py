@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import threading
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from pyspark.sql import DataFrame, SparkSession
@@ -12,8 +14,9 @@ from pyspark.sql import types as T
 from pyspark.sql.pandas.types import from_arrow_type
 
 from pyspark_knn.engine.fit.chunks import POSITION
-from pyspark_knn.engine.fit.merging import merge_items, without_items
+from pyspark_knn.engine.fit.merging import merge_items, reordered, with_numbers, without_items
 from pyspark_knn.engine.fit.packed import Gathered
+from pyspark_knn.engine.item_scores import fetch_values
 from pyspark_knn.engine.placement import REPLICATED, PlacedCost, Placement
 from pyspark_knn.engine.rows import columns
 from pyspark_knn.engine.rows.columns import Input
@@ -32,6 +35,7 @@ from pyspark_knn.engine.ship import shipping
 from pyspark_knn.engine.ship.batch_udf import batch_udf
 from pyspark_knn.engine.ship.guard import guarded
 from pyspark_knn.engine.spark import compat
+from pyspark_knn.engine.spark.caching import unpersist
 from pyspark_knn.index.grouped.index import GroupedIndex
 
 if TYPE_CHECKING:
@@ -178,6 +182,18 @@ class Replicated(Placement):
             return self
         self._check_rest(len(removed))
         return self._rebuilt(without_items(old, removed, list(self.key_types)), spec)
+
+    def with_numbers(self, values: DataFrame, names: Sequence[str], spec: IndexSpec) -> Placement:
+        """See `Placement.with_numbers`; the values are fetched, and the vectors are not copied."""
+        numbers = {name: fetch_values(values, name, self.num_items) for name in names}
+        unpersist(values)
+        keys = list(self.key_types)
+        old = self._gathered()
+        gathered = old._replace(items=with_numbers(old.items, numbers, keys))
+        if self.num_duplicates:
+            return self._rebuilt(reordered(gathered, keys), spec)
+        searchable = replace(self.searchable, items=gathered.items)
+        return Replicated(searchable, self.algorithm_reason, self.id_type, self.key_types)
 
     def _gathered(self) -> Gathered:
         """Return the items in the form of a fit."""

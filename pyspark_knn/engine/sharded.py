@@ -44,6 +44,7 @@ from pyspark_knn.engine.shards.jobs import (
 )
 from pyspark_knn.engine.shards.key_shards import KeyShards, find_key_shards
 from pyspark_knn.engine.shards.layout import ShardSeries, cells_of, key_shards, slots
+from pyspark_knn.engine.shards.numbers import NumbersRequest, build_with_numbers
 from pyspark_knn.engine.shards.plan import ShardPlan
 from pyspark_knn.engine.shards.self_plan import self_search
 from pyspark_knn.engine.shards.sizing import (
@@ -173,7 +174,11 @@ class Sharded(Placement):
                 "queries.writeStream.foreachBatch(lambda batch, _: model.transform(batch)...)."
             )
         self._check_session(queries.sparkSession)
-        return self.plan(request.replicas).answers(queries, inputs, request)
+        plan = self.plan(request.replicas)
+        # Only the ids break ties, among columns that an answer does not need.
+        needed = ("id", *request.answer.needs)
+        columns = {name: each for name, each in plan.item_columns.items() if name in needed}
+        return replace(plan, item_columns=columns).answers(queries, inputs, request)
 
     def plan(self, replicas: int | None = None) -> ShardPlan:
         """Return the plan of a search, by default with enough replicas to keep all cores busy."""
@@ -298,6 +303,22 @@ class Sharded(Placement):
         traits = replace(self._traits, nbytes=nbytes)
         duplicates = self.num_duplicates - (removed - distinct)
         return Sharded(sources, self._series, traits, duplicates)
+
+    def with_numbers(self, values: DataFrame, names: Sequence[str], spec: IndexSpec) -> Placement:
+        """See `Placement.with_numbers`; one shuffle of all shards."""
+        known = {shard.shard: shard for shard in self.shards}
+        request = NumbersRequest(tuple(names), known, spec, tuple(self.key_types), self._cells)
+        partitions = min(len(known), enough_tasks(self._nbytes, self._cores))
+        built = build_with_numbers(
+            self._sources, values, first_numbers(self.shards), request, partitions
+        )
+        source = self._traits.source
+        keys = source.key_types
+        columns = {name: each for name, each in source.columns.items() if name not in keys}
+        columns |= {name: Input(F.col(name), T.DoubleType()) for name in names}
+        columns |= {name: source.columns[name] for name in keys}
+        traits = replace(self._traits, source=replace(source, columns=columns))
+        return Sharded([built], self._series, traits, self.num_duplicates)
 
     @property
     def largest_label(self) -> float | None:

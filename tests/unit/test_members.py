@@ -13,6 +13,8 @@ from pyspark_knn import (
     KNNModel,
     KNNRegressionModel,
     KNNRegressor,
+    LocalOutlierFactor,
+    LocalOutlierFactorModel,
 )
 
 SAVING = {"load", "read", "save", "write"}
@@ -29,9 +31,15 @@ DOCUMENTED = [
         MODEL | {"labels", "numClasses", "predict", "predictProbability", "predictRaw"},
     ),
     (KNNRegressionModel, Model, MODEL | {"predict"}),
+    (
+        LocalOutlierFactorModel,
+        Model,
+        MODEL - {"append", "fromSklearn", "remove", "toSklearn"} | {"scores", "threshold"},
+    ),
     (KNNEstimator, Estimator, SAVING | {"setParams"}),
     (KNNClassifier, Estimator, SAVING | {"setParams"}),
     (KNNRegressor, Estimator, SAVING | {"setParams"}),
+    (LocalOutlierFactor, Estimator, SAVING | {"setParams"}),
 ]
 
 

@@ -16,12 +16,14 @@ from pyspark_knn import (
     KNNClassifier,
     KNNEstimator,
     KNNRegressor,
+    LocalOutlierFactor,
     NeighborsEvaluator,
     SharedPrefixPipeline,
 )
 
 VALUES: dict[str, Any] = {
     "algorithm": "brute",
+    "contamination": 0.1,
     "distancesCol": "far",
     "dtype": "float32",
     "exactCol": "true",
@@ -48,6 +50,8 @@ VALUES: dict[str, Any] = {
     "probabilityCol": "odds",
     "queryKeyCols": ["who", "when"],
     "rawPredictionCol": "raw",
+    "score": "mean",
+    "scoreCol": "oddness",
     "shardBy": "hash",
     "storage": "sparse",
     "thresholds": [0.5, 1.0],
@@ -61,7 +65,8 @@ def _with_all_params(stage: type[Any]) -> Any:
     return made._set(**{param.name: VALUES[param.name] for param in made.params})
 
 
-STAGES = [_with_all_params(each) for each in (KNNEstimator, KNNClassifier, KNNRegressor)]
+ESTIMATORS = (KNNEstimator, KNNClassifier, KNNRegressor, LocalOutlierFactor)
+STAGES = [_with_all_params(each) for each in ESTIMATORS]
 STAGES += [_with_all_params(NeighborsEvaluator), SharedPrefixPipeline(stages=STAGES[:2])]
 WAYS = {
     "pickle": lambda stage: pickle.loads(pickle.dumps(stage)),
