@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from pyspark_knn.engine.ship.package import supply_package
     from pyspark_knn.evaluation import NeighborsEvaluator
     from pyspark_knn.imputation import KNNImputer, KNNImputerModel
+    from pyspark_knn.local_outlier_factor import LocalOutlierFactor, LocalOutlierFactorModel
     from pyspark_knn.neighbors import KNNEstimator, KNNModel
     from pyspark_knn.pipeline import SharedPrefixPipeline
     from pyspark_knn.regression import KNNRegressionModel, KNNRegressor
@@ -25,6 +26,8 @@ __all__ = [
     "KNNModel",
     "KNNRegressionModel",
     "KNNRegressor",
+    "LocalOutlierFactor",
+    "LocalOutlierFactorModel",
     "NeighborsEvaluator",
     "SharedPrefixPipeline",
     "supply_package",
@@ -55,6 +58,8 @@ _HOMES = {
     "KNNModel": "neighbors",
     "KNNRegressionModel": "regression",
     "KNNRegressor": "regression",
+    "LocalOutlierFactor": "local_outlier_factor",
+    "LocalOutlierFactorModel": "local_outlier_factor",
     "NeighborsEvaluator": "evaluation",
     "SharedPrefixPipeline": "pipeline",
     "supply_package": "engine.ship.package",

@@ -14,7 +14,7 @@ from pyspark_knn.index.cells import check_cells
 from pyspark_knn.index.distances import Metric, resolve_metric
 from pyspark_knn.index.registry import check_algorithm, classes_for, sparse_metrics
 from pyspark_knn.index.similarity import check_similarity, distance_of
-from pyspark_knn.params import _KNNParams
+from pyspark_knn.params import _KNNParams, _NeighborParams
 from pyspark_knn.voting_params import _VotingParams
 
 _USER_LEVEL = 5
@@ -22,12 +22,12 @@ _USER_LEVEL = 5
 `_transform` of the model, `Transformer.transform` and the user."""
 
 
-def checked_metric(params: _KNNParams) -> Metric:
+def checked_metric(params: _NeighborParams) -> Metric:
     """Return the metric of a stage.
 
     Parameters
     ----------
-    params : _KNNParams
+    params : _NeighborParams
         The stage.
 
     Returns
@@ -51,7 +51,7 @@ def checked_metric(params: _KNNParams) -> Metric:
     return metric
 
 
-def _check_sparse(params: _KNNParams, metric: Metric) -> None:
+def _check_sparse(params: _NeighborParams, metric: Metric) -> None:
     """Raise a ValueError if vectors cannot be stored sparse with the other Params."""
     if not classes_for(metric, storage=SPARSE):
         raise ValueError(
@@ -67,12 +67,12 @@ def _check_sparse(params: _KNNParams, metric: Metric) -> None:
         )
 
 
-def checked_limits(params: _KNNParams, n_features: int) -> Limits:
+def checked_limits(params: _NeighborParams, n_features: int) -> Limits:
     """Return the limits of a search.
 
     Parameters
     ----------
-    params : _KNNParams
+    params : _NeighborParams
         The stage.
     n_features : int
         The dimension of the items.
@@ -87,6 +87,8 @@ def checked_limits(params: _KNNParams, n_features: int) -> Limits:
     ValueError
         If `k`, `maxDistance` and `minSimilarity` conflict with each other or with the metric.
     """
+    if not isinstance(params, _KNNParams):
+        return Limits(params.getK(), None)
     check_limits(params)
     farthest, similarity = params.getMaxDistance(), params.getMinSimilarity()
     if similarity is not None:
@@ -94,8 +96,10 @@ def checked_limits(params: _KNNParams, n_features: int) -> Limits:
     return Limits(params.getK(), farthest)
 
 
-def check_limits(params: _KNNParams) -> None:
+def check_limits(params: _NeighborParams) -> None:
     """Raise a ValueError if k, maxDistance and minSimilarity conflict; see `checked_limits`."""
+    if not isinstance(params, _KNNParams):
+        return
     limit, similarity = params.getMaxDistance(), params.getMinSimilarity()
     if limit is not None and similarity is not None:
         raise ValueError(
@@ -129,7 +133,7 @@ def check_max_distance(limit: float | None, metric: str) -> None:
         )
 
 
-def check_exclusion(params: _KNNParams) -> None:
+def check_exclusion(params: _NeighborParams) -> None:
     """Raise a ValueError if excludeIdCol is set at fit and idCol is not."""
     excluded = params.getExcludeIdCol()
     if excluded is not None and params.getIdCol() is None:
@@ -141,7 +145,7 @@ def check_exclusion(params: _KNNParams) -> None:
         )
 
 
-def check_keys(params: _KNNParams) -> None:
+def check_keys(params: _NeighborParams) -> None:
     """Raise a ValueError if keyCols conflicts with queryKeyCols or with shardBy."""
     keys, of_queries = params.getKeyCols(), params.getQueryKeyCols()
     if of_queries is not None and keys is None:
@@ -190,12 +194,14 @@ def warn_of_nondeterministic_ids(items: DataFrame, name: str | None, stacklevel:
         )
 
 
-def warn_of_items(params: _KNNParams, duplicates: int, converts: bool, stacklevel: int) -> None:
+def warn_of_items(
+    params: _NeighborParams, duplicates: int, converts: bool, stacklevel: int
+) -> None:
     """Warn about items that are allowed but probably not intended.
 
     Parameters
     ----------
-    params : _KNNParams
+    params : _NeighborParams
         The stage.
     duplicates : int
         The number of items that have the same id as another item.
@@ -235,7 +241,9 @@ def warn_of_duplicates(name: str | None, duplicates: int, stacklevel: int) -> No
         )
 
 
-def warn_of_limits(params: _KNNParams, warned: set[str]) -> None:
+def warn_of_limits(
+    params: _NeighborParams, warned: set[str], stacklevel: int = _USER_LEVEL
+) -> None:
     """Warn about a limit of the distance that probably does not limit the search as intended.
 
     There are two cases: k was never set, so that the default k limits the search as well, and
@@ -243,11 +251,15 @@ def warn_of_limits(params: _KNNParams, warned: set[str]) -> None:
 
     Parameters
     ----------
-    params : _KNNParams
+    params : _NeighborParams
         The model.
     warned : set of str
         The Params that a warning was given for, which is not repeated. Updated in place.
+    stacklevel : int, default=_USER_LEVEL
+        The level of the user's line, see `warnings.warn`.
     """
+    if not isinstance(params, _KNNParams):
+        return
     name = "maxDistance" if params.getMinSimilarity() is None else "minSimilarity"
     limit = params.getOrDefault(name)
     if limit is None:
@@ -258,7 +270,7 @@ def warn_of_limits(params: _KNNParams, warned: set[str]) -> None:
             f"{name} is {limit!r}, but k is unset: each query gets at most the {params.getK()} "
             f"nearest items within {name}. Set k to change that, or k=None to get all items within "
             f"{name}.",
-            stacklevel=_USER_LEVEL,
+            stacklevel=stacklevel,
         )
     if params.getMetric() != "haversine" or "maxDistance" in warned:
         return
@@ -270,5 +282,5 @@ def warn_of_limits(params: _KNNParams, warned: set[str]) -> None:
             f"metric 'haversine' is {farthest:.6g}. Distances are angles in radians unless "
             "metricParams sets the radius of the sphere, for example {'radius': 6371.0088} for "
             "kilometers on Earth.",
-            stacklevel=_USER_LEVEL,
+            stacklevel=stacklevel,
         )

@@ -473,5 +473,5 @@ class KNNClassifier(
         check_outlier_label(self.getOutlierLabel(), first.numClasses)
         return super()._reuse_index(first)
 
-    def _finish(self, model: KNNClassificationModel, session: SparkSession) -> None:
-        model._count_classes(session)
+    def _finish(self, model: KNNClassificationModel, dataset: DataFrame) -> None:
+        model._count_classes(dataset.sparkSession)

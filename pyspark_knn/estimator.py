@@ -10,7 +10,7 @@ from pyspark.ml import Estimator
 from pyspark.ml.base import _FitMultipleIterator
 from pyspark.ml.param import Param
 from pyspark.ml.util import MLReadable, MLWritable
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import DataFrame
 
 from pyspark_knn.checks import (
     check_exclusion,
@@ -62,7 +62,7 @@ class PlacedEstimator(Estimator[P], HasPlacement, MLReadable[Any], MLWritable):
             )
             summary = self._learn(dataset, packed, summary)
             model._place(packed, summary)
-        self._finish(model, dataset.sparkSession)
+        self._finish(model, dataset)
         self._warn(model)
         return model
 
@@ -124,7 +124,7 @@ class PlacedEstimator(Estimator[P], HasPlacement, MLReadable[Any], MLWritable):
         """Return `summary` with the fields that this kind of estimator adds to it."""
         return summary
 
-    def _finish(self, model: P, session: SparkSession) -> None:
+    def _finish(self, model: P, dataset: DataFrame) -> None:
         """Learn what this estimator's Params need of the items, given a model with its index."""
 
     def _warn(self, model: P) -> None:
@@ -172,11 +172,15 @@ class NeighborEstimator(PlacedEstimator[M], FitSetters):
             )
         duplicates = model._summary.numDuplicates
         warn_of_items(self, duplicates, model._fitted.converts, _USER_LEVEL + 1)
+        self._warn_of_k(model)
+
+    def _warn_of_k(self, model: M) -> None:
+        """Warn if there are fewer than k items."""
         if (k := self.getK()) is not None and k > model.numItems:
             warnings.warn(
                 f"k is {k}, but there are only {model.numItems} items: each query gets "
                 "fewer than k neighbors.",
-                stacklevel=_USER_LEVEL,
+                stacklevel=_USER_LEVEL + 1,
             )
 
     def _shows_ids(self) -> bool:

@@ -46,6 +46,7 @@ _SEARCH_PARAMS = frozenset(
         "outputCol",
         "outputCols",
         "predictionCol",
+        "scoreCol",
         "probabilityCol",
         "rawPredictionCol",
     }
@@ -77,7 +78,7 @@ class _IndexGroup(Generic[M]):
                 self._first = model
             else:
                 model = estimator._reuse_index(self._first)
-                estimator._finish(model, dataset.sparkSession)
+                estimator._finish(model, dataset)
                 estimator._warn(model)
         if isinstance(model, NeighborModel):
             model._share(self._shared)
@@ -153,7 +154,9 @@ class MultipleFits(Generic[M]):
         groups: dict[Hashable, _IndexGroup[M]] = {}
         self._groups = []
         for each in self._estimators:
-            group = groups.setdefault(fingerprint(each, _SEARCH_PARAMS), _IndexGroup())
+            # What all models of this kind fix at fit, such as k of outlier scores, may differ.
+            shared = _SEARCH_PARAMS - each._new_model()._fit_params
+            group = groups.setdefault(fingerprint(each, shared), _IndexGroup())
             group.estimators.append(each)
             self._groups.append(group)
 

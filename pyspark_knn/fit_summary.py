@@ -33,6 +33,8 @@ class FitSummary:
     classesDeclared : bool
         Whether the label's ML attributes declared the number of classes. If not, the largest label
         determines it.
+    threshold : float or None
+        The largest score that is normal, of an outlier model.
     featureCounts : list of int or None
         Of an imputer: the number of items that have each feature.
     featureMeans, featureVariances : list of float or None
@@ -49,6 +51,7 @@ class FitSummary:
     classNames: list[str] | None = None
     mostFrequentClass: int | None = None
     classesDeclared: bool = False
+    threshold: float | None = None
     featureCounts: list[int] | None = None
     featureMeans: list[float] | None = None
     featureVariances: list[float] | None = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from pyspark.ml.param import Param
 
@@ -32,7 +32,7 @@ FIT_PARAMS = frozenset(
         "weightCol",
     }
 )
-"""Params that only `fit` reads."""
+"""Params that only `fit` reads, of every model."""
 
 
 class FittedParams(CheckedParams):
@@ -42,6 +42,9 @@ class FittedParams(CheckedParams):
     model that accepted another metric in one of these ways would still search with the old one,
     and with the new one after it was saved and loaded.
     """
+
+    _fit_params: ClassVar[frozenset[str]] = FIT_PARAMS
+    """Params that only `fit` reads."""
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
@@ -54,7 +57,9 @@ class FittedParams(CheckedParams):
         CrossValidator passes it to `transform` as well. So the requested value is still accepted,
         and changes nothing.
         """
-        requested = {name: self.getOrDefault(name) for name in FIT_PARAMS if self.hasParam(name)}
+        requested = {
+            name: self.getOrDefault(name) for name in self._fit_params if self.hasParam(name)
+        }
         self._set(**chosen)
         self._fixed = {name: (self.getOrDefault(name), value) for name, value in requested.items()}
 
@@ -92,7 +97,9 @@ class FittedParams(CheckedParams):
         fitted, requested = self._fixed[name]
         given = value if value is None else getattr(self, name).typeConverter(value)
         if given not in (fitted, requested):
-            settable = sorted(param.name for param in self.params if param.name not in FIT_PARAMS)
+            settable = sorted(
+                param.name for param in self.params if param.name not in self._fit_params
+            )
             raise ValueError(
                 f"{name} cannot be changed on a fitted {type(self).__name__}: it was fitted with "
                 f"{fitted!r}, got {given!r}. Set it on the estimator and fit again. Params that "

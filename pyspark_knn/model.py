@@ -33,7 +33,7 @@ from pyspark_knn.explain import EXPLAINED_QUERIES, SearchCost
 from pyspark_knn.fit_summary import FitSummary
 from pyspark_knn.index.base import SPARSE, IndexSpec
 from pyspark_knn.index.registry import entries
-from pyspark_knn.params import _KNNParams
+from pyspark_knn.params import _NeighborParams
 from pyspark_knn.placed_model import PlacedModel
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ _TIMED_K = 5
 """The k of the searches that `explainSearch` times if k is None."""
 
 
-class NeighborModel(PlacedModel, _KNNParams):
+class NeighborModel(PlacedModel, _NeighborParams):
     """The base class of the models that find nearest neighbors by a metric."""
 
     _OUTPUTS: ClassVar[tuple[str, ...]]

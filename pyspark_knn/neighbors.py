@@ -18,8 +18,9 @@ from pyspark_knn.engine.rows.ids import collation_hint
 from pyspark_knn.engine.search.answers import RANKS_BEFORE, FoundLists
 from pyspark_knn.engine.spark import compat
 from pyspark_knn.estimator import NeighborEstimator
+from pyspark_knn.graph import HasGraph
 from pyspark_knn.pairs import HasPairs
-from pyspark_knn.params import HasNeighborColumns
+from pyspark_knn.params import HasNeighborColumns, _KNNParams
 from pyspark_knn.updates import UpdatableModel
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ JOIN_TYPES = ("inner", "left")
 """Values of `how` in `KNNModel.kneighborsJoin`."""
 
 
-class _SearchParams(HasNeighborColumns):
+class _SearchParams(HasNeighborColumns, _KNNParams):
     """Output columns with their default names."""
 
     def __init__(self, *args: Any) -> None:
@@ -37,7 +38,7 @@ class _SearchParams(HasNeighborColumns):
         self._setDefault(neighborsCol="neighbors", distancesCol="distances")
 
 
-class KNNModel(UpdatableModel, HasPairs, _SearchParams):
+class KNNModel(UpdatableModel, HasPairs, HasGraph, _SearchParams):
     """A fitted nearest-neighbor index, whose `transform` adds the neighbors of each query.
 
     Create it with `KNNEstimator.fit`, `KNNModel.load` or `KNNModel.fromSklearn`. ``k``,

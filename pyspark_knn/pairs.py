@@ -5,9 +5,10 @@ from __future__ import annotations
 from pyspark.sql import DataFrame, SparkSession
 
 from pyspark_knn.model import NeighborModel
+from pyspark_knn.params import _KNNParams
 
 
-class HasPairs(NeighborModel):
+class HasPairs(NeighborModel, _KNNParams):
     """A model that finds pairs of its own items."""
 
     def pairsWithin(

@@ -131,8 +131,8 @@ class PlacementSetters(HasPlacement):
         return self._set(numShards=value)
 
 
-class _KNNParams(HasPlacement, HasFeaturesCol):
-    """Params of all k-nearest-neighbor estimators and models."""
+class _NeighborParams(HasPlacement, HasFeaturesCol):
+    """Params of all estimators and models that search for neighbors."""
 
     # The converter of pyspark does not name the Param in its error.
     featuresCol: Param[str] = Param(
@@ -146,21 +146,6 @@ class _KNNParams(HasPlacement, HasFeaturesCol):
         "k",
         "number of neighbors (items) per query, >= 1; None for all items within maxDistance",
         optional(whole("k", 1)),
-    )
-    maxDistance: Param[float | None] = Param(
-        Params._dummy(),
-        "maxDistance",
-        "largest distance of a neighbor (inclusive), >= 0 (any number for metric inner_product); "
-        "by default unlimited",
-        optional(real("maxDistance", "a number (not NaN)", is_number)),
-    )
-    minSimilarity: Param[float | None] = Param(
-        Params._dummy(),
-        "minSimilarity",
-        "smallest similarity of a neighbor (inclusive), in place of maxDistance, for metrics "
-        "cosine, jaccard and dice (1 - distance) and inner_product (the product); by default "
-        "unlimited",
-        optional(real("minSimilarity", "a number (not NaN)", is_number)),
     )
     excludeIdCol: Param[str | None] = Param(
         Params._dummy(),
@@ -263,8 +248,6 @@ class _KNNParams(HasPlacement, HasFeaturesCol):
         super().__init__(*args)
         self._setDefault(
             k=5,
-            maxDistance=None,
-            minSimilarity=None,
             excludeIdCol=None,
             handleInvalid="error",
             idCol=None,
@@ -299,14 +282,6 @@ class _KNNParams(HasPlacement, HasFeaturesCol):
     def getK(self) -> int | None:
         """Value of k, None for all items within maxDistance."""
         return self.getOrDefault(self.k)
-
-    def getMaxDistance(self) -> float | None:
-        """Value of maxDistance, None if it is unset."""
-        return self.getOrDefault(self.maxDistance)
-
-    def getMinSimilarity(self) -> float | None:
-        """Value of minSimilarity, None if it is unset."""
-        return self.getOrDefault(self.minSimilarity)
 
     def getExcludeIdCol(self) -> str | None:
         """Value of excludeIdCol, None if it is unset."""
@@ -366,21 +341,9 @@ class _KNNParams(HasPlacement, HasFeaturesCol):
 
     # The Params below can be set on a model without another fit.
 
-    def setK(self: Self_, value: int | None) -> Self_:
-        """Set k; None searches for all items within maxDistance."""
-        return self._set(k=value)
-
     def setFeaturesCol(self: Self_, value: str) -> Self_:
         """Set featuresCol."""
         return self._set(featuresCol=value)
-
-    def setMaxDistance(self: Self_, value: float | None) -> Self_:
-        """Set maxDistance; None unsets it."""
-        return self._set(maxDistance=value)
-
-    def setMinSimilarity(self: Self_, value: float | None) -> Self_:
-        """Set minSimilarity; None unsets it."""
-        return self._set(minSimilarity=value)
 
     def setExcludeIdCol(self: Self_, value: str | None) -> Self_:
         """Set excludeIdCol; None unsets it."""
@@ -399,7 +362,51 @@ class _KNNParams(HasPlacement, HasFeaturesCol):
         return self._set(numProbes=value)
 
 
-class FitSetters(PlacementSetters, _KNNParams):
+class _KNNParams(_NeighborParams):
+    """Params of searches whose limits can be set on a model: k and the distance."""
+
+    maxDistance: Param[float | None] = Param(
+        Params._dummy(),
+        "maxDistance",
+        "largest distance of a neighbor (inclusive), >= 0 (any number for metric inner_product); "
+        "by default unlimited",
+        optional(real("maxDistance", "a number (not NaN)", is_number)),
+    )
+    minSimilarity: Param[float | None] = Param(
+        Params._dummy(),
+        "minSimilarity",
+        "smallest similarity of a neighbor (inclusive), in place of maxDistance, for metrics "
+        "cosine, jaccard and dice (1 - distance) and inner_product (the product); by default "
+        "unlimited",
+        optional(real("minSimilarity", "a number (not NaN)", is_number)),
+    )
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self._setDefault(maxDistance=None, minSimilarity=None)
+
+    def getMaxDistance(self) -> float | None:
+        """Value of maxDistance, None if it is unset."""
+        return self.getOrDefault(self.maxDistance)
+
+    def getMinSimilarity(self) -> float | None:
+        """Value of minSimilarity, None if it is unset."""
+        return self.getOrDefault(self.minSimilarity)
+
+    def setK(self: Self_, value: int | None) -> Self_:
+        """Set k; None searches for all items within maxDistance."""
+        return self._set(k=value)
+
+    def setMaxDistance(self: Self_, value: float | None) -> Self_:
+        """Set maxDistance; None unsets it."""
+        return self._set(maxDistance=value)
+
+    def setMinSimilarity(self: Self_, value: float | None) -> Self_:
+        """Set minSimilarity; None unsets it."""
+        return self._set(minSimilarity=value)
+
+
+class FitSetters(PlacementSetters, _NeighborParams):
     """Setters of the Params that determine the index, for estimators only."""
 
     def setIdCol(self: Self_, value: str | None) -> Self_:

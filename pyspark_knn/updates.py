@@ -15,6 +15,7 @@ from pyspark_knn.engine.rows.given_ids import ids_of_frame, ids_of_values
 from pyspark_knn.engine.rows.queries import check_attributes
 from pyspark_knn.engine.spark import compat
 from pyspark_knn.model import NeighborModel
+from pyspark_knn.params import _KNNParams
 
 if TYPE_CHECKING:
     from pyspark_knn.engine.placement import Placement
@@ -26,7 +27,7 @@ _USER_LEVEL = 3
 """The `stacklevel` of the user's line in a function that is called by `append` or `remove`."""
 
 
-class UpdatableModel(NeighborModel):
+class UpdatableModel(NeighborModel, _KNNParams):
     """A model that items can be appended to and removed from, which returns another model."""
 
     def append(self: Self_, items: DataFrame) -> Self_:

@@ -38,6 +38,11 @@ FOUND = {
         "  LUX  no other airport\n  NRT    46.4 km  IBR, Hyakuri Airport (JP)",
         "\n  SIN    29.0 km  BTH, Hang Nadim Airport (ID)\n         48.4 km  JHB, Senai",
     ],
+    "outliers": [
+        "  tumor 152  factor 2.78  benign\n  tumor  23  factor 2.26  malignant\n",
+        "  area under the ROC curve  0.9531\n  scikit-learn's            0.9531\n",
+        "  area under the ROC curve  0.9511\n  scikit-learn's            0.9511\n",
+    ],
     "tuning": [
         "scikit-learn computes the same 32 accuracies on the same folds",
         "the same as scikit-learn's",

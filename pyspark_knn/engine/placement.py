@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -14,7 +14,9 @@ from pyspark.sql import types as T
 from pyspark_knn.engine.rows.columns import Input
 from pyspark_knn.engine.rows.ids import from_wire, wire_type
 from pyspark_knn.engine.rows.items import Items
+from pyspark_knn.engine.search.answers import DISTANCE
 from pyspark_knn.engine.search.pairs import NEIGHBOR
+from pyspark_knn.engine.search.self_search import DISTANCES, NEIGHBORS, SelfSearch
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -29,6 +31,9 @@ REPLICATED = "replicated"
 
 SHARDED = "sharded"
 """The index is divided over the executors."""
+
+SRC, DST = "src", "dst"
+"""The ids of an item and of its neighbor in a graph, named as in GraphFrames."""
 
 
 _LARGEST_GROUPS = 3
@@ -162,6 +167,42 @@ class Placement(ABC):
         """
 
     @abstractmethod
+    def self_search(self, session: SparkSession, wanted: SelfSearch) -> DataFrame:
+        """Find the k nearest items of each item among the others; lazy.
+
+        An item is left out of its own neighbors by its number, so the search is right for items
+        with equal vectors or equal ids. If there are keys, only items of the same key are searched.
+
+        Parameters
+        ----------
+        session : SparkSession
+            The session of the result.
+        wanted : SelfSearch
+            What to search.
+
+        Returns
+        -------
+        DataFrame
+            A row for each item, in the form of Python (see `ids.wire_type`): "number", "id" and the
+            lists "numbers", "neighbors" (ids) and "distances". Numbers are those from 0 to
+            `num_items` - 1; each is the number of one item. Without ids, the ids are positions.
+        """
+
+    def edges(self, session: SparkSession, wanted: SelfSearch) -> DataFrame:
+        """Return the pairs of each item and its neighbors among the others, see `self_search`.
+
+        Returns
+        -------
+        DataFrame
+            The columns `SRC` and `DST`, of the type of the ids, and "distance".
+        """
+        pair = F.explode(F.arrays_zip(NEIGHBORS, DISTANCES)).alias("pair")
+        pairs = self.self_search(session, wanted).select(F.col("id").alias(SRC), pair)
+        other, distance = F.col("pair")[NEIGHBORS], F.col("pair")[DISTANCES]
+        edges = pairs.select(SRC, other.alias(DST), distance.alias(DISTANCE))
+        return _in_types(edges, dict.fromkeys((SRC, DST), self.id_type))
+
+    @abstractmethod
     def pairs(self, session: SparkSession, max_distance: float) -> DataFrame:
         """Find all pairs of items within a distance; lazy.
 
@@ -195,6 +236,12 @@ class Placement(ABC):
 
         Its columns are in the form of Python, see `ids.wire_type`.
         """
+
+    def selected(self, session: SparkSession, names: Sequence[str]) -> DataFrame:
+        """Return the ids (or positions, as "id"), the keys and some other columns of the items."""
+        wanted = ("id", *self.key_types, *names)
+        types = {name: self.item_columns[name] for name in wanted}
+        return self._in_spark_types(self.columns_frame(session, types))
 
     def group_sizes(self, session: SparkSession) -> GroupSizes | None:
         """Count the groups of items with equal keys; None if there are no keys, else runs jobs."""
@@ -250,6 +297,22 @@ class Placement(ABC):
         ------
         ValueError
             If no items are left.
+        """
+
+    @abstractmethod
+    def with_numbers(self, values: DataFrame, names: Sequence[str], spec: IndexSpec) -> Placement:
+        """Return an index whose items have further columns of numbers; this one does not change.
+
+        Parameters
+        ----------
+        values : DataFrame
+            Persisted rows of `scoring.VALUE_SCHEMA` for all items. The result unpersists them when
+            it does not need them any longer.
+        names : sequence of str
+            The columns to add.
+        spec : IndexSpec
+            How to index items again that change places: those of equal ids are sorted by the new
+            columns.
         """
 
     def _check_rest(self, removed: int) -> None:

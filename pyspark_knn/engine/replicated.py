@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import threading
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from pyspark.sql import DataFrame, SparkSession
@@ -12,8 +14,9 @@ from pyspark.sql import types as T
 from pyspark.sql.pandas.types import from_arrow_type
 
 from pyspark_knn.engine.fit.chunks import POSITION
-from pyspark_knn.engine.fit.merging import merge_items, without_items
+from pyspark_knn.engine.fit.merging import merge_items, reordered, with_numbers, without_items
 from pyspark_knn.engine.fit.packed import Gathered
+from pyspark_knn.engine.item_scores import fetch_values
 from pyspark_knn.engine.placement import REPLICATED, PlacedCost, Placement
 from pyspark_knn.engine.rows import columns
 from pyspark_knn.engine.rows.columns import Input
@@ -27,10 +30,12 @@ from pyspark_knn.engine.search.export import read_items
 from pyspark_knn.engine.search.indexing import index_items
 from pyspark_knn.engine.search.pairs import NEIGHBOR, n_units, pairs_in_bundle
 from pyspark_knn.engine.search.searchable import TIMING_SCHEMA, Searchable, time_bundle
+from pyspark_knn.engine.search.self_search import SelfSearch, found_schema, self_search_in_bundle
 from pyspark_knn.engine.ship import shipping
 from pyspark_knn.engine.ship.batch_udf import batch_udf
 from pyspark_knn.engine.ship.guard import guarded
 from pyspark_knn.engine.spark import compat
+from pyspark_knn.engine.spark.caching import unpersist
 from pyspark_knn.index.grouped.index import GroupedIndex
 
 if TYPE_CHECKING:
@@ -120,15 +125,27 @@ class Replicated(Placement):
         found = F.inline(search(*read)).alias(*result.names)
         return rows.select("*", found).drop(*added)
 
+    def self_search(self, session: SparkSession, wanted: SelfSearch) -> DataFrame:
+        """See `Placement.self_search`; the number of an item is its position."""
+        ref = self._shipment(session).ref
+        run = guarded(functools.partial(self_search_in_bundle, ref, wanted))
+        tasks = min(n_units(self.num_items), 2 * self._pair_tasks)
+        numbers = session.range(0, self.num_items, 1, tasks)
+        return numbers.mapInArrow(run, found_schema(self.item_columns["id"]))
+
+    @property
+    def _pair_tasks(self) -> int:
+        """The number of tasks of a search for pairs."""
+        products = self.num_items * self.num_items * self.num_features
+        return max(_PAIR_TASKS, -(-products // _TASK_PRODUCTS))
+
     def pairs(self, session: SparkSession, max_distance: float) -> DataFrame:
         """See `Placement.pairs`."""
         run = guarded(functools.partial(pairs_in_bundle, self._shipment(session).ref, max_distance))
         units = n_units(self.num_items)
-        products = self.num_items * self.num_items * self.num_features
-        tasks = max(_PAIR_TASKS, -(-products // _TASK_PRODUCTS))
         types = {name: self.item_columns["id"] for name in ("id", NEIGHBOR)}
         schema = columns.struct_type({**types, DISTANCE: T.DoubleType()})
-        numbers = session.range(0, units, 1, min(units, tasks))
+        numbers = session.range(0, units, 1, min(units, self._pair_tasks))
         return self._pairs_with_ids(numbers.mapInArrow(run, schema))
 
     def items_frame(self, session: SparkSession) -> DataFrame:
@@ -165,6 +182,18 @@ class Replicated(Placement):
             return self
         self._check_rest(len(removed))
         return self._rebuilt(without_items(old, removed, list(self.key_types)), spec)
+
+    def with_numbers(self, values: DataFrame, names: Sequence[str], spec: IndexSpec) -> Placement:
+        """See `Placement.with_numbers`; the values are fetched, and the vectors are not copied."""
+        numbers = {name: fetch_values(values, name, self.num_items) for name in names}
+        unpersist(values)
+        keys = list(self.key_types)
+        old = self._gathered()
+        gathered = old._replace(items=with_numbers(old.items, numbers, keys))
+        if self.num_duplicates:
+            return self._rebuilt(reordered(gathered, keys), spec)
+        searchable = replace(self.searchable, items=gathered.items)
+        return Replicated(searchable, self.algorithm_reason, self.id_type, self.key_types)
 
     def _gathered(self) -> Gathered:
         """Return the items in the form of a fit."""

@@ -26,10 +26,12 @@ from pyspark_knn.engine.placement import SHARDED, PlacedCost, Placement
 from pyspark_knn.engine.rows.columns import Input, struct_type
 from pyspark_knn.engine.rows.features import features_of, vector_type
 from pyspark_knn.engine.rows.items import Items
+from pyspark_knn.engine.search.answers import OwnSearch
 from pyspark_knn.engine.search.batches import Request
 from pyspark_knn.engine.search.export import read_shards
 from pyspark_knn.engine.search.in_shards import time_shards
 from pyspark_knn.engine.search.searchable import TIMING_SCHEMA
+from pyspark_knn.engine.search.self_search import SelfSearch
 from pyspark_knn.engine.shards.clustering import find_assignment
 from pyspark_knn.engine.shards.frames import ShardSource, union_of
 from pyspark_knn.engine.shards.jobs import (
@@ -43,7 +45,9 @@ from pyspark_knn.engine.shards.jobs import (
 )
 from pyspark_knn.engine.shards.key_shards import KeyShards, find_key_shards
 from pyspark_knn.engine.shards.layout import ShardSeries, cells_of, key_shards, slots
+from pyspark_knn.engine.shards.numbers import NumbersRequest, build_with_numbers
 from pyspark_knn.engine.shards.plan import ShardPlan
+from pyspark_knn.engine.shards.self_plan import self_search
 from pyspark_knn.engine.shards.sizing import (
     LARGEST_SHARD,
     choose_num_replicas,
@@ -53,7 +57,7 @@ from pyspark_knn.engine.shards.sizing import (
 )
 from pyspark_knn.engine.shards.updating import RemovalRequest
 from pyspark_knn.engine.ship.guard import guarded
-from pyspark_knn.engine.ship.shard_rows import SHARD_COLUMNS, Shard
+from pyspark_knn.engine.ship.shard_rows import SHARD_COLUMNS, Shard, first_numbers
 from pyspark_knn.engine.spark import compat
 from pyspark_knn.engine.spark.memory import available_memory
 from pyspark_knn.index.cells import ShardAssignment
@@ -171,7 +175,12 @@ class Sharded(Placement):
                 "queries.writeStream.foreachBatch(lambda batch, _: model.transform(batch)...)."
             )
         self._check_session(queries.sparkSession)
-        return self.plan(request.replicas).answers(queries, inputs, request)
+        plan = self.plan(request.replicas)
+        # Only the ids break ties, among columns that an answer does not need.
+        needs = () if isinstance(request.answer, OwnSearch) else request.answer.needs
+        needed = ("id", *needs)
+        columns = {name: each for name, each in plan.item_columns.items() if name in needed}
+        return replace(plan, item_columns=columns).answers(queries, inputs, request)
 
     def plan(self, replicas: int | None = None) -> ShardPlan:
         """Return the plan of a search, by default with enough replicas to keep all cores busy."""
@@ -194,6 +203,11 @@ class Sharded(Placement):
             cells=self._cells,
             key_shards=key_shards(self._series),
         )
+
+    def self_search(self, session: SparkSession, wanted: SelfSearch) -> DataFrame:
+        """See `Placement.self_search`; the plan of a search, without a job."""
+        self._check_session(session)
+        return self_search(self.plan(wanted.replicas), first_numbers(self.shards), wanted)
 
     def pairs(self, session: SparkSession, max_distance: float) -> DataFrame:
         """See `Placement.pairs`; a plan with one shuffle, without a job."""
@@ -291,6 +305,22 @@ class Sharded(Placement):
         traits = replace(self._traits, nbytes=nbytes)
         duplicates = self.num_duplicates - (removed - distinct)
         return Sharded(sources, self._series, traits, duplicates)
+
+    def with_numbers(self, values: DataFrame, names: Sequence[str], spec: IndexSpec) -> Placement:
+        """See `Placement.with_numbers`; one shuffle of all shards."""
+        known = {shard.shard: shard for shard in self.shards}
+        request = NumbersRequest(tuple(names), known, spec, tuple(self.key_types), self._cells)
+        partitions = min(len(known), enough_tasks(self._nbytes, self._cores))
+        built = build_with_numbers(
+            self._sources, values, first_numbers(self.shards), request, partitions
+        )
+        source = self._traits.source
+        keys = source.key_types
+        columns = {name: each for name, each in source.columns.items() if name not in keys}
+        columns |= {name: Input(F.col(name), T.DoubleType()) for name in names}
+        columns |= {name: source.columns[name] for name in keys}
+        traits = replace(self._traits, source=replace(source, columns=columns))
+        return Sharded([built], self._series, traits, self.num_duplicates)
 
     @property
     def largest_label(self) -> float | None:

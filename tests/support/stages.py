@@ -21,6 +21,8 @@ from pyspark_knn import (
     KNNModel,
     KNNRegressionModel,
     KNNRegressor,
+    LocalOutlierFactor,
+    LocalOutlierFactorModel,
 )
 
 if TYPE_CHECKING:
@@ -89,6 +91,12 @@ CASES = {
     ),
     "regression": Case(
         KNNRegressor, KNNRegressionModel, {"predictionCol": "prediction"}, RegressionEvaluator
+    ),
+    "outliers": Case(
+        LocalOutlierFactor,
+        LocalOutlierFactorModel,
+        {"scoreCol": "outlierScore", "predictionCol": "prediction"},
+        lambda: RegressionEvaluator(predictionCol="outlierScore"),
     ),
 }
 

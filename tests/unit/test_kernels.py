@@ -67,6 +67,17 @@ def test_no_distance_is_nan_or_negative_or_minus_zero(case, data):
 
 @pytest.mark.parametrize("case", METRIC_CASES)
 @given(data=st.data())
+def test_the_distance_is_the_same_in_both_directions(case, data):
+    # kneighborsGraph has one distance for each pair, whichever of the two found the other.
+    dim = data.draw(dims(case))
+    metric = METRIC_CASES[case](dim)
+    left, right = data.draw(rows(4, dim)), data.draw(rows(4, dim))
+    one, other = figures(metric, left, right), figures(metric, right, left)
+    np.testing.assert_array_equal(one.view(np.int64), other.view(np.int64))
+
+
+@pytest.mark.parametrize("case", METRIC_CASES)
+@given(data=st.data())
 def test_the_distance_of_a_vector_to_itself_is_zero(case, data):
     dim = data.draw(dims(case))
     metric = METRIC_CASES[case](dim)

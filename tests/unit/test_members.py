@@ -15,6 +15,8 @@ from pyspark_knn import (
     KNNModel,
     KNNRegressionModel,
     KNNRegressor,
+    LocalOutlierFactor,
+    LocalOutlierFactorModel,
 )
 
 SAVING = {"load", "read", "save", "write"}
@@ -27,17 +29,23 @@ MODEL = SAVING | {
     *("append", "explainSearch", "fromSklearn", "remove", "toSklearn", "unpersist"),
 }
 DOCUMENTED = [
-    (KNNModel, Model, MODEL | {"kneighborsJoin", "pairsWithin"}),
+    (KNNModel, Model, MODEL | {"kneighborsGraph", "kneighborsJoin", "pairsWithin"}),
     (
         KNNClassificationModel,
         Model,
         MODEL | {"labels", "numClasses", "predict", "predictProbability", "predictRaw"},
     ),
     (KNNRegressionModel, Model, MODEL | {"predict"}),
+    (
+        LocalOutlierFactorModel,
+        Model,
+        MODEL - {"append", "fromSklearn", "remove", "toSklearn"} | {"scores", "threshold"},
+    ),
     (KNNImputerModel, Model, PLACED | {"statistics"}),
     (KNNEstimator, Estimator, SAVING | {"setParams"}),
     (KNNClassifier, Estimator, SAVING | {"setParams"}),
     (KNNRegressor, Estimator, SAVING | {"setParams"}),
+    (LocalOutlierFactor, Estimator, SAVING | {"setParams"}),
     (KNNImputer, Estimator, SAVING | {"setParams"}),
 ]
 

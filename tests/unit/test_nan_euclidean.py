@@ -17,6 +17,7 @@ from pyspark_knn.index.base import Exclusion, IndexSpec
 from pyspark_knn.index.distances import Metric, resolve_metric
 from pyspark_knn.index.grouped.index import GroupedIndex
 from pyspark_knn.index.grouped.queries import GroupQueries
+from pyspark_knn.index.grouped.search import Thresholds
 from pyspark_knn.index.pairwise import PairwiseSearch
 from tests.support import exact
 from tests.support.grouped import Grouped, answer
@@ -221,12 +222,19 @@ def test_all_items_within_a_distance(build, search):
     assert found.distances.tobytes() == expected.distances[there].tobytes()
 
 
+@pytest.mark.parametrize(
+    "thresholds",
+    [Thresholds(), Thresholds(missing_work=0, missing_queries=1)],
+    ids=["pairs", "index"],
+)
 @given(search=gappy_searches(), seed=st.integers(0, 99))
-def test_groups(search, seed):
+def test_groups(thresholds, search, seed):
     rng = np.random.default_rng(seed)
     grouped = Grouped.of(search.items, rng.integers(0, 3, len(search.items)))
     spec = IndexSpec(search.metric)
-    index, _ = GroupedIndex.build(grouped.matrix, grouped.positions, grouped.starts, spec)
+    index, _ = GroupedIndex.build(
+        grouped.matrix, grouped.positions, grouped.starts, spec, thresholds
+    )
     every = np.arange(len(search.queries))
     groups = rng.integers(0, grouped.n_groups, len(every))
     queries = GroupQueries(search.queries, every, groups)
@@ -236,6 +244,13 @@ def test_groups(search, seed):
         search.queries, every, groups, search.k, search.metric, *rest.values()
     )
     assert answer(found) == expected
+    limit = math.inf if search.max_distance is None else search.max_distance
+    within = index.within(queries, limit, exclude=search.exclude)
+    everything = grouped.nearest(
+        search.queries, every, groups, len(search.items), search.metric, limit, search.exclude
+    )
+    assert within is not None
+    assert answer(within) == everything
 
 
 def test_the_answers_of_scikit_learn_where_all_pairs_have_a_distance():

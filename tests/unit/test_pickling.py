@@ -17,6 +17,7 @@ from pyspark_knn import (
     KNNEstimator,
     KNNImputer,
     KNNRegressor,
+    LocalOutlierFactor,
     NeighborsEvaluator,
     SharedPrefixPipeline,
 )
@@ -24,6 +25,7 @@ from pyspark_knn import (
 VALUES: dict[str, Any] = {
     "addIndicator": True,
     "algorithm": "brute",
+    "contamination": 0.1,
     "distancesCol": "far",
     "dtype": "float32",
     "exactCol": "true",
@@ -56,6 +58,8 @@ VALUES: dict[str, Any] = {
     "probabilityCol": "odds",
     "queryKeyCols": ["who", "when"],
     "rawPredictionCol": "raw",
+    "score": "mean",
+    "scoreCol": "oddness",
     "shardBy": "hash",
     "standardization": False,
     "storage": "sparse",
@@ -70,9 +74,8 @@ def _with_all_params(stage: type[Any]) -> Any:
     return made._set(**{param.name: VALUES[param.name] for param in made.params})
 
 
-STAGES = [
-    _with_all_params(each) for each in (KNNEstimator, KNNClassifier, KNNRegressor, KNNImputer)
-]
+ESTIMATORS = (KNNEstimator, KNNClassifier, KNNRegressor, KNNImputer, LocalOutlierFactor)
+STAGES = [_with_all_params(each) for each in ESTIMATORS]
 STAGES += [_with_all_params(NeighborsEvaluator), SharedPrefixPipeline(stages=STAGES[:2])]
 WAYS = {
     "pickle": lambda stage: pickle.loads(pickle.dumps(stage)),

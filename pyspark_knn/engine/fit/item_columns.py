@@ -20,8 +20,8 @@ def key_name(number: int) -> str:
 class ItemColumn:
     """A column that every item has in addition to its vector.
 
-    A stage lists its own in `_KNNParams._item_columns`. From there on, a column is identified by
-    its name: in packing, bundles, shards and saved models, and by the answers that need it.
+    A stage lists its own in `_NeighborParams._item_columns`. From there on, a column is identified
+    by its name: in packing, bundles, shards and saved models, and by the answers that need it.
 
     Attributes
     ----------
@@ -36,6 +36,8 @@ class ItemColumn:
         finite numbers, as double. An item whose key is null is skipped.
     negative, fractional : bool, default=True
         Whether such numbers are allowed.
+    finite : bool, default=True
+        Whether NaN and infinity are refused. A null always is.
     """
 
     name: str
@@ -44,6 +46,7 @@ class ItemColumn:
     kind: str = NUMBER
     negative: bool = True
     fractional: bool = True
+    finite: bool = True
 
     @property
     def saved_types(self) -> tuple[str, ...]:
@@ -54,7 +57,7 @@ class ItemColumn:
         """Return the error message for numbers, of type double; None if all are allowed."""
         numbers = values.to_numpy(zero_copy_only=False)
         with np.errstate(invalid="ignore"):
-            bad = ~np.isfinite(numbers)
+            bad = ~np.isfinite(numbers) if self.finite else values.is_null().to_numpy(False)
             bad |= False if self.negative else numbers < 0
             bad |= False if self.fractional else numbers != np.floor(numbers)
         if not bad.any():

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pyspark_knn.engine.fit.chunks import placed
 from pyspark_knn.engine.fit.packed import Gathered, arranged
@@ -80,6 +81,65 @@ def without_items(gathered: Gathered, removed: NDArray[np.int64], keys: Sequence
     groups = Groups.of(items, keys) if keys else None
     # Groups are numbered in the order of their keys, with or without the removed items.
     return Gathered(items, gathered.matrix[kept[_positions(gathered)]], groups)
+
+
+def with_numbers(
+    items: Items, numbers: Mapping[str, NDArray[np.float64]], keys: Sequence[str]
+) -> Items:
+    """Return items with further columns of numbers, or other values of such columns.
+
+    Parameters
+    ----------
+    items : Items
+        The items.
+    numbers : mapping of str to ndarray of shape (n_items,), dtype float64
+        The columns.
+    keys : sequence of str
+        The item columns of keys, which stay the last ones.
+
+    Returns
+    -------
+    Items
+        The items, in the same order.
+    """
+    columns = {name: each for name, each in items.columns.items() if name not in keys}
+    columns |= {name: pa.array(each) for name, each in numbers.items()}
+    return Items(items.count, columns | {name: items.columns[name] for name in keys})
+
+
+def order_of(items: Items) -> NDArray[np.int64]:
+    """Return the positions of items in the order of their columns, as a fit sorts them."""
+    table = pa.table(dict(items.columns))
+    order = pc.sort_indices(table, [(name, "ascending") for name in table.column_names])
+    return np.asarray(order.to_numpy(), np.int64)
+
+
+def reordered(gathered: Gathered, keys: Sequence[str]) -> Gathered:
+    """Return items in the order of their columns.
+
+    Parameters
+    ----------
+    gathered : Gathered
+        Items that are in the order of their ids.
+    keys : sequence of str
+        The item columns of keys.
+
+    Returns
+    -------
+    Gathered
+        The items; a copy unless their ids are distinct.
+    """
+    if not gathered.items.duplicates():
+        return gathered
+    order = order_of(gathered.items)
+    rows = pa.array(order)
+    columns = {name: each.take(rows) for name, each in gathered.items.columns.items()}
+    items = Items(len(rows), columns)
+    groups = Groups.of(items, keys) if keys else None
+    place = np.empty(len(order), np.int64)
+    place[_positions(gathered)] = np.arange(len(order))
+    positions = order if groups is None else order[groups.positions]
+    return Gathered(items, gathered.matrix[place[positions]], groups)
 
 
 def _positions(gathered: Gathered) -> NDArray[np.int64]:

@@ -11,6 +11,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+NUMBER = "number"
+"""The column that tells items apart even if they have the same id, see `Items.numbered`."""
+
 
 @dataclass(frozen=True)
 class Items:
@@ -41,6 +44,11 @@ class Items:
     def ids(self) -> pa.Array | None:
         """The ids; None if the positions are the ids."""
         return self.columns.get("id")
+
+    def numbered(self, first: int) -> Items:
+        """Return the items with their numbers, which start at `first`, as the column `NUMBER`."""
+        numbers = pa.array(np.arange(first, first + self.count))
+        return Items(self.count, {**self.columns, NUMBER: numbers})
 
     def take(self, name: str, positions: NDArray[np.int64]) -> pa.Array:
         """Return the column `name` at `positions`.

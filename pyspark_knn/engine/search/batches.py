@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from pyspark_knn.engine.rows.invalid import describe_invalid, invalid_rows, read_vectors
-from pyspark_knn.engine.rows.items import Items
+from pyspark_knn.engine.rows.items import NUMBER, Items
 from pyspark_knn.engine.rows.vectors import LAYOUT, VALUES, VectorBatch
 from pyspark_knn.engine.search.answers import Answer, OwnSearch
 from pyspark_knn.engine.search.searchable import Searchable, task_threads
@@ -29,6 +29,9 @@ EXCLUDED = "excluded"
 AFTER = "after"
 """The input that contains, for a search within a distance, the position after which items are
 compared with a query; -1 for all items."""
+
+ITSELF = "itself"
+"""The input that contains the number of the item that a query is, which is not its own neighbor."""
 
 WANTED = "wanted"
 """The input that says, for an `OwnSearch`, whether a query is to be searched; the others are not
@@ -66,8 +69,8 @@ class Request:
         The Param that names it.
     inputs : tuple of str
         The names of a query's columns, in the order in which they are sent to the worker:
-        `vectors.VALUES`, then `vectors.LAYOUT`, `EXCLUDED`, `AFTER`, `WANTED` and `keys` if they
-        are needed.
+        `vectors.VALUES`, then `vectors.LAYOUT`, `EXCLUDED`, `AFTER`, `ITSELF`, `WANTED` and `keys`
+        if they are needed.
     answer : Answer
         Makes the output.
     probes : int or None
@@ -76,6 +79,8 @@ class Request:
         The number of tasks that share the queries of a shard; None: by the number of cores.
     keys : tuple of str
         The inputs that make up a query's key; empty if the items have no keys.
+    firsts : mapping of int to int, optional
+        The number of the first item of each shard, if the answer contains the numbers of items.
     block_bytes : int
         The bytes of the query vectors that are made dense, and searched, at once.
     block_numbers : int
@@ -94,6 +99,7 @@ class Request:
     probes: int | None = None
     replicas: int | None = None
     keys: tuple[str, ...] = ()
+    firsts: Mapping[int, int] | None = None
     block_bytes: int = _BLOCK_BYTES
     block_numbers: int = BLOCK_NUMBERS
     row_neighbors: int = ROW_NEIGHBORS
@@ -151,7 +157,6 @@ def answer_batch(
     dim = index.n_features
     k = None if request.k is None else min(request.k, items.count)
     queries = read_vectors(arrays, request.features_col)
-    excluded = arrays.get(EXCLUDED)
     step = max(1, request.block_numbers // ((k or 1) + request.answer.width))
     for rows in _query_blocks(request, queries, index, step):
         missing = index.metric.allows_missing
@@ -170,7 +175,7 @@ def answer_batch(
         asked = searchable.queries(
             matrix, [arrays[name].take(pa.array(rows[valid])) for name in request.keys]
         )
-        exclude = None if excluded is None else _exclusion(excluded, rows[valid], items)
+        exclude = _exclusion(arrays, rows[valid], items)
         if k is None:
             after = None if AFTER not in arrays else arrays[AFTER].to_numpy()[rows[valid]]
             yield from _answer_within(searchable, request, answer, asked, valid, exclude, after)
@@ -259,13 +264,22 @@ def valid_queries(
     return matrix, valid
 
 
-def _exclusion(excluded: pa.ListArray, rows: NDArray[np.int64], items: Items) -> Exclusion | None:
-    """Return the pairs of a query and an item to exclude, given ids."""
-    lists = excluded.take(pa.array(rows))
-    which, positions = items.positions_of(lists.flatten())
-    if not len(which):
+def _exclusion(
+    arrays: Mapping[str, pa.Array], rows: NDArray[np.int64], items: Items
+) -> Exclusion | None:
+    """Return the pairs of a query and an item to exclude, given ids or the query's own number."""
+    if ITSELF in arrays:
+        positions = arrays[ITSELF].to_numpy()[rows] - items.columns[NUMBER][0].as_py()
+        query = np.flatnonzero((positions >= 0) & (positions < items.count))
+        positions = positions[query]
+    elif EXCLUDED in arrays:
+        lists = arrays[EXCLUDED].take(pa.array(rows))
+        which, positions = items.positions_of(lists.flatten())
+        query = np.repeat(np.arange(len(rows)), lists.value_lengths().to_numpy())[which]
+    else:
         return None
-    query = np.repeat(np.arange(len(rows)), lists.value_lengths().to_numpy())[which]
+    if not len(query):
+        return None
     order = np.argsort(positions, kind="stable")
     return Exclusion(query[order], positions[order])
 

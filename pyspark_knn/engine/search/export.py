@@ -96,7 +96,9 @@ def _rows(
         where = slice(start + first, start + last)
         cells = {name: values[where] for name, values in items.columns.items()}
         cells[POSITION] = pa.array(np.arange(where.start, where.stop))
-        cells["features"] = vector_rows(matrix[first:last], dtype)
+        cells.setdefault("id", cells[POSITION])
+        if "features" in names:
+            cells["features"] = vector_rows(matrix[first:last], dtype)
         yield pa.RecordBatch.from_arrays([cells[name] for name in names], names=names)
 
 

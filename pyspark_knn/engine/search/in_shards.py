@@ -55,7 +55,10 @@ def search_shards(
                     yield pa.array([[None]] * (stop - start), nothing.type)
                 elif is_query:
                     inputs = {name: columns[name][start:stop] for name in request.inputs}
-                    yield from answer_batch(reader.content(shard), request, inputs)
+                    searchable = reader.content(shard)
+                    if request.firsts is not None:
+                        searchable = searchable.numbered(request.firsts[shard])
+                    yield from answer_batch(searchable, request, inputs)
                 else:
                     for row in range(start, stop):
                         reader.add(columns, row)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -41,6 +41,10 @@ class Searchable:
     items: Items
     index: NeighborIndex | GroupedIndex
     keys: Keys | None = None
+
+    def numbered(self, first: int) -> Searchable:
+        """Return the same with numbered items, see `Items.numbered`."""
+        return replace(self, items=self.items.numbered(first))
 
     def queries(self, vectors: Any, keys: Sequence[pa.Array]) -> Any:
         """Return queries in the form that the search of the index takes.

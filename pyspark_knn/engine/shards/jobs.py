@@ -160,7 +160,7 @@ def build_series(
         # Ids are fetched with the summaries of shards: another job would take as long as both.
         few = series.first > 0 and packed.num_items <= _FETCHED_IDS
         few = few and source.id_type is not None
-        shards, ids = _shards_of(frame, with_ids=few)
+        shards, ids = summaries_of(frame, with_ids=few)
         if sum(shard.rows for shard in shards) != packed.num_items:
             what = "the rows in the shards differ from the rows counted before"
             raise RuntimeError(CHANGED.format(what=what))
@@ -305,7 +305,7 @@ def build_without(
     built = union_of(left).select(*SHARD_COLUMNS).mapInArrow(run, from_arrow_schema(SHARD_SCHEMA))
     title = f"pyspark_knn: build {sum(map(bool, rest.values()))} shards without some items"
     with compat.described(built.sparkSession, title), persisted(built) as frame:
-        shards, _ = _shards_of(frame)
+        shards, _ = summaries_of(frame)
         if {shard.shard: shard.rows for shard in shards} != {n: r for n, r in rest.items() if r}:
             raise RuntimeError(CHANGED.format(what="the rows in rebuilt shards differ"))
     return ShardSource(SharedFrame(frame), shards)
@@ -344,7 +344,7 @@ def _chunk_table(packed: PackedItems, position: int) -> NDArray[np.int64]:
     return rows
 
 
-def _shards_of(
+def summaries_of(
     frame: DataFrame, *, with_ids: bool = False
 ) -> tuple[tuple[Shard, ...], pa.Array | None]:
     """Return the summaries of all shards, and their distinct ids if each head has a single part.

@@ -110,8 +110,13 @@ class ShardPlan:
     def answers(self, queries: DataFrame, inputs: dict[str, Input], request: Request) -> DataFrame:
         """Add the columns of `request.answer` to `queries`; see `Placement.search`."""
         types = {name: each.type for name, each in inputs.items()}
-        found = self._found(numbered(queries, inputs), types, request)
-        return self._merged(found, queries.schema, request)
+        return self.search(numbered(queries, inputs), queries.schema, types, request)
+
+    def search(
+        self, queries: DataFrame, schema: T.StructType, types: InputTypes, request: Request
+    ) -> DataFrame:
+        """Search queries that are in the form of `numbered`, given the schema of their columns."""
+        return self._merged(self._found(queries, types, request), schema, request)
 
     def _found(self, queries: DataFrame, types: InputTypes, request: Request) -> DataFrame:
         """Return the candidates of each query: a row for each shard that it is sent to."""

@@ -132,6 +132,15 @@ def head_parts(shards: Iterable[Shard]) -> int:
     return max(-(-shard.head // PART_BYTES) for shard in shards)
 
 
+def first_numbers(shards: Iterable[Shard]) -> dict[int, int]:
+    """Return the number of the first item of each shard, if their items are counted through."""
+    first, numbers = 0, {}
+    for shard in shards:
+        numbers[shard.shard] = first
+        first += shard.rows
+    return numbers
+
+
 class ShardReader:
     """A reader that opens the contents of shards from their rows, one shard after another.
 

@@ -65,10 +65,17 @@ def unpersist(frame: DataFrame) -> None:
 def persisted(frame: DataFrame) -> Iterator[DataFrame]:
     """Persist a DataFrame, and unpersist it if the block fails; otherwise it stays persisted."""
     kept = persist(frame)
-    try:
+    with freed_on_error(kept):
         yield kept
+
+
+@contextlib.contextmanager
+def freed_on_error(frame: DataFrame) -> Iterator[None]:
+    """Unpersist a DataFrame if the block fails."""
+    try:
+        yield
     except BaseException:
-        unpersist(kept)
+        unpersist(frame)
         raise
 
 

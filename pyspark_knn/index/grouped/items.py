@@ -9,11 +9,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pyspark_knn.index.base import IndexSpec
-from pyspark_knn.index.block_search import BlockSearch
 from pyspark_knn.index.distances import Metric
 from pyspark_knn.index.kernels import set_distance
-from pyspark_knn.index.pairwise import PairwiseSearch
-from pyspark_knn.index.score_space import has_scores
+from pyspark_knn.index.registry import class_for
 from pyspark_knn.index.sparse.kernels import SparseDistances
 from pyspark_knn.index.sparse.keyed import KeyedRows
 from pyspark_knn.index.sparse.search import SparseSearch
@@ -54,7 +52,7 @@ class DenseItems:
 
     def index(self, where: slice) -> NeighborIndex:
         """Return an index of the items `where`, for one search."""
-        brute = BlockSearch if has_scores(self._metric) else PairwiseSearch
+        brute = class_for("brute", self._metric)
         return brute.build(self.matrix[where], IndexSpec(self._metric, "brute"))
 
 

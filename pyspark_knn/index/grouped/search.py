@@ -3,7 +3,8 @@
 1. Small groups, by the distances of all pairs of a query and an item (`pairs`).
 2. Groups with more work to do, by products (`tables`), if the metric has scores.
 3. Groups that have an index of their own, by this index. Where it takes no time to make one, it is
-   made for a single search: of sparse vectors, of sets, and where products rule out too few items.
+   made for a single search: of sparse vectors, of sets, of vectors with missing values, and where
+   products rule out too few items.
 """
 
 from __future__ import annotations
@@ -50,12 +51,18 @@ class Thresholds:
     alone_pairs : float
         Pairs of a query and an item of one group from which on an index is made for one search,
         where the metric has no products.
+    missing_work : float
+        The same of vectors with missing values, times 8 more than the features ...
+    missing_queries : int
+        ... and the queries of one group that it takes besides, since an index of the group is made.
     """
 
     large_items: int = 1 << 14
     large_pairwise_items: int = 1 << 11
     table_work: float = 3000
     alone_pairs: float = 1000
+    missing_work: float = 150_000
+    missing_queries: int = 5
 
     def large(self, metric: Metric) -> int:
         """Return from how many items on a group has an index of its own."""
@@ -97,6 +104,7 @@ class GroupSearch:
         self._work = (self.n_features + 8) * _COSTS.get(metric.name, 1)
         self._thresholds = thresholds
         self._makes_indexes = not isinstance(matrix, np.ndarray) or metric.compares_sets
+        self._missing = metric.allows_missing
         self._items: DenseItems | SparseItems
         self._tables: TableSearch | None = None
         if not isinstance(matrix, np.ndarray):
@@ -170,6 +178,9 @@ class GroupSearch:
             by_table = ~large & (pairs * self._work >= self._thresholds.table_work)
         elif self._makes_indexes:
             large |= pairs >= self._thresholds.alone_pairs
+        elif self._missing:
+            enough = pairs * self._work >= self._thresholds.missing_work
+            large |= enough & (counts >= self._thresholds.missing_queries)
         return np.repeat(large, counts), np.repeat(by_table, counts)
 
     def _index_of(self, visits: Visits) -> NeighborIndex:
