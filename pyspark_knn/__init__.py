@@ -1,4 +1,4 @@
-"""k-nearest-neighbor search, classification and regression as native pyspark.ml stages."""
+"""k-nearest-neighbor search, classification, regression and imputation as pyspark.ml stages."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from pyspark_knn.classification import KNNClassificationModel, KNNClassifier
     from pyspark_knn.engine.ship.package import supply_package
     from pyspark_knn.evaluation import NeighborsEvaluator
+    from pyspark_knn.imputation import KNNImputer, KNNImputerModel
     from pyspark_knn.local_outlier_factor import LocalOutlierFactor, LocalOutlierFactorModel
     from pyspark_knn.neighbors import KNNEstimator, KNNModel
     from pyspark_knn.pipeline import SharedPrefixPipeline
@@ -20,6 +21,8 @@ __all__ = [
     "KNNClassificationModel",
     "KNNClassifier",
     "KNNEstimator",
+    "KNNImputer",
+    "KNNImputerModel",
     "KNNModel",
     "KNNRegressionModel",
     "KNNRegressor",
@@ -50,6 +53,8 @@ _HOMES = {
     "KNNClassificationModel": "classification",
     "KNNClassifier": "classification",
     "KNNEstimator": "neighbors",
+    "KNNImputer": "imputation",
+    "KNNImputerModel": "imputation",
     "KNNModel": "neighbors",
     "KNNRegressionModel": "regression",
     "KNNRegressor": "regression",

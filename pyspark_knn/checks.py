@@ -210,18 +210,33 @@ def warn_of_items(
     stacklevel : int
         The level of the user's line, see `warnings.warn`.
     """
-    if duplicates:
-        warnings.warn(
-            f"idCol {params.getIdCol()!r} contains duplicates: {duplicates} items have the same id "
-            "as another item. They are treated as separate items.",
-            stacklevel=stacklevel,
-        )
+    warn_of_duplicates(params.getIdCol(), duplicates, stacklevel + 1)
     if converts:
         warnings.warn(
             f"metric {params.getMetric()!r} compares sets and counts every nonzero value as 1, "
             f"but featuresCol {params.getFeaturesCol()!r} contains values other than 0 and 1. "
             "Binarize the features with pyspark.ml.feature.Binarizer, or use a metric for "
             "numbers, such as 'euclidean'.",
+            stacklevel=stacklevel,
+        )
+
+
+def warn_of_duplicates(name: str | None, duplicates: int, stacklevel: int) -> None:
+    """Warn about ids that several items have.
+
+    Parameters
+    ----------
+    name : str or None
+        The Param idCol.
+    duplicates : int
+        The number of items that have the same id as another item.
+    stacklevel : int
+        The level of the user's line, see `warnings.warn`.
+    """
+    if duplicates:
+        warnings.warn(
+            f"idCol {name!r} contains duplicates: {duplicates} items have the same id as another "
+            "item. They are treated as separate items.",
             stacklevel=stacklevel,
         )
 

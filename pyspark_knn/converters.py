@@ -122,6 +122,28 @@ def _choice(name: str, options: tuple[str, ...] | Callable[[], tuple[str, ...]],
     return str(value)  # a numpy.str_ becomes a str
 
 
+def flag(name: str) -> Converter:
+    """Return a converter that accepts True and False.
+
+    Parameters
+    ----------
+    name : str
+        The name of the Param.
+
+    Returns
+    -------
+    callable
+        The converter.
+    """
+    return functools.partial(_flag, name)
+
+
+def _flag(name: str, value: Any) -> bool:
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name} must be True or False, got {value!r}")
+    return bool(value)
+
+
 def text(name: str) -> Converter:
     """Return a converter that accepts strings.
 

@@ -1,4 +1,4 @@
-"""The base class of the estimators."""
+"""The base classes of the estimators."""
 
 from __future__ import annotations
 
@@ -27,32 +27,33 @@ from pyspark_knn.engine.spark import compat
 from pyspark_knn.fit_multiple import MultipleFits
 from pyspark_knn.fit_summary import FitSummary
 from pyspark_knn.model import NeighborModel
-from pyspark_knn.params import FitSetters
+from pyspark_knn.params import FitSetters, HasPlacement
 from pyspark_knn.persistence import StageReader, StageWriter
+from pyspark_knn.placed_model import PlacedModel
 
+P = TypeVar("P", bound=PlacedModel)
 M = TypeVar("M", bound=NeighborModel)
-S = TypeVar("S", bound="NeighborEstimator[Any]")
+S = TypeVar("S", bound="PlacedEstimator[Any]")
 
 _USER_LEVEL = 4
 """The `stacklevel` of the user's line in a method that is called by `_fit`, `Estimator.fit` and the
 user."""
 
 
-class NeighborEstimator(Estimator[M], FitSetters, MLReadable[Any], MLWritable):
+class PlacedEstimator(Estimator[P], HasPlacement, MLReadable[Any], MLWritable):
     """An estimator whose `fit` checks the Params, packs the items, and places and indexes them."""
 
-    def _new_model(self) -> M:
+    def _new_model(self) -> P:
         """Return a model of this estimator's class without an index."""
         raise NotImplementedError
 
-    def _fit(self, dataset: DataFrame) -> M:
+    def _fit(self, dataset: DataFrame) -> P:
         compat.session_of(dataset)
         self._check_params()
-        metric = checked_metric(self)
         source = self._source(dataset)
-        warn_of_nondeterministic_ids(dataset, self.getIdCol(), _USER_LEVEL)
+        warn_of_nondeterministic_ids(dataset, self.getOrDefault("idCol"), _USER_LEVEL)
         with PackedItems(dataset, source) as packed:
-            metric.check_dimension(packed.num_features)
+            self._check_dimension(packed.num_features)
             model = self._new_model()
             model._resetUid(self.uid)
             self._copyValues(model)
@@ -67,7 +68,7 @@ class NeighborEstimator(Estimator[M], FitSetters, MLReadable[Any], MLWritable):
 
     def fitMultiple(
         self, dataset: DataFrame, paramMaps: Sequence[dict[Param[Any], Any]]
-    ) -> Iterator[tuple[int, M]]:
+    ) -> Iterator[tuple[int, P]]:
         """Fit a model for each of `paramMaps`; thread-safe.
 
         The items are packed and indexed once for all param maps that agree on the index: k,
@@ -86,47 +87,69 @@ class NeighborEstimator(Estimator[M], FitSetters, MLReadable[Any], MLWritable):
         iterator of (int, model)
             The index into `paramMaps`, and the model of that param map.
         """
-        fits = MultipleFits(self, dataset, paramMaps)
+        fits: MultipleFits[P] = MultipleFits(self, dataset, paramMaps)
         return _FitMultipleIterator(fits.model, len(paramMaps))
 
-    def _reuse_index(self, first: M) -> M:
+    def _reuse_index(self, first: P) -> P:
         """Return this estimator's model, given a model of an estimator that has the same index.
 
         Parameters
         ----------
-        first : NeighborModel
+        first : PlacedModel
             Fitted on the same items, with the same Params of the index.
 
         Returns
         -------
-        NeighborModel
+        PlacedModel
             A copy of `first` with this estimator's Params.
         """
         self._check_params()
         model = first.copy()
         model._paramMap = {}
-        model._set(
-            algorithm=first.getAlgorithm(),
-            storage=first.getStorage(),
-            placement=first.getPlacement(),
-            numShards=first.getNumShards(),
-        )
+        model._set(**first._chosen(first._fitted))
         self._copyValues(model)
         return model
 
     def _check_params(self) -> None:
         """Raise a ValueError if Params conflict with each other."""
-        checked_metric(self)
-        check_limits(self)
-        check_exclusion(self)
-        check_keys(self)
+
+    def _check_dimension(self, dim: int) -> None:
+        """Raise a ValueError if vectors of this dimension conflict with a Param."""
+
+    def _source(self, dataset: DataFrame) -> ItemSource:
+        """Return what to read of the items."""
+        raise NotImplementedError
 
     def _learn(self, dataset: DataFrame, packed: PackedItems, summary: FitSummary) -> FitSummary:
         """Return `summary` with the fields that this kind of estimator adds to it."""
         return summary
 
+    def _finish(self, model: P, dataset: DataFrame) -> None:
+        """Learn what this estimator's Params need of the items, given a model with its index."""
+
+    def _warn(self, model: P) -> None:
+        """Warn about settings that are allowed but probably not intended."""
+
+    def write(self) -> StageWriter:
+        """Return a writer that saves the Params of this estimator."""
+        return StageWriter(self)
+
+    @classmethod
+    def read(cls: type[S]) -> StageReader[S]:
+        """Return a reader that loads a saved estimator."""
+        return StageReader(cls)
+
+
+class NeighborEstimator(PlacedEstimator[M], FitSetters):
+    """An estimator of a model that finds nearest neighbors by a metric."""
+
+    def _check_params(self) -> None:
+        checked_metric(self)
+        check_limits(self)
+        check_exclusion(self)
+        check_keys(self)
+
     def _source(self, dataset: DataFrame) -> ItemSource:
-        """Return what to read of the items."""
         return item_source(
             dataset,
             self.getFeaturesCol(),
@@ -137,11 +160,10 @@ class NeighborEstimator(Estimator[M], FitSetters, MLReadable[Any], MLWritable):
             missing=checked_metric(self).allows_missing,
         )
 
-    def _finish(self, model: M, dataset: DataFrame) -> None:
-        """Learn what this estimator's Params need of the items, given a model with its index."""
+    def _check_dimension(self, dim: int) -> None:
+        checked_metric(self).check_dimension(dim)
 
     def _warn(self, model: M) -> None:
-        """Warn about settings that are allowed but probably not intended."""
         if self.getIdCol() is None and self._shows_ids():
             warnings.warn(
                 "idCol is unset: neighbors are identified by their positions, which depend on the "
@@ -164,12 +186,3 @@ class NeighborEstimator(Estimator[M], FitSetters, MLReadable[Any], MLWritable):
     def _shows_ids(self) -> bool:
         """Whether the output contains ids of neighbors."""
         return True
-
-    def write(self) -> StageWriter:
-        """Return a writer that saves the Params of this estimator."""
-        return StageWriter(self)
-
-    @classmethod
-    def read(cls: type[S]) -> StageReader[S]:
-        """Return a reader that loads a saved estimator."""
-        return StageReader(cls)

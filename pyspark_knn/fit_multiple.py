@@ -12,7 +12,7 @@ import contextlib
 import math
 import threading
 from collections.abc import Hashable, Sequence
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from pyspark.ml.param import Param
 from pyspark.sql import DataFrame
@@ -22,11 +22,12 @@ from pyspark_knn.engine.shared_search import Limits, Prepared, SharedSearch
 from pyspark_knn.engine.spark import compat
 from pyspark_knn.fingerprint import fingerprint
 from pyspark_knn.model import NeighborModel
+from pyspark_knn.placed_model import PlacedModel
 
 if TYPE_CHECKING:
-    from pyspark_knn.estimator import NeighborEstimator
+    from pyspark_knn.estimator import NeighborEstimator, PlacedEstimator
 
-M = TypeVar("M", bound=NeighborModel)
+M = TypeVar("M", bound=PlacedModel)
 
 _SEARCH_PARAMS = frozenset(
     {
@@ -42,6 +43,8 @@ _SEARCH_PARAMS = frozenset(
         "outlierLabel",
         "neighborsCol",
         "distancesCol",
+        "outputCol",
+        "outputCols",
         "predictionCol",
         "scoreCol",
         "probabilityCol",
@@ -59,52 +62,63 @@ class _IndexGroup(Generic[M]):
     """Estimators that share an index: the first one fits it, the others reuse it."""
 
     def __init__(self) -> None:
-        self.estimators: list[NeighborEstimator[M]] = []
+        self.estimators: list[PlacedEstimator[M]] = []
         self._first: M | None = None
         self._shared: SharedSearch | None = None
         self._lock = threading.Lock()
 
-    def fit(self, estimator: NeighborEstimator[M], dataset: DataFrame) -> M:
+    def fit(self, estimator: PlacedEstimator[M], dataset: DataFrame) -> M:
         """Return the model of one of the estimators."""
         with self._lock:
             if self._first is None:
                 model = estimator.fit(dataset)
-                # On Spark Connect the parallelism requires a job, which a transform must not start.
-                tasks = compat.parallelism(dataset.sparkSession)
-                self._shared = SharedSearch(
-                    self._widest(model), tasks, model._fitted.item_columns, self._prepared(model)
-                )
+                if isinstance(model, NeighborModel):
+                    estimators = cast("list[NeighborEstimator[Any]]", self.estimators)
+                    self._shared = _shared_search(model, estimators, dataset)
                 self._first = model
             else:
                 model = estimator._reuse_index(self._first)
                 estimator._finish(model, dataset)
                 estimator._warn(model)
-        model._share(self._shared)
+        if isinstance(model, NeighborModel):
+            model._share(self._shared)
         return model
 
-    def _prepared(self, first: M) -> list[Prepared]:
-        """Return the answers of all models, or none if they would take too much memory."""
-        if len(self.estimators) == 1:
-            return []
-        prepared = []
-        for each in self.estimators:
-            # The error of an estimator is raised when that estimator is fitted.
-            with contextlib.suppress(TypeError, ValueError):
-                prepared.append(each._reuse_index(first)._prepared())
-        numbers_per_query = sum(_numbers(each, first.numItems) for each in prepared)
-        return prepared if 8 * numbers_per_query * first.numItems <= _PREPARED_BYTES else []
 
-    def _widest(self, first: M) -> Limits:
-        """Return the limits of a search that contains the search of each model."""
-        limits = []
-        for each in self.estimators:
-            # The error of an estimator is raised when that estimator is fitted.
-            with contextlib.suppress(TypeError, ValueError):
-                limits.append(checked_limits(each, first.numFeatures))
-        farthest = max(math.inf if far is None else far for _, far in limits)
-        ks = [k for k, _ in limits if k is not None]
-        everything = len(ks) < len(limits)
-        return Limits(None if everything else max(ks), None if farthest == math.inf else farthest)
+def _shared_search(
+    first: NeighborModel, estimators: list[NeighborEstimator[Any]], dataset: DataFrame
+) -> SharedSearch:
+    """Return the search that the models of these estimators share."""
+    # On Spark Connect the parallelism requires a job, which a transform must not start.
+    tasks = compat.parallelism(dataset.sparkSession)
+    types, prepared = first._fitted.item_columns, _prepared(first, estimators)
+    return SharedSearch(_widest(first, estimators), tasks, types, prepared)
+
+
+def _prepared(first: NeighborModel, estimators: list[NeighborEstimator[Any]]) -> list[Prepared]:
+    """Return the answers of all models, or none if they would take too much memory."""
+    if len(estimators) == 1:
+        return []
+    prepared = []
+    for each in estimators:
+        # The error of an estimator is raised when that estimator is fitted.
+        with contextlib.suppress(TypeError, ValueError):
+            prepared.append(each._reuse_index(first)._prepared())
+    numbers_per_query = sum(_numbers(each, first.numItems) for each in prepared)
+    return prepared if 8 * numbers_per_query * first.numItems <= _PREPARED_BYTES else []
+
+
+def _widest(first: NeighborModel, estimators: list[NeighborEstimator[Any]]) -> Limits:
+    """Return the limits of a search that contains the search of each model."""
+    limits = []
+    for each in estimators:
+        # The error of an estimator is raised when that estimator is fitted.
+        with contextlib.suppress(TypeError, ValueError):
+            limits.append(checked_limits(each, first.numFeatures))
+    farthest = max(math.inf if far is None else far for _, far in limits)
+    ks = [k for k, _ in limits if k is not None]
+    everything = len(ks) < len(limits)
+    return Limits(None if everything else max(ks), None if farthest == math.inf else farthest)
 
 
 def _numbers(prepared: Prepared, n_items: int) -> int:
@@ -121,7 +135,7 @@ class MultipleFits(Generic[M]):
 
     Parameters
     ----------
-    estimator : NeighborEstimator
+    estimator : PlacedEstimator
         The estimator, whose Params apply unless a param map sets them.
     dataset : DataFrame
         The items.
@@ -131,7 +145,7 @@ class MultipleFits(Generic[M]):
 
     def __init__(
         self,
-        estimator: NeighborEstimator[M],
+        estimator: PlacedEstimator[M],
         dataset: DataFrame,
         paramMaps: Sequence[dict[Param[Any], Any]],
     ) -> None:

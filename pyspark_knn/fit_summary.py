@@ -35,6 +35,10 @@ class FitSummary:
         determines it.
     threshold : float or None
         The largest score that is normal, of an outlier model.
+    featureCounts : list of int or None
+        Of an imputer: the number of items that have each feature.
+    featureMeans, featureVariances : list of float or None
+        Of an imputer: the mean and the variance of each feature; 0 for a feature that no item has.
     """
 
     numSkipped: int = 0
@@ -48,6 +52,9 @@ class FitSummary:
     mostFrequentClass: int | None = None
     classesDeclared: bool = False
     threshold: float | None = None
+    featureCounts: list[int] | None = None
+    featureMeans: list[float] | None = None
+    featureVariances: list[float] | None = None
 
 
 def read_summary(record: dict[str, Any]) -> FitSummary:

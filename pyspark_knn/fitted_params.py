@@ -12,18 +12,22 @@ Self_ = TypeVar("Self_", bound="FittedParams")
 
 FIT_PARAMS = frozenset(
     {
+        "addIndicator",
         "algorithm",
         "dtype",
         "idCol",
+        "keepEmptyFeatures",
         "keyCols",
         "labelCol",
         "leafSize",
         "metric",
         "metricParams",
+        "missingValue",
         "numShards",
         "p",
         "placement",
         "shardBy",
+        "standardization",
         "storage",
         "weightCol",
     }

@@ -1,26 +1,24 @@
-"""The base class of all models, which hold an index and search it."""
+"""The base class of the models that find the nearest neighbors of queries."""
 
 from __future__ import annotations
 
 import functools
-import logging
 import uuid
-from dataclasses import asdict, replace
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
 from pyspark.ml.linalg import VectorUDT
-from pyspark.sql import Column, DataFrame, SparkSession
+from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
 from pyspark_knn.checks import check_keys, checked_limits, checked_metric, warn_of_limits
-from pyspark_knn.copying import SharedIndex
 from pyspark_knn.engine.fit.chunks import POSITION
 from pyspark_knn.engine.fit.packed import PackedItems
 from pyspark_knn.engine.placement import Placement
-from pyspark_knn.engine.placing import place
+from pyspark_knn.engine.placing import Placed, place
 from pyspark_knn.engine.rows import columns
 from pyspark_knn.engine.rows.columns import Input
 from pyspark_knn.engine.rows.features import features_of, most_sampled, valid_sample
@@ -31,14 +29,12 @@ from pyspark_knn.engine.search.answers import DISTANCE, Answer, FoundLists
 from pyspark_knn.engine.search.batches import EXCLUDED, Request
 from pyspark_knn.engine.shared_search import Limits, Prepared, SharedSearch, is_cached
 from pyspark_knn.engine.spark import compat
-from pyspark_knn.engine.spark.folders import SavedAt
 from pyspark_knn.explain import EXPLAINED_QUERIES, SearchCost
-from pyspark_knn.fit_summary import FitSummary, read_summary
-from pyspark_knn.fitted_params import FittedParams
+from pyspark_knn.fit_summary import FitSummary
 from pyspark_knn.index.base import SPARSE, IndexSpec
 from pyspark_knn.index.registry import entries
 from pyspark_knn.params import _NeighborParams
-from pyspark_knn.persistence import ModelReader, ModelWriter, SavedModel
+from pyspark_knn.placed_model import PlacedModel
 
 if TYPE_CHECKING:
     from pyspark_knn.engine.rows.items import Items
@@ -46,30 +42,21 @@ if TYPE_CHECKING:
 _TIMED_K = 5
 """The k of the searches that `explainSearch` times if k is None."""
 
-logger = logging.getLogger(__name__)
 
-M = TypeVar("M", bound="NeighborModel")
-Self_ = TypeVar("Self_", bound="NeighborModel")
-
-
-class NeighborModel(SharedIndex, FittedParams, _NeighborParams, SavedModel):
-    """The base class of all models, which hold an index and search it."""
+class NeighborModel(PlacedModel, _NeighborParams):
+    """The base class of the models that find nearest neighbors by a metric."""
 
     _OUTPUTS: ClassVar[tuple[str, ...]]
     """The Params that name output columns, in the order of these columns."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._index: Placement | None = None
-        self._loaded_from: SavedAt | None = None
-        self._summary = FitSummary()
         self._shared: SharedSearch | None = None
         self._warned: set[str] = set()
         """The warnings that were given; a model shares this set with its copies."""
 
-    def _place(self, packed: PackedItems, summary: FitSummary) -> None:
-        """Index packed items in the placement that the Params request."""
-        placed = place(
+    def _placed(self, packed: PackedItems, summary: FitSummary) -> Placed:
+        return place(
             packed,
             self._spec(),
             storage=self.getStorage(),
@@ -77,31 +64,13 @@ class NeighborModel(SharedIndex, FittedParams, _NeighborParams, SavedModel):
             num_shards=self.getNumShards(),
             shard_by=self.getShardBy(),
         )
-        # A loaded model keeps the reasons of its fit, unless its placement had to change.
-        kept = summary.placementReason if placed.index.name == self.getPlacement() else ""
-        summary = replace(
-            summary,
-            placementReason=kept or placed.placement_reason,
-            storageReason=summary.storageReason or placed.storage_reason,
-        )
-        self._hold(placed.index, summary)
 
     def _spec(self) -> IndexSpec:
         return IndexSpec(checked_metric(self), self.getAlgorithm(), self.getLeafSize(), entries())
 
-    def _hold(self, index: Placement, summary: FitSummary) -> None:
-        """Set the index of this model, and replace "auto" in its Params by the chosen values."""
-        chosen = {} if index.num_shards is None else {"numShards": index.num_shards}
-        self._fix(placement=index.name, algorithm=index.algorithm, storage=index.storage, **chosen)
-        self._index = index
-        self._summary = replace(
-            summary,
-            numDuplicates=index.num_duplicates,
-            algorithmReason=summary.algorithmReason or index.algorithm_reason,
-        )
-        logger.info("algorithm %s: %s", index.algorithm, self._summary.algorithmReason)
-        logger.info("placement %s: %s", index.name, summary.placementReason)
-        logger.info("storage %s: %s", index.storage, summary.storageReason)
+    def _chosen(self, index: Placement) -> dict[str, Any]:
+        chosen = super()._chosen(index)
+        return {**chosen, "algorithm": index.algorithm, "storage": index.storage}
 
     def _share(self, search: SharedSearch | None) -> None:
         """Share searches with the other models of a `fitMultiple`."""
@@ -119,27 +88,6 @@ class NeighborModel(SharedIndex, FittedParams, _NeighborParams, SavedModel):
         """Return the limits of a search; raise a ValueError if they conflict."""
         return checked_limits(self, self.numFeatures)
 
-    # --- saved and loaded, see `pyspark_knn.persistence` ---
-
-    def _fit_record(self) -> dict[str, Any]:
-        """Return the fit summary to save in the metadata, as JSON values."""
-        return asdict(self._summary)
-
-    def _restore(self, packed: PackedItems, record: dict[str, Any]) -> None:
-        """Restore the model from its packed items and its saved fit summary."""
-        summary = read_summary(record)
-        self._check_summary(summary, packed)
-        self._place(packed, summary)
-
-    def _check_summary(self, summary: FitSummary, packed: PackedItems) -> None:
-        """Raise a ValueError if a saved summary does not match the saved items."""
-        names = summary.featureNames
-        if names is not None and len(names) != packed.num_features:
-            raise ValueError(
-                f"featureNames must have one name for each of the {packed.num_features} features, "
-                f"got {len(names)}"
-            )
-
     def _saved_columns(self) -> dict[str, tuple[str, ...]]:
         """Return the columns that saved items must have, with their types: any type for ids."""
         position = {POSITION: ("bigint",)} if self.getIdCol() is None else {}
@@ -148,31 +96,14 @@ class NeighborModel(SharedIndex, FittedParams, _NeighborParams, SavedModel):
         vectors = (VectorUDT().simpleString(),) if self.getStorage() == SPARSE else dense
         return {**position, **others, "features": vectors}
 
+    def _saved_storage(self) -> str:
+        return self.getStorage()
+
     def _allows_missing(self) -> bool:
         """Whether vectors may have missing values."""
         return checked_metric(self).allows_missing
 
-    def _came_from(self, saved_at: SavedAt) -> None:
-        """Remember the folder that this model was loaded from."""
-        self._loaded_from = saved_at
-
-    def _needs(self, saved_at: SavedAt) -> bool:
-        """Whether the index may have to be rebuilt from the files of that folder."""
-        loaded = self._loaded_from
-        rebuilds = self._index is not None and self._index.rebuilds_from_source
-        return rebuilds and loaded is not None and loaded.overlaps(saved_at)
-
     # --- public members ---
-
-    @property
-    def numItems(self) -> int:
-        """The number of items."""
-        return self._fitted.num_items
-
-    @property
-    def numFeatures(self) -> int:
-        """The dimension of the items' vectors."""
-        return self._fitted.num_features
 
     @property
     def numSkipped(self) -> int:
@@ -186,11 +117,6 @@ class NeighborModel(SharedIndex, FittedParams, _NeighborParams, SavedModel):
     def algorithmReason(self) -> str:
         """The reason for the algorithm that `getAlgorithm` returns."""
         return self._summary.algorithmReason
-
-    @property
-    def placementReason(self) -> str:
-        """The reason for the placement that `getPlacement` returns."""
-        return self._summary.placementReason
 
     @property
     def storageReason(self) -> str:
@@ -221,19 +147,6 @@ class NeighborModel(SharedIndex, FittedParams, _NeighborParams, SavedModel):
                 "all items. Fit one model for each key, without keyCols."
             )
         return index.fetch()
-
-    @property
-    def items(self) -> DataFrame:
-        """The items as a DataFrame.
-
-        It has the columns position (for a replicated model, or if idCol is unset), id (if idCol is
-        set), features (array of float or double, or vector if `getStorage` returns "sparse"), label
-        and weight (if the items have them), and key0, key1 and so on (the columns of keyCols).
-        """
-        session = SparkSession.getActiveSession()
-        if session is None:
-            raise ValueError("model.items requires an active Spark session, but there is none")
-        return self._fitted.items_frame(session)
 
     def explainSearch(self, queries: DataFrame) -> str:
         """Estimate the cost of a search of `queries` without running it.
@@ -287,29 +200,6 @@ class NeighborModel(SharedIndex, FittedParams, _NeighborParams, SavedModel):
             groups=self._fitted.group_sizes(queries.sparkSession),
             **asdict(cost),
         ).report()
-
-    def unpersist(self: Self_) -> Self_:
-        """Free the memory and disk of the index on the executors.
-
-        The model can still be used: the next search ships a replicated index again, and each later
-        search of a sharded model rebuilds its shards from the items.
-
-        Returns
-        -------
-        KNNModel, KNNClassificationModel or KNNRegressionModel
-            This model.
-        """
-        self._fitted.unpersist()
-        return self
-
-    @property
-    def _fitted(self) -> Placement:
-        if self._index is None:
-            raise ValueError(
-                f"{type(self).__name__} has no index. Create it with fit() of its estimator, or "
-                f"with {type(self).__name__}.load()."
-            )
-        return self._index
 
     def _transform(self, dataset: DataFrame) -> DataFrame:
         compat.session_of(dataset)
@@ -406,13 +296,3 @@ class NeighborModel(SharedIndex, FittedParams, _NeighborParams, SavedModel):
             f"numItems={self.numItems}, numFeatures={self.numFeatures}, "
             f"metric={self.getMetric()}, k={self.getK()}"
         )
-
-    def write(self) -> ModelWriter:
-        """Return a writer that saves this model."""
-        self._fitted  # noqa: B018 - raises an error before anything is overwritten
-        return ModelWriter(self)
-
-    @classmethod
-    def read(cls: type[M]) -> ModelReader[M]:
-        """Return a reader that loads a saved model."""
-        return ModelReader(cls)

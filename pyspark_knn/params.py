@@ -73,7 +73,65 @@ def _features_name(value: Any) -> str:
     return str(text("featuresCol")(value))
 
 
-class _NeighborParams(CheckedParams, HasFeaturesCol):
+class HasPlacement(CheckedParams):
+    """Params for the placement of an index."""
+
+    placement: Param[str] = Param(
+        Params._dummy(),
+        "placement",
+        "placement of the index: auto, replicated (one copy on every executor) or sharded "
+        "(partitioned over the executors); on a model, the chosen placement",
+        choice("placement", PLACEMENTS),
+    )
+    numShards: Param[int | None] = Param(
+        Params._dummy(),
+        "numShards",
+        "number of shards of a sharded index, >= 1; by default chosen from the size of the index "
+        "and the number of cores; on a model, the chosen number",
+        optional(whole("numShards", 1)),
+    )
+    numReplicas: Param[int | None] = Param(
+        Params._dummy(),
+        "numReplicas",
+        "number of tasks that share the queries of one shard, >= 1; by default as many as keep all "
+        "cores busy",
+        optional(whole("numReplicas", 1)),
+    )
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self._setDefault(placement="auto", numShards=None, numReplicas=None)
+
+    def getPlacement(self) -> str:
+        """Value of placement; on a model, the chosen placement."""
+        return self.getOrDefault(self.placement)
+
+    def getNumShards(self) -> int | None:
+        """Value of numShards, None if it is unset; on a sharded model, the number chosen."""
+        return self.getOrDefault(self.numShards)
+
+    def getNumReplicas(self) -> int | None:
+        """Value of numReplicas, None if it is unset."""
+        return self.getOrDefault(self.numReplicas)
+
+    def setNumReplicas(self: Self_, value: int | None) -> Self_:
+        """Set numReplicas; None unsets it."""
+        return self._set(numReplicas=value)
+
+
+class PlacementSetters(HasPlacement):
+    """Setters of the Params for the placement that `fit` reads, for estimators only."""
+
+    def setPlacement(self: Self_, value: str) -> Self_:
+        """Set placement."""
+        return self._set(placement=value)
+
+    def setNumShards(self: Self_, value: int | None) -> Self_:
+        """Set numShards; None unsets it."""
+        return self._set(numShards=value)
+
+
+class _NeighborParams(HasPlacement, HasFeaturesCol):
     """Params of all estimators and models that search for neighbors."""
 
     # The converter of pyspark does not name the Param in its error.
@@ -171,21 +229,6 @@ class _NeighborParams(CheckedParams, HasFeaturesCol):
         "values); on a model, the chosen storage",
         choice("storage", STORAGES),
     )
-    placement: Param[str] = Param(
-        Params._dummy(),
-        "placement",
-        "placement of the index: auto, replicated (one copy on every executor) or sharded "
-        "(partitioned over the executors); on a model, the chosen placement",
-        choice("placement", PLACEMENTS),
-    )
-    numShards: Param[int | None] = Param(
-        Params._dummy(),
-        "numShards",
-        "number of shards of a sharded index, >= 1; by default chosen from the size of the index "
-        "and the number of cores; on a model, the chosen number",
-        optional(whole("numShards", 1)),
-    )
-
     shardBy: Param[str] = Param(
         Params._dummy(),
         "shardBy",
@@ -199,14 +242,6 @@ class _NeighborParams(CheckedParams, HasFeaturesCol):
         "number of cells to search per query, >= 1, for shardBy kmeans only; makes the search "
         "approximate; by default all cells that may contain a neighbor are searched",
         optional(whole("numProbes", 1)),
-    )
-
-    numReplicas: Param[int | None] = Param(
-        Params._dummy(),
-        "numReplicas",
-        "number of tasks that share the queries of one shard, >= 1; by default as many as keep all "
-        "cores busy",
-        optional(whole("numReplicas", 1)),
     )
 
     def __init__(self, *args: Any) -> None:
@@ -225,11 +260,8 @@ class _NeighborParams(CheckedParams, HasFeaturesCol):
             leafSize=30,
             dtype="auto",
             storage="auto",
-            placement="auto",
-            numShards=None,
             shardBy="hash",
             numProbes=None,
-            numReplicas=None,
         )
 
     def _item_columns(self) -> list[ItemColumn]:
@@ -299,14 +331,6 @@ class _NeighborParams(CheckedParams, HasFeaturesCol):
         """Value of storage; on a model, the chosen storage."""
         return self.getOrDefault(self.storage)
 
-    def getPlacement(self) -> str:
-        """Value of placement; on a model, the chosen placement."""
-        return self.getOrDefault(self.placement)
-
-    def getNumShards(self) -> int | None:
-        """Value of numShards, None if it is unset; on a sharded model, the number chosen."""
-        return self.getOrDefault(self.numShards)
-
     def getShardBy(self) -> str:
         """Value of shardBy."""
         return self.getOrDefault(self.shardBy)
@@ -314,10 +338,6 @@ class _NeighborParams(CheckedParams, HasFeaturesCol):
     def getNumProbes(self) -> int | None:
         """Value of numProbes, None if it is unset."""
         return self.getOrDefault(self.numProbes)
-
-    def getNumReplicas(self) -> int | None:
-        """Value of numReplicas, None if it is unset."""
-        return self.getOrDefault(self.numReplicas)
 
     # The Params below can be set on a model without another fit.
 
@@ -340,10 +360,6 @@ class _NeighborParams(CheckedParams, HasFeaturesCol):
     def setNumProbes(self: Self_, value: int | None) -> Self_:
         """Set numProbes; None unsets it."""
         return self._set(numProbes=value)
-
-    def setNumReplicas(self: Self_, value: int | None) -> Self_:
-        """Set numReplicas; None unsets it."""
-        return self._set(numReplicas=value)
 
 
 class _KNNParams(_NeighborParams):
@@ -390,7 +406,7 @@ class _KNNParams(_NeighborParams):
         return self._set(minSimilarity=value)
 
 
-class FitSetters(_NeighborParams):
+class FitSetters(PlacementSetters, _NeighborParams):
     """Setters of the Params that determine the index, for estimators only."""
 
     def setIdCol(self: Self_, value: str | None) -> Self_:
@@ -428,14 +444,6 @@ class FitSetters(_NeighborParams):
     def setStorage(self: Self_, value: str) -> Self_:
         """Set storage."""
         return self._set(storage=value)
-
-    def setPlacement(self: Self_, value: str) -> Self_:
-        """Set placement."""
-        return self._set(placement=value)
-
-    def setNumShards(self: Self_, value: int | None) -> Self_:
-        """Set numShards; None unsets it."""
-        return self._set(numShards=value)
 
     def setShardBy(self: Self_, value: str) -> Self_:
         """Set shardBy."""

@@ -68,8 +68,8 @@ class SavedModel(Params, MLReadable[Any], MLWritable):
         """Return the columns that every item has in addition to its vector."""
         raise NotImplementedError
 
-    def getStorage(self) -> str:
-        """Value of storage."""
+    def _saved_storage(self) -> str:
+        """Return the storage of the index."""
         raise NotImplementedError
 
     def _saved_columns(self) -> dict[str, tuple[str, ...]]:
@@ -312,7 +312,8 @@ class ModelReader(StageReader[M]):
             frame = self.sparkSession.read.parquet(literal(f"{path}/items"))
             saved.check_columns(frame, model._saved_columns())
             missing = model._allows_missing()
-            source = saved_source(frame, model._item_columns(), model.getStorage(), missing=missing)
+            storage = model._saved_storage()
+            source = saved_source(frame, model._item_columns(), storage, missing=missing)
             with PackedItems(frame, source) as packed:
                 saved.check_complete(packed.num_items, packed.num_features, metadata)
                 if "id" not in frame.columns:

@@ -164,7 +164,7 @@ def set_params(stage: Params, metadata: dict[str, Any]) -> None:
 def check_limits(stage: Params) -> None:
     """Raise a ValueError if a Param is larger than `MAX_VALUES` allow in a saved stage."""
     for name, most in MAX_VALUES.items():
-        value = stage.getOrDefault(name)
+        value = stage.getOrDefault(name) if stage.hasParam(name) else None
         if value is not None and value > most:
             raise ValueError(f"{name} must be at most {most} to be saved, got {shown(value)}")
 

@@ -26,6 +26,7 @@ from pyspark_knn.engine.placement import SHARDED, PlacedCost, Placement
 from pyspark_knn.engine.rows.columns import Input, struct_type
 from pyspark_knn.engine.rows.features import features_of, vector_type
 from pyspark_knn.engine.rows.items import Items
+from pyspark_knn.engine.search.answers import OwnSearch
 from pyspark_knn.engine.search.batches import Request
 from pyspark_knn.engine.search.export import read_shards
 from pyspark_knn.engine.search.in_shards import time_shards
@@ -176,7 +177,8 @@ class Sharded(Placement):
         self._check_session(queries.sparkSession)
         plan = self.plan(request.replicas)
         # Only the ids break ties, among columns that an answer does not need.
-        needed = ("id", *request.answer.needs)
+        needs = () if isinstance(request.answer, OwnSearch) else request.answer.needs
+        needed = ("id", *needs)
         columns = {name: each for name, each in plan.item_columns.items() if name in needed}
         return replace(plan, item_columns=columns).answers(queries, inputs, request)
 

@@ -492,7 +492,7 @@ class DirectionSpace(ScoreSpace):
         """See `ScoreSpace.ranks_by_distance`: zeros are equally far from all directions."""
         if not self._centered:
             return bool((self._inverse_norms > 0).all())
-        return all(bool(self._directions(rows).any(axis=1).all()) for _, rows in _blocks(matrix))
+        return all(bool(self._directions(rows).any(axis=1).all()) for _, rows in row_blocks(matrix))
 
     def hidden_distance(self) -> float:
         """See `ScoreSpace.hidden_distance`: the error of a cosine, which is half of a square."""

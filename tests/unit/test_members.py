@@ -10,6 +10,8 @@ from pyspark_knn import (
     KNNClassificationModel,
     KNNClassifier,
     KNNEstimator,
+    KNNImputer,
+    KNNImputerModel,
     KNNModel,
     KNNRegressionModel,
     KNNRegressor,
@@ -18,6 +20,9 @@ from pyspark_knn import (
 )
 
 SAVING = {"load", "read", "save", "write"}
+PLACED = SAVING | {
+    *("placementReason", "numFeatures", "numItems", "numSkipped", "items", "unpersist"),
+}
 MODEL = SAVING | {
     *("algorithmReason", "placementReason", "storageReason"),
     *("numFeatures", "numItems", "numSkipped", "ids", "items"),
@@ -36,10 +41,12 @@ DOCUMENTED = [
         Model,
         MODEL - {"append", "fromSklearn", "remove", "toSklearn"} | {"scores", "threshold"},
     ),
+    (KNNImputerModel, Model, PLACED | {"statistics"}),
     (KNNEstimator, Estimator, SAVING | {"setParams"}),
     (KNNClassifier, Estimator, SAVING | {"setParams"}),
     (KNNRegressor, Estimator, SAVING | {"setParams"}),
     (LocalOutlierFactor, Estimator, SAVING | {"setParams"}),
+    (KNNImputer, Estimator, SAVING | {"setParams"}),
 ]
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from pyspark.ml.tuning import ParamGridBuilder
 
-from pyspark_knn import KNNClassifier, KNNEstimator, KNNModel
+from pyspark_knn import KNNClassifier, KNNEstimator, KNNImputer, KNNImputerModel, KNNModel
 
 Way = Callable[[str, Any], KNNEstimator]
 
@@ -254,3 +254,66 @@ def test_outlier_labels(value):
 def test_invalid_outlier_labels(value):
     with pytest.raises((TypeError, ValueError), match="outlierLabel must be "):
         KNNClassifier(outlierLabel=value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("k", 7.0, 7),
+        ("inputCols", "a.b c", ["a.b c"]),
+        ("inputCols", ("a", np.str_("b")), ["a", "b"]),
+        ("outputCols", None, None),
+        ("inputCol", None, None),
+        ("featuresCol", "v", "v"),
+        ("missingValue", np.int32(-1), -1.0),
+        ("standardization", np.bool_(False), False),
+        ("addIndicator", True, True),
+        ("weights", "distance", "distance"),
+    ],
+)
+def test_values_of_an_imputer(name, value, expected):
+    found = KNNImputer(**{name: value}).getOrDefault(name)
+    assert found == expected
+    assert type(found) is type(expected)
+
+
+def test_a_missing_value_is_nan_by_default_and_equals_itself():
+    given = KNNImputer(missingValue=np.float32("nan")).getMissingValue()
+    assert given is KNNImputer().getMissingValue()
+    assert math.isnan(given)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("k", 0, "k must be an integer >= 1, got 0"),
+        ("k", None, "k must be an integer >= 1, got None"),
+        ("inputCols", ["a", "a"], "Each column must be named once"),
+        ("inputCols", [], "inputCols must be the name of a column or a list of names, got []"),
+        ("outputCol", ["a"], "outputCol must be a string, got ['a']"),
+        ("missingValue", math.inf, "missingValue must be a finite number or NaN, got inf"),
+        ("missingValue", "?", "missingValue must be a finite number or NaN, got '?'"),
+        ("standardization", 1, "standardization must be True or False, got 1"),
+        ("weights", "near", "weights must be one of uniform, distance, got 'near'"),
+        ("handleInvalid", "drop", "handleInvalid must be one of error, skip, keep, got 'drop'"),
+    ],
+)
+def test_invalid_values_of_an_imputer(name, value, message):
+    with pytest.raises((TypeError, ValueError)) as error:
+        KNNImputer(**{name: value})
+    assert message in str(error.value)
+
+
+def test_an_imputer_has_no_params_of_other_searches():
+    names = {
+        *("inputCols", "outputCols", "inputCol", "outputCol", "featuresCol", "missingValue", "k"),
+        *("weights", "standardization", "addIndicator", "keepEmptyFeatures", "handleInvalid"),
+        *("idCol", "placement", "numShards", "numReplicas"),
+    }
+    assert {param.name for param in KNNImputer().params} == names
+    assert {param.name for param in KNNImputerModel().params} == names
+    setters = {name for name in dir(KNNImputerModel) if name.startswith("set")}
+    assert setters - {"set", "setParams"} == {
+        *("setInputCols", "setOutputCols", "setInputCol", "setOutputCol", "setFeaturesCol"),
+        *("setK", "setWeights", "setHandleInvalid", "setNumReplicas"),
+    }

@@ -15,6 +15,7 @@ from pyspark import cloudpickle
 from pyspark_knn import (
     KNNClassifier,
     KNNEstimator,
+    KNNImputer,
     KNNRegressor,
     LocalOutlierFactor,
     NeighborsEvaluator,
@@ -22,6 +23,7 @@ from pyspark_knn import (
 )
 
 VALUES: dict[str, Any] = {
+    "addIndicator": True,
     "algorithm": "brute",
     "contamination": 0.1,
     "distancesCol": "far",
@@ -31,7 +33,10 @@ VALUES: dict[str, Any] = {
     "featuresCol": "vector",
     "handleInvalid": "skip",
     "idCol": "sku",
+    "inputCol": "age",
+    "inputCols": ["age", "income"],
     "k": 7,
+    "keepEmptyFeatures": True,
     "keyCols": ["tenant", "day"],
     "labelCol": "kind",
     "leafSize": 9,
@@ -39,11 +44,14 @@ VALUES: dict[str, Any] = {
     "metric": "minkowski",
     "metricParams": {"w": [1.0, 2.0]},
     "minSimilarity": 0.5,
+    "missingValue": -1.0,
     "neighborsCol": "near",
     "numProbes": 3,
     "numReplicas": 2,
     "numShards": 4,
     "outlierLabel": 1,
+    "outputCol": "full",
+    "outputCols": ["old", "rich"],
     "p": 3.0,
     "placement": "sharded",
     "predictionCol": "guess",
@@ -53,6 +61,7 @@ VALUES: dict[str, Any] = {
     "score": "mean",
     "scoreCol": "oddness",
     "shardBy": "hash",
+    "standardization": False,
     "storage": "sparse",
     "thresholds": [0.5, 1.0],
     "weightCol": "mass",
@@ -65,7 +74,7 @@ def _with_all_params(stage: type[Any]) -> Any:
     return made._set(**{param.name: VALUES[param.name] for param in made.params})
 
 
-ESTIMATORS = (KNNEstimator, KNNClassifier, KNNRegressor, LocalOutlierFactor)
+ESTIMATORS = (KNNEstimator, KNNClassifier, KNNRegressor, KNNImputer, LocalOutlierFactor)
 STAGES = [_with_all_params(each) for each in ESTIMATORS]
 STAGES += [_with_all_params(NeighborsEvaluator), SharedPrefixPipeline(stages=STAGES[:2])]
 WAYS = {

@@ -145,6 +145,7 @@ class PackedItems:
             sparse=source.storage == SPARSE,
             keys=tuple(source.key_types),
             missing=source.missing,
+            features_param=source.features_param,
         )
         self.source = source
         self._may_be_empty = may_be_empty
@@ -196,17 +197,17 @@ class PackedItems:
         dims: Counter[int] = Counter()
         for row in chunks:
             dims[row.dim] += row.rows
-        name = self.source.features_col
+        param, name = self.source.features_param, self.source.features_col
         self.num_skipped = sum(row.skipped for row in rows if row.chunk < 0)
         if not dims and not self._may_be_empty:
             keys = bool(self.source.key_types)
             kind = "rows with invalid vectors or null keys" if keys else "invalid rows"
             skipped = f" ({self.num_skipped} {kind} were skipped)" * bool(self.num_skipped)
-            raise ValueError(f"featuresCol {name!r} contains no vectors to fit{skipped}")
+            raise ValueError(f"{param} {name!r} contains no vectors to fit{skipped}")
         if len(dims) > 1 and self.source.handle_invalid == "error":
             found = ", ".join(f"{dim} ({dims[dim]} rows)" for dim in sorted(dims))
             raise ValueError(
-                f"featuresCol {name!r} contains vectors of different dimensions: {found}. Set "
+                f"{param} {name!r} contains vectors of different dimensions: {found}. Set "
                 "handleInvalid to 'skip' to fit only the items of the most frequent dimension."
             )
         self._several_dims = len(dims) > 1

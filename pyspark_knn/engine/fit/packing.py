@@ -53,6 +53,8 @@ class PackRequest:
         The item columns of keys. Rows in which one of them is null are skipped.
     missing : bool
         Whether vectors may have missing values, which are NaN.
+    features_param : str
+        The Param that names the features column.
     unique : str
         A value that makes this plan unique. Spark treats equal plans as one, so unpersisting
         the chunks of one fit would unpersist those of another fit of equal items.
@@ -69,6 +71,7 @@ class PackRequest:
     sparse: bool = False
     keys: tuple[str, ...] = ()
     missing: bool = False
+    features_param: str = "featuresCol"
     unique: str = field(default_factory=lambda: uuid.uuid4().hex)
 
 
@@ -174,7 +177,7 @@ class _Packer:
         if len(rows) and self._request.handle_invalid == "error" and self._problem is None:
             request = self._request
             self._problem = describe_invalid(
-                "featuresCol", request.features_col, vectors, int(rows[0]), request.dim
+                request.features_param, request.features_col, vectors, int(rows[0]), request.dim
             )
         self._skipped += len(rows)
 

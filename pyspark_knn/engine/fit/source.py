@@ -49,6 +49,8 @@ class ItemSource:
         The Spark types of the keys, by the names of their columns. Empty if there are no keys.
     missing : bool
         Whether vectors may have missing values: NaN, or null elements of arrays.
+    features_param : str
+        The Param that names the column of the vectors, for messages.
     """
 
     features: Features
@@ -62,6 +64,7 @@ class ItemSource:
     storage: str = "auto"
     key_types: dict[str, T.DataType] = field(default_factory=dict)
     missing: bool = False
+    features_param: str = "featuresCol"
 
     @property
     def sort_by(self) -> tuple[str, ...]:
@@ -90,6 +93,7 @@ def item_source(
     storage: str = "auto",
     *,
     missing: bool = False,
+    features: Features | None = None,
 ) -> ItemSource:
     """Return the columns that a fit reads from `dataset`.
 
@@ -103,6 +107,8 @@ def item_source(
         What else every item has; ids come first.
     handle_invalid, dtype, storage, missing
         See `ItemSource`.
+    features : Features, optional
+        The vectors, if they are not those of a column. Default: those of `features_col`.
 
     Raises
     ------
@@ -128,7 +134,7 @@ def item_source(
     if key_types:
         found[KEY_HASH] = Input(key_hash([found[name].value for name in key_types]), T.LongType())
     return ItemSource(
-        features=features_of(dataset, "featuresCol", features_col),
+        features=features or features_of(dataset, "featuresCol", features_col),
         features_col=features_col,
         columns=found,
         id_type=id_type,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -15,7 +16,11 @@ from pyspark_knn.index import votes
 from pyspark_knn.index.base import Found
 
 if TYPE_CHECKING:
-    from pyspark.sql.types import StructType
+    from collections.abc import Mapping
+
+    from pyspark.sql.types import DataType, StructType
+
+    from pyspark_knn.engine.search.searchable import Searchable
 
 DISTANCE = "distance"
 """In `FoundLists`: the distance, which is not a column of the items."""
@@ -45,6 +50,43 @@ class Answer(Protocol):
 
     def rows(self, found: Found, items: Items) -> pa.StructArray:
         """Return one struct of `result_type` for each query."""
+
+
+class OwnSearch(ABC):
+    """An answer that is not computed from the nearest items, and so has a search of its own.
+
+    Attributes
+    ----------
+    result_type : StructType
+        The output columns as Python returns them.
+    """
+
+    result_type: StructType
+
+    @property
+    @abstractmethod
+    def width(self) -> int:
+        """The number of values that a search of one query returns at most."""
+
+    @abstractmethod
+    def search(self, searchable: Searchable, queries: NDArray[np.floating]) -> pa.StructArray:
+        """Return one struct of `result_type` for each query."""
+
+
+class MergedSearch(OwnSearch):
+    """A search of its own that can be divided into searches of shards."""
+
+    @abstractmethod
+    def shard_lists(self, item_columns: Mapping[str, DataType]) -> dict[str, DataType]:
+        """Return the types of the lists that a shard returns for a query, `DISTANCE` among them."""
+
+    @abstractmethod
+    def in_shard(self, result_type: StructType) -> OwnSearch:
+        """Return the search of one shard, whose output columns are these lists."""
+
+    @abstractmethod
+    def merged(self, lists: dict[str, pa.ListArray]) -> pa.StructArray:
+        """Return one struct of `result_type` for each query, given the lists of all shards."""
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from threadpoolctl import threadpool_limits
 from pyspark_knn.engine.rows.invalid import describe_invalid, invalid_rows, read_vectors
 from pyspark_knn.engine.rows.items import NUMBER, Items
 from pyspark_knn.engine.rows.vectors import LAYOUT, VALUES, VectorBatch
-from pyspark_knn.engine.search.answers import Answer
+from pyspark_knn.engine.search.answers import Answer, OwnSearch
 from pyspark_knn.engine.search.searchable import Searchable, task_threads
 from pyspark_knn.engine.search.within import ROW_NEIGHBORS, answer_rows, found_within
 from pyspark_knn.engine.ship.bundle import BundleRef, open_bundle
@@ -32,6 +32,10 @@ compared with a query; -1 for all items."""
 
 ITSELF = "itself"
 """The input that contains the number of the item that a query is, which is not its own neighbor."""
+
+WANTED = "wanted"
+"""The input that says, for an `OwnSearch`, whether a query is to be searched; the others are not
+sent to shards."""
 
 _BLOCK_BYTES = 32 << 20
 """The query vectors that are searched at once, in bytes."""
@@ -61,10 +65,12 @@ class Request:
         What to do with an invalid query.
     features_col : str
         The name of the features column, for messages.
+    features_param : str
+        The Param that names it.
     inputs : tuple of str
         The names of a query's columns, in the order in which they are sent to the worker:
-        `vectors.VALUES`, then `vectors.LAYOUT`, `EXCLUDED`, `AFTER`, `ITSELF` and `keys` if they
-        are needed.
+        `vectors.VALUES`, then `vectors.LAYOUT`, `EXCLUDED`, `AFTER`, `ITSELF`, `WANTED` and `keys`
+        if they are needed.
     answer : Answer
         Makes the output.
     probes : int or None
@@ -88,7 +94,8 @@ class Request:
     handle_invalid: str
     features_col: str
     inputs: tuple[str, ...]
-    answer: Answer
+    answer: Answer | OwnSearch
+    features_param: str = "featuresCol"
     probes: int | None = None
     replicas: int | None = None
     keys: tuple[str, ...] = ()
@@ -157,25 +164,31 @@ def answer_batch(
         if request.handle_invalid == "error" and not valid.all():
             row = int(rows[~valid][0])
             raise ValueError(
-                describe_invalid("featuresCol", request.features_col, queries, row, dim)
+                describe_invalid(request.features_param, request.features_col, queries, row, dim)
             )
         index.metric.check_values(matrix)
+        answer = request.answer
+        if isinstance(answer, OwnSearch):
+            answers = answer.search(searchable, matrix)
+            yield fan_out(answers, valid, keep=request.handle_invalid == "keep")
+            continue
         asked = searchable.queries(
             matrix, [arrays[name].take(pa.array(rows[valid])) for name in request.keys]
         )
         exclude = _exclusion(arrays, rows[valid], items)
         if k is None:
             after = None if AFTER not in arrays else arrays[AFTER].to_numpy()[rows[valid]]
-            yield from _answer_within(searchable, request, asked, valid, exclude, after)
+            yield from _answer_within(searchable, request, answer, asked, valid, exclude, after)
             continue
         found = index.search(asked, k, max_distance=request.max_distance, exclude=exclude)
-        answers = request.answer.rows(found, items)
+        answers = answer.rows(found, items)
         yield fan_out(answers, valid, keep=request.handle_invalid == "keep")
 
 
 def _answer_within(
     searchable: Searchable,
     request: Request,
+    answer: Answer,
     queries: Any,
     valid: NDArray[np.bool_],
     exclude: Exclusion | None,
@@ -193,9 +206,7 @@ def _answer_within(
         # Invalid queries go with the valid one before them.
         part = valid[start : row_of[done]]
         start = row_of[done]
-        answers, counts = answer_rows(
-            request.answer, request.row_neighbors, found, searchable.items
-        )
+        answers, counts = answer_rows(answer, request.row_neighbors, found, searchable.items)
         yield fan_out(answers, part, keep=request.handle_invalid == "keep", counts=counts)
 
 

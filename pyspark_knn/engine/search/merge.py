@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import pyarrow as pa
@@ -10,10 +11,13 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pyspark_knn.engine.rows.items import Items
-from pyspark_knn.engine.search.answers import DISTANCE
+from pyspark_knn.engine.search.answers import DISTANCE, MergedSearch
 from pyspark_knn.engine.search.batches import Request, fan_out
 from pyspark_knn.engine.search.within import answer_rows
 from pyspark_knn.index.base import Found
+
+if TYPE_CHECKING:
+    from pyspark_knn.engine.search.answers import Answer
 
 _MERGED_AT_ONCE = 1 << 20
 """Neighbors that are merged at a time."""
@@ -57,15 +61,25 @@ def merge_batches(
         step = max(1, _MERGED_AT_ONCE // size)
         for start in range(0, len(found), step):
             block = slice(start, start + step)
-            valid = found[block] > 0
+            # A query that was sent to no shard is valid: it needs no search.
+            valid = (found[block] > 0) | (expected[block] == 0)
             pick = pa.array(np.flatnonzero(valid))
-            merged = _merge(request.k, names, [each[block].take(pick) for each in lists])
-            if request.k is None:
-                answers, counts = answer_rows(request.answer, request.row_neighbors, *merged)
-            else:
-                answers, counts = request.answer.rows(*merged), None
+            answers, counts = _answers(request, names, [each[block].take(pick) for each in lists])
             keep = request.handle_invalid == "keep"
             yield fan_out(answers, valid, keep=keep, counts=counts)
+
+
+def _answers(
+    request: Request, names: Sequence[str], lists: list[pa.Array]
+) -> tuple[pa.StructArray, NDArray[np.int64] | None]:
+    """Return the answers to queries and, unless each has one, their numbers of answers."""
+    if isinstance(request.answer, MergedSearch):
+        return request.answer.merged(dict(zip(names, lists, strict=True))), None
+    answer = cast("Answer", request.answer)
+    merged = _merge(request.k, names, lists)
+    if request.k is None:
+        return answer_rows(answer, request.row_neighbors, *merged)
+    return answer.rows(*merged), None
 
 
 def _merge(k: int | None, names: Sequence[str], lists: list[pa.Array]) -> tuple[Found, Items]:
@@ -74,21 +88,51 @@ def _merge(k: int | None, names: Sequence[str], lists: list[pa.Array]) -> tuple[
     query = np.repeat(np.arange(len(counts)), counts)
     columns = {name: each.flatten() for name, each in zip(names, lists, strict=True)}
     distance = columns.pop(DISTANCE).to_numpy()
-    order = np.lexsort((distance, query))
-    if _ties(query[order], distance[order]):
-        ranks = np.empty(len(query), np.int64)
-        table = pa.table(columns)
-        by = [(name, "ascending") for name in table.column_names]
-        ranks[pc.sort_indices(table, by).to_numpy()] = np.arange(len(query))
-        order = np.lexsort((ranks, distance, query))
-    if k is None:
-        nearest = order
-    else:
-        rank = np.arange(len(query)) - np.repeat(np.cumsum(counts) - counts, counts)
-        nearest = order[rank < k]
-        counts = np.minimum(counts, k)
+    nearest, counts = nearest_of(query, counts, distance, columns, k)
     offsets = np.append(0, np.cumsum(counts))
     return Found(offsets, distance[nearest], nearest), Items(len(query), columns)
+
+
+def nearest_of(
+    group: NDArray[np.int64],
+    counts: NDArray[np.int64],
+    distance: NDArray[np.float64],
+    columns: Mapping[str, pa.Array],
+    k: int | None,
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the k nearest candidates of each group.
+
+    Parameters
+    ----------
+    group : ndarray of shape (n_candidates,), dtype int64
+        The group of each candidate.
+    counts : ndarray of shape (n_groups,), dtype int64
+        The number of candidates of each group.
+    distance : ndarray of shape (n_candidates,), dtype float64
+        Their distances.
+    columns : mapping of str to pyarrow.Array of length n_candidates
+        What breaks ties, in this order.
+    k : int or None
+        The number of candidates to keep; None for all.
+
+    Returns
+    -------
+    nearest : ndarray of shape (n_kept,), dtype int64
+        The numbers of the candidates that are kept, by group, nearest first.
+    counts : ndarray of shape (n_groups,), dtype int64
+        The number of them in each group.
+    """
+    order = np.lexsort((distance, group))
+    if _ties(group[order], distance[order]):
+        ranks = np.empty(len(group), np.int64)
+        table = pa.table(dict(columns))
+        by = [(name, "ascending") for name in table.column_names]
+        ranks[pc.sort_indices(table, by).to_numpy()] = np.arange(len(group))
+        order = np.lexsort((ranks, distance, group))
+    if k is None:
+        return order, counts
+    rank = np.arange(len(group)) - np.repeat(np.cumsum(counts) - counts, counts)
+    return order[rank < k], np.minimum(counts, k)
 
 
 def _ties(query: NDArray[np.int64], distance: NDArray[np.float64]) -> bool:

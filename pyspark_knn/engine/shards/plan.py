@@ -30,9 +30,9 @@ from pyspark.sql.pandas.types import from_arrow_type
 from pyspark_knn.engine.rows.columns import Input, struct_type
 from pyspark_knn.engine.rows.features import features_of
 from pyspark_knn.engine.rows.key_columns import key_hashes
-from pyspark_knn.engine.search.answers import DISTANCE, FoundLists
-from pyspark_knn.engine.search.batches import AFTER, Request
-from pyspark_knn.engine.search.in_shards import search_shards
+from pyspark_knn.engine.search.answers import DISTANCE, FoundLists, MergedSearch, OwnSearch
+from pyspark_knn.engine.search.batches import AFTER, WANTED, Request
+from pyspark_knn.engine.search.in_shards import PASSING, search_shards
 from pyspark_knn.engine.search.merge import merge_batches
 from pyspark_knn.engine.search.pairs import (
     NEIGHBOR,
@@ -120,6 +120,8 @@ class ShardPlan:
 
     def _found(self, queries: DataFrame, types: InputTypes, request: Request) -> DataFrame:
         """Return the candidates of each query: a row for each shard that it is sent to."""
+        if isinstance(request.answer, MergedSearch):
+            return self._searched(self._copies_of_wanted(queries), types, request)
         if self.key_shards:
             lists = isinstance(types[request.keys[0]], T.ArrayType)
             keys = key_hashes(_inputs(request.keys), lists=lists)
@@ -149,7 +151,8 @@ class ShardPlan:
         within = functools.partial(route_within, request, cells)
         vector = [types[name] for name in request.vector]
         further = _once(within, [*vector, T.IntegerType(), _DOUBLES])
-        before = {name: f"before_{name}" for name in self._names}
+        lists = self._lists(request)
+        before = {name: f"before_{name}" for name in lists}
         queries = first.withColumn("row", F.col("rest")["row"]).drop("rest")
         queries = queries.withColumnsRenamed(before)
         route = further(*_inputs(request.vector), F.col("shard"), F.col(before[DISTANCE]))
@@ -157,7 +160,7 @@ class ShardPlan:
         kept = {name: F.when(carrier, F.col(name)) for name in before.values()}
         copies = self._routed(queries, route).withColumns(kept)
         found = self._searched(copies, types, request)
-        either = [F.coalesce(name, before[name]).alias(name) for name in self._names]
+        either = [F.coalesce(name, before[name]).alias(name) for name in lists]
         return found.select("query", "rest", *either)
 
     def pairs(self, max_distance: float) -> DataFrame:
@@ -221,11 +224,21 @@ class ShardPlan:
     def copies(self, queries: DataFrame) -> DataFrame:
         """Return a copy of each query for each shard; any of them may be the carrier."""
         shards = sorted(self.digests)
-        # Not the bits of the hash that pick the replica.
-        bits = F.shiftrightunsigned(F.xxhash64("query"), 32)
-        carrier = F.pmod(bits, F.lit(len(shards)))
         every = queries.select("*", F.posexplode(int_array(shards)).alias("place", "shard"))
-        return self._addressed(every, F.lit(len(shards)), carrier)
+        return self._addressed(every, F.lit(len(shards)), _any_of(F.lit(len(shards))))
+
+    def _copies_of_wanted(self, queries: DataFrame) -> DataFrame:
+        """Return a copy of each query for each shard; of one that is not `WANTED`, a single one.
+
+        That copy passes through the search.
+        """
+        shards = sorted(self.digests)
+        wanted = F.col(f"input_{WANTED}")
+        route = F.when(wanted, int_array(shards)).otherwise(int_array([PASSING]))
+        every = queries.withColumn("route", route)
+        every = every.select("*", F.posexplode("route").alias("place", "shard"))
+        sent = F.when(F.col("shard") == PASSING, 0).otherwise(len(shards))
+        return self._addressed(every, sent, _any_of(F.size("route"))).drop("route")
 
     def _routed(self, queries: DataFrame, route: Column) -> DataFrame:
         """Return a copy of each query for each shard of its route; the first is the carrier."""
@@ -264,7 +277,11 @@ class ShardPlan:
         # Queries that are compared with the same items come together.
         after = [f"input_{name}" for name in types if name == AFTER]
         rows = rows.sortWithinPartitions("target", "part", *after)
-        answer = FoundLists(struct_type(self._lists), self._names)
+        lists = self._lists(request)
+        if isinstance(request.answer, MergedSearch):
+            answer: FoundLists | OwnSearch = request.answer.in_shard(struct_type(lists))
+        else:
+            answer = FoundLists(struct_type(lists), tuple(lists))
         keep = "error" if request.handle_invalid == "error" else "keep"
         # What fits in one row is decided when the neighbors of all shards are merged.
         wanted = replace(request, answer=answer, handle_invalid=keep, row_neighbors=_UNLIMITED)
@@ -276,23 +293,24 @@ class ShardPlan:
         )
         found = rows.withColumn("found", search(*map(F.col, SHARD_COLUMNS), *_inputs(types)))
         kept = [name for name in copies.columns if name not in ("target", "part")]
-        return found.select(*kept, F.inline("found").alias(*self._names))
+        return found.select(*kept, F.inline("found").alias(*lists))
 
     def _merged(self, found: DataFrame, schema: T.StructType, request: Request) -> DataFrame:
         """Return the columns of each query with its k nearest candidates."""
-        candidates = F.when(F.col(DISTANCE).isNotNull(), F.struct(*self._names))
+        lists = self._lists(request)
+        candidates = F.when(F.col(DISTANCE).isNotNull(), F.struct(*lists))
         whole = found.groupBy("query").agg(
             F.collect_list(candidates).alias("found"), F.collect_list("rest").alias("rest")
         )
-        run = functools.partial(merge_batches, request, self._names)
-        given = [T.IntegerType(), T.IntegerType(), T.IntegerType(), *self._lists.values()]
+        run = functools.partial(merge_batches, request, tuple(lists))
+        given = [T.IntegerType(), T.IntegerType(), T.IntegerType(), *lists.values()]
         merge = batch_udf(run, given, T.ArrayType(request.answer.result_type))
         rest = F.get("rest", F.lit(0))
         answers = merge(
             rest["sent"],
             F.size("found"),
             F.size("rest"),
-            *(F.flatten(F.col("found").getField(name)) for name in self._names),
+            *(F.flatten(F.col("found").getField(name)) for name in lists),
         )
         own = [
             rest["row"][f"own_{i}"].alias(field.name, metadata=field.metadata)
@@ -300,15 +318,18 @@ class ShardPlan:
         ]
         return whole.select(*own, F.inline(answers).alias(*request.answer.result_type.names))
 
-    @property
-    def _names(self) -> tuple[str, ...]:
-        return tuple(self._lists)
-
-    @property
-    def _lists(self) -> dict[str, T.DataType]:
-        """The lists that a shard returns for a query, and their types, by name."""
+    def _lists(self, request: Request) -> dict[str, T.DataType]:
+        """Return the types of the lists that a shard returns for a query, by name."""
+        if isinstance(request.answer, MergedSearch):
+            return request.answer.shard_lists(self.item_columns)
         columns = {name: T.ArrayType(kind) for name, kind in self.item_columns.items()}
         return {DISTANCE: _DOUBLES, **columns}
+
+
+def _any_of(count: Column) -> Column:
+    """Return the place of the copy of a query that is the carrier, of so many copies."""
+    # Not the bits of the hash that pick the replica.
+    return F.pmod(F.shiftrightunsigned(F.xxhash64("query"), 32), count)
 
 
 def _once(route: BatchFunction, given: list[T.DataType]) -> Callable[..., Column]:
