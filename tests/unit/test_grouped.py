@@ -405,8 +405,6 @@ def test_auto_chooses_for_the_largest_group():
     assert found == {0: index.algorithm, 1: index.algorithm, 2: "brute"}
     fastest = f"for the largest group, 12000 items: {index.algorithm} is the fastest"
     assert reason.startswith(fastest)
-        f"for the largest group, 12000 items: {index.algorithm} is the fastest"
-    )
     assert index.algorithm in ("kd_tree", "ball_tree")
 
 
