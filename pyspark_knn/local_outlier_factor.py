@@ -340,11 +340,12 @@ class LocalOutlierFactor(NeighborEstimator[LocalOutlierFactorModel], _OutlierPar
     def _finish(self, model: LocalOutlierFactorModel, dataset: DataFrame) -> None:
         if SCORE in model._fitted.item_columns:
             return  # the model of another param map, which scores items in the same way
-        k = model._limits().k or 1
-        scores = score_items(model._fitted, dataset.sparkSession, k, self.getScore())
+        k, spec = model._limits().k or 1, model._spec()
+        placed = model._fitted.in_one_order(spec)
+        scores = score_items(placed, dataset.sparkSession, k, self.getScore())
         with freed_on_error(scores.values):
             threshold = self._threshold(scores.values, model.numItems)
-            index = model._fitted.with_numbers(scores.values, _score_columns(self), model._spec())
+            index = placed.with_numbers(scores.values, _score_columns(self), spec)
         model._index = index
         model._summary = replace(model._summary, threshold=threshold)
         model._items_hash = dataset.semanticHash()

@@ -264,6 +264,17 @@ def test_equal_ids_are_separate_items(spark: SparkSession, tmp_path: Path) -> No
     )
 
 
+def test_ties_of_equal_ids_do_not_depend_on_the_order_of_the_items(spark: SparkSession) -> None:
+    rows = [(1, [1.0, 0.0]), (1, [-1.0, 0.0]), (2, [1.1, 0.0]), (3, [-1.5, 0.0]), (9, [0.0, 0.0])]
+    found = []
+    for placement, ordered in (("replicated", rows), ("replicated", rows[::-1]), ("sharded", rows)):
+        frame = spark.createDataFrame(ordered, "id long, features array<double>").coalesce(1)
+        detector = LocalOutlierFactor(k=1, idCol="id", placement=placement)
+        with pytest.warns(UserWarning, match="idCol 'id' contains duplicates"):
+            found.append(sorted(table(detector.fit(frame).scores)))
+    assert found == found[:1] * 3
+
+
 def test_fewer_items_than_k(spark: SparkSession) -> None:
     matrix = np.random.default_rng(11).normal(size=(5, 2))
     with pytest.warns(UserWarning, match=r"k is 20, but there are only 5 items: k = 4 is used"):
