@@ -313,6 +313,13 @@ class Placement(ABC):
             If no items are left.
         """
 
+    def in_one_order(self, spec: IndexSpec) -> Placement:
+        """Return this index with the items of equal ids in the order of their vectors.
+
+        Then ties between such items are broken regardless of the order in which a fit reads them.
+        """
+        return self
+
     @abstractmethod
     def with_numbers(self, values: DataFrame, names: Sequence[str], spec: IndexSpec) -> Placement:
         """Return an index whose items have further columns of numbers; this one does not change.

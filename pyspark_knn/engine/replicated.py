@@ -194,6 +194,12 @@ class Replicated(Placement):
         self._check_rest(len(removed))
         return self._rebuilt(without_items(old, removed, list(self.key_types)), spec)
 
+    def in_one_order(self, spec: IndexSpec) -> Placement:
+        """See `Placement.in_one_order`; the vectors are copied if ids are equal."""
+        if not self.num_duplicates:
+            return self
+        return self._rebuilt(reordered(self._gathered(), list(self.key_types)), spec)
+
     def with_numbers(self, values: DataFrame, names: Sequence[str], spec: IndexSpec) -> Placement:
         """See `Placement.with_numbers`; the values are fetched, and the vectors are not copied."""
         numbers = fetch_values(values, names, self.num_items)
