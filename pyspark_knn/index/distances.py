@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pyspark_knn.index.angles import ANGLES, cosine_of_units
 from pyspark_knn.index.kernels import KERNELS, SET_METRICS, euclidean
 from pyspark_knn.index.metric_params import checked_params, inverse_covariance, variances
 
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
 
 _CHUNK_FLOATS = 65_536
 """Numbers in each buffer of gathered pairs: 512 KiB, which stay in the cache."""
+
+_UNIT_FLOATS = 1 << 20
+"""Numbers in the queries, or in the items, that become unit vectors at once: 8 MiB."""
 
 _ALIASES = {
     "infinity": "chebyshev",
@@ -115,12 +119,44 @@ class Metric:
         """
         result = np.empty(len(rows))
         step = max(1, _CHUNK_FLOATS // queries.shape[1])
+        if self.name in ANGLES and len(queries) <= len(rows) and queries.size <= _UNIT_FLOATS:
+            self._angles(queries, items, rows, positions, result)
+            return result
         for start in range(0, len(rows), step):
             chunk = slice(start, start + step)
             left = queries.take(rows[chunk], axis=0).astype(np.float64, copy=False)
             right = items.take(positions[chunk], axis=0).astype(np.float64, copy=False)
             result[chunk] = self.kernel(left, right, self)
         return result
+
+    def _angles(
+        self,
+        queries: NDArray[np.floating],
+        items: NDArray[np.floating],
+        rows: NDArray[np.integer],
+        positions: NDArray[np.integer],
+        result: NDArray[np.float64],
+    ) -> None:
+        """Compute distances by an angle; a query becomes a unit vector once, not in each pair."""
+        to_units, narrow_distances = ANGLES[self.name]
+        left_units = to_units(queries.astype(np.float64, copy=False))
+        right_units = None
+        if len(items) <= len(rows) and items.size <= _UNIT_FLOATS:
+            right_units = to_units(items.astype(np.float64, copy=False))
+        step = max(1, _CHUNK_FLOATS // queries.shape[1])
+        for start in range(0, len(rows), step):
+            left, right = rows[start : start + step], positions[start : start + step]
+            if right_units is None:
+                second = to_units(items.take(right, axis=0).astype(np.float64, copy=False))
+            else:
+                second = right_units.take(right, axis=0)
+            distances, narrow = cosine_of_units(left_units.take(left, axis=0), second)
+            if narrow.size:
+                distances[narrow] = narrow_distances(
+                    queries.take(left[narrow], axis=0).astype(np.float64, copy=False),
+                    items.take(right[narrow], axis=0).astype(np.float64, copy=False),
+                )
+            result[start : start + step] = distances
 
     @property
     def allows_missing(self) -> bool:

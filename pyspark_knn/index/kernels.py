@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
+from pyspark_knn.index.angles import correlation_of, cosine_of
 from pyspark_knn.index.missing.kernel import nan_euclidean
-from pyspark_knn.index.narrow_angles import NARROW, narrow_correlations, narrow_cosines
 from pyspark_knn.index.summation import fold, scale, scaled_difference, unsafe
 
 if TYPE_CHECKING:
@@ -173,84 +173,14 @@ def inner_product(left: Block, right: Block, metric: Constants) -> NDArray[np.fl
     return 0.0 - sums
 
 
-def unit_rows(rows: Block) -> Block:
-    """Divide each row by its norm; rows of zeros stay as they are.
-
-    The relative error of a component is at most ``(ceil(log2(d)) / 2 + 3) * 2**-53``.
-
-    Parameters
-    ----------
-    rows : ndarray of shape (n_rows, n_features), dtype float64
-        Vectors, finite.
-
-    Returns
-    -------
-    ndarray of shape (n_rows, n_features), dtype float64
-        Unit vectors.
-    """
-    scaled, _ = scale(rows)
-    norms = np.sqrt(fold(scaled * scaled))
-    norms[norms == 0] = 1.0
-    scaled /= norms[:, None]
-    return scaled
-
-
 def cosine(left: Block, right: Block, metric: Constants) -> NDArray[np.float64]:
-    """``1 - cos``, in [0, 2]; 1 where a row is all zeros, 0 where the rows are parallel.
-
-    For wide angles this is one minus the product of the unit vectors, which is exactly 1 for rows
-    without a common feature. Below 60 degrees that difference would lose its digits, so half the
-    squared distance of the unit vectors is computed instead, which is equal to it, and for narrow
-    angles the formula of `pyspark_knn.index.narrow_angles`.
-    """
-    distances, narrow = _cosine_of_units(unit_rows(left), unit_rows(right))
-    if narrow.size:
-        distances[narrow] = narrow_cosines(left[narrow], right[narrow])
-    return distances
-
-
-def _cosine_of_units(first: Block, second: Block) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Return the distances, and the rows whose angles are narrow."""
-    cosines = fold(first * second)
-    distances = np.minimum(1.0 - cosines, 2.0)
-    near = np.flatnonzero(cosines > 0.5)
-    if not near.size:
-        return distances, near
-    gap = first[near] - second[near]
-    squares = fold(gap * gap)
-    distances[near] = 0.5 * squares
-    return distances, near[squares < NARROW]
-
-
-def centered_rows(rows: Block) -> Block:
-    """Scale each row by a power of two and subtract its mean; constant rows become zero.
-
-    Parameters
-    ----------
-    rows : ndarray of shape (n_rows, n_features), dtype float64
-        Vectors, finite.
-
-    Returns
-    -------
-    ndarray of shape (n_rows, n_features), dtype float64
-        Vectors whose mean is 0 up to rounding.
-    """
-    scaled, _ = scale(rows)
-    constant = (scaled == scaled[:, :1]).all(axis=1)
-    for _ in range(2):
-        # The second pass removes the rounding error of the first mean.
-        scaled -= (fold(scaled.copy()) / scaled.shape[1])[:, None]
-    scaled[constant] = 0.0
-    return scaled
+    """``1 - cos``, in [0, 2]; 1 where a row is all zeros, 0 where the rows are parallel."""
+    return cosine_of(left, right)
 
 
 def correlation(left: Block, right: Block, metric: Constants) -> NDArray[np.float64]:
     """Cosine distance of the centered rows; 1 where a row is constant."""
-    units = unit_rows(centered_rows(left)), unit_rows(centered_rows(right))
-    distances, narrow = _cosine_of_units(*units)
-    if narrow.size:
-        distances[narrow] = narrow_correlations(left[narrow], right[narrow])
-    return distances
+    return correlation_of(left, right)
 
 
 def canberra(left: Block, right: Block, metric: Constants) -> NDArray[np.float64]:

@@ -22,8 +22,14 @@ if TYPE_CHECKING:
     from pyspark_knn.index.distances import Metric
     from pyspark_knn.index.hits import Hits
 
-_BLOCK_PAIRS = 1 << 19
-"""Pairs of a query and an item in a block. Their distances take 4 MiB."""
+_BLOCK_PAIRS = 1 << 18
+"""Pairs of a query and an item in a block. Their distances take 2 MiB."""
+
+_FIRST_ITEMS = 256
+"""Items in the first block, at least 4 k. Each block has twice the items of the one before."""
+
+_TIES = 2
+"""If more pairs of a query than this times k are left, ties among them are cut off."""
 
 _BLOCK_QUERIES = 256
 """The largest number of queries in a block."""
@@ -101,19 +107,20 @@ class PairwiseSearch(NeighborIndex):
         exclude: Exclusion | None,
     ) -> Neighbors:
         best = NearestSoFar(len(queries), k, max_distance)
-        step = max(1, self._block_pairs // max(1, len(queries)))
-        for start in range(0, len(self._matrix), step):
+        least = least_figures(self._metric, queries)
+        widest = max(1, self._block_pairs // max(1, len(queries)))
+        rows, start, step = np.arange(len(queries)), 0, min(widest, max(_FIRST_ITEMS, 4 * k))
+        while rows.size and start < len(self._matrix):
             stop = min(start + step, len(self._matrix))
-            distances = block_distances(self._metric, queries, self._matrix[start:stop])
-            allowed = distances <= block_limits(distances, best.limits(), k)[:, None]
-            if exclude is not None:
-                # The lowered limits count excluded items, so they do not hold for these queries.
-                part = exclusion_of_items(exclude, start, stop)
-                excluding = np.unique(part.rows)
-                allowed[excluding] = distances[excluding] <= best.limits()[excluding, None]
-                allowed[part.rows, part.positions] = False
-            rows, columns = np.nonzero(allowed)
-            best.offer(rows, columns + start, distances[rows, columns])
+            distances = block_distances(self._metric, queries[rows], self._matrix[start:stop])
+            excluded = exclusion_of(exclude, rows)
+            part = None if excluded is None else exclusion_of_items(excluded, start, stop)
+            allowed = _allowed(distances, best, rows, part)
+            near, columns = np.nonzero(allowed)
+            best.offer(rows[near], columns + start, distances[near, columns])
+            # Items of later positions lose ties, so that no item can be nearer.
+            rows = rows[~(best.distances[rows, -1] <= least[rows])]
+            start, step = stop, min(2 * step, widest)
         return best.neighbors()
 
     def _find_within(
@@ -156,29 +163,57 @@ class PairwiseSearch(NeighborIndex):
                 hits.offer(part[at], columns + start, distances[at, columns])
 
 
-def block_limits(
-    distances: NDArray[np.float64], limits: NDArray[np.float64], k: int
-) -> NDArray[np.float64]:
-    """Lower the limits to the k-th smallest distance of a block, if some are still infinite.
+def _allowed(
+    distances: NDArray[np.float64],
+    best: NearestSoFar,
+    rows: NDArray[np.int64],
+    exclude: Exclusion | None,
+) -> NDArray[np.bool_]:
+    """Return which pairs of a block may be among the nearest; it has the items that come next."""
+    k = best.distances.shape[1]
+    last, limits = best.distances[rows, -1], best.limits()[rows]
+    excluding = np.zeros(0, np.int64) if exclude is None else np.unique(exclude.rows)
+    if k < distances.shape[1] and np.isinf(limits).any():
+        kth = np.partition(distances, k - 1, axis=1)[:, k - 1]
+        # The k-th distance counts excluded items, so it does not hold for these queries.
+        kth[excluding] = np.inf
+        # A pair without a distance is NaN, which sorts last, and `fmin` ignores.
+        limits = np.fmin(limits, kth)
+    allowed = distances <= limits[:, None]
+    # At the distance of the last neighbor, an item of a later position comes after it.
+    full = (last < np.inf) & (last <= limits)
+    allowed[full] = distances[full] < last[full, None]
+    if exclude is not None:
+        allowed[exclude.rows, exclude.positions] = False
+    crowded = np.flatnonzero(np.count_nonzero(allowed, axis=1) > _TIES * k)
+    if crowded.size:
+        ties = allowed[crowded] & (distances[crowded] == limits[crowded, None])
+        # Of the items at the limit, only the first ones can be neighbors.
+        allowed[crowded] &= ~(ties & (np.cumsum(ties, axis=1, dtype=np.int32) > k))
+    return allowed
+
+
+def least_figures(metric: Metric, queries: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Return a distance for each query that no item is nearer than.
 
     Parameters
     ----------
-    distances : ndarray of shape (n_queries, n_items), dtype float64
-        The distances of the block.
-    limits : ndarray of shape (n_queries,), dtype float64
-        The largest distance of a neighbor of each query, as known before the block.
-    k : int
-        The number of neighbors of a query.
+    metric : Metric
+        The metric.
+    queries : ndarray of shape (n_queries, n_features), dtype float32 or float64
+        The queries.
 
     Returns
     -------
     ndarray of shape (n_queries,), dtype float64
-        The limits, inclusive.
+        The distances.
     """
-    if k < distances.shape[1] and np.isinf(limits).any():
-        # A pair without a distance is NaN, which sorts last, and `fmin` ignores.
-        return np.fmin(limits, np.partition(distances, k - 1, axis=1)[:, k - 1])
-    return limits
+    if metric.name == "inner_product":
+        return np.full(len(queries), -np.inf)
+    if metric.compares_sets:
+        sizes = np.count_nonzero(queries, axis=1).astype(np.float64)
+        return set_distance(metric.name, sizes, sizes, sizes, queries.shape[1])
+    return np.zeros(len(queries))
 
 
 def block_distances(

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from pyspark_knn.index.kernels import centered_rows, unit_rows
+from pyspark_knn.index.angles import centered_rows, unit_rows
 from pyspark_knn.index.rounding import V, rounding, underflow
 
 if TYPE_CHECKING:

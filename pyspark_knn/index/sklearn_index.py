@@ -300,12 +300,14 @@ class KDTreeSearch(TreeSearch):
 
     Its boxes bound a difference coordinate by coordinate, so it supports only metrics that are sums
     or maxima of such differences in the coordinates of `TreeSpace`: there, haversine is the
-    straight distance of two points of a sphere, and seuclidean and mahalanobis are euclidean.
+    straight distance of two points of a sphere, seuclidean and mahalanobis are euclidean, and a
+    distance by braycurtis bounds one by cityblock.
     """
 
     algorithm: ClassVar[str] = "kd_tree"
     metrics: ClassVar[frozenset[str]] = frozenset(
         {
+            "braycurtis",
             "chebyshev",
             "cityblock",
             "euclidean",
@@ -338,7 +340,7 @@ class BallTreeSearch(TreeSearch):
     """
 
     algorithm: ClassVar[str] = "ball_tree"
-    metrics: ClassVar[frozenset[str]] = KDTreeSearch.metrics | {
+    metrics: ClassVar[frozenset[str]] = (KDTreeSearch.metrics - {"braycurtis"}) | {
         "canberra",
         "hamming",
         "jaccard",

@@ -31,6 +31,9 @@ _LARGEST_ANGLE = 16.0
 """In radians: the largest sum of an angle of a query and an angle of an item. The difference of
 larger angles has a larger rounding error than `TreeSpace.reach` covers."""
 
+_PLAIN = {"braycurtis": "cityblock", "chebyshev": "chebyshev", "cityblock": "cityblock"}
+"""Metric -> the metric of its tree, unless that is euclidean or minkowski."""
+
 _POWERS = {"chebyshev": 1.0, "cityblock": 1.0, "euclidean": 2.0}
 """Metric -> the largest power to which its formula raises a coordinate. That of minkowski is p."""
 
@@ -101,7 +104,9 @@ class TreeSpace:
             return cls(metric, metric.name, {})._measured(matrix)
         if metric.name == "haversine":
             return cls(metric, "euclidean", {}, 2.0)._measured(matrix)
-        plain = metric.name if metric.name in (*_POWERS, "minkowski") else "euclidean"
+        plain = _PLAIN.get(metric.name, "euclidean")
+        if metric.name == "minkowski":
+            plain = "minkowski"
         power = _POWERS.get(plain, metric.p)
         linear, form_error = _linear_map(metric)
         largest = float(np.abs(matrix).max())
@@ -214,7 +219,8 @@ class TreeSpace:
         Let ``D`` be the distance of a pair in the tree's coordinates, before any rounding.
 
         * Our figure is right to a few units in the last place, so ``D <= T (1 + 4 d eps)`` for the
-          limit ``T`` in the tree's scale. For mahalanobis and haversine see `_scaled_limits`.
+          limit ``T`` in the tree's scale. For mahalanobis and haversine see `_scaled_limits`, for
+          braycurtis `_differences`.
         * The tree's figure is a sum of d terms, each right to some units in the last place, and a
           root: off by less than ``2 (d + 32) eps`` relative. Terms that underflow hide
           ``(d 2**-1074) ** (1 / power)`` at most.
@@ -248,6 +254,8 @@ class TreeSpace:
         """Scale the limits, and add the larger errors that our own distances may have."""
         if self.source.name == "haversine":
             return self._chords(limits, queries)
+        if self.source.name == "braycurtis":
+            return self._differences(limits, queries)
         if self.source.name == "sqeuclidean":
             # A sum of squares that underflows may be too small by half the smallest float64 for
             # each term.
@@ -277,6 +285,21 @@ class TreeSpace:
         beyond = np.maximum(np.abs(queries[:, 0]), self.norm) > np.pi / 2
         squares = half * half * (1.0 + 64.0 * _EPS) + np.where(beyond, 64.0 * _EPS, 0.0)
         return 2.0 * np.sqrt(squares)
+
+    def _differences(
+        self, limits: NDArray[np.float64], queries: NDArray[np.floating]
+    ) -> NDArray[np.float64]:
+        """Convert distances of braycurtis to sums of absolute differences.
+
+        ``|a + b| <= 2 |a| + |a - b|``, so for the sum N of the differences, and Q of the absolute
+        values of the query, a distance of at most L means that ``N <= L (2 Q + N)``.
+        """
+        shares = np.minimum(limits * (1.0 + 8.0 * (self.origin.size + 32) * _EPS), 1.0)
+        sizes = np.abs(self._scaled(queries)).sum(axis=1)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            sums = 2.0 * shares * sizes / (1.0 - shares)
+        # A sum of this size may lose as much to underflow as each of its terms.
+        return np.where(shares < 1.0, sums + self.origin.size * 2.0**-1073, np.inf)
 
     def _scaled(self, rows: NDArray[np.floating]) -> NDArray[np.float64]:
         wide = rows.astype(np.float64, copy=False)

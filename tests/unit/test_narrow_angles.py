@@ -67,3 +67,20 @@ def test_sparse_vectors_have_the_same_distances(pair):
         KeyedRows.of_items(metric, numbering.numbered(right), numbering),
     )(np.zeros(1, np.int64), np.zeros(1, np.int64))
     assert found.tolist() == [ours(metric, *pair)]
+
+
+@pytest.mark.parametrize("name", ["cosine", "correlation"])
+@pytest.mark.parametrize("narrow", [np.float32, np.float64])
+def test_pairs_together_and_alone_have_the_same_distances(name, narrow):
+    """Together, each vector becomes a unit vector once."""
+    rng = np.random.default_rng(3)
+    items = (rng.normal(size=(20, 5)) * 10.0 ** rng.integers(-9, 9, size=(20, 1))).astype(narrow)
+    queries = np.concatenate([items[:5], 3 * items[5:9] + items[3], np.zeros((1, 5), narrow)])
+    metric = resolve_metric(name)
+    rows, positions = np.divmod(np.arange(200), 20)
+    together = metric.distances(queries, items, rows, positions)
+    for index in range(200):
+        alone = metric.distances(
+            queries, items, rows[index : index + 1], positions[index : index + 1]
+        )
+        assert alone[0] == together[index]

@@ -73,7 +73,7 @@ def test_each_tree_supports_what_scikit_learns_does_but_for_the_inexact(algorith
     assert missing <= {"braycurtis", "dice", "sokalsneath", "pyfunc"}
     # Squares have the order of their roots, so the trees can find them too. In the coordinates that
     # a tree gets, haversine and metrics with parameters are plain.
-    plain = {"haversine", "mahalanobis", "seuclidean"}
+    plain = {"braycurtis", "haversine", "mahalanobis", "seuclidean"}
     assert able - set(VALID_METRICS[algorithm]) <= {"sqeuclidean", "sokalmichener", *plain}
 
 
