@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 _CHUNK_FLOATS = 65_536
 """Numbers in each buffer of gathered pairs: 512 KiB, which stay in the cache."""
 
+_CHUNK_PAIRS = 2048
+"""The largest number of pairs in a buffer: with few features, smaller buffers are faster."""
+
 _UNIT_FLOATS = 1 << 20
 """Numbers in the queries, or in the items, that become unit vectors at once: 8 MiB."""
 
@@ -118,7 +121,7 @@ class Metric:
             The distance of each pair.
         """
         result = np.empty(len(rows))
-        step = max(1, _CHUNK_FLOATS // queries.shape[1])
+        step = _chunk(queries.shape[1])
         if self.name in ANGLES and len(queries) <= len(rows) and queries.size <= _UNIT_FLOATS:
             self._angles(queries, items, rows, positions, result)
             return result
@@ -143,7 +146,7 @@ class Metric:
         right_units = None
         if len(items) <= len(rows) and items.size <= _UNIT_FLOATS:
             right_units = to_units(items.astype(np.float64, copy=False))
-        step = max(1, _CHUNK_FLOATS // queries.shape[1])
+        step = _chunk(queries.shape[1])
         for start in range(0, len(rows), step):
             left, right = rows[start : start + step], positions[start : start + step]
             if right_units is None:
@@ -229,6 +232,10 @@ class Metric:
                     f"metricParams[{name!r}] is for {len(array)} features, but the vectors have "
                     f"{n_features}"
                 )
+
+
+def _chunk(n_features: int) -> int:
+    return max(1, min(_CHUNK_PAIRS, _CHUNK_FLOATS // n_features))
 
 
 def resolve_metric(name: str, p: float = 2.0, params: Mapping[str, Any] | None = None) -> Metric:

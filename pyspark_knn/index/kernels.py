@@ -256,14 +256,16 @@ def set_distance(name: str, both: Block, left: Block, right: Block, size: int) -
         crossed = (left - both) * (right - both)
         below = both * (size - left - right + both) + crossed
         return np.where(crossed == 0, 0.0, 2.0 * crossed / np.where(crossed == 0, 1.0, below))
-    below = {
-        "jaccard": both + differ,
-        "dice": 2.0 * both + differ,
-        "sokalsneath": both + 2.0 * differ,
-    }[name]
-    above = 2.0 * differ if name == "sokalsneath" else differ
-    # Two empty sets are equal: 0/0 counts as 0.
-    return above / np.where(below == 0, 1.0, below)
+    above = differ
+    if name == "jaccard":
+        below = both + differ
+    elif name == "dice":
+        below = 2.0 * both + differ
+    else:
+        above = 2.0 * differ
+        below = both + above
+    # Two empty sets are equal: 0/0 counts as 0. All other numbers below are at least 1.
+    return above / np.maximum(below, 1.0)
 
 
 def _set_kernel(left: Block, right: Block, metric: Constants) -> NDArray[np.float64]:

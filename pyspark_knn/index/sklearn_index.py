@@ -300,8 +300,8 @@ class KDTreeSearch(TreeSearch):
 
     Its boxes bound a difference coordinate by coordinate, so it supports only metrics that are sums
     or maxima of such differences in the coordinates of `TreeSpace`: there, haversine is the
-    straight distance of two points of a sphere, seuclidean and mahalanobis are euclidean, and a
-    distance by braycurtis bounds one by cityblock.
+    straight distance of two points of a sphere, seuclidean and mahalanobis are euclidean, and
+    braycurtis bounds cityblock.
     """
 
     algorithm: ClassVar[str] = "kd_tree"

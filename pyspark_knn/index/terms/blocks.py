@@ -30,6 +30,9 @@ _PAIR_COST, _PAIR_FEATURE_COST = 200, 6
 """What a pair and one of its features cost, once it is compared by itself, in units of what a
 feature costs in a block."""
 
+_PAIR_FLOATS = 1 << 18
+"""Coordinates of the pairs that are compared by themselves at a time."""
+
 _Found = tuple["NDArray[np.int64]", "NDArray[np.int64]"]
 
 
@@ -148,30 +151,35 @@ class TermBlocks:
         found = np.divmod(at, near.shape[1])
         if left or self._space.has_second:
             limits = np.broadcast_to(limits, near.shape)[found]
-            return self._filtered(found, distances, limits, queries, items)
+            kept = self._kept(found, distances, limits, queries, items)
+            return found[0][kept], found[1][kept]
         return found
 
-    def _filtered(
+    def _kept(
         self,
         found: _Found,
         distances: NDArray[np.float64],
         limits: NDArray[Any],
         queries: Operand,
         items: Operand,
-    ) -> _Found:
-        """Keep the pairs whose sums, of all features, are within the limits."""
-        one, other = items.take(found[1]), queries.take(found[0])
-        pairs = Pairs(one.values, one.sizes, other.values, other.sizes)
-        terms = np.empty(pairs.left.shape, self._space.dtype)
-        self._space.terms(pairs, terms, np.empty_like(terms))
-        sums = self._combined(terms)
-        if self._space.has_second:
-            self._space.second_terms(pairs, terms)
-            below = self._combined(terms)
-            norms = one.norms + other.norms
-            limits = self._space.second_limits(distances[found[0]], below, norms)
-        kept = sums <= limits
-        return found[0][kept], found[1][kept]
+    ) -> NDArray[np.bool_]:
+        """Return which pairs have sums, of all features, that are within the limits."""
+        kept = np.empty(len(limits), bool)
+        step = max(1, _PAIR_FLOATS // self._n_features)
+        for start in range(0, len(limits), step):
+            part = slice(start, start + step)
+            rows = found[0][part]
+            one, other = items.take(found[1][part]), queries.take(rows)
+            pairs = Pairs(one.values, one.sizes, other.values, other.sizes)
+            terms = np.empty(pairs.left.shape, self._space.dtype)
+            self._space.terms(pairs, terms, np.empty_like(terms))
+            sums, most = self._combined(terms), limits[part]
+            if self._space.has_second:
+                self._space.second_terms(pairs, terms)
+                norms = one.norms + other.norms
+                most = self._space.second_limits(distances[rows], self._combined(terms), norms)
+            kept[part] = sums <= most
+        return kept
 
     def _combined(self, terms: NDArray[Any]) -> NDArray[Any]:
         if terms.dtype == np.bool_:

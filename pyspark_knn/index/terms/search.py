@@ -38,6 +38,13 @@ _BATCH_QUERIES = 1024
 _BLOCK_ITEMS = 4096
 """Items in a block, whose coordinates stay in the cache up to some 100 features."""
 
+_BATCH_FLOATS, _BLOCK_FLOATS = 1 << 22, 1 << 20
+"""Numbers in the vectors of a batch of queries, and of a block of items. With some 250 features or
+more, batches and blocks are smaller."""
+
+_LEAST_ITEMS = 64
+"""The smallest number of items in a block, however many features there are."""
+
 _FIRST_ITEMS = 1024
 """Items among which the first neighbors are found, at least 4 k."""
 
@@ -125,8 +132,11 @@ class TermSearch(NeighborIndex):
     ) -> Neighbors:
         """See `NeighborIndex.kneighbors`."""
         first = min(len(self._matrix), max(self._first_items, 4 * k))
-        step = max(1, min(_BATCH_QUERIES, _FIRST_SUMS // first))
+        step = max(1, min(self._batch_queries(), _FIRST_SUMS // first))
         return search_in_blocks(self._search, queries, k, max_distance, exclude, step)
+
+    def _batch_queries(self) -> int:
+        return max(1, min(_BATCH_QUERIES, _BATCH_FLOATS // self.n_features))
 
     def _served(self, queries: NDArray[np.floating]) -> NDArray[np.bool_]:
         served = np.full(len(queries), bool(self._spaces))
@@ -160,8 +170,9 @@ class TermSearch(NeighborIndex):
         self, queries: NDArray[np.floating], exclude: Exclusion | None, hits: Hits
     ) -> None:
         served = self._served(queries) & (hits.limit >= 0)
-        for start in range(0, len(queries), _BATCH_QUERIES):
-            rows = start + np.flatnonzero(served[start : start + _BATCH_QUERIES])
+        step = self._batch_queries()
+        for start in range(0, len(queries), step):
+            rows = start + np.flatnonzero(served[start : start + step])
             if rows.size:
                 _HitSearch(self, queries, rows, exclude, hits).run()
         search = PairwiseSearch(self._matrix, self._metric)
@@ -177,7 +188,8 @@ class _Batch:
         self._matrix = index._matrix
         self._metric = index._metric
         self._queries = queries
-        self._block_items = index._block_items
+        most = max(_LEAST_ITEMS, _BLOCK_FLOATS // index.n_features)
+        self._block_items = min(index._block_items, most)
         self._spaces = list(index._spaces)
         self._excluded = None
         if exclude is not None and exclude.rows.size:
@@ -247,7 +259,8 @@ class _Ranking(_Batch):
         super().__init__(index, queries, exclude)
         self._k = k
         self._expected = 4 * k
-        self._first_items = max(index._first_items, 4 * k)
+        most = max(_LEAST_ITEMS, _BLOCK_FLOATS // index.n_features)
+        self._first_items = max(min(index._first_items, most), 4 * k)
         self._best = NearestSoFar(len(queries), k, max_distance)
 
     def run(self) -> Neighbors:
