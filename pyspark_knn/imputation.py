@@ -239,14 +239,14 @@ class KNNImputer(PlacedEstimator[KNNImputerModel], ImputerSetters):
     ...      (Vectors.dense(3.0, 40.0),), (Vectors.dense(9.0, 90.0),)], ["features"])
     >>> imputer = KNNImputer(featuresCol="features", outputCol="filled", k=2)
     >>> imputer.fit(items).transform(items).select("filled").show()
-    +-----------+
-    |     filled|
-    +-----------+
-    | [1.0,10.0]|
-    | [2.0,25.0]|
-    | [3.0,40.0]|
-    | [9.0,90.0]|
-    +-----------+
+    +----------+
+    |    filled|
+    +----------+
+    |[1.0,10.0]|
+    |[2.0,25.0]|
+    |[3.0,40.0]|
+    |[9.0,90.0]|
+    +----------+
     <BLANKLINE>
     """
 
