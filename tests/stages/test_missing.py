@@ -197,7 +197,8 @@ def test_classification_and_regression(items: DataFrame, queries: DataFrame) -> 
     """Queries without neighbors have no votes; the driver predicts as the executors do."""
     labels = dict(zip(IDS, LABELS, strict=True))
     found = expected(4)
-    fitted = KNNClassifier(k=4, idCol="id", metric=METRIC).fit(items)
+    knn = KNNClassifier(k=4, idCol="id", metric=METRIC, placement="replicated")
+    fitted = knn.fit(items)
     rows = fitted.transform(queries).orderBy("id").collect()
     assert [row.rawPrediction.toArray().tolist() for row in rows] == [
         oracle.votes(each, labels, 3) for each in found
@@ -207,8 +208,7 @@ def test_classification_and_regression(items: DataFrame, queries: DataFrame) -> 
     with pytest.raises(ValueError, match="value contains infinity"):
         fitted.predict([math.inf] * DIM)
 
-    knn = KNNRegressor(k=4, weights="distance", idCol="id", metric=METRIC)
-    regressor = knn.fit(items)
+    regressor = KNNRegressor(k=4, weights="distance", idCol="id", metric=METRIC).fit(items)
     means = [oracle.mean(each, labels, by_distance=True) for each in found]
     rows = regressor.transform(queries).orderBy("id").collect()
     assert [row.prediction for row in rows] == pytest.approx(means, nan_ok=True)
