@@ -2,6 +2,8 @@
 
     python benchmarks/missing.py                        the search itself, on one thread
     python benchmarks/missing.py --items 20000 --dim 16
+    python benchmarks/missing.py --only imputer         KNNImputer beside scikit-learn's, on Spark
+    python benchmarks/missing.py --only large           500,000 rows: time and memory
 
 The contestants take turns, so that other work on the machine slows all of them equally. Times are
 CPU time of one thread.
@@ -16,6 +18,7 @@ from typing import Any
 
 import numpy as np
 from _harness import check, median, ratio, show
+from _missing_imputer import beside_sklearn, large
 from numpy.typing import NDArray
 from sklearn.metrics.pairwise import nan_euclidean_distances
 from threadpoolctl import threadpool_limits
@@ -143,7 +146,7 @@ def search(given: argparse.Namespace) -> None:
     show(f"Microseconds per query, {given.items:,} x {given.dim}, k={K}", headers, rows)
 
 
-PARTS = {"search": search}
+PARTS = {"search": search, "imputer": beside_sklearn, "large": large}
 """The parts of the benchmark, by the names that `--only` takes."""
 
 

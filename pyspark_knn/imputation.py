@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import uuid
 import warnings
 from collections.abc import Sequence
@@ -338,7 +339,7 @@ class KNNImputer(PlacedEstimator[KNNImputerModel], ImputerSetters):
         inputCol: str | None = None,
         featuresCol: str | None = None,
         outputCol: str | None = None,
-        missingValue: float = float("nan"),
+        missingValue: float = math.nan,
         k: int = 5,
         weights: str = "uniform",
         standardization: bool = True,
@@ -362,7 +363,7 @@ class KNNImputer(PlacedEstimator[KNNImputerModel], ImputerSetters):
         inputCol: str | None = None,
         featuresCol: str | None = None,
         outputCol: str | None = None,
-        missingValue: float = float("nan"),
+        missingValue: float = math.nan,
         k: int = 5,
         weights: str = "uniform",
         standardization: bool = True,

@@ -21,6 +21,11 @@ FOUND = {
         "Germany is most similar to\n     0.20  Belgium, Europe",
         "the same answer for all 142 countries",
     ],
+    "imputing": [
+        "1,629 people: 283 values are missing, 1,482 were knocked out",
+        "\nwt82            16.9     11.0                             11.2\n",
+        "\n 40.0 176.9  72.1         75.1\n",
+    ],
     "matching_records": [
         "400 records, sparse because items store 47.7 of 262,144 values",
         "\n        0.5      396      1.000   0.990\n",

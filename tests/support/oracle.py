@@ -25,6 +25,17 @@ def cosine(query: Sequence[float], item: Sequence[float]) -> float:
     return 1.0 if norms == 0 else 1.0 - dot / norms
 
 
+def nan_euclidean(
+    left: NDArray[np.floating], right: NDArray[np.floating], *, missing_values: float = math.nan
+) -> float:
+    """scikit-learn's distance with missing values, by differences; a metric of its imputer."""
+    both = ~(np.isnan(left) | np.isnan(right))
+    if not both.any():
+        return math.nan
+    squares = ((left[both] - right[both]) ** 2).sum()
+    return float(np.sqrt(len(left) / both.sum() * squares))
+
+
 def inner_product(query: Sequence[float], item: Sequence[float]) -> float:
     """The negated product."""
     return -math.fsum(float(a) * float(b) for a, b in zip(query, item, strict=True))

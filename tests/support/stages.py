@@ -18,6 +18,8 @@ from pyspark_knn import (
     KNNClassificationModel,
     KNNClassifier,
     KNNEstimator,
+    KNNImputer,
+    KNNImputerModel,
     KNNModel,
     KNNRegressionModel,
     KNNRegressor,
@@ -61,6 +63,19 @@ class Case:
         return self.estimator(**{"idCol": "id", **self.settings, **settings})
 
 
+Labels, Vectors, Weights = list[int], list[list[float]], list[int]
+
+
+def _numbers(rows: int) -> tuple[Labels, Vectors, Weights]:
+    random = np.random.default_rng(17)
+    labels = random.integers(0, 3, rows)
+    vectors = random.normal(size=(rows, 2)) + 4.0 * labels[:, None]
+    return labels.tolist(), vectors.tolist(), random.integers(1, 4, rows).tolist()
+
+
+KNOCKED_OUT = _numbers(60)[1][7][1]
+"""A feature of one item, which stands for a missing value."""
+
 CASES = {
     "search": Case(
         KNNEstimator,
@@ -98,21 +113,24 @@ CASES = {
         {"scoreCol": "outlierScore", "predictionCol": "prediction"},
         lambda: RegressionEvaluator(predictionCol="outlierScore"),
     ),
+    "imputation": Case(
+        KNNImputer,
+        KNNImputerModel,
+        {"outputCol": "filled"},
+        lambda: RankingEvaluator(
+            predictionCol="filled", labelCol="truth", metricName="precisionAtK", k=1
+        ),
+        {"featuresCol": "features", "outputCol": "filled", "missingValue": KNOCKED_OUT},
+    ),
 }
 
 
 def common_frame(spark: SparkSession, rows: int = 60) -> DataFrame:
     """Three clusters with a label each; `truth` holds an item's own id."""
-    random = np.random.default_rng(17)
-    labels = random.integers(0, 3, rows)
-    vectors = random.normal(size=(rows, 2)) + 4.0 * labels[:, None]
-    weights = random.integers(1, 4, rows)
     return spark.createDataFrame(
         [
             (float(i), vector, float(label), float(weight), [float(i)], i % 2)
-            for i, (vector, label, weight) in enumerate(
-                zip(vectors.tolist(), labels.tolist(), weights.tolist(), strict=True)
-            )
+            for i, (label, vector, weight) in enumerate(zip(*_numbers(rows), strict=True))
         ],
         COLUMNS,
     )

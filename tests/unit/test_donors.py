@@ -16,6 +16,7 @@ from pyspark_knn.index.auto import build_index
 from pyspark_knn.index.base import IndexSpec, NeighborIndex
 from pyspark_knn.index.distances import resolve_metric
 from pyspark_knn.index.donors import Donors, donated_means, find_donors
+from tests.support.oracle import nan_euclidean
 
 NAN = math.nan
 
@@ -42,17 +43,9 @@ def imputed(items: Rows, queries: Rows, k: int, weights: str = "uniform") -> Row
     return result
 
 
-def distance(left: Rows, right: Rows, *, missing_values: float = NAN) -> float:
-    """scikit-learn's formula by differences, since its products lose digits of small distances."""
-    both = ~(np.isnan(left) | np.isnan(right))
-    if not both.any():
-        return NAN
-    squares = ((left[both] - right[both]) ** 2).sum()
-    return float(np.sqrt(len(left) / both.sum() * squares))
-
-
 def expected(items: Rows, queries: Rows, k: int, weights: str = "uniform") -> Rows:
-    metric = distance if weights == "distance" else "nan_euclidean"
+    # Its products lose digits of small distances.
+    metric = nan_euclidean if weights == "distance" else "nan_euclidean"
     imputer = KNNImputer(n_neighbors=k, weights=weights, metric=metric, keep_empty_features=True)
     found: Rows = imputer.fit(items).transform(queries)
     return found

@@ -16,7 +16,8 @@ def as_rows(frame: DataFrame, inputs: list[Column]) -> tuple[DataFrame, list[Col
     (``spark.sql.execution.arrow.pythonUDF.columnarInput.enabled``). That fails if any column, used
     or not, is of type void or of a user-defined type such as MLlib's vectors. A projection in
     between converts batches to rows. The UDF must read what the projection computes, or else the
-    optimizer removes it. Whether the first input is null is cheap to compute.
+    optimizer removes it. The size of the first input, an array, is cheap to compute, and tells
+    whether it is null; `isNull` would be removed where the schema rules nulls out.
 
     Parameters
     ----------
@@ -36,9 +37,9 @@ def as_rows(frame: DataFrame, inputs: list[Column]) -> tuple[DataFrame, list[Col
     """
     if not _needs_rows(frame.schema):
         return frame, inputs, []
-    name = f"knn_null_{uuid.uuid4().hex}"
-    rows = frame.select("*", inputs[0].isNull().alias(name))
-    return rows, [F.when(~F.col(name), inputs[0]), *inputs[1:]], [name]
+    name = f"knn_there_{uuid.uuid4().hex}"
+    rows = frame.select("*", (F.size(inputs[0]) >= 0).alias(name))
+    return rows, [F.when(F.col(name), inputs[0]), *inputs[1:]], [name]
 
 
 def _needs_rows(kind: T.DataType) -> bool:
