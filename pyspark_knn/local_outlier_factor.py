@@ -108,15 +108,18 @@ class LocalOutlierFactorModel(NeighborModel, _OutlierParams):
             raise ValueError("model.scores requires an active Spark session, but there is none")
         found = self._fitted.selected(session, [SCORE])
         names = [self.getIdCol() or POSITION, *(self.getKeyCols() or [])]
-        shown = [F.col(own).alias(name) for own, name in zip(found.columns, names, strict=False)]
+        own = {name: F.col(each) for each, name in zip(found.columns, names, strict=False)}
         score = F.col(SCORE)
-        if self.getScoreCol():
-            shown.append(score.alias(self.getScoreCol()))
-        if self.getPredictionCol() and self.threshold is not None:
+        values = {"scoreCol": score}
+        if self.threshold is not None:
             outlier = (score > self.threshold).cast("double")
-            prediction = F.when(F.isnan(score), score).otherwise(outlier)
-            shown.append(_prediction(self.getPredictionCol(), prediction))
-        return found.select(shown)
+            values["predictionCol"] = F.when(F.isnan(score), score).otherwise(outlier)
+        outputs = {each: name for each in values if (name := self.getOrDefault(each))}
+        columns.refuse_existing(found.select(_named(own)), outputs)
+        added = {name: values[each] for each, name in outputs.items()}
+        if (prediction := outputs.get("predictionCol")) is not None:
+            added[prediction] = _prediction(prediction, added[prediction])
+        return found.select(_named(own | added))
 
     def _number_columns(self) -> list[ItemColumn]:
         return [
@@ -176,6 +179,10 @@ def _score_columns(params: _OutlierParams) -> tuple[str, ...]:
     """Return the item columns that a fit adds."""
     of_lof = (K_DISTANCE, DENSITY) if params.getScore() == LOF else ()
     return (*of_lof, SCORE, *((NEIGHBOR_COUNT,) if params.getKeyCols() else ()))
+
+
+def _named(values: dict[str, Column]) -> list[Column]:
+    return [value.alias(name) for name, value in values.items()]
 
 
 def _prediction(name: str, value: Column) -> Column:
@@ -333,11 +340,12 @@ class LocalOutlierFactor(NeighborEstimator[LocalOutlierFactorModel], _OutlierPar
     def _finish(self, model: LocalOutlierFactorModel, dataset: DataFrame) -> None:
         if SCORE in model._fitted.item_columns:
             return  # the model of another param map, which scores items in the same way
-        k = model._limits().k or 1
-        scores = score_items(model._fitted, dataset.sparkSession, k, self.getScore())
+        k, spec = model._limits().k or 1, model._spec()
+        placed = model._fitted.in_one_order(spec)
+        scores = score_items(placed, dataset.sparkSession, k, self.getScore())
         with freed_on_error(scores.values):
             threshold = self._threshold(scores.values, model.numItems)
-            index = model._fitted.with_numbers(scores.values, _score_columns(self), model._spec())
+            index = placed.with_numbers(scores.values, _score_columns(self), spec)
         model._index = index
         model._summary = replace(model._summary, threshold=threshold)
         model._items_hash = dataset.semanticHash()

@@ -1,16 +1,18 @@
 """The outlier scores of all items of an index, computed on the executors.
 
-    index -each item among the others-> lists of neighbors, persisted
-      -> k-distances -to all tasks-> densities -to all tasks-> factors, persisted
+    index -each item among the others-> lists of neighbors -to one task-> scores, persisted
 
-Each step is one shuffle. Nothing of it goes through the driver.
+If one task cannot hold all lists, these are persisted, and each step is a shuffle:
+
+    lists -> k-distances -to all tasks-> densities -to all tasks-> factors, persisted
+
+Nothing of it goes through the driver.
 """
 
 from __future__ import annotations
 
 import functools
-import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -18,20 +20,17 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import from_arrow_schema
 
-from pyspark_knn.engine.rows.items import NUMBER
 from pyspark_knn.engine.search.outlier_answers import SCORE
 from pyspark_knn.engine.search.scoring import (
-    LIST_SCHEMA,
     VALUE_SCHEMA,
     find_densities,
     find_factors,
     numbers_of,
-    pack_lists,
+    score_alone,
     score_distances,
     unpack_scores,
     values_of,
 )
-from pyspark_knn.engine.search.self_search import DISTANCES, NUMBERS, SelfSearch
 from pyspark_knn.engine.ship.guard import guarded
 from pyspark_knn.engine.spark import compat
 from pyspark_knn.engine.spark.caching import persisted, unpersist
@@ -46,8 +45,13 @@ if TYPE_CHECKING:
 
     Step = Callable[[int, Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]
 
+_VALUE_TYPES = from_arrow_schema(VALUE_SCHEMA)
+
 _TASK_NEIGHBORS = 1 << 23
-"""The neighbors that are looked up in one task, which takes about a second."""
+"""The neighbors that one task looks up, in about a second; as lists they take 128 MiB."""
+
+_FETCHED_TOGETHER = 1 << 22
+"""Up to so many items have their columns fetched in one job."""
 
 _FETCHED_SCORES = 1 << 24
 """Up to so many scores are fetched to the driver, where their percentile is exact."""
@@ -90,24 +94,31 @@ def score_items(index: Placement, session: SparkSession, k: int, score: str) -> 
     ItemScores
         The scores.
     """
-    found = index.self_search(session, SelfSearch(k)).select(NUMBER, NUMBERS, DISTANCES)
-    packed = found.mapInArrow(
-        guarded(functools.partial(pack_lists, uuid.uuid4().hex)), from_arrow_schema(LIST_SCHEMA)
-    )
-    with (
-        compat.described(session, "pyspark_knn: score the items"),
-        persisted(packed) as lists,
-    ):
-        run = guarded(functools.partial(score_distances, score))
-        values = lists.mapInArrow(run, from_arrow_schema(VALUE_SCHEMA))
-        if score == LOF:
-            tasks = -(-index.num_items * k // _TASK_NEIGHBORS)
-            for step in (find_densities, find_factors):
-                values = _looked_up(values, lists, step, index.num_items, tasks)
-        with persisted(values) as result:
-            zeros = int(result.agg(F.sum("zeros")).collect()[0][0])
-    unpersist(lists)
-    return ItemScores(result, zeros)
+    found = index.neighbor_lists(session, k)
+    tasks = -(-index.num_items * k // _TASK_NEIGHBORS)
+    with compat.described(session, "pyspark_knn: score the items"):
+        if tasks == 1:
+            run = guarded(functools.partial(score_alone, index.num_items, score))
+            return _persisted(found.repartition(1).mapInArrow(run, _VALUE_TYPES))
+        with persisted(found) as lists:
+            result = _persisted(_in_steps(lists, score, index.num_items, tasks))
+        unpersist(lists)
+        return result
+
+
+def _persisted(values: DataFrame) -> ItemScores:
+    with persisted(values) as result:
+        return ItemScores(result, sum(row.zeros for row in result.select("zeros").collect()))
+
+
+def _in_steps(lists: DataFrame, score: str, n_items: int, tasks: int) -> DataFrame:
+    """Return rows of `scoring.VALUE_SCHEMA`, computed in several tasks."""
+    run = guarded(functools.partial(score_distances, score))
+    values = lists.mapInArrow(run, _VALUE_TYPES)
+    if score == LOF:
+        for step in (find_densities, find_factors):
+            values = _looked_up(values, lists, step, n_items, tasks)
+    return values
 
 
 def _looked_up(
@@ -120,14 +131,20 @@ def _looked_up(
     rows = repartition_evenly(both, tasks, "target")
     rows = rows.sortWithinPartitions(F.col("neighbors").isNotNull()).drop("target")
     run = guarded(functools.partial(step, n_items))
-    return rows.mapInArrow(run, from_arrow_schema(VALUE_SCHEMA))
+    return rows.mapInArrow(run, _VALUE_TYPES)
 
 
-def fetch_values(values: DataFrame, name: str, n_items: int) -> NDArray[np.float64]:
-    """Fetch a column of rows of `scoring.VALUE_SCHEMA`, in the order of the items' numbers."""
-    result = np.full(n_items, np.nan)
-    for row in compat.collect(values.select("numbers", name)):
-        result[numbers_of(row["numbers"])] = values_of(row[name])
+def fetch_values(
+    values: DataFrame, names: Sequence[str], n_items: int
+) -> dict[str, NDArray[np.float64]]:
+    """Fetch columns of rows of `scoring.VALUE_SCHEMA`, in the order of the items' numbers."""
+    result = {name: np.full(n_items, np.nan) for name in names}
+    # Of very many items one column at a time, since Spark limits the size of a result.
+    together = [names] if n_items <= _FETCHED_TOGETHER else [[name] for name in names]
+    for part in together:
+        for row in compat.collect(values.select("numbers", *part)):
+            for name in part:
+                result[name][numbers_of(row["numbers"])] = values_of(row[name])
     return result
 
 

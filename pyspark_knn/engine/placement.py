@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,13 +12,16 @@ from typing import TYPE_CHECKING, ClassVar
 from pyspark.sql import DataFrame, Row, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
+from pyspark.sql.pandas.types import from_arrow_schema
 
 from pyspark_knn.engine.rows.columns import Input
 from pyspark_knn.engine.rows.ids import from_wire, wire_type
-from pyspark_knn.engine.rows.items import Items
+from pyspark_knn.engine.rows.items import NUMBER, Items
 from pyspark_knn.engine.search.answers import DISTANCE
 from pyspark_knn.engine.search.pairs import NEIGHBOR
-from pyspark_knn.engine.search.self_search import DISTANCES, NEIGHBORS, SelfSearch
+from pyspark_knn.engine.search.scoring import LIST_SCHEMA, pack_lists
+from pyspark_knn.engine.search.self_search import DISTANCES, NEIGHBORS, NUMBERS, SelfSearch
+from pyspark_knn.engine.ship.guard import guarded
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -202,6 +207,15 @@ class Placement(ABC):
         edges = pairs.select(SRC, other.alias(DST), distance.alias(DISTANCE))
         return _in_types(edges, dict.fromkeys((SRC, DST), self.id_type))
 
+    def neighbor_lists(self, session: SparkSession, k: int) -> DataFrame:
+        """Find the k nearest items of each item, as rows of `scoring.LIST_SCHEMA`; lazy.
+
+        Each result is a plan of its own, which can be persisted independently of equal ones.
+        """
+        found = self.self_search(session, SelfSearch(k)).select(NUMBER, NUMBERS, DISTANCES)
+        pack = guarded(functools.partial(pack_lists, uuid.uuid4().hex))
+        return found.mapInArrow(pack, from_arrow_schema(LIST_SCHEMA))
+
     @abstractmethod
     def pairs(self, session: SparkSession, max_distance: float) -> DataFrame:
         """Find all pairs of items within a distance; lazy.
@@ -298,6 +312,13 @@ class Placement(ABC):
         ValueError
             If no items are left.
         """
+
+    def in_one_order(self, spec: IndexSpec) -> Placement:
+        """Return this index with the items of equal ids in the order of their vectors.
+
+        Then ties between such items are broken regardless of the order in which a fit reads them.
+        """
+        return self
 
     @abstractmethod
     def with_numbers(self, values: DataFrame, names: Sequence[str], spec: IndexSpec) -> Placement:

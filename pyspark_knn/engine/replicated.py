@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import threading
+import uuid
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
-from pyspark.sql.pandas.types import from_arrow_type
+from pyspark.sql.pandas.types import from_arrow_schema, from_arrow_type
 
 from pyspark_knn.engine.fit.chunks import POSITION
 from pyspark_knn.engine.fit.merging import merge_items, reordered, with_numbers, without_items
@@ -29,6 +30,7 @@ from pyspark_knn.engine.search.batches import Request, search_batches
 from pyspark_knn.engine.search.export import read_items
 from pyspark_knn.engine.search.indexing import index_items
 from pyspark_knn.engine.search.pairs import NEIGHBOR, n_units, pairs_in_bundle
+from pyspark_knn.engine.search.scoring import LIST_SCHEMA, lists_in_bundle
 from pyspark_knn.engine.search.searchable import TIMING_SCHEMA, Searchable, time_bundle
 from pyspark_knn.engine.search.self_search import SelfSearch, found_schema, self_search_in_bundle
 from pyspark_knn.engine.ship import shipping
@@ -129,9 +131,18 @@ class Replicated(Placement):
         """See `Placement.self_search`; the number of an item is its position."""
         ref = self._shipment(session).ref
         run = guarded(functools.partial(self_search_in_bundle, ref, wanted))
+        return self._numbers(session).mapInArrow(run, found_schema(self.item_columns["id"]))
+
+    def neighbor_lists(self, session: SparkSession, k: int) -> DataFrame:
+        """See `Placement.neighbor_lists`; packed where they are found."""
+        ref = self._shipment(session).ref
+        run = functools.partial(lists_in_bundle, ref, SelfSearch(k), uuid.uuid4().hex)
+        return self._numbers(session).mapInArrow(guarded(run), from_arrow_schema(LIST_SCHEMA))
+
+    def _numbers(self, session: SparkSession) -> DataFrame:
+        """Return the positions of all items, in the tasks of a search of each of them."""
         tasks = min(n_units(self.num_items), 2 * self._pair_tasks)
-        numbers = session.range(0, self.num_items, 1, tasks)
-        return numbers.mapInArrow(run, found_schema(self.item_columns["id"]))
+        return session.range(0, self.num_items, 1, tasks)
 
     @property
     def _pair_tasks(self) -> int:
@@ -183,9 +194,15 @@ class Replicated(Placement):
         self._check_rest(len(removed))
         return self._rebuilt(without_items(old, removed, list(self.key_types)), spec)
 
+    def in_one_order(self, spec: IndexSpec) -> Placement:
+        """See `Placement.in_one_order`; the vectors are copied if ids are equal."""
+        if not self.num_duplicates:
+            return self
+        return self._rebuilt(reordered(self._gathered(), list(self.key_types)), spec)
+
     def with_numbers(self, values: DataFrame, names: Sequence[str], spec: IndexSpec) -> Placement:
         """See `Placement.with_numbers`; the values are fetched, and the vectors are not copied."""
-        numbers = {name: fetch_values(values, name, self.num_items) for name in names}
+        numbers = fetch_values(values, names, self.num_items)
         unpersist(values)
         keys = list(self.key_types)
         old = self._gathered()

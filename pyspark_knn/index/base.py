@@ -205,8 +205,9 @@ class NeighborIndex(ABC):
         Parameters
         ----------
         matrix : ndarray or SparseRows of shape (n_items, n_features), dtype float32 or float64
-            The items, as `storage` says: finite, at least one row, C-contiguous if dense. The index
-            keeps the matrix itself, not a copy, and never writes to it.
+            The items, as `storage` says: finite, at least one row, C-contiguous if dense. If the
+            metric allows missing values, these are NaN. The index keeps the matrix itself, not a
+            copy, and never writes to it.
         spec : IndexSpec
             The metric and the options.
 
@@ -326,8 +327,8 @@ class NeighborIndex(ABC):
         Parameters
         ----------
         queries : ndarray or SparseRows of shape (n_queries, n_features), dtype float32 or float64
-            The queries, as `storage` says: finite, C-contiguous if dense; may be read-only, and may
-            have zero rows.
+            The queries, as `storage` says: finite or, if the metric allows that, NaN; C-contiguous
+            if dense; may be read-only, and may have zero rows.
         k : int
             The number of neighbors of a query, from 1 to n_items.
         max_distance : float, optional

@@ -63,7 +63,8 @@ class NearestSoFar:
         positions : ndarray of shape (n_pairs,), dtype int64
             The position of the item of each pair.
         distances : ndarray of shape (n_pairs,), dtype float64
-            The distance of each pair, as `Metric.distances` computes it.
+            The distance of each pair, as `Metric.distances` computes it; NaN, for a pair without a
+            distance, is near to nothing.
         """
         near = distances <= self.limits()[rows]
         if not near.all():

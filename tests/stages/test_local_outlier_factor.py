@@ -15,6 +15,7 @@ from sklearn.datasets import load_breast_cancer
 from sklearn.neighbors import LocalOutlierFactor as Oracle
 
 from pyspark_knn import LocalOutlierFactor, LocalOutlierFactorModel
+from pyspark_knn.engine import item_scores
 from tests.support.frames import frame_of
 
 if TYPE_CHECKING:
@@ -101,6 +102,15 @@ class TestScores:
         assert table(loaded.transform(new)) == table(model.transform(new))
 
 
+@pytest.mark.parametrize("settings", ["sharded"], indirect=True)
+def test_shards_that_are_lost_are_built_again(
+    model: LocalOutlierFactorModel, new: DataFrame
+) -> None:
+    expected = table(model.scores), table(model.transform(new))
+    model.unpersist()
+    assert (table(model.scores), table(model.transform(new))) == expected
+
+
 @pytest.fixture(scope="module")
 def replicated(items: DataFrame) -> LocalOutlierFactorModel:
     return LocalOutlierFactor(k=K, idCol="id", placement="replicated").fit(items)
@@ -111,6 +121,25 @@ def test_bits_do_not_depend_on_the_placement(
 ) -> None:
     assert scores_of(model.scores).tolist() == scores_of(replicated.scores).tolist()
     assert scores_of(model.transform(new)).tolist() == scores_of(replicated.transform(new)).tolist()
+
+
+@pytest.mark.parametrize("placement", ["replicated", "sharded"])
+def test_very_many_items(
+    replicated: LocalOutlierFactorModel,
+    items: DataFrame,
+    placement: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """They are scored in several tasks, fetched column by column, and ranked by Spark."""
+    monkeypatch.setattr(item_scores, "_TASK_NEIGHBORS", 900)
+    monkeypatch.setattr(item_scores, "_FETCHED_TOGETHER", 0)
+    monkeypatch.setattr(item_scores, "_FETCHED_SCORES", 0)
+    detector = LocalOutlierFactor(k=K, idCol="id", placement=placement, contamination=SHARE)
+    model = detector.fit(items)
+    expected = scores_of(replicated.scores)
+    assert scores_of(model.scores).tolist() == expected.tolist()
+    assert model.threshold in expected
+    assert (expected > model.threshold).mean() == pytest.approx(SHARE, abs=1 / len(ITEMS))
 
 
 def test_auto_is_a_factor_above_one_and_a_half(replicated: LocalOutlierFactorModel) -> None:
@@ -198,7 +227,8 @@ def test_within_groups(spark: SparkSession, grouped: DataFrame, tmp_path: Path) 
 
 def test_duplicates(spark: SparkSession) -> None:
     matrix = np.concatenate([np.zeros((5, 2)), np.random.default_rng(10).normal(size=(15, 2))])
-    with pytest.warns(UserWarning, match="Duplicate values"):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # since release 1.6, scikit-learn warns of duplicates
         expected = -Oracle(3).fit(matrix).negative_outlier_factor_
     frame = frame_of(spark, matrix)
     for placement in ("replicated", "sharded"):
@@ -232,6 +262,17 @@ def test_equal_ids_are_separate_items(spark: SparkSession, tmp_path: Path) -> No
         sorted(-Oracle(1).fit(matrix).negative_outlier_factor_),
         rtol=1e-9,
     )
+
+
+def test_ties_of_equal_ids_do_not_depend_on_the_order_of_the_items(spark: SparkSession) -> None:
+    rows = [(1, [1.0, 0.0]), (1, [-1.0, 0.0]), (2, [1.1, 0.0]), (3, [-1.5, 0.0]), (9, [0.0, 0.0])]
+    found = []
+    for placement, ordered in (("replicated", rows), ("replicated", rows[::-1]), ("sharded", rows)):
+        frame = spark.createDataFrame(ordered, "id long, features array<double>").coalesce(1)
+        detector = LocalOutlierFactor(k=1, idCol="id", placement=placement)
+        with pytest.warns(UserWarning, match="idCol 'id' contains duplicates"):
+            found.append(sorted(table(detector.fit(frame).scores)))
+    assert found == found[:1] * 3
 
 
 def test_fewer_items_than_k(spark: SparkSession) -> None:
@@ -290,6 +331,19 @@ def test_mistakes(items: DataFrame, new: DataFrame, replicated: LocalOutlierFact
         replicated.copy({replicated.k: 3})
     with pytest.raises(ValueError, match="scoreCol, predictionCol are all empty"):
         replicated.transform(new, {replicated.scoreCol: "", replicated.predictionCol: ""})
+
+
+def test_scores_have_no_two_columns_of_one_name(
+    replicated: LocalOutlierFactorModel, grouped: DataFrame
+) -> None:
+    for param, name in (("scoreCol", "id"), ("predictionCol", "ID"), ("scoreCol", "prediction")):
+        other = replicated.copy({replicated.getParam(param): name})
+        with pytest.raises(ValueError, match=rf"Col '{name}' already exists"):
+            other.scores  # noqa: B018
+    twice = LocalOutlierFactor(k=2, idCol="kind", keyCols="kind", predictionCol="")
+    with pytest.warns(UserWarning, match="contains duplicates"):
+        model = twice.fit(grouped)
+    assert model.scores.columns == ["kind", "outlierScore"]
 
 
 def test_scores_without_a_threshold(items: DataFrame, new: DataFrame) -> None:

@@ -129,6 +129,7 @@ def test_invalid_rows():
         ([1.0, np.nan], 2, "contains a NaN (or a null element)."),
         ((2, {1: np.nan}), 2, "contains a NaN (or a null element)."),
         ([np.inf, 1.0], None, "contains an infinity."),
+        ([np.inf, np.nan], None, "contains an infinity."),
     ],
 )
 def test_errors_of_invalid_rows(vector, dim, what):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
+import warnings
 from typing import Any
 
 import numpy as np
@@ -29,6 +31,7 @@ from pyspark_knn.engine.search.scoring import (
     find_factors,
     numbers_of,
     pack_lists,
+    score_alone,
     score_distances,
     unpack_scores,
     values_of,
@@ -101,7 +104,8 @@ def test_ties_go_to_the_earlier_item(points: list[tuple[int, int]], k: int) -> N
 def test_more_than_k_duplicates_have_finite_densities_as_in_scikit_learn() -> None:
     items = np.concatenate([np.zeros((6, 2)), np.random.default_rng(1).normal(size=(20, 2))])
     fitted = Fitted(items, 4)
-    with pytest.warns(UserWarning, match="Duplicate values"):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # since release 1.6, scikit-learn warns of duplicates
         expected = LocalOutlierFactor(4, algorithm="brute").fit(items).negative_outlier_factor_
     np.testing.assert_allclose(fitted.scores, -expected, rtol=1e-9)
     assert (fitted.k_distance == 0).sum() == 6
@@ -208,10 +212,15 @@ def test_the_steps_of_a_fit() -> None:
     }
     for name, values in expected.items():
         assert column(factors, name, 50).tolist() == values.tolist(), name
-    plain_scores = list(score_distances("mean", iter(lists)))
-    assert column(plain_scores, SCORE, 50).tolist() == (
-        lof.distance_scores(fitted.found, "mean").tolist()
-    )
+    alone = list(score_alone(50, "lof", iter(lists)))
+    assert [row for batch in alone for row in batch.to_pylist()] == [
+        row for batch in factors[::-1] for row in batch.to_pylist()
+    ]
+    for step in (functools.partial(score_alone, 50), score_distances):
+        plain_scores = list(step("mean", iter(lists)))
+        assert column(plain_scores, SCORE, 50).tolist() == (
+            lof.distance_scores(fitted.found, "mean").tolist()
+        )
     single = list(unpack_scores(iter(batch.select([SCORE]) for batch in factors)))
     assert sum(batch.num_rows for batch in single) == 50
 

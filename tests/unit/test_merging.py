@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pyspark.sql import types as T
 
 from pyspark_knn.engine.fit import merging
-from pyspark_knn.engine.fit.merging import merge_items, without_items
+from pyspark_knn.engine.fit.merging import merge_items, reordered, with_numbers, without_items
 from pyspark_knn.engine.fit.packed import Gathered
 from pyspark_knn.engine.fit.source import ItemSource
 from pyspark_knn.engine.rows.columns import Input
@@ -115,6 +115,34 @@ def test_items_are_those_of_a_fit(
     kept = [row for i, row in enumerate(ordered) if i not in set(positions.tolist())]
     rest = without_items(both, positions, list(source.key_types))
     assert shown(rest) == shown(stored(fitted(kept, source, types), storage))
+
+
+@pytest.mark.parametrize("storage", ["dense", "sparse"])
+@pytest.mark.parametrize("keyed", [False, True])
+def test_one_order_whatever_the_order_of_the_rows(storage: str, keyed: bool) -> None:
+    """With new columns of numbers, which come before the keys, equal ids are sorted by them."""
+    rng = np.random.default_rng(3)
+    rows = [
+        {"id": int(i), "key0": int(i) % 2, "vector": rng.integers(-2, 3, 2).astype(float).tolist()}
+        for i in rng.integers(0, 5, 40)
+    ]
+    source = source_of(["id", "key0"] if keyed else ["id"])
+    types, keys = dict.fromkeys(source.columns, pa.int64()), list(source.key_types)
+    one, other = (
+        reordered(stored(fitted(each, source, types), storage), keys) for each in (rows, rows[::-1])
+    )
+    assert shown(one) == shown(other)
+    # The number of an item is the sum of its vector, so the order shows which vector is whose.
+    place = np.arange(40) if one.groups is None else np.argsort(one.groups.positions)
+    vectors = np.array(shown(one)[2])[place]
+    items = with_numbers(one.items, {"sum": vectors.sum(axis=1)}, keys)
+    assert list(items.columns) == ["id", "sum", *keys]
+    again = reordered(one._replace(items=items), keys)
+    _, columns, matrix, _, order = shown(again)
+    pairs = list(zip(columns["id"], columns["sum"], strict=True))
+    assert pairs == sorted(pairs)
+    positions = np.arange(40) if order is None else np.array(order[0])
+    assert np.array(columns["sum"])[positions].tolist() == np.sum(matrix, axis=1).tolist()
 
 
 def test_sparse_rows_are_copied_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -114,24 +114,39 @@ def order_of(items: Items) -> NDArray[np.int64]:
     return np.asarray(order.to_numpy(), np.int64)
 
 
+def row_bytes(matrix: Rows) -> NDArray[Any]:
+    """Return the bytes of each row, which have some order."""
+    if isinstance(matrix, np.ndarray):
+        return matrix.view(np.dtype((np.void, matrix.strides[0]))).ravel()
+    result = np.empty(len(matrix), object)
+    for number in range(len(matrix)):
+        row = matrix[number : number + 1].compact()
+        result[number] = row.indices.tobytes() + row.data.tobytes()
+    return result
+
+
 def reordered(gathered: Gathered, keys: Sequence[str]) -> Gathered:
-    """Return items in the order of their columns.
+    """Return items in the order of their columns and, if these are equal, of their vectors.
+
+    The items of a shard are in this order, too.
 
     Parameters
     ----------
     gathered : Gathered
-        Items that are in the order of their ids.
+        The items.
     keys : sequence of str
         The item columns of keys.
 
     Returns
     -------
     Gathered
-        The items; a copy unless their ids are distinct.
+        A copy of the items.
     """
-    if not gathered.items.duplicates():
-        return gathered
-    order = order_of(gathered.items)
+    ranks = np.empty(gathered.items.count, np.int64)
+    by_vector = np.argsort(row_bytes(gathered.matrix), kind="stable")
+    ranks[_positions(gathered)[by_vector]] = np.arange(len(ranks))
+    columns = {**gathered.items.columns, " ": pa.array(ranks)}
+    order = order_of(Items(gathered.items.count, columns))
     rows = pa.array(order)
     columns = {name: each.take(rows) for name, each in gathered.items.columns.items()}
     items = Items(len(rows), columns)

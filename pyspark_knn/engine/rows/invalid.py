@@ -61,7 +61,10 @@ def invalid_rows(matrix: Rows, *, missing: bool = False) -> NDArray[np.bool_]:
     """
     bad: NDArray[np.bool_] = np.zeros(len(matrix), dtype=bool)
     if isinstance(matrix, np.ndarray):
-        wrong_values(matrix, missing=missing).any(axis=1, out=bad)
+        if missing:
+            np.isinf(matrix).any(axis=1, out=bad)
+        else:
+            np.logical_not(np.isfinite(matrix).all(axis=1), out=bad)
         return bad
     matrix = matrix.compact()
     at = np.flatnonzero(wrong_values(matrix.data, missing=missing))
@@ -127,7 +130,9 @@ def describe_invalid(param: str, name: str, batch: VectorBatch, row: int, dim: i
         what = "a vector of dimension 0"
     else:
         *_, values = batch.entries(np.array([row]))
-        what = "an infinity" if np.isinf(values).any() else "a NaN (or a null element)"
+        what = "an infinity"
+        if not np.isinf(values).any():
+            what = "a NaN (or a null element). Metric 'nan_euclidean' allows missing values"
     return (
         f"{param} {name!r} contains {what}. Set handleInvalid to 'skip' to drop such rows, or to "
         "'keep' to return such queries with null outputs."

@@ -13,13 +13,22 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
+from pyspark_knn.engine.rows.items import NUMBER
 from pyspark_knn.engine.search.outlier_answers import DENSITY, K_DISTANCE, NEIGHBOR_COUNT, SCORE
+from pyspark_knn.engine.search.self_search import (
+    DISTANCES,
+    NUMBERS,
+    SelfSearch,
+    self_search_in_bundle,
+)
 from pyspark_knn.engine.spark.arrow import one_row, rows_of
 from pyspark_knn.index import lof
 from pyspark_knn.index.base import Found
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from pyspark_knn.engine.ship.bundle import BundleRef
 
 LIST_SCHEMA = pa.schema(
     [(name, pa.binary()) for name in ("numbers", "counts", "neighbors", "distances")]
@@ -61,6 +70,41 @@ def pack_lists(unique: str, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.Re
         yield one_row(LIST_SCHEMA, dict(cells))
 
 
+def lists_in_bundle(
+    ref: BundleRef, wanted: SelfSearch, unique: str, batches: Iterator[pa.RecordBatch]
+) -> Iterator[pa.RecordBatch]:
+    """Search some items among all others, and pack what is found; see `self_search_in_bundle`."""
+    found = self_search_in_bundle(ref, wanted, batches)
+    return pack_lists(unique, (each.select([NUMBER, NUMBERS, DISTANCES]) for each in found))
+
+
+def score_alone(
+    n_items: int, score: str, batches: Iterator[pa.RecordBatch]
+) -> Iterator[pa.RecordBatch]:
+    """Yield rows of `VALUE_SCHEMA` with all values, given the neighbors of all items.
+
+    Parameters
+    ----------
+    n_items : int
+        The number of all items.
+    score : {"lof", "kth", "mean"}
+        What to compute.
+    batches : iterator of pyarrow.RecordBatch
+        Rows of `LIST_SCHEMA`, which are kept in memory.
+    """
+    if score != lof.LOF:
+        yield from score_distances(score, batches)
+        return
+    parts = [_lists_of(row) for batch in batches for row in rows_of(batch)]
+    k_distance, density = np.full(n_items, np.nan), np.full(n_items, np.nan)
+    for numbers, found in parts:
+        k_distance[numbers] = lof.k_distances(found)
+    for numbers, found in parts:
+        density[numbers] = lof.densities(found, k_distance)
+    for numbers, found in parts:
+        yield _all_values(numbers, found, density)
+
+
 def score_distances(score: str, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
     """Yield rows of `VALUE_SCHEMA` with what depends on the distances alone.
 
@@ -98,14 +142,7 @@ def find_densities(n_items: int, batches: Iterator[pa.RecordBatch]) -> Iterator[
 def find_factors(n_items: int, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
     """Yield rows of `VALUE_SCHEMA` with all values, given densities; see `find_densities`."""
     for density, numbers, found in _looked_up(DENSITY, n_items, batches):
-        own = density[numbers]
-        values = {
-            K_DISTANCE: lof.k_distances(found),
-            DENSITY: own,
-            SCORE: lof.factors(found, density, own),
-            NEIGHBOR_COUNT: np.diff(found.offsets),
-        }
-        yield _values(numbers, values)
+        yield _all_values(numbers, found, density)
 
 
 def values_of(cell: pa.Buffer | bytes) -> NDArray[np.float64]:
@@ -142,6 +179,19 @@ def _lists_of(row: Mapping[str, Any]) -> tuple[NDArray[np.int64], Found]:
     offsets = np.append(0, np.cumsum(numbers_of(row["counts"])))
     neighbors = Found(offsets, values_of(row["distances"]), numbers_of(row["neighbors"]))
     return numbers_of(row["numbers"]), neighbors
+
+
+def _all_values(
+    numbers: NDArray[np.int64], found: Found, density: NDArray[np.float64]
+) -> pa.RecordBatch:
+    own = density[numbers]
+    values = {
+        K_DISTANCE: lof.k_distances(found),
+        DENSITY: own,
+        SCORE: lof.factors(found, density, own),
+        NEIGHBOR_COUNT: np.diff(found.offsets),
+    }
+    return _values(numbers, values)
 
 
 def _values(numbers: NDArray[np.int64], values: Mapping[str, NDArray[Any]]) -> pa.RecordBatch:

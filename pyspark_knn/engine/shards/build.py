@@ -27,6 +27,7 @@ from pyspark_knn.engine.fit.chunks import (
     unpack,
     vector_cells,
 )
+from pyspark_knn.engine.fit.merging import row_bytes
 from pyspark_knn.engine.rows.items import Items
 from pyspark_knn.engine.rows.keys import Groups
 from pyspark_knn.engine.search.indexing import index_items
@@ -314,20 +315,9 @@ def _sorted(request: ShardRequest, pieces: Iterable[Mapping[str, Any]]) -> tuple
     # Items with equal columns are sorted by their vectors: a shard that is lost and rebuilt must be
     # the same.
     ranks = np.empty(len(table), np.int64)
-    ranks[np.argsort(_as_bytes(matrix), kind="stable")] = np.arange(len(table))
+    ranks[np.argsort(row_bytes(matrix), kind="stable")] = np.arange(len(table))
     order = _order(request, table.append_column(" ", pa.array(ranks)), " ")
     return table.take(order).combine_chunks(), matrix[order.to_numpy()]
-
-
-def _as_bytes(matrix: Rows) -> NDArray[Any]:
-    """Return the bytes of each row, which have some order."""
-    if isinstance(matrix, np.ndarray):
-        return matrix.view(np.dtype((np.void, matrix.strides[0]))).ravel()
-    result = np.empty(len(matrix), object)
-    for number in range(len(matrix)):
-        row = matrix[number : number + 1].compact()
-        result[number] = row.indices.tobytes() + row.data.tobytes()
-    return result
 
 
 def _placed(request: ShardRequest, pieces: Iterable[Mapping[str, Any]]) -> tuple[pa.Table, Any]:

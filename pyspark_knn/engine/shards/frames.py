@@ -24,13 +24,15 @@ class SharedFrame:
     ----------
     frame : DataFrame
         Persisted rows of `shard_rows.SHARD_SCHEMA`.
+    *sources : DataFrame
+        Other persisted DataFrames, which are needed to build lost shards again.
     """
 
-    def __init__(self, frame: DataFrame) -> None:
+    def __init__(self, frame: DataFrame, *sources: DataFrame) -> None:
         self.frame = frame
         self._users: weakref.WeakSet[object] = weakref.WeakSet()
         # The users refer to this object, so that it is gone when they are.
-        self._release = free_with(self, frame)
+        self._releases = {each: free_with(self, each) for each in (frame, *sources)}
 
     def join(self, user: object) -> None:
         """Add a user."""
@@ -40,8 +42,9 @@ class SharedFrame:
         """Remove a user, and unpersist the DataFrame if that was the last one."""
         self._users.discard(user)
         if not self._users:
-            self._release.detach()
-            unpersist(self.frame)
+            for frame, release in self._releases.items():
+                release.detach()
+                unpersist(frame)
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,7 @@ from pyspark_knn.engine.ship.shard_rows import (
 )
 from pyspark_knn.engine.spark import compat
 from pyspark_knn.engine.spark.arrow import one_row, rows_of
-from pyspark_knn.engine.spark.caching import free_with, persisted
+from pyspark_knn.engine.spark.caching import persisted
 from pyspark_knn.engine.spark.spreading import repartition_evenly
 from pyspark_knn.index.base import IndexSpec
 from pyspark_knn.index.cells import Cells
@@ -228,7 +228,4 @@ def build_with_numbers(
         counts = {number: shard.rows for number, shard in request.known.items()}
         if {shard.shard: shard.rows for shard in shards} != counts:
             raise RuntimeError(CHANGED.format(what="the rows in rebuilt shards differ"))
-    shared = SharedFrame(frame)
-    # A shard that is lost is written again, from the items and these values.
-    free_with(shared, values)
-    return ShardSource(shared, shards)
+    return ShardSource(SharedFrame(frame, values), shards)
