@@ -143,9 +143,9 @@ class KNNImputerModel(PlacedModel, _ImputerParams):
     def _transform(self, dataset: DataFrame) -> DataFrame:
         compat.session_of(dataset)
         index = self._fitted
-        given = columns_of(self, dataset)
+        given = columns_of(self, dataset, self.numFeatures)
         imputation = self._imputation()
-        check_outputs(self, dataset, given.indicators(imputation), self.numFeatures)
+        check_outputs(self, dataset, given.indicators(imputation))
         features = given.features(imputation.empty)
         strict = self.getHandleInvalid() == "error"
         names = self._summary.featureNames
