@@ -143,9 +143,9 @@ class KNNImputerModel(PlacedModel, _ImputerParams):
     def _transform(self, dataset: DataFrame) -> DataFrame:
         compat.session_of(dataset)
         index = self._fitted
-        given = columns_of(self, dataset)
+        given = columns_of(self, dataset, self.numFeatures)
         imputation = self._imputation()
-        check_outputs(self, dataset, given.indicators(imputation), self.numFeatures)
+        check_outputs(self, dataset, given.indicators(imputation))
         features = given.features(imputation.empty)
         strict = self.getHandleInvalid() == "error"
         names = self._summary.featureNames
@@ -239,14 +239,14 @@ class KNNImputer(PlacedEstimator[KNNImputerModel], ImputerSetters):
     ...      (Vectors.dense(3.0, 40.0),), (Vectors.dense(9.0, 90.0),)], ["features"])
     >>> imputer = KNNImputer(featuresCol="features", outputCol="filled", k=2)
     >>> imputer.fit(items).transform(items).select("filled").show()
-    +-----------+
-    |     filled|
-    +-----------+
-    | [1.0,10.0]|
-    | [2.0,25.0]|
-    | [3.0,40.0]|
-    | [9.0,90.0]|
-    +-----------+
+    +----------+
+    |    filled|
+    +----------+
+    |[1.0,10.0]|
+    |[2.0,25.0]|
+    |[3.0,40.0]|
+    |[9.0,90.0]|
+    +----------+
     <BLANKLINE>
     """
 

@@ -52,19 +52,36 @@ def named_columns(params: _ImputerParams) -> tuple[str, list[str], list[str]]:
     return param, inputs, outputs
 
 
-def columns_of(params: _ImputerParams, dataset: DataFrame) -> InputColumns:
-    """Return the columns of `dataset` to impute; raise an error if they are not suitable."""
+def columns_of(
+    params: _ImputerParams, dataset: DataFrame, n_features: int | None = None
+) -> InputColumns:
+    """Return the columns of a DataFrame to impute.
+
+    Parameters
+    ----------
+    params : _ImputerParams
+        The estimator or the model.
+    dataset : DataFrame
+        The rows to impute.
+    n_features : int, optional
+        The number of features of a model.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the columns are not suitable, or if the number of columns has changed since the fit.
+    """
     param, inputs, outputs = named_columns(params)
     missing_value = params.getMissingValue()
     if param == "featuresCol":
         return VectorColumn(dataset, inputs[0], outputs[0], missing_value)
+    if n_features is not None and len(inputs) != n_features:
+        raise ValueError(f"{param} must name the {n_features} features of the fit, got {inputs!r}")
     return NumericColumns(dataset, param, inputs, outputs, missing_value)
 
 
-def check_outputs(
-    params: _ImputerParams, dataset: DataFrame, indicators: Sequence[str], n_features: int
-) -> None:
-    """Check the columns of a DataFrame that a model is to impute.
+def check_outputs(params: _ImputerParams, dataset: DataFrame, indicators: Sequence[str]) -> None:
+    """Check the names of the columns that a model adds to a DataFrame.
 
     Parameters
     ----------
@@ -74,27 +91,22 @@ def check_outputs(
         The rows to impute.
     indicators : sequence of str
         The columns to add that tell where values were missing.
-    n_features : int
-        The number of features.
 
     Raises
     ------
     ValueError
-        If the number of columns has changed since the fit, or if an output column exists and does
-        not replace its own input.
+        If an output column exists and does not replace its own input.
     """
     param, inputs, outputs = named_columns(params)
-    if param != "featuresCol" and len(inputs) != n_features:
-        raise ValueError(f"{param} must name the {n_features} features of the fit, got {inputs!r}")
     fold = (lambda s: s) if columns.case_sensitive(dataset) else str.lower
     both = zip(inputs, outputs, strict=True)
     added = [output for name, output in both if fold(name) != fold(output)]
     added += indicators
-    wanted = "outputCols" if param == "inputCols" else "outputCol"
+    output_param = "outputCols" if param == "inputCols" else "outputCol"
     for name in added:
-        columns.refuse_existing(dataset, {wanted: name})
+        columns.refuse_existing(dataset, {output_param: name})
     if len({fold(name) for name in added}) < len(added):
-        raise ValueError(f"{wanted} contains a name twice: {added}")
+        raise ValueError(f"{output_param} contains a name twice: {added}")
 
 
 def wanted(features: Features, n_features: int) -> Input:
