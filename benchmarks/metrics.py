@@ -204,7 +204,9 @@ def main() -> None:
     print("CPU microseconds per query, medians of one thread; ratio: best of sklearn / ours\n")
     with threadpool_limits(limits=1):
         for metric in args.metrics.split(",") if args.metrics else METRICS:
-            sizes = [(140_000, 2)] if metric == "haversine" and not args.cells else cells
+            sizes = cells
+            if metric == "haversine":
+                sizes = tuple((n_items, 2) for n_items in dict.fromkeys(n for n, _ in cells))
             for n_items, dim in sizes:
                 rows.append(measure(Row(metric, n_items, dim, args.k), args.rounds, args.seconds))
                 print(table(rows[-1:]).split("\n")[-1], flush=True)

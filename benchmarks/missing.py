@@ -66,7 +66,7 @@ def knocked_out(rng: np.random.Generator, matrix: Rows, share: float, columns: f
 def sklearn(queries: Rows, items: Rows) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Return the distances of the nearest items, as brute force of scikit-learn finds them."""
     distances = nan_euclidean_distances(queries, items)
-    # As NearestNeighbors does; releases before 1.4 refuse NaN there.
+    # As NearestNeighbors does; old releases refuse NaN there.
     nearest = np.argpartition(distances, K - 1, axis=1)[:, :K]
     return np.sort(np.take_along_axis(distances, nearest, 1), axis=1), nearest
 

@@ -27,6 +27,7 @@ from pyspark_knn.index.base import IndexSpec
 from pyspark_knn.index.distances import resolve_metric
 from pyspark_knn.index.pairwise import PairwiseSearch
 from pyspark_knn.index.sklearn_index import BallTreeSearch, KDTreeSearch
+from pyspark_knn.index.terms.search import TermSearch
 
 INDEXES = (PairwiseSearch, KDTreeSearch, BallTreeSearch)
 
@@ -153,7 +154,8 @@ def test_other_files_are_refused(tmp_path):
 @pytest.mark.parametrize(
     ("kind", "metric"),
     [(kind, metric) for kind in INDEXES for metric in ("euclidean", "minkowski", "chebyshev")]
-    + [(PairwiseSearch, "jaccard"), (BallTreeSearch, "jaccard"), (BallTreeSearch, "mahalanobis")],
+    + [(PairwiseSearch, "jaccard"), (BallTreeSearch, "jaccard"), (BallTreeSearch, "mahalanobis")]
+    + [(TermSearch, metric) for metric in ("cityblock", "hamming", "mahalanobis", "braycurtis")],
 )
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_an_index_answers_the_same_from_a_map(kind, dtype, metric, tmp_path):
