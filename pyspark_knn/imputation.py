@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 from pyspark import keyword_only
 from pyspark.sql import DataFrame
-from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
 from pyspark_knn.checks import warn_of_duplicates
@@ -23,15 +22,14 @@ from pyspark_knn.engine.fit.source import ItemSource, item_source
 from pyspark_knn.engine.fit.statistics import feature_statistics
 from pyspark_knn.engine.placing import Placed, place
 from pyspark_knn.engine.rows import columns
-from pyspark_knn.engine.rows.columns import Input
 from pyspark_knn.engine.rows.queries import check_attributes
-from pyspark_knn.engine.rows.vectors import LAYOUT, VALUES
 from pyspark_knn.engine.search.batches import WANTED, Request
 from pyspark_knn.engine.search.imputed import Imputed
 from pyspark_knn.engine.spark import compat
 from pyspark_knn.estimator import PlacedEstimator
 from pyspark_knn.fit_summary import FitSummary
-from pyspark_knn.imputer_columns import Imputation, InputColumns, NumericColumns, VectorColumn
+from pyspark_knn.imputer_columns import Imputation
+from pyspark_knn.imputer_inputs import check_outputs, columns_of, named_columns, wanted
 from pyspark_knn.imputer_params import ImputerSetters, _ImputerParams
 from pyspark_knn.index.base import DENSE, IndexSpec
 from pyspark_knn.index.distances import Metric, resolve_metric
@@ -43,51 +41,6 @@ _METRIC = "nan_euclidean"
 _USER_LEVEL = 4
 """The `stacklevel` of the user's line in a method that is called by `_fit`, `Estimator.fit` and the
 user."""
-
-
-def _outputs_of(params: _ImputerParams) -> tuple[str, list[str], list[str]]:
-    """Return the Param that names the input columns, these columns, and the output columns.
-
-    Raises
-    ------
-    ValueError
-        If not exactly one of the kinds of input columns is set, or the outputs do not suit it.
-    """
-    kinds = ("inputCols", "inputCol", "featuresCol")
-    given = [name for name in kinds if params.getOrDefault(name) is not None]
-    if len(given) != 1:
-        values = ", ".join(f"{name}={params.getOrDefault(name)!r}" for name in given)
-        raise ValueError(
-            "exactly one of inputCols, inputCol and featuresCol must be set, got "
-            f"{values or 'none of them'}. Set inputCols and outputCols for several numeric "
-            "columns, inputCol and outputCol for one, or featuresCol and outputCol for a column of "
-            "vectors."
-        )
-    (param,) = given
-    several = param == "inputCols"
-    wanted, other = ("outputCols", "outputCol") if several else ("outputCol", "outputCols")
-    if params.getOrDefault(other) is not None:
-        raise ValueError(f"{other} must be unset if {param} is set. Set {wanted} instead.")
-    outputs = params.getOrDefault(wanted)
-    if not outputs:
-        raise ValueError(f"{wanted} must be set if {param} is set")
-    inputs = params.getOrDefault(param)
-    if not several:
-        return param, [inputs], [outputs]
-    if len(inputs) != len(outputs):
-        raise ValueError(
-            f"outputCols must have one column for each of inputCols {inputs!r}, got {outputs!r}"
-        )
-    return param, inputs, outputs
-
-
-def _columns_of(params: _ImputerParams, dataset: DataFrame) -> InputColumns:
-    """Return the columns of `dataset` to impute; raise an error if they are not suitable."""
-    param, inputs, outputs = _outputs_of(params)
-    missing_value = params.getMissingValue()
-    if param == "featuresCol":
-        return VectorColumn(dataset, inputs[0], outputs[0], missing_value)
-    return NumericColumns(dataset, param, inputs, outputs, missing_value)
 
 
 class KNNImputerModel(PlacedModel, _ImputerParams):
@@ -190,15 +143,15 @@ class KNNImputerModel(PlacedModel, _ImputerParams):
     def _transform(self, dataset: DataFrame) -> DataFrame:
         compat.session_of(dataset)
         index = self._fitted
-        given = _columns_of(self, dataset)
+        given = columns_of(self, dataset, self.numFeatures)
         imputation = self._imputation()
-        self._check_columns(dataset, given, imputation)
+        check_outputs(self, dataset, given.indicators(imputation))
         features = given.features(imputation.empty)
         strict = self.getHandleInvalid() == "error"
         names = self._summary.featureNames
         check_attributes(given.name, features, self.numFeatures, names, strict=strict)
         imputed = f"knn_imputed_{uuid.uuid4().hex}"
-        inputs = {**features.inputs, WANTED: _wanted(features.inputs, self.numFeatures)}
+        inputs = {**features.inputs, WANTED: wanted(features, self.numFeatures)}
         request = Request(
             k=self.getK(),
             max_distance=None,
@@ -216,26 +169,6 @@ class KNNImputerModel(PlacedModel, _ImputerParams):
         )
         return given.output(index.search(dataset, inputs, request), imputed, imputation)
 
-    def _check_columns(
-        self, dataset: DataFrame, given: InputColumns, imputation: Imputation
-    ) -> None:
-        """Raise a ValueError if an output column exists, unless it replaces its own input."""
-        param, inputs, outputs = _outputs_of(self)
-        if param != "featuresCol" and len(inputs) != self.numFeatures:
-            raise ValueError(
-                f"{param} must name the {self.numFeatures} features of the fit, got {inputs!r}"
-            )
-        fold = (lambda s: s) if columns.case_sensitive(dataset) else str.lower
-        both = zip(inputs, outputs, strict=True)
-        added = [output for name, output in both if fold(name) != fold(output)]
-        if isinstance(given, NumericColumns):
-            added += [name for name in given.indicators(imputation) if name is not None]
-        wanted = "outputCols" if param == "inputCols" else "outputCol"
-        for name in added:
-            columns.refuse_existing(dataset, {wanted: name})
-        if len({fold(name) for name in added}) < len(added):
-            raise ValueError(f"{wanted} contains a name twice: {added}")
-
     def __repr__(self) -> str:
         if self._index is None:
             return f"{type(self).__name__}: uid={self.uid}, without an index"
@@ -243,17 +176,6 @@ class KNNImputerModel(PlacedModel, _ImputerParams):
             f"{type(self).__name__}: uid={self.uid}, placement={self.getPlacement()}, "
             f"numItems={self.numItems}, numFeatures={self.numFeatures}, k={self.getK()}"
         )
-
-
-def _wanted(inputs: dict[str, Input], dim: int) -> Input:
-    """Return whether a row lacks a value, or may be invalid."""
-    values = inputs[VALUES].value
-    size = F.size(values)
-    if LAYOUT in inputs:
-        size = F.coalesce(F.get(inputs[LAYOUT].value, F.lit(0)), size)
-    finite = F.forall(values, lambda each: each.isNotNull() & (F.abs(each) < float("inf")))
-    complete = F.coalesce(finite & (size == dim), F.lit(False))
-    return Input(~complete, T.BooleanType())
 
 
 class KNNImputer(PlacedEstimator[KNNImputerModel], ImputerSetters):
@@ -317,14 +239,14 @@ class KNNImputer(PlacedEstimator[KNNImputerModel], ImputerSetters):
     ...      (Vectors.dense(3.0, 40.0),), (Vectors.dense(9.0, 90.0),)], ["features"])
     >>> imputer = KNNImputer(featuresCol="features", outputCol="filled", k=2)
     >>> imputer.fit(items).transform(items).select("filled").show()
-    +-----------+
-    |     filled|
-    +-----------+
-    | [1.0,10.0]|
-    | [2.0,25.0]|
-    | [3.0,40.0]|
-    | [9.0,90.0]|
-    +-----------+
+    +----------+
+    |    filled|
+    +----------+
+    |[1.0,10.0]|
+    |[2.0,25.0]|
+    |[3.0,40.0]|
+    |[9.0,90.0]|
+    +----------+
     <BLANKLINE>
     """
 
@@ -382,10 +304,10 @@ class KNNImputer(PlacedEstimator[KNNImputerModel], ImputerSetters):
         return KNNImputerModel()
 
     def _check_params(self) -> None:
-        _outputs_of(self)
+        named_columns(self)
 
     def _source(self, dataset: DataFrame) -> ItemSource:
-        given = _columns_of(self, dataset)
+        given = columns_of(self, dataset)
         source = item_source(
             dataset,
             given.name,
@@ -413,7 +335,7 @@ class KNNImputer(PlacedEstimator[KNNImputerModel], ImputerSetters):
         """Raise a ValueError, or warn, if no item has a feature that is to be output."""
         if self.getKeepEmptyFeatures() or not empty.any():
             return
-        param, inputs, _ = _outputs_of(self)
+        param, inputs, _ = named_columns(self)
         advice = "Set keepEmptyFeatures=True to output 0"
         if param != "featuresCol":
             names = [name for name, missing in zip(inputs, empty, strict=True) if missing]

@@ -78,6 +78,10 @@ class InputColumns(ABC):
             What the fit decided.
         """
 
+    def indicators(self, imputation: Imputation) -> list[str]:
+        """Return the names of the columns that tell where features were missing, if any."""
+        return []
+
 
 def _is_missing(value: Column, missing_value: float) -> Column:
     """Whether a double is missing."""
@@ -164,16 +168,16 @@ class NumericColumns(InputColumns):
                     filled = F.round(filled)
                 value = F.when(self._missing(field), filled.cast(field.dataType)).otherwise(value)
             values[name] = F.when(valid, value).alias(name)
-        for i, indicator in enumerate(self.indicators(imputation)):
-            if indicator is not None:
-                missing = self._missing(self._fields[i]).cast("double")
-                values[indicator] = F.when(valid, missing).alias(indicator)
+        indicated = [i for i, each in enumerate(imputation.indicated) if each]
+        for i, name in zip(indicated, self.indicators(imputation), strict=True):
+            missing = self._missing(self._fields[i]).cast("double")
+            values[name] = F.when(valid, missing).alias(name)
         return columns.replace_columns(frame, values).drop(imputed)
 
-    def indicators(self, imputation: Imputation) -> list[str | None]:
-        """Return the name of the column that tells where each feature was missing, if any."""
+    def indicators(self, imputation: Imputation) -> list[str]:
+        """See `InputColumns.indicators`."""
         both = zip(self._outputs, imputation.indicated, strict=True)
-        return [f"{name}_missing" if indicated else None for name, indicated in both]
+        return [f"{name}_missing" for name, indicated in both if indicated]
 
 
 # --- a column of vectors --------------------------------------------------------------------------

@@ -229,7 +229,8 @@ class Means(NamedTuple):
 def donated_means(donors: Donors, weights: str) -> Means:
     """Return the mean of the values of each query and feature that have donors.
 
-    The sums run from the nearest donor to the farthest.
+    The sums run from the nearest donor to the farthest. Values without a mean are left out: those
+    whose donors are all so far that their weights are 0.
 
     Parameters
     ----------
@@ -250,4 +251,6 @@ def donated_means(donors: Donors, weights: str) -> Means:
     first = np.flatnonzero(starts)
     lists = Found(np.append(first, count), donors.distances, np.arange(count))
     means = votes.weighted_means(lists, votes.vote_weights(lists, weights), donors.values)
-    return Means(donors.queries[first], donors.features[first], means)
+    known = ~np.isnan(means)
+    first = first[known]
+    return Means(donors.queries[first], donors.features[first], means[known])

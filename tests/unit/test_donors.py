@@ -111,6 +111,14 @@ def test_a_donor_at_distance_zero_decides_alone() -> None:
     assert imputed(items, queries, 1).tolist() == [[0.0, 1.0], [1.5, 100.0]]
 
 
+def test_donors_at_an_infinite_distance_have_no_weight() -> None:
+    """Their distance is beyond the range of a double, so its inverse is 0."""
+    items, query = np.array([[1.5e308, 3.0, 1.0]]), np.array([[-1.5e308, NAN, 1.0]])
+    assert imputed(items, query, 1, "uniform")[0, 1] == 3.0
+    found = donated_means(find_donors(index_of(items), query, 1), "distance")
+    assert not len(found.values)
+
+
 def test_weights_of_features_are_their_units() -> None:
     """A feature that is multiplied by a number, and its weight divided by the square."""
     random = np.random.default_rng(5)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any, NamedTuple
 
 from pyspark.sql import Column, DataFrame
@@ -40,21 +41,27 @@ def replace_columns(frame: DataFrame, values: dict[str, Column]) -> DataFrame:
     """Add or replace the columns of `frame` that `values` names, in one step.
 
     Spark would analyze the whole plan again for each further step, which takes longer than a small
-    search.
+    search. The values must have these names as aliases.
     """
     if not values:
         return frame
     if not compat.drops_metadata(frame.sparkSession):
         return frame.withColumns(values)
-    names = frame.columns
-    if len(set(names)) == len(names):
-        return frame.select(*(values.get(name, column(name)) for name in names))
+    fold = (lambda s: s) if case_sensitive(frame) else str.lower
+    known = {fold(name) for name in frame.columns}
+    added = [value for name, value in values.items() if fold(name) not in known]
+    if added:
+        frame = frame.select("*", *added)
+    replaced = {fold(name): value for name, value in values.items() if fold(name) in known}
+    if not replaced:
+        return frame
     # Columns with duplicate names cannot be selected by name, so they get unique names temporarily.
-    first = min(map(names.index, values))
-    own = [f"own_{i}" for i in range(first)]
-    plain = frame.toDF(*own, *names[first:])
-    replaced = (values.get(name, column(name)) for name in names[first:])
-    return plain.select(*own, *replaced).toDF(*names)
+    names = frame.columns
+    counts = Counter(map(fold, names))
+    unique = [name if counts[fold(name)] == 1 else f"own_{i}" for i, name in enumerate(names)]
+    plain = frame if unique == names else frame.toDF(*unique)
+    found = plain.select(*(replaced.get(fold(name), column(name)) for name in unique))
+    return found if unique == names else found.toDF(*names)
 
 
 def with_attributes(name: str, value: Column, attributes: dict[str, Any]) -> Column:
