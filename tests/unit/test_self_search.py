@@ -83,7 +83,10 @@ def test_each_item_among_the_others(
         made = make(IndexSpec(resolve_metric("euclidean"), algorithm))
         ref = FileRef(write_bundle(made, file), str(tmp_path / "bundle"))
     ids = np.arange(N) if make is without_ids else IDS
-    batches = [pa.record_batch({"id": np.arange(a, b)}) for a, b in [(0, 7), (7, 7), (7, N)]]
+    batches = [
+        pa.RecordBatch.from_pydict({"id": pa.array(np.arange(a, b))})
+        for a, b in [(0, 7), (7, 7), (7, N)]
+    ]
     for k, limit in [(1, None), (5, None), (5, 1.0), (N - 1, None), (N + 9, None)]:
         wanted = SelfSearch(k, limit)
         found = self_search_in_bundle(ref, wanted, iter(batches), block_numbers)
