@@ -67,7 +67,14 @@ def main() -> None:
     """Impute in several ways, and print the errors of each."""
     # Workers must run this interpreter, not any python3 on PATH. Set before a JVM starts.
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
-    spark = SparkSession.builder.config("spark.ui.enabled", "false").getOrCreate()
+    spark = (
+        SparkSession.builder.master("local[2]")
+        .appName("pyspark_knn imputing")
+        .config("spark.ui.enabled", "false")
+        .config("spark.ui.showConsoleProgress", "false")
+        .config("spark.sql.shuffle.partitions", "4")
+        .getOrCreate()
+    )
     spark.sparkContext.setLogLevel("ERROR")
     people = read_people().sort_values("seqn", ignore_index=True)
     gaps = knock_out(people)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sklearn import datasets
 from sklearn.impute import KNNImputer
 
 from pyspark_knn.index import donors as module
@@ -70,6 +71,29 @@ def test_scikit_learns_values(seed: int, weights: str) -> None:
         np.testing.assert_allclose(
             found, expected(items, queries, k, weights), rtol=1e-12, atol=1e-12
         )
+
+
+BUNDLED = {
+    "iris": datasets.load_iris,
+    "wine": datasets.load_wine,
+    "breast cancer": datasets.load_breast_cancer,
+    "diabetes": datasets.load_diabetes,
+    "linnerud": datasets.load_linnerud,
+    "digits": datasets.load_digits,
+}
+
+
+@pytest.mark.parametrize("share", [0.01, 0.2, 0.6])
+@pytest.mark.parametrize("name", BUNDLED)
+def test_bundled_data_with_values_knocked_out(name: str, share: float) -> None:
+    """As scikit-learn imputes them; a little noise breaks ties, which it breaks at random."""
+    random = np.random.default_rng(len(name))
+    rows = BUNDLED[name]().data[:600].astype(np.float64)
+    rows += 0.01 * rows.std(axis=0) * random.normal(size=rows.shape)
+    rows = knocked_out(rows, share, random)
+    scale = np.nanmax(np.abs(rows), axis=0, initial=1e-300)
+    off = np.abs(imputed(rows, rows, 5) - expected(rows, rows, 5))
+    assert (off <= 1e-12 * scale).all()
 
 
 @pytest.mark.parametrize("weights", ["uniform", "distance"])
