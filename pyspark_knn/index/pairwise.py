@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from pyspark_knn.index.base import Exclusion, IndexSpec, NeighborIndex, Neighbors
+from pyspark_knn.index.buffers import short_buffers
 from pyspark_knn.index.kernels import KERNELS, SET_METRICS, set_distance
 from pyspark_knn.index.selection import (
     NearestSoFar,
@@ -24,6 +25,10 @@ if TYPE_CHECKING:
 
 _BLOCK_PAIRS = 1 << 18
 """Pairs of a query and an item in a block. Their distances take 2 MiB."""
+
+_SET_PAIRS = 1 << 15
+"""Pairs of sets whose distances are computed at a time. Each array takes 256 KiB, so that they stay
+in the cache."""
 
 _FIRST_ITEMS = 256
 """Items in the first block, at least 4 k. Each block has twice the items of the one before."""
@@ -252,7 +257,14 @@ def _set_distances(
     """
     dtype = np.float32 if queries.shape[1] < 1 << 24 else np.float64
     left, right = (queries != 0).astype(dtype), (items != 0).astype(dtype)
-    both = (left @ right.T).astype(np.float64)
-    sizes = (np.count_nonzero(side, axis=1).astype(np.float64) for side in (left, right))
-    one, other = sizes
-    return set_distance(metric.name, both, one[:, None], other, queries.shape[1])
+    both = left @ right.T
+    one, other = (np.count_nonzero(side, axis=1).astype(np.float64) for side in (left, right))
+    result = np.empty(both.shape)
+    step = max(1, _SET_PAIRS // max(1, len(items)))
+    with short_buffers():
+        for start in range(0, len(queries), step):
+            part = slice(start, start + step)
+            wide = both[part].astype(np.float64)
+            sizes = one[part, None], other, queries.shape[1]
+            result[part] = set_distance(metric.name, wide, *sizes)
+    return result

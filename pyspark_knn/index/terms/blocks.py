@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pyspark_knn.index.buffers import short_buffers
 from pyspark_knn.index.terms.space import Operand, Pairs, TermSpace
 
 if TYPE_CHECKING:
@@ -16,9 +16,6 @@ if TYPE_CHECKING:
 _GROUP_SUMS = 1 << 16
 """Sums that are computed at a time: with their terms 512 KiB of float32, which stay in the cache.
 More queries at a time make short calls longer, and a call for fewer takes longer by the pair."""
-
-_BUFFER = 256
-"""Elements in a buffer of numpy, see `_short_buffers`."""
 
 _TIES = 4
 """If the nearest pairs of the queries are more than this times k, because of ties, k are chosen."""
@@ -81,7 +78,7 @@ class TermBlocks:
         for rows in self._groups(np.arange(shape[0]), shape[1]):
             part = slice(int(rows[0]), int(rows[-1]) + 1)
             group = self._queries.take(part).columns()
-            with _short_buffers():
+            with short_buffers():
                 sums[part] = self._sums(columns, group, 0, self._n_features, None)
                 if below is not None:
                     below[part] = self._second_sums(columns, group)
@@ -111,7 +108,7 @@ class TermBlocks:
         for part in self._groups(rows, len(items.values)):
             reach = distances[done : done + len(part)]
             done += len(part)
-            with _short_buffers():
+            with short_buffers():
                 near, positions = self._group_within(part, reach, items, columns)
             yield part[near], positions
 
@@ -301,20 +298,6 @@ class FirstBlock:
         near = self._sums <= limits
         near[distances < 0] = False
         return np.divmod(np.flatnonzero(near), near.shape[1])
-
-
-@contextlib.contextmanager
-def _short_buffers() -> Iterator[None]:
-    """Let numpy use short buffers.
-
-    If a row of a broadcast operation is shorter than its buffer, numpy copies the rows to the
-    buffer, one by one, which takes three times as long as the operation.
-    """
-    before = np.setbufsize(_BUFFER)
-    try:
-        yield
-    finally:
-        np.setbufsize(before)
 
 
 def _feature(columns: Operand, group: Operand, feature: int) -> Pairs:
