@@ -380,8 +380,8 @@ def test_a_model_that_is_overwritten_while_it_is_loaded(
     path, place = copied.as_uri(), ModelReader if step == "_instance" else persistence
     waiting, plain = [other], getattr(place, step)
 
-    def overwrite_first(*args: Any) -> Any:
-        found = plain(*args)
+    def overwrite_first(*args: Any, **options: Any) -> Any:
+        found = plain(*args, **options)
         if waiting:
             waiting.pop().write().overwrite().save(path)
         return found
