@@ -309,7 +309,7 @@ def test_fitted_rows_scored_as_new_rows_give_one_warning(
     with pytest.warns(UserWarning, match="model.scores has the scores of the items"):
         model.transform(items)
     with warnings.catch_warnings():
-        warnings.simplefilter("error")
+        warnings.simplefilter("error", UserWarning)
         model.transform(items)
         replicated._warned = set()
         replicated.transform(items, {replicated.excludeIdCol: "id"})
