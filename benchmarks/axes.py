@@ -27,7 +27,7 @@ from threadpoolctl import threadpool_limits
 from pyspark_knn.index.base import IndexSpec
 from pyspark_knn.index.block_search import BlockSearch
 from pyspark_knn.index.distances import resolve_metric
-from pyspark_knn.index.score_space import score_space
+from pyspark_knn.index.score_spaces import score_space
 
 Matrix = NDArray[np.float32]
 Search = Callable[[Matrix], NDArray[np.int64]]

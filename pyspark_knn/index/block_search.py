@@ -32,7 +32,8 @@ from pyspark_knn.index.hits import HitCandidates
 from pyspark_knn.index.kernels import KERNELS
 from pyspark_knn.index.pairwise import PairwiseSearch
 from pyspark_knn.index.score_blocks import ScoreBlocks
-from pyspark_knn.index.score_space import Queries, ScoreSpace, has_scores, score_space
+from pyspark_knn.index.score_space import Queries, ScoreSpace
+from pyspark_knn.index.score_spaces import has_scores, score_space
 from pyspark_knn.index.selection import NearestSoFar, exclusion_of
 
 if TYPE_CHECKING:
@@ -117,7 +118,7 @@ class BlockSearch(NeighborIndex):
         Raises
         ------
         ValueError
-            If the metric has no scores, see `pyspark_knn.index.score_space.has_scores`.
+            If the metric has no scores, see `pyspark_knn.index.score_spaces.has_scores`.
         """
         space = score_space(spec.metric, matrix)
         plan = choose_plan(space, matrix, functools.partial(_search_of, spec.metric))

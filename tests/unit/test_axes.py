@@ -12,13 +12,14 @@ from hypothesis import strategies as st
 
 from pyspark_knn.index.axes import bounds, choice
 from pyspark_knn.index.axes.choice import Plan, choose_plan
-from pyspark_knn.index.axes.rotation import Rotation, principal_axes, squared_norms
+from pyspark_knn.index.axes.rotation import Rotation, principal_axes
 from pyspark_knn.index.axes.search import AxesSearch
 from pyspark_knn.index.base import IndexSpec
 from pyspark_knn.index.block_search import BlockSearch
 from pyspark_knn.index.distances import resolve_metric
 from pyspark_knn.index.pairwise import PairwiseSearch
-from pyspark_knn.index.score_space import score_space
+from pyspark_knn.index.score_space import squared_norms
+from pyspark_knn.index.score_spaces import score_space
 from tests.support.sorting import assert_same
 from tests.unit.test_block_search import DATA, exclusion, metric_for, products
 

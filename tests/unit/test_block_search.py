@@ -17,7 +17,7 @@ from pyspark_knn.index.block_search import BlockSearch, _Search
 from pyspark_knn.index.distances import resolve_metric
 from pyspark_knn.index.pairwise import PairwiseSearch
 from pyspark_knn.index.rounding import rounding
-from pyspark_knn.index.score_space import has_scores, score_space
+from pyspark_knn.index.score_spaces import has_scores, score_space
 from pyspark_knn.index.sparse import space as sparse_space
 from pyspark_knn.index.sparse.rows import SparseRows
 from pyspark_knn.index.sparse.search import SparseSearch

@@ -22,7 +22,7 @@ from pyspark_knn.index.grouped.index import GroupedIndex
 from pyspark_knn.index.grouped.lists import Lists
 from pyspark_knn.index.grouped.queries import GroupQueries
 from pyspark_knn.index.grouped.search import GroupSearch, Thresholds
-from pyspark_knn.index.score_space import has_scores
+from pyspark_knn.index.score_spaces import has_scores
 from pyspark_knn.index.sparse.rows import SparseRows
 from tests.support import oracle, sparse
 from tests.support.grouped import Grouped, answer, visits

@@ -8,7 +8,7 @@ import numpy as np
 
 from pyspark_knn.index.axes.bounds import box_error, reach, thresholds
 from pyspark_knn.index.axes.cells import Cells
-from pyspark_knn.index.axes.rotation import squared_norms
+from pyspark_knn.index.score_space import squared_norms
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from pyspark_knn.index.rounding import V
+from pyspark_knn.index.score_space import squared_norms
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -101,12 +102,6 @@ def principal_axes(sample: NDArray[np.floating]) -> Rotation:
     centered = sample - center
     axes = np.linalg.eigh(centered.T @ centered / len(sample))[1]
     return Rotation.of(center, np.ascontiguousarray(axes[:, ::-1]))
-
-
-def squared_norms(rows: NDArray[np.floating]) -> NDArray[np.float64]:
-    """Return the squared norm of each row: ndarray of shape (n_rows,), dtype float64."""
-    result: NDArray[np.float64] = np.einsum("ij,ij->i", rows, rows, dtype=np.float64)
-    return result
 
 
 def _error(axes: NDArray[np.float64]) -> float:

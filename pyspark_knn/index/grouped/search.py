@@ -20,7 +20,7 @@ from pyspark_knn.index.grouped.items import DenseItems, SparseItems
 from pyspark_knn.index.grouped.lists import Lists
 from pyspark_knn.index.grouped.pairs import compared_pairs
 from pyspark_knn.index.grouped.tables import TableSearch
-from pyspark_knn.index.score_space import has_scores, score_space
+from pyspark_knn.index.score_spaces import has_scores, score_space
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

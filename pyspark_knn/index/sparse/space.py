@@ -27,14 +27,12 @@ import numpy as np
 
 from pyspark_knn.index.rounding import V
 from pyspark_knn.index.score_space import (
-    DirectionSpace,
-    EuclideanSpace,
-    ProductSpace,
     Queries,
     ScoreSpace,
     remaining_exponent,
     scaling_exponent,
 )
+from pyspark_knn.index.score_spaces import DirectionSpace, EuclideanSpace, ProductSpace
 from pyspark_knn.index.sparse.keyed import KeyedRows, row_maxima
 from pyspark_knn.index.sparse.rows import slices_of
 
