@@ -30,12 +30,18 @@ PLACEMENTS: dict[str, dict[str, Any]] = {
 }
 placed = pytest.mark.parametrize("placement", PLACEMENTS)
 
-random = np.random.default_rng(7)
-UNITS = np.array([1.0, 100.0, 0.01])
-MATRIX = random.normal(size=(70, 3)) * UNITS + [0.0, 1000.0, 0.0]
-MATRIX[random.random(MATRIX.shape) < 0.25] = NAN
-MATRIX[-1] = NAN
-MATRIX[0] = [0.5, 1050.0, 0.02]
+
+def _matrix() -> np.ndarray:
+    """Features of different units, a quarter of whose values are missing; the last row has none."""
+    rng = np.random.default_rng(7)
+    matrix = rng.normal(size=(70, 3)) * [1.0, 100.0, 0.01] + [0.0, 1000.0, 0.0]
+    matrix[rng.random(matrix.shape) < 0.25] = NAN
+    matrix[-1] = NAN
+    matrix[0] = [0.5, 1050.0, 0.02]
+    return matrix
+
+
+MATRIX = _matrix()
 
 
 @pytest.fixture(scope="module")

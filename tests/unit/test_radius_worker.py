@@ -23,7 +23,7 @@ from pyspark_knn.engine.search.merge import merge_batches
 from pyspark_knn.engine.search.pairs import PairRoutes, n_units, pairs_in_bundle
 from pyspark_knn.engine.shared_search import Limits
 from pyspark_knn.engine.ship.bundle import FileRef, write_bundle
-from pyspark_knn.fit_multiple import _IndexGroup
+from pyspark_knn.fit_multiple import _widest
 from pyspark_knn.index.auto import build_index
 from pyspark_knn.index.base import IndexSpec
 from pyspark_knn.index.distances import resolve_metric
@@ -202,20 +202,19 @@ def test_every_two_shards_are_compared_once(count):
 
 
 def test_the_widest_search_of_a_grid():
-    group = _IndexGroup()
     first = SimpleNamespace(numFeatures=3)
-    group.estimators = [
+    estimators = [
         KNNEstimator(metric="cosine", minSimilarity=0.75),
         KNNEstimator(metric="cosine", k=9, maxDistance=0.125),
         # Refused when it is fitted, and ignored here.
         KNNEstimator(metric="cosine", k=None),
     ]
-    k, farthest = group._widest(first)
+    k, farthest = _widest(first, estimators)
     assert (k, farthest) == (9, distance_of(0.75, "cosine", 3))
-    group.estimators.append(KNNEstimator(metric="cosine", k=None, maxDistance=0.5))
-    assert group._widest(first) == (None, 0.5)
-    group.estimators.append(KNNEstimator(metric="cosine", k=2))
-    assert group._widest(first) == (None, None)
+    estimators.append(KNNEstimator(metric="cosine", k=None, maxDistance=0.5))
+    assert _widest(first, estimators) == (None, 0.5)
+    estimators.append(KNNEstimator(metric="cosine", k=2))
+    assert _widest(first, estimators) == (None, None)
 
 
 def test_a_search_for_all_contains_the_others():
