@@ -30,20 +30,18 @@ PLACEMENTS: dict[str, dict[str, Any]] = {
 }
 placed = pytest.mark.parametrize("placement", PLACEMENTS)
 
-UNITS = np.array([1.0, 100.0, 0.01])
 
-
-def matrix_with_holes() -> np.ndarray:
-    """Return values of different units, a quarter of them missing, and a row of missing ones."""
-    random = np.random.default_rng(7)
-    matrix = random.normal(size=(70, 3)) * UNITS + [0.0, 1000.0, 0.0]
-    matrix[random.random(matrix.shape) < 0.25] = NAN
+def _matrix() -> np.ndarray:
+    """Features of different units, a quarter of whose values are missing; the last row has none."""
+    rng = np.random.default_rng(7)
+    matrix = rng.normal(size=(70, 3)) * [1.0, 100.0, 0.01] + [0.0, 1000.0, 0.0]
+    matrix[rng.random(matrix.shape) < 0.25] = NAN
     matrix[-1] = NAN
     matrix[0] = [0.5, 1050.0, 0.02]
     return matrix
 
 
-MATRIX = matrix_with_holes()
+MATRIX = _matrix()
 
 
 @pytest.fixture(scope="module")
