@@ -24,7 +24,7 @@ FOUND = {
     "imputing": [
         "1,629 people: 283 values are missing, 1,482 were knocked out",
         "\nwt82            16.9     11.0                             11.2\n",
-        "\n 40.0 176.9  72.1         75.1\n",
+        "40.0 176.9  72.1         75.1\n",
     ],
     "matching_records": [
         "400 records, sparse because items store 47.7 of 262,144 values",

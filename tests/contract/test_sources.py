@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 
 Source = Callable[["SparkSession", "DataFrame", str], "DataFrame"]
 
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:transform scores the rows that the model was fitted"
+)
+
 SPARK_4 = int(pyspark.__version__.split(".")[0]) >= 4
 
 

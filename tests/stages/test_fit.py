@@ -68,7 +68,7 @@ def test_nothing_stays_persisted_after_a_failed_build_of_shards(
         frame.count()
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("pyspark_knn.engine.shards.jobs._shards_of", fail)
+    monkeypatch.setattr("pyspark_knn.engine.shards.jobs.summaries_of", fail)
     before = _persisted(spark)
     with pytest.raises(KeyboardInterrupt):
         KNNEstimator(idCol="id", placement="sharded").fit(frame_of(spark, np.eye(3)))
