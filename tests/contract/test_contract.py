@@ -323,12 +323,11 @@ class TestSaving:
         assert isinstance(loaded.stages[0], case.model)
         assert rows_of(loaded.transform(frame)) == rows_of(fitted.transform(frame))
 
-    @pytest.mark.parametrize("inside_pipeline", [False, True], ids=["bare", "in a Pipeline"])
-    def test_cross_validator(
-        self, case: Case, frame: DataFrame, tmp_path: Path, inside_pipeline: bool
+    def test_cross_validator_of_a_pipeline(
+        self, case: Case, frame: DataFrame, tmp_path: Path
     ) -> None:
         stage = case.make()
-        estimator = Pipeline(stages=[stage]) if inside_pipeline else stage
+        estimator = Pipeline(stages=[stage])
         grid = ParamGridBuilder().addGrid(stage.k, [1, 3]).build()
         evaluator = case.evaluator()
         tuner = CrossValidator(
@@ -346,7 +345,9 @@ class TestSaving:
             fitted.bestModel.transform(frame)
         )
 
-    def test_train_validation_split(self, case: Case, frame: DataFrame, tmp_path: Path) -> None:
+    def test_train_validation_split_of_the_stage(
+        self, case: Case, frame: DataFrame, tmp_path: Path
+    ) -> None:
         stage = case.make()
         name, value = "metric", "cityblock"
         if not stage.hasParam(name):
