@@ -197,7 +197,7 @@ def test_within_groups(spark: SparkSession, grouped: DataFrame, tmp_path: Path) 
     ]
     path = (tmp_path / "model").as_uri()
     models[1].save(path)
-    models.append(LocalOutlierFactorModel.load(path))
+    models[1] = LocalOutlierFactorModel.load(path)
     queries = grouped.select((F.col("id") + 0).alias("id"), "kind").crossJoin(
         spark.createDataFrame([([0.5, 2.0],)], "features array<double>")
     )
