@@ -57,6 +57,8 @@ def timed(frame: DataFrame, placement: str) -> tuple[float, float, float, DataFr
 def beside_sklearn(given: argparse.Namespace) -> None:
     """Print the table of both imputers, which impute the rows that they are fitted on."""
     spark, rows = start(), []
+    # Not timed: the start of the workers, and the compilation of the JVM.
+    timed(frame_of(spark, values(2000)), "replicated")
     for size in SIZES:
         matrix = values(size)
         frame = frame_of(spark, matrix)

@@ -1,10 +1,10 @@
-"""Draw the pictures of imputation and of outlier factors in the documentation.
+"""Draw the pictures of imputation, outlier factors and the graph in the documentation.
 
-    python benchmarks/pictures.py docs/imputing.png docs/outliers.png
+    python benchmarks/pictures.py docs/imputing.png docs/outliers.png docs/graph.png
 
 The first one compares the error of imputed values with that of the mean, for more and more missing
 values of the breast cancer data that scikit-learn ships. The second one shows the outlier factors
-of points in two clusters of different densities.
+of points in two clusters of different densities. The third one shows the edges between them.
 """
 
 from __future__ import annotations
@@ -21,10 +21,11 @@ from numpy.typing import NDArray
 from pyspark.sql import DataFrame, SparkSession
 from sklearn.datasets import load_breast_cancer
 
-from pyspark_knn import KNNImputer, LocalOutlierFactor
+from pyspark_knn import KNNEstimator, KNNImputer, LocalOutlierFactor
 
 mpl.use("Agg")
 from matplotlib import pyplot
+from matplotlib.collections import LineCollection
 
 Matrix = NDArray[np.float64]
 
@@ -131,6 +132,21 @@ def draw_outliers(points: Matrix, scores: Matrix, outlier: Matrix, path: Path) -
     save(figure, path)
 
 
+# --- the graph ------------------------------------------------------------------------------------
+
+
+def draw_graph(points: Matrix, edges: Mapping[str, Matrix], path: Path) -> None:
+    """Draw the points, and the edges between them, once for each mode."""
+    figure, panels = pyplot.subplots(1, len(edges), figsize=(8, 4.2), sharex=True, sharey=True)
+    for axes, (mode, pairs) in zip(panels, edges.items(), strict=True):
+        lines = LineCollection(points[pairs], colors="tab:gray", linewidths=0.6)
+        axes.add_collection(lines)
+        axes.scatter(*points.T, s=5, color="tab:blue", zorder=2)
+        axes.set_aspect("equal")
+        axes.set_title(f'"{mode}": {len(pairs)} edges')
+    save(figure, path)
+
+
 def save(figure: Any, path: Path) -> None:
     """Save a figure as a small file."""
     figure.savefig(path, dpi=100, bbox_inches="tight")
@@ -138,10 +154,11 @@ def save(figure: Any, path: Path) -> None:
 
 
 def main() -> None:
-    """Draw both pictures, and print the figures behind the first one."""
+    """Draw the pictures, and print the figures behind the first one."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("imputing", type=Path, help="file for the picture of imputation")
     parser.add_argument("outliers", type=Path, help="file for the picture of outlier factors")
+    parser.add_argument("graph", type=Path, help="file for the picture of the graph")
     given = parser.parse_args()
     spark = start()
     errors = imputing_errors(spark)
@@ -153,6 +170,12 @@ def main() -> None:
     model = LocalOutlierFactor(k=20, idCol="id").fit(frame_of(spark, points))
     scores = column(model.scores, "outlierScore")
     draw_outliers(points, scores, column(model.scores, "prediction"), given.outliers)
+    graph = KNNEstimator(k=4, idCol="id").fit(frame_of(spark, points))
+    edges = {
+        mode: np.array(graph.kneighborsGraph(mode).select("src", "dst").collect())
+        for mode in ("union", "mutual")
+    }
+    draw_graph(points, edges, given.graph)
     spark.stop()
 
 
