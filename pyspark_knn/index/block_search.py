@@ -15,7 +15,6 @@ ranked by their distances. Most queries need the first step only:
 
 from __future__ import annotations
 
-import copy
 import functools
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, ClassVar
@@ -25,12 +24,13 @@ import numpy as np
 from pyspark_knn.index.axes.choice import Plan, choose_plan
 from pyspark_knn.index.axes.prefixes import Prefixes
 from pyspark_knn.index.axes.search import AxesSearch
-from pyspark_knn.index.base import Exclusion, IndexSpec, NeighborIndex, Neighbors
-from pyspark_knn.index.candidates import Candidates, filter_batches
+from pyspark_knn.index.base import Exclusion, IndexSpec, Neighbors
+from pyspark_knn.index.brute_force import BruteForce
+from pyspark_knn.index.candidates import Candidates, filter_batches, room_for
 from pyspark_knn.index.distances import Metric
 from pyspark_knn.index.hits import HitCandidates
 from pyspark_knn.index.kernels import KERNELS
-from pyspark_knn.index.pairwise import PairwiseSearch
+from pyspark_knn.index.pairwise import PairwiseSearch, search_rest
 from pyspark_knn.index.score_blocks import ScoreBlocks
 from pyspark_knn.index.score_space import Queries, ScoreSpace
 from pyspark_knn.index.score_spaces import has_scores, score_space
@@ -60,24 +60,13 @@ have more numbers, the scores of the block are computed by several products."""
 _AXES_QUERIES = 2048
 """Queries in a batch of the search by principal axes."""
 
-_SPARE_CANDIDATES = 64
-"""Candidates that a query may always keep beyond 2 k, regardless of their cost."""
-
-_PRODUCTS_PER_RANK = 128
-"""Items whose float64 products take as long as ranking one candidate. A query may keep one more
-candidate for each such number of items seen so far."""
-
-_BATCH_CANDIDATES = 1 << 20
-"""The largest number of candidates of a batch beyond 2 k for each query."""
-
 _RANKED_PAIRS = 1 << 18
 """Candidates of a batch that are ranked before the batch is over, if there are more."""
 
 
-class BlockSearch(NeighborIndex):
+class BlockSearch(BruteForce):
     """Brute-force search by matrix products, wherever their rounding errors are bounded."""
 
-    algorithm: ClassVar[str] = "brute"
     metrics: ClassVar[frozenset[str]] = frozenset(
         name for name in KERNELS if has_scores(Metric(name))
     )
@@ -94,8 +83,7 @@ class BlockSearch(NeighborIndex):
         space: ScoreSpace,
         prefixes: Prefixes | None = None,
     ) -> None:
-        self._matrix = matrix
-        self._metric = metric
+        super().__init__(matrix, metric)
         self._space = space
         self._prefixes = prefixes
 
@@ -137,11 +125,6 @@ class BlockSearch(NeighborIndex):
         return cls(matrix, metric, space, Prefixes.of(space, matrix, *plan))
 
     @property
-    def matrix(self) -> NDArray[np.floating]:
-        """The items, as passed to `build`."""
-        return self._matrix
-
-    @property
     def detail(self) -> str:
         """See `NeighborIndex.detail`."""
         if self._prefixes is None:
@@ -152,17 +135,6 @@ class BlockSearch(NeighborIndex):
     def added_bytes(self) -> int:
         """See `NeighborIndex.added_bytes`."""
         return 0 if self._prefixes is None else self._prefixes.nbytes
-
-    def over(self, matrix: NDArray[np.floating]) -> BlockSearch:
-        """See `NeighborIndex.over`."""
-        other = copy.copy(self)
-        other._matrix = matrix
-        return other
-
-    @property
-    def metric(self) -> Metric:
-        """See `NeighborIndex.metric`."""
-        return self._metric
 
     def kneighbors(
         self,
@@ -177,11 +149,7 @@ class BlockSearch(NeighborIndex):
         rest = np.arange(len(queries))
         if 4 * k <= len(self._matrix):
             rest = _Search(self, queries, exclude, best).run()
-        if rest.size:
-            pairwise = PairwiseSearch(self._matrix, self._metric)
-            part = exclusion_of(exclude, rest)
-            found = pairwise.kneighbors(queries[rest], k, max_distance=max_distance, exclude=part)
-            best.replace(rest, found)
+        search_rest(self, queries, rest, best, max_distance, exclude)
         return best.neighbors()
 
     def _find_within(
@@ -319,8 +287,7 @@ class _Search(_Batches):
             near, columns = blocks.reaching(block)
             ceilings, widths = block.ceilings[near, columns], block.widths[columns]
             stop = block.start + len(block.widths)
-            room = _SPARE_CANDIDATES + stop // _PRODUCTS_PER_RANK
-            room = min(room, _BATCH_CANDIDATES // len(rows))
+            room = room_for(stop, len(rows))
             if candidates.add(near, columns + block.start, ceilings, widths, room):
                 if candidates.crowded.all():
                     break
@@ -400,8 +367,7 @@ class _SearchWithin(_Batches):
             if not near.size:
                 continue
             floors = block.ceilings[near, columns] - block.widths[columns]
-            room = _SPARE_CANDIDATES + compared // _PRODUCTS_PER_RANK
-            room = min(room, _BATCH_CANDIDATES // len(rows))
+            room = room_for(compared, len(rows))
             if candidates.add(near, columns + block.start, floors, None if last else room):
                 blocks.demand(np.where(candidates.crowded, np.inf, scores - slack))
             if last and candidates.count > _RANKED_PAIRS:

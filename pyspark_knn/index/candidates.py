@@ -17,6 +17,36 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
+_SPARE_CANDIDATES = 64
+"""Candidates that a query may always keep beyond 2 k, regardless of their cost."""
+
+_PRODUCTS_PER_RANK = 128
+"""Items whose float64 products take as long as ranking one candidate. A query may keep one more
+candidate for each such number of items seen so far."""
+
+_BATCH_CANDIDATES = 1 << 20
+"""The largest number of candidates of a batch beyond 2 k for each query."""
+
+
+def room_for(n_items: int, n_queries: int) -> int:
+    """Return how many candidates beyond 2 k each query of a batch may keep.
+
+    Parameters
+    ----------
+    n_items : int
+        The number of items that the queries were compared with.
+    n_queries : int
+        The number of queries.
+
+    Returns
+    -------
+    int
+        The number of candidates.
+    """
+    room = _SPARE_CANDIDATES + n_items // _PRODUCTS_PER_RANK
+    return min(room, _BATCH_CANDIDATES // n_queries)
+
+
 class Candidates:
     """The candidates of each query: the items that cannot be ruled out yet.
 

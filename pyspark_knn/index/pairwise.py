@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
 from pyspark_knn.index.base import Exclusion, IndexSpec, NeighborIndex, Neighbors
+from pyspark_knn.index.brute_force import BruteForce
 from pyspark_knn.index.buffers import short_buffers
 from pyspark_knn.index.kernels import KERNELS, SET_METRICS, set_distance
 from pyspark_knn.index.selection import (
@@ -40,7 +40,7 @@ _BLOCK_QUERIES = 256
 """The largest number of queries in a block."""
 
 
-class PairwiseSearch(NeighborIndex):
+class PairwiseSearch(BruteForce):
     """Brute-force search that computes the distance of every pair. Supports every metric.
 
     Parameters
@@ -55,7 +55,6 @@ class PairwiseSearch(NeighborIndex):
         The largest number of queries in a block.
     """
 
-    algorithm: ClassVar[str] = "brute"
     metrics: ClassVar[frozenset[str]] = frozenset(KERNELS)
 
     def __init__(
@@ -66,8 +65,7 @@ class PairwiseSearch(NeighborIndex):
         block_pairs: int = _BLOCK_PAIRS,
         block_queries: int = _BLOCK_QUERIES,
     ) -> None:
-        self._matrix = matrix
-        self._metric = metric
+        super().__init__(matrix, metric)
         self._block_pairs = block_pairs
         self._block_queries = block_queries
 
@@ -75,22 +73,6 @@ class PairwiseSearch(NeighborIndex):
     def build(cls, matrix: NDArray[np.floating], spec: IndexSpec) -> PairwiseSearch:
         """Return an index that keeps the items as they are."""
         return cls(matrix, spec.metric)
-
-    @property
-    def matrix(self) -> NDArray[np.floating]:
-        """The items, as passed to `build`."""
-        return self._matrix
-
-    def over(self, matrix: NDArray[np.floating]) -> PairwiseSearch:
-        """See `NeighborIndex.over`."""
-        other = copy.copy(self)
-        other._matrix = matrix
-        return other
-
-    @property
-    def metric(self) -> Metric:
-        """See `NeighborIndex.metric`."""
-        return self._metric
 
     def kneighbors(
         self,
@@ -166,6 +148,42 @@ class PairwiseSearch(NeighborIndex):
                     near[pairs.rows, pairs.positions] = False
                 at, columns = np.nonzero(near)
                 hits.offer(part[at], columns + start, distances[at, columns])
+
+
+def search_rest(
+    index: NeighborIndex,
+    queries: NDArray[np.floating],
+    rows: NDArray[np.int64],
+    best: NearestSoFar,
+    max_distance: float | None,
+    exclude: Exclusion | None,
+) -> None:
+    """Set the neighbors of the queries that an index cannot search in its own way.
+
+    Parameters
+    ----------
+    index : NeighborIndex
+        The items and the metric.
+    queries : ndarray of shape (n_queries, n_features), dtype float32 or float64
+        All queries.
+    rows : ndarray of shape (n_rows,), dtype int64
+        The row numbers of those to search, in ascending order; may be empty.
+    best : NearestSoFar
+        The neighbors of all queries, updated in place.
+    max_distance : float or None
+        The largest distance of a neighbor.
+    exclude : Exclusion or None
+        Pairs of all queries that must not be found.
+    """
+    if not rows.size:
+        return
+    found = PairwiseSearch(index.matrix, index.metric).kneighbors(
+        queries[rows],
+        best.distances.shape[1],
+        max_distance=max_distance,
+        exclude=exclusion_of(exclude, rows),
+    )
+    best.replace(rows, found)
 
 
 def _allowed(

@@ -295,6 +295,33 @@ def exclusion_of_rows(exclude: Exclusion | None, start: int, stop: int) -> Exclu
     return Exclusion(exclude.rows[inside] - start, exclude.positions[inside])
 
 
+def is_excluded(
+    exclude: Exclusion | None,
+    n_items: int,
+    rows: NDArray[np.int64],
+    positions: NDArray[np.int64],
+) -> NDArray[np.bool_]:
+    """Return which pairs are in an exclusion.
+
+    Parameters
+    ----------
+    exclude : Exclusion or None
+        The exclusion.
+    n_items : int
+        The number of items.
+    rows, positions : ndarray of shape (n_pairs,), dtype int64
+        The row number of the query, and the position of the item of each pair.
+
+    Returns
+    -------
+    ndarray of shape (n_pairs,), dtype bool
+        True for the pairs that must not be returned.
+    """
+    if exclude is None or not exclude.rows.size:
+        return np.zeros(len(rows), bool)
+    return np.isin(rows * n_items + positions, exclude.rows * n_items + exclude.positions)
+
+
 def exclusion_of_items(exclude: Exclusion, start: int, stop: int) -> Exclusion:
     """Return the part of an exclusion that concerns a range of items, renumbered from 0.
 

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from pyspark_knn.index.base import Exclusion, IndexSpec, NeighborIndex, Neighbors
-from pyspark_knn.index.pairwise import PairwiseSearch
-from pyspark_knn.index.selection import NearestSoFar, search_in_blocks
+from pyspark_knn.index.pairwise import PairwiseSearch, search_rest
+from pyspark_knn.index.selection import NearestSoFar, is_excluded, search_in_blocks
 from pyspark_knn.index.tree_order import spatial_order
 from pyspark_knn.index.tree_reach import Reached
 from pyspark_knn.index.tree_space import TreeSpace
@@ -167,7 +167,7 @@ class TreeSearch(NeighborIndex):
         uncertain = np.concatenate([np.zeros(0, np.int64), *open_rows])
         rest = self._ask_radius(best, queries, uncertain, exclude)
         rest = np.concatenate([np.flatnonzero(~by_tree), rest])
-        self._compare_all(best, queries, rest, max_distance, exclude)
+        search_rest(self, queries, np.sort(rest), best, max_distance, exclude)
         return best.neighbors()
 
     def _ask_nearest(
@@ -238,11 +238,7 @@ class TreeSearch(NeighborIndex):
         positions: NDArray[np.int64],
         exclude: Exclusion | None,
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        if exclude is None or not exclude.rows.size:
-            return rows, positions
-        n_items = len(self.matrix)
-        pairs = rows * n_items + positions
-        kept = ~np.isin(pairs, exclude.rows * n_items + exclude.positions)
+        kept = ~is_excluded(exclude, len(self.matrix), rows, positions)
         return rows[kept], positions[kept]
 
     def _offer_table(
@@ -272,27 +268,6 @@ class TreeSearch(NeighborIndex):
         rows, positions = self._without_excluded(rows, positions, exclude)
         distances = self._metric.distances(queries, self.matrix, rows, positions)
         best.offer(rows, positions, distances)
-
-    def _compare_all(
-        self,
-        best: NearestSoFar,
-        queries: NDArray[np.floating],
-        rows: NDArray[np.int64],
-        max_distance: float | None,
-        exclude: Exclusion | None,
-    ) -> None:
-        """Search some queries by brute force."""
-        if rows.size == 0:
-            return
-        rows = np.sort(rows)
-        if exclude is not None:
-            inside = np.isin(exclude.rows, rows)
-            local = np.searchsorted(rows, exclude.rows[inside])
-            exclude = Exclusion(local, exclude.positions[inside])
-        search = PairwiseSearch(self.matrix, self._metric)
-        k = best.distances.shape[1]
-        found = search.kneighbors(queries[rows], k, max_distance=max_distance, exclude=exclude)
-        best.replace(rows, found)
 
 
 class KDTreeSearch(TreeSearch):

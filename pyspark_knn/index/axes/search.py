@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pyspark_knn.index.axes.bounds import difference_error
-from pyspark_knn.index.candidates import Candidates
+from pyspark_knn.index.candidates import Candidates, room_for
+from pyspark_knn.index.selection import is_excluded
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,12 +23,6 @@ if TYPE_CHECKING:
 
 _SPARE_AT_HOME = 6
 """Items of a query's own cell beyond k whose distances give the first limit."""
-
-_SPARE_CANDIDATES = 64
-"""Candidates that a query may always keep beyond 2 k."""
-
-_BATCH_CANDIDATES = 1 << 20
-"""The largest number of candidates of a batch beyond 2 k for each query."""
 
 _SPARE_SURVIVORS = 512
 """Pairs of a query that may always be compared by differences."""
@@ -121,9 +116,7 @@ class _Batch:
         self._norms = np.sqrt(queries.squares)
         self._prefixes = search._prefixes.queries(queries.vectors)
         self._limits = self._space.distance_limits(limits, queries)
-        self._excluded = np.zeros(0, np.int64)
-        if exclude is not None:
-            self._excluded = np.unique(exclude.rows * len(self._matrix) + exclude.positions)
+        self._exclude = exclude
         self._given_up = np.zeros(len(rows), bool)
         self._seen = np.zeros(len(rows), np.int64)
 
@@ -152,8 +145,7 @@ class _Batch:
         positions = self._prefixes.nearest_at_home(many).ravel()
         rows = np.repeat(np.arange(n_queries), many)
         distances = self._distances(rows, positions).astype(np.float64)
-        if self._excluded.size:
-            distances[self._is_excluded(rows, positions)] = np.inf
+        distances[self._is_excluded(rows, positions)] = np.inf
         kth = distances.reshape(n_queries, many)
         kth.partition(self._k - 1, axis=1)
         farthest = kth[:, self._k - 1]
@@ -188,14 +180,12 @@ class _Batch:
         self._seen += np.bincount(rows, minlength=len(self._seen))
         self._given_up |= self._seen > most_survivors(len(self._matrix))
         useful = ~self._given_up[rows]
-        if self._excluded.size:
-            useful &= ~self._is_excluded(rows, positions)
+        useful &= ~self._is_excluded(rows, positions)
         rows, positions = rows[useful], positions[useful]
         scores = -self._distances(rows, positions)
         near = np.flatnonzero(scores >= found.thresholds()[rows])
         rows, positions, scores = rows[near], positions[near], scores[near]
-        room = _SPARE_CANDIDATES + len(self._matrix) // (2 * _PREFIXES_PER_DIFFERENCE)
-        room = min(room, _BATCH_CANDIDATES // len(self._norms))
+        room = room_for(len(self._matrix), len(self._norms))
         if rows.size:
             found.add(rows, positions, scores, np.zeros(len(rows)), room)
             found.settle()
@@ -218,4 +208,4 @@ class _Batch:
     def _is_excluded(
         self, rows: NDArray[np.int64], positions: NDArray[np.int64]
     ) -> NDArray[np.bool_]:
-        return np.isin(rows * len(self._matrix) + positions, self._excluded)
+        return is_excluded(self._exclude, len(self._matrix), rows, positions)

@@ -8,15 +8,15 @@ compared by products in float64. Queries whose products could overflow are compa
 
 from __future__ import annotations
 
-import copy
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
 import numpy as np
 
-from pyspark_knn.index.base import Exclusion, IndexSpec, NeighborIndex, Neighbors
+from pyspark_knn.index.base import Exclusion, IndexSpec, Neighbors
+from pyspark_knn.index.brute_force import BruteForce
 from pyspark_knn.index.missing.blocks import SignBlocks
 from pyspark_knn.index.missing.space import MissingSpace
-from pyspark_knn.index.pairwise import PairwiseSearch
+from pyspark_knn.index.pairwise import PairwiseSearch, search_rest
 from pyspark_knn.index.selection import NearestSoFar, exclusion_of
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ _PRODUCTS_PER_RANK = 128
 """Items whose float64 products take as long as the distance of one candidate."""
 
 
-class MissingSearch(NeighborIndex):
+class MissingSearch(BruteForce):
     """Brute-force search by nan_euclidean.
 
     Parameters
@@ -63,34 +63,16 @@ class MissingSearch(NeighborIndex):
         The space of these items.
     """
 
-    algorithm: ClassVar[str] = "brute"
     metrics: ClassVar[frozenset[str]] = frozenset({"nan_euclidean"})
 
     def __init__(self, matrix: NDArray[np.floating], metric: Metric, space: MissingSpace) -> None:
-        self._matrix = matrix
-        self._metric = metric
+        super().__init__(matrix, metric)
         self._space = space
 
     @classmethod
     def build(cls, matrix: NDArray[np.floating], spec: IndexSpec) -> MissingSearch:
         """Return an index that keeps the items as they are, and knows their sizes."""
         return cls(matrix, spec.metric, MissingSpace(spec.metric, matrix))
-
-    @property
-    def matrix(self) -> NDArray[np.floating]:
-        """The items, as passed to `build`."""
-        return self._matrix
-
-    def over(self, matrix: NDArray[np.floating]) -> MissingSearch:
-        """See `NeighborIndex.over`."""
-        other = copy.copy(self)
-        other._matrix = matrix
-        return other
-
-    @property
-    def metric(self) -> Metric:
-        """See `NeighborIndex.metric`."""
-        return self._metric
 
     def kneighbors(
         self,
@@ -105,11 +87,7 @@ class MissingSearch(NeighborIndex):
         rest = np.arange(len(queries))
         if 4 * k <= len(self._matrix):
             rest = _Search(self, queries, exclude, _Nearest(best)).run()
-        if rest.size:
-            pairwise = PairwiseSearch(self._matrix, self._metric)
-            part = exclusion_of(exclude, rest)
-            found = pairwise.kneighbors(queries[rest], k, max_distance=max_distance, exclude=part)
-            best.replace(rest, found)
+        search_rest(self, queries, rest, best, max_distance, exclude)
         return best.neighbors()
 
     def _find_within(

@@ -9,16 +9,22 @@ tight clusters far apart, the sums are computed in float64.
 
 from __future__ import annotations
 
-import copy
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from pyspark_knn.index.base import Exclusion, IndexSpec, NeighborIndex, Neighbors
+from pyspark_knn.index.base import Exclusion, IndexSpec, Neighbors
+from pyspark_knn.index.brute_force import BruteForce
 from pyspark_knn.index.distances import Metric
 from pyspark_knn.index.kernels import KERNELS
-from pyspark_knn.index.pairwise import PairwiseSearch
-from pyspark_knn.index.selection import NearestSoFar, exclusion_of, search_in_blocks
+from pyspark_knn.index.pairwise import PairwiseSearch, search_rest
+from pyspark_knn.index.selection import (
+    NearestSoFar,
+    exclusion_of,
+    exclusion_of_items,
+    is_excluded,
+    search_in_blocks,
+)
 from pyspark_knn.index.terms.blocks import TermBlocks
 from pyspark_knn.index.terms.choice import has_terms, term_space
 
@@ -59,7 +65,7 @@ _FEW_PAIRS = 32
 are tried."""
 
 
-class TermSearch(NeighborIndex):
+class TermSearch(BruteForce):
     """Brute-force search by sums of terms, wherever their rounding errors are bounded.
 
     Parameters
@@ -74,7 +80,6 @@ class TermSearch(NeighborIndex):
         Items among which the first neighbors are found.
     """
 
-    algorithm: ClassVar[str] = "brute"
     metrics: ClassVar[frozenset[str]] = frozenset(
         {name for name in KERNELS if has_terms(Metric(name, p=3.0))}
     )
@@ -92,8 +97,7 @@ class TermSearch(NeighborIndex):
         block_items: int = _BLOCK_ITEMS,
         first_items: int = _FIRST_ITEMS,
     ) -> None:
-        self._matrix = matrix
-        self._metric = metric
+        super().__init__(matrix, metric)
         self._block_items = block_items
         self._first_items = first_items
         spaces = [term_space(metric, matrix, dtype) for dtype in (np.float32, np.float64)]
@@ -105,22 +109,6 @@ class TermSearch(NeighborIndex):
     def build(cls, matrix: NDArray[np.floating], spec: IndexSpec) -> TermSearch:
         """Choose the coordinates of the metric for the magnitudes of the items."""
         return cls(matrix, spec.metric)
-
-    @property
-    def matrix(self) -> NDArray[np.floating]:
-        """The items, as passed to `build`."""
-        return self._matrix
-
-    def over(self, matrix: NDArray[np.floating]) -> TermSearch:
-        """See `NeighborIndex.over`."""
-        other = copy.copy(self)
-        other._matrix = matrix
-        return other
-
-    @property
-    def metric(self) -> Metric:
-        """See `NeighborIndex.metric`."""
-        return self._metric
 
     def kneighbors(
         self,
@@ -158,12 +146,7 @@ class TermSearch(NeighborIndex):
             part = queries if served.all() else queries[rows]
             ranking = _Ranking(self, part, k, max_distance, exclusion_of(exclude, rows))
             best.replace(rows, ranking.run())
-        rest = np.flatnonzero(~served)
-        if rest.size:
-            search = PairwiseSearch(self._matrix, self._metric)
-            excluded = exclusion_of(exclude, rest)
-            found = search.kneighbors(queries[rest], k, max_distance=max_distance, exclude=excluded)
-            best.replace(rest, found)
+        search_rest(self, queries, np.flatnonzero(~served), best, max_distance, exclude)
         return best.neighbors()
 
     def _find_within(
@@ -188,12 +171,10 @@ class _Batch:
         self._matrix = index._matrix
         self._metric = index._metric
         self._queries = queries
-        most = max(_LEAST_ITEMS, _BLOCK_FLOATS // index.n_features)
-        self._block_items = min(index._block_items, most)
+        self._most_items = max(_LEAST_ITEMS, _BLOCK_FLOATS // index.n_features)
+        self._block_items = min(index._block_items, self._most_items)
         self._spaces = list(index._spaces)
-        self._excluded = None
-        if exclude is not None and exclude.rows.size:
-            self._excluded = exclude.rows * len(self._matrix) + exclude.positions
+        self._exclude = exclude
         self._expected = 0
         self._use(self._spaces[0])
 
@@ -233,11 +214,8 @@ class _Batch:
         if not found:
             return np.zeros(0, np.int64), np.zeros(0, np.int64)
         rows, positions = map(np.concatenate, zip(*found, strict=True))
-        if self._excluded is not None:
-            pairs = rows * len(self._matrix) + positions
-            kept = ~np.isin(pairs, self._excluded)
-            rows, positions = rows[kept], positions[kept]
-        return rows, positions
+        kept = ~is_excluded(self._exclude, len(self._matrix), rows, positions)
+        return rows[kept], positions[kept]
 
     def _distances(
         self, rows: NDArray[np.int64], positions: NDArray[np.int64]
@@ -259,8 +237,7 @@ class _Ranking(_Batch):
         super().__init__(index, queries, exclude)
         self._k = k
         self._expected = 4 * k
-        most = max(_LEAST_ITEMS, _BLOCK_FLOATS // index.n_features)
-        self._first_items = max(min(index._first_items, most), 4 * k)
+        self._first_items = max(min(index._first_items, self._most_items), 4 * k)
         self._best = NearestSoFar(len(queries), k, max_distance)
 
     def run(self) -> Neighbors:
@@ -284,10 +261,7 @@ class _Ranking(_Batch):
     def _search_first(self, stop: int) -> NDArray[np.float64]:
         """Search the first items, and return the limits of items of later positions."""
         block = self._blocks.first(self._space.operand(self._matrix[:stop]))
-        excluded = np.zeros(0, np.int64) if self._excluded is None else self._excluded
-        pairs = np.divmod(excluded, len(self._matrix))
-        inside = pairs[1] < stop
-        near, positions = block.nearest(self._k, (pairs[0][inside], pairs[1][inside]))
+        near, positions = block.nearest(self._k, self._excluded_before(stop))
         self._best.offer(near, positions, self._distances(near, positions))
         limits = self._best.limits()
         # They are found again, with all others that are as near.
@@ -301,6 +275,13 @@ class _Ranking(_Batch):
             rows, columns = self._joined([(near[some], positions[some])])
             self._best.offer(rows, columns, self._distances(rows, columns))
         return self._later_limits(limits)
+
+    def _excluded_before(self, stop: int) -> Pairs:
+        """Return the excluded pairs of the items before a position."""
+        if self._exclude is None:
+            return np.zeros(0, np.int64), np.zeros(0, np.int64)
+        first = exclusion_of_items(self._exclude, 0, stop)
+        return first.rows, first.positions
 
     def _later_limits(self, limits: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the distances of items of later positions that can be neighbors."""
