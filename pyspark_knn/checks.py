@@ -14,7 +14,7 @@ from pyspark_knn.index.cells import check_cells
 from pyspark_knn.index.distances import Metric, resolve_metric
 from pyspark_knn.index.registry import check_algorithm, classes_for, sparse_metrics
 from pyspark_knn.index.similarity import check_similarity, distance_of
-from pyspark_knn.params import _KNNParams, _NeighborParams
+from pyspark_knn.params import _NeighborParams
 from pyspark_knn.voting_params import _VotingParams
 
 _USER_LEVEL = 5
@@ -87,10 +87,8 @@ def checked_limits(params: _NeighborParams, n_features: int) -> Limits:
     ValueError
         If `k`, `maxDistance` and `minSimilarity` conflict with each other or with the metric.
     """
-    if not isinstance(params, _KNNParams):
-        return Limits(params.getK(), None)
     check_limits(params)
-    farthest, similarity = params.getMaxDistance(), params.getMinSimilarity()
+    farthest, similarity = params._distance_limits()
     if similarity is not None:
         farthest = distance_of(similarity, checked_metric(params).name, n_features)
     return Limits(params.getK(), farthest)
@@ -98,9 +96,7 @@ def checked_limits(params: _NeighborParams, n_features: int) -> Limits:
 
 def check_limits(params: _NeighborParams) -> None:
     """Raise a ValueError if k, maxDistance and minSimilarity conflict; see `checked_limits`."""
-    if not isinstance(params, _KNNParams):
-        return
-    limit, similarity = params.getMaxDistance(), params.getMinSimilarity()
+    limit, similarity = params._distance_limits()
     if limit is not None and similarity is not None:
         raise ValueError(
             f"maxDistance ({limit!r}) and minSimilarity ({similarity!r}) are both set. Set one of "
@@ -258,10 +254,9 @@ def warn_of_limits(
     stacklevel : int, default=_USER_LEVEL
         The level of the user's line, see `warnings.warn`.
     """
-    if not isinstance(params, _KNNParams):
-        return
-    name = "maxDistance" if params.getMinSimilarity() is None else "minSimilarity"
-    limit = params.getOrDefault(name)
+    farthest, similarity = params._distance_limits()
+    name = "maxDistance" if similarity is None else "minSimilarity"
+    limit = farthest if similarity is None else similarity
     if limit is None:
         return
     if not params.isSet(params.k) and "k" not in warned:
@@ -274,12 +269,12 @@ def warn_of_limits(
         )
     if params.getMetric() != "haversine" or "maxDistance" in warned:
         return
-    farthest = math.pi * checked_metric(params).radius
-    if limit > farthest:
+    largest = math.pi * checked_metric(params).radius
+    if limit > largest:
         warned.add("maxDistance")
         warnings.warn(
             f"maxDistance is {limit!r}, but the largest distance between any two points with "
-            f"metric 'haversine' is {farthest:.6g}. Distances are angles in radians unless "
+            f"metric 'haversine' is {largest:.6g}. Distances are angles in radians unless "
             "metricParams sets the radius of the sphere, for example {'radius': 6371.0088} for "
             "kilometers on Earth.",
             stacklevel=stacklevel,

@@ -279,6 +279,10 @@ class _NeighborParams(HasPlacement, HasFeaturesCol):
         """Return the columns of numbers that every item has, such as labels."""
         return []
 
+    def _distance_limits(self) -> tuple[float | None, float | None]:
+        """Return maxDistance and minSimilarity, each None if it is unset or does not exist."""
+        return None, None
+
     def getK(self) -> int | None:
         """Value of k, None for all items within maxDistance."""
         return self.getOrDefault(self.k)
@@ -384,6 +388,9 @@ class _KNNParams(_NeighborParams):
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
         self._setDefault(maxDistance=None, minSimilarity=None)
+
+    def _distance_limits(self) -> tuple[float | None, float | None]:
+        return self.getMaxDistance(), self.getMinSimilarity()
 
     def getMaxDistance(self) -> float | None:
         """Value of maxDistance, None if it is unset."""
