@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from pyspark_knn.checks import warn_of_limits
 from pyspark_knn.engine.placement import DST, SRC
 from pyspark_knn.engine.search.answers import DISTANCE
 from pyspark_knn.engine.search.self_search import SelfSearch
+from pyspark_knn.engine.spark import compat
 from pyspark_knn.model import NeighborModel
 
 MODES = ("directed", "union", "mutual")
@@ -69,9 +70,7 @@ class HasGraph(NeighborModel):
         if mode not in MODES:
             raise ValueError(f"mode must be one of {', '.join(MODES)}, got {mode!r}")
         limits = self._limits()
-        session = SparkSession.getActiveSession()
-        if session is None:
-            raise ValueError("kneighborsGraph requires an active Spark session, but there is none")
+        session = compat.active_session("kneighborsGraph")
         warn_of_limits(self, self._warned, stacklevel=3)
         if limits.k is None:
             farthest = float("inf") if limits.max_distance is None else limits.max_distance

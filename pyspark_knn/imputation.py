@@ -16,7 +16,6 @@ from pyspark.sql import DataFrame
 from pyspark.sql import types as T
 
 from pyspark_knn.checks import warn_of_duplicates
-from pyspark_knn.engine.fit.chunks import POSITION
 from pyspark_knn.engine.fit.packed import PackedItems
 from pyspark_knn.engine.fit.source import ItemSource, item_source
 from pyspark_knn.engine.fit.statistics import feature_statistics
@@ -105,11 +104,6 @@ class KNNImputerModel(PlacedModel, _ImputerParams):
                 )
             if not np.isfinite(values).all() or (name != "featureMeans" and min(values) < 0):
                 raise ValueError(f"{name} must contain finite numbers, and no negative ones")
-
-    def _saved_columns(self) -> dict[str, tuple[str, ...]]:
-        position = {POSITION: ("bigint",)} if self.getIdCol() is None else {}
-        ids = {each.name: each.saved_types for each in self._item_columns()}
-        return {**position, **ids, "features": ("array<double>", "array<float>")}
 
     def _saved_storage(self) -> str:
         return DENSE

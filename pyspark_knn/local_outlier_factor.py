@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 from pyspark import keyword_only
-from pyspark.sql import Column, DataFrame, SparkSession
+from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
@@ -25,6 +25,7 @@ from pyspark_knn.engine.search.outlier_answers import (
     OutlierScore,
 )
 from pyspark_knn.engine.shared_search import Limits
+from pyspark_knn.engine.spark import compat
 from pyspark_knn.engine.spark.caching import freed_on_error
 from pyspark_knn.estimator import NeighborEstimator
 from pyspark_knn.fitted_params import FIT_PARAMS
@@ -104,9 +105,7 @@ class LocalOutlierFactorModel(NeighborModel, _OutlierParams):
         It has the column idCol (or position, if that is unset), the columns keyCols, scoreCol and,
         if there is a threshold, predictionCol.
         """
-        session = SparkSession.getActiveSession()
-        if session is None:
-            raise ValueError("model.scores requires an active Spark session, but there is none")
+        session = compat.active_session("model.scores")
         found = self._fitted.selected(session, [SCORE])
         names = [self.getIdCol() or POSITION, *(self.getKeyCols() or [])]
         own = {name: F.col(each) for each, name in zip(found.columns, names, strict=False)}

@@ -9,13 +9,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
-from pyspark.ml.linalg import VectorUDT
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
 from pyspark_knn.checks import check_keys, checked_limits, checked_metric, warn_of_limits
-from pyspark_knn.engine.fit.chunks import POSITION
 from pyspark_knn.engine.fit.packed import PackedItems
 from pyspark_knn.engine.placement import Placement
 from pyspark_knn.engine.placing import Placed, place
@@ -31,7 +29,7 @@ from pyspark_knn.engine.shared_search import Limits, Prepared, SharedSearch, is_
 from pyspark_knn.engine.spark import compat
 from pyspark_knn.explain import EXPLAINED_QUERIES, SearchCost
 from pyspark_knn.fit_summary import FitSummary
-from pyspark_knn.index.base import SPARSE, IndexSpec
+from pyspark_knn.index.base import IndexSpec
 from pyspark_knn.index.registry import entries
 from pyspark_knn.params import _NeighborParams
 from pyspark_knn.placed_model import PlacedModel
@@ -87,14 +85,6 @@ class NeighborModel(PlacedModel, _NeighborParams):
     def _limits(self) -> Limits:
         """Return the limits of a search; raise a ValueError if they conflict."""
         return checked_limits(self, self.numFeatures)
-
-    def _saved_columns(self) -> dict[str, tuple[str, ...]]:
-        """Return the columns that saved items must have, with their types: any type for ids."""
-        position = {POSITION: ("bigint",)} if self.getIdCol() is None else {}
-        others = {each.name: each.saved_types for each in self._item_columns()}
-        dense = ("array<double>", "array<float>")
-        vectors = (VectorUDT().simpleString(),) if self.getStorage() == SPARSE else dense
-        return {**position, **others, "features": vectors}
 
     def _saved_storage(self) -> str:
         return self.getStorage()

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import DataFrame
 
+from pyspark_knn.engine.spark import compat
 from pyspark_knn.model import NeighborModel
 from pyspark_knn.params import _KNNParams
 
@@ -56,7 +57,5 @@ class HasPairs(NeighborModel, _KNNParams):
             )
         wanted = self.copy()._set(k=None, maxDistance=maxDistance, minSimilarity=minSimilarity)
         limit = wanted._limits().max_distance
-        session = SparkSession.getActiveSession()
-        if session is None:
-            raise ValueError("pairsWithin requires an active Spark session, but there is none")
+        session = compat.active_session("pairsWithin")
         return self._fitted.pairs(session, float("inf") if limit is None else limit)

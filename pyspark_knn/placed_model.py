@@ -6,15 +6,19 @@ import logging
 from dataclasses import asdict, replace
 from typing import Any, TypeVar
 
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.ml.linalg import VectorUDT
+from pyspark.sql import DataFrame
 
 from pyspark_knn.copying import SharedIndex
+from pyspark_knn.engine.fit.chunks import POSITION
 from pyspark_knn.engine.fit.packed import PackedItems
 from pyspark_knn.engine.placement import Placement
 from pyspark_knn.engine.placing import Placed
+from pyspark_knn.engine.spark import compat
 from pyspark_knn.engine.spark.folders import SavedAt
 from pyspark_knn.fit_summary import FitSummary, read_summary
 from pyspark_knn.fitted_params import FittedParams
+from pyspark_knn.index.base import SPARSE
 from pyspark_knn.params import HasPlacement
 from pyspark_knn.persistence import ModelReader, ModelWriter, SavedModel
 
@@ -88,6 +92,14 @@ class PlacedModel(SharedIndex, FittedParams, HasPlacement, SavedModel):
                 f"got {len(names)}"
             )
 
+    def _saved_columns(self) -> dict[str, tuple[str, ...]]:
+        """Return the columns that saved items must have, with their types: any type for ids."""
+        position = {POSITION: ("bigint",)} if self.getOrDefault("idCol") is None else {}
+        others = {each.name: each.saved_types for each in self._item_columns()}
+        dense = ("array<double>", "array<float>")
+        vectors = (VectorUDT().simpleString(),) if self._saved_storage() == SPARSE else dense
+        return {**position, **others, "features": vectors}
+
     def _came_from(self, saved_at: SavedAt) -> None:
         """Remember the folder that this model was loaded from."""
         self._loaded_from = saved_at
@@ -123,9 +135,7 @@ class PlacedModel(SharedIndex, FittedParams, HasPlacement, SavedModel):
         set), features (array of float or double, or vector if `getStorage` returns "sparse"), label
         and weight (if the items have them), and key0, key1 and so on (the columns of keyCols).
         """
-        session = SparkSession.getActiveSession()
-        if session is None:
-            raise ValueError("model.items requires an active Spark session, but there is none")
+        session = compat.active_session("model.items")
         return self._fitted.items_frame(session)
 
     def unpersist(self: Self_) -> Self_:

@@ -38,6 +38,14 @@ def is_connect(session: SparkSession) -> bool:
     return "connect" in type(session).__module__.split(".")
 
 
+def active_session(what: str) -> SparkSession:
+    """Return the active session; raise a ValueError that names `what` if there is none."""
+    session = SparkSession.getActiveSession()
+    if session is None:
+        raise ValueError(f"{what} requires an active Spark session, but there is none")
+    return session
+
+
 def session_of(dataset: DataFrame, argument: str = "dataset") -> SparkSession:
     """Return the session of a DataFrame, after checking that both can be used.
 
