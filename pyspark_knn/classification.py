@@ -14,7 +14,6 @@ from pyspark.ml.functions import array_to_vector
 from pyspark.ml.linalg import DenseVector, Vector
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
-from sklearn.neighbors import KNeighborsClassifier, RadiusNeighborsClassifier
 
 from pyspark_knn import interop
 from pyspark_knn.engine.fit.packed import PackedItems
@@ -33,6 +32,8 @@ from pyspark_knn.voting import VotingEstimator, VotingModel
 from pyspark_knn.voting_params import CheckedThresholds
 
 if TYPE_CHECKING:
+    from sklearn.neighbors import KNeighborsClassifier, RadiusNeighborsClassifier
+
     from pyspark_knn.engine.placement import Placement
 
 _MAX_CLASSES = 10_000
@@ -251,6 +252,8 @@ class KNNClassificationModel(
             radius), if the items have weights, if thresholds are set, or if the driver cannot hold
             the items of a sharded model.
         """
+        from sklearn.neighbors import KNeighborsClassifier, RadiusNeighborsClassifier
+
         if self.getThresholds() is not None:
             raise ValueError("thresholds are not supported by scikit-learn. Clear them first.")
         (items, matrix), names = self._fetched(), self.labels
@@ -296,6 +299,8 @@ class KNNClassificationModel(
             As in `KNNModel.fromSklearn`, and if `fitted` has several targets or if its weights are
             a function.
         """
+        from sklearn.neighbors import KNeighborsClassifier, RadiusNeighborsClassifier
+
         kinds = KNeighborsClassifier, RadiusNeighborsClassifier
         converted = interop.from_sklearn(fitted, ids, kinds, interop.class_labels)
         names = interop.class_names(fitted)

@@ -224,7 +224,9 @@ class KNNModel(UpdatableModel, HasPairs, HasGraph, _SearchParams):
             If `fitted` is not fitted, if the number of `ids` is wrong, or if the metric is not
             supported.
         """
-        return interop.from_sklearn(fitted, ids).install(cls())
+        from sklearn.neighbors import NearestNeighbors
+
+        return interop.from_sklearn(fitted, ids, (NearestNeighbors,)).install(cls())
 
 
 class KNNEstimator(NeighborEstimator[KNNModel], _SearchParams):

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pyspark import keyword_only
 from pyspark.ml.linalg import Vector
 from pyspark.ml.regression import RegressionModel, Regressor
-from sklearn.neighbors import KNeighborsRegressor, RadiusNeighborsRegressor
 
 from pyspark_knn import interop
 from pyspark_knn.engine.search.answers import LabelMean
 from pyspark_knn.voting import VotingEstimator, VotingModel
+
+if TYPE_CHECKING:
+    from sklearn.neighbors import KNeighborsRegressor, RadiusNeighborsRegressor
 
 
 class KNNRegressionModel(VotingModel, RegressionModel[Vector]):
@@ -67,6 +69,8 @@ class KNNRegressionModel(VotingModel, RegressionModel[Vector]):
             radius), if the items have weights, or if the driver cannot hold the items of a sharded
             model.
         """
+        from sklearn.neighbors import KNeighborsRegressor, RadiusNeighborsRegressor
+
         items, matrix = self._fetched()
         kind = RadiusNeighborsRegressor if self.getK() is None else KNeighborsRegressor
         return interop.to_sklearn_voter(kind, self, items, matrix, items.numbers("label"))
@@ -98,6 +102,8 @@ class KNNRegressionModel(VotingModel, RegressionModel[Vector]):
             As in `KNNModel.fromSklearn`, and if `fitted` has several targets or if its weights are
             a function.
         """
+        from sklearn.neighbors import KNeighborsRegressor, RadiusNeighborsRegressor
+
         kinds = KNeighborsRegressor, RadiusNeighborsRegressor
         converted = interop.from_sklearn(fitted, ids, kinds, interop.target_values)
         return converted.install(cls())
