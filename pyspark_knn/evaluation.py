@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from pyspark import keyword_only
 from pyspark.ml.evaluation import Evaluator
 from pyspark.ml.param import Param, Params
 from pyspark.ml.util import MLReadable, MLWritable
@@ -12,6 +11,7 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
+from pyspark_knn.arguments import keyword_only
 from pyspark_knn.converters import optional, text, whole
 from pyspark_knn.engine.rows import columns
 from pyspark_knn.engine.spark import compat

@@ -11,6 +11,7 @@ from pyspark_knn.engine.search.answers import DISTANCE
 from pyspark_knn.engine.search.self_search import SelfSearch
 from pyspark_knn.engine.spark import compat
 from pyspark_knn.model import NeighborModel
+from pyspark_knn.suggestions import did_you_mean
 
 MODES = ("directed", "union", "mutual")
 """Values of `mode` in `KNNModel.kneighborsGraph`."""
@@ -68,7 +69,8 @@ class HasGraph(NeighborModel):
         Row(src='pear', dst='plum', distance=1.0)
         """
         if mode not in MODES:
-            raise ValueError(f"mode must be one of {', '.join(MODES)}, got {mode!r}")
+            suggestion = did_you_mean(mode, MODES)
+            raise ValueError(f"mode must be one of {', '.join(MODES)}, got {mode!r}{suggestion}")
         limits = self._limits()
         session = compat.active_session("kneighborsGraph")
         warn_of_limits(self, self._warned, stacklevel=3)

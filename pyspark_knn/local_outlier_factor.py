@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from pyspark import keyword_only
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
+from pyspark_knn.arguments import keyword_only
 from pyspark_knn.engine.fit.chunks import POSITION
 from pyspark_knn.engine.fit.item_columns import NUMBER, ItemColumn
 from pyspark_knn.engine.item_scores import find_threshold, score_items

@@ -6,12 +6,12 @@ import uuid
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from pyspark import keyword_only
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
 from pyspark_knn import interop
+from pyspark_knn.arguments import keyword_only
 from pyspark_knn.checks import warn_of_limits
 from pyspark_knn.engine.rows import columns
 from pyspark_knn.engine.rows.ids import collation_hint
@@ -21,6 +21,7 @@ from pyspark_knn.estimator import NeighborEstimator
 from pyspark_knn.graph import HasGraph
 from pyspark_knn.pairs import HasPairs
 from pyspark_knn.params import HasNeighborColumns, _KNNParams
+from pyspark_knn.suggestions import did_you_mean
 from pyspark_knn.updates import UpdatableModel
 
 if TYPE_CHECKING:
@@ -125,7 +126,8 @@ class KNNModel(UpdatableModel, HasPairs, HasGraph, _SearchParams):
         if items is not None:
             compat.session_of(items, "items")
         if how not in JOIN_TYPES:
-            raise ValueError(f"how must be one of {', '.join(JOIN_TYPES)}, got {how!r}")
+            suggestion = did_you_mean(how, JOIN_TYPES)
+            raise ValueError(f"how must be one of {', '.join(JOIN_TYPES)}, got {how!r}{suggestion}")
         names = {"neighborCol": neighborCol, "rankCol": rankCol, "distanceCol": distanceCol}
         if items is not None:
             names["itemCol"] = itemCol

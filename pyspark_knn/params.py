@@ -21,6 +21,7 @@ from pyspark_knn.converters import (
 )
 from pyspark_knn.engine.fit.item_columns import ID, KEY, ItemColumn, key_name
 from pyspark_knn.engine.spark import hints
+from pyspark_knn.index.distances import canonical_name
 from pyspark_knn.index.registry import algorithm_choices
 
 DTYPES = ("auto", "float32")
@@ -71,6 +72,13 @@ def _features_name(value: Any) -> str:
             f"vector with {hints.assembler(value)}"
         )
     return str(text("featuresCol")(value))
+
+
+def _metric_name(value: Any) -> str:
+    """Convert to the name of a metric; unknown names raise an error when they are set."""
+    name: str = text("metric")(value)
+    canonical_name(name)
+    return name
 
 
 class HasPlacement(CheckedParams):
@@ -188,7 +196,7 @@ class _NeighborParams(HasPlacement, HasFeaturesCol):
         "metric",
         "distance metric: the name of a metric of scikit-learn's brute, kd_tree or ball_tree, or "
         "inner_product",
-        text("metric"),
+        _metric_name,
     )
     p: Param[float] = Param(
         Params._dummy(),

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from pyspark import keyword_only
 from pyspark.ml.linalg import Vector
 from pyspark.ml.regression import RegressionModel, Regressor
 
 from pyspark_knn import interop
+from pyspark_knn.arguments import keyword_only
 from pyspark_knn.engine.search.answers import LabelMean
 from pyspark_knn.voting import VotingEstimator, VotingModel
 

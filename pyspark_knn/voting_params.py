@@ -29,7 +29,9 @@ def _weighed(known: Converter, value: Any) -> str:
     try:
         return str(known(value))
     except (TypeError, ValueError) as error:
-        raise type(error)(f"{error}. For a column of weights, set weightCol.") from None
+        problem = str(error)
+        end = "" if problem.endswith("?") else "."
+        raise type(error)(f"{problem}{end} For a column of weights, set weightCol.") from None
 
 
 def _thresholds(name: str) -> Converter:

@@ -26,6 +26,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, TypeVar
 
 from pyspark_knn.index.base import DENSE, OPTIONS, SPARSE, Entry
+from pyspark_knn.suggestions import did_you_mean
 
 if TYPE_CHECKING:
     from pyspark_knn.index.base import NeighborIndex
@@ -164,7 +165,10 @@ def class_for(
         raise TypeError(f"algorithm must be a string, got {algorithm!r}")
     names = _names(registered)
     if algorithm not in names:
-        raise ValueError(f"unknown algorithm {algorithm!r}. Supported: {_quoted('auto', *names)}.")
+        end = did_you_mean(algorithm, names) or "."
+        raise ValueError(
+            f"unknown algorithm {algorithm!r}. Supported: {_quoted('auto', *names)}{end}"
+        )
     found = _find(algorithm, metric, registered, storage)
     if found is None:
         exponent = f" with p={metric.p:g}" if metric.name == "minkowski" else ""
