@@ -33,6 +33,7 @@ from pyspark_knn.imputer_params import ImputerSetters, _ImputerParams
 from pyspark_knn.index.base import DENSE, IndexSpec
 from pyspark_knn.index.distances import Metric, resolve_metric
 from pyspark_knn.index.registry import entries
+from pyspark_knn.literals import InvalidHandling, PlacementName, WeightsName
 from pyspark_knn.placed_model import PlacedModel
 
 _METRIC = "nan_euclidean"
@@ -257,13 +258,13 @@ class KNNImputer(PlacedEstimator[KNNImputerModel], ImputerSetters):
         outputCol: str | None = None,
         missingValue: float = math.nan,
         k: int = 5,
-        weights: str = "uniform",
+        weights: WeightsName = "uniform",
         standardization: bool = True,
         addIndicator: bool = False,
         keepEmptyFeatures: bool = False,
-        handleInvalid: str = "error",
+        handleInvalid: InvalidHandling = "error",
         idCol: str | None = None,
-        placement: str = "auto",
+        placement: PlacementName = "auto",
         numShards: int | None = None,
         numReplicas: int | None = None,
     ) -> None:
@@ -281,13 +282,13 @@ class KNNImputer(PlacedEstimator[KNNImputerModel], ImputerSetters):
         outputCol: str | None = None,
         missingValue: float = math.nan,
         k: int = 5,
-        weights: str = "uniform",
+        weights: WeightsName = "uniform",
         standardization: bool = True,
         addIndicator: bool = False,
         keepEmptyFeatures: bool = False,
-        handleInvalid: str = "error",
+        handleInvalid: InvalidHandling = "error",
         idCol: str | None = None,
-        placement: str = "auto",
+        placement: PlacementName = "auto",
         numShards: int | None = None,
         numReplicas: int | None = None,
     ) -> KNNImputer:

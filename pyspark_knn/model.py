@@ -122,9 +122,13 @@ class NeighborModel(PlacedModel, _NeighborParams):
         ids = self._fitted.fetch()[0].ids
         if ids is None:
             return np.arange(self.numItems)
-        if isinstance(self._fitted.id_type, T.DateType):
+        return self._in_numpy(ids)
+
+    def _in_numpy(self, ids: Any) -> NDArray[Any]:
+        """Return ids in the form of Python, a pyarrow.Array, as a numpy array for users."""
+        if isinstance(self._id_type, T.DateType):
             return cast("NDArray[Any]", ids.to_numpy().astype("datetime64[D]"))
-        if changes_on_wire(cast("T.DataType", self._fitted.id_type)):
+        if changes_on_wire(self._id_type):
             return cast("NDArray[Any]", ids.to_numpy().astype("datetime64[us]"))
         return cast("NDArray[Any]", ids.to_numpy(zero_copy_only=False))
 

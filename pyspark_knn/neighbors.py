@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
@@ -19,6 +19,17 @@ from pyspark_knn.engine.search.answers import RANKS_BEFORE, FoundLists
 from pyspark_knn.engine.spark import compat
 from pyspark_knn.estimator import NeighborEstimator
 from pyspark_knn.graph import HasGraph
+from pyspark_knn.literals import (
+    AlgorithmName,
+    DtypeName,
+    InvalidHandling,
+    JoinType,
+    MetricName,
+    PlacementName,
+    ShardByName,
+    StorageName,
+)
+from pyspark_knn.on_driver import HasDriverSearch
 from pyspark_knn.pairs import HasPairs
 from pyspark_knn.params import HasNeighborColumns, _KNNParams
 from pyspark_knn.suggestions import did_you_mean
@@ -27,7 +38,7 @@ from pyspark_knn.updates import UpdatableModel
 if TYPE_CHECKING:
     from sklearn.neighbors import NearestNeighbors
 
-JOIN_TYPES = ("inner", "left")
+JOIN_TYPES: tuple[str, ...] = get_args(JoinType)
 """Values of `how` in `KNNModel.kneighborsJoin`."""
 
 
@@ -39,7 +50,7 @@ class _SearchParams(HasNeighborColumns, _KNNParams):
         self._setDefault(neighborsCol="neighbors", distancesCol="distances")
 
 
-class KNNModel(UpdatableModel, HasPairs, HasGraph, _SearchParams):
+class KNNModel(UpdatableModel, HasPairs, HasGraph, HasDriverSearch, _SearchParams):
     """A fitted nearest-neighbor index, whose `transform` adds the neighbors of each query.
 
     Create it with `KNNEstimator.fit`, `KNNModel.load` or `KNNModel.fromSklearn`. ``k``,
@@ -84,7 +95,7 @@ class KNNModel(UpdatableModel, HasPairs, HasGraph, _SearchParams):
         queries: DataFrame,
         items: DataFrame | None = None,
         *,
-        how: str = "inner",
+        how: JoinType = "inner",
         neighborCol: str = "neighbor",
         rankCol: str = "rank",
         distanceCol: str = "distance",
@@ -365,16 +376,16 @@ class KNNEstimator(NeighborEstimator[KNNModel], _SearchParams):
         idCol: str | None = None,
         neighborsCol: str = "neighbors",
         distancesCol: str = "distances",
-        metric: str = "euclidean",
+        metric: MetricName = "euclidean",
         p: float = 2.0,
         metricParams: dict[str, Any] | None = None,
-        algorithm: str = "auto",
+        algorithm: AlgorithmName = "auto",
         leafSize: int = 30,
-        dtype: str = "auto",
-        storage: str = "auto",
-        placement: str = "auto",
+        dtype: DtypeName = "auto",
+        storage: StorageName = "auto",
+        placement: PlacementName = "auto",
         numShards: int | None = None,
-        shardBy: str = "hash",
+        shardBy: ShardByName = "hash",
         numProbes: int | None = None,
         numReplicas: int | None = None,
         keyCols: str | Sequence[str] | None = None,
@@ -382,7 +393,7 @@ class KNNEstimator(NeighborEstimator[KNNModel], _SearchParams):
         excludeIdCol: str | None = None,
         maxDistance: float | None = None,
         minSimilarity: float | None = None,
-        handleInvalid: str = "error",
+        handleInvalid: InvalidHandling = "error",
     ) -> None:
         super().__init__()
         self._set(**self._input_kwargs)
@@ -396,16 +407,16 @@ class KNNEstimator(NeighborEstimator[KNNModel], _SearchParams):
         idCol: str | None = None,
         neighborsCol: str = "neighbors",
         distancesCol: str = "distances",
-        metric: str = "euclidean",
+        metric: MetricName = "euclidean",
         p: float = 2.0,
         metricParams: dict[str, Any] | None = None,
-        algorithm: str = "auto",
+        algorithm: AlgorithmName = "auto",
         leafSize: int = 30,
-        dtype: str = "auto",
-        storage: str = "auto",
-        placement: str = "auto",
+        dtype: DtypeName = "auto",
+        storage: StorageName = "auto",
+        placement: PlacementName = "auto",
         numShards: int | None = None,
-        shardBy: str = "hash",
+        shardBy: ShardByName = "hash",
         numProbes: int | None = None,
         numReplicas: int | None = None,
         keyCols: str | Sequence[str] | None = None,
@@ -413,7 +424,7 @@ class KNNEstimator(NeighborEstimator[KNNModel], _SearchParams):
         excludeIdCol: str | None = None,
         maxDistance: float | None = None,
         minSimilarity: float | None = None,
-        handleInvalid: str = "error",
+        handleInvalid: InvalidHandling = "error",
     ) -> KNNEstimator:
         """Set any of the Params, which the docstring of the class describes."""
         return self._set(**self._input_kwargs)

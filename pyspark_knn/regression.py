@@ -11,6 +11,16 @@ from pyspark.ml.regression import RegressionModel, Regressor
 from pyspark_knn import interop
 from pyspark_knn.arguments import keyword_only
 from pyspark_knn.engine.search.answers import LabelMean
+from pyspark_knn.literals import (
+    AlgorithmName,
+    DtypeName,
+    InvalidHandling,
+    MetricName,
+    PlacementName,
+    ShardByName,
+    StorageName,
+    WeightsName,
+)
 from pyspark_knn.voting import VotingEstimator, VotingModel
 
 if TYPE_CHECKING:
@@ -168,21 +178,21 @@ class KNNRegressor(VotingEstimator[KNNRegressionModel], Regressor[KNNRegressionM
         labelCol: str = "label",
         predictionCol: str = "prediction",
         k: int | None = 5,
-        weights: str = "uniform",
+        weights: WeightsName = "uniform",
         weightCol: str | None = None,
         idCol: str | None = None,
         neighborsCol: str = "",
         distancesCol: str = "",
-        metric: str = "euclidean",
+        metric: MetricName = "euclidean",
         p: float = 2.0,
         metricParams: dict[str, Any] | None = None,
-        algorithm: str = "auto",
+        algorithm: AlgorithmName = "auto",
         leafSize: int = 30,
-        dtype: str = "auto",
-        storage: str = "auto",
-        placement: str = "auto",
+        dtype: DtypeName = "auto",
+        storage: StorageName = "auto",
+        placement: PlacementName = "auto",
         numShards: int | None = None,
-        shardBy: str = "hash",
+        shardBy: ShardByName = "hash",
         numProbes: int | None = None,
         numReplicas: int | None = None,
         keyCols: str | Sequence[str] | None = None,
@@ -190,7 +200,7 @@ class KNNRegressor(VotingEstimator[KNNRegressionModel], Regressor[KNNRegressionM
         excludeIdCol: str | None = None,
         maxDistance: float | None = None,
         minSimilarity: float | None = None,
-        handleInvalid: str = "error",
+        handleInvalid: InvalidHandling = "error",
     ) -> None:
         super().__init__()
         self._set(**self._input_kwargs)
@@ -203,21 +213,21 @@ class KNNRegressor(VotingEstimator[KNNRegressionModel], Regressor[KNNRegressionM
         labelCol: str = "label",
         predictionCol: str = "prediction",
         k: int | None = 5,
-        weights: str = "uniform",
+        weights: WeightsName = "uniform",
         weightCol: str | None = None,
         idCol: str | None = None,
         neighborsCol: str = "",
         distancesCol: str = "",
-        metric: str = "euclidean",
+        metric: MetricName = "euclidean",
         p: float = 2.0,
         metricParams: dict[str, Any] | None = None,
-        algorithm: str = "auto",
+        algorithm: AlgorithmName = "auto",
         leafSize: int = 30,
-        dtype: str = "auto",
-        storage: str = "auto",
-        placement: str = "auto",
+        dtype: DtypeName = "auto",
+        storage: StorageName = "auto",
+        placement: PlacementName = "auto",
         numShards: int | None = None,
-        shardBy: str = "hash",
+        shardBy: ShardByName = "hash",
         numProbes: int | None = None,
         numReplicas: int | None = None,
         keyCols: str | Sequence[str] | None = None,
@@ -225,7 +235,7 @@ class KNNRegressor(VotingEstimator[KNNRegressionModel], Regressor[KNNRegressionM
         excludeIdCol: str | None = None,
         maxDistance: float | None = None,
         minSimilarity: float | None = None,
-        handleInvalid: str = "error",
+        handleInvalid: InvalidHandling = "error",
     ) -> KNNRegressor:
         """Set any of the Params, which the docstring of the class describes."""
         return self._set(**self._input_kwargs)

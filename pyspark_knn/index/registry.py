@@ -14,6 +14,9 @@ To add an algorithm to this package, write the class in a module of its own, and
     register(MyIndex)
     model = KNNEstimator(algorithm=MyIndex.algorithm).fit(items)
 
+For a type checker, cast the name: ``cast(AlgorithmName, MyIndex.algorithm)``, see
+`pyspark_knn.literals`.
+
 Register it on the driver only. The Python workers must be able to import the module of the class:
 install it there, or send it with ``spark.sparkContext.addPyFile`` (``spark.addArtifact`` on Spark
 Connect). They import it for a model that uses it, and for a sharded fit with the algorithm "auto",
