@@ -164,13 +164,15 @@ class KNNImputerModel(PlacedModel, _ImputerParams):
         )
         return given.output(index.search(dataset, inputs, request), imputed, imputation)
 
-    def __repr__(self) -> str:
+    def _facts(self) -> dict[str, Any]:
         if self._index is None:
-            return f"{type(self).__name__}: uid={self.uid}, without an index"
-        return (
-            f"{type(self).__name__}: uid={self.uid}, placement={self.getPlacement()}, "
-            f"numItems={self.numItems}, numFeatures={self.numFeatures}, k={self.getK()}"
-        )
+            return {}
+        return {
+            "placement": self.getPlacement(),
+            "numItems": self.numItems,
+            "numFeatures": self.numFeatures,
+            "k": self.getK(),
+        }
 
 
 class KNNImputer(PlacedEstimator[KNNImputerModel], ImputerSetters):

@@ -281,12 +281,15 @@ class NeighborModel(PlacedModel, _NeighborParams):
         param = "keyCols" if given is None else "queryKeyCols"
         return key_inputs(queries, param, given or self.getKeyCols() or [], types)
 
-    def __repr__(self) -> str:
+    def _facts(self) -> dict[str, Any]:
         if self._index is None:
-            return f"{type(self).__name__}: uid={self.uid}, without an index"
-        return (
-            f"{type(self).__name__}: uid={self.uid}, algorithm={self.getAlgorithm()}, "
-            f"placement={self.getPlacement()}, storage={self.getStorage()}, "
-            f"numItems={self.numItems}, numFeatures={self.numFeatures}, "
-            f"metric={self.getMetric()}, k={self.getK()}"
-        )
+            return {}
+        return {
+            "algorithm": self.getAlgorithm(),
+            "placement": self.getPlacement(),
+            "storage": self.getStorage(),
+            "numItems": self.numItems,
+            "numFeatures": self.numFeatures,
+            "metric": self.getMetric(),
+            "k": self.getK(),
+        }

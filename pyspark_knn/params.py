@@ -19,6 +19,7 @@ from pyspark_knn.converters import (
     text,
     whole,
 )
+from pyspark_knn.display import Shown
 from pyspark_knn.engine.fit.item_columns import ID, KEY, ItemColumn, key_name
 from pyspark_knn.engine.spark import hints
 from pyspark_knn.index.distances import canonical_name
@@ -61,7 +62,7 @@ def _one_column(value: Any) -> str:
     return name
 
 
-class CheckedParams(Params):
+class CheckedParams(Shown):
     """Params that accept None as "unset" only if their converter allows it."""
 
     def _set(self: Self_, **kwargs: Any) -> Self_:

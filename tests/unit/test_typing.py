@@ -42,8 +42,8 @@ def planted() -> set[int]:
     return {i for i, line in enumerate(lines, 1) if line.endswith("# wrong")}
 
 
-# mypy reuses what `make check`, which installs it, has cached. pyright, which brings a Node.js of its
-# own, is nobody's requirement: pip install pyright.
+# mypy reuses what `make check`, which installs it, has cached. pyright needs Node.js, so no extra
+# requires it: pip install pyright.
 CHECKERS = {"mypy": [], "pyright": ["--pythonpath", sys.executable]}
 
 
