@@ -4,23 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
-from pyspark import keyword_only
 from pyspark.ml.classification import ProbabilisticClassificationModel, ProbabilisticClassifier
 from pyspark.ml.functions import array_to_vector
 from pyspark.ml.linalg import DenseVector, Vector
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
-from sklearn.neighbors import KNeighborsClassifier, RadiusNeighborsClassifier
 
 from pyspark_knn import interop
+from pyspark_knn.arguments import keyword_only
 from pyspark_knn.engine.fit.packed import PackedItems
 from pyspark_knn.engine.rows import columns
 from pyspark_knn.engine.search.answers import ClassVote
 from pyspark_knn.fit_summary import FitSummary, check_classes
+from pyspark_knn.literals import (
+    AlgorithmName,
+    DtypeName,
+    InvalidHandling,
+    MetricName,
+    PlacementName,
+    ShardByName,
+    StorageName,
+    WeightsName,
+)
 from pyspark_knn.outliers import (
     MOST_FREQUENT,
     HasOutlierLabel,
@@ -33,6 +42,8 @@ from pyspark_knn.voting import VotingEstimator, VotingModel
 from pyspark_knn.voting_params import CheckedThresholds
 
 if TYPE_CHECKING:
+    from sklearn.neighbors import KNeighborsClassifier, RadiusNeighborsClassifier
+
     from pyspark_knn.engine.placement import Placement
 
 _MAX_CLASSES = 10_000
@@ -251,6 +262,8 @@ class KNNClassificationModel(
             radius), if the items have weights, if thresholds are set, or if the driver cannot hold
             the items of a sharded model.
         """
+        from sklearn.neighbors import KNeighborsClassifier, RadiusNeighborsClassifier
+
         if self.getThresholds() is not None:
             raise ValueError("thresholds are not supported by scikit-learn. Clear them first.")
         (items, matrix), names = self._fetched(), self.labels
@@ -258,7 +271,7 @@ class KNNClassificationModel(
         target = classes if names is None else np.array(names)[classes]
         if self.getK() is not None:
             return interop.to_sklearn_voter(KNeighborsClassifier, self, items, matrix, target)
-        label = self.getOutlierLabel()
+        label: int | str | None = self.getOutlierLabel()
         if names is not None and isinstance(label, int):
             label = names[label]
         return interop.to_sklearn_voter(
@@ -296,6 +309,8 @@ class KNNClassificationModel(
             As in `KNNModel.fromSklearn`, and if `fitted` has several targets or if its weights are
             a function.
         """
+        from sklearn.neighbors import KNeighborsClassifier, RadiusNeighborsClassifier
+
         kinds = KNeighborsClassifier, RadiusNeighborsClassifier
         converted = interop.from_sklearn(fitted, ids, kinds, interop.class_labels)
         names = interop.class_names(fitted)
@@ -385,23 +400,23 @@ class KNNClassifier(
         probabilityCol: str = "probability",
         rawPredictionCol: str = "rawPrediction",
         k: int | None = 5,
-        weights: str = "uniform",
+        weights: WeightsName = "uniform",
         weightCol: str | None = None,
         thresholds: list[float] | None = None,
-        outlierLabel: int | str | None = None,
+        outlierLabel: int | Literal["most_frequent"] | None = None,
         idCol: str | None = None,
         neighborsCol: str = "",
         distancesCol: str = "",
-        metric: str = "euclidean",
+        metric: MetricName = "euclidean",
         p: float = 2.0,
         metricParams: dict[str, Any] | None = None,
-        algorithm: str = "auto",
+        algorithm: AlgorithmName = "auto",
         leafSize: int = 30,
-        dtype: str = "auto",
-        storage: str = "auto",
-        placement: str = "auto",
+        dtype: DtypeName = "auto",
+        storage: StorageName = "auto",
+        placement: PlacementName = "auto",
         numShards: int | None = None,
-        shardBy: str = "hash",
+        shardBy: ShardByName = "hash",
         numProbes: int | None = None,
         numReplicas: int | None = None,
         keyCols: str | Sequence[str] | None = None,
@@ -409,7 +424,7 @@ class KNNClassifier(
         excludeIdCol: str | None = None,
         maxDistance: float | None = None,
         minSimilarity: float | None = None,
-        handleInvalid: str = "error",
+        handleInvalid: InvalidHandling = "error",
     ) -> None:
         super().__init__()
         self._set(**self._input_kwargs)
@@ -424,23 +439,23 @@ class KNNClassifier(
         probabilityCol: str = "probability",
         rawPredictionCol: str = "rawPrediction",
         k: int | None = 5,
-        weights: str = "uniform",
+        weights: WeightsName = "uniform",
         weightCol: str | None = None,
         thresholds: list[float] | None = None,
-        outlierLabel: int | str | None = None,
+        outlierLabel: int | Literal["most_frequent"] | None = None,
         idCol: str | None = None,
         neighborsCol: str = "",
         distancesCol: str = "",
-        metric: str = "euclidean",
+        metric: MetricName = "euclidean",
         p: float = 2.0,
         metricParams: dict[str, Any] | None = None,
-        algorithm: str = "auto",
+        algorithm: AlgorithmName = "auto",
         leafSize: int = 30,
-        dtype: str = "auto",
-        storage: str = "auto",
-        placement: str = "auto",
+        dtype: DtypeName = "auto",
+        storage: StorageName = "auto",
+        placement: PlacementName = "auto",
         numShards: int | None = None,
-        shardBy: str = "hash",
+        shardBy: ShardByName = "hash",
         numProbes: int | None = None,
         numReplicas: int | None = None,
         keyCols: str | Sequence[str] | None = None,
@@ -448,7 +463,7 @@ class KNNClassifier(
         excludeIdCol: str | None = None,
         maxDistance: float | None = None,
         minSimilarity: float | None = None,
-        handleInvalid: str = "error",
+        handleInvalid: InvalidHandling = "error",
     ) -> KNNClassifier:
         """Set any of the Params, which the docstring of the class describes."""
         return self._set(**self._input_kwargs)

@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from pyspark_knn.suggestions import did_you_mean
+
 Converter = Callable[[Any], Any]
 
 
@@ -118,7 +120,7 @@ def _choice(name: str, options: tuple[str, ...] | Callable[[], tuple[str, ...]],
     if not isinstance(value, str):
         raise TypeError(problem)
     if value not in allowed:
-        raise ValueError(problem)
+        raise ValueError(f"{problem}{did_you_mean(value, allowed)}")
     return str(value)  # a numpy.str_ becomes a str
 
 

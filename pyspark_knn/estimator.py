@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from pyspark.ml import Estimator
 from pyspark.ml.base import _FitMultipleIterator
 from pyspark.ml.param import Param
-from pyspark.ml.util import MLReadable, MLWritable
+from pyspark.ml.util import MLWritable
 from pyspark.sql import DataFrame
 
 from pyspark_knn.checks import (
@@ -28,7 +28,7 @@ from pyspark_knn.fit_multiple import MultipleFits
 from pyspark_knn.fit_summary import FitSummary
 from pyspark_knn.model import NeighborModel
 from pyspark_knn.params import FitSetters, HasPlacement
-from pyspark_knn.persistence import StageReader, StageWriter
+from pyspark_knn.persistence import Loadable, StageReader, StageWriter
 from pyspark_knn.placed_model import PlacedModel
 
 P = TypeVar("P", bound=PlacedModel)
@@ -40,7 +40,7 @@ _USER_LEVEL = 4
 user."""
 
 
-class PlacedEstimator(Estimator[P], HasPlacement, MLReadable[Any], MLWritable):
+class PlacedEstimator(Estimator[P], HasPlacement, Loadable, MLWritable):
     """An estimator whose `fit` checks the Params, packs the items, and places and indexes them."""
 
     def _new_model(self) -> P:

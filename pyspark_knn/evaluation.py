@@ -4,22 +4,22 @@ from __future__ import annotations
 
 from typing import Any
 
-from pyspark import keyword_only
 from pyspark.ml.evaluation import Evaluator
 from pyspark.ml.param import Param, Params
-from pyspark.ml.util import MLReadable, MLWritable
+from pyspark.ml.util import MLWritable
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
+from pyspark_knn.arguments import keyword_only
 from pyspark_knn.converters import optional, text, whole
 from pyspark_knn.engine.rows import columns
 from pyspark_knn.engine.spark import compat
 from pyspark_knn.params import CheckedParams
-from pyspark_knn.persistence import StageReader, StageWriter
+from pyspark_knn.persistence import Loadable, StageReader, StageWriter
 
 
-class NeighborsEvaluator(CheckedParams, Evaluator, MLReadable[Any], MLWritable):
+class NeighborsEvaluator(CheckedParams, Evaluator, Loadable, MLWritable):
     """Evaluator of recall at k: the share of the exact neighbors that a search found.
 
     Two columns of one DataFrame are compared row by row. The metric is the mean of the rows'

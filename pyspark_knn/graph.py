@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
@@ -10,16 +12,18 @@ from pyspark_knn.engine.placement import DST, SRC
 from pyspark_knn.engine.search.answers import DISTANCE
 from pyspark_knn.engine.search.self_search import SelfSearch
 from pyspark_knn.engine.spark import compat
+from pyspark_knn.literals import GraphMode
 from pyspark_knn.model import NeighborModel
+from pyspark_knn.suggestions import did_you_mean
 
-MODES = ("directed", "union", "mutual")
+MODES: tuple[str, ...] = get_args(GraphMode)
 """Values of `mode` in `KNNModel.kneighborsGraph`."""
 
 
 class HasGraph(NeighborModel):
     """A model that finds the neighbors of its own items."""
 
-    def kneighborsGraph(self, mode: str = "directed") -> DataFrame:
+    def kneighborsGraph(self, mode: GraphMode = "directed") -> DataFrame:
         """Return the edges from each item to its nearest other items; lazy.
 
         The neighbors of an item are the k nearest of the other items, within maxDistance or
@@ -68,7 +72,8 @@ class HasGraph(NeighborModel):
         Row(src='pear', dst='plum', distance=1.0)
         """
         if mode not in MODES:
-            raise ValueError(f"mode must be one of {', '.join(MODES)}, got {mode!r}")
+            suggestion = did_you_mean(mode, MODES)
+            raise ValueError(f"mode must be one of {', '.join(MODES)}, got {mode!r}{suggestion}")
         limits = self._limits()
         session = compat.active_session("kneighborsGraph")
         warn_of_limits(self, self._warned, stacklevel=3)

@@ -11,10 +11,10 @@ from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
-from pyspark import keyword_only
 from pyspark.sql import DataFrame
 from pyspark.sql import types as T
 
+from pyspark_knn.arguments import keyword_only
 from pyspark_knn.checks import warn_of_duplicates
 from pyspark_knn.engine.fit.packed import PackedItems
 from pyspark_knn.engine.fit.source import ItemSource, item_source
@@ -33,6 +33,7 @@ from pyspark_knn.imputer_params import ImputerSetters, _ImputerParams
 from pyspark_knn.index.base import DENSE, IndexSpec
 from pyspark_knn.index.distances import Metric, resolve_metric
 from pyspark_knn.index.registry import entries
+from pyspark_knn.literals import InvalidHandling, PlacementName, WeightsName
 from pyspark_knn.placed_model import PlacedModel
 
 _METRIC = "nan_euclidean"
@@ -163,13 +164,15 @@ class KNNImputerModel(PlacedModel, _ImputerParams):
         )
         return given.output(index.search(dataset, inputs, request), imputed, imputation)
 
-    def __repr__(self) -> str:
+    def _facts(self) -> dict[str, Any]:
         if self._index is None:
-            return f"{type(self).__name__}: uid={self.uid}, without an index"
-        return (
-            f"{type(self).__name__}: uid={self.uid}, placement={self.getPlacement()}, "
-            f"numItems={self.numItems}, numFeatures={self.numFeatures}, k={self.getK()}"
-        )
+            return {}
+        return {
+            "placement": self.getPlacement(),
+            "numItems": self.numItems,
+            "numFeatures": self.numFeatures,
+            "k": self.getK(),
+        }
 
 
 class KNNImputer(PlacedEstimator[KNNImputerModel], ImputerSetters):
@@ -257,13 +260,13 @@ class KNNImputer(PlacedEstimator[KNNImputerModel], ImputerSetters):
         outputCol: str | None = None,
         missingValue: float = math.nan,
         k: int = 5,
-        weights: str = "uniform",
+        weights: WeightsName = "uniform",
         standardization: bool = True,
         addIndicator: bool = False,
         keepEmptyFeatures: bool = False,
-        handleInvalid: str = "error",
+        handleInvalid: InvalidHandling = "error",
         idCol: str | None = None,
-        placement: str = "auto",
+        placement: PlacementName = "auto",
         numShards: int | None = None,
         numReplicas: int | None = None,
     ) -> None:
@@ -281,13 +284,13 @@ class KNNImputer(PlacedEstimator[KNNImputerModel], ImputerSetters):
         outputCol: str | None = None,
         missingValue: float = math.nan,
         k: int = 5,
-        weights: str = "uniform",
+        weights: WeightsName = "uniform",
         standardization: bool = True,
         addIndicator: bool = False,
         keepEmptyFeatures: bool = False,
-        handleInvalid: str = "error",
+        handleInvalid: InvalidHandling = "error",
         idCol: str | None = None,
-        placement: str = "auto",
+        placement: PlacementName = "auto",
         numShards: int | None = None,
         numReplicas: int | None = None,
     ) -> KNNImputer:

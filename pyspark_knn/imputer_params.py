@@ -11,6 +11,7 @@ from pyspark.ml.param import Param, Params
 from pyspark_knn.converters import choice, flag, names, optional, real, text, whole
 from pyspark_knn.engine.fit.item_columns import ID, ItemColumn
 from pyspark_knn.index.votes import WEIGHTS
+from pyspark_knn.literals import InvalidHandling, WeightsName
 from pyspark_knn.params import INVALID, HasPlacement, PlacementSetters
 
 Self_ = TypeVar("Self_", bound="_ImputerParams")
@@ -71,7 +72,7 @@ class _ImputerParams(HasPlacement):
         "number of donors (the nearest items that have the feature) per missing value, >= 1",
         whole("k", 1),
     )
-    weights: Param[str] = Param(
+    weights: Param[WeightsName] = Param(
         Params._dummy(),
         "weights",
         "weight of a donor's value: uniform (1) or distance (the inverse of its distance)",
@@ -97,7 +98,7 @@ class _ImputerParams(HasPlacement):
         "raise an error",
         flag("keepEmptyFeatures"),
     )
-    handleInvalid: Param[str] = Param(
+    handleInvalid: Param[InvalidHandling] = Param(
         Params._dummy(),
         "handleInvalid",
         "how to handle invalid rows (with an infinity, null vectors, vectors of a wrong "
@@ -164,7 +165,7 @@ class _ImputerParams(HasPlacement):
         """Value of k."""
         return self.getOrDefault(self.k)
 
-    def getWeights(self) -> str:
+    def getWeights(self) -> WeightsName:
         """Value of weights."""
         return self.getOrDefault(self.weights)
 
@@ -180,7 +181,7 @@ class _ImputerParams(HasPlacement):
         """Value of keepEmptyFeatures."""
         return self.getOrDefault(self.keepEmptyFeatures)
 
-    def getHandleInvalid(self) -> str:
+    def getHandleInvalid(self) -> InvalidHandling:
         """Value of handleInvalid."""
         return self.getOrDefault(self.handleInvalid)
 
@@ -214,11 +215,11 @@ class _ImputerParams(HasPlacement):
         """Set k."""
         return self._set(k=value)
 
-    def setWeights(self: Self_, value: str) -> Self_:
+    def setWeights(self: Self_, value: WeightsName) -> Self_:
         """Set weights."""
         return self._set(weights=value)
 
-    def setHandleInvalid(self: Self_, value: str) -> Self_:
+    def setHandleInvalid(self: Self_, value: InvalidHandling) -> Self_:
         """Set handleInvalid."""
         return self._set(handleInvalid=value)
 

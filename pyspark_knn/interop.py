@@ -1,4 +1,7 @@
-"""Conversion from and to fitted scikit-learn estimators."""
+"""Conversion from and to fitted scikit-learn estimators.
+
+scikit-learn and scipy are imported where they are used: importing them takes a second or two.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +15,6 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from pyspark.sql import types as T
 from pyspark.sql.pandas.types import from_arrow_type
-from scipy.sparse import csr_matrix, issparse
-from sklearn.neighbors import VALID_METRICS, VALID_METRICS_SPARSE, NearestNeighbors
 
 from pyspark_knn.checks import checked_limits, checked_metric
 from pyspark_knn.engine.fit.packed import Gathered
@@ -30,7 +31,7 @@ from pyspark_knn.index.sparse.rows import SparseRows
 from pyspark_knn.model import NeighborModel
 
 if TYPE_CHECKING:
-    from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor
+    from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor, NearestNeighbors
 
     from pyspark_knn.index.base import Rows
     from pyspark_knn.index.distances import Metric
@@ -103,7 +104,7 @@ class FromSklearn:
 def from_sklearn(
     fitted: Any,
     ids: Sequence[Any] | None,
-    kinds: tuple[type, ...] = (NearestNeighbors,),
+    kinds: tuple[type, ...],
     labels: Callable[[Any], NDArray[np.float64]] | None = None,
 ) -> FromSklearn:
     """Read the items and the settings of a fitted scikit-learn estimator.
@@ -223,7 +224,7 @@ def _matrix(fitted: Any, settings: dict[str, Any]) -> Rows:
     dtype: type[np.floating] = np.float32 if given.dtype == np.float32 else np.float64
     metric = resolve_metric(settings["metric"], settings["p"], settings["metricParams"])
     matrix: Rows
-    if issparse(given):
+    if hasattr(given, "tocsr"):
         matrix = _sparse_matrix(given, metric, dtype)
     else:
         matrix = np.ascontiguousarray(given, dtype=dtype)
@@ -333,6 +334,8 @@ def to_sklearn(params: _KNNParams, matrix: Rows) -> NearestNeighbors:
         For metric "inner_product", for metric "haversine" with a radius, and for metrics that
         scikit-learn does not support on a sparse matrix.
     """
+    from sklearn.neighbors import NearestNeighbors
+
     arguments = _arguments(params, matrix)
     return NearestNeighbors(**arguments).fit(_rows(params, matrix))
 
@@ -378,6 +381,9 @@ def to_sklearn_voter(
 
 def _rows(params: _KNNParams, matrix: Rows) -> Any:
     """Return a copy of the vectors, as booleans if the metric compares sets."""
+    from scipy.sparse import csr_matrix
+    from sklearn.neighbors import VALID_METRICS_SPARSE
+
     if not isinstance(matrix, np.ndarray):
         name = checked_metric(params).name
         if name not in VALID_METRICS_SPARSE["brute"]:
@@ -391,6 +397,8 @@ def _rows(params: _KNNParams, matrix: Rows) -> Any:
 
 def _arguments(params: _KNNParams, matrix: Rows) -> dict[str, Any]:
     """Return the scikit-learn parameters that correspond to the Params, for the given items."""
+    from sklearn.neighbors import VALID_METRICS
+
     metric = checked_metric(params)
     if metric.name == "inner_product":
         raise ValueError("metric 'inner_product' is not supported by scikit-learn")

@@ -6,13 +6,13 @@ import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
-from pyspark import keyword_only
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
+from pyspark_knn.arguments import keyword_only
 from pyspark_knn.engine.fit.chunks import POSITION
 from pyspark_knn.engine.fit.item_columns import NUMBER, ItemColumn
 from pyspark_knn.engine.item_scores import find_threshold, score_items
@@ -30,6 +30,16 @@ from pyspark_knn.engine.spark.caching import freed_on_error
 from pyspark_knn.estimator import NeighborEstimator
 from pyspark_knn.fitted_params import FIT_PARAMS
 from pyspark_knn.index.lof import AUTO_THRESHOLD, LOF
+from pyspark_knn.literals import (
+    AlgorithmName,
+    DtypeName,
+    InvalidHandling,
+    MetricName,
+    PlacementName,
+    ScoreName,
+    ShardByName,
+    StorageName,
+)
 from pyspark_knn.model import NeighborModel
 from pyspark_knn.outlier_params import AUTO, _OutlierParams, check_scores
 
@@ -268,27 +278,27 @@ class LocalOutlierFactor(NeighborEstimator[LocalOutlierFactorModel], _OutlierPar
         *,
         featuresCol: str = "features",
         k: int = 20,
-        score: str = "lof",
-        contamination: str | float = "auto",
+        score: ScoreName = "lof",
+        contamination: float | Literal["auto"] = "auto",
         scoreCol: str = "outlierScore",
         predictionCol: str = "prediction",
         idCol: str | None = None,
-        metric: str = "euclidean",
+        metric: MetricName = "euclidean",
         p: float = 2.0,
         metricParams: dict[str, Any] | None = None,
-        algorithm: str = "auto",
+        algorithm: AlgorithmName = "auto",
         leafSize: int = 30,
-        dtype: str = "auto",
-        storage: str = "auto",
-        placement: str = "auto",
+        dtype: DtypeName = "auto",
+        storage: StorageName = "auto",
+        placement: PlacementName = "auto",
         numShards: int | None = None,
-        shardBy: str = "hash",
+        shardBy: ShardByName = "hash",
         numProbes: int | None = None,
         numReplicas: int | None = None,
         keyCols: str | Sequence[str] | None = None,
         queryKeyCols: str | Sequence[str] | None = None,
         excludeIdCol: str | None = None,
-        handleInvalid: str = "error",
+        handleInvalid: InvalidHandling = "error",
     ) -> None:
         super().__init__()
         self._set(**self._input_kwargs)
@@ -299,27 +309,27 @@ class LocalOutlierFactor(NeighborEstimator[LocalOutlierFactorModel], _OutlierPar
         *,
         featuresCol: str = "features",
         k: int = 20,
-        score: str = "lof",
-        contamination: str | float = "auto",
+        score: ScoreName = "lof",
+        contamination: float | Literal["auto"] = "auto",
         scoreCol: str = "outlierScore",
         predictionCol: str = "prediction",
         idCol: str | None = None,
-        metric: str = "euclidean",
+        metric: MetricName = "euclidean",
         p: float = 2.0,
         metricParams: dict[str, Any] | None = None,
-        algorithm: str = "auto",
+        algorithm: AlgorithmName = "auto",
         leafSize: int = 30,
-        dtype: str = "auto",
-        storage: str = "auto",
-        placement: str = "auto",
+        dtype: DtypeName = "auto",
+        storage: StorageName = "auto",
+        placement: PlacementName = "auto",
         numShards: int | None = None,
-        shardBy: str = "hash",
+        shardBy: ShardByName = "hash",
         numProbes: int | None = None,
         numReplicas: int | None = None,
         keyCols: str | Sequence[str] | None = None,
         queryKeyCols: str | Sequence[str] | None = None,
         excludeIdCol: str | None = None,
-        handleInvalid: str = "error",
+        handleInvalid: InvalidHandling = "error",
     ) -> LocalOutlierFactor:
         """Set any of the Params, which the docstring of the class describes."""
         return self._set(**self._input_kwargs)
@@ -328,7 +338,7 @@ class LocalOutlierFactor(NeighborEstimator[LocalOutlierFactorModel], _OutlierPar
         """Set k."""
         return self._set(k=value)
 
-    def setScore(self: Self_, value: str) -> Self_:
+    def setScore(self: Self_, value: ScoreName) -> Self_:
         """Set score."""
         return self._set(score=value)
 

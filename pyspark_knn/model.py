@@ -122,9 +122,13 @@ class NeighborModel(PlacedModel, _NeighborParams):
         ids = self._fitted.fetch()[0].ids
         if ids is None:
             return np.arange(self.numItems)
-        if isinstance(self._fitted.id_type, T.DateType):
+        return self._in_numpy(ids)
+
+    def _in_numpy(self, ids: Any) -> NDArray[Any]:
+        """Return ids in the form of Python, a pyarrow.Array, as a numpy array for users."""
+        if isinstance(self._id_type, T.DateType):
             return cast("NDArray[Any]", ids.to_numpy().astype("datetime64[D]"))
-        if changes_on_wire(cast("T.DataType", self._fitted.id_type)):
+        if changes_on_wire(self._id_type):
             return cast("NDArray[Any]", ids.to_numpy().astype("datetime64[us]"))
         return cast("NDArray[Any]", ids.to_numpy(zero_copy_only=False))
 
@@ -277,12 +281,15 @@ class NeighborModel(PlacedModel, _NeighborParams):
         param = "keyCols" if given is None else "queryKeyCols"
         return key_inputs(queries, param, given or self.getKeyCols() or [], types)
 
-    def __repr__(self) -> str:
+    def _facts(self) -> dict[str, Any]:
         if self._index is None:
-            return f"{type(self).__name__}: uid={self.uid}, without an index"
-        return (
-            f"{type(self).__name__}: uid={self.uid}, algorithm={self.getAlgorithm()}, "
-            f"placement={self.getPlacement()}, storage={self.getStorage()}, "
-            f"numItems={self.numItems}, numFeatures={self.numFeatures}, "
-            f"metric={self.getMetric()}, k={self.getK()}"
-        )
+            return {}
+        return {
+            "algorithm": self.getAlgorithm(),
+            "placement": self.getPlacement(),
+            "storage": self.getStorage(),
+            "numItems": self.numItems,
+            "numFeatures": self.numFeatures,
+            "metric": self.getMetric(),
+            "k": self.getK(),
+        }

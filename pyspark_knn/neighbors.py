@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
-from pyspark import keyword_only
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
 from pyspark_knn import interop
+from pyspark_knn.arguments import keyword_only
 from pyspark_knn.checks import warn_of_limits
 from pyspark_knn.engine.rows import columns
 from pyspark_knn.engine.rows.ids import collation_hint
@@ -19,14 +19,26 @@ from pyspark_knn.engine.search.answers import RANKS_BEFORE, FoundLists
 from pyspark_knn.engine.spark import compat
 from pyspark_knn.estimator import NeighborEstimator
 from pyspark_knn.graph import HasGraph
+from pyspark_knn.literals import (
+    AlgorithmName,
+    DtypeName,
+    InvalidHandling,
+    JoinType,
+    MetricName,
+    PlacementName,
+    ShardByName,
+    StorageName,
+)
+from pyspark_knn.on_driver import HasDriverSearch
 from pyspark_knn.pairs import HasPairs
 from pyspark_knn.params import HasNeighborColumns, _KNNParams
+from pyspark_knn.suggestions import did_you_mean
 from pyspark_knn.updates import UpdatableModel
 
 if TYPE_CHECKING:
     from sklearn.neighbors import NearestNeighbors
 
-JOIN_TYPES = ("inner", "left")
+JOIN_TYPES: tuple[str, ...] = get_args(JoinType)
 """Values of `how` in `KNNModel.kneighborsJoin`."""
 
 
@@ -38,7 +50,7 @@ class _SearchParams(HasNeighborColumns, _KNNParams):
         self._setDefault(neighborsCol="neighbors", distancesCol="distances")
 
 
-class KNNModel(UpdatableModel, HasPairs, HasGraph, _SearchParams):
+class KNNModel(UpdatableModel, HasPairs, HasGraph, HasDriverSearch, _SearchParams):
     """A fitted nearest-neighbor index, whose `transform` adds the neighbors of each query.
 
     Create it with `KNNEstimator.fit`, `KNNModel.load` or `KNNModel.fromSklearn`. ``k``,
@@ -83,7 +95,7 @@ class KNNModel(UpdatableModel, HasPairs, HasGraph, _SearchParams):
         queries: DataFrame,
         items: DataFrame | None = None,
         *,
-        how: str = "inner",
+        how: JoinType = "inner",
         neighborCol: str = "neighbor",
         rankCol: str = "rank",
         distanceCol: str = "distance",
@@ -125,7 +137,8 @@ class KNNModel(UpdatableModel, HasPairs, HasGraph, _SearchParams):
         if items is not None:
             compat.session_of(items, "items")
         if how not in JOIN_TYPES:
-            raise ValueError(f"how must be one of {', '.join(JOIN_TYPES)}, got {how!r}")
+            suggestion = did_you_mean(how, JOIN_TYPES)
+            raise ValueError(f"how must be one of {', '.join(JOIN_TYPES)}, got {how!r}{suggestion}")
         names = {"neighborCol": neighborCol, "rankCol": rankCol, "distanceCol": distanceCol}
         if items is not None:
             names["itemCol"] = itemCol
@@ -224,7 +237,9 @@ class KNNModel(UpdatableModel, HasPairs, HasGraph, _SearchParams):
             If `fitted` is not fitted, if the number of `ids` is wrong, or if the metric is not
             supported.
         """
-        return interop.from_sklearn(fitted, ids).install(cls())
+        from sklearn.neighbors import NearestNeighbors
+
+        return interop.from_sklearn(fitted, ids, (NearestNeighbors,)).install(cls())
 
 
 class KNNEstimator(NeighborEstimator[KNNModel], _SearchParams):
@@ -361,16 +376,16 @@ class KNNEstimator(NeighborEstimator[KNNModel], _SearchParams):
         idCol: str | None = None,
         neighborsCol: str = "neighbors",
         distancesCol: str = "distances",
-        metric: str = "euclidean",
+        metric: MetricName = "euclidean",
         p: float = 2.0,
         metricParams: dict[str, Any] | None = None,
-        algorithm: str = "auto",
+        algorithm: AlgorithmName = "auto",
         leafSize: int = 30,
-        dtype: str = "auto",
-        storage: str = "auto",
-        placement: str = "auto",
+        dtype: DtypeName = "auto",
+        storage: StorageName = "auto",
+        placement: PlacementName = "auto",
         numShards: int | None = None,
-        shardBy: str = "hash",
+        shardBy: ShardByName = "hash",
         numProbes: int | None = None,
         numReplicas: int | None = None,
         keyCols: str | Sequence[str] | None = None,
@@ -378,7 +393,7 @@ class KNNEstimator(NeighborEstimator[KNNModel], _SearchParams):
         excludeIdCol: str | None = None,
         maxDistance: float | None = None,
         minSimilarity: float | None = None,
-        handleInvalid: str = "error",
+        handleInvalid: InvalidHandling = "error",
     ) -> None:
         super().__init__()
         self._set(**self._input_kwargs)
@@ -392,16 +407,16 @@ class KNNEstimator(NeighborEstimator[KNNModel], _SearchParams):
         idCol: str | None = None,
         neighborsCol: str = "neighbors",
         distancesCol: str = "distances",
-        metric: str = "euclidean",
+        metric: MetricName = "euclidean",
         p: float = 2.0,
         metricParams: dict[str, Any] | None = None,
-        algorithm: str = "auto",
+        algorithm: AlgorithmName = "auto",
         leafSize: int = 30,
-        dtype: str = "auto",
-        storage: str = "auto",
-        placement: str = "auto",
+        dtype: DtypeName = "auto",
+        storage: StorageName = "auto",
+        placement: PlacementName = "auto",
         numShards: int | None = None,
-        shardBy: str = "hash",
+        shardBy: ShardByName = "hash",
         numProbes: int | None = None,
         numReplicas: int | None = None,
         keyCols: str | Sequence[str] | None = None,
@@ -409,7 +424,7 @@ class KNNEstimator(NeighborEstimator[KNNModel], _SearchParams):
         excludeIdCol: str | None = None,
         maxDistance: float | None = None,
         minSimilarity: float | None = None,
-        handleInvalid: str = "error",
+        handleInvalid: InvalidHandling = "error",
     ) -> KNNEstimator:
         """Set any of the Params, which the docstring of the class describes."""
         return self._set(**self._input_kwargs)

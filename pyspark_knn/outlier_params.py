@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import functools
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from pyspark.ml.param import Param, Params
 
 from pyspark_knn.converters import choice, real, text, whole
 from pyspark_knn.index.lof import LOF, SCORES
+from pyspark_knn.literals import ScoreName
 from pyspark_knn.params import _NeighborParams
 
-AUTO = "auto"
+AUTO: Literal["auto"] = "auto"
 """The value of contamination that stands for the threshold 1.5 of the factor."""
 
 Self_ = TypeVar("Self_", bound="_OutlierParams")
@@ -21,7 +22,7 @@ def _is_share(value: float) -> bool:
     return 0.0 < value <= 0.5
 
 
-def _contamination(name: str, value: Any) -> str | float:
+def _contamination(name: str, value: Any) -> float | Literal["auto"]:
     if isinstance(value, str) and value == AUTO:
         return AUTO
     share: float = real(name, f"{AUTO!r} or a number in (0, 0.5]", _is_share)(value)
@@ -37,14 +38,14 @@ class _OutlierParams(_NeighborParams):
         "number of neighbors (items) that each row is compared with, >= 1",
         whole("k", 1),
     )
-    score: Param[str] = Param(
+    score: Param[ScoreName] = Param(
         Params._dummy(),
         "score",
         "what scoreCol contains: lof (the local outlier factor), kth (the distance of the k-th "
         "neighbor) or mean (the mean distance of the k neighbors)",
         choice("score", SCORES),
     )
-    contamination: Param[str | float] = Param(
+    contamination: Param[float | Literal["auto"]] = Param(
         Params._dummy(),
         "contamination",
         "share of outliers among the items, in (0, 0.5], which determines the threshold of "
@@ -81,11 +82,11 @@ class _OutlierParams(_NeighborParams):
         k: int = self.getOrDefault("k")
         return k
 
-    def getScore(self) -> str:
+    def getScore(self) -> ScoreName:
         """Value of score."""
         return self.getOrDefault(self.score)
 
-    def getContamination(self) -> str | float:
+    def getContamination(self) -> float | Literal["auto"]:
         """Value of contamination."""
         return self.getOrDefault(self.contamination)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 from pyspark.ml.param import Param, Params
@@ -93,7 +93,7 @@ def most_frequent_class(items: DataFrame) -> int:
     return int(counts.orderBy(F.desc("count"), "label").collect()[0]["label"])
 
 
-def outlier_label_of(fitted: Any, names: list[str] | None) -> int | str | None:
+def outlier_label_of(fitted: Any, names: list[str] | None) -> int | Literal["most_frequent"] | None:
     """Return the outlierLabel that corresponds to the parameter of a fitted classifier.
 
     Parameters
@@ -114,8 +114,10 @@ def outlier_label_of(fitted: Any, names: list[str] | None) -> int | str | None:
         If the parameter is not one of the classes.
     """
     label = getattr(fitted, "outlier_label", None)
-    if label is None or (isinstance(label, str) and label == MOST_FREQUENT):
-        return label
+    if label is None:
+        return None
+    if isinstance(label, str) and label == MOST_FREQUENT:
+        return "most_frequent"
     classes = fitted.classes_.tolist()
     value = np.ravel(label).tolist()[0]
     if value not in classes:
@@ -126,7 +128,7 @@ def outlier_label_of(fitted: Any, names: list[str] | None) -> int | str | None:
 class HasOutlierLabel(CheckedParams):
     """The Param outlierLabel of a classifier and its model."""
 
-    outlierLabel: Param[int | str | None] = Param(
+    outlierLabel: Param[int | Literal["most_frequent"] | None] = Param(
         Params._dummy(),
         "outlierLabel",
         "class that is predicted, with probability 1, for a query that no neighbor votes for: a "
@@ -138,10 +140,10 @@ class HasOutlierLabel(CheckedParams):
         super().__init__(*args)
         self._setDefault(outlierLabel=None)
 
-    def getOutlierLabel(self) -> int | str | None:
+    def getOutlierLabel(self) -> int | Literal["most_frequent"] | None:
         """Value of outlierLabel, None if it is unset."""
         return self.getOrDefault(self.outlierLabel)
 
-    def setOutlierLabel(self: Self_, value: int | str | None) -> Self_:
+    def setOutlierLabel(self: Self_, value: int | Literal["most_frequent"] | None) -> Self_:
         """Set outlierLabel; None unsets it."""
         return self._set(outlierLabel=value)

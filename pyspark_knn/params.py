@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 from pyspark.ml.param import Param, Params
 from pyspark.ml.param.shared import HasFeaturesCol
@@ -19,23 +19,34 @@ from pyspark_knn.converters import (
     text,
     whole,
 )
+from pyspark_knn.display import Shown
 from pyspark_knn.engine.fit.item_columns import ID, KEY, ItemColumn, key_name
 from pyspark_knn.engine.spark import hints
+from pyspark_knn.index.distances import canonical_name
 from pyspark_knn.index.registry import algorithm_choices
+from pyspark_knn.literals import (
+    AlgorithmName,
+    DtypeName,
+    InvalidHandling,
+    MetricName,
+    PlacementName,
+    ShardByName,
+    StorageName,
+)
 
-DTYPES = ("auto", "float32")
+DTYPES: tuple[str, ...] = get_args(DtypeName)
 """The values of the Param dtype."""
 
-PLACEMENTS = ("auto", "replicated", "sharded")
+PLACEMENTS: tuple[str, ...] = get_args(PlacementName)
 """The values of the Param placement."""
 
-STORAGES = ("auto", "dense", "sparse")
+STORAGES: tuple[str, ...] = get_args(StorageName)
 """The values of the Param storage."""
 
-SHARD_BY = ("hash", "kmeans")
+SHARD_BY: tuple[str, ...] = get_args(ShardByName)
 """The values of the Param shardBy."""
 
-INVALID = ("error", "skip", "keep")
+INVALID: tuple[str, ...] = get_args(InvalidHandling)
 """The values of the Param handleInvalid."""
 
 Self_ = TypeVar("Self_", bound="CheckedParams")
@@ -51,7 +62,7 @@ def _one_column(value: Any) -> str:
     return name
 
 
-class CheckedParams(Params):
+class CheckedParams(Shown):
     """Params that accept None as "unset" only if their converter allows it."""
 
     def _set(self: Self_, **kwargs: Any) -> Self_:
@@ -73,10 +84,17 @@ def _features_name(value: Any) -> str:
     return str(text("featuresCol")(value))
 
 
+def _metric_name(value: Any) -> MetricName:
+    """Convert to the name of a metric; unknown names raise an error when they are set."""
+    name: MetricName = text("metric")(value)
+    canonical_name(name)
+    return name
+
+
 class HasPlacement(CheckedParams):
     """Params for the placement of an index."""
 
-    placement: Param[str] = Param(
+    placement: Param[PlacementName] = Param(
         Params._dummy(),
         "placement",
         "placement of the index: auto, replicated (one copy on every executor) or sharded "
@@ -102,7 +120,7 @@ class HasPlacement(CheckedParams):
         super().__init__(*args)
         self._setDefault(placement="auto", numShards=None, numReplicas=None)
 
-    def getPlacement(self) -> str:
+    def getPlacement(self) -> PlacementName:
         """Value of placement; on a model, the chosen placement."""
         return self.getOrDefault(self.placement)
 
@@ -122,7 +140,7 @@ class HasPlacement(CheckedParams):
 class PlacementSetters(HasPlacement):
     """Setters of the Params for the placement that `fit` reads, for estimators only."""
 
-    def setPlacement(self: Self_, value: str) -> Self_:
+    def setPlacement(self: Self_, value: PlacementName) -> Self_:
         """Set placement."""
         return self._set(placement=value)
 
@@ -154,7 +172,7 @@ class _NeighborParams(HasPlacement, HasFeaturesCol):
         "neighbors of that query",
         optional(text("excludeIdCol")),
     )
-    handleInvalid: Param[str] = Param(
+    handleInvalid: Param[InvalidHandling] = Param(
         Params._dummy(),
         "handleInvalid",
         "how to handle invalid rows (vectors that are null or contain null, NaN or infinity, or "
@@ -183,12 +201,12 @@ class _NeighborParams(HasPlacement, HasFeaturesCol):
         "columns of the queries with the values of keyCols, or arrays of them; by default keyCols",
         optional(names("queryKeyCols")),
     )
-    metric: Param[str] = Param(
+    metric: Param[MetricName] = Param(
         Params._dummy(),
         "metric",
         "distance metric: the name of a metric of scikit-learn's brute, kd_tree or ball_tree, or "
         "inner_product",
-        text("metric"),
+        _metric_name,
     )
     p: Param[float] = Param(
         Params._dummy(),
@@ -215,21 +233,21 @@ class _NeighborParams(HasPlacement, HasFeaturesCol):
         "number of items in a leaf of a tree, >= 1",
         whole("leafSize", 1),
     )
-    dtype: Param[str] = Param(
+    dtype: Param[DtypeName] = Param(
         Params._dummy(),
         "dtype",
         "data type of the items: auto (values are kept exactly) or float32 (values are rounded "
         "once, at fit)",
         choice("dtype", DTYPES),
     )
-    storage: Param[str] = Param(
+    storage: Param[StorageName] = Param(
         Params._dummy(),
         "storage",
         "how the vectors of the items are stored: auto, dense or sparse (only their nonzero "
         "values); on a model, the chosen storage",
         choice("storage", STORAGES),
     )
-    shardBy: Param[str] = Param(
+    shardBy: Param[ShardByName] = Param(
         Params._dummy(),
         "shardBy",
         "how items are assigned to shards: hash (by a hash of their ids) or kmeans (by cells of "
@@ -291,7 +309,7 @@ class _NeighborParams(HasPlacement, HasFeaturesCol):
         """Value of excludeIdCol, None if it is unset."""
         return self.getOrDefault(self.excludeIdCol)
 
-    def getHandleInvalid(self) -> str:
+    def getHandleInvalid(self) -> InvalidHandling:
         """Value of handleInvalid."""
         return self.getOrDefault(self.handleInvalid)
 
@@ -307,7 +325,7 @@ class _NeighborParams(HasPlacement, HasFeaturesCol):
         """Value of queryKeyCols, None if it is unset."""
         return self.getOrDefault(self.queryKeyCols)
 
-    def getMetric(self) -> str:
+    def getMetric(self) -> MetricName:
         """Value of metric."""
         return self.getOrDefault(self.metric)
 
@@ -327,15 +345,15 @@ class _NeighborParams(HasPlacement, HasFeaturesCol):
         """Value of leafSize."""
         return self.getOrDefault(self.leafSize)
 
-    def getDtype(self) -> str:
+    def getDtype(self) -> DtypeName:
         """Value of dtype."""
         return self.getOrDefault(self.dtype)
 
-    def getStorage(self) -> str:
+    def getStorage(self) -> StorageName:
         """Value of storage; on a model, the chosen storage."""
         return self.getOrDefault(self.storage)
 
-    def getShardBy(self) -> str:
+    def getShardBy(self) -> ShardByName:
         """Value of shardBy."""
         return self.getOrDefault(self.shardBy)
 
@@ -357,7 +375,7 @@ class _NeighborParams(HasPlacement, HasFeaturesCol):
         """Set queryKeyCols; None unsets it."""
         return self._set(queryKeyCols=value)
 
-    def setHandleInvalid(self: Self_, value: str) -> Self_:
+    def setHandleInvalid(self: Self_, value: InvalidHandling) -> Self_:
         """Set handleInvalid."""
         return self._set(handleInvalid=value)
 
@@ -424,7 +442,7 @@ class FitSetters(PlacementSetters, _NeighborParams):
         """Set keyCols; None unsets it."""
         return self._set(keyCols=value)
 
-    def setMetric(self: Self_, value: str) -> Self_:
+    def setMetric(self: Self_, value: MetricName) -> Self_:
         """Set metric."""
         return self._set(metric=value)
 
@@ -436,7 +454,7 @@ class FitSetters(PlacementSetters, _NeighborParams):
         """Set metricParams; None unsets it."""
         return self._set(metricParams=value)
 
-    def setAlgorithm(self: Self_, value: str) -> Self_:
+    def setAlgorithm(self: Self_, value: AlgorithmName) -> Self_:
         """Set algorithm."""
         return self._set(algorithm=value)
 
@@ -444,15 +462,15 @@ class FitSetters(PlacementSetters, _NeighborParams):
         """Set leafSize."""
         return self._set(leafSize=value)
 
-    def setDtype(self: Self_, value: str) -> Self_:
+    def setDtype(self: Self_, value: DtypeName) -> Self_:
         """Set dtype."""
         return self._set(dtype=value)
 
-    def setStorage(self: Self_, value: str) -> Self_:
+    def setStorage(self: Self_, value: StorageName) -> Self_:
         """Set storage."""
         return self._set(storage=value)
 
-    def setShardBy(self: Self_, value: str) -> Self_:
+    def setShardBy(self: Self_, value: ShardByName) -> Self_:
         """Set shardBy."""
         return self._set(shardBy=value)
 

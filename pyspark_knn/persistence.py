@@ -32,9 +32,38 @@ _ATTEMPTS = 3
 
 S = TypeVar("S", bound=Params)
 M = TypeVar("M", bound="SavedModel")
+Loaded = TypeVar("Loaded", bound="Loadable")
 
 
-class SavedModel(Params, MLReadable[Any], MLWritable):
+class Loadable(MLReadable[Any]):
+    """A stage whose `load` returns its own class, for type checkers too."""
+
+    @classmethod
+    def load(cls: type[Loaded], path: str) -> Loaded:
+        """Load a saved stage; short for ``read().load(path)``.
+
+        Parameters
+        ----------
+        path : str
+            The folder of the saved stage.
+
+        Returns
+        -------
+        object
+            The stage, an instance of this class.
+
+        Raises
+        ------
+        FileNotFoundError
+            If there is no saved stage at `path`.
+        ValueError
+            If the saved stage has another class, is damaged, or has the format of a newer release.
+        """
+        loaded: Loaded = cls.read().load(path)
+        return loaded
+
+
+class SavedModel(Params, Loadable, MLWritable):
     """The interface of a fitted model for its writer and its reader."""
 
     @property

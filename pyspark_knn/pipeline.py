@@ -17,6 +17,7 @@ from pyspark.ml.pipeline import PipelineReader
 from pyspark.ml.util import MLWriter
 from pyspark.sql import DataFrame
 
+from pyspark_knn.display import Shown
 from pyspark_knn.engine.shared_search import mark_derived
 from pyspark_knn.engine.spark import compat
 from pyspark_knn.fingerprint import fingerprint
@@ -24,7 +25,7 @@ from pyspark_knn.fingerprint import fingerprint
 ParamMap = dict[Param[Any], Any]
 
 
-class SharedPrefixPipeline(Pipeline):
+class SharedPrefixPipeline(Shown, Pipeline):
     """A drop-in replacement for ``pyspark.ml.Pipeline`` that makes grid search faster.
 
     In a CrossValidator or TrainValidationSplit, each distinct prefix of stages (with the same
@@ -64,6 +65,11 @@ class SharedPrefixPipeline(Pipeline):
     def _fit(self, dataset: DataFrame) -> PipelineModel:
         compat.session_of(dataset)
         return super()._fit(dataset)
+
+    @classmethod
+    def load(cls, path: str) -> SharedPrefixPipeline:
+        """Load a saved SharedPrefixPipeline or a saved plain Pipeline; see `read`."""
+        return cast("SharedPrefixPipeline", super().load(path))
 
     def fitMultiple(
         self, dataset: DataFrame, paramMaps: Sequence[ParamMap]

@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pyspark import keyword_only
 from pyspark.ml.linalg import Vector
 from pyspark.ml.regression import RegressionModel, Regressor
-from sklearn.neighbors import KNeighborsRegressor, RadiusNeighborsRegressor
 
 from pyspark_knn import interop
+from pyspark_knn.arguments import keyword_only
 from pyspark_knn.engine.search.answers import LabelMean
+from pyspark_knn.literals import (
+    AlgorithmName,
+    DtypeName,
+    InvalidHandling,
+    MetricName,
+    PlacementName,
+    ShardByName,
+    StorageName,
+    WeightsName,
+)
 from pyspark_knn.voting import VotingEstimator, VotingModel
+
+if TYPE_CHECKING:
+    from sklearn.neighbors import KNeighborsRegressor, RadiusNeighborsRegressor
 
 
 class KNNRegressionModel(VotingModel, RegressionModel[Vector]):
@@ -67,6 +79,8 @@ class KNNRegressionModel(VotingModel, RegressionModel[Vector]):
             radius), if the items have weights, or if the driver cannot hold the items of a sharded
             model.
         """
+        from sklearn.neighbors import KNeighborsRegressor, RadiusNeighborsRegressor
+
         items, matrix = self._fetched()
         kind = RadiusNeighborsRegressor if self.getK() is None else KNeighborsRegressor
         return interop.to_sklearn_voter(kind, self, items, matrix, items.numbers("label"))
@@ -98,6 +112,8 @@ class KNNRegressionModel(VotingModel, RegressionModel[Vector]):
             As in `KNNModel.fromSklearn`, and if `fitted` has several targets or if its weights are
             a function.
         """
+        from sklearn.neighbors import KNeighborsRegressor, RadiusNeighborsRegressor
+
         kinds = KNeighborsRegressor, RadiusNeighborsRegressor
         converted = interop.from_sklearn(fitted, ids, kinds, interop.target_values)
         return converted.install(cls())
@@ -162,21 +178,21 @@ class KNNRegressor(VotingEstimator[KNNRegressionModel], Regressor[KNNRegressionM
         labelCol: str = "label",
         predictionCol: str = "prediction",
         k: int | None = 5,
-        weights: str = "uniform",
+        weights: WeightsName = "uniform",
         weightCol: str | None = None,
         idCol: str | None = None,
         neighborsCol: str = "",
         distancesCol: str = "",
-        metric: str = "euclidean",
+        metric: MetricName = "euclidean",
         p: float = 2.0,
         metricParams: dict[str, Any] | None = None,
-        algorithm: str = "auto",
+        algorithm: AlgorithmName = "auto",
         leafSize: int = 30,
-        dtype: str = "auto",
-        storage: str = "auto",
-        placement: str = "auto",
+        dtype: DtypeName = "auto",
+        storage: StorageName = "auto",
+        placement: PlacementName = "auto",
         numShards: int | None = None,
-        shardBy: str = "hash",
+        shardBy: ShardByName = "hash",
         numProbes: int | None = None,
         numReplicas: int | None = None,
         keyCols: str | Sequence[str] | None = None,
@@ -184,7 +200,7 @@ class KNNRegressor(VotingEstimator[KNNRegressionModel], Regressor[KNNRegressionM
         excludeIdCol: str | None = None,
         maxDistance: float | None = None,
         minSimilarity: float | None = None,
-        handleInvalid: str = "error",
+        handleInvalid: InvalidHandling = "error",
     ) -> None:
         super().__init__()
         self._set(**self._input_kwargs)
@@ -197,21 +213,21 @@ class KNNRegressor(VotingEstimator[KNNRegressionModel], Regressor[KNNRegressionM
         labelCol: str = "label",
         predictionCol: str = "prediction",
         k: int | None = 5,
-        weights: str = "uniform",
+        weights: WeightsName = "uniform",
         weightCol: str | None = None,
         idCol: str | None = None,
         neighborsCol: str = "",
         distancesCol: str = "",
-        metric: str = "euclidean",
+        metric: MetricName = "euclidean",
         p: float = 2.0,
         metricParams: dict[str, Any] | None = None,
-        algorithm: str = "auto",
+        algorithm: AlgorithmName = "auto",
         leafSize: int = 30,
-        dtype: str = "auto",
-        storage: str = "auto",
-        placement: str = "auto",
+        dtype: DtypeName = "auto",
+        storage: StorageName = "auto",
+        placement: PlacementName = "auto",
         numShards: int | None = None,
-        shardBy: str = "hash",
+        shardBy: ShardByName = "hash",
         numProbes: int | None = None,
         numReplicas: int | None = None,
         keyCols: str | Sequence[str] | None = None,
@@ -219,7 +235,7 @@ class KNNRegressor(VotingEstimator[KNNRegressionModel], Regressor[KNNRegressionM
         excludeIdCol: str | None = None,
         maxDistance: float | None = None,
         minSimilarity: float | None = None,
-        handleInvalid: str = "error",
+        handleInvalid: InvalidHandling = "error",
     ) -> KNNRegressor:
         """Set any of the Params, which the docstring of the class describes."""
         return self._set(**self._input_kwargs)

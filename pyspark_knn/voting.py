@@ -2,32 +2,26 @@
 
 from __future__ import annotations
 
-from array import array
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-import numpy as np
 from numpy.typing import NDArray
 from pyspark.ml.base import PredictionModel, Predictor
-from pyspark.ml.linalg import SparseVector, Vector
+from pyspark.ml.linalg import Vector
 from pyspark.sql import Column
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
-from pyspark_knn.checks import check_weights, checked_metric
+from pyspark_knn.checks import check_weights
 from pyspark_knn.engine.rows import columns
-from pyspark_knn.engine.rows.invalid import invalid_rows
 from pyspark_knn.engine.search.answers import Predicted, Prediction
-from pyspark_knn.engine.spark import hints
 from pyspark_knn.estimator import NeighborEstimator
-from pyspark_knn.index.base import SPARSE
-from pyspark_knn.index.grouped.index import GroupedIndex
-from pyspark_knn.index.sparse.rows import SparseRows
+from pyspark_knn.on_driver import one_row, searchable_on_driver
 from pyspark_knn.updates import UpdatableModel
 from pyspark_knn.voting_params import _VotingParams
 
 if TYPE_CHECKING:
-    from pyspark_knn.index.base import Rows
+    from pyspark_knn.index.base import NeighborIndex
 
 M = TypeVar("M", bound="VotingModel")
 Self_ = TypeVar("Self_", bound="_VotingParams")
@@ -49,30 +43,6 @@ class VotingEstimator(NeighborEstimator[M], _VotingParams, Predictor[M]):
 
     def _shows_ids(self) -> bool:
         return bool(self.getNeighborsCol())
-
-
-def _one_row(value: Any, storage: str) -> Rows:
-    """Convert one vector, of MLlib or a sequence of numbers, to a matrix of one row."""
-    if storage == SPARSE and isinstance(value, SparseVector):
-        rows = np.zeros(len(value.indices), np.int64)
-        return SparseRows.from_entries(rows, value.indices, value.values, (1, value.size))
-    row = _dense_row(value)
-    return SparseRows.from_dense(row) if storage == SPARSE else row
-
-
-def _dense_row(value: Any) -> NDArray[np.float64]:
-    plain = value.toArray() if isinstance(value, Vector) else value
-    if isinstance(plain, (Sequence, np.ndarray, array)) and not isinstance(plain, (str, bytes)):
-        try:
-            numbers = np.array(plain, dtype=np.float64)
-        except (TypeError, ValueError):
-            numbers = np.empty(())
-        if numbers.ndim == 1:
-            return numbers[None, :]
-    raise TypeError(
-        "value must be one vector, a pyspark.ml.linalg Vector or a sequence of numbers, got "
-        f"{hints.described(value)}. For several rows, call transform with a DataFrame."
-    )
 
 
 # --- models ---------------------------------------------------------------------------------------
@@ -118,28 +88,9 @@ class VotingModel(UpdatableModel, _VotingParams, PredictionModel[Vector]):
     def _predict(self, value: Any, param: str) -> Any:
         """Return one output for one query, computed on the driver."""
         answer = self._answer({param: param})
-        query = _one_row(value, self.getStorage())
-        if query.shape[1] != self.numFeatures:
-            raise ValueError(
-                f"value must have dimension {self.numFeatures}, got dimension {query.shape[1]}"
-            )
-        metric = checked_metric(self)
-        if invalid_rows(query, missing=metric.allows_missing).any():
-            what = "infinity" if metric.allows_missing else "NaN or infinity"
-            raise ValueError(f"value contains {what}: {value}")
-        metric.check_values(query)
-        searchable = self._fitted.searchable
-        if searchable is None:
-            raise ValueError(
-                "the index of a sharded model is on the executors, not on the driver. Call "
-                "transform with a DataFrame of the vectors."
-            )
-        if isinstance(searchable.index, GroupedIndex):
-            raise ValueError(
-                f"keyCols is {self.getKeyCols()!r}, but one vector has no key. Call transform with "
-                "a DataFrame that has these columns."
-            )
-        found = self._limits().found(searchable.index, query)
+        query = one_row(value, self.getStorage())
+        searchable = searchable_on_driver(self, query, "value")
+        found = self._limits().found(cast("NeighborIndex", searchable.index), query)
         return answer.rows(found, searchable.items).field(0)[0].as_py()
 
     def predict(self, value: Vector | Sequence[float] | NDArray[Any]) -> float:

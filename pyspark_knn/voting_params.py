@@ -15,6 +15,7 @@ from pyspark.ml.param.shared import HasThresholds, HasWeightCol
 from pyspark_knn.converters import Converter, choice, is_not_negative, optional, real, text
 from pyspark_knn.engine.fit.item_columns import ItemColumn
 from pyspark_knn.index.votes import WEIGHTS
+from pyspark_knn.literals import WeightsName
 from pyspark_knn.params import CheckedParams, HasNeighborColumns, _KNNParams
 
 Self_ = TypeVar("Self_", bound="_VotingParams")
@@ -29,7 +30,9 @@ def _weighed(known: Converter, value: Any) -> str:
     try:
         return str(known(value))
     except (TypeError, ValueError) as error:
-        raise type(error)(f"{error}. For a column of weights, set weightCol.") from None
+        problem = str(error)
+        end = "" if problem.endswith("?") else "."
+        raise type(error)(f"{problem}{end} For a column of weights, set weightCol.") from None
 
 
 def _thresholds(name: str) -> Converter:
@@ -52,7 +55,7 @@ def _threshold_list(name: str, value: Any) -> list[float]:
 class _VotingParams(HasNeighborColumns, _KNNParams, HasWeightCol):
     """Params of classification and regression."""
 
-    weights: Param[str] = Param(
+    weights: Param[WeightsName] = Param(
         Params._dummy(),
         "weights",
         "weight of a neighbor's vote: uniform (1) or distance (the inverse of its distance)",
@@ -85,11 +88,11 @@ class _VotingParams(HasNeighborColumns, _KNNParams, HasWeightCol):
             return [label, ItemColumn("weight", "weightCol", weight, negative=False)]
         return [label]
 
-    def getWeights(self) -> str:
+    def getWeights(self) -> WeightsName:
         """Value of weights."""
         return self.getOrDefault(self.weights)
 
-    def setWeights(self: Self_, value: str) -> Self_:
+    def setWeights(self: Self_, value: WeightsName) -> Self_:
         """Set weights."""
         return self._set(weights=value)
 

@@ -17,6 +17,7 @@ import numpy as np
 from pyspark_knn.index.angles import ANGLES, cosine_of_units
 from pyspark_knn.index.kernels import KERNELS, SET_METRICS, euclidean
 from pyspark_knn.index.metric_params import checked_params, inverse_covariance, variances
+from pyspark_knn.suggestions import did_you_mean
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -262,7 +263,7 @@ def resolve_metric(name: str, p: float = 2.0, params: Mapping[str, Any] | None =
     TypeError, ValueError
         If `metric`, `p` or `metricParams` is invalid. The message names the Param and the reason.
     """
-    canonical = _canonical_name(name)
+    canonical = canonical_name(name)
     given = checked_params(name, canonical, params)
     if canonical == "minkowski":
         return _minkowski(_checked_p(p), given.get("w"))
@@ -275,7 +276,24 @@ def resolve_metric(name: str, p: float = 2.0, params: Mapping[str, Any] | None =
     return Metric(canonical, radius=given.get("radius", 1.0))
 
 
-def _canonical_name(name: object) -> str:
+def canonical_name(name: object) -> str:
+    """Return the canonical name of a metric.
+
+    Parameters
+    ----------
+    name : object
+        One of `METRICS`; other values raise an error.
+
+    Returns
+    -------
+    str
+        A key of `kernels.KERNELS`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If there is no such metric.
+    """
     if callable(name):
         raise TypeError(f"metric must be a name, not a function: {_UNSUPPORTED['pyfunc']}")
     if not isinstance(name, str):
@@ -284,7 +302,8 @@ def _canonical_name(name: object) -> str:
         raise ValueError(f"metric {name!r} is not supported: {_UNSUPPORTED[name]}")
     canonical = _ALIASES.get(name, name)
     if canonical not in KERNELS:
-        raise ValueError(f"unknown metric {name!r}. Supported: {', '.join(METRICS)}")
+        suggestion = did_you_mean(name, METRICS)
+        raise ValueError(f"unknown metric {name!r}. Supported: {', '.join(METRICS)}{suggestion}")
     return canonical
 
 

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pyspark_knn.suggestions import did_you_mean
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -76,7 +78,7 @@ def checked_params(name: str, canonical: str, params: Mapping[str, Any] | None) 
             supported = " or ".join(map(repr, known)) or "none"
             raise ValueError(
                 f"metricParams[{key!r}] is not a parameter of metric {name!r}. "
-                f"Supported: {supported}."
+                f"Supported: {supported}{did_you_mean(key, known) or '.'}"
             )
         if key in arrays:
             found[key] = _checked_array(key, value, arrays[key])

@@ -14,6 +14,9 @@ To add an algorithm to this package, write the class in a module of its own, and
     register(MyIndex)
     model = KNNEstimator(algorithm=MyIndex.algorithm).fit(items)
 
+For a type checker, cast the name: ``cast(AlgorithmName, MyIndex.algorithm)``, see
+`pyspark_knn.literals`.
+
 Register it on the driver only. The Python workers must be able to import the module of the class:
 install it there, or send it with ``spark.sparkContext.addPyFile`` (``spark.addArtifact`` on Spark
 Connect). They import it for a model that uses it, and for a sharded fit with the algorithm "auto",
@@ -26,6 +29,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, TypeVar
 
 from pyspark_knn.index.base import DENSE, OPTIONS, SPARSE, Entry
+from pyspark_knn.suggestions import did_you_mean
 
 if TYPE_CHECKING:
     from pyspark_knn.index.base import NeighborIndex
@@ -164,7 +168,10 @@ def class_for(
         raise TypeError(f"algorithm must be a string, got {algorithm!r}")
     names = _names(registered)
     if algorithm not in names:
-        raise ValueError(f"unknown algorithm {algorithm!r}. Supported: {_quoted('auto', *names)}.")
+        end = did_you_mean(algorithm, names) or "."
+        raise ValueError(
+            f"unknown algorithm {algorithm!r}. Supported: {_quoted('auto', *names)}{end}"
+        )
     found = _find(algorithm, metric, registered, storage)
     if found is None:
         exponent = f" with p={metric.p:g}" if metric.name == "minkowski" else ""

@@ -68,7 +68,7 @@ def test_refused_with_a_reason(name, reason):
 def test_an_unknown_metric_is_told_all_names():
     with pytest.raises(ValueError, match=r"unknown metric 'euclidian'. Supported: ") as error:
         resolve_metric("euclidian")
-    assert str(error.value).endswith(", ".join(METRICS))
+    assert str(error.value).endswith(f"{', '.join(METRICS)}. Did you mean 'euclidean'?")
 
 
 @pytest.mark.parametrize(

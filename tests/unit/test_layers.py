@@ -11,7 +11,7 @@ import pytest
 import pyspark_knn
 
 ROOT = Path(pyspark_knn.__file__).parent
-FLOORS = {"index": 0, "converters": 0, "engine": 1, "saved": 2, "persistence": 2}
+FLOORS = {"index": 0, "converters": 0, "suggestions": 0, "engine": 1, "saved": 2, "persistence": 2}
 STAGES = 3
 
 WINGS = ["spark", "ship", "rows", "fit", "search", "shards"]

@@ -29,7 +29,7 @@ MODEL = SAVING | {
     *("append", "explainSearch", "fromSklearn", "remove", "toSklearn", "unpersist"),
 }
 DOCUMENTED = [
-    (KNNModel, Model, MODEL | {"kneighborsGraph", "kneighborsJoin", "pairsWithin"}),
+    (KNNModel, Model, MODEL | {"kneighbors", "kneighborsGraph", "kneighborsJoin", "pairsWithin"}),
     (
         KNNClassificationModel,
         Model,

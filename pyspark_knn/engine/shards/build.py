@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
@@ -202,6 +201,8 @@ def _columns(chunk: Mapping[str, Any], start: int) -> pa.Table:
 
 def spread(ids: pa.ChunkedArray) -> NDArray[np.uint64]:
     """Hash ids: equal ids get the same shard, and no pattern in the ids makes a shard large."""
+    import pandas as pd  # not at the top: PySpark 3.5 does without it on the driver
+
     if pa.types.is_integer(ids.type):
         plain = ids.to_numpy().astype(np.int64).view(np.uint64)
         return np.asarray(pd.util.hash_array(plain))

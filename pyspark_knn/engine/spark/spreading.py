@@ -12,7 +12,6 @@ import numpy as np
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
-from sklearn.utils import murmurhash3_32
 
 _SPARK_HASH_SEED = 42
 """The seed of the MurmurHash3 by which Spark's ``repartition`` chooses the partition of a row."""
@@ -62,6 +61,8 @@ def spreading_keys(partitions: int) -> list[int]:
     list of int, of length `partitions`
         The key of each partition, in the order of the partitions.
     """
+    from sklearn.utils import murmurhash3_32  # not at the top: it takes a second to import
+
     keys = np.full(partitions, -1, np.int32)
     start = 0
     while (keys < 0).any():
