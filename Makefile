@@ -23,7 +23,7 @@ unexport SPARK_HOME PYTHONPATH PYSPARK_DRIVER_PYTHON PYSPARK_PYTHON
 # Part of a recipe, so that Java is searched for (and installed) only where it is used.
 WITH_JAVA = JAVA_HOME="$$(.ci/java_home)" && export JAVA_HOME &&
 
-.PHONY: help demo test test-connect test-sharded test-sparse test-oldest test-spark test-matrix check format bench docs build clean
+.PHONY: help demo test test-connect test-sharded test-sparse test-oldest test-spark test-matrix check format bench docs docs-quick build clean
 
 help:  ## list the targets
 	@echo "usage: make TARGET"
@@ -67,8 +67,15 @@ format: $(VENV)/.dev  ## format, and fix what ruff can fix
 bench: $(VENV)/.bench  ## run all benchmarks and print the results
 	@$(WITH_JAVA) for each in $(filter-out benchmarks/_%,$(wildcard benchmarks/*.py)); do $(PY) "$$each" $(ARGS) || exit; done
 
-docs: $(VENV)/.dev  ## write the API pages to build/docs
-	$(PY) -m pdoc --docformat numpy --output-directory build/docs pyspark_knn
+docs: $(VENV)/.dev  ## build the documentation site in build/docs, and check its links and reference
+	@rm -rf docs/api
+	@$(WITH_JAVA) $(PY) -m sphinx --fail-on-warning --keep-going --quiet docs build/docs $(ARGS)
+	@$(PY) docs/_ext/check_site.py build/docs
+
+docs-quick: $(VENV)/.dev  ## build the documentation site in build/docs-quick without running the gallery
+	@rm -rf docs/api build/docs-quick
+	@$(PY) -m sphinx --fail-on-warning --keep-going --quiet -D plot_gallery=0 docs build/docs-quick
+	@$(PY) docs/_ext/check_site.py build/docs-quick
 
 build: $(VENV)/.dev  ## build and check the sdist and the wheel in dist/
 	rm -rf dist
@@ -77,6 +84,7 @@ build: $(VENV)/.dev  ## build and check the sdist and the wheel in dist/
 
 clean:  ## remove everything that make created, including .venv
 	rm -rf $(VENV) $(OLDEST) .venv-spark-* build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf docs/api docs/gallery docs/sg_execution_times.rst
 	rm -rf spark-warehouse metastore_db derby.log artifacts
 	find . -name __pycache__ -prune -exec rm -rf {} +
 

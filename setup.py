@@ -27,7 +27,16 @@ TEST = [
     "plotly>=5.19",
     "recordlinkage==0.16",
 ]
-DOCS = ["pdoc>=15"]
+# The theme and the tools of the sites of PySpark and scikit-learn.
+DOCS = [
+    "sphinx>=8",
+    "pydata-sphinx-theme>=0.16",
+    "sphinx-design>=0.6",
+    "numpydoc>=1.8",
+    "myst-parser>=4",
+    "sphinx-gallery>=0.19",
+    "matplotlib>=3.8",
+]
 # For benchmarks/: rivals, real data (400,000 words of GloVe, 80 MB; 144,563 names of cities, 6 MB;
 # photographs; 336,776 flights, 8 MB) and the plots.
 BENCH = [

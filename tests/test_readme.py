@@ -24,8 +24,10 @@ from pyspark_knn import KNNEstimator, NeighborsEvaluator
 from tests.support.stages import common_frame
 
 README = Path(__file__).parents[1] / "README.md"
-RECIPES = README.parent / "docs" / "recipes.md"
-PAGES = [README, README.parent / "docs" / "sparse-data.md", RECIPES]
+DOCS = README.parent / "docs"
+RECIPES = DOCS / "recipes.md"
+GUIDE = ["first-search", "classification", "missing-values-and-outliers", "tuning", "coming-from"]
+PAGES = [README, RECIPES, *(DOCS / f"{name}.md" for name in [*GUIDE, "sparse-data"])]
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -62,7 +64,7 @@ def test_snippets(page: Path, spark: SparkSession, tmp_path: Path) -> None:
 
 
 def test_the_snippet_of_the_page_on_scaling(spark: SparkSession) -> None:
-    page = README.parent / "docs" / "scaling.md"
+    page = DOCS / "scaling.md"
     (code,) = [block[2] for block in BLOCK.finditer(page.read_text()) if block[1] == "python"]
     names = (KNNEstimator, NeighborsEvaluator, ParamGridBuilder, Pipeline, TrainValidationSplit)
     namespace = {each.__name__: each for each in names}
