@@ -1,0 +1,1 @@
+"""Approximate indexes: they find most of the nearest items, in a fraction of the time."""

@@ -1,0 +1,160 @@
+"""An inverted file (IVF): items in lists around centroids, of which the nearest are searched."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from pyspark_knn.index.approximate import ivf_lists
+from pyspark_knn.index.approximate.base import ApproximateIndex
+from pyspark_knn.index.approximate.faiss_files import open_file
+from pyspark_knn.index.approximate.ivf_lists import Quantizers
+from pyspark_knn.index.approximate.knobs import levels
+from pyspark_knn.index.approximate.libraries import library_version, load_library
+from pyspark_knn.index.approximate.space import Coordinates
+from pyspark_knn.index.approximate.structures import check_range, check_structure, damaged
+
+if TYPE_CHECKING:
+    from typing import Self
+
+    from numpy.typing import NDArray
+
+    from pyspark_knn.index.base import IndexSpec
+
+_ITEMS_PER_LIST = 40
+"""The least mean number of items in a list that is chosen by default."""
+
+_FIRST_NPROBE = 8
+"""The lists that are searched unless `search_params` says otherwise."""
+
+
+class IVFSearch(ApproximateIndex):
+    """Search in the lists of the nearest centroids, by FAISS.
+
+    `nlist` is the number of lists, by default four times the square root of the number of items,
+    and at most a fortieth of it. `encoding` is how the lists contain the vectors: "flat", in
+    float32, or "sq8", in one byte for each feature. That takes a quarter of the memory, and more
+    candidates are ranked. Lists are stored in addition to the items.
+    """
+
+    algorithm: ClassVar[str] = "ivf"
+    library: ClassVar[str] = "faiss"
+    index_names: ClassVar[Mapping[str, int | tuple[str, ...]]] = {
+        "nlist": 1,
+        "encoding": ("flat", "sq8"),
+    }
+    search_name: ClassVar[str] = "nprobe"
+
+    def __init__(
+        self,
+        matrix: NDArray[np.floating],
+        spec: IndexSpec,
+        space: Coordinates,
+        quantizers: Quantizers,
+        cells: NDArray[np.int32],
+    ) -> None:
+        super().__init__(matrix, spec, space, _FIRST_NPROBE)
+        self._n_lists = len(quantizers.centroids)
+        self._has_ranges = quantizers.ranges is not None
+        self._version = library_version("faiss")
+        self._file = ivf_lists.file_of_lists(quantizers, space, matrix, cells)
+
+    @classmethod
+    def build(cls, matrix: NDArray[np.floating], spec: IndexSpec) -> Self:
+        """See `ApproximateIndex.build`."""
+        load_library("faiss")
+        n_lists = spec.index_params.get("nlist", default_nlist(len(matrix)))
+        space = Coordinates.of(spec.metric, matrix)
+        quantizers = ivf_lists.trained(
+            space, matrix, min(n_lists, len(matrix)), _encoding(spec) == "sq8", spec.seed
+        )
+        cells = ivf_lists.cells_of(quantizers.centroids, space, matrix)
+        return cls(matrix, spec, space, quantizers, cells)
+
+    @property
+    def added_bytes(self) -> int:
+        """See `NeighborIndex.added_bytes`."""
+        return self._file.nbytes
+
+    def knob_levels(self) -> list[int]:
+        """See `ApproximateIndex.knob_levels`."""
+        return levels(1, self._n_lists)
+
+    def spare(self, k: int) -> int:
+        """See `ApproximateIndex.spare`; with one byte for each feature, the order is uncertain."""
+        return k + 8 if self._has_ranges else super().spare(k)
+
+    def candidates(self, queries: NDArray[np.float32], many: int, knob: int) -> NDArray[np.int64]:
+        """See `ApproximateIndex.candidates`."""
+        params = load_library("faiss").SearchParametersIVF(nprobe=min(knob, self._n_lists))
+        found: NDArray[np.int64] = self._opened().search(queries, many, params=params)[1]
+        return found
+
+    def extended(self, matrix: NDArray[np.floating], old_positions: NDArray[np.int64]) -> Self:
+        """See `ApproximateIndex.extended`; the centroids remain, the others join their lists."""
+        quantizers, old_cells = ivf_lists.content(self._opened())
+        new = np.ones(len(matrix), bool)
+        new[old_positions] = False
+        cells = np.empty(len(matrix), np.int32)
+        cells[old_positions] = old_cells
+        cells[new] = ivf_lists.cells_of(quantizers.centroids, self._space, matrix[new])
+        other = type(self)(matrix, self._spec, self._space, quantizers, cells)
+        return other.with_knob(self._knob)
+
+    def structure(self) -> dict[str, NDArray[Any]]:
+        """See `ApproximateIndex.structure`: the centroids, and the list of each item."""
+        (centroids, ranges), cells = ivf_lists.content(self._opened())
+        parts = {"centroids": centroids, "cells": cells, **self._space.structure()}
+        return parts if ranges is None else {**parts, "ranges": ranges}
+
+    @classmethod
+    def restored(
+        cls, matrix: NDArray[np.floating], spec: IndexSpec, structure: Mapping[str, NDArray[Any]]
+    ) -> Self:
+        """See `ApproximateIndex.restored`."""
+        n_items, n_features = matrix.shape
+        space = Coordinates.restored(spec.metric, n_features, structure)
+        n_coordinates = space.n_coordinates
+        expected: dict[str, Any] = {
+            **Coordinates.expected(n_features),
+            "centroids": (np.float32, (None, n_coordinates)),
+            "cells": (np.int32, (n_items,)),
+        }
+        if _encoding(spec) == "sq8":
+            expected["ranges"] = (np.float32, (2, n_coordinates))
+        check_structure(structure, expected)
+        centroids, ranges = structure["centroids"], structure.get("ranges")
+        if len(centroids) > n_items:
+            raise damaged("centroids", f"must be at most {n_items}, got {len(centroids)}")
+        check_range("cells", structure["cells"], 0, len(centroids))
+        if ranges is not None and (ranges[1] < 0).any():
+            raise damaged("ranges", "has a negative width")
+        load_library("faiss")
+        return cls(matrix, spec, space, Quantizers(centroids, ranges), structure["cells"])
+
+    def _opened(self) -> Any:
+        if "lists" not in self._handles:
+            self._handles["lists"] = open_file(self._file, self._version)
+        return self._handles["lists"]
+
+
+def default_nlist(n_items: int) -> int:
+    """Return the number of lists that is chosen for a number of items.
+
+    Parameters
+    ----------
+    n_items : int
+        The number of items.
+
+    Returns
+    -------
+    int
+        The number, at least 1.
+    """
+    return max(1, min(int(4 * n_items**0.5), n_items // _ITEMS_PER_LIST))
+
+
+def _encoding(spec: IndexSpec) -> str:
+    return str(spec.index_params.get("encoding", "flat"))
