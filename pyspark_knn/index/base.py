@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import importlib
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -138,6 +139,10 @@ class IndexSpec:
     algorithm: str = "auto"
     leaf_size: int = 30
     registered: tuple[Entry, ...] | None = None
+    index_params: Mapping[str, Any] = field(default_factory=dict)
+    search_params: Mapping[str, Any] | None = None
+    target_recall: float | None = None
+    seed: int = 0
 
 
 OPTIONS = frozenset(each.name for each in fields(IndexSpec)) - {"metric", "algorithm", "registered"}

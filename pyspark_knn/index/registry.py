@@ -43,6 +43,7 @@ _BUILT_IN: tuple[Entry, ...] = (
     Entry("brute", "pyspark_knn.index.sparse.sets:SparseSetSearch"),
     Entry("kd_tree", "pyspark_knn.index.sklearn_index:KDTreeSearch"),
     Entry("ball_tree", "pyspark_knn.index.sklearn_index:BallTreeSearch"),
+    Entry("ivf", "pyspark_knn.index.approximate.ivf:IVFSearch"),
 )
 """The algorithms of this package, in the order in which "auto" tries them: the first one that
 supports the metric is the one that the others must beat."""
