@@ -14,6 +14,7 @@ from pyspark.sql import Column
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
+from pyspark_knn.approximate_params import ApproximateSetters
 from pyspark_knn.checks import check_weights, checked_metric
 from pyspark_knn.engine.rows import columns
 from pyspark_knn.engine.rows.invalid import invalid_rows
@@ -36,7 +37,7 @@ Self_ = TypeVar("Self_", bound="_VotingParams")
 # --- fit ------------------------------------------------------------------------------------------
 
 
-class VotingEstimator(NeighborEstimator[M], _VotingParams, Predictor[M]):
+class VotingEstimator(NeighborEstimator[M], ApproximateSetters, _VotingParams, Predictor[M]):
     """An estimator whose items have labels, and weights if weightCol is set."""
 
     def setWeightCol(self: Self_, value: str | None) -> Self_:
@@ -134,6 +135,7 @@ class VotingModel(UpdatableModel, _VotingParams, PredictionModel[Vector]):
                 "the index of a sharded model is on the executors, not on the driver. Call "
                 "transform with a DataFrame of the vectors."
             )
+        searchable = searchable.tuned(self._knob())
         if isinstance(searchable.index, GroupedIndex):
             raise ValueError(
                 f"keyCols is {self.getKeyCols()!r}, but one vector has no key. Call transform with "

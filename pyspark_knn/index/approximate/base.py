@@ -15,7 +15,7 @@ Self_ = TypeVar("Self_", bound="ApproximateIndex")
 class ApproximateIndex(NeighborIndex):
     exact: ClassVar[bool] = False
     storage: ClassVar[str] = DENSE
-    library: ClassVar[str] = "numpy"
+    library: ClassVar[str] = "faiss"
     index_names: ClassVar[dict[str, Any]] = {}
     search_name: ClassVar[str] = ""
     worth_saving: ClassVar[bool] = True

@@ -107,5 +107,7 @@ class IVFSearch(ApproximateIndex):
             if exclude is not None:
                 positions = np.setdiff1d(positions, exclude.positions[exclude.rows == row])
             rows = np.full(len(positions), row)
-            best.offer(rows, positions, self._metric.distances(queries, self._matrix, rows, positions))
+            best.offer(
+                rows, positions, self._metric.distances(queries, self._matrix, rows, positions)
+            )
         return best.neighbors()
