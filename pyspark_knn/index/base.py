@@ -133,6 +133,16 @@ class IndexSpec:
         The index classes to choose from. The Python workers get them with the spec, so that they
         know the classes that a user registered on the driver. Default: those that are registered in
         this process.
+    index_params : mapping of str to object, optional
+        How an approximate index is built, such as ``{"nlist": 1000}``. Default: what its class
+        chooses.
+    search_params : mapping of str to int, optional
+        How thoroughly an approximate index searches, such as ``{"nprobe": 8}``. Default: what its
+        class chooses, until the recall is calibrated.
+    target_recall : float, optional
+        With "auto", the least recall of the index, in (0, 1]. Default: the index is exact.
+    seed : int, default=0
+        The seed of what an approximate index draws at random.
     """
 
     metric: Metric
@@ -140,7 +150,7 @@ class IndexSpec:
     leaf_size: int = 30
     registered: tuple[Entry, ...] | None = None
     index_params: Mapping[str, Any] = field(default_factory=dict)
-    search_params: Mapping[str, Any] | None = None
+    search_params: Mapping[str, int] | None = None
     target_recall: float | None = None
     seed: int = 0
 
@@ -175,8 +185,8 @@ class NeighborIndex(ABC):
         The fields of `IndexSpec` that `build` reads in addition to `metric`; a subset of `OPTIONS`.
     worth_saving : bool, default=False
         Whether building the index takes so much longer than reading it back that a saved model
-        should contain its structure. It is false for all classes of this package: saved models
-        contain only the items, and the index is built again when a model is loaded.
+        should contain its structure. It is false for all exact classes of this package: saved
+        models contain only the items, and the index is built again when a model is loaded.
     """
 
     algorithm: ClassVar[str]

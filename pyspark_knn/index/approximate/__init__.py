@@ -1,1 +1,1 @@
-"""Approximate indexes."""
+"""Approximate indexes: they find most of the nearest items, in a fraction of the time."""

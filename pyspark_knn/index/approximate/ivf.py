@@ -1,113 +1,160 @@
-"""A stand-in of IVF."""
+"""An inverted file (IVF): items in lists around centroids, of which the nearest are searched."""
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from pyspark_knn.index.approximate import ivf_lists
 from pyspark_knn.index.approximate.base import ApproximateIndex
-from pyspark_knn.index.base import Exclusion, IndexSpec, NeighborIndex, Neighbors
-from pyspark_knn.index.block_search import BlockSearch
-from pyspark_knn.index.selection import NearestSoFar
+from pyspark_knn.index.approximate.faiss_files import open_file
+from pyspark_knn.index.approximate.ivf_lists import Quantizers
+from pyspark_knn.index.approximate.knobs import levels
+from pyspark_knn.index.approximate.libraries import library_version, load_library
+from pyspark_knn.index.approximate.space import Coordinates
+from pyspark_knn.index.approximate.structures import check_range, check_structure, damaged
+
+if TYPE_CHECKING:
+    from typing import Self
+
+    from numpy.typing import NDArray
+
+    from pyspark_knn.index.base import IndexSpec
+
+_ITEMS_PER_LIST = 40
+"""The least mean number of items in a list that is chosen by default."""
+
+_FIRST_NPROBE = 8
+"""The lists that are searched unless `search_params` says otherwise."""
 
 
 class IVFSearch(ApproximateIndex):
+    """Search in the lists of the nearest centroids, by FAISS.
+
+    `nlist` is the number of lists, by default four times the square root of the number of items,
+    and at most a fortieth of it. `encoding` is how the lists contain the vectors: "flat", in
+    float32, or "sq8", in one byte for each feature. That takes a quarter of the memory, and more
+    candidates are ranked. Lists are stored in addition to the items.
+    """
+
     algorithm: ClassVar[str] = "ivf"
-    metrics: ClassVar[frozenset[str]] = frozenset(
-        {"euclidean", "sqeuclidean", "cosine", "inner_product"}
-    )
-    options = frozenset({"index_params", "search_params", "seed"})
-    index_names: ClassVar[dict[str, Any]] = {"nlist": None, "encoding": None}
+    library: ClassVar[str] = "faiss"
+    index_names: ClassVar[Mapping[str, int | tuple[str, ...]]] = {
+        "nlist": 1,
+        "encoding": ("flat", "sq8"),
+    }
     search_name: ClassVar[str] = "nprobe"
 
-    def __init__(self, matrix: Any, metric: Any, centers: Any, cells: Any, knob: int) -> None:
-        self._matrix, self._metric, self.centers, self.cells = matrix, metric, centers, cells
-        self._knob = knob
-        self._exact: dict[str, NeighborIndex] = {}
-
-    def __reduce__(self) -> Any:
-        return IVFSearch, (self._matrix, self._metric, self.centers, self.cells, self._knob)
+    def __init__(
+        self,
+        matrix: NDArray[np.floating],
+        spec: IndexSpec,
+        space: Coordinates,
+        quantizers: Quantizers,
+        cells: NDArray[np.int32],
+    ) -> None:
+        super().__init__(matrix, spec, space, _FIRST_NPROBE)
+        self._n_lists = len(quantizers.centroids)
+        self._has_ranges = quantizers.ranges is not None
+        self._version = library_version("faiss")
+        self._file = ivf_lists.file_of_lists(quantizers, space, matrix, cells)
 
     @classmethod
-    def build(cls, matrix: Any, spec: IndexSpec) -> IVFSearch:
-        n = len(matrix)
-        nlist = min(n, int(spec.index_params.get("nlist") or 4 * n**0.5))
-        rng = np.random.default_rng(spec.seed)
-        centers = np.ascontiguousarray(matrix[np.sort(rng.choice(n, nlist, replace=False))])
-        near = BlockSearch.build(centers, IndexSpec(spec.metric, "brute"))
-        cells = near.kneighbors(matrix, 1).positions[:, 0]
-        knob = int((spec.search_params or {}).get("nprobe", 1))
-        return cls(matrix, spec.metric, centers, cells, knob)
+    def build(cls, matrix: NDArray[np.floating], spec: IndexSpec) -> Self:
+        """See `ApproximateIndex.build`."""
+        load_library("faiss")
+        n_lists = spec.index_params.get("nlist", default_nlist(len(matrix)))
+        space = Coordinates.of(spec.metric, matrix)
+        quantizers = ivf_lists.trained(
+            space, matrix, min(n_lists, len(matrix)), _encoding(spec) == "sq8", spec.seed
+        )
+        cells = ivf_lists.cells_of(quantizers.centroids, space, matrix)
+        return cls(matrix, spec, space, quantizers, cells)
 
     @property
-    def matrix(self) -> Any:
-        return self._matrix
-
-    @property
-    def metric(self) -> Any:
-        return self._metric
-
-    @property
-    def exact_index(self) -> NeighborIndex:
-        if "e" not in self._exact:
-            self._exact["e"] = BlockSearch.build(self._matrix, IndexSpec(self._metric, "brute"))
-        return self._exact["e"]
-
-    def with_knob(self, value: int) -> IVFSearch:
-        other = IVFSearch(self._matrix, self._metric, self.centers, self.cells, value)
-        other._exact = self._exact
-        return other
-
-    @property
-    def knob(self) -> int:
-        return self._knob
+    def added_bytes(self) -> int:
+        """See `NeighborIndex.added_bytes`."""
+        return self._file.nbytes
 
     def knob_levels(self) -> list[int]:
-        levels, at = [], 1.0
-        while at < len(self.centers):
-            levels.append(int(at))
-            at = max(at + 1, at * 1.4)
-        return [*levels, len(self.centers)]
+        """See `ApproximateIndex.knob_levels`."""
+        return levels(1, self._n_lists)
 
-    def extended(self, matrix: Any, old_positions: Any) -> IVFSearch:
-        near = BlockSearch.build(self.centers, IndexSpec(self._metric, "brute"))
-        cells = near.kneighbors(matrix, 1).positions[:, 0]
-        return IVFSearch(matrix, self._metric, self.centers, cells, self._knob)
+    def spare(self, k: int) -> int:
+        """See `ApproximateIndex.spare`; with one byte for each feature, the order is uncertain."""
+        return k + 8 if self._has_ranges else super().spare(k)
 
-    def structure(self) -> dict[str, Any]:
-        return {"centers": self.centers, "cells": self.cells.astype(np.int32)}
+    def candidates(self, queries: NDArray[np.float32], many: int, knob: int) -> NDArray[np.int64]:
+        """See `ApproximateIndex.candidates`."""
+        params = load_library("faiss").SearchParametersIVF(nprobe=min(knob, self._n_lists))
+        found: NDArray[np.int64] = self._opened().search(queries, many, params=params)[1]
+        return found
+
+    def extended(self, matrix: NDArray[np.floating], old_positions: NDArray[np.int64]) -> Self:
+        """See `ApproximateIndex.extended`; the centroids remain, the others join their lists."""
+        quantizers, old_cells = ivf_lists.content(self._opened())
+        new = np.ones(len(matrix), bool)
+        new[old_positions] = False
+        cells = np.empty(len(matrix), np.int32)
+        cells[old_positions] = old_cells
+        cells[new] = ivf_lists.cells_of(quantizers.centroids, self._space, matrix[new])
+        other = type(self)(matrix, self._spec, self._space, quantizers, cells)
+        return other.with_knob(self._knob)
+
+    def structure(self) -> dict[str, NDArray[Any]]:
+        """See `ApproximateIndex.structure`: the centroids, and the list of each item."""
+        (centroids, ranges), cells = ivf_lists.content(self._opened())
+        parts = {"centroids": centroids, "cells": cells, **self._space.structure()}
+        return parts if ranges is None else {**parts, "ranges": ranges}
 
     @classmethod
-    def restored(cls, matrix: Any, spec: IndexSpec, structure: dict[str, Any]) -> IVFSearch:
-        if set(structure) != {"centers", "cells"}:
-            raise ValueError("parts")
-        cells = structure["cells"]
-        if cells.shape != (len(matrix),) or cells.max() >= len(structure["centers"]):
-            raise ValueError("cells is damaged")
-        knob = int((spec.search_params or {}).get("nprobe", 1))
-        return cls(matrix, spec.metric, structure["centers"], cells.astype(np.int64), knob)
+    def restored(
+        cls, matrix: NDArray[np.floating], spec: IndexSpec, structure: Mapping[str, NDArray[Any]]
+    ) -> Self:
+        """See `ApproximateIndex.restored`."""
+        n_items, n_features = matrix.shape
+        space = Coordinates.restored(spec.metric, n_features, structure)
+        n_coordinates = space.n_coordinates
+        expected: dict[str, Any] = {
+            **Coordinates.expected(n_features),
+            "centroids": (np.float32, (None, n_coordinates)),
+            "cells": (np.int32, (n_items,)),
+        }
+        if _encoding(spec) == "sq8":
+            expected["ranges"] = (np.float32, (2, n_coordinates))
+        check_structure(structure, expected)
+        centroids, ranges = structure["centroids"], structure.get("ranges")
+        if len(centroids) > n_items:
+            raise damaged("centroids", f"must be at most {n_items}, got {len(centroids)}")
+        check_range("cells", structure["cells"], 0, len(centroids))
+        if ranges is not None and (ranges[1] < 0).any():
+            raise damaged("ranges", "has a negative width")
+        load_library("faiss")
+        return cls(matrix, spec, space, Quantizers(centroids, ranges), structure["cells"])
 
-    def _find_within(self, queries: Any, exclude: Any, hits: Any) -> None:
-        self.exact_index._find_within(queries, exclude, hits)
+    def _opened(self) -> Any:
+        if "lists" not in self._handles:
+            self._handles["lists"] = open_file(self._file, self._version)
+        return self._handles["lists"]
 
-    def kneighbors(
-        self,
-        queries: Any,
-        k: int,
-        *,
-        max_distance: float | None = None,
-        exclude: Exclusion | None = None,
-    ) -> Neighbors:
-        near = BlockSearch.build(self.centers, IndexSpec(self._metric, "brute"))
-        probed = near.kneighbors(queries, min(self._knob, len(self.centers))).positions
-        best = NearestSoFar(len(queries), k, max_distance)
-        for row in range(len(queries)):
-            positions = np.flatnonzero(np.isin(self.cells, probed[row]))
-            if exclude is not None:
-                positions = np.setdiff1d(positions, exclude.positions[exclude.rows == row])
-            rows = np.full(len(positions), row)
-            best.offer(
-                rows, positions, self._metric.distances(queries, self._matrix, rows, positions)
-            )
-        return best.neighbors()
+
+def default_nlist(n_items: int) -> int:
+    """Return the number of lists that is chosen for a number of items.
+
+    Parameters
+    ----------
+    n_items : int
+        The number of items.
+
+    Returns
+    -------
+    int
+        The number, at least 1.
+    """
+    return max(1, min(int(4 * n_items**0.5), n_items // _ITEMS_PER_LIST))
+
+
+def _encoding(spec: IndexSpec) -> str:
+    return str(spec.index_params.get("encoding", "flat"))
