@@ -362,6 +362,8 @@ class KNNClassifier(
         The metric and the index, see `KNNEstimator`.
     placement, numShards, shardBy, numProbes, numReplicas
         The placement of the index, see `KNNEstimator`.
+    targetRecall, indexParams, searchParams, seed
+        An approximate index, see `KNNEstimator`.
     keyCols, queryKeyCols, excludeIdCol, maxDistance, minSimilarity, handleInvalid
         Limits of the search, see `KNNEstimator`. Excluded items do not vote.
 
@@ -419,6 +421,10 @@ class KNNClassifier(
         shardBy: ShardByName = "hash",
         numProbes: int | None = None,
         numReplicas: int | None = None,
+        targetRecall: float | None = None,
+        indexParams: dict[str, Any] | None = None,
+        searchParams: dict[str, Any] | None = None,
+        seed: int = 0,
         keyCols: str | Sequence[str] | None = None,
         queryKeyCols: str | Sequence[str] | None = None,
         excludeIdCol: str | None = None,
@@ -458,6 +464,10 @@ class KNNClassifier(
         shardBy: ShardByName = "hash",
         numProbes: int | None = None,
         numReplicas: int | None = None,
+        targetRecall: float | None = None,
+        indexParams: dict[str, Any] | None = None,
+        searchParams: dict[str, Any] | None = None,
+        seed: int = 0,
         keyCols: str | Sequence[str] | None = None,
         queryKeyCols: str | Sequence[str] | None = None,
         excludeIdCol: str | None = None,
@@ -489,4 +499,5 @@ class KNNClassifier(
         return super()._reuse_index(first)
 
     def _finish(self, model: KNNClassificationModel, dataset: DataFrame) -> None:
+        super()._finish(model, dataset)
         model._count_classes(dataset.sparkSession)

@@ -12,6 +12,7 @@ from pyspark.ml.param import Param
 from pyspark.ml.util import MLWritable
 from pyspark.sql import DataFrame
 
+from pyspark_knn.approximate_checks import check_approximation
 from pyspark_knn.checks import (
     check_exclusion,
     check_keys,
@@ -144,6 +145,7 @@ class NeighborEstimator(PlacedEstimator[M], FitSetters):
     """An estimator of a model that finds nearest neighbors by a metric."""
 
     def _check_params(self) -> None:
+        check_approximation(self)
         checked_metric(self)
         check_limits(self)
         check_exclusion(self)
@@ -160,6 +162,9 @@ class NeighborEstimator(PlacedEstimator[M], FitSetters):
             missing=checked_metric(self).allows_missing,
         )
 
+    def _finish(self, model: M, dataset: DataFrame) -> None:
+        model._measure_recall()
+
     def _check_dimension(self, dim: int) -> None:
         checked_metric(self).check_dimension(dim)
 
@@ -170,6 +175,7 @@ class NeighborEstimator(PlacedEstimator[M], FitSetters):
                 "order of the input. Set idCol to get stable ids.",
                 stacklevel=_USER_LEVEL,
             )
+        model._warn_of_recall(_USER_LEVEL + 1)
         duplicates = model._summary.numDuplicates
         warn_of_items(self, duplicates, model._fitted.converts, _USER_LEVEL + 1)
         self._warn_of_k(model)

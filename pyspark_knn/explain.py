@@ -50,6 +50,10 @@ class SearchCost:
         Largest share of the shards that a query is searched in, from 0 to 1.
     groups : GroupSizes or None
         The groups of items with equal keys; None if there are no keys.
+    algorithm : str
+        The algorithm of the index.
+    recall : str
+        The measured recall of an approximate search; "" if it is exact.
     """
 
     items: int
@@ -72,6 +76,8 @@ class SearchCost:
     appended_items: int = 0
     probed: float = 1.0
     groups: GroupSizes | None = None
+    algorithm: str = ""
+    recall: str = ""
 
     def report(self) -> str:
         """Return the report as text, one line for each aspect of the cost."""
@@ -86,6 +92,7 @@ class SearchCost:
             f"items      {self.items:,} of {self.features:,} dimensions, {_size(self.index_bytes)}",
             f"queries    {self.queries:,}, {self._neighbors}: {pairs}",
             *self._groups(),
+            f"algorithm  {self.algorithm}: {self.recall or 'exact'}",
             f"storage    {self.storage}: {self.storage_reason}",
         ]
 

@@ -38,6 +38,8 @@ _SEARCH_PARAMS = frozenset(
         "queryKeyCols",
         "numProbes",
         "numReplicas",
+        "searchParams",
+        "targetRecall",
         "weights",
         "thresholds",
         "outlierLabel",
@@ -64,38 +66,57 @@ class _IndexGroup(Generic[M]):
     def __init__(self) -> None:
         self.estimators: list[PlacedEstimator[M]] = []
         self._first: M | None = None
-        self._shared: SharedSearch | None = None
+        self._shared: dict[Hashable, SharedSearch] = {}
         self._lock = threading.Lock()
 
     def fit(self, estimator: PlacedEstimator[M], dataset: DataFrame) -> M:
         """Return the model of one of the estimators."""
         with self._lock:
             if self._first is None:
-                model = estimator.fit(dataset)
-                if isinstance(model, NeighborModel):
-                    estimators = cast("list[NeighborEstimator[Any]]", self.estimators)
-                    self._shared = _shared_search(model, estimators, dataset)
-                self._first = model
+                model = self._first = estimator.fit(dataset)
             else:
                 model = estimator._reuse_index(self._first)
                 estimator._finish(model, dataset)
                 estimator._warn(model)
-        if isinstance(model, NeighborModel):
-            model._share(self._shared)
+            if isinstance(model, NeighborModel):
+                model._share(self._shared_by(model, dataset))
         return model
+
+    def _shared_by(self, model: NeighborModel, dataset: DataFrame) -> SharedSearch:
+        """Return the search that a model shares with those that agree on the search itself."""
+        key = model._search_key()
+        if key not in self._shared:
+            estimators = cast("list[NeighborEstimator[Any]]", self.estimators)
+            if key is not None:
+                # Only models with these limits can have the same search.
+                estimators = [each for each in estimators if _has_limits(each, model)]
+            self._shared[key] = _shared_search(model, estimators, dataset, key)
+        return self._shared[key]
+
+
+def _has_limits(estimator: NeighborEstimator[Any], model: NeighborModel) -> bool:
+    """Whether the model of an estimator has the limits of another model."""
+    with contextlib.suppress(TypeError, ValueError):
+        return checked_limits(estimator, model.numFeatures) == model._limits()
+    return False
 
 
 def _shared_search(
-    first: NeighborModel, estimators: list[NeighborEstimator[Any]], dataset: DataFrame
+    first: NeighborModel,
+    estimators: list[NeighborEstimator[Any]],
+    dataset: DataFrame,
+    key: Hashable,
 ) -> SharedSearch:
-    """Return the search that the models of these estimators share."""
+    """Return the search that the models of these estimators share, if they have the same `key`."""
     # On Spark Connect the parallelism requires a job, which a transform must not start.
     tasks = compat.parallelism(dataset.sparkSession)
-    types, prepared = first._fitted.item_columns, _prepared(first, estimators)
+    types, prepared = first._fitted.item_columns, _prepared(first, estimators, key)
     return SharedSearch(_widest(first, estimators), tasks, types, prepared)
 
 
-def _prepared(first: NeighborModel, estimators: list[NeighborEstimator[Any]]) -> list[Prepared]:
+def _prepared(
+    first: NeighborModel, estimators: list[NeighborEstimator[Any]], key: Hashable
+) -> list[Prepared]:
     """Return the answers of all models, or none if they would take too much memory."""
     if len(estimators) == 1:
         return []
@@ -103,7 +124,9 @@ def _prepared(first: NeighborModel, estimators: list[NeighborEstimator[Any]]) ->
     for each in estimators:
         # The error of an estimator is raised when that estimator is fitted.
         with contextlib.suppress(TypeError, ValueError):
-            prepared.append(each._reuse_index(first)._prepared())
+            model = each._reuse_index(first)
+            if model._search_key() == key:
+                prepared.append(model._prepared())
     numbers_per_query = sum(_numbers(each, first.numItems) for each in prepared)
     return prepared if 8 * numbers_per_query * first.numItems <= _PREPARED_BYTES else []
 
@@ -156,6 +179,8 @@ class MultipleFits(Generic[M]):
         for each in self._estimators:
             # What all models of this kind fix at fit, such as k of outlier scores, may differ.
             shared = _SEARCH_PARAMS - each._new_model()._fit_params
+            if each.hasParam("algorithm") and each.getOrDefault("algorithm") == "auto":
+                shared -= {"targetRecall"}  # which algorithm is chosen depends on it
             group = groups.setdefault(fingerprint(each, shared), _IndexGroup())
             group.estimators.append(each)
             self._groups.append(group)

@@ -37,6 +37,8 @@ class FitSummary:
         The largest score that is normal, of an outlier model.
     featureCounts : list of int or None
         Of an imputer: the number of items that have each feature.
+    recall : dict or None
+        The measured recall of an approximate index, see `Measurement.record`.
     featureMeans, featureVariances : list of float or None
         Of an imputer: the mean and the variance of each feature; 0 for a feature that no item has.
     """
@@ -52,6 +54,7 @@ class FitSummary:
     mostFrequentClass: int | None = None
     classesDeclared: bool = False
     threshold: float | None = None
+    recall: dict[str, Any] | None = None
     featureCounts: list[int] | None = None
     featureMeans: list[float] | None = None
     featureVariances: list[float] | None = None

@@ -82,8 +82,13 @@ class HasGraph(NeighborModel):
             pairs = self._fitted.pairs(session, farthest).toDF(SRC, DST, DISTANCE)
             edges = _in_both_directions(pairs) if mode == "directed" else pairs
         else:
+            self._warn_of_recall(stacklevel=3)
             wanted = SelfSearch(
-                limits.k, limits.max_distance, self.getNumProbes(), self.getNumReplicas()
+                limits.k,
+                limits.max_distance,
+                self.getNumProbes(),
+                self.getNumReplicas(),
+                self._knob(),
             )
             edges = self._fitted.edges(session, wanted)
             if mode != "directed":

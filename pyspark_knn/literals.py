@@ -48,7 +48,7 @@ MetricName = Literal[
 ]
 """The values of the Param metric."""
 
-AlgorithmName = Literal["auto", "brute", "kd_tree", "ball_tree"]
+AlgorithmName = Literal["auto", "brute", "kd_tree", "ball_tree", "ivf", "hnsw", "annoy"]
 """The values of the Param algorithm, except for algorithms that a user registers."""
 
 DtypeName = Literal["auto", "float32"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import uuid
+from collections.abc import Hashable
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
@@ -81,6 +82,20 @@ class NeighborModel(PlacedModel, _NeighborParams):
             name: f"knn_{name}_{unique}" for name in self._OUTPUTS if self.getOrDefault(name)
         }
         return Prepared(self._limits(), self._answer(outputs), self._finished(outputs))
+
+    def _knob(self) -> int | None:
+        """Return how thoroughly the index is searched, see `Searchable.tuned`; None if exact."""
+        return None
+
+    def _measure_recall(self) -> None:
+        """Measure the recall of an approximate index."""
+
+    def _warn_of_recall(self, stacklevel: int = 5) -> None:
+        """Warn, once, if the measured recall does not suit the Params of a search."""
+
+    def _search_key(self) -> Hashable:
+        """Return what models must agree on, besides the index, to share a search of all limits."""
+        return None
 
     def _limits(self) -> Limits:
         """Return the limits of a search; raise a ValueError if they conflict."""
@@ -179,7 +194,7 @@ class NeighborModel(PlacedModel, _NeighborParams):
         sample = valid_sample(rows, features, self.numFeatures, storage, name, missing=missing)
         # A search within a distance takes about as long as one for a few neighbors.
         k = self._limits().k or _TIMED_K
-        cost = self._fitted.cost(queries.sparkSession, sample.vectors, k)
+        cost = self._fitted.cost(queries.sparkSession, sample.vectors, k, self._knob())
         probes = self.getNumProbes()
         share = min(1.0, probes / cost.cells) if probes and cost.cells else 1.0
         return SearchCost(
@@ -192,8 +207,14 @@ class NeighborModel(PlacedModel, _NeighborParams):
             storage_reason=self.storageReason,
             probed=share,
             groups=self._fitted.group_sizes(queries.sparkSession),
+            algorithm=self.getAlgorithm(),
+            recall=self._described_recall(),
             **asdict(cost),
         ).report()
+
+    def _described_recall(self) -> str:
+        """Return the recall of an approximate search, for `explainSearch`; "" if it is exact."""
+        return ""
 
     def _transform(self, dataset: DataFrame) -> DataFrame:
         compat.session_of(dataset)
@@ -233,6 +254,7 @@ class NeighborModel(PlacedModel, _NeighborParams):
         limits = self._limits()
         check_keys(self)
         warn_of_limits(self, self._warned)
+        self._warn_of_recall()
         answer = self._answer(outputs)
         run = functools.partial(self._run, queries)
         found = None
@@ -250,7 +272,13 @@ class NeighborModel(PlacedModel, _NeighborParams):
 
     def _run(self, queries: DataFrame, answer: Answer, limits: Limits) -> DataFrame:
         """Search within `limits`, regardless of the Params that limit a search."""
-        index = self._fitted
+        inputs, request = self._request(queries, answer, limits)
+        return self._fitted.search(queries, inputs, request)
+
+    def _request(
+        self, queries: DataFrame, answer: Answer, limits: Limits
+    ) -> tuple[dict[str, Input], Request]:
+        """Return what to send of each query, and what to search."""
         features = features_of(queries, "featuresCol", self.getFeaturesCol())
         strict = self.getHandleInvalid() == "error"
         names = self._summary.featureNames
@@ -268,9 +296,10 @@ class NeighborModel(PlacedModel, _NeighborParams):
             answer=answer,
             probes=self.getNumProbes(),
             replicas=self.getNumReplicas(),
-            keys=tuple(index.key_types),
+            keys=tuple(self._fitted.key_types),
+            knob=self._knob(),
         )
-        return index.search(queries, inputs, request)
+        return inputs, request
 
     def _key_inputs(self, queries: DataFrame) -> dict[str, Input]:
         """Return the keys of queries; empty if the items have no keys."""

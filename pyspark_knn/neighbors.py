@@ -11,6 +11,7 @@ from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
 from pyspark_knn import interop
+from pyspark_knn.approximate_params import ApproximateParams, ApproximateSetters
 from pyspark_knn.arguments import keyword_only
 from pyspark_knn.checks import warn_of_limits
 from pyspark_knn.engine.rows import columns
@@ -42,7 +43,7 @@ JOIN_TYPES: tuple[str, ...] = get_args(JoinType)
 """Values of `how` in `KNNModel.kneighborsJoin`."""
 
 
-class _SearchParams(HasNeighborColumns, _KNNParams):
+class _SearchParams(HasNeighborColumns, _KNNParams, ApproximateParams):
     """Output columns with their default names."""
 
     def __init__(self, *args: Any) -> None:
@@ -54,8 +55,9 @@ class KNNModel(UpdatableModel, HasPairs, HasGraph, HasDriverSearch, _SearchParam
     """A fitted nearest-neighbor index, whose `transform` adds the neighbors of each query.
 
     Create it with `KNNEstimator.fit`, `KNNModel.load` or `KNNModel.fromSklearn`. ``k``,
-    ``maxDistance``, ``minSimilarity``, ``excludeIdCol``, ``queryKeyCols``, ``handleInvalid`` and
-    the column names can be set on the model without another fit.
+    ``maxDistance``, ``minSimilarity``, ``excludeIdCol``, ``queryKeyCols``, ``handleInvalid``,
+    ``targetRecall``, ``searchParams`` and the column names can be set on the model without another
+    fit.
 
     Attributes
     ----------
@@ -68,6 +70,10 @@ class KNNModel(UpdatableModel, HasPairs, HasGraph, HasDriverSearch, _SearchParam
         The indexed items: position, id, features, and the columns of keyCols as key0 and so on.
     algorithmReason, placementReason, storageReason : str
         Why the algorithm, the placement and the storage of this model were chosen.
+    exact : bool
+        Whether every search returns the true nearest items.
+    recall : MeasuredRecall or None
+        The measured recall of an approximate search.
 
     Examples
     --------
@@ -242,8 +248,8 @@ class KNNModel(UpdatableModel, HasPairs, HasGraph, HasDriverSearch, _SearchParam
         return interop.from_sklearn(fitted, ids, (NearestNeighbors,)).install(cls())
 
 
-class KNNEstimator(NeighborEstimator[KNNModel], _SearchParams):
-    """Exact k-nearest-neighbor search over the vectors of a DataFrame.
+class KNNEstimator(NeighborEstimator[KNNModel], ApproximateSetters, _SearchParams):
+    """k-nearest-neighbor search over the vectors of a DataFrame, exact unless set otherwise.
 
     `fit` reads the items once, indexes them and returns a `KNNModel`, whose `transform` adds the
     neighbors of each query.
@@ -275,8 +281,10 @@ class KNNEstimator(NeighborEstimator[KNNModel], _SearchParams):
         ``V`` (covariance matrix) or ``VI`` (its inverse) of "mahalanobis", ``w`` (weights) of
         "minkowski" and "nan_euclidean". A number > 0: ``radius`` of "haversine", which multiplies
         distances, for example 6371.0088 for kilometers.
-    algorithm : {"auto", "brute", "kd_tree", "ball_tree"}, default="auto"
-        Search algorithm. All return the same neighbors and distances.
+    algorithm : {"auto", "brute", "kd_tree", "ball_tree", "ivf", "hnsw", "annoy"}, default="auto"
+        Search algorithm. The first four return the same neighbors and distances. The others are
+        approximate: faster, but they miss some neighbors. "ivf" and "hnsw" need the extra
+        ``pyspark_knn[faiss]``, "annoy" the extra ``pyspark_knn[annoy]``.
     leafSize : int, default=30
         Number of items in a leaf of a tree, >= 1.
     dtype : {"auto", "float32"}, default="auto"
@@ -304,6 +312,20 @@ class KNNEstimator(NeighborEstimator[KNNModel], _SearchParams):
     numReplicas : int, optional
         Number of tasks that share the queries of one shard, >= 1. More replicas make tasks shorter,
         but transfer the index more often. By default there are as many as keep all cores busy.
+    targetRecall : float, optional
+        Smallest mean recall of an approximate search, in (0, 1]: the share of the true neighbors
+        that it finds. `fit` measures the recall and searches as thoroughly as this requires. With
+        algorithm "auto", the fastest algorithm that reaches it is chosen, which may be an exact
+        one. By default the search is exact with "auto", and 0.95 with an approximate algorithm.
+    indexParams : dict, optional
+        Parameters of the structure of an approximate index: ``nlist`` and ``encoding`` ("flat" or
+        "sq8") of "ivf", ``M`` and ``efConstruction`` of "hnsw", ``nTrees`` of "annoy". By default
+        they are chosen from the number of items.
+    searchParams : dict, optional
+        Parameter of the search of an approximate index, in place of `targetRecall`: ``nprobe`` of
+        "ivf", ``efSearch`` of "hnsw", ``searchK`` of "annoy".
+    seed : int, default=0
+        Random seed of an approximate index. The same items and seed give the same index.
     keyCols : str or list of str, optional
         Columns of the items and of the queries, of any atomic types but float and double. The
         neighbors of a query are the nearest of the items that have the same values in these
@@ -388,6 +410,10 @@ class KNNEstimator(NeighborEstimator[KNNModel], _SearchParams):
         shardBy: ShardByName = "hash",
         numProbes: int | None = None,
         numReplicas: int | None = None,
+        targetRecall: float | None = None,
+        indexParams: dict[str, Any] | None = None,
+        searchParams: dict[str, Any] | None = None,
+        seed: int = 0,
         keyCols: str | Sequence[str] | None = None,
         queryKeyCols: str | Sequence[str] | None = None,
         excludeIdCol: str | None = None,
@@ -419,6 +445,10 @@ class KNNEstimator(NeighborEstimator[KNNModel], _SearchParams):
         shardBy: ShardByName = "hash",
         numProbes: int | None = None,
         numReplicas: int | None = None,
+        targetRecall: float | None = None,
+        indexParams: dict[str, Any] | None = None,
+        searchParams: dict[str, Any] | None = None,
+        seed: int = 0,
         keyCols: str | Sequence[str] | None = None,
         queryKeyCols: str | Sequence[str] | None = None,
         excludeIdCol: str | None = None,

@@ -147,7 +147,7 @@ def searchable_on_driver(model: NeighborModel, queries: Rows, name: str) -> Sear
         shown = row if isinstance(row, np.ndarray) else row.dense()
         raise ValueError(f"{name} contains {what}: {shown[0]}")
     metric.check_values(queries)
-    return searchable
+    return searchable.tuned(model._knob())
 
 
 class HasDriverSearch(NeighborModel):

@@ -9,6 +9,7 @@ from pyspark.ml.param import Param, Params
 
 from pyspark_knn.converters import choice, real, text, whole
 from pyspark_knn.index.lof import LOF, SCORES
+from pyspark_knn.index.registry import exact_choices
 from pyspark_knn.literals import ScoreName
 from pyspark_knn.params import _NeighborParams
 
@@ -37,6 +38,13 @@ class _OutlierParams(_NeighborParams):
         "k",
         "number of neighbors (items) that each row is compared with, >= 1",
         whole("k", 1),
+    )
+    # Densities are compared with each other, so an item that is missed would look like an outlier.
+    algorithm: Param[str] = Param(
+        Params._dummy(),
+        "algorithm",
+        f"search algorithm: {', '.join(exact_choices())}; on a model, the chosen algorithm",
+        choice("algorithm", exact_choices),
     )
     score: Param[ScoreName] = Param(
         Params._dummy(),

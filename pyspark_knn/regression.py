@@ -149,6 +149,8 @@ class KNNRegressor(VotingEstimator[KNNRegressionModel], Regressor[KNNRegressionM
         The metric and the index, see `KNNEstimator`.
     placement, numShards, shardBy, numProbes, numReplicas
         The placement of the index, see `KNNEstimator`.
+    targetRecall, indexParams, searchParams, seed
+        An approximate index, see `KNNEstimator`.
     keyCols, queryKeyCols, excludeIdCol, maxDistance, minSimilarity, handleInvalid
         Limits of the search, see `KNNEstimator`. Excluded items are ignored.
 
@@ -195,6 +197,10 @@ class KNNRegressor(VotingEstimator[KNNRegressionModel], Regressor[KNNRegressionM
         shardBy: ShardByName = "hash",
         numProbes: int | None = None,
         numReplicas: int | None = None,
+        targetRecall: float | None = None,
+        indexParams: dict[str, Any] | None = None,
+        searchParams: dict[str, Any] | None = None,
+        seed: int = 0,
         keyCols: str | Sequence[str] | None = None,
         queryKeyCols: str | Sequence[str] | None = None,
         excludeIdCol: str | None = None,
@@ -230,6 +236,10 @@ class KNNRegressor(VotingEstimator[KNNRegressionModel], Regressor[KNNRegressionM
         shardBy: ShardByName = "hash",
         numProbes: int | None = None,
         numReplicas: int | None = None,
+        targetRecall: float | None = None,
+        indexParams: dict[str, Any] | None = None,
+        searchParams: dict[str, Any] | None = None,
+        seed: int = 0,
         keyCols: str | Sequence[str] | None = None,
         queryKeyCols: str | Sequence[str] | None = None,
         excludeIdCol: str | None = None,

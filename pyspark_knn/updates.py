@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pyspark.sql import DataFrame
 
+from pyspark_knn.approximation import ApproximateModel
 from pyspark_knn.checks import warn_of_items, warn_of_nondeterministic_ids
 from pyspark_knn.engine import placing
 from pyspark_knn.engine.fit.packed import PackedItems
@@ -14,7 +15,6 @@ from pyspark_knn.engine.fit.source import ItemSource, item_source, source_like
 from pyspark_knn.engine.rows.given_ids import ids_of_frame, ids_of_values
 from pyspark_knn.engine.rows.queries import check_attributes
 from pyspark_knn.engine.spark import compat
-from pyspark_knn.model import NeighborModel
 from pyspark_knn.params import _KNNParams
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ _USER_LEVEL = 3
 """The `stacklevel` of the user's line in a function that is called by `append` or `remove`."""
 
 
-class UpdatableModel(NeighborModel, _KNNParams):
+class UpdatableModel(ApproximateModel, _KNNParams):
     """A model that items can be appended to and removed from, which returns another model."""
 
     def append(self: Self_, items: DataFrame) -> Self_:
@@ -165,4 +165,7 @@ class UpdatableModel(NeighborModel, _KNNParams):
         model._summary = replace(summary, numDuplicates=index.num_duplicates)
         if index.num_shards is not None:
             model._fix_again(numShards=index.num_shards)
+        if index is not self._index:
+            model._forget_recall()
+            model._measure_recall()
         return model

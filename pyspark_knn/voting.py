@@ -12,6 +12,7 @@ from pyspark.sql import Column
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
+from pyspark_knn.approximate_params import ApproximateSetters
 from pyspark_knn.checks import check_weights
 from pyspark_knn.engine.rows import columns
 from pyspark_knn.engine.search.answers import Predicted, Prediction
@@ -30,7 +31,7 @@ Self_ = TypeVar("Self_", bound="_VotingParams")
 # --- fit ------------------------------------------------------------------------------------------
 
 
-class VotingEstimator(NeighborEstimator[M], _VotingParams, Predictor[M]):
+class VotingEstimator(NeighborEstimator[M], ApproximateSetters, _VotingParams, Predictor[M]):
     """An estimator whose items have labels, and weights if weightCol is set."""
 
     def setWeightCol(self: Self_, value: str | None) -> Self_:

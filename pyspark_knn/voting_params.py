@@ -12,6 +12,7 @@ from pyspark.ml.linalg import Vector
 from pyspark.ml.param import Param, Params
 from pyspark.ml.param.shared import HasThresholds, HasWeightCol
 
+from pyspark_knn.approximate_params import ApproximateParams
 from pyspark_knn.converters import Converter, choice, is_not_negative, optional, real, text
 from pyspark_knn.engine.fit.item_columns import ItemColumn
 from pyspark_knn.index.votes import WEIGHTS
@@ -52,7 +53,7 @@ def _threshold_list(name: str, value: Any) -> list[float]:
     return found
 
 
-class _VotingParams(HasNeighborColumns, _KNNParams, HasWeightCol):
+class _VotingParams(HasNeighborColumns, _KNNParams, ApproximateParams, HasWeightCol):
     """Params of classification and regression."""
 
     weights: Param[WeightsName] = Param(

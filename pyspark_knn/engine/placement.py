@@ -6,7 +6,7 @@ import functools
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
 from pyspark.sql import DataFrame, Row, SparkSession
@@ -14,22 +14,32 @@ from pyspark.sql import functions as F
 from pyspark.sql import types as T
 from pyspark.sql.pandas.types import from_arrow_schema
 
+from pyspark_knn.engine.measuring import (
+    Calibration,
+    at_levels,
+    curve_of_levels,
+    distances_by_level,
+)
 from pyspark_knn.engine.rows.columns import Input
 from pyspark_knn.engine.rows.ids import from_wire, wire_type
 from pyspark_knn.engine.rows.items import NUMBER, Items
-from pyspark_knn.engine.search.answers import DISTANCE
+from pyspark_knn.engine.search.answers import DISTANCE, FoundLists
+from pyspark_knn.engine.search.batches import KNOB
 from pyspark_knn.engine.search.pairs import NEIGHBOR
 from pyspark_knn.engine.search.scoring import LIST_SCHEMA, pack_lists
 from pyspark_knn.engine.search.self_search import DISTANCES, NEIGHBORS, NUMBERS, SelfSearch
 from pyspark_knn.engine.ship.guard import guarded
 
 if TYPE_CHECKING:
+    import numpy as np
     import pyarrow as pa
+    from numpy.typing import NDArray
 
     from pyspark_knn.engine.fit.packed import PackedItems
     from pyspark_knn.engine.search.batches import Request
     from pyspark_knn.engine.search.searchable import Searchable
     from pyspark_knn.index.base import IndexSpec, Rows
+    from pyspark_knn.index.recall import Curve
 
 REPLICATED = "replicated"
 """Every executor holds the whole index."""
@@ -129,6 +139,9 @@ class Placement(ABC):
         How the vectors are stored.
     algorithm, algorithm_reason : str
         The algorithm of the index, and why it was chosen; of shards, the one of most items.
+    levels : list of int
+        How thoroughly the index can be searched, see `ApproximateIndex.knob_levels`; empty if it is
+        exact.
     searchable : Searchable or None
         The index on the driver; None if the driver does not hold it.
     """
@@ -145,6 +158,7 @@ class Placement(ABC):
     storage: str
     algorithm: str
     algorithm_reason: str
+    levels: list[int]
     searchable: Searchable | None
 
     @property
@@ -350,7 +364,62 @@ class Placement(ABC):
         """The largest label; None if the items have no labels."""
 
     @abstractmethod
-    def cost(self, session: SparkSession, queries: Rows, k: int) -> PlacedCost:
+    def held_out_recall(self, wanted: Calibration) -> Curve:
+        """Measure the recall of an approximate index with some of its items as queries.
+
+        Parameters
+        ----------
+        wanted : Calibration
+            What to measure.
+
+        Returns
+        -------
+        Curve
+            The recall at several levels. Each item is left out of its own neighbors.
+        """
+
+    def recall_of(
+        self,
+        queries: DataFrame,
+        inputs: dict[str, Input],
+        request: Request,
+        wanted: Calibration,
+    ) -> Curve:
+        """Measure the recall of an approximate index with other queries; runs one job or two.
+
+        Parameters
+        ----------
+        queries : DataFrame
+            The queries, with distinct numbers in a column `QUERY`.
+        inputs, request
+            See `search`; the answer of the request is ignored.
+        wanted : Calibration
+            What to measure.
+
+        Returns
+        -------
+        Curve
+            The recall at several levels.
+        """
+        lists = T.StructType([T.StructField(DISTANCE, T.ArrayType(T.DoubleType()))])
+        request = replace(
+            request,
+            inputs=(*request.inputs, KNOB),
+            answer=FoundLists(lists, (DISTANCE,)),
+            max_distance=None,
+        )
+
+        def search(levels: Sequence[int]) -> dict[int, NDArray[np.float64]]:
+            every = at_levels(queries, levels)
+            read = {**inputs, KNOB: Input(F.col(KNOB), T.IntegerType())}
+            return distances_by_level(self.search(every, read, request), wanted.k)
+
+        return curve_of_levels(self.levels, wanted, search)
+
+    @abstractmethod
+    def cost(
+        self, session: SparkSession, queries: Rows, k: int, knob: int | None = None
+    ) -> PlacedCost:
         """Measure the cost of a search with a sample of queries; runs a small job."""
 
     @abstractmethod

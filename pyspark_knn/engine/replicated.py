@@ -7,7 +7,7 @@ import threading
 import uuid
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
@@ -18,6 +18,7 @@ from pyspark_knn.engine.fit.chunks import POSITION
 from pyspark_knn.engine.fit.merging import merge_items, reordered, with_numbers, without_items
 from pyspark_knn.engine.fit.packed import Gathered
 from pyspark_knn.engine.item_scores import fetch_values
+from pyspark_knn.engine.measuring import Calibration
 from pyspark_knn.engine.placement import REPLICATED, PlacedCost, Placement
 from pyspark_knn.engine.rows import columns
 from pyspark_knn.engine.rows.columns import Input
@@ -39,12 +40,15 @@ from pyspark_knn.engine.ship.guard import guarded
 from pyspark_knn.engine.spark import compat
 from pyspark_knn.engine.spark.caching import unpersist
 from pyspark_knn.index.grouped.index import GroupedIndex
+from pyspark_knn.index.recall import held_out_positions, measure
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
     from pyspark_knn.engine.fit.packed import PackedItems
+    from pyspark_knn.index.approximate.base import ApproximateIndex
     from pyspark_knn.index.base import IndexSpec, Rows
+    from pyspark_knn.index.recall import Curve
 
 _SAVED_PART_BYTES = 64 << 20
 """The vectors in one partition of the items as a DataFrame, in bytes."""
@@ -101,6 +105,7 @@ class Replicated(Placement):
         self.num_duplicates = items.duplicates()
         self.algorithm = index.algorithm
         self.algorithm_reason = reason
+        self.levels = searchable.levels
         self._shipments: dict[str, shipping.Shipment] = {}
         self._lock = threading.Lock()
 
@@ -231,9 +236,18 @@ class Replicated(Placement):
         items = self.searchable.items
         return float(items.numbers("label").max()) if "label" in items.columns else None
 
-    def cost(self, session: SparkSession, queries: Rows, k: int) -> PlacedCost:
+    def held_out_recall(self, wanted: Calibration) -> Curve:
+        """See `Placement.held_out_recall`; measured on the driver."""
+        index = cast("ApproximateIndex", self.searchable.index)
+        numbers = held_out_positions(self.num_items, wanted.seed)
+        levels = None if wanted.knob is None else [wanted.knob]
+        return measure(index, numbers, wanted.k, levels, wanted.target)
+
+    def cost(
+        self, session: SparkSession, queries: Rows, k: int, knob: int | None = None
+    ) -> PlacedCost:
         """See `Placement.cost`."""
-        run = guarded(functools.partial(time_bundle, self._shipment(session).ref, queries, k))
+        run = guarded(functools.partial(time_bundle, self._shipment(session).ref, queries, k, knob))
         timing = session.range(0, 1, 1, 1).mapInArrow(run, TIMING_SCHEMA).collect()[0]
         nbytes = self._matrix.nbytes + self.searchable.index.added_bytes
         return PlacedCost.of(timing, nbytes, compat.parallelism(session))

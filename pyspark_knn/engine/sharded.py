@@ -22,6 +22,7 @@ from pyspark.sql import types as T
 from pyspark_knn.engine.fit.chunks import POSITION
 from pyspark_knn.engine.fit.packed import PackedItems
 from pyspark_knn.engine.fit.source import ItemSource
+from pyspark_knn.engine.measuring import Calibration, curve_of_levels, distances_by_level
 from pyspark_knn.engine.placement import SHARDED, PlacedCost, Placement
 from pyspark_knn.engine.rows.columns import Input, struct_type
 from pyspark_knn.engine.rows.features import features_of, vector_type
@@ -31,7 +32,7 @@ from pyspark_knn.engine.search.batches import Request
 from pyspark_knn.engine.search.export import read_shards
 from pyspark_knn.engine.search.in_shards import time_shards
 from pyspark_knn.engine.search.searchable import TIMING_SCHEMA
-from pyspark_knn.engine.search.self_search import SelfSearch
+from pyspark_knn.engine.search.self_search import HeldOutSearch, SelfSearch
 from pyspark_knn.engine.shards.clustering import find_assignment
 from pyspark_knn.engine.shards.frames import ShardSource, union_of
 from pyspark_knn.engine.shards.jobs import (
@@ -47,7 +48,7 @@ from pyspark_knn.engine.shards.key_shards import KeyShards, find_key_shards
 from pyspark_knn.engine.shards.layout import ShardSeries, cells_of, key_shards, slots
 from pyspark_knn.engine.shards.numbers import NumbersRequest, build_with_numbers
 from pyspark_knn.engine.shards.plan import ShardPlan
-from pyspark_knn.engine.shards.self_plan import self_search
+from pyspark_knn.engine.shards.self_plan import held_out_search, self_search
 from pyspark_knn.engine.shards.sizing import (
     LARGEST_SHARD,
     choose_num_replicas,
@@ -61,11 +62,14 @@ from pyspark_knn.engine.ship.shard_rows import SHARD_COLUMNS, Shard, first_numbe
 from pyspark_knn.engine.spark import compat
 from pyspark_knn.engine.spark.memory import available_memory
 from pyspark_knn.index.cells import ShardAssignment
+from pyspark_knn.index.recall import held_out_positions
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    from numpy.typing import NDArray
 
     from pyspark_knn.index.base import IndexSpec, Rows
+    from pyspark_knn.index.recall import Curve
 
 
 class Sharded(Placement):
@@ -106,6 +110,7 @@ class Sharded(Placement):
         self.num_duplicates = num_duplicates
         self.num_shards = traits.num_shards
         self.algorithm, self.algorithm_reason = _algorithm_of(self.shards)
+        self.levels = max((shard.levels or [] for shard in self.shards), key=lambda each: each[-1:])
         self._cores = traits.cores
         self._nbytes = sum(shard.size for shard in shards)
         self._cells = cells_of(series, self.shards)
@@ -327,11 +332,24 @@ class Sharded(Placement):
         """See `Placement.largest_label`."""
         return max((each.label for each in self.shards if each.label is not None), default=None)
 
-    def cost(self, session: SparkSession, queries: Rows, k: int) -> PlacedCost:
+    def held_out_recall(self, wanted: Calibration) -> Curve:
+        """See `Placement.held_out_recall`; runs one job or two."""
+        plan, firsts = self.plan(), first_numbers(self.shards)
+        numbers = held_out_positions(self.num_items, wanted.seed)
+
+        def search(levels: Sequence[int]) -> dict[int, NDArray[np.float64]]:
+            asked = HeldOutSearch(wanted.k, numbers, levels, wanted.probes)
+            return distances_by_level(held_out_search(plan, firsts, asked), wanted.k)
+
+        return curve_of_levels(self.levels, wanted, search)
+
+    def cost(
+        self, session: SparkSession, queries: Rows, k: int, knob: int | None = None
+    ) -> PlacedCost:
         """See `Placement.cost`; it is measured in the largest shard."""
         plan = self.plan()
         largest = max(self.shards, key=lambda shard: shard.rows)
-        run = guarded(functools.partial(time_shards, plan.digests, queries, k))
+        run = guarded(functools.partial(time_shards, plan.digests, queries, k, knob))
         rows = self._frame.where(F.col("shard") == largest.shard).select(*SHARD_COLUMNS)
         timing = rows.mapInArrow(run, TIMING_SCHEMA).collect()[0]
         appended = [each for each in self.shards if each.shard >= self._series[0].count]

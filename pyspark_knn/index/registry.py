@@ -32,6 +32,7 @@ from pyspark_knn.index.base import DENSE, OPTIONS, SPARSE, Entry
 from pyspark_knn.suggestions import did_you_mean
 
 if TYPE_CHECKING:
+    from pyspark_knn.index.approximate.base import ApproximateIndex
     from pyspark_knn.index.base import NeighborIndex
     from pyspark_knn.index.distances import Metric
 
@@ -133,6 +134,31 @@ def algorithm_choices() -> tuple[str, ...]:
         "auto", and the name of each algorithm.
     """
     return ("auto", *_names(_entries))
+
+
+def exact_choices() -> tuple[str, ...]:
+    """Return the values of the `algorithm` Param of a stage whose search must be exact.
+
+    Returns
+    -------
+    tuple of str
+        "auto", and the name of each exact algorithm.
+    """
+    return ("auto", *_names(tuple(each for each in _entries if each.load().exact)))
+
+
+def approximate_classes() -> dict[str, type[ApproximateIndex]]:
+    """Return the class of each approximate algorithm, by its name.
+
+    Returns
+    -------
+    dict of str to type
+        The classes that are registered in this process.
+    """
+    from pyspark_knn.index.approximate.base import ApproximateIndex
+
+    found = {entry.algorithm: entry.load() for entry in _entries}
+    return {name: each for name, each in found.items() if issubclass(each, ApproximateIndex)}
 
 
 def class_for(

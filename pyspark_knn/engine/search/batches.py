@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -37,6 +37,9 @@ WANTED = "wanted"
 """The input that says, for an `OwnSearch`, whether a query is to be searched; the others are not
 sent to shards."""
 
+KNOB = "knob"
+"""The input that contains the knob of each query, if not all have the same."""
+
 _BLOCK_BYTES = 32 << 20
 """The query vectors that are searched at once, in bytes."""
 
@@ -69,8 +72,8 @@ class Request:
         The Param that names it.
     inputs : tuple of str
         The names of a query's columns, in the order in which they are sent to the worker:
-        `vectors.VALUES`, then `vectors.LAYOUT`, `EXCLUDED`, `AFTER`, `ITSELF`, `WANTED` and `keys`
-        if they are needed.
+        `vectors.VALUES`, then `vectors.LAYOUT`, `EXCLUDED`, `AFTER`, `ITSELF`, `WANTED`, `KNOB` and
+        `keys` if they are needed.
     answer : Answer
         Makes the output.
     probes : int or None
@@ -81,6 +84,10 @@ class Request:
         The inputs that make up a query's key; empty if the items have no keys.
     firsts : mapping of int to int, optional
         The number of the first item of each shard, if the answer contains the numbers of items.
+    knob : int or None
+        How thoroughly an approximate index is searched, see `Searchable.tuned`.
+    held_out : ndarray of shape (n,), dtype int64, optional
+        The numbers of items that are queries of shards, to measure the recall.
     block_bytes : int
         The bytes of the query vectors that are made dense, and searched, at once.
     block_numbers : int
@@ -100,6 +107,8 @@ class Request:
     replicas: int | None = None
     keys: tuple[str, ...] = ()
     firsts: Mapping[int, int] | None = None
+    knob: int | None = None
+    held_out: NDArray[np.int64] | None = None
     block_bytes: int = _BLOCK_BYTES
     block_numbers: int = BLOCK_NUMBERS
     row_neighbors: int = ROW_NEIGHBORS
@@ -153,6 +162,12 @@ def answer_batch(
     searchable: Searchable, request: Request, arrays: Mapping[str, pa.Array]
 ) -> Iterator[pa.Array]:
     """Answer one batch, in blocks of bounded size; for the rest see `search_batches`."""
+    if KNOB in arrays:
+        for knob, run in _runs(arrays[KNOB].to_numpy()):
+            part = {name: each[run] for name, each in arrays.items() if name != KNOB}
+            yield from answer_batch(searchable, replace(request, knob=knob), part)
+        return
+    searchable = searchable.tuned(request.knob)
     items, index = searchable.items, searchable.index
     dim = index.n_features
     k = None if request.k is None else min(request.k, items.count)
@@ -183,6 +198,13 @@ def answer_batch(
         found = index.search(asked, k, max_distance=request.max_distance, exclude=exclude)
         answers = answer.rows(found, items)
         yield fan_out(answers, valid, keep=request.handle_invalid == "keep")
+
+
+def _runs(values: NDArray[np.integer]) -> Iterator[tuple[int, slice]]:
+    """Yield the value and the place of each run of equal values."""
+    starts = np.flatnonzero(np.diff(values, prepend=values[:1] - 1))
+    for start, stop in zip(starts.tolist(), [*starts[1:].tolist(), len(values)], strict=True):
+        yield int(values[start]), slice(start, stop)
 
 
 def _answer_within(

@@ -11,7 +11,7 @@ import pyarrow as pa
 from threadpoolctl import threadpool_limits
 
 from pyspark_knn.engine.search.batches import Request, answer_batch
-from pyspark_knn.engine.search.searchable import task_threads, time_search
+from pyspark_knn.engine.search.searchable import Searchable, task_threads, time_search
 from pyspark_knn.engine.ship.shard_rows import SHARD_COLUMNS, ShardReader, open_shards
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def search_shards(
         For each query a list of one struct, null for one that is invalid or passes through; for
         each part of a shard an empty list.
     """
-    reader = ShardReader(digests)
+    reader, opened = ShardReader(digests), _Opened(request)
     names = (*SHARD_COLUMNS, *request.inputs)
     nothing = pa.array([[]], pa.list_(_arrow_type(request)))
     with threadpool_limits(limits=task_threads()):
@@ -55,14 +55,35 @@ def search_shards(
                     yield pa.array([[None]] * (stop - start), nothing.type)
                 elif is_query:
                     inputs = {name: columns[name][start:stop] for name in request.inputs}
-                    searchable = reader.content(shard)
-                    if request.firsts is not None:
-                        searchable = searchable.numbered(request.firsts[shard])
-                    yield from answer_batch(searchable, request, inputs)
+                    # Not in a variable, which would keep the shard while the next one is read.
+                    yield from answer_batch(
+                        opened.prepared(shard, reader.content(shard)), request, inputs
+                    )
                 else:
+                    opened.forget()
                     for row in range(start, stop):
                         reader.add(columns, row)
                         yield nothing
+
+
+class _Opened:
+    """The content of the last shard that was read, in the form in which it is searched."""
+
+    def __init__(self, request: Request) -> None:
+        self._request = request
+        self._content: Searchable | None = None
+
+    def forget(self) -> None:
+        """Free the memory of the shard, before another one is read."""
+        self._content = None
+
+    def prepared(self, shard: int, content: Searchable) -> Searchable:
+        """Return the content of the shard with numbered items, and without those held out."""
+        if self._content is None:
+            firsts, held_out = self._request.firsts, self._request.held_out
+            found = content if firsts is None else content.numbered(firsts[shard])
+            self._content = found if held_out is None else found.held_out(held_out)
+        return self._content
 
 
 def _arrow_type(request: Request) -> pa.DataType:
@@ -86,8 +107,9 @@ def time_shards(
     digests: dict[int, str],
     queries: Rows,
     k: int,
+    knob: int | None,
     batches: Iterator[pa.RecordBatch],
 ) -> Iterator[pa.RecordBatch]:
     """Yield `batches.time_search` in each of the shards in `batches`, rows of `SHARD_COLUMNS`."""
     for _, searchable in open_shards(digests, batches):
-        yield time_search(searchable, queries, k)
+        yield time_search(searchable.tuned(knob), queries, k)

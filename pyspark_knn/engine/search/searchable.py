@@ -11,9 +11,10 @@ import numpy as np
 import pyarrow as pa
 from threadpoolctl import threadpool_limits
 
-from pyspark_knn.engine.rows.items import Items
+from pyspark_knn.engine.rows.items import NUMBER, Items
 from pyspark_knn.engine.rows.keys import Keys
 from pyspark_knn.engine.ship.bundle import BundleRef, open_bundle
+from pyspark_knn.index.approximate.base import ApproximateIndex
 from pyspark_knn.index.base import NeighborIndex
 from pyspark_knn.index.grouped.index import GroupedIndex
 from pyspark_knn.index.grouped.queries import GroupQueries
@@ -22,6 +23,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from pyspark_knn.index.base import Rows
+
+
+EXACT = 0
+"""As a knob: the exact answer."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +50,50 @@ class Searchable:
     def numbered(self, first: int) -> Searchable:
         """Return the same with numbered items, see `Items.numbered`."""
         return replace(self, items=self.items.numbered(first))
+
+    def tuned(self, knob: int | None) -> Searchable:
+        """Return the same, whose approximate index searches less or more thoroughly.
+
+        Parameters
+        ----------
+        knob : int or None
+            See `ApproximateIndex.with_knob`; `EXACT` for the exact answer. None, or an index that
+            is exact, changes nothing.
+
+        Returns
+        -------
+        Searchable
+            The items and the index.
+        """
+        if knob is None or not isinstance(self.index, ApproximateIndex):
+            return self
+        index = self.index.exact_index if knob == EXACT else self.index.with_knob(knob)
+        return replace(self, index=index)
+
+    @property
+    def levels(self) -> list[int]:
+        """How thoroughly the index can be searched; empty if it is exact."""
+        index = self.index
+        return index.knob_levels() if isinstance(index, ApproximateIndex) else []
+
+    def held_out(self, numbers: NDArray[np.int64]) -> Searchable:
+        """Return the same, to measure the recall of items as queries.
+
+        Parameters
+        ----------
+        numbers : ndarray of shape (n,), dtype int64
+            The numbers of these items, or of items of other shards; see `Items.numbered`.
+
+        Returns
+        -------
+        Searchable
+            The items and the index, see `ApproximateIndex.held_out`.
+        """
+        if not isinstance(self.index, ApproximateIndex):
+            return self
+        own = numbers - self.items.columns[NUMBER][0].as_py()
+        own = own[(own >= 0) & (own < self.items.count)]
+        return replace(self, index=self.index.held_out(own))
 
     def queries(self, vectors: Any, keys: Sequence[pa.Array]) -> Any:
         """Return queries in the form that the search of the index takes.
@@ -201,9 +250,9 @@ def time_search(
 
 
 def time_bundle(
-    ref: BundleRef, queries: Rows, k: int, batches: Iterator[pa.RecordBatch]
+    ref: BundleRef, queries: Rows, k: int, knob: int | None, batches: Iterator[pa.RecordBatch]
 ) -> Iterator[pa.RecordBatch]:
     """Yield `time_search` in a bundle, once; the content of `batches` is ignored."""
     for _ in batches:
         pass
-    yield time_search(open_bundle(ref), queries, k)
+    yield time_search(open_bundle(ref).tuned(knob), queries, k)

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 NUMBERS, NEIGHBORS, DISTANCES = "numbers", "neighbors", "distances"
 """Lists of the neighbors of an item, nearest first: their numbers, their ids, their distances."""
 
+QUERY = "query"
+"""The column that numbers the queries of a measured search."""
 
 _BLOCK_BYTES = 32 << 20
 """The vectors of the items that are searched at once, in bytes."""
@@ -53,12 +55,37 @@ class SelfSearch:
         The largest distance of a neighbor, inclusive, in the unit of the metric.
     probes, replicas : int or None
         See `batches.Request`; for shards only.
+    knob : int or None
+        See `batches.Request`.
     """
 
     k: int
     max_distance: float | None = None
     probes: int | None = None
     replicas: int | None = None
+    knob: int | None = None
+
+
+@dataclass(frozen=True)
+class HeldOutSearch:
+    """The parameters of a search of some items among the others, to measure the recall.
+
+    Attributes
+    ----------
+    k : int
+        Neighbors per item; may exceed the number of items.
+    numbers : ndarray of shape (n_queries,), dtype int64
+        The numbers of the items that are queries, in ascending order.
+    levels : sequence of int
+        The levels at which each of them is searched, see `Searchable.tuned`.
+    probes : int or None
+        See `batches.Request`.
+    """
+
+    k: int
+    numbers: NDArray[np.int64]
+    levels: Sequence[int]
+    probes: int | None = None
 
 
 def found_schema(id_type: T.DataType) -> T.StructType:
@@ -92,7 +119,7 @@ def self_search_in_bundle(
     pyarrow.RecordBatch
         The columns `NUMBER`, "id", `NUMBERS`, `NEIGHBORS` and `DISTANCES`.
     """
-    searchable = open_bundle(ref)
+    searchable = open_bundle(ref).tuned(wanted.knob)
     k = min(wanted.k, searchable.items.count)
     step = max(1, min(_most_items(searchable), block_numbers // k))
     with threadpool_limits(limits=task_threads()):
@@ -130,6 +157,7 @@ def read_own_queries(
     firsts: Mapping[int, int],
     dtype: np.dtype[np.floating],
     columns: Sequence[str],
+    wanted: NDArray[np.int64] | None,
     batches: Iterator[pa.RecordBatch],
 ) -> Iterator[pa.RecordBatch]:
     """Yield the items of shards as queries for all shards.
@@ -144,6 +172,8 @@ def read_own_queries(
         The type of the vectors. Those of some shards may be narrower.
     columns : sequence of str
         The item columns to yield, such as `NUMBER`, "id" and the keys.
+    wanted : ndarray, dtype int64, or None
+        The numbers of the items to yield; None for all.
     batches : iterator of pyarrow.RecordBatch
         `shard_rows.SHARD_COLUMNS`, the parts of each shard in order.
 
@@ -156,6 +186,10 @@ def read_own_queries(
         items, matrix = searchable.items.numbered(firsts[shard]), searchable.vectors(slice(None))
         for first, last in steps(matrix, _BLOCK_BYTES):
             positions = np.arange(first, last)
+            vectors = matrix[first:last]
+            if wanted is not None:
+                chosen = np.isin(positions + firsts[shard], wanted)
+                positions, vectors = positions[chosen], vectors[chosen]
             cells = {name: items.take(name, positions) for name in columns}
-            cells["features"] = vector_rows(matrix[first:last], dtype)
+            cells["features"] = vector_rows(vectors, dtype)
             yield pa.RecordBatch.from_pydict(cells)

@@ -301,6 +301,7 @@ def written_shard(
         radius=largest,
         label=float(items.numbers("label").max()) if "label" in items.columns else None,
         converts=converts,
+        levels=searchable.levels or None,
     )
     yield from shard_rows(shard, file.getbuffer())
 

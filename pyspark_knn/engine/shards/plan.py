@@ -31,7 +31,7 @@ from pyspark_knn.engine.rows.columns import Input, struct_type
 from pyspark_knn.engine.rows.features import features_of
 from pyspark_knn.engine.rows.key_columns import key_hashes
 from pyspark_knn.engine.search.answers import DISTANCE, FoundLists, MergedSearch, OwnSearch
-from pyspark_knn.engine.search.batches import AFTER, WANTED, Request
+from pyspark_knn.engine.search.batches import AFTER, KNOB, WANTED, Request
 from pyspark_knn.engine.search.in_shards import PASSING, search_shards
 from pyspark_knn.engine.search.merge import merge_batches
 from pyspark_knn.engine.search.pairs import (
@@ -274,8 +274,8 @@ class ShardPlan:
         )
         both = copies.unionByName(shards, allowMissingColumns=True)
         rows = repartition_evenly(both, self.partitions, "target")
-        # Queries that are compared with the same items come together.
-        after = [f"input_{name}" for name in types if name == AFTER]
+        # Queries that are compared with the same items, or at the same level, come together.
+        after = [f"input_{name}" for name in types if name in (AFTER, KNOB)]
         rows = rows.sortWithinPartitions("target", "part", *after)
         lists = self._lists(request)
         if isinstance(request.answer, MergedSearch):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
@@ -14,11 +15,22 @@ from pyspark_knn.engine.rows.columns import struct_type
 from pyspark_knn.engine.rows.features import features_of
 from pyspark_knn.engine.rows.items import NUMBER
 from pyspark_knn.engine.search.answers import DISTANCE, FoundLists
-from pyspark_knn.engine.search.batches import ITSELF, Request
-from pyspark_knn.engine.search.self_search import SelfSearch, found_schema, read_own_queries
+from pyspark_knn.engine.search.batches import ITSELF, KNOB, Request
+from pyspark_knn.engine.search.self_search import (
+    QUERY,
+    HeldOutSearch,
+    SelfSearch,
+    found_schema,
+    read_own_queries,
+)
 from pyspark_knn.engine.shards.plan import ShardPlan
 from pyspark_knn.engine.ship.guard import guarded
 from pyspark_knn.engine.ship.shard_rows import SHARD_COLUMNS
+from pyspark_knn.engine.spark.spreading import int_array
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 
 def self_search(plan: ShardPlan, firsts: Mapping[int, int], wanted: SelfSearch) -> DataFrame:
@@ -41,12 +53,7 @@ def self_search(plan: ShardPlan, firsts: Mapping[int, int], wanted: SelfSearch) 
         See `Placement.self_search`.
     """
     own = {NUMBER: T.LongType(), "id": plan.item_columns["id"]}
-    columns = {**own, **plan.key_columns}
-    run = guarded(
-        functools.partial(read_own_queries, plan.digests, firsts, plan.dtype, tuple(columns))
-    )
-    read = struct_type({**columns, "features": plan.vector_type})
-    items = plan.frame.select(*SHARD_COLUMNS).mapInArrow(run, read)
+    items = _own_items(plan, firsts, {**own, **plan.key_columns})
     vectors = features_of(items, "featuresCol", "features").inputs
     queries = items.select(
         F.col(NUMBER).alias("query"),
@@ -68,7 +75,67 @@ def self_search(plan: ShardPlan, firsts: Mapping[int, int], wanted: SelfSearch) 
         probes=wanted.probes,
         keys=tuple(plan.key_columns),
         firsts=firsts,
+        knob=wanted.knob,
     )
     # Items with equal columns differ in their numbers, which break these ties.
     numbered = replace(plan, item_columns={**plan.item_columns, NUMBER: T.LongType()})
     return numbered.search(queries, struct_type(own), types, request)
+
+
+def held_out_search(plan: ShardPlan, firsts: Mapping[int, int], wanted: HeldOutSearch) -> DataFrame:
+    """Return the distances of the nearest other items of some items, at several levels.
+
+    Parameters
+    ----------
+    plan : ShardPlan
+        The shards, whose items have no keys.
+    firsts : mapping of int to int
+        The number of the first item of each shard.
+    wanted : HeldOutSearch
+        What to search.
+
+    Returns
+    -------
+    DataFrame
+        The columns `measuring.QUERY`, `KNOB` and `DISTANCE`, see `measuring.distances_by_level`.
+    """
+    items = _own_items(plan, firsts, {NUMBER: T.LongType()}, wanted.numbers)
+    items = items.select("*", F.explode(int_array(wanted.levels)).alias(KNOB))
+    vectors = features_of(items, "featuresCol", "features").inputs
+    place = F.array_position(int_array(wanted.levels), F.col(KNOB))
+    queries = items.select(
+        (F.col(NUMBER) * len(wanted.levels) + place).alias("query"),
+        F.struct(F.col(NUMBER).alias("own_0"), F.col(KNOB).alias("own_1")).alias("row"),
+        *(each.value.alias(f"input_{name}") for name, each in vectors.items()),
+        F.col(NUMBER).alias(f"input_{ITSELF}"),
+        F.col(KNOB).alias(f"input_{KNOB}"),
+    )
+    types = {name: each.type for name, each in vectors.items()}
+    types |= {ITSELF: T.LongType(), KNOB: T.IntegerType()}
+    lists = T.StructType([T.StructField(DISTANCE, T.ArrayType(T.DoubleType()))])
+    request = Request(
+        k=wanted.k,
+        max_distance=None,
+        handle_invalid="error",
+        features_col="features",
+        inputs=tuple(types),
+        answer=FoundLists(lists, (DISTANCE,)),
+        probes=wanted.probes,
+        firsts=firsts,
+        held_out=wanted.numbers,
+    )
+    own = struct_type({QUERY: T.LongType(), KNOB: T.IntegerType()})
+    return plan.search(queries, own, types, request)
+
+
+def _own_items(
+    plan: ShardPlan,
+    firsts: Mapping[int, int],
+    columns: Mapping[str, T.DataType],
+    wanted: NDArray[np.int64] | None = None,
+) -> DataFrame:
+    """Return columns and vectors of the items; with `wanted`, of those with these numbers."""
+    names = tuple(columns)
+    run = functools.partial(read_own_queries, plan.digests, firsts, plan.dtype, names, wanted)
+    read = struct_type({**columns, "features": plan.vector_type})
+    return plan.frame.select(*SHARD_COLUMNS).mapInArrow(guarded(run), read)

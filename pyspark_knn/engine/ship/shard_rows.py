@@ -43,6 +43,9 @@ class Shard:
         The largest label; None if the items have no labels.
     converts : bool
         See `Placement.converts`.
+    levels : list of int or None
+        How thoroughly the index can be searched, see `ApproximateIndex.knob_levels`; None if it is
+        exact.
     """
 
     shard: int
@@ -56,6 +59,7 @@ class Shard:
     radius: float | None
     label: float | None
     converts: bool
+    levels: list[int] | None = None
 
 
 SHARD_FIELDS = tuple(each.name for each in fields(Shard))
@@ -76,6 +80,7 @@ SHARD_SCHEMA = pa.schema(
         ("radius", pa.float64()),
         ("label", pa.float64()),
         ("converts", pa.bool_()),
+        ("levels", pa.list_(pa.int64())),
         ("bytes", pa.binary()),
     ]
 )

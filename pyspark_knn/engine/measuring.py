@@ -1,0 +1,127 @@
+"""The recall of an approximate index, measured by searches on the executors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+from pyspark_knn.engine.search.answers import DISTANCE
+from pyspark_knn.engine.search.batches import KNOB
+from pyspark_knn.engine.search.searchable import EXACT
+from pyspark_knn.engine.search.self_search import QUERY
+from pyspark_knn.engine.spark import compat
+from pyspark_knn.engine.spark.spreading import int_array
+from pyspark_knn.index.recall import Curve, Recall, recall
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+_FIRST_SHARE = 1 / 8
+"""The share of the most thorough level up to which all levels are measured in the first job. Levels
+are spaced geometrically, so the job costs less than half of a search that visits everything."""
+
+_HIGHEST_TARGET = 0.999
+"""Levels are measured up to this recall, so that targetRecall can be raised on a model."""
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What to measure.
+
+    Attributes
+    ----------
+    k : int
+        Neighbors per query.
+    target : float
+        The recall to reach.
+    knob : int or None
+        The only level to measure; None for as many as reach the target.
+    seed : int
+        The seed of the queries that are drawn from the items.
+    probes : int or None
+        The number of cells to search, see `batches.Request`.
+    """
+
+    k: int
+    target: float
+    knob: int | None = None
+    seed: int = 0
+    probes: int | None = None
+
+
+def curve_of_levels(
+    levels: Sequence[int],
+    wanted: Calibration,
+    search: Callable[[Sequence[int]], Mapping[int, NDArray[np.float64]]],
+) -> Curve:
+    """Measure the recall at several levels, in one search or two.
+
+    Parameters
+    ----------
+    levels : sequence of int
+        The levels, in ascending order.
+    wanted : Calibration
+        What to measure.
+    search : callable
+        Returns the distances of the neighbors at each of some levels: ndarrays of shape
+        (n_queries, k), dtype float64, ascending, inf where there is no neighbor. The level `EXACT`
+        stands for the exact answer.
+
+    Returns
+    -------
+    Curve
+        The recall at each of the levels that were measured.
+    """
+    if wanted.knob is not None:
+        first, rest = [wanted.knob], []
+    else:
+        first = [each for each in levels if each <= _FIRST_SHARE * levels[-1]] or [levels[0]]
+        rest = list(levels[len(first) :])
+    found = dict(search([EXACT, *first]))
+    exact = found.pop(EXACT)
+    measured = _recalls(found, exact, wanted.k)
+    reached = measured[-1].low >= wanted.target and measured[-1].mean >= _HIGHEST_TARGET
+    if rest and not reached:
+        measured += _recalls(search(rest), exact, wanted.k)
+    return Curve.of(measured)
+
+
+def _recalls(
+    found: Mapping[int, NDArray[np.float64]], exact: NDArray[np.float64], k: int
+) -> list[Recall]:
+    return [Recall.of(recall(found[knob], exact), k, knob) for knob in sorted(found)]
+
+
+def at_levels(queries: DataFrame, levels: Sequence[int]) -> DataFrame:
+    """Return each query once for each level, which is in the column `KNOB`."""
+    return queries.select("*", F.explode(int_array(levels)).alias(KNOB))
+
+
+def distances_by_level(found: DataFrame, k: int) -> dict[int, NDArray[np.float64]]:
+    """Run a search at several levels, and return the distances of the neighbors.
+
+    Parameters
+    ----------
+    found : DataFrame
+        The columns `QUERY`, `KNOB` and `DISTANCE`, an array.
+    k : int
+        Neighbors per query.
+
+    Returns
+    -------
+    dict of int to ndarray of shape (n_queries, k), dtype float64
+        See `curve_of_levels`.
+    """
+    with compat.described(found.sparkSession, "pyspark_knn: measure the recall"):
+        rows = found.select(QUERY, KNOB, DISTANCE).collect()
+    levels = sorted({row[1] for row in rows})
+    numbers = {query: i for i, query in enumerate(sorted({row[0] for row in rows}))}
+    distances = {level: np.full((len(numbers), k), np.inf) for level in levels}
+    for query, level, near in rows:
+        distances[level][numbers[query], : len(near)] = near
+    return distances
