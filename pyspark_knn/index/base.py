@@ -132,15 +132,23 @@ class IndexSpec:
         The index classes to choose from. The Python workers get them with the spec, so that they
         know the classes that a user registered on the driver. Default: those that are registered in
         this process.
+    tries_axes : bool
+        Whether brute force tries out the search by principal axes, where it may pay.
     """
 
     metric: Metric
     algorithm: str = "auto"
     leaf_size: int = 30
     registered: tuple[Entry, ...] | None = None
+    tries_axes: bool = True
 
 
-OPTIONS = frozenset(each.name for each in fields(IndexSpec)) - {"metric", "algorithm", "registered"}
+OPTIONS = frozenset(each.name for each in fields(IndexSpec)) - {
+    "metric",
+    "algorithm",
+    "registered",
+    "tries_axes",
+}
 """The fields of `IndexSpec` that an index class may list as its `options`."""
 
 
