@@ -143,6 +143,8 @@ class IndexSpec:
         With "auto", the least recall of the index, in (0, 1]. Default: the index is exact.
     seed : int, default=0
         The seed of what an approximate index draws at random.
+    tries_axes : bool
+        Whether brute force tries out the search by principal axes, where it may pay.
     """
 
     metric: Metric
@@ -153,9 +155,15 @@ class IndexSpec:
     search_params: Mapping[str, int] | None = None
     target_recall: float | None = None
     seed: int = 0
+    tries_axes: bool = True
 
 
-OPTIONS = frozenset(each.name for each in fields(IndexSpec)) - {"metric", "algorithm", "registered"}
+OPTIONS = frozenset(each.name for each in fields(IndexSpec)) - {
+    "metric",
+    "algorithm",
+    "registered",
+    "tries_axes",
+}
 """The fields of `IndexSpec` that an index class may list as its `options`."""
 
 

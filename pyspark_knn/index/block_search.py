@@ -109,7 +109,9 @@ class BlockSearch(BruteForce):
             If the metric has no scores, see `pyspark_knn.index.score_spaces.has_scores`.
         """
         space = score_space(spec.metric, matrix)
-        plan = choose_plan(space, matrix, functools.partial(_search_of, spec.metric))
+        plan = None
+        if spec.tries_axes:
+            plan = choose_plan(space, matrix, functools.partial(_search_of, spec.metric))
         return cls._planned(matrix, spec.metric, space, plan)
 
     @classmethod

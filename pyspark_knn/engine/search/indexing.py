@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pyspark_knn.engine.search.searchable import Searchable
-from pyspark_knn.index.auto import build_index
+from pyspark_knn.index.choices import SharedChoice
 from pyspark_knn.index.grouped.index import GroupedIndex
 
 if TYPE_CHECKING:
@@ -15,7 +15,11 @@ if TYPE_CHECKING:
 
 
 def index_items(
-    items: Items, matrix: Rows, groups: Groups | None, spec: IndexSpec
+    items: Items,
+    matrix: Rows,
+    groups: Groups | None,
+    spec: IndexSpec,
+    choice: SharedChoice | None = None,
 ) -> tuple[Searchable, str]:
     """Index the vectors of items.
 
@@ -29,6 +33,8 @@ def index_items(
         The groups of items with equal keys; None if there are no keys.
     spec : IndexSpec
         How to index them.
+    choice : SharedChoice, optional
+        What was tried out for the vectors of similar items.
 
     Returns
     -------
@@ -43,7 +49,7 @@ def index_items(
         See `build_index`.
     """
     if groups is None:
-        index, reason = build_index(matrix, spec)
+        index, reason = (choice or SharedChoice()).build(matrix, spec)
         return Searchable(items, index), reason
     grouped, reason = GroupedIndex.build(matrix, groups.positions, groups.starts, spec)
     return Searchable(items, grouped, groups.keys), reason

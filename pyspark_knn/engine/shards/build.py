@@ -36,6 +36,7 @@ from pyspark_knn.engine.ship.shard_rows import Shard, shard_rows, write_content
 from pyspark_knn.engine.spark.arrow import one_row, rows_of, stream_of
 from pyspark_knn.index.base import DENSE, IndexSpec
 from pyspark_knn.index.cells import ShardAssignment
+from pyspark_knn.index.choices import SharedChoice
 
 if TYPE_CHECKING:
     from pyspark_knn.index.base import Rows
@@ -233,13 +234,17 @@ def build_shards(
         Rows of `shard_rows.SHARD_SCHEMA`.
     """
     pieces = (piece for batch in batches for piece in rows_of(batch))
+    choice = SharedChoice()
     with threadpool_limits(limits=task_threads()):
         for shard, group in itertools.groupby(pieces, key=lambda piece: int(piece["shard"])):
-            yield from _shard(request, shard, group)
+            yield from _shard(request, shard, group, choice)
 
 
 def _shard(
-    request: ShardRequest, number: int, pieces: Iterable[Mapping[str, Any]]
+    request: ShardRequest,
+    number: int,
+    pieces: Iterable[Mapping[str, Any]],
+    choice: SharedChoice,
 ) -> Iterator[pa.RecordBatch]:
     def radius(matrix: Any) -> float | None:
         if not isinstance(request.assignment, ShardAssignment):
@@ -247,7 +252,9 @@ def _shard(
         return request.assignment.radius(number - request.first, matrix)
 
     # Handed over, so that vectors can be freed when they were copied in the order of their keys.
-    yield from written_shard(number, _sorted(request, pieces), request.spec, request.keys, radius)
+    yield from written_shard(
+        number, _sorted(request, pieces), request.spec, request.keys, radius, choice
+    )
 
 
 def written_shard(
@@ -256,6 +263,7 @@ def written_shard(
     spec: IndexSpec,
     keys: tuple[str, ...],
     radius: Callable[[Any], float | None],
+    choice: SharedChoice | None = None,
 ) -> Iterator[pa.RecordBatch]:
     """Index the items of a shard, and yield its content part by part.
 
@@ -271,6 +279,8 @@ def written_shard(
         The item columns of keys.
     radius : callable
         Returns the radius of the shard, given its vectors; see `Shard.radius`.
+    choice : SharedChoice, optional
+        What was tried out for the shards before.
 
     Yields
     ------
@@ -285,7 +295,7 @@ def written_shard(
     groups = Groups.of(items, keys) if keys else None
     if groups is not None:
         matrix = matrix[groups.positions]
-    searchable, reason = index_items(items, matrix, groups, spec)
+    searchable, reason = index_items(items, matrix, groups, spec, choice)
     del content, table, matrix, groups
     file = io.BytesIO()
     head = write_content(items, ShardBody(searchable.index, searchable.keys), file)

@@ -18,6 +18,7 @@ from pyspark_knn.engine.shards.build import written_shard
 from pyspark_knn.engine.ship.shard_rows import open_shards
 from pyspark_knn.index.base import IndexSpec
 from pyspark_knn.index.cells import Cells
+from pyspark_knn.index.choices import SharedChoice
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -110,11 +111,12 @@ def remove_items(
     pyarrow.RecordBatch
         Rows of `shard_rows.SHARD_SCHEMA`.
     """
+    choice = SharedChoice()
     with threadpool_limits(limits=task_threads()):
         for shard, searchable in open_shards(digests, batches):
             radius = functools.partial(_radius, request.cells, shard)
             content = _without(searchable, request.wanted)
-            yield from written_shard(shard, content, request.spec, request.keys, radius)
+            yield from written_shard(shard, content, request.spec, request.keys, radius, choice)
 
 
 def _without(searchable: Searchable, wanted: pa.Array) -> tuple[pa.Table, Rows]:
