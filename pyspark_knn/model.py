@@ -62,6 +62,7 @@ class NeighborModel(PlacedModel, _NeighborParams):
             placement=self.getPlacement(),
             num_shards=self.getNumShards(),
             shard_by=self.getShardBy(),
+            saved=self._saved_index,
         )
 
     def _spec(self) -> IndexSpec:
