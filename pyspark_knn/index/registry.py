@@ -45,6 +45,8 @@ _BUILT_IN: tuple[Entry, ...] = (
     Entry("kd_tree", "pyspark_knn.index.sklearn_index:KDTreeSearch"),
     Entry("ball_tree", "pyspark_knn.index.sklearn_index:BallTreeSearch"),
     Entry("ivf", "pyspark_knn.index.approximate.ivf:IVFSearch"),
+    Entry("hnsw", "pyspark_knn.index.approximate.hnsw:HNSWSearch"),
+    Entry("annoy", "pyspark_knn.index.approximate.annoy:AnnoySearch"),
 )
 """The algorithms of this package, in the order in which "auto" tries them: the first one that
 supports the metric is the one that the others must beat."""
