@@ -164,6 +164,7 @@ class ApproximateModel(NeighborModel, ApproximateParams):
     @property
     def exact(self) -> bool:
         """Whether a search returns the true nearest items: the algorithm and numProbes decide."""
+        self._fitted  # noqa: B018 - raises an error for a model without an index
         by_cells = self.getPlacement() == "sharded" and self.getShardBy() == "kmeans"
         if by_cells and self.getNumProbes() is not None:
             return False
