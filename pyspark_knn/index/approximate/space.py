@@ -306,7 +306,7 @@ class Coordinates:
             raise damaged("scale", f"has exponent {exponent}")
         allowed = {"inner_product": norm > 0, **dict.fromkeys(ANGLES, norm in (0.0, 1.0))}
         if not allowed.get(metric.name, norm == 0.0):
-            raise damaged("scale", f"has norm {norm}, which metric {metric.name!r} does not")
+            raise damaged("scale", f"has norm {norm}, which metric {metric.name!r} never has")
         return cls(metric, parts["center"], int(exponent), norm)
 
 
