@@ -15,6 +15,9 @@ from pyspark_knn.params import _NeighborParams
 if TYPE_CHECKING:
     from pyspark_knn.index.approximate.base import ApproximateIndex
 
+_MOST_THOROUGH = 1 << 26
+"""Larger values in searchParams have no further effect, and some libraries fail beyond 32 bits."""
+
 
 def check_approximation(params: _NeighborParams) -> None:
     """Raise an error if the Params of an approximate index conflict with other Params.
@@ -68,7 +71,7 @@ def given_knob(given: dict[str, Any] | None, found: type[ApproximateIndex]) -> i
     if not given:
         return None
     check_search_params(found.algorithm, found.search_name, given)
-    return int(given[found.search_name])
+    return min(int(given[found.search_name]), _MOST_THOROUGH)
 
 
 def _refuse_params_of_others(params: ApproximateParams, algorithm: str) -> None:

@@ -102,7 +102,7 @@ def test_params_of_the_search_change_without_a_fit_or_a_job(
     assert lower < higher
     assert higher > 0.96
     # The most thorough search finds all.
-    everything = model.copy({model.searchParams: {name: 10**6}})
+    everything = model.copy({model.searchParams: {name: 10**12}})
     exact = counted_recall(answers(everything.transform(queries)))
     assert exact == 1.0 if name == "nprobe" else exact > 0.99
     with pytest.raises(ValueError, match=r"searchParams .* has no 'speed'"):
