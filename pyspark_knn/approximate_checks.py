@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from pyspark_knn.approximate_params import ApproximateParams
+from pyspark_knn.index.approximate.knobs import check_index_params, check_search_params
 from pyspark_knn.index.approximate.libraries import load_library
 from pyspark_knn.index.base import SPARSE
 from pyspark_knn.index.distances import resolve_metric
@@ -13,6 +14,9 @@ from pyspark_knn.params import _NeighborParams
 
 if TYPE_CHECKING:
     from pyspark_knn.index.approximate.base import ApproximateIndex
+
+_MOST_THOROUGH = 1 << 26
+"""Larger values in searchParams have no further effect, and some libraries fail beyond 32 bits."""
 
 
 def check_approximation(params: _NeighborParams) -> None:
@@ -39,12 +43,12 @@ def check_approximation(params: _NeighborParams) -> None:
         _refuse_params_of_others(params, algorithm)
         return
     _check_combination(params, algorithm, found)
-    check_names("indexParams", params.getIndexParams(), algorithm, index_names(found))
-    check_search_params(params.getSearchParams(), found)
+    check_index_params(algorithm, found.index_names, params.getIndexParams() or {})
+    given_knob(params.getSearchParams(), found)
     load_library(found.library)
 
 
-def check_search_params(given: dict[str, Any] | None, found: type[ApproximateIndex]) -> int | None:
+def given_knob(given: dict[str, Any] | None, found: type[ApproximateIndex]) -> int | None:
     """Return the value in searchParams.
 
     Parameters
@@ -61,47 +65,13 @@ def check_search_params(given: dict[str, Any] | None, found: type[ApproximateInd
 
     Raises
     ------
-    ValueError
+    TypeError, ValueError
         If the name does not belong to the algorithm, or the value is not an integer >= 1.
     """
-    check_names("searchParams", given, found.algorithm, {found.search_name})
-    return None if not given else check_count("searchParams", given, found.search_name)
-
-
-def check_count(param: str, given: dict[str, Any], name: str) -> int:
-    """Return an integer >= 1 of a dict; raise a ValueError if it is something else."""
-    value = given[name]
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"{param}[{name!r}] must be an integer >= 1, got {given[name]!r}")
-    return value
-
-
-def index_names(found: type[ApproximateIndex]) -> set[str]:
-    """Return the names that indexParams may have for an algorithm."""
-    return set(found.index_names)
-
-
-def check_names(
-    param: str, given: dict[str, Any] | None, algorithm: str, allowed: set[str]
-) -> None:
-    """Raise a ValueError if a dict has names that do not belong to an algorithm."""
-    unknown = sorted(set(given or ()) - allowed)
-    if not unknown:
-        return
-    names = ", ".join(map(repr, sorted(allowed)))
-    others = [
-        f"{name!r} belongs to algorithm {other!r}"
-        for name in unknown
-        for other, each in approximate_classes().items()
-        if name in (index_names(each) if param == "indexParams" else {each.search_name})
-    ]
-    hint = f" {', '.join(others)}." if others else ""
-    raise ValueError(
-        f"{param} of algorithm {algorithm!r} may contain {names}, got "
-        f"{', '.join(map(repr, unknown))}.{hint}"
-    )
+    if not given:
+        return None
+    check_search_params(found.algorithm, found.search_name, given)
+    return min(int(given[found.search_name]), _MOST_THOROUGH)
 
 
 def _refuse_params_of_others(params: ApproximateParams, algorithm: str) -> None:

@@ -12,7 +12,7 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
-from pyspark_knn.approximate_checks import check_search_params
+from pyspark_knn.approximate_checks import check_approximation, given_knob
 from pyspark_knn.approximate_params import DEFAULT_TARGET, ApproximateParams
 from pyspark_knn.checks import checked_metric
 from pyspark_knn.engine.measuring import Calibration
@@ -81,7 +81,7 @@ class ApproximateModel(NeighborModel, ApproximateParams):
         """Return the value in searchParams; None if it is unset."""
         kind, given = self._approximate_class, self.getSearchParams()
         if kind is not None:
-            return check_search_params(given, kind)
+            return given_knob(given, kind)
         if given:
             raise ValueError(
                 f"algorithm {self.getAlgorithm()!r} does not support searchParams {given!r}, "
@@ -129,6 +129,7 @@ class ApproximateModel(NeighborModel, ApproximateParams):
 
     def _check_summary(self, summary: FitSummary, packed: PackedItems) -> None:
         super()._check_summary(summary, packed)
+        check_approximation(self)
         if summary.recall is not None:
             Measurement.from_record(summary.recall)
 
@@ -163,6 +164,7 @@ class ApproximateModel(NeighborModel, ApproximateParams):
     @property
     def exact(self) -> bool:
         """Whether a search returns the true nearest items: the algorithm and numProbes decide."""
+        self._fitted  # noqa: B018 - raises an error for a model without an index
         by_cells = self.getPlacement() == "sharded" and self.getShardBy() == "kmeans"
         if by_cells and self.getNumProbes() is not None:
             return False

@@ -91,8 +91,8 @@ class KNNClassificationModel(
 
     Create it with `KNNClassifier.fit`, `KNNClassificationModel.load` or
     `KNNClassificationModel.fromSklearn`. ``k``, ``weights``, ``thresholds``, ``maxDistance``,
-    ``minSimilarity``, ``outlierLabel``, ``excludeIdCol``, ``handleInvalid`` and the column names
-    can be set on the model without another fit.
+    ``minSimilarity``, ``outlierLabel``, ``excludeIdCol``, ``handleInvalid``, ``targetRecall``,
+    ``searchParams`` and the column names can be set on the model without another fit.
 
     The prediction is NaN, and all votes and probabilities are 0, for a query without neighbors and
     for a query whose neighbors all have weight 0, unless ``outlierLabel`` is set, and for an

@@ -51,6 +51,7 @@ class NeighborModel(PlacedModel, _NeighborParams):
     def __init__(self) -> None:
         super().__init__()
         self._shared: SharedSearch | None = None
+        self._shared_key: Hashable = None
         self._warned: set[str] = set()
         """The warnings that were given; a model shares this set with its copies."""
 
@@ -62,6 +63,7 @@ class NeighborModel(PlacedModel, _NeighborParams):
             placement=self.getPlacement(),
             num_shards=self.getNumShards(),
             shard_by=self.getShardBy(),
+            saved=self._saved_index,
         )
 
     def _spec(self) -> IndexSpec:
@@ -74,6 +76,7 @@ class NeighborModel(PlacedModel, _NeighborParams):
     def _share(self, search: SharedSearch | None) -> None:
         """Share searches with the other models of a `fitMultiple`."""
         self._shared = search
+        self._shared_key = None if search is None else self._search_key()
 
     def _prepared(self) -> Prepared:
         """Return the answer that this model will return, unless its Params change."""
@@ -258,7 +261,8 @@ class NeighborModel(PlacedModel, _NeighborParams):
         answer = self._answer(outputs)
         run = functools.partial(self._run, queries)
         found = None
-        if self._shared is not None and is_cached(queries):
+        as_shared = self._shared is not None and self._search_key() == self._shared_key
+        if self._shared is not None and as_shared and is_cached(queries):
             key = (
                 self.getFeaturesCol(),
                 self.getExcludeIdCol(),

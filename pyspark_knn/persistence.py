@@ -1,7 +1,8 @@
 """Saving and loading: the only module that knows the files of a saved stage.
 
 A saved estimator consists of MLlib's ``metadata/``. A saved model also has ``items/``, which are
-Parquet files of position, id, features, label and weight. There is no pickle in a saved model, so
+Parquet files of position, id, features, label and weight, and, if its index is approximate,
+``index/``, with the arrays that are dear to compute. There is no pickle in a saved model, so
 loading it does not run its code. All files are written and read through Spark, so they can be in
 any storage that Spark supports.
 """
@@ -24,6 +25,7 @@ from pyspark_knn.engine.fit.item_columns import ItemColumn
 from pyspark_knn.engine.fit.packed import PackedItems
 from pyspark_knn.engine.fit.source import saved_source
 from pyspark_knn.engine.placement import Placement
+from pyspark_knn.engine.saved_index import SavedIndex
 from pyspark_knn.engine.spark import compat
 from pyspark_knn.engine.spark.folders import SavedAt, address, literal, replacing
 
@@ -87,6 +89,10 @@ class SavedModel(Params, Loadable, MLWritable):
 
     def unpersist(self) -> Any:
         """Free the memory that the model uses on the executors."""
+        raise NotImplementedError
+
+    def _has_saved_index(self, saved: SavedIndex) -> None:
+        """Remember where the structure of the index is saved, until it is restored."""
         raise NotImplementedError
 
     def _restore(self, packed: PackedItems, record: dict[str, Any]) -> None:
@@ -231,11 +237,17 @@ class ModelWriter(_Writer):
         sizes = {"numItems": model.numItems, "numFeatures": model.numFeatures}
         record = model._fit_record()
         model._fitted.items_frame(self.sparkSession).write.parquet(f"{path}/items")
+        structure = model._fitted.structure_frame(self.sparkSession)
+        if structure is not None:
+            structure.write.parquet(f"{path}/index")
         self._save_metadata(path, {**sizes, "fit": record})
 
     def _copy(self, source: str, target: str) -> None:
         items = self.sparkSession.read.parquet(literal(f"{source}/items"))
         items.write.parquet(f"{target}/items")
+        if self._model._fitted.structure_frame(self.sparkSession) is not None:
+            index = self.sparkSession.read.parquet(literal(f"{source}/index"))
+            index.write.parquet(f"{target}/index")
         super()._copy(source, target)
 
 
@@ -347,6 +359,7 @@ class ModelReader(StageReader[M]):
                 saved.check_complete(packed.num_items, packed.num_features, metadata)
                 if "id" not in frame.columns:
                     _check_positions(frame, packed.num_items)
+                model._has_saved_index(SavedIndex(self.sparkSession, f"{path}/index"))
                 model._restore(packed, record)
         except (PySparkException, KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path} is damaged: {compat.reason(error)}") from error

@@ -14,6 +14,7 @@ from pyspark_knn.engine.fit.chunks import POSITION
 from pyspark_knn.engine.fit.packed import PackedItems
 from pyspark_knn.engine.placement import Placement
 from pyspark_knn.engine.placing import Placed
+from pyspark_knn.engine.saved_index import SavedIndex
 from pyspark_knn.engine.spark import compat
 from pyspark_knn.engine.spark.folders import SavedAt
 from pyspark_knn.fit_summary import FitSummary, read_summary
@@ -35,6 +36,7 @@ class PlacedModel(SharedIndex, FittedParams, HasPlacement, SavedModel):
         super().__init__()
         self._index: Placement | None = None
         self._loaded_from: SavedAt | None = None
+        self._saved_index: SavedIndex | None = None
         self._summary = FitSummary()
 
     def _placed(self, packed: PackedItems, summary: FitSummary) -> Placed:
@@ -44,6 +46,7 @@ class PlacedModel(SharedIndex, FittedParams, HasPlacement, SavedModel):
     def _place(self, packed: PackedItems, summary: FitSummary) -> None:
         """Index packed items, and hold the index."""
         placed = self._placed(packed, summary)
+        self._saved_index = None
         # A loaded model keeps the reasons of its fit, unless its placement had to change.
         kept = summary.placementReason if placed.index.name == self.getPlacement() else ""
         summary = replace(
@@ -76,6 +79,10 @@ class PlacedModel(SharedIndex, FittedParams, HasPlacement, SavedModel):
     def _fit_record(self) -> dict[str, Any]:
         """Return the fit summary to save in the metadata, as JSON values."""
         return asdict(self._summary)
+
+    def _has_saved_index(self, saved: SavedIndex) -> None:
+        """Remember where the structure of the index is saved, until it is restored."""
+        self._saved_index = saved
 
     def _restore(self, packed: PackedItems, record: dict[str, Any]) -> None:
         """Restore the model from its packed items and its saved fit summary."""

@@ -32,8 +32,8 @@ class KNNRegressionModel(VotingModel, RegressionModel[Vector]):
 
     Create it with `KNNRegressor.fit`, `KNNRegressionModel.load` or
     `KNNRegressionModel.fromSklearn`. ``k``, ``weights``, ``maxDistance``, ``minSimilarity``,
-    ``excludeIdCol``, ``handleInvalid`` and the column names can be set on the model without another
-    fit.
+    ``excludeIdCol``, ``handleInvalid``, ``targetRecall``, ``searchParams`` and the column names can
+    be set on the model without another fit.
 
     The prediction is NaN for a query without neighbors, for a query whose neighbors all have weight
     0, and for an invalid query with handleInvalid="keep".

@@ -28,6 +28,9 @@ MAX_VALUES = {
 }
 """Largest values of Params in a saved stage: beyond any sensible use, but safe for the driver."""
 
+MAX_INDEX_PARAMS = {"M": 1024, "efConstruction": 100_000, "nTrees": 10_000, "nlist": 2**31 - 1}
+"""Largest values in the Param indexParams of a saved stage."""
+
 MAX_UID_LENGTH = 128
 """Largest number of characters of a uid."""
 
@@ -162,11 +165,18 @@ def set_params(stage: Params, metadata: dict[str, Any]) -> None:
 
 
 def check_limits(stage: Params) -> None:
-    """Raise a ValueError if a Param is larger than `MAX_VALUES` allow in a saved stage."""
+    """Raise a ValueError if a Param is larger than the limits of a saved stage allow."""
     for name, most in MAX_VALUES.items():
         value = stage.getOrDefault(name) if stage.hasParam(name) else None
         if value is not None and value > most:
             raise ValueError(f"{name} must be at most {most} to be saved, got {shown(value)}")
+    given = stage.getOrDefault("indexParams") if stage.hasParam("indexParams") else None
+    for name, value in (given or {}).items():
+        most = MAX_INDEX_PARAMS.get(name, 0)
+        if isinstance(value, (int, float)) and not value <= most:
+            raise ValueError(
+                f"indexParams[{shown(name)}] must be at most {most} to be saved, got {shown(value)}"
+            )
 
 
 # --- items ----------------------------------------------------------------------------------------

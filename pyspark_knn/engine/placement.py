@@ -283,6 +283,21 @@ class Placement(ABC):
         """Return items with ids and keys in their Spark types, given them in the form of Python."""
         return _in_types(frame, {"id": self.id_type, **self.key_types})
 
+    def structure_frame(self, session: SparkSession) -> DataFrame | None:
+        """Return what a saved model contains of the index beside the items; None if nothing.
+
+        Parameters
+        ----------
+        session : SparkSession
+            The session of the result.
+
+        Returns
+        -------
+        DataFrame or None
+            Rows of `structures.STRUCTURE_SCHEMA`.
+        """
+        return None
+
     @abstractmethod
     def fetch(self) -> tuple[Items, Rows]:
         """Return the items on the driver, in the order of their positions, and their vectors.

@@ -11,7 +11,9 @@ from pyspark.sql import types as T
 from pyspark_knn.engine.fit.packed import Gathered, PackedItems
 from pyspark_knn.engine.placement import REPLICATED, SHARDED, Placement
 from pyspark_knn.engine.replicated import Replicated
+from pyspark_knn.engine.saved_index import SavedIndex
 from pyspark_knn.engine.search.indexing import index_items
+from pyspark_knn.engine.search.searchable import Searchable
 from pyspark_knn.engine.sharded import Sharded
 from pyspark_knn.engine.ship import shipping
 from pyspark_knn.engine.spark.memory import available_memory
@@ -50,6 +52,7 @@ def place(
     placement: str,
     num_shards: int | None,
     shard_by: str,
+    saved: SavedIndex | None = None,
 ) -> Placed:
     """Index packed items in the requested placement or, with "auto", where they fit.
 
@@ -67,6 +70,8 @@ def place(
         The number of shards of a sharded index; None chooses it from the size and the cores.
     shard_by : {"hash", "kmeans"}
         How items are assigned to shards.
+    saved : SavedIndex, optional
+        Where the structure of the index is saved, of a model that is loaded.
 
     Returns
     -------
@@ -83,7 +88,8 @@ def place(
     if name == SHARDED:
         return Placed(Sharded.build(packed, spec, storage, num_shards, shard_by), reason, why)
     gathered, source = packed.gather(storage), packed.source
-    return Placed(replicate(gathered, spec, source.id_type, source.key_types), reason, why)
+    index = replicate(gathered, spec, source.id_type, source.key_types, saved)
+    return Placed(index, reason, why)
 
 
 def replicate(
@@ -91,6 +97,7 @@ def replicate(
     spec: IndexSpec,
     id_type: T.DataType | None,
     key_types: dict[str, T.DataType] | None = None,
+    saved: SavedIndex | None = None,
 ) -> Placement:
     """Index items on the driver, for the placement "replicated".
 
@@ -104,8 +111,14 @@ def replicate(
         The Spark type of the ids; None if the positions are the ids.
     key_types : dict of str to DataType, optional
         The Spark types of the keys, by the names of their columns. Default: there are no keys.
+    saved : SavedIndex, optional
+        See `place`.
     """
-    searchable, reason = index_items(*gathered, spec)
+    index = None if saved is None else saved.restored(gathered.matrix, spec)
+    if index is not None:
+        searchable, reason = Searchable(gathered.items, index), "the index was saved"
+    else:
+        searchable, reason = index_items(*gathered, spec)
     return Replicated(searchable, reason, id_type, key_types or {})
 
 

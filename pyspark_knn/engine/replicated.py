@@ -34,19 +34,22 @@ from pyspark_knn.engine.search.pairs import NEIGHBOR, n_units, pairs_in_bundle
 from pyspark_knn.engine.search.scoring import LIST_SCHEMA, lists_in_bundle
 from pyspark_knn.engine.search.searchable import TIMING_SCHEMA, Searchable, time_bundle
 from pyspark_knn.engine.search.self_search import SelfSearch, found_schema, self_search_in_bundle
+from pyspark_knn.engine.search.structures import STRUCTURE_SCHEMA, write_structure
 from pyspark_knn.engine.ship import shipping
 from pyspark_knn.engine.ship.batch_udf import batch_udf
 from pyspark_knn.engine.ship.guard import guarded
 from pyspark_knn.engine.spark import compat
 from pyspark_knn.engine.spark.caching import unpersist
+from pyspark_knn.index.approximate.base import ApproximateIndex
 from pyspark_knn.index.grouped.index import GroupedIndex
 from pyspark_knn.index.recall import held_out_positions, measure
 
 if TYPE_CHECKING:
+    import numpy as np
     import pyarrow as pa
+    from numpy.typing import NDArray
 
     from pyspark_knn.engine.fit.packed import PackedItems
-    from pyspark_knn.index.approximate.base import ApproximateIndex
     from pyspark_knn.index.base import IndexSpec, Rows
     from pyspark_knn.index.recall import Curve
 
@@ -181,6 +184,15 @@ class Replicated(Placement):
         positions = session.range(0, self.num_items, 1, parts)
         return positions.mapInArrow(run, columns.struct_type(types))
 
+    def structure_frame(self, session: SparkSession) -> DataFrame | None:
+        """See `Placement.structure_frame`; of an approximate index that is dear to build."""
+        index = self.searchable.index
+        if not isinstance(index, ApproximateIndex) or not index.worth_saving:
+            return None
+        run = guarded(functools.partial(write_structure, self._shipment(session).ref))
+        schema = from_arrow_schema(STRUCTURE_SCHEMA)
+        return session.range(0, 1, 1, 1).mapInArrow(run, schema)
+
     def fetch(self) -> tuple[Items, Rows]:
         """See `Placement.fetch`; the items are on the driver already."""
         return self.searchable.items, self.searchable.vectors(slice(None))
@@ -188,7 +200,13 @@ class Replicated(Placement):
     def append(self, packed: PackedItems, spec: IndexSpec) -> Placement:
         """See `Placement.append`; only the new items are fetched."""
         new = packed.gather(self.storage)
-        return self._rebuilt(merge_items(self._gathered(), new, packed.source), spec)
+        gathered, places = merge_items(self._gathered(), new, packed.source)
+        index = self.searchable.index
+        if not isinstance(index, ApproximateIndex):
+            return self._rebuilt(gathered, spec)
+        extended = index.extended(cast("NDArray[np.floating]", gathered.matrix), places)
+        searchable = Searchable(gathered.items, extended)
+        return Replicated(searchable, self.algorithm_reason, self.id_type, self.key_types)
 
     def remove(self, wanted: pa.Array, spec: IndexSpec) -> Placement:
         """See `Placement.remove`."""

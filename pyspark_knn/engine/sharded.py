@@ -33,6 +33,7 @@ from pyspark_knn.engine.search.export import read_shards
 from pyspark_knn.engine.search.in_shards import time_shards
 from pyspark_knn.engine.search.searchable import TIMING_SCHEMA
 from pyspark_knn.engine.search.self_search import HeldOutSearch, SelfSearch
+from pyspark_knn.engine.shards.choosing import choose_algorithm
 from pyspark_knn.engine.shards.clustering import find_assignment
 from pyspark_knn.engine.shards.frames import ShardSource, union_of
 from pyspark_knn.engine.shards.jobs import (
@@ -163,9 +164,12 @@ class Sharded(Placement):
             nbytes=nbytes,
             num_shards=count,
         )
+        spec, reason = choose_algorithm(packed, spec)
         built = build_series(packed, spec, traits, series)
         duplicates = count_duplicates(built, series, _id_wire_type(packed.source))
-        return cls([built.source], [series], traits, duplicates)
+        index = cls([built.source], [series], traits, duplicates)
+        index.algorithm_reason = reason or index.algorithm_reason
+        return index
 
     @property
     def converts(self) -> bool:

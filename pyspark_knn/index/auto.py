@@ -219,7 +219,8 @@ def build_index(
     else:
         index = _build(spec.algorithm, matrix, spec)
         reason = f"algorithm {spec.algorithm!r} was requested"
-    if index.detail:
+    # The knob, which is the detail of an approximate index, is chosen when its recall is measured.
+    if index.detail and index.exact:
         reason += f"; {index.algorithm} searches {index.detail}"
     logger.info("indexed %d items of %d features: %s", *matrix.shape, reason)
     return index, reason

@@ -104,10 +104,13 @@ class Entry(NamedTuple):
         The name of the algorithm.
     location : str
         Where to import the class from: ``"module:Class"``.
+    exact : bool, default=True
+        `NeighborIndex.exact` of the class, which is known here without importing it.
     """
 
     algorithm: str
     location: str
+    exact: bool = True
 
     def load(self) -> type[NeighborIndex]:
         """Import the class."""

@@ -48,9 +48,9 @@ _BUILT_IN: tuple[Entry, ...] = (
     Entry("brute", "pyspark_knn.index.sparse.sets:SparseSetSearch"),
     Entry("kd_tree", "pyspark_knn.index.sklearn_index:KDTreeSearch"),
     Entry("ball_tree", "pyspark_knn.index.sklearn_index:BallTreeSearch"),
-    Entry("ivf", "pyspark_knn.index.approximate.ivf:IVFSearch"),
-    Entry("hnsw", "pyspark_knn.index.approximate.hnsw:HNSWSearch"),
-    Entry("annoy", "pyspark_knn.index.approximate.annoy:AnnoySearch"),
+    Entry("ivf", "pyspark_knn.index.approximate.ivf:IVFSearch", exact=False),
+    Entry("hnsw", "pyspark_knn.index.approximate.hnsw:HNSWSearch", exact=False),
+    Entry("annoy", "pyspark_knn.index.approximate.annoy:AnnoySearch", exact=False),
 )
 """The algorithms of this package, in the order in which "auto" tries them: the first one that
 supports the metric is the one that the others must beat."""
@@ -111,7 +111,7 @@ def unregister(index_class: type[NeighborIndex]) -> None:
 
 def _entry_of(index_class: type[NeighborIndex]) -> Entry:
     location = f"{index_class.__module__}:{index_class.__qualname__}"
-    return Entry(index_class.algorithm, location)
+    return Entry(index_class.algorithm, location, index_class.exact)
 
 
 def entries() -> tuple[Entry, ...]:
@@ -144,7 +144,7 @@ def exact_choices() -> tuple[str, ...]:
     tuple of str
         "auto", and the name of each exact algorithm.
     """
-    return ("auto", *_names(tuple(each for each in _entries if each.load().exact)))
+    return ("auto", *_names(tuple(each for each in _entries if each.exact)))
 
 
 def approximate_classes() -> dict[str, type[ApproximateIndex]]:
@@ -157,7 +157,7 @@ def approximate_classes() -> dict[str, type[ApproximateIndex]]:
     """
     from pyspark_knn.index.approximate.base import ApproximateIndex
 
-    found = {entry.algorithm: entry.load() for entry in _entries}
+    found = {entry.algorithm: entry.load() for entry in _entries if not entry.exact}
     return {name: each for name, each in found.items() if issubclass(each, ApproximateIndex)}
 
 

@@ -14,6 +14,7 @@ import pytest
 from pyspark.sql import functions as F
 
 from pyspark_knn import KNNEstimator
+from pyspark_knn.engine.shards import jobs as shard_jobs
 from pyspark_knn.engine.shards import plan as shard_plan
 from tests.support.frames import frame_of
 
@@ -49,11 +50,13 @@ def rows_of(found: DataFrame) -> list[Any]:
 
 @pytest.mark.timeout(600)
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="finds the executor by /proc")
+@pytest.mark.parametrize("settings", [{}, {"algorithm": "ivf", "searchParams": {"nprobe": 1}}])
 def test_a_lost_executor_changes_no_answer(
-    spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any]
 ) -> None:
-    items = frame_of(spark, np.random.default_rng(5).normal(size=(300, 2)), partitions=4)
-    model = KNNEstimator(k=5, idCol="id", placement="sharded", numShards=6).fit(items)
+    items = frame_of(spark, np.random.default_rng(5).normal(size=(600, 2)), partitions=4)
+    knn = KNNEstimator(k=5, idCol="id", placement="sharded", numShards=6, **settings)
+    model = knn.fit(items)
     # Out of a shuffle: the rows of a partition come in another order when it is read again.
     numbers = spark.range(0, 6000, 1, 12).repartition(5, F.col("id") % 1009)
     queries = numbers.select(
@@ -72,3 +75,35 @@ def test_a_lost_executor_changes_no_answer(
     monkeypatch.setattr(shard_plan, "search_shards", search)
     assert answers() == calm
     assert marker.exists()
+
+
+def build_and_die(marker: str, build: Any, request: Any, batches: Any) -> Any:
+    """In a worker: the first task kills its executor when it has built a shard."""
+    for row in build(request, batches):
+        yield row
+        if not os.path.exists(marker):
+            time.sleep(4)
+            try:
+                os.close(os.open(marker, os.O_CREAT | os.O_EXCL))
+            except FileExistsError:
+                continue
+            os.kill(_executor(), signal.SIGKILL)
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="finds the executor by /proc")
+def test_an_executor_is_lost_while_it_builds_an_approximate_index(
+    spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    items = frame_of(spark, np.random.default_rng(6).normal(size=(900, 4)), partitions=4)
+    queries = items.where("id < 50").selectExpr("id AS n", "id AS m", "features")
+    knn = KNNEstimator(k=5, idCol="id", placement="sharded", numShards=4, algorithm="ivf")
+    calm = knn.fit(items)
+    expected = rows_of(calm.transform(queries))
+    marker = tmp_path / "died"
+    build = functools.partial(build_and_die, str(marker), shard_jobs.build_shards)
+    monkeypatch.setattr(shard_jobs, "build_shards", build)
+    model = knn.fit(items)
+    assert marker.exists()
+    assert model.recall == calm.recall
+    assert rows_of(model.transform(queries)) == expected

@@ -1,6 +1,7 @@
 """The guard around a function of a Python worker, without Spark."""
 
 import gc
+import platform
 import sys
 import types
 from collections.abc import Iterator
@@ -9,6 +10,7 @@ import pytest
 from pyspark import cloudpickle
 
 from pyspark_knn.engine.ship import guard
+from pyspark_knn.index.approximate import libraries
 
 
 @pytest.fixture
@@ -36,3 +38,24 @@ def test_imported_objects_are_frozen_once(monkeypatch, nothing_set_aside):
     monkeypatch.setitem(sys.modules, "one_more_for_this_test", types.ModuleType("one_more"))
     assert list(cloudpickle.loads(payload)(iter([3]))) == [6]
     assert gc.get_freeze_count() > first + len(mine) // 2
+
+
+@pytest.mark.usefixtures("nothing_set_aside")
+def test_a_library_that_a_worker_lacks_is_named_with_the_machine(monkeypatch):
+    """It is imported in the middle of a search, when the index is opened."""
+
+    def search(batches):
+        from pyspark_knn.index.approximate.libraries import load_library
+
+        yield from batches
+        load_library("faiss", "1.15.1")
+
+    payload = cloudpickle.dumps(guard.guarded(search))
+    monkeypatch.setattr(libraries, "_loaded", {})
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    with pytest.raises(ImportError) as error:
+        list(cloudpickle.loads(payload)(iter([1])))
+    message = str(error.value)
+    assert "which built the index with version 1.15.1" in message
+    assert "pip install 'pyspark_knn[faiss]'" in message
+    assert f"worker {sys.executable} on {platform.node()}" in message

@@ -27,7 +27,13 @@ MODEL = SAVING | {
     *("algorithmReason", "placementReason", "storageReason"),
     *("numFeatures", "numItems", "numSkipped", "ids", "items"),
     *("append", "explainSearch", "fromSklearn", "remove", "toSklearn", "unpersist"),
+    *("calibrate", "exact", "recall"),
 }
+UPDATED = {
+    *("append", "calibrate", "exact", "fromSklearn", "recall", "remove", "toSklearn"),
+}
+"""Members of the models that items can be appended to."""
+
 DOCUMENTED = [
     (KNNModel, Model, MODEL | {"kneighbors", "kneighborsGraph", "kneighborsJoin", "pairsWithin"}),
     (
@@ -39,7 +45,7 @@ DOCUMENTED = [
     (
         LocalOutlierFactorModel,
         Model,
-        MODEL - {"append", "fromSklearn", "remove", "toSklearn"} | {"scores", "threshold"},
+        MODEL - UPDATED | {"scores", "threshold"},
     ),
     (KNNImputerModel, Model, PLACED | {"statistics"}),
     (KNNEstimator, Estimator, SAVING | {"setParams"}),

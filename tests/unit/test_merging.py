@@ -54,9 +54,13 @@ def stored(gathered: Gathered, kind: str, dtype: Any = np.float64) -> Gathered:
     return gathered._replace(matrix=SparseRows.from_dense(matrix) if kind == "sparse" else matrix)
 
 
+def matrix_of(gathered: Gathered) -> Any:
+    matrix = gathered.matrix
+    return matrix if isinstance(matrix, np.ndarray) else matrix.dense()
+
+
 def shown(gathered: Gathered) -> Any:
-    matrix, groups = gathered.matrix, gathered.groups
-    dense = matrix if isinstance(matrix, np.ndarray) else matrix.dense()
+    dense, groups = matrix_of(gathered), gathered.groups
     columns = {name: each.to_pylist() for name, each in gathered.items.columns.items()}
     order = None if groups is None else (groups.positions.tolist(), groups.starts.tolist())
     return gathered.items.count, columns, dense.tolist(), str(dense.dtype), order
@@ -105,9 +109,11 @@ def test_items_are_those_of_a_fit(
         stored(fitted(rows, source, types), storage, dtype)
         for rows, dtype in zip((old, new), dtypes, strict=True)
     ]
-    both = merge_items(parts[0], parts[1], source)
+    both, places = merge_items(parts[0], parts[1], source)
     whole = stored(fitted(old + new, source, types), storage)
     assert shown(both) == shown(whole)
+    assert matrix_of(both)[places].tolist() == matrix_of(parts[0]).tolist()
+    assert keyed or (np.diff(places) > 0).all()
     positions = np.flatnonzero(rng.random(sum(counts)) < 0.4)[:-1]
     ordered = old + new
     if source.id_type is not None:
@@ -152,4 +158,4 @@ def test_sparse_rows_are_copied_in_parts(monkeypatch: pytest.MonkeyPatch) -> Non
     more = [{"id": 2 * i + 1, "vector": [0.0, 1.0 + i]} for i in range(4)]
     parts = [stored(fitted(each, source, types), "sparse") for each in (rows, more)]
     whole = stored(fitted(rows + more, source, types), "sparse")
-    assert shown(merge_items(*parts, source)) == shown(whole)
+    assert shown(merge_items(*parts, source)[0]) == shown(whole)

@@ -84,6 +84,12 @@ GOOD = [
     ("metric", "cosine", "cosine"),
     ("metric", np.str_("cosine"), "cosine"),
     ("algorithm", "kd_tree", "kd_tree"),
+    ("targetRecall", np.float32(0.5), 0.5),
+    ("targetRecall", 1, 1.0),
+    ("targetRecall", None, None),
+    ("indexParams", {"nlist": np.int64(8), "encoding": "sq8"}, {"nlist": 8, "encoding": "sq8"}),
+    ("searchParams", {"nprobe": np.int32(2)}, {"nprobe": 2}),
+    ("seed", np.int64(-3), -3),
     ("dtype", "float32", "float32"),
     ("storage", "sparse", "sparse"),
     ("placement", "replicated", "replicated"),
@@ -148,8 +154,15 @@ BAD = [
     ("distancesCol", b"d", "distancesCol must be a string, got b'd'"),
     ("metric", None, "metric must be a string, got None"),
     ("metric", math.dist, "metric must be a string, got "),
-    ("algorithm", "hnsw", "algorithm must be one of auto, brute, kd_tree, ball_tree, got 'hnsw'"),
-    ("algorithm", None, "algorithm must be one of auto, brute, kd_tree, ball_tree, got None"),
+    ("algorithm", "lsh", "algorithm must be one of auto, brute, kd_tree, ball_tree, ivf"),
+    ("algorithm", None, "algorithm must be one of auto, brute, kd_tree, ball_tree, ivf"),
+    ("targetRecall", 0, "targetRecall must be a number in (0, 1], got 0"),
+    ("targetRecall", 1.01, "targetRecall must be a number in (0, 1], got 1.01"),
+    ("targetRecall", "high", "targetRecall must be a number in (0, 1], got 'high'"),
+    ("indexParams", ["nlist"], "indexParams must be a dict with string keys, got ['nlist']"),
+    ("searchParams", {"nprobe": object}, "searchParams must contain numbers, strings, lists and"),
+    ("seed", None, "seed must be an integer >= "),
+    ("seed", 2**63, "seed must be an integer of 64 bits, got 9223372036854775808"),
     ("dtype", "float16", "dtype must be one of auto, float32, got 'float16'"),
     ("storage", "csr", "storage must be one of auto, dense, sparse, got 'csr'"),
     ("placement", "everywhere", "placement must be one of auto, replicated"),
@@ -212,6 +225,7 @@ def test_every_param_is_explained_and_has_a_getter():
         *("metricParams", "algorithm", "leafSize", "dtype", "storage", "placement"),
         *("excludeIdCol", "maxDistance", "handleInvalid", "numShards", "shardBy"),
         *("numProbes", "numReplicas", "keyCols", "queryKeyCols", "minSimilarity"),
+        *("targetRecall", "indexParams", "searchParams", "seed"),
     }
     for param in knn.params:
         assert param.name in knn.explainParams()
@@ -226,7 +240,7 @@ def test_a_model_has_setters_only_for_params_that_need_no_fit():
     assert setters == {
         *("setK", "setFeaturesCol", "setMaxDistance", "setExcludeIdCol", "setHandleInvalid"),
         *("setNeighborsCol", "setDistancesCol", "setNumProbes", "setNumReplicas"),
-        *("setQueryKeyCols", "setMinSimilarity"),
+        *("setQueryKeyCols", "setMinSimilarity", "setTargetRecall", "setSearchParams"),
     }
 
 

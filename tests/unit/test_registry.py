@@ -57,7 +57,7 @@ def test_every_class_states_what_it_is():
     assert algorithm_choices() == ("auto", *ALGORITHMS)
     for entry in entries():
         found = entry.load()
-        assert found.algorithm == entry.algorithm
+        assert (found.algorithm, found.exact) == (entry.algorithm, entry.exact)
         assert found.exact == (entry.algorithm in EXACT)
         assert found.metrics <= set(KERNELS)
         assert found.options <= OPTIONS

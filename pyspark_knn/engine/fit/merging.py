@@ -26,7 +26,9 @@ _PART_VALUES = 1 << 22
 """Stored values of sparse vectors that are copied at a time."""
 
 
-def merge_items(old: Gathered, new: Gathered, source: ItemSource) -> Gathered:
+def merge_items(
+    old: Gathered, new: Gathered, source: ItemSource
+) -> tuple[Gathered, NDArray[np.int64]]:
     """Return the items of a fit of the old and the new items.
 
     Parameters
@@ -38,9 +40,11 @@ def merge_items(old: Gathered, new: Gathered, source: ItemSource) -> Gathered:
 
     Returns
     -------
-    Gathered
+    gathered : Gathered
         All items, with vectors of the wider type of both. The old vectors are copied once. Without
         ids, the new items come after the old ones.
+    places : ndarray of shape (n_old_items,), dtype int64
+        The row of its matrix for each row of the old one.
     """
     count = old.items.count + new.items.count
     table = None
@@ -53,7 +57,8 @@ def merge_items(old: Gathered, new: Gathered, source: ItemSource) -> Gathered:
     parts = (part for matrix in (old.matrix, new.matrix) for part in _parts(matrix))
     dtype = np.result_type(old.matrix.dtype, new.matrix.dtype)
     storage, dim = storage_of(old.matrix), old.matrix.shape[1]
-    return Gathered(items, placed(parts, place[rows], dim, dtype, storage), groups)
+    matrix = placed(parts, place[rows], dim, dtype, storage)
+    return Gathered(items, matrix, groups), place[rows[: old.items.count]]
 
 
 def without_items(gathered: Gathered, removed: NDArray[np.int64], keys: Sequence[str]) -> Gathered:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import gc
+import platform
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar, cast
@@ -89,4 +90,9 @@ def _with_imports_set_aside(
     if len(sys.modules) > _modules_set_aside:
         gc.freeze()
         _modules_set_aside = len(sys.modules)
-    yield from function(batches)
+    try:
+        yield from function(batches)
+    except ImportError as error:
+        # Of a library that is imported only when it is needed, such as that of an index.
+        where = f"in Spark's Python worker {sys.executable} on {platform.node()}"
+        raise ImportError(f"{error} ({where})", name=error.name) from error
