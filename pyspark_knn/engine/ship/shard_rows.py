@@ -43,6 +43,8 @@ class Shard:
         The largest label; None if the items have no labels.
     converts : bool
         See `Placement.converts`.
+    ranks, sample : list of float or None
+        Where shards are cells, see `spreads.Spread`.
     """
 
     shard: int
@@ -56,6 +58,8 @@ class Shard:
     radius: float | None
     label: float | None
     converts: bool
+    ranks: list[float] | None = None
+    sample: list[float] | None = None
 
 
 SHARD_FIELDS = tuple(each.name for each in fields(Shard))
@@ -76,6 +80,8 @@ SHARD_SCHEMA = pa.schema(
         ("radius", pa.float64()),
         ("label", pa.float64()),
         ("converts", pa.bool_()),
+        ("ranks", pa.list_(pa.float64())),
+        ("sample", pa.list_(pa.float64())),
         ("bytes", pa.binary()),
     ]
 )
