@@ -46,7 +46,13 @@ from pyspark_knn.engine.shards.jobs import (
     next_series,
 )
 from pyspark_knn.engine.shards.key_shards import KeyShards, find_key_shards
-from pyspark_knn.engine.shards.layout import ShardSeries, cells_of, key_shards, slots
+from pyspark_knn.engine.shards.layout import (
+    ShardSeries,
+    cells_of,
+    key_shards,
+    sample_of,
+    slots,
+)
 from pyspark_knn.engine.shards.numbers import NumbersRequest, build_with_numbers
 from pyspark_knn.engine.shards.plan import ShardPlan
 from pyspark_knn.engine.shards.self_plan import held_out_search, self_search
@@ -115,6 +121,7 @@ class Sharded(Placement):
         self._cores = traits.cores
         self._nbytes = sum(shard.size for shard in shards)
         self._cells = cells_of(series, self.shards)
+        self._sample = None if self._cells is None else sample_of(self.shards, self.num_features)
         self._sources, self._series, self._traits = tuple(sources), tuple(series), traits
         self._frame = union_of(sources)
         for source in sources:
@@ -211,6 +218,8 @@ class Sharded(Placement):
             vector_type=vector_type(self._traits.dtype, self.storage),
             cells=self._cells,
             key_shards=key_shards(self._series),
+            num_duplicates=self.num_duplicates,
+            sample=self._sample,
         )
 
     def self_search(self, session: SparkSession, wanted: SelfSearch) -> DataFrame:

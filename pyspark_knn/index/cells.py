@@ -11,6 +11,10 @@ A cell may be divided into several shards, each with a radius of its own. Both b
 of them, and also for a shard of items that joined the cell later: the center of their cell is their
 nearest one too. They hold as well if only some of the centers are known, those of shards with
 items: the nearest center of an item is still that of its own shard.
+
+A third bound needs no search: the k items nearest to a center are within d and the distance of the
+k-th of them from the center, so the k-th neighbor of the query is no farther than that. In clusters
+that are far apart it rules out most cells before any is searched.
 """
 
 from __future__ import annotations
@@ -22,8 +26,9 @@ import numpy as np
 
 from pyspark_knn.index.auto import build_index
 from pyspark_knn.index.base import IndexSpec
-from pyspark_knn.index.distances import resolve_metric
+from pyspark_knn.index.cell_metrics import cell_metric
 from pyspark_knn.index.pairwise import block_distances
+from pyspark_knn.index.spreads import Spread, spread_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -31,70 +36,14 @@ if TYPE_CHECKING:
     from pyspark_knn.index.distances import Metric
 
 _SLACK = 1e-6
-"""Far more than the relative error of the distances of any of `METRICS`. The largest error is that
-of haversine, 1e-8 near the antipodes."""
-
-METRICS = frozenset(
-    {
-        "canberra",
-        "chebyshev",
-        "cityblock",
-        "euclidean",
-        "hamming",
-        "haversine",
-        "minkowski",
-        "seuclidean",
-        "sqeuclidean",
-    }
-)
-"""The metrics that support cells: those that satisfy the triangle inequality and for which centers
-make sense, and sqeuclidean, whose cells are those of euclidean (see `cell_metric`)."""
+"""Far more than the relative error of the distances of any metric of cells. The largest error is
+that of haversine, 1e-8 near the antipodes."""
 
 _TINY = 2.0**-1070
 """More than the absolute error of distances below 2**-1022, which have few digits."""
 
 _BLOCK_PAIRS = 1 << 19
 """Pairs of a query and a center in a block. Their distances take 4 MiB."""
-
-
-def check_cells(metric: Metric) -> None:
-    """Raise a ValueError unless a metric supports cells.
-
-    Parameters
-    ----------
-    metric : Metric
-        A resolved metric.
-    """
-    if metric.name in METRICS and metric.p >= 1:
-        return
-    exponent = f" with p={metric.p:g}" if metric.name == "minkowski" else ""
-    advice = ""
-    if metric.name == "cosine":
-        advice = (
-            " Nonzero vectors that are normalized with pyspark.ml.feature.Normalizer have the same "
-            "neighbors with metric 'euclidean'."
-        )
-    raise ValueError(
-        f"shardBy 'kmeans' does not support metric {metric.name!r}{exponent}: distances to the "
-        "centers of cells must satisfy the triangle inequality. "
-        f"Supported: {', '.join(map(repr, sorted(METRICS)))}.{advice}"
-    )
-
-
-def cell_metric(metric: Metric) -> Metric:
-    """Return the metric of the distances from centers, which satisfies the triangle inequality.
-
-    Parameters
-    ----------
-    metric : Metric
-        The metric of the search.
-
-    Returns
-    -------
-    Metric
-        euclidean for sqeuclidean, and otherwise the same metric.
-    """
-    return resolve_metric("euclidean") if metric.name == "sqeuclidean" else metric
 
 
 @dataclass(frozen=True)
@@ -164,8 +113,8 @@ class ShardAssignment:
         """
         return np.repeat(self.centers, self.ways, axis=0)
 
-    def radius(self, shard: int, items: NDArray[np.floating]) -> float:
-        """Return the largest distance of an item of a shard from the center of the shard.
+    def spread(self, shard: int, items: NDArray[np.floating]) -> Spread:
+        """Return the distances of the items of a shard from the center of the shard.
 
         Parameters
         ----------
@@ -176,10 +125,10 @@ class ShardAssignment:
 
         Returns
         -------
-        float
-            A distance by `cell_metric`.
+        Spread
+            The distances.
         """
-        return _radius(self.shard_centers()[shard : shard + 1], items, self.metric)
+        return spread_of(self.shard_centers()[shard : shard + 1], items, self.metric)
 
     def shard_cells(self) -> NDArray[np.int64]:
         """Return the cell of each shard.
@@ -190,13 +139,6 @@ class ShardAssignment:
             Row numbers in `centers`.
         """
         return np.repeat(np.arange(len(self.centers)), self.ways)
-
-
-def _radius(center: NDArray[np.float64], items: NDArray[np.floating], metric: Metric) -> float:
-    """Return the largest distance of an item from a center, a matrix of one row."""
-    positions = np.arange(len(items))
-    distances = cell_metric(metric).distances(center, items, positions * 0, positions)
-    return float(distances.max())
 
 
 @dataclass(frozen=True)
@@ -215,6 +157,8 @@ class Cells:
         The metric of the search.
     cells : ndarray of shape (n_shards,), dtype int64, optional
         The cell that each shard is, or is a part of. Default: each shard is a cell.
+    ranks : ndarray of shape (n_shards, n_powers), dtype float64, optional
+        See `spreads.ranks_of`. Default: unknown.
     """
 
     numbers: NDArray[np.int64]
@@ -222,14 +166,15 @@ class Cells:
     radii: NDArray[np.float64]
     metric: Metric
     cells: NDArray[np.int64] | None = None
+    ranks: NDArray[np.float64] | None = None
 
     @property
     def count(self) -> int:
         """The number of cells that have items."""
         return len(self._firsts[0])
 
-    def radius(self, shard: int, items: NDArray[np.floating]) -> float:
-        """Return the largest distance of other items from the center of a shard.
+    def spread(self, shard: int, items: NDArray[np.floating]) -> Spread:
+        """Return the distances of other items from the center of a shard.
 
         Parameters
         ----------
@@ -240,11 +185,11 @@ class Cells:
 
         Returns
         -------
-        float
-            A distance by `cell_metric`.
+        Spread
+            The distances.
         """
         row = np.flatnonzero(self.numbers == shard)
-        return _radius(self.centers[row], items, self.metric)
+        return spread_of(self.centers[row], items, self.metric)
 
     def nearest(self, queries: NDArray[np.floating], many: int) -> NDArray[np.int64]:
         """Return a shard of each of the cells with the nearest centers.
@@ -306,7 +251,10 @@ class Cells:
         return nearest
 
     def within(
-        self, queries: NDArray[np.floating], limits: NDArray[np.float64]
+        self,
+        queries: NDArray[np.floating],
+        limits: NDArray[np.float64],
+        wanted: NDArray[np.int64] | None = None,
     ) -> NDArray[np.bool_]:
         """Return which shards may have an item within the limit of a query.
 
@@ -316,6 +264,8 @@ class Cells:
             The queries.
         limits : ndarray of shape (n_queries,), dtype float64
             The largest distance of interest for each query, inclusive, by `metric`.
+        wanted : ndarray of shape (n_queries,), dtype int64, optional
+            The number of nearest items of interest, at least 1. Default: all within the limits.
 
         Returns
         -------
@@ -325,7 +275,7 @@ class Cells:
         if self.metric.name == "sqeuclidean":
             # A sum of squares that underflows may be too small by half the smallest float64 for
             # each term. The rounding of the root is within the slack.
-            limits = np.sqrt(limits + queries.shape[1] * 2.0**-1073)
+            limits = np.sqrt(limits + self._lost(queries))
         metric = cell_metric(self.metric)
         count = len(self.numbers)
         open_ = np.ones((len(queries), count), dtype=bool)
@@ -335,9 +285,39 @@ class Cells:
             # These distances need no order: a search for all neighbors would sort them, which takes
             # six times as long.
             distances = block_distances(metric, queries[part], self.centers)
+            most = limits[part]
+            if wanted is not None:
+                most = np.minimum(most, self._most(queries, distances, wanted[part]))
             # Not "<=": a NaN, which overflow causes, must not rule out a shard.
-            open_[part] = ~(self._least(distances) > limits[part, None])
+            open_[part] = ~(self._least(distances) > most[:, None])
         return open_
+
+    @staticmethod
+    def _lost(queries: NDArray[np.floating]) -> float:
+        """Return what underflow can take from the squared distance of a query."""
+        return float(queries.shape[1] * 2.0**-1073)
+
+    def _most(
+        self,
+        queries: NDArray[np.floating],
+        distances: NDArray[np.float64],
+        wanted: NDArray[np.int64],
+    ) -> NDArray[np.float64]:
+        """Return upper bounds of the distances of the nearest items, from those of all centers.
+
+        A bound is inf where no shard has that many items, and NaN where the computation overflows.
+        """
+        ranks = np.empty((len(self.numbers), 0)) if self.ranks is None else self.ranks
+        known = np.column_stack([ranks, np.full(len(ranks), np.inf)])
+        # The exponent of the smallest power of two that is at least as large.
+        power = np.frexp(np.maximum(wanted, 1) - 0.5)[1]
+        reach = known[:, np.minimum(power, ranks.shape[1])].T
+        with np.errstate(invalid="ignore", over="ignore"):
+            most: NDArray[np.float64] = (distances + reach).min(axis=1) * (1 + _SLACK)
+            if self.metric.name == "sqeuclidean":
+                # Of squares that underflow, all are as near.
+                most = np.hypot(most, np.sqrt(self._lost(queries)))
+        return most + 4 * _TINY
 
     def _least(self, distances: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return lower bounds of the distances of items, from those of all centers.

@@ -7,8 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pyspark_knn.index.cells import METRICS, Cells, ShardAssignment, check_cells
+from pyspark_knn.index.cell_metrics import METRICS, check_cells
+from pyspark_knn.index.cells import Cells, ShardAssignment
 from pyspark_knn.index.distances import Metric, resolve_metric
+from pyspark_knn.index.spreads import ranks_of, spread_of
 from tests.support.strategies import MAGNITUDES
 
 
@@ -31,8 +33,10 @@ def cut_up(metric: Metric, items, centers):
     cut = ShardAssignment(centers, np.arange(len(centers)), ways, metric)
     home = cut.cells(items)
     numbers = np.unique(home)
-    radii = np.array([cut.radius(number, items[home == number]) for number in numbers])
-    return Cells(numbers, centers[numbers], radii, metric), home
+    spreads = [cut.spread(number, items[home == number]) for number in numbers]
+    radii = np.array([spread.radius for spread in spreads])
+    ranks = ranks_of([spread.ranks for spread in spreads])
+    return Cells(numbers, centers[numbers], radii, metric, ranks=ranks), home
 
 
 def with_appended(cells: Cells, home, cut: ShardAssignment, items):
@@ -40,14 +44,20 @@ def with_appended(cells: Cells, home, cut: ShardAssignment, items):
     first = len(cut.centers)
     added = cut.cells(items)
     numbers = np.unique(added)
-    radii = [cut.radius(number, items[added == number]) for number in numbers]
+    spreads = [cut.spread(number, items[added == number]) for number in numbers]
+    width = max(cells.ranks.shape[1], max(len(spread.ranks) for spread in spreads))
+    ranks = np.pad(cells.ranks, ((0, 0), (0, width - cells.ranks.shape[1])), constant_values=np.inf)
+    more = np.full((len(spreads), width), np.inf)
+    for row, spread in zip(more, spreads, strict=True):
+        row[: len(spread.ranks)] = spread.ranks
     all_cells = np.concatenate([cells.numbers, numbers])
     grown = Cells(
         np.concatenate([cells.numbers, first + numbers]),
         cut.centers[all_cells],
-        np.concatenate([cells.radii, radii]),
+        np.concatenate([cells.radii, [spread.radius for spread in spreads]]),
         cells.metric,
         all_cells,
+        np.concatenate([ranks, more]),
     )
     return grown, np.concatenate([home, first + added])
 
@@ -80,8 +90,10 @@ def test_no_neighbor_is_in_a_skipped_cell(data):
     k = data.draw(st.integers(1, 5))
     limits = np.sort(distances, axis=1)[:, k - 1]
     opened = cells.within(queries, limits)
+    at_once = cells.within(queries, np.full(12, np.inf), np.full(12, k))
     for query, item in zip(*np.nonzero(distances <= limits[:, None]), strict=True):
         assert opened[query, cells.numbers.tolist().index(home[item])]
+        assert at_once[query, cells.numbers.tolist().index(home[item])]
 
 
 def test_a_cell_of_two_clusters_is_skipped_from_a_third():
@@ -112,6 +124,7 @@ def test_subnormal_distances_skip_no_near_cell(name):
         distances = between(metric, queries, items)
         limits = np.sort(distances, axis=1)[:, 2]
         opened = cells.within(queries, limits)
+        opened &= cells.within(queries, np.full(10, np.inf), np.full(10, 3))
         for query, item in zip(*np.nonzero(distances <= limits[:, None]), strict=True):
             assert opened[query, cells.numbers.tolist().index(home[item])]
 
@@ -128,6 +141,41 @@ def test_the_limit_of_squared_distances_is_that_of_their_roots(size):
     for limit in np.unique(squares):
         opened = cells.within(query, np.array([limit]))[0]
         assert set(home[squares <= limit]) <= set(cells.numbers[opened])
+
+
+@pytest.mark.parametrize("wanted", [1, 2, 3, 4, 5, 8, 9])
+def test_the_bound_by_ranks_needs_the_next_power_of_two(wanted):
+    """The nine items at 1, 2, ..., 9 from the first center, and one far away."""
+    items = np.append(np.arange(1.0, 10.0), 100.0)[:, None]
+    cells, _ = cut_up(resolve_metric("euclidean"), items, np.array([[0.0], [100.0]]))
+    # The query is in the first center, and the other cell is at 50 or more.
+    most = cells._most(np.zeros((1, 1)), np.array([[0.0, 100.0]]), np.array([wanted]))[0]
+    known = {1: 1, 2: 2, 3: 4, 4: 4, 5: 8, 8: 8}.get(wanted, np.inf)
+    assert most == pytest.approx(known, rel=1e-5)
+    opened = cells.within(np.zeros((1, 1)), np.array([np.inf]), np.array([wanted]))
+    assert opened.tolist() == [[True, known > 50]]
+
+
+def test_clusters_far_apart_need_no_search_to_be_ruled_out():
+    rng = np.random.default_rng(0)
+    places = 20.0 * rng.integers(0, 9, (8, 3))
+    home = rng.integers(0, 8, 900)
+    items = places[home] + rng.normal(size=(900, 3))
+    cells, _ = cut_up(resolve_metric("euclidean"), items, np.unique(places, axis=0))
+    queries = places[home[:50]] + rng.normal(size=(50, 3))
+    nearest = np.sort(between(cells.metric, queries, items), axis=1)[:, 9]
+    best = cells.within(queries, nearest)
+    at_once = cells.within(queries, np.full(50, np.inf), np.full(50, 10))
+    assert (at_once >= best).all()
+    assert at_once.sum() <= 1.2 * best.sum() <= 1.2 * 60
+
+
+def test_a_spread_is_of_ranks_and_a_sample():
+    items = np.arange(6.0)[::-1, None] * [1.0, 0.0]
+    spread = spread_of(np.zeros((1, 2)), items, resolve_metric("sqeuclidean"))
+    assert spread.radius == 5.0
+    assert spread.ranks == [0.0, 1.0, 3.0]
+    assert spread.sample == [5.0, 0.0, 2.0, 0.0]
 
 
 def test_squared_distances_skip_the_same_cells():

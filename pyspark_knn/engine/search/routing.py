@@ -50,19 +50,20 @@ def route_nearest(
         yield pa.ListArray.from_arrays(list_offsets(lengths), pa.array(shards[kept], pa.int32()))
 
 
-def route_radius(
+def route_at_once(
     request: Request, cells: Cells, batches: Iterator[tuple[pa.Array, ...]]
 ) -> Iterator[pa.Array]:
-    """Yield all shards that may contain an item within the largest distance of each query.
+    """Yield all shards that may contain a neighbor of each query, before any is searched.
 
     Parameters
     ----------
     request : Request
-        The search for all items within a distance.
+        The search.
     cells : Cells
         The cells that the shards are.
     batches : iterator of tuples of pyarrow.Array
-        The columns `request.vector` of the queries.
+        The columns `request.vector` of the queries and, unless all items within a distance are
+        neighbors, the number of nearest items that are.
 
     Yields
     ------
@@ -70,9 +71,11 @@ def route_radius(
         Lists of int, at least one: the nearest shard, or any one for an invalid query.
     """
     limit = np.inf if request.max_distance is None else request.max_distance
+    width = len(request.vector)
     for arrays in _blocks(request, cells, batches):
-        matrix, valid = _vectors(request, cells, arrays)
-        opened = cells.within(matrix, np.full(len(matrix), limit))
+        matrix, valid = _vectors(request, cells, arrays[:width])
+        wanted = None if request.k is None else arrays[width].to_numpy()[valid]
+        opened = cells.within(matrix, np.full(len(matrix), limit), wanted)
         alone = np.flatnonzero(~opened.any(axis=1))
         nearest = np.searchsorted(cells.numbers, cells.nearest(matrix[alone], 1)[:, 0])
         opened[alone, nearest] = True

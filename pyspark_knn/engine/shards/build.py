@@ -40,6 +40,7 @@ from pyspark_knn.index.choices import SharedChoice
 
 if TYPE_CHECKING:
     from pyspark_knn.index.base import Rows
+    from pyspark_knn.index.spreads import Spread
 
 PIECE_SCHEMA = pa.schema(
     [
@@ -246,14 +247,14 @@ def _shard(
     pieces: Iterable[Mapping[str, Any]],
     choice: SharedChoice,
 ) -> Iterator[pa.RecordBatch]:
-    def radius(matrix: Any) -> float | None:
+    def spread(matrix: Any) -> Spread | None:
         if not isinstance(request.assignment, ShardAssignment):
             return None
-        return request.assignment.radius(number - request.first, matrix)
+        return request.assignment.spread(number - request.first, matrix)
 
     # Handed over, so that vectors can be freed when they were copied in the order of their keys.
     yield from written_shard(
-        number, _sorted(request, pieces), request.spec, request.keys, radius, choice
+        number, _sorted(request, pieces), request.spec, request.keys, spread, choice
     )
 
 
@@ -262,7 +263,7 @@ def written_shard(
     content: tuple[pa.Table, Any],
     spec: IndexSpec,
     keys: tuple[str, ...],
-    radius: Callable[[Any], float | None],
+    spread: Callable[[Any], Spread | None],
     choice: SharedChoice | None = None,
 ) -> Iterator[pa.RecordBatch]:
     """Index the items of a shard, and yield its content part by part.
@@ -277,8 +278,8 @@ def written_shard(
         The index to build.
     keys : tuple of str
         The item columns of keys.
-    radius : callable
-        Returns the radius of the shard, given its vectors; see `Shard.radius`.
+    spread : callable
+        Returns the spread of the shard, given its vectors; None if it is not a cell.
     choice : SharedChoice, optional
         What was tried out for the shards before.
 
@@ -290,7 +291,7 @@ def written_shard(
     table, matrix = content
     items = Items.from_table(table)
     digest = _digest(table, matrix)
-    largest = radius(matrix)
+    around = spread(matrix)
     converts = spec.metric.converts(matrix)
     groups = Groups.of(items, keys) if keys else None
     if groups is not None:
@@ -308,10 +309,12 @@ def written_shard(
         digest=digest,
         algorithm=searchable.index.algorithm,
         reason=reason,
-        radius=largest,
+        radius=None if around is None else around.radius,
         label=float(items.numbers("label").max()) if "label" in items.columns else None,
         converts=converts,
         levels=searchable.levels or None,
+        ranks=None if around is None else around.ranks,
+        sample=None if around is None else around.sample,
     )
     yield from shard_rows(shard, file.getbuffer())
 

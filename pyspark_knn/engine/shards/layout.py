@@ -10,9 +10,15 @@ import numpy as np
 
 from pyspark_knn.engine.shards.key_shards import KeyShards
 from pyspark_knn.index.cells import Cells, ShardAssignment
+from pyspark_knn.index.spreads import ranks_of
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from pyspark_knn.engine.ship.shard_rows import Shard
+
+_SAMPLED = 256
+"""About how many items show where queries are: enough, since only a mean is needed."""
 
 
 @dataclass(frozen=True)
@@ -54,4 +60,25 @@ def cells_of(series: Sequence[ShardSeries], shards: Sequence[Shard]) -> Cells | 
     numbers = np.array([shard.shard for shard in shards])
     radii = np.array([shard.radius for shard in shards], np.float64)
     cells = np.concatenate([cut.shard_cells() for cut in cuts])[numbers]
-    return Cells(numbers, cuts[0].centers[cells], radii, cuts[0].metric, cells)
+    ranks = ranks_of([shard.ranks or [] for shard in shards])
+    return Cells(numbers, cuts[0].centers[cells], radii, cuts[0].metric, cells, ranks)
+
+
+def sample_of(shards: Sequence[Shard], n_features: int) -> NDArray[np.float64]:
+    """Return a few items of shards that are cells.
+
+    Parameters
+    ----------
+    shards : sequence of Shard
+        The shards.
+    n_features : int
+        The dimension of the vectors.
+
+    Returns
+    -------
+    ndarray of shape (n_sampled, n_features), dtype float64
+        The items.
+    """
+    vectors = [np.reshape(shard.sample or [], (-1, n_features)) for shard in shards]
+    sample = np.concatenate(vectors)
+    return sample[:: max(1, len(sample) // _SAMPLED)]

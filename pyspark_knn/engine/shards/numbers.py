@@ -45,6 +45,8 @@ from pyspark_knn.index.cells import Cells
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from pyspark_knn.index.spreads import Spread
+
 _PIECE_SCHEMA = pa.schema(
     [("shard", pa.int32()), ("part", pa.int32()), ("places", pa.binary()), ("values", pa.binary())]
 )
@@ -172,8 +174,8 @@ def _written(
         order = order_of(items)
         table = pa.table(dict(items.columns)).take(pa.array(order)).combine_chunks()
         content = table, searchable.vectors(order)
-        radius = functools.partial(_radius, request.cells, number)
-        yield from written_shard(number, content, request.spec, request.keys, radius)
+        spread = functools.partial(_spread, request.cells, number)
+        yield from written_shard(number, content, request.spec, request.keys, spread)
         return
     digest = hashlib.blake2b(known.digest.encode(), digest_size=16)
     for column in columns.values():
@@ -184,8 +186,8 @@ def _written(
     yield from shard_rows(shard, file.getbuffer())
 
 
-def _radius(cells: Cells | None, shard: int, matrix: Any) -> float | None:
-    return None if cells is None else cells.radius(shard, matrix)
+def _spread(cells: Cells | None, shard: int, matrix: Any) -> Spread | None:
+    return None if cells is None else cells.spread(shard, matrix)
 
 
 def build_with_numbers(

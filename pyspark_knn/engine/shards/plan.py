@@ -18,10 +18,11 @@ The candidates of a query are the nearest items of each shard that it was sent t
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
@@ -42,12 +43,11 @@ from pyspark_knn.engine.search.pairs import (
     PairRoutes,
     read_pair_queries,
 )
-from pyspark_knn.engine.search.routing import route_nearest, route_radius, route_within
+from pyspark_knn.engine.shards.cell_plan import found_in_cells
 from pyspark_knn.engine.shards.key_shards import KeyShards, shards_of_query
 from pyspark_knn.engine.ship.batch_udf import batch_udf
 from pyspark_knn.engine.ship.guard import guarded
 from pyspark_knn.engine.ship.shard_rows import SHARD_COLUMNS, SHARD_SCHEMA
-from pyspark_knn.engine.ship.udf import BatchFunction
 from pyspark_knn.engine.spark.spreading import int_array, repartition_evenly, row_hash
 from pyspark_knn.index.cells import Cells
 
@@ -93,6 +93,10 @@ class ShardPlan:
         The cells that the shards consist of; None if the shards are not cells.
     key_shards : tuple of KeyShards
         The shards of keys; empty if the items have no keys.
+    num_duplicates : int
+        The number of items that have the same id as another item.
+    sample : ndarray of shape (n_sampled, n_features), dtype float64, or None
+        A few items, if the shards are cells.
     """
 
     frame: DataFrame
@@ -106,6 +110,8 @@ class ShardPlan:
     vector_type: T.DataType
     cells: Cells | None
     key_shards: tuple[KeyShards, ...] = ()
+    num_duplicates: int = 0
+    sample: NDArray[np.float64] | None = None
 
     def answers(self, queries: DataFrame, inputs: dict[str, Input], request: Request) -> DataFrame:
         """Add the columns of `request.answer` to `queries`; see `Placement.search`."""
@@ -121,47 +127,15 @@ class ShardPlan:
     def _found(self, queries: DataFrame, types: InputTypes, request: Request) -> DataFrame:
         """Return the candidates of each query: a row for each shard that it is sent to."""
         if isinstance(request.answer, MergedSearch):
-            return self._searched(self._copies_of_wanted(queries), types, request)
+            return self.searched(self._copies_of_wanted(queries), types, request)
         if self.key_shards:
             lists = isinstance(types[request.keys[0]], T.ArrayType)
             keys = key_hashes(_inputs(request.keys), lists=lists)
             route = shards_of_query(self.key_shards, keys, sorted(self.digests))
-            return self._searched(self._routed(queries, route), types, request)
+            return self.searched(self.routed(queries, route), types, request)
         if self.cells is None:
-            return self._searched(self.copies(queries), types, request)
-        by_radius = request.k is None and request.probes is None
-        if by_radius:
-            choose = functools.partial(route_radius, request, self.cells)
-        else:
-            choose = functools.partial(route_nearest, request, self.cells, request.probes or 1)
-        vector = [types[name] for name in request.vector]
-        route = _once(choose, vector)(*_inputs(request.vector))
-        found = self._searched(self._routed(queries, route), types, request)
-        if by_radius or request.probes is not None:
-            return found
-        return self._further(found, self.cells, types, request)
-
-    def _further(
-        self, first: DataFrame, cells: Cells, types: InputTypes, request: Request
-    ) -> DataFrame:
-        """Search further cells, given the candidates of each query in its nearest cell.
-
-        The row of the nearest cell passes through this search, with the other columns of its query.
-        """
-        within = functools.partial(route_within, request, cells)
-        vector = [types[name] for name in request.vector]
-        further = _once(within, [*vector, T.IntegerType(), _DOUBLES])
-        lists = self._lists(request)
-        before = {name: f"before_{name}" for name in lists}
-        queries = first.withColumn("row", F.col("rest")["row"]).drop("rest")
-        queries = queries.withColumnsRenamed(before)
-        route = further(*_inputs(request.vector), F.col("shard"), F.col(before[DISTANCE]))
-        carrier = F.col("rest").isNotNull()
-        kept = {name: F.when(carrier, F.col(name)) for name in before.values()}
-        copies = self._routed(queries, route).withColumns(kept)
-        found = self._searched(copies, types, request)
-        either = [F.coalesce(name, before[name]).alias(name) for name in lists]
-        return found.select("query", "rest", *either)
+            return self.searched(self.copies(queries), types, request)
+        return found_in_cells(self, self.cells, queries, types, request)
 
     def pairs(self, max_distance: float) -> DataFrame:
         """Return all pairs of items within a distance, each once; see `Placement.pairs`.
@@ -192,7 +166,7 @@ class ShardPlan:
             answer=FoundLists(T.StructType(), ()),
             keys=tuple(self.key_columns),
         )
-        found = self._searched(copies, types, request)
+        found = self.searched(copies, types, request)
         pairs = found.select("own_id", F.explode(F.arrays_zip("id", DISTANCE)).alias("pair"))
         own, other = F.col("own_id"), F.col("pair")["id"]
         return pairs.select(
@@ -240,7 +214,7 @@ class ShardPlan:
         sent = F.when(F.col("shard") == PASSING, 0).otherwise(len(shards))
         return self._addressed(every, sent, _any_of(F.size("route"))).drop("route")
 
-    def _routed(self, queries: DataFrame, route: Column) -> DataFrame:
+    def routed(self, queries: DataFrame, route: Column) -> DataFrame:
         """Return a copy of each query for each shard of its route; the first is the carrier."""
         every = queries.withColumn("route", route).drop("shard")
         every = every.select("*", F.posexplode("route").alias("place", "shard"))
@@ -264,7 +238,7 @@ class ShardPlan:
             }
         ).drop("row", "place")
 
-    def _searched(self, copies: DataFrame, types: InputTypes, request: Request) -> DataFrame:
+    def searched(self, copies: DataFrame, types: InputTypes, request: Request) -> DataFrame:
         """Return `copies` with the candidates of each, found in the task that holds its shard."""
         replicas = F.explode(int_array(range(self.replicas))).alias("replica")
         shards = self.frame.select("*", replicas).select(
@@ -277,7 +251,7 @@ class ShardPlan:
         # Queries that are compared with the same items, or at the same level, come together.
         after = [f"input_{name}" for name in types if name in (AFTER, KNOB)]
         rows = rows.sortWithinPartitions("target", "part", *after)
-        lists = self._lists(request)
+        lists = self.lists(request)
         if isinstance(request.answer, MergedSearch):
             answer: FoundLists | OwnSearch = request.answer.in_shard(struct_type(lists))
         else:
@@ -297,7 +271,7 @@ class ShardPlan:
 
     def _merged(self, found: DataFrame, schema: T.StructType, request: Request) -> DataFrame:
         """Return the columns of each query with its k nearest candidates."""
-        lists = self._lists(request)
+        lists = self.lists(request)
         candidates = F.when(F.col(DISTANCE).isNotNull(), F.struct(*lists))
         whole = found.groupBy("query").agg(
             F.collect_list(candidates).alias("found"), F.collect_list("rest").alias("rest")
@@ -318,7 +292,7 @@ class ShardPlan:
         ]
         return whole.select(*own, F.inline(answers).alias(*request.answer.result_type.names))
 
-    def _lists(self, request: Request) -> dict[str, T.DataType]:
+    def lists(self, request: Request) -> dict[str, T.DataType]:
         """Return the types of the lists that a shard returns for a query, by name."""
         if isinstance(request.answer, MergedSearch):
             return request.answer.shard_lists(self.item_columns)
@@ -330,14 +304,6 @@ def _any_of(count: Column) -> Column:
     """Return the place of the copy of a query that is the carrier, of so many copies."""
     # Not the bits of the hash that pick the replica.
     return F.pmod(F.shiftrightunsigned(F.xxhash64("query"), 32), count)
-
-
-def _once(route: BatchFunction, given: list[T.DataType]) -> Callable[..., Column]:
-    """Return a UDF of routes that Spark evaluates once.
-
-    Spark filters by the result of a deterministic UDF before it explodes it, which runs it twice.
-    """
-    return batch_udf(route, given, _INTS, deterministic=False)
 
 
 def _inputs(names: Iterable[str]) -> list[Column]:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from pyspark_knn.index.base import Rows
+    from pyspark_knn.index.spreads import Spread
 
 FOUND_SCHEMA = pa.schema([("shard", pa.int32()), ("rows", pa.int64()), ("wanted", pa.binary())])
 """A shard, the number of its items that have a wanted id, and which ids these are, as int64."""
@@ -114,9 +115,9 @@ def remove_items(
     choice = SharedChoice()
     with threadpool_limits(limits=task_threads()):
         for shard, searchable in open_shards(digests, batches):
-            radius = functools.partial(_radius, request.cells, shard)
+            spread = functools.partial(_spread, request.cells, shard)
             content = _without(searchable, request.wanted)
-            yield from written_shard(shard, content, request.spec, request.keys, radius, choice)
+            yield from written_shard(shard, content, request.spec, request.keys, spread, choice)
 
 
 def _without(searchable: Searchable, wanted: pa.Array) -> tuple[pa.Table, Rows]:
@@ -129,5 +130,5 @@ def _without(searchable: Searchable, wanted: pa.Array) -> tuple[pa.Table, Rows]:
     return table, searchable.vectors(rows)
 
 
-def _radius(cells: Cells | None, shard: int, matrix: NDArray[np.floating]) -> float | None:
-    return None if cells is None else cells.radius(shard, matrix)
+def _spread(cells: Cells | None, shard: int, matrix: NDArray[np.floating]) -> Spread | None:
+    return None if cells is None else cells.spread(shard, matrix)

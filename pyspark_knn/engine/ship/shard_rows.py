@@ -46,6 +46,8 @@ class Shard:
     levels : list of int or None
         How thoroughly the index can be searched, see `ApproximateIndex.knob_levels`; None if it is
         exact.
+    ranks, sample : list of float or None
+        Where shards are cells, see `spreads.Spread`.
     """
 
     shard: int
@@ -60,6 +62,8 @@ class Shard:
     label: float | None
     converts: bool
     levels: list[int] | None = None
+    ranks: list[float] | None = None
+    sample: list[float] | None = None
 
 
 SHARD_FIELDS = tuple(each.name for each in fields(Shard))
@@ -81,6 +85,8 @@ SHARD_SCHEMA = pa.schema(
         ("label", pa.float64()),
         ("converts", pa.bool_()),
         ("levels", pa.list_(pa.int64())),
+        ("ranks", pa.list_(pa.float64())),
+        ("sample", pa.list_(pa.float64())),
         ("bytes", pa.binary()),
     ]
 )
