@@ -9,6 +9,7 @@ import numpy as np
 from pyspark_knn.index.base import Exclusion, IndexSpec, NeighborIndex, Neighbors
 from pyspark_knn.index.brute_force import BruteForce
 from pyspark_knn.index.buffers import short_buffers
+from pyspark_knn.index.equal_rows import search_each_once
 from pyspark_knn.index.kernels import KERNELS, SET_METRICS, set_distance
 from pyspark_knn.index.selection import (
     NearestSoFar,
@@ -84,7 +85,13 @@ class PairwiseSearch(BruteForce):
     ) -> Neighbors:
         """See `NeighborIndex.kneighbors`."""
         step = max(1, min(self._block_queries, self._block_pairs // k))
-        return search_in_blocks(self._search, queries, k, max_distance, exclude, step)
+
+        def search(some: NDArray[np.floating]) -> Neighbors:
+            return search_in_blocks(self._search, some, k, max_distance, exclude, step)
+
+        if self._metric.compares_sets and exclude is None:
+            return search_each_once(search, queries, queries != 0)
+        return search(queries)
 
     def _search(
         self,

@@ -18,6 +18,7 @@ import numpy as np
 from pyspark_knn.index.base import Exclusion, IndexSpec, NeighborIndex, Neighbors
 from pyspark_knn.index.pairwise import PairwiseSearch, search_rest
 from pyspark_knn.index.selection import NearestSoFar, is_excluded, search_in_blocks
+from pyspark_knn.index.tree_figures import FinalFigures
 from pyspark_knn.index.tree_order import spatial_order
 from pyspark_knn.index.tree_reach import Reached
 from pyspark_knn.index.tree_space import TreeSpace
@@ -80,6 +81,7 @@ class TreeSearch(NeighborIndex):
         )
         # A tree that needs no other coordinates keeps the matrix itself: do not keep it twice.
         self._matrix = None if coordinates is matrix else matrix
+        self._figures = FinalFigures.of(self._tree_class(), space, matrix.shape[1])
 
     @staticmethod
     @abstractmethod
@@ -183,7 +185,7 @@ class TreeSearch(NeighborIndex):
         order = spatial_order(coordinates)
         rows, coordinates = rows[order], coordinates[order]
         distances, found = self._tree.query(coordinates, many)
-        self._offer_table(best, queries, rows, found, exclude)
+        self._offer_table(best, queries, rows, distances, found, exclude)
         if many == len(self.matrix):
             return rows[:0]
         reach = self._space.radii(best.limits()[rows], queries[rows], coordinates)
@@ -198,6 +200,8 @@ class TreeSearch(NeighborIndex):
         exclude: Exclusion | None,
     ) -> NDArray[np.int64]:
         """Rank all items within reach of the k-th distance; return the rows with too many items."""
+        if not rows.size:
+            return rows
         reached = self._reached(queries, rows, best.limits()[rows])
         best.forget(reached.rows)
         for near, positions in reached.pairs():
@@ -246,16 +250,24 @@ class TreeSearch(NeighborIndex):
         best: NearestSoFar,
         queries: NDArray[np.floating],
         rows: NDArray[np.int64],
+        distances: NDArray[np.float64],
         found: NDArray[np.int64],
         exclude: Exclusion | None,
     ) -> None:
         """Rank the items that the tree found: as many for each query, which has none so far."""
+        if exclude is None and self._figures is not None:
+            at, places = self._figures.other(distances)
+            near, positions = rows[at], found[at, places]
+            final = distances.copy()
+            final[at, places] = self._metric.distances(queries, self.matrix, near, positions)
+            best.start(rows, final, found)
+            return
         near, positions = np.repeat(rows, found.shape[1]), found.ravel()
         if exclude is not None:
             self._offer(best, queries, near, positions, exclude)
             return
-        distances = self._metric.distances(queries, self.matrix, near, positions)
-        best.start(rows, distances.reshape(found.shape), found)
+        final = self._metric.distances(queries, self.matrix, near, positions)
+        best.start(rows, final.reshape(found.shape), found)
 
     def _offer(
         self,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -34,7 +35,15 @@ def spatial_order(coordinates: NDArray[np.float64]) -> NDArray[np.int64]:
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
             shares = (first - low) / (first.max(axis=0) - low) * (2**bits - 1)
         cells = np.nan_to_num(shares, nan=0.0, posinf=0.0).astype(np.uint16)
-        for bit in range(bits):
-            for column in range(first.shape[1]):
-                key |= ((cells[:, column] >> bit) & 1) << (bit * first.shape[1] + column)
+        spread = _spread(bits, first.shape[1])
+        for column in range(first.shape[1]):
+            key |= spread[cells[:, column]] << column
     return np.argsort(key, kind="stable")
+
+
+@functools.cache
+def _spread(bits: int, step: int) -> NDArray[np.uint16]:
+    """Return the numbers of `bits` bits with the bits moved apart, to every `step`-th place."""
+    numbers = np.arange(2**bits)
+    moved = [((numbers >> bit) & 1) << (bit * step) for bit in range(bits)]
+    return np.asarray(np.sum(moved, axis=0), np.uint16)

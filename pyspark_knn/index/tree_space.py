@@ -187,9 +187,10 @@ class TreeSpace:
         """
         # A limit that overflows in the coordinates of the tree rules out nothing. A bound by which
         # the tree prunes can be too large by the reach of zero.
+        absolute = self._absolute_error(queries, coordinates)
         with np.errstate(over="ignore"):
-            radii: NDArray[np.float64] = self.reach(limits, queries, coordinates)
-            radii += self.reach(np.zeros(len(limits)), queries, coordinates)
+            radii = self._relative_reach(limits, queries) + absolute
+            radii += self._relative_reach(np.zeros(len(limits)), queries) + absolute
         return radii
 
     def reach(
@@ -230,12 +231,25 @@ class TreeSpace:
 
         Distances in p-norms (p >= 1) are bounded by 1-norms; the bounded metrics by d.
         """
-        limits = np.maximum(limits, 0.0)
+        return self._relative_reach(limits, queries) + self._absolute_error(queries, coordinates)
+
+    def _relative_reach(
+        self, limits: NDArray[np.float64], queries: NDArray[np.floating]
+    ) -> NDArray[np.float64]:
+        """Return the limits in the coordinates of the tree, with the errors relative to them."""
+        d = self.origin.size + 32
+        scaled = self._scaled_limits(np.maximum(limits, 0.0), queries)
+        return scaled * (1.0 + 8.0 * d * _EPS)
+
+    def _absolute_error(
+        self, queries: NDArray[np.floating], coordinates: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
+        """Return the errors that do not depend on a distance."""
         d = self.origin.size + 32
         spans = np.abs(coordinates - self.origin).sum(axis=1) + 2.0 * self.spread
         if not self.arguments and self.metric not in _POWERS:
             spans = np.full(len(spans), float(d))
-        absolute = 4.0 * d * _EPS * spans
+        absolute: NDArray[np.float64] = 4.0 * d * _EPS * spans
         if self.power > 1:
             absolute += 2.0 * (d * 2.0**-1074) ** (1.0 / self.power)
         if self.source.name == "haversine":
@@ -244,9 +258,7 @@ class TreeSpace:
             largest = float(np.abs(self.linear).max())
             norms = np.abs(self._scaled(queries)).sum(axis=1) + self.norm
             absolute += 4.0 * d * _EPS * self.origin.size * largest * norms
-        radii: NDArray[np.float64] = self._scaled_limits(limits, queries) * (1.0 + 8.0 * d * _EPS)
-        radii += absolute
-        return radii
+        return absolute
 
     def _scaled_limits(
         self, limits: NDArray[np.float64], queries: NDArray[np.floating]

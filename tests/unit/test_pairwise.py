@@ -7,9 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pyspark_knn.index.auto import build_index
 from pyspark_knn.index.base import Exclusion, IndexSpec, Neighbors
 from pyspark_knn.index.distances import resolve_metric
+from pyspark_knn.index.equal_rows import distinct_rows
 from pyspark_knn.index.pairwise import PairwiseSearch, block_distances
+from pyspark_knn.index.selection import exclusion_of_rows
 from tests.support.sorting import ask, assert_same, by_sorting
 from tests.support.strategies import METRIC_CASES, Search, searches
 
@@ -113,3 +116,27 @@ def test_block_distances_are_the_distances_of_pairs(case):
     rows, positions = np.divmod(np.arange(35), 7)
     expected = metric.distances(queries, items, rows, positions).reshape(5, 7)
     assert block_distances(metric, queries, items).tobytes() == expected.tobytes()
+
+
+@pytest.mark.parametrize("name", ["jaccard", "russellrao", "yule", "hamming"])
+def test_equal_queries_are_searched_once_and_all_answered(name):
+    rng = np.random.default_rng(3)
+    items, queries = (rng.integers(-1, 2, (count, 3)) * 1.0 for count in (90, 200))
+    queries[::7] *= -0.0
+    metric = resolve_metric(name)
+    index = build_index(items, IndexSpec(metric, "brute"))[0]
+    for exclude in (None, Exclusion(np.arange(0, 50), np.arange(0, 50))):
+        together = index.kneighbors(queries, 5, exclude=exclude)
+        for row in range(len(queries)):
+            own = None if exclude is None else exclusion_of_rows(exclude, row, row + 1)
+            alone = PairwiseSearch(items, metric).kneighbors(queries[row : row + 1], 5, exclude=own)
+            assert_same(alone, Neighbors(*(each[row : row + 1] for each in together)))
+
+
+def test_rows_of_which_few_are_equal_are_left_alone():
+    assert distinct_rows(np.arange(20.0).reshape(10, 2)) is None
+    assert distinct_rows(np.ones((10, 17))) is None
+    assert distinct_rows(np.ones((0, 2))) is None
+    distinct, which = distinct_rows(np.array([[0.0, 2.0], [-0.0, 2.0], [1.0, 2.0], [1.0, 2.0]]))
+    assert which.tolist() in ([0, 0, 1, 1], [1, 1, 0, 0])
+    assert sorted(distinct[which].tolist()) == [0, 0, 2, 2]

@@ -211,3 +211,30 @@ def test_haversine_of_angles_that_are_many_turns():
         search = Search(resolve_metric("haversine"), items, items[:40] + 0.1, 3, None, None, 5)
         for tree in TREES:
             assert_same(ask(build(tree, search), search), by_sorting(search))
+
+
+@pytest.mark.parametrize("tree", TREES)
+@pytest.mark.parametrize("name", ["euclidean", "cityblock", "chebyshev"])
+@given(data=st.data())
+def test_distances_of_a_tree_that_are_final_figures(tree, name, data):
+    """Also where squares underflow, and of equal points."""
+    seed, exponent = data.draw(st.integers(0, 99)), data.draw(st.sampled_from([0, -150, -180, 30]))
+    dtype = data.draw(st.sampled_from([np.float32, np.float64])) if exponent > -100 else np.float64
+    vectors = np.random.default_rng(seed).standard_normal((80, 2)) * 10.0**exponent
+    vectors = vectors.astype(dtype)
+    vectors[20:40] = vectors[:20]
+    vectors[40:60] = np.nextafter(vectors[:20], dtype(0))
+    vectors[0] = dtype(1.0)  # the others are small beside it, but not scaled
+    metric = resolve_metric(name)
+    index = tree.build(vectors, IndexSpec(metric))
+    assert index._figures is not None
+    found = index.kneighbors(vectors[10:50], 7)
+    assert_same(found, PairwiseSearch(vectors, metric).kneighbors(vectors[10:50], 7))
+
+
+def test_other_distances_of_a_tree_are_computed_again():
+    for name, dim in (("euclidean", 3), ("cityblock", 3), ("sqeuclidean", 2), ("haversine", 2)):
+        index = KDTreeSearch.build(np.ones((9, dim)), IndexSpec(resolve_metric(name)))
+        assert index._figures is None
+    large = KDTreeSearch.build(np.full((9, 2), 1e250), IndexSpec(resolve_metric("euclidean")))
+    assert large._figures is None

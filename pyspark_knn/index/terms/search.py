@@ -16,6 +16,7 @@ import numpy as np
 from pyspark_knn.index.base import Exclusion, IndexSpec, Neighbors
 from pyspark_knn.index.brute_force import BruteForce
 from pyspark_knn.index.distances import Metric
+from pyspark_knn.index.equal_rows import search_each_once
 from pyspark_knn.index.kernels import KERNELS
 from pyspark_knn.index.pairwise import PairwiseSearch, search_rest
 from pyspark_knn.index.selection import (
@@ -121,7 +122,13 @@ class TermSearch(BruteForce):
         """See `NeighborIndex.kneighbors`."""
         first = min(len(self._matrix), max(self._first_items, 4 * k))
         step = max(1, min(self._batch_queries(), _FIRST_SUMS // first))
-        return search_in_blocks(self._search, queries, k, max_distance, exclude, step)
+
+        def search(some: NDArray[np.floating]) -> Neighbors:
+            return search_in_blocks(self._search, some, k, max_distance, exclude, step)
+
+        if self._metric.name == "hamming" and exclude is None:
+            return search_each_once(search, queries, queries)
+        return search(queries)
 
     def _batch_queries(self) -> int:
         return max(1, min(_BATCH_QUERIES, _BATCH_FLOATS // self.n_features))
