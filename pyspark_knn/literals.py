@@ -48,7 +48,10 @@ MetricName = Literal[
 ]
 """The values of the Param metric."""
 
-AlgorithmName = Literal["auto", "brute", "kd_tree", "ball_tree"]
+ExactAlgorithmName = Literal["auto", "brute", "kd_tree", "ball_tree"]
+"""The values of the Param algorithm of stages that need exact neighbors."""
+
+AlgorithmName = ExactAlgorithmName
 """The values of the Param algorithm, except for algorithms that a user registers."""
 
 DtypeName = Literal["auto", "float32"]
