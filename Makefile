@@ -23,7 +23,7 @@ unexport SPARK_HOME PYTHONPATH PYSPARK_DRIVER_PYTHON PYSPARK_PYTHON
 # Part of a recipe, so that Java is searched for (and installed) only where it is used.
 WITH_JAVA = JAVA_HOME="$$(.ci/java_home)" && export JAVA_HOME &&
 
-.PHONY: help demo test test-connect test-sharded test-sparse test-oldest test-spark test-matrix check format bench docs docs-quick build clean
+.PHONY: help demo test test-connect test-sharded test-sparse test-oldest test-spark test-matrix check format bench docs docs-quick build check-release release clean
 
 help:  ## list the targets
 	@echo "usage: make TARGET"
@@ -81,6 +81,14 @@ build: $(VENV)/.dev  ## build and check the sdist and the wheel in dist/
 	rm -rf dist
 	$(PY) -m build --quiet
 	$(PY) -m twine check --strict dist/*
+
+check-release:  ## build dist/ and check it as a package index and its users would
+	@.ci/make_venv $(VENV)
+	@.ci/check_release $(PY)
+
+release:  ## check the release of the version in setup.py and tag it: see CONTRIBUTING.md
+	@.ci/make_venv $(VENV)
+	@.ci/release $(PY)
 
 clean:  ## remove everything that make created, including .venv
 	rm -rf $(VENV) $(OLDEST) .venv-spark-* build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

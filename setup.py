@@ -1,10 +1,35 @@
-"""Packaging of pyspark_knn. The version is kept here and nowhere else."""
+"""Packaging of pyspark_knn: the version, which is kept nowhere else, and what depends on it.
 
+What is constant, such as the classifiers, is in pyproject.toml, where tools read it without running
+this file.
+"""
+
+import re
 from pathlib import Path
 
 from setuptools import find_packages, setup
 
 HERE = Path(__file__).parent
+VERSION = "0.1.0"
+# The only place that names the repository and its owner. `make release` refuses these placeholders.
+REPOSITORY = "https://github.com/OWNER/pyspark_knn"
+EMAIL = "OWNER@example.org"
+
+
+def long_description() -> str:
+    """Return the README with links that work on a package index, which has none of our files."""
+    tree = f"{REPOSITORY}/{{}}/v{VERSION}/"
+
+    def absolute(link: re.Match[str]) -> str:
+        start, target = link.groups()
+        if target.startswith("#"):
+            target = f"README.md{target}"
+        return f"{start}({tree.format('raw' if start.startswith('!') else 'blob')}{target})"
+
+    # [text](path) and ![text](path), but not [text](https://...).
+    links = re.compile(r"(!?\[[^\]]*\])\((?!\w+:)([^)\s]+)\)")
+    return links.sub(absolute, (HERE / "README.md").read_text(encoding="utf-8"))
+
 
 # joblib is never imported here: scikit-learn requires it and uses it to search its trees. It is
 # listed with the other packages that workers need, so that CI tests its oldest version as well.
@@ -59,16 +84,19 @@ BENCH = [
 DEV = [*TEST, *DOCS, "ruff~=0.17.6", "mypy~=2.4.1", "pandas-stubs", "build", "twine", "pre-commit"]
 
 setup(
-    name="pyspark_knn",
-    version="0.1.0",
-    description="Exact k-nearest-neighbor search as native pyspark.ml stages",
-    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    version=VERSION,
+    author="The pyspark_knn developers",
+    author_email=EMAIL,
+    long_description=long_description(),
     long_description_content_type="text/markdown",
-    license="Apache-2.0",
-    license_files=["LICENSE"],
+    project_urls={
+        "Homepage": REPOSITORY,
+        "Documentation": f"{REPOSITORY}/blob/v{VERSION}/docs/README.md",
+        "Changelog": f"{REPOSITORY}/blob/v{VERSION}/CHANGELOG.md",
+        "Issues": f"{REPOSITORY}/issues",
+    },
     packages=find_packages(include=["pyspark_knn", "pyspark_knn.*"]),
     package_data={"pyspark_knn": ["py.typed"]},
-    python_requires=">=3.10",
     install_requires=[each for each in REQUIREMENTS if each not in SPARK],
     extras_require={
         "spark": SPARK,
@@ -80,18 +108,4 @@ setup(
         "bench": BENCH,
         "dev": DEV,
     },
-    classifiers=[
-        "Development Status :: 3 - Alpha",
-        "Intended Audience :: Developers",
-        "Intended Audience :: Science/Research",
-        "Operating System :: OS Independent",
-        "Programming Language :: Python :: 3 :: Only",
-        "Programming Language :: Python :: 3.10",
-        "Programming Language :: Python :: 3.11",
-        "Programming Language :: Python :: 3.12",
-        "Programming Language :: Python :: 3.13",
-        "Topic :: Scientific/Engineering :: Artificial Intelligence",
-        "Typing :: Typed",
-    ],
-    keywords="spark pyspark knn nearest-neighbors similarity-search machine-learning",
 )

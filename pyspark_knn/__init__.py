@@ -7,6 +7,8 @@ import importlib.util
 import sys
 from typing import TYPE_CHECKING, Any
 
+__version__: str
+
 if TYPE_CHECKING:
     from pyspark_knn.classification import KNNClassificationModel, KNNClassifier
     from pyspark_knn.engine.ship.package import supply_package
@@ -66,15 +68,28 @@ _HOMES = {
 }
 
 
+def _version() -> str:
+    from importlib import metadata
+
+    try:
+        return metadata.version(__name__)
+    except metadata.PackageNotFoundError:
+        return "0+unknown"  # a copy that is not installed, such as the one of supply_package
+
+
 def __getattr__(name: str) -> Any:
     # Names are imported lazily (PEP 562), because Spark's Python workers import only a few modules
     # of this package. The stages and their imports would take about 100 MiB in each worker.
-    if name not in _HOMES:
+    value: Any
+    if name == "__version__":
+        value = _version()
+    elif name in _HOMES:
+        value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    else:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
     globals()[name] = value
     return value
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), *__all__, "__version__"})

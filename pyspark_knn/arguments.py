@@ -30,6 +30,9 @@ _SYNONYMS: dict[str, tuple[str, ...]] = {
     "missingValue": ("missingvalues",),
     "standardization": ("standardize", "normalize"),
     "seed": ("randomstate",),
+    "targetRecall": ("recall",),
+    "indexParams": ("nlist", "m", "efconstruction", "ntrees"),
+    "searchParams": ("nprobe", "ef", "efsearch", "searchk"),
 }
 """Param -> names that other libraries have for it, in the form of `suggestions.plain`."""
 

@@ -48,7 +48,10 @@ MetricName = Literal[
 ]
 """The values of the Param metric."""
 
-AlgorithmName = Literal["auto", "brute", "kd_tree", "ball_tree", "ivf", "hnsw", "annoy"]
+ExactAlgorithmName = Literal["auto", "brute", "kd_tree", "ball_tree"]
+"""The values of the Param algorithm of stages that need exact neighbors."""
+
+AlgorithmName = Literal[ExactAlgorithmName, "ivf", "hnsw", "annoy"]
 """The values of the Param algorithm, except for algorithms that a user registers."""
 
 DtypeName = Literal["auto", "float32"]

@@ -31,8 +31,8 @@ from pyspark_knn.estimator import NeighborEstimator
 from pyspark_knn.fitted_params import FIT_PARAMS
 from pyspark_knn.index.lof import AUTO_THRESHOLD, LOF
 from pyspark_knn.literals import (
-    AlgorithmName,
     DtypeName,
+    ExactAlgorithmName,
     InvalidHandling,
     MetricName,
     PlacementName,
@@ -286,7 +286,7 @@ class LocalOutlierFactor(NeighborEstimator[LocalOutlierFactorModel], _OutlierPar
         metric: MetricName = "euclidean",
         p: float = 2.0,
         metricParams: dict[str, Any] | None = None,
-        algorithm: AlgorithmName = "auto",
+        algorithm: ExactAlgorithmName = "auto",
         leafSize: int = 30,
         dtype: DtypeName = "auto",
         storage: StorageName = "auto",
@@ -317,7 +317,7 @@ class LocalOutlierFactor(NeighborEstimator[LocalOutlierFactorModel], _OutlierPar
         metric: MetricName = "euclidean",
         p: float = 2.0,
         metricParams: dict[str, Any] | None = None,
-        algorithm: AlgorithmName = "auto",
+        algorithm: ExactAlgorithmName = "auto",
         leafSize: int = 30,
         dtype: DtypeName = "auto",
         storage: StorageName = "auto",

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
+import zipfile
+from email.message import Message
+from email.parser import Parser
 from pathlib import Path
 
 import pyspark
@@ -17,6 +21,7 @@ IMPORT_ALL = """
 import importlib, pkgutil, pyspark_knn
 
 assert "site-packages" in pyspark_knn.__file__, pyspark_knn.__file__
+assert pyspark_knn.__version__[0].isdigit() and "unknown" not in pyspark_knn.__version__
 for name in pyspark_knn.__all__:
     getattr(pyspark_knn, name)
 for module in pkgutil.walk_packages(pyspark_knn.__path__, "pyspark_knn."):
@@ -107,3 +112,29 @@ def test_an_old_pyspark_is_named_in_the_error(wheel: Path, tmp_path: Path) -> No
 
 def test_the_requirements_of_a_clone_are_complete() -> None:
     assert "pyspark>=3.5" in (ROOT / "requirements.txt").read_text().split()
+
+
+@pytest.fixture(scope="module")
+def metadata(wheel: Path) -> Message:
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = (each for each in archive.namelist() if each.endswith("/METADATA"))
+        return Parser().parsestr(archive.read(name).decode())
+
+
+def test_the_description_has_links_that_work_on_a_package_index(metadata: Message) -> None:
+    links = re.findall(r"\]\(([^)]*)\)", str(metadata.get_payload()))
+    version = re.escape(metadata["Version"])
+    files = [re.search(rf"/(?:blob|raw)/v{version}/([^#]*)", link) for link in links]
+    assert len([each for each in files if each]) > 20
+    assert all((ROOT / each[1]).exists() for each in files if each)
+    assert [link for link in links if not link.startswith("https://")] == []
+
+
+def test_the_metadata(metadata: Message) -> None:
+    assert metadata["License-Expression"] == "Apache-2.0"
+    assert metadata["Author"]
+    assert metadata["Author-email"]
+    labels = {each.split(",")[0] for each in metadata.get_all("Project-URL", [])}
+    assert labels == {"Homepage", "Documentation", "Changelog", "Issues"}
+    assert "Programming Language :: Python :: 3.14" in metadata.get_all("Classifier", [])
+    assert set(metadata.get_all("Provides-Extra", [])) >= {"spark", "connect"}

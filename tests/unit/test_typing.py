@@ -58,5 +58,6 @@ def test_the_literals_are_the_values_that_are_allowed() -> None:
     assert get_args(literals.MetricName) == METRICS
     names = tuple(dict.fromkeys(entry.algorithm for entry in _BUILT_IN))
     assert get_args(literals.AlgorithmName) == ("auto", *names)
+    assert set(get_args(literals.ExactAlgorithmName)) <= {"auto", *names}
     assert get_args(literals.WeightsName) == WEIGHTS
     assert get_args(literals.ScoreName) == SCORES
