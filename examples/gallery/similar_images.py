@@ -13,13 +13,16 @@ from sklearn.datasets import load_digits
 
 from pyspark_knn import KNNEstimator
 
-spark = SparkSession.builder.master("local[2]").getOrCreate()
+spark = (
+    SparkSession.builder.master("local[2]").config("spark.sql.shuffle.partitions", 2).getOrCreate()
+)
 digits = load_digits()
 rows = [(i, pixels.tolist()) for i, pixels in enumerate(digits.data)]
 images = spark.createDataFrame(rows, "id INT, features ARRAY<DOUBLE>")
 
 # %%
-# An image is an item and a query at the same time. ``excludeIdCol`` prevents that it finds itself.
+# An image is an item and a query at the same time. ``excludeIdCol`` prevents that it finds
+# itself.
 
 model = KNNEstimator(k=6, idCol="id", excludeIdCol="id").fit(images)
 asked = [1000, 1001, 1005, 1011]
@@ -28,7 +31,7 @@ found = model.transform(images.where(images.id.isin(asked))).orderBy("id").colle
 # %%
 # The first column shows the queries, and the others their neighbors, with the distances.
 
-figure, grid = plt.subplots(len(found), 7, figsize=(8, 5))
+figure, grid = plt.subplots(len(found), 7, figsize=(8, 5), layout="constrained")
 for row, axes in zip(found, grid, strict=True):
     shown = [row.id, *row.neighbors]
     titles = ["query", *(f"{each:.0f}" for each in row.distances)]
@@ -37,5 +40,4 @@ for row, axes in zip(found, grid, strict=True):
         ax.set_title(title, fontsize=9)
         ax.set_xticks([])
         ax.set_yticks([])
-figure.tight_layout()
 plt.show()
