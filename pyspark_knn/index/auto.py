@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from threadpoolctl import threadpool_limits
 
+from pyspark_knn.index.approximate.choice import within_recall
 from pyspark_knn.index.base import storage_of
 from pyspark_knn.index.block_search import BlockSearch
 from pyspark_knn.index.registry import class_for, classes_for, with_storage
@@ -52,7 +53,7 @@ def seconds_per_query(index: NeighborIndex) -> float:
     queries = _sample(index.matrix, _MAX_TIMED_QUERIES)[:_MAX_TIMED_QUERIES]
     k = min(_TIMED_K, len(index.matrix))
     many, enough = _FIRST_QUERIES, _ENOUGH_SECONDS
-    if isinstance(index, (BlockSearch, TermSearch)):
+    if isinstance(index, (BlockSearch, TermSearch)) or not index.exact:
         many, enough = _FIRST_BLOCK_QUERIES, _ENOUGH_BLOCK_SECONDS
     while True:
         # The time of this thread alone: other threads and processes do not count.
@@ -183,7 +184,8 @@ def build_index(
 ) -> tuple[NeighborIndex, str]:
     """Index the rows of a matrix.
 
-    What "auto" chooses changes the time of a search, never its result.
+    What "auto" chooses changes the time of a search, never its result, unless `spec` has a target
+    recall below 1.
 
     Parameters
     ----------
@@ -212,6 +214,8 @@ def build_index(
     spec.metric.check_values(matrix)
     if spec.algorithm == "auto":
         index, reason = trials.fastest(matrix, spec)
+        if spec.target_recall is not None:
+            index, reason = within_recall(index, reason, spec, trials.timer, trials.sample_items)
     else:
         index = _build(spec.algorithm, matrix, spec)
         reason = f"algorithm {spec.algorithm!r} was requested"

@@ -51,7 +51,8 @@ class Recall:
     The interval is that of Wilson [1]_, which is right near 1 as well and is never empty, with the
     effective number of neighbors in place of the number of trials, as for samples in clusters [2]_:
     the k neighbors of a query are found or missed together, so they count for less than k trials,
-    and for one at least.
+    and for one at least. How much less is estimated with one more query, whose recall is 0: queries
+    that miss all of their neighbors may be too rare to be in the sample.
 
     References
     ----------
@@ -87,10 +88,11 @@ class Recall:
             The recall.
         """
         n, mean = len(recalls), float(recalls.mean())
+        with_failure = np.append(recalls, 0.0)
+        center, spread = float(with_failure.mean()), float(with_failure.var())
         trials = float(n)
-        if 0 < mean < 1:
-            spread = max(float(recalls.var()), 1e-300)
-            trials = n * min(max(mean * (1 - mean) / spread, 1.0), float(k))
+        if spread > 0:
+            trials *= min(max(center * (1 - center) / spread, 1.0), float(k))
         middle = (mean + _Z**2 / (2 * trials)) / (1 + _Z**2 / trials)
         half = _Z / (1 + _Z**2 / trials)
         half *= float(np.sqrt(mean * (1 - mean) / trials + _Z**2 / (4 * trials**2)))

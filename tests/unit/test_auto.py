@@ -146,3 +146,49 @@ def test_answers_do_not_depend_on_the_choice(metric):
         other = build(items, metric, algorithm)[0].kneighbors(queries, 9)
         np.testing.assert_array_equal(picked.positions, other.positions)
         np.testing.assert_array_equal(picked.distances, other.distances)
+
+
+CLUSTERED = np.repeat(np.random.default_rng(0).standard_normal((100, 8)), 30, axis=0)
+CLUSTERED += 0.01 * np.random.default_rng(1).standard_normal(CLUSTERED.shape)
+
+
+def within_recall(target):
+    trials = Trials(timer=lambda index: 1e-6 if index.exact else 1e-7, sample_items=2000)
+    return build_index(
+        CLUSTERED, IndexSpec(resolve_metric("euclidean"), target_recall=target), trials
+    )
+
+
+def test_a_target_recall_allows_an_approximate_index():
+    pytest.importorskip("faiss")
+    index, reason = within_recall(0.9)
+    assert (index.algorithm, index.exact) == ("ivf", False)
+    assert "ivf is the fastest at recall 0.9: ivf 0 us per query, brute 1" in reason
+    exact = build(CLUSTERED, algorithm="brute")[0].kneighbors(CLUSTERED[::9], 10)
+    found = index.kneighbors(CLUSTERED[::9], 10)
+    assert (found.distances <= exact.distances[:, -1:]).mean() > 0.87
+
+
+@pytest.mark.parametrize(
+    ("target", "metric", "items", "said"),
+    [
+        (1.0, "euclidean", 2000, "is the fastest"),
+        (0.9, "cityblock", 2000, "ivf does not support metric 'cityblock'"),
+        (0.9, "euclidean", 9999, "exact search is fast enough for 3000 items"),
+        (0.9, "euclidean", 2000, "ivf is not faster at recall 0.9: ivf 3 us per query, brute 1"),
+    ],
+)
+def test_when_the_index_stays_exact(target, metric, items, said):
+    pytest.importorskip("faiss")
+    spec = IndexSpec(resolve_metric(metric), target_recall=target)
+    trials = Trials(timer=lambda index: 1e-6 if index.exact else 3e-6, sample_items=items)
+    index, reason = build_index(CLUSTERED, spec, trials)
+    assert index.exact
+    assert said in reason
+
+
+def test_a_library_that_is_not_installed_is_not_tried(monkeypatch):
+    monkeypatch.setattr("pyspark_knn.index.approximate.choice.is_installed", lambda name: False)
+    index, reason = within_recall(0.9)
+    assert index.exact
+    assert reason.endswith("ivf was not tried, since faiss is not installed")

@@ -11,6 +11,7 @@ from pyspark_knn.index.approximate import ivf_lists
 from pyspark_knn.index.approximate.base import ApproximateIndex
 from pyspark_knn.index.approximate.faiss_files import open_file
 from pyspark_knn.index.approximate.ivf_lists import Quantizers
+from pyspark_knn.index.approximate.ivf_search import ListSearch
 from pyspark_knn.index.approximate.knobs import levels
 from pyspark_knn.index.approximate.libraries import library_version, load_library
 from pyspark_knn.index.approximate.space import Coordinates
@@ -88,13 +89,11 @@ class IVFSearch(ApproximateIndex):
 
     def candidates(self, queries: NDArray[np.float32], many: int, knob: int) -> NDArray[np.int64]:
         """See `ApproximateIndex.candidates`."""
-        params = load_library("faiss").SearchParametersIVF(nprobe=min(knob, self._n_lists))
-        found: NDArray[np.int64] = self._opened().search(queries, many, params=params)[1]
-        return found
+        return self._opened().candidates(queries, many, min(knob, self._n_lists))
 
     def extended(self, matrix: NDArray[np.floating], old_positions: NDArray[np.int64]) -> Self:
         """See `ApproximateIndex.extended`; the centroids remain, the others join their lists."""
-        quantizers, old_cells = ivf_lists.content(self._opened())
+        quantizers, old_cells = ivf_lists.content(self._opened().lists)
         new = np.ones(len(matrix), bool)
         new[old_positions] = False
         cells = np.empty(len(matrix), np.int32)
@@ -105,7 +104,7 @@ class IVFSearch(ApproximateIndex):
 
     def structure(self) -> dict[str, NDArray[Any]]:
         """See `ApproximateIndex.structure`: the centroids, and the list of each item."""
-        (centroids, ranges), cells = ivf_lists.content(self._opened())
+        (centroids, ranges), cells = ivf_lists.content(self._opened().lists)
         parts = {"centroids": centroids, "cells": cells, **self._space.structure()}
         return parts if ranges is None else {**parts, "ranges": ranges}
 
@@ -127,17 +126,18 @@ class IVFSearch(ApproximateIndex):
         check_structure(structure, expected)
         centroids, ranges = structure["centroids"], structure.get("ranges")
         if len(centroids) > n_items:
-            raise damaged("centroids", f"must be at most {n_items}, got {len(centroids)}")
+            raise damaged("centroids", f"has {len(centroids)} rows for {n_items} items")
         check_range("cells", structure["cells"], 0, len(centroids))
         if ranges is not None and (ranges[1] < 0).any():
             raise damaged("ranges", "has a negative width")
         load_library("faiss")
         return cls(matrix, spec, space, Quantizers(centroids, ranges), structure["cells"])
 
-    def _opened(self) -> Any:
+    def _opened(self) -> ListSearch:
         if "lists" not in self._handles:
-            self._handles["lists"] = open_file(self._file, self._version)
-        return self._handles["lists"]
+            self._handles["lists"] = ListSearch(open_file(self._file, self._version))
+        found: ListSearch = self._handles["lists"]
+        return found
 
 
 def default_nlist(n_items: int) -> int:

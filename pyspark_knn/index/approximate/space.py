@@ -32,6 +32,9 @@ _LARGEST = 2.0**55
 """Coordinates are cut off here, so that the sum of 2**16 squared differences is finite in
 float32."""
 
+_HUGE = 2.0**500
+"""Numbers that would overflow when they are scaled become this. It is cut off in the end."""
+
 _SAFE_EXPONENT = 24
 """Coordinates of magnitudes between ``2**-24`` and ``2**24`` are not scaled."""
 
@@ -112,7 +115,7 @@ class Coordinates:
         sample = matrix[:: max(1, len(matrix) // _SAMPLE_ITEMS)]
         exponent = 0 if metric.name in ANGLES else _exponent(cls(metric, zero)._moved(sample))
         space = cls(metric, zero, exponent)
-        center = _worthwhile_center(space._moved(sample))
+        center = _worthwhile_center(np.clip(space._moved(sample), -_LARGEST, _LARGEST))
         norm = 0.0
         if metric.name not in _PLAIN:
             squares = np.concatenate([space._squares(matrix[b]) for b in space.blocks(len(matrix))])
@@ -216,7 +219,8 @@ class Coordinates:
             return units
         with np.errstate(over="ignore", under="ignore"):
             if self.exponent:
-                wide = np.ldexp(wide, -self.exponent)
+                # Finite, since infinity times a factor of 0 is NaN.
+                wide = np.clip(np.ldexp(wide, -self.exponent), -_HUGE, _HUGE)
             return wide * self.metric.params["factor"] if "factor" in self.metric.params else wide
 
     def _sized(self, rows: NDArray[np.floating]) -> NDArray[np.float64]:
@@ -306,7 +310,7 @@ class Coordinates:
             raise damaged("scale", f"has exponent {exponent}")
         allowed = {"inner_product": norm > 0, **dict.fromkeys(ANGLES, norm in (0.0, 1.0))}
         if not allowed.get(metric.name, norm == 0.0):
-            raise damaged("scale", f"has norm {norm}, which metric {metric.name!r} does not")
+            raise damaged("scale", f"has norm {norm}, which metric {metric.name!r} never has")
         return cls(metric, parts["center"], int(exponent), norm)
 
 

@@ -1,0 +1,189 @@
+"""Inverted lists: how many, what they contain, which are searched, and how they are kept."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pyspark_knn.engine.ship.bundle import map_file, read_bundle, write_bundle
+from pyspark_knn.index.approximate.ivf import IVFSearch, default_nlist
+from pyspark_knn.index.approximate.knobs import check_index_params, check_search_params, levels
+from pyspark_knn.index.base import IndexSpec
+from pyspark_knn.index.distances import resolve_metric
+from pyspark_knn.index.recall import recall
+
+pytest.importorskip("faiss")
+
+EUCLIDEAN = resolve_metric("euclidean")
+
+
+def normal(count: int, dim: int = 8, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal((count, dim))
+
+
+def built(items: np.ndarray, metric: str = "euclidean", **params: object) -> IVFSearch:
+    return IVFSearch.build(items, IndexSpec(resolve_metric(metric), "ivf", index_params=params))
+
+
+def test_the_default_number_of_lists():
+    found = [default_nlist(n) for n in (1, 39, 80, 4000, 25_600, 1_000_000)]
+    assert found == [1, 1, 2, 100, 640, 4000]
+
+
+@pytest.mark.parametrize("encoding", ["flat", "sq8"])
+@pytest.mark.parametrize(("count", "nlist"), [(1, 1), (30, 30), (500, 499), (500, 1), (90, 4000)])
+def test_few_items_for_a_list_are_no_reason_to_complain(count, nlist, encoding, capfd):
+    items = normal(count)
+    index = built(items, nlist=nlist, encoding=encoding)
+    assert len(index.structure()["centroids"]) == min(count, nlist)
+    assert (index.kneighbors(items, 1).positions[:, 0] == np.arange(count)).mean() > 0.9
+    assert capfd.readouterr() == ("", "")
+
+
+def test_equal_items_need_no_warning_either(capfd):
+    index = built(np.ones((3000, 4)))
+    assert index.kneighbors(np.ones((2, 4)), 3).positions.tolist() == [[0, 1, 2]] * 2
+    assert capfd.readouterr() == ("", "")
+
+
+def test_bytes_take_less_memory_and_cost_little_recall():
+    items, queries = normal(4000, 32), normal(200, 32, seed=1)
+    flat, sq8 = built(items), built(items, encoding="sq8")
+    assert flat.added_bytes < 1.3 * 4 * items.size
+    assert sq8.added_bytes < 0.6 * flat.added_bytes
+    exact = flat.exact_index.kneighbors(queries, 10).distances
+    found = sq8.with_knob(1000).kneighbors(queries, 10).distances
+    assert recall(found, exact).mean() > 0.99
+
+
+@given(data=st.data())
+def test_which_lists_are_searched_is_decided_exactly(data):
+    # On a lattice, many centroids are equally far, and float32 products cannot tell.
+    dim = data.draw(st.integers(1, 3))
+    size = data.draw(st.sampled_from([1.0, 1 / 3, 1e-3]))
+    rng = np.random.default_rng(data.draw(st.integers(0, 99)))
+    items = rng.integers(0, 5, (600, dim)) * size
+    index = built(items, nlist=data.draw(st.sampled_from([5, 40, 120])))
+    lists = index._opened()
+    queries = index.space.queries(rng.integers(0, 5, (50, dim)) * size)
+    nprobe = data.draw(st.integers(1, lists.lists.nlist))
+    found = lists.nearest(queries, nprobe)
+    gaps = queries[:, None].astype(np.float64) - lists._centroids[None]
+    expected = np.argsort(np.square(gaps).sum(2), axis=1, kind="stable")[:, :nprobe]
+    assert (np.sort(found, axis=1) == np.sort(expected, axis=1)).all()
+
+
+def test_of_equal_items_those_of_the_smallest_positions_are_found():
+    rows = normal(3000)
+    rows[::3] = rows[0]
+    index = built(rows)
+    assert index.kneighbors(rows[:1], 10).positions[0].tolist() == list(range(0, 30, 3))
+
+
+@pytest.mark.parametrize("encoding", ["flat", "sq8"])
+def test_a_mapped_index_is_searched_without_a_copy(encoding, tmp_path):
+    items = normal(3000)
+    items.flags.writeable = False
+    index = built(items, encoding=encoding)
+    path = tmp_path / "bundle"
+    with path.open("wb") as file:
+        write_bundle(index, file, broadcast=False)
+    opened = read_bundle(map_file(str(path)))
+    assert not opened._file.flags.writeable
+    codes = opened._opened().lists.invlists.get_codes(0)
+    first = opened._file.__array_interface__["data"][0]
+    assert first <= int(codes) < first + opened._file.nbytes
+    found, expected = (each.kneighbors(items[:50], 5) for each in (opened, index))
+    assert found.positions.tobytes() == expected.positions.tobytes()
+    more = opened.extended(normal(3100), np.arange(3000))
+    assert more.structure()["cells"][:3000].tolist() == index.structure()["cells"].tolist()
+
+
+def test_restoring_needs_no_training_and_gives_the_same_bytes():
+    items = normal(3000)
+    for encoding in ("flat", "sq8"):
+        index = built(items, encoding=encoding)
+        again = IVFSearch.restored(items, index.spec, index.structure())
+        assert again._file.tobytes() == index._file.tobytes()
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("cells", lambda part: np.full_like(part, -1), "integers from 0 to 49, got -1 to -1"),
+        ("cells", lambda part: part + np.int32(1), "'cells' must contain integers from 0 to 49"),
+        ("cells", lambda part: part[:-1], r"'cells' must have shape \(2000,\), got \(1999,\)"),
+        ("cells", lambda part: part.astype(np.int64), "'cells' must have dtype int32, got int64"),
+        ("centroids", lambda part: part[:, :-1], r"'centroids' must have shape \('any', 8\)"),
+        ("centroids", lambda part: part * np.float32(np.inf), "'centroids' contains NaN or inf"),
+        ("centroids", lambda part: np.tile(part, (99, 1)), "'centroids' has 4950 rows for 2000"),
+        ("centroids", lambda part: part[:0], "'centroids' must have shape"),
+        ("ranges", lambda part: -part, "'ranges' has a negative width"),
+        ("center", lambda part: part[:3], r"'center' must have shape \(8,\), got \(3,\)"),
+        ("scale", lambda part: part + 0.5, "'scale' has exponent 0.5"),
+        (
+            "scale",
+            lambda part: part + np.array([0, 1]),
+            "'scale' has norm 1.0, which metric 'euclidean'",
+        ),
+        ("scale", lambda part: part + np.array([5000, 0]), "'scale' has exponent 5000.0"),
+        ("scale", lambda part: list(part), "'scale' must have dtype float64, got list"),
+    ],
+)
+def test_what_is_said_of_a_damaged_structure(name, change, message):
+    items = normal(2000)
+    index = built(items, encoding="sq8")
+    structure = index.structure()
+    assert len(structure["centroids"]) == 50
+    with pytest.raises(ValueError, match=f"saved index is damaged: .*{message}"):
+        IVFSearch.restored(items, index.spec, {**structure, name: change(structure[name])})
+
+
+def test_a_structure_of_another_encoding_is_refused():
+    items = normal(2000)
+    flat, sq8 = built(items), built(items, encoding="sq8")
+    with pytest.raises(ValueError, match="'ranges' is missing"):
+        IVFSearch.restored(items, sq8.spec, flat.structure())
+    with pytest.raises(ValueError, match="'ranges' is unknown"):
+        IVFSearch.restored(items, flat.spec, sq8.structure())
+
+
+def test_a_norm_that_the_metric_requires():
+    items = normal(2000)
+    index = built(items, "inner_product")
+    structure = {**index.structure(), "scale": np.zeros(2)}
+    with pytest.raises(ValueError, match=r"'scale' has norm 0\.0, which metric 'inner_product'"):
+        IVFSearch.restored(items, index.spec, structure)
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "message"),
+    [
+        ({"nprobe": 3}, ValueError, r"'ivf' has no 'nprobe'. Supported: 'nlist', 'encoding'\."),
+        ({"nlist": 0}, ValueError, r"indexParams\['nlist'\] must be >= 1, got 0"),
+        ({"nlist": True}, TypeError, r"indexParams\['nlist'\] must be an integer, got True"),
+        ({"nlist": 2.5}, TypeError, r"indexParams\['nlist'\] must be an integer, got 2.5"),
+        ({"encoding": "pq"}, ValueError, r"'encoding'\] must be one of 'flat', 'sq8', got 'pq'"),
+        ({"encoding": ["sq8"]}, ValueError, r"must be one of 'flat', 'sq8', got \['sq8'\]"),
+    ],
+)
+def test_invalid_index_params(given, error, message):
+    with pytest.raises(error, match=message):
+        check_index_params("ivf", IVFSearch.index_names, given)
+
+
+def test_invalid_search_params():
+    check_search_params("ivf", "nprobe", {"nprobe": np.int64(4)})
+    check_index_params("ivf", IVFSearch.index_names, {"nlist": np.int32(4), "encoding": "sq8"})
+    with pytest.raises(ValueError, match=r"searchParams of algorithm 'ivf' has no 'efSearch'"):
+        check_search_params("ivf", "nprobe", {"efSearch": 4})
+    with pytest.raises(ValueError, match=r"searchParams\['nprobe'\] must be >= 1, got 0"):
+        check_search_params("ivf", "nprobe", {"nprobe": 0})
+
+
+def test_levels_of_a_knob():
+    assert levels(1, 1) == [1]
+    assert levels(1, 40) == [1, 2, 3, 4, 6, 8, 11, 16, 23, 33, 40]
+    assert levels(16, 20) == [16, 20]
