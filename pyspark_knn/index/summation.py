@@ -15,6 +15,9 @@ _TINY = 2.0**-900
 """Sums of squares below this may have lost bits to gradual underflow. The error of a term is at
 most 2**-1075, which is negligible beside 2**-900 even in a sum of 2**20 terms."""
 
+_LARGEST_POWER = 1022
+"""Powers of two up to this and their inverses are normal numbers."""
+
 
 def fold(terms: Block) -> NDArray[np.float64]:
     """Sum each row in an order that depends on its length only.
@@ -67,6 +70,9 @@ def scale(rows: Block) -> tuple[Block, NDArray[np.int64]]:
         The exponents: ``rows == scaled * 2**exponents``.
     """
     exponents = np.frexp(np.abs(rows).max(axis=1))[1].astype(np.int64)
+    if np.abs(exponents).max(initial=0) <= _LARGEST_POWER:
+        # The same numbers as by ldexp, in a fraction of the time.
+        return rows * np.ldexp(1.0, -exponents)[:, None], exponents
     return np.ldexp(rows, -exponents[:, None]), exponents
 
 
