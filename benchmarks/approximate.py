@@ -15,6 +15,7 @@ The `bench` extra adds the contestants and the data; those that are not installe
 from __future__ import annotations
 
 import argparse
+import functools
 import importlib.util
 import time
 from collections.abc import Callable
@@ -31,7 +32,14 @@ from pyspark_knn.index.approximate.knobs import levels
 from pyspark_knn.index.auto import build_index
 from pyspark_knn.index.base import IndexSpec, NeighborIndex
 from pyspark_knn.index.distances import resolve_metric
-from pyspark_knn.index.recall import Recall, calibrate, held_out_positions, measure, recall
+from pyspark_knn.index.recall import (
+    Recall,
+    calibrate,
+    held_out_positions,
+    measure,
+    measuring,
+    recall,
+)
 from pyspark_knn.index.registry import class_for
 
 K = 10
@@ -79,9 +87,7 @@ def ours(name: str, items: Matrix) -> Contestant:
     index = class_for(algorithm, EUCLIDEAN).build(items, spec)
     seconds = time.process_time() - begin
     assert isinstance(index, ApproximateIndex)
-    positions = held_out_positions(len(items))
-    curves = {target: measure(index, positions, K, target=target) for target in TARGETS}
-    knobs = {target: curve.reaching(target).knob for target, curve in curves.items()}
+    knobs = tuned(measuring(index, held_out_positions(len(items)), K), index.knob_levels())
 
     def search(knob: int) -> Search:
         found = index.with_knob(knob)
@@ -102,11 +108,13 @@ def bare(
         found = data.exact_distances(data.tuning, search(knob)(data.tuning)[:, :K])
         return Recall.of(recall(found, data.tuning_distances), K, knob)
 
-    knobs = {}
-    for target in TARGETS:
-        curve = calibrate(measured, ladder, target)
-        knobs[target] = curve.reaching(target).knob
-    return Contestant(name, seconds, knobs, search)
+    return Contestant(name, seconds, tuned(measured, ladder), search)
+
+
+def tuned(measured: Callable[[int], Recall], ladder: list[int]) -> dict[float, int]:
+    """Return the cheapest knob that reaches each target."""
+    once = functools.cache(measured)
+    return {each: calibrate(once, ladder, each).reaching(each).knob for each in TARGETS}
 
 
 def faiss_ivf(items: Matrix) -> Callable[[int], Search]:
