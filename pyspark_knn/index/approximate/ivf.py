@@ -96,9 +96,11 @@ class IVFSearch(ApproximateIndex):
 
     def extended(self, matrix: NDArray[np.floating], old_positions: NDArray[np.int64]) -> Self:
         """See `ApproximateIndex.extended`; the centroids remain, the others join their lists."""
-        quantizers, old_cells = ivf_lists.content(self._opened().lists)
         new = np.ones(len(matrix), bool)
         new[old_positions] = False
+        if not self._space.holds(matrix[new]):
+            return self.build(matrix, self._spec).with_knob(self._knob)
+        quantizers, old_cells = ivf_lists.content(self._opened().lists)
         cells = np.empty(len(matrix), np.int32)
         cells[old_positions] = old_cells
         with threadpool_limits(limits=1):
