@@ -183,6 +183,13 @@ def test_invalid_search_params():
         check_search_params("ivf", "nprobe", {"nprobe": 0})
 
 
+def test_numpy_integers_are_integers():
+    index = built(normal(2000), nlist=np.int32(7)).with_knob(np.int64(3))
+    assert len(index.structure()["centroids"]) == 7
+    assert type(index.knob) is int
+    assert index.kneighbors(normal(3), 5).positions.shape == (3, 5)
+
+
 def test_levels_of_a_knob():
     assert levels(1, 1) == [1]
     assert levels(1, 40) == [1, 2, 3, 4, 6, 8, 11, 16, 23, 33, 40]

@@ -67,7 +67,7 @@ class IVFSearch(ApproximateIndex):
     def build(cls, matrix: NDArray[np.floating], spec: IndexSpec) -> Self:
         """See `ApproximateIndex.build`."""
         load_library("faiss")
-        n_lists = spec.index_params.get("nlist", default_nlist(len(matrix)))
+        n_lists = int(spec.index_params.get("nlist", default_nlist(len(matrix))))
         space = Coordinates.of(spec.metric, matrix)
         # Sums over several threads have other rounding errors, and would lead to other centroids.
         with threadpool_limits(limits=1):
