@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from pyspark_knn.index.approximate import ivf_lists
 from pyspark_knn.index.approximate.base import ApproximateIndex
@@ -68,10 +69,12 @@ class IVFSearch(ApproximateIndex):
         load_library("faiss")
         n_lists = spec.index_params.get("nlist", default_nlist(len(matrix)))
         space = Coordinates.of(spec.metric, matrix)
-        quantizers = ivf_lists.trained(
-            space, matrix, min(n_lists, len(matrix)), _encoding(spec) == "sq8", spec.seed
-        )
-        cells = ivf_lists.cells_of(quantizers.centroids, space, matrix)
+        # Sums over several threads have other rounding errors, and would lead to other centroids.
+        with threadpool_limits(limits=1):
+            quantizers = ivf_lists.trained(
+                space, matrix, min(n_lists, len(matrix)), _encoding(spec) == "sq8", spec.seed
+            )
+            cells = ivf_lists.cells_of(quantizers.centroids, space, matrix)
         return cls(matrix, spec, space, quantizers, cells)
 
     @property
@@ -98,7 +101,8 @@ class IVFSearch(ApproximateIndex):
         new[old_positions] = False
         cells = np.empty(len(matrix), np.int32)
         cells[old_positions] = old_cells
-        cells[new] = ivf_lists.cells_of(quantizers.centroids, self._space, matrix[new])
+        with threadpool_limits(limits=1):
+            cells[new] = ivf_lists.cells_of(quantizers.centroids, self._space, matrix[new])
         other = type(self)(matrix, self._spec, self._space, quantizers, cells)
         return other.with_knob(self._knob)
 
