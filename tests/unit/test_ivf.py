@@ -125,10 +125,11 @@ def test_restoring_needs_no_training_and_gives_the_same_bytes():
         ("scale", lambda part: part + 0.5, "'scale' has exponent 0.5"),
         (
             "scale",
-            lambda part: part + np.array([0, 1]),
+            lambda part: part + np.array([0, 1, 0]),
             "'scale' has norm 1.0, which metric 'euclidean'",
         ),
-        ("scale", lambda part: part + np.array([5000, 0]), "'scale' has exponent 5000.0"),
+        ("scale", lambda part: part + np.array([5000, 0, 0]), "'scale' has exponent 5000.0"),
+        ("scale", lambda part: part * np.array([1, 1, 0]), "'scale' has reach 0.0"),
         ("scale", lambda part: list(part), "'scale' must have dtype float64, got list"),
     ],
 )
@@ -153,7 +154,7 @@ def test_a_structure_of_another_encoding_is_refused():
 def test_a_norm_that_the_metric_requires():
     items = normal(2000)
     index = built(items, "inner_product")
-    structure = {**index.structure(), "scale": np.zeros(2)}
+    structure = {**index.structure(), "scale": np.zeros(3)}
     with pytest.raises(ValueError, match=r"'scale' has norm 0\.0, which metric 'inner_product'"):
         IVFSearch.restored(items, index.spec, structure)
 
