@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import shutil
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from pyspark.sql import types as T
 
 from pyspark_knn import KNNClassifier, KNNEstimator, KNNModel, KNNRegressor
 from pyspark_knn.index.approximate import libraries
+from pyspark_knn.index.approximate.ivf import IVFSearch
 from pyspark_knn.index.distances import resolve_metric
 from tests.support.frames import answers, frame_of
 
@@ -324,11 +326,42 @@ def test_tiny_and_degenerate_items(spark: SparkSession) -> None:
         assert [each for each, _ in found] == list(range(min(5, len(matrix))))
 
 
+def choose_ivf(exact: Any, reason: str, spec: Any, *_: Any) -> tuple[Any, str]:
+    """In place of a choice by timing."""
+    index = IVFSearch.build(exact.matrix, replace(spec, algorithm="ivf"))
+    return index, f"{reason}, but ivf is faster"
+
+
+@pytest.mark.parametrize("placement", SHARDS)
+def test_auto_with_a_target_may_choose_an_approximate_algorithm(
+    placement: str, items: DataFrame, queries: DataFrame, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pyspark_knn.index.auto.within_recall", choose_ivf)
+    model = estimator("auto", placement, targetRecall=0.9).fit(items)
+    assert model.getAlgorithm() == "ivf"
+    assert "but ivf is faster" in model.algorithmReason
+    assert model.recall.low >= 0.9
+    assert counted_recall(answers(model.transform(queries))) > 0.8
+
+
+def test_cells_and_lists_are_two_levels(items: DataFrame, queries: DataFrame) -> None:
+    cells = {"shardBy": "kmeans", "numShards": 3, "numProbes": 1}
+    knn = estimator("ivf", "sharded", searchParams={"nprobe": 1000}, **cells)
+    model = knn.fit(items)
+    assert 0.3 < model.recall.mean < 0.99
+    found = counted_recall(answers(model.transform(queries)))
+    assert abs(found - model.recall.mean) < 0.15
+    more = model.copy({model.numProbes: None})
+    assert more.recall is None
+    assert more.calibrate(queries).recall.mean == 1.0
+
+
 def test_auto_with_a_target_may_stay_exact(items: DataFrame, queries: DataFrame) -> None:
     few = items.where("id < 300")
     for placement in SHARDS:
         model = estimator("auto", placement, targetRecall=0.9).fit(few)
-        assert model.exact == (model.recall is None)
+        assert model.exact
+        assert model.recall is None
         assert len(answers(model.transform(queries))) == len(QUERIES)
     brute = estimator("brute", "replicated", targetRecall=0.9).fit(few)
     assert brute.exact
