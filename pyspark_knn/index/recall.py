@@ -22,8 +22,8 @@ N_QUERIES = 2048
 _Z = 1.959963984540054
 """The quantile of the normal distribution for an interval of 95 %."""
 
-_ENOUGH = 0.999
-"""Levels above the target are measured up to this recall."""
+_FURTHER, _ENOUGH = 2, 0.999
+"""How many levels above the target are measured, and the recall above which there are none."""
 
 _CLOSE = 1.05
 """The search for the cheapest knob ends at two values whose ratio is at most this."""
@@ -213,8 +213,8 @@ def calibrate(
     """Measure the recall with as few values of the knob as possible.
 
     From the cheapest level upwards, the knob about doubles until the target is reached. Then the
-    cheapest value that reaches it is found by bisection. Further levels, up to a recall of 0.999,
-    show what a higher target would cost.
+    cheapest value that reaches it is found by bisection. Two further levels, unless the recall is
+    0.999, show what a higher target would cost. More of them would take longer than all the others.
 
     Parameters
     ----------
@@ -231,10 +231,12 @@ def calibrate(
         What was measured.
     """
     found: list[Recall] = []
+    further = 0
     for knob in [*levels[:-1:2], levels[-1]]:
         found.append(measured(knob))
-        reached = target is None or found[-1].low >= target
-        if reached and found[-1].mean >= _ENOUGH:
+        if target is not None and found[-1].low >= target:
+            further += 1
+        if further > _FURTHER or ((further or target is None) and found[-1].mean >= _ENOUGH):
             break
     if target is not None:
         above = next((i for i, each in enumerate(found) if each.low >= target), 0)
@@ -280,6 +282,30 @@ def measure(
     Curve
         The recall at each level.
     """
+    measured = measuring(index, positions, k, queries)
+    if levels is not None:
+        return Curve.of(map(measured, levels))
+    return calibrate(measured, index.knob_levels(), target)
+
+
+def measuring(
+    index: ApproximateIndex,
+    positions: NDArray[np.int64] | None,
+    k: int,
+    queries: NDArray[np.floating] | None = None,
+) -> Callable[[int], Recall]:
+    """Search the exact answers, and return a function that measures the recall with a knob.
+
+    Parameters
+    ----------
+    index, positions, k, queries
+        See `measure`.
+
+    Returns
+    -------
+    callable
+        Returns the recall with a value of the knob.
+    """
     exclude = None
     if queries is None:
         if positions is None:
@@ -287,12 +313,11 @@ def measure(
         queries = np.ascontiguousarray(index.matrix[positions])
         exclude = Exclusion(np.arange(len(positions)), positions)
         index = index.held_out(positions)
-    exact = index.exact_index.kneighbors(queries, k, exclude=exclude).distances
+    asked = queries
+    exact = index.exact_index.kneighbors(asked, k, exclude=exclude).distances
 
     def measured(knob: int) -> Recall:
-        found = index.with_knob(knob).kneighbors(queries, k, exclude=exclude).distances
+        found = index.with_knob(knob).kneighbors(asked, k, exclude=exclude).distances
         return Recall.of(recall(found, exact), k, knob)
 
-    if levels is not None:
-        return Curve.of(map(measured, levels))
-    return calibrate(measured, index.knob_levels(), target)
+    return measured

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import sys
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -323,10 +324,23 @@ def test_metrics_that_are_not_served(kind, name):
     assert not kind.supports(resolve_metric("minkowski", 3.0))
 
 
+def hide(monkeypatch: pytest.MonkeyPatch, library: str) -> None:
+    """Let Python find the library no more."""
+    monkeypatch.setitem(sys.modules, library, None)
+    monkeypatch.delitem(_loaded, library, raising=False)
+
+
+def test_a_library_that_cannot_be_imported_says_why(monkeypatch):
+    hide(monkeypatch, "faiss")
+    found = ModuleNotFoundError("No module named 'numpy._core'", name="numpy._core")
+    monkeypatch.setattr("importlib.import_module", mock.Mock(side_effect=found))
+    with pytest.raises(ImportError, match=r"cannot be imported \(No module named 'numpy._core'\)"):
+        load_library("faiss")
+
+
 @pytest.mark.parametrize("name", LIBRARIES)
 def test_a_missing_library_is_an_error_that_names_the_extra(name, monkeypatch):
-    monkeypatch.setitem(sys.modules, name, None)
-    monkeypatch.delitem(_loaded, name, raising=False)
+    hide(monkeypatch, name)
     message = rf"{name}.* is not installed. Install it with pip install 'pyspark_knn\[{name}\]'"
     with pytest.raises(ImportError, match=message):
         load_library(name)
@@ -337,8 +351,7 @@ def test_a_missing_library_is_an_error_that_names_the_extra(name, monkeypatch):
 
 def test_a_missing_library_in_a_worker(kind, monkeypatch):
     sent = pickle.dumps(built(kind, normal(3000)))
-    monkeypatch.setitem(sys.modules, kind.library, None)
-    monkeypatch.delitem(_loaded, kind.library, raising=False)
+    hide(monkeypatch, kind.library)
     index = pickle.loads(sent)
     assert index.exact_index.kneighbors(normal(2), 5).positions.shape == (2, 5)
     with pytest.raises(ImportError, match="is not installed, which built the index with version"):

@@ -183,7 +183,27 @@ def test_invalid_search_params():
         check_search_params("ivf", "nprobe", {"nprobe": 0})
 
 
+def test_numpy_integers_are_integers():
+    index = built(normal(2000), nlist=np.int32(7)).with_knob(np.int64(3))
+    assert len(index.structure()["centroids"]) == 7
+    assert type(index.knob) is int
+    assert index.kneighbors(normal(3), 5).positions.shape == (3, 5)
+
+
 def test_levels_of_a_knob():
     assert levels(1, 1) == [1]
     assert levels(1, 40) == [1, 2, 3, 4, 6, 8, 11, 16, 23, 33, 40]
     assert levels(16, 20) == [16, 20]
+
+
+@pytest.mark.parametrize(("metric", "added"), [("inner_product", 5.0), ("cosine", 0.0)])
+def test_added_items_that_the_coordinates_cannot_hold(metric, added):
+    # The largest norm of all, and the first zero vector: both change the coordinates of others.
+    items = normal(3000)
+    items[::1000] *= added
+    old = np.flatnonzero(np.arange(3000) % 1000)
+    index = built(np.ascontiguousarray(items[old]), metric).extended(items, old).with_knob(999)
+    found, exact = (each.kneighbors(normal(50, seed=1), 10) for each in (index, index.exact_index))
+    assert recall(found.distances, exact.distances).mean() > 0.99
+    plain = built(np.ascontiguousarray(items[old])).extended(items, old)
+    assert (plain.structure()["centroids"] == built(items[old]).structure()["centroids"]).all()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import tempfile
@@ -143,8 +144,10 @@ class AnnoySearch(ApproximateIndex):
         if not path.exists():
             part = path.with_suffix(f".{os.getpid()}")
             self._file.tofile(part)
-            # Another process never sees a part of the file.
-            os.replace(part, path)
+            # The file appears as a whole, and the first one stays if several processes write it.
+            with contextlib.suppress(FileExistsError):
+                os.link(part, path)
+            part.unlink()
         return path
 
 

@@ -247,7 +247,7 @@ class ApproximateIndex(NeighborIndex):
         """
         other = object.__new__(type(self))
         other.__dict__.update(self.__dict__)
-        other._knob = knob
+        other._knob = int(knob)
         return other
 
     def over(self, matrix: NDArray[np.floating]) -> Self:

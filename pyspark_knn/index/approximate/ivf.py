@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from pyspark_knn.index.approximate import ivf_lists
 from pyspark_knn.index.approximate.base import ApproximateIndex
@@ -66,12 +67,14 @@ class IVFSearch(ApproximateIndex):
     def build(cls, matrix: NDArray[np.floating], spec: IndexSpec) -> Self:
         """See `ApproximateIndex.build`."""
         load_library("faiss")
-        n_lists = spec.index_params.get("nlist", default_nlist(len(matrix)))
+        n_lists = int(spec.index_params.get("nlist", default_nlist(len(matrix))))
         space = Coordinates.of(spec.metric, matrix)
-        quantizers = ivf_lists.trained(
-            space, matrix, min(n_lists, len(matrix)), _encoding(spec) == "sq8", spec.seed
-        )
-        cells = ivf_lists.cells_of(quantizers.centroids, space, matrix)
+        # Sums over several threads have other rounding errors, and would lead to other centroids.
+        with threadpool_limits(limits=1):
+            quantizers = ivf_lists.trained(
+                space, matrix, min(n_lists, len(matrix)), _encoding(spec) == "sq8", spec.seed
+            )
+            cells = ivf_lists.cells_of(quantizers.centroids, space, matrix)
         return cls(matrix, spec, space, quantizers, cells)
 
     @property
@@ -93,12 +96,15 @@ class IVFSearch(ApproximateIndex):
 
     def extended(self, matrix: NDArray[np.floating], old_positions: NDArray[np.int64]) -> Self:
         """See `ApproximateIndex.extended`; the centroids remain, the others join their lists."""
-        quantizers, old_cells = ivf_lists.content(self._opened().lists)
         new = np.ones(len(matrix), bool)
         new[old_positions] = False
+        if not self._space.holds(matrix[new]):
+            return self.build(matrix, self._spec).with_knob(self._knob)
+        quantizers, old_cells = ivf_lists.content(self._opened().lists)
         cells = np.empty(len(matrix), np.int32)
         cells[old_positions] = old_cells
-        cells[new] = ivf_lists.cells_of(quantizers.centroids, self._space, matrix[new])
+        with threadpool_limits(limits=1):
+            cells[new] = ivf_lists.cells_of(quantizers.centroids, self._space, matrix[new])
         other = type(self)(matrix, self._spec, self._space, quantizers, cells)
         return other.with_knob(self._knob)
 

@@ -63,7 +63,9 @@ def load_library(name: str, built_with: str = "") -> Any:
     try:
         module = importlib.import_module(name)
     except ImportError as error:
-        raise ImportError(f"{needed} is not installed{index}. {advice}") from error
+        missing = isinstance(error, ModuleNotFoundError) and error.name == name
+        problem = "is not installed" if missing else f"cannot be imported ({error})"
+        raise ImportError(f"{needed} {problem}{index}. {advice}") from error
     found = library_version(name)
     if _numbers(found) < library.least:
         raise ImportError(f"{needed} is required{index}, got version {found}. {advice}")

@@ -176,6 +176,31 @@ class Coordinates:
             last = (squares == 0).astype(np.float64)
         return np.column_stack([found, last.astype(np.float32)])
 
+    def holds(self, rows: NDArray[np.floating]) -> bool:
+        """Return whether the transform is right for further items.
+
+        Parameters
+        ----------
+        rows : ndarray of shape (n_rows, n_features), dtype float32 or float64
+            Items that are added.
+
+        Returns
+        -------
+        bool
+            False if one has a larger norm than all items before, or is the first zero vector, which
+            would need the additional coordinate.
+        """
+        if self.metric.name in _PLAIN:
+            return True
+        for where in self.blocks(len(rows)):
+            squares = self._squares(rows[where])
+            if self.metric.name == "inner_product":
+                if (squares > self.norm**2 * (1 + 1e-12)).any():
+                    return False
+            elif not (self.norm or squares.all()):
+                return False
+        return True
+
     def queries(self, rows: NDArray[np.floating]) -> NDArray[np.float32]:
         """Return the coordinates of queries.
 
