@@ -141,6 +141,11 @@ def test_a_mapped_bundle_gives_the_same_answers(digits, metric, tmp_path):
     assert len(data) < items.nbytes + index.added_bytes + 10_000
 
 
+def test_too_many_links_are_an_error(digits):
+    with pytest.raises(ValueError, match=r"indexParams\['M'\] must be <= 1024, got 1025"):
+        HNSWSearch.build(digits[0], spec_of(M=1025))
+
+
 def test_a_mapped_index_can_be_extended(digits, index, tmp_path):
     with open(tmp_path / "bundle", "wb") as file:
         write_bundle(index, file)
@@ -210,7 +215,8 @@ def test_a_damaged_structure_is_an_error_or_every_search_ends(data, digits, inde
     search = Search(restored.metric, digits[0], digits[1][:3], K, None, None, 30)
     check_contract(restored.with_knob(16), search)
     restored.held_out(np.arange(100)).kneighbors(digits[1][:3], K)
-    restored.extended(digits[0], np.arange(len(digits[0])))
+    more = np.concatenate([digits[0], digits[1][:20]])
+    restored.extended(more, np.arange(len(digits[0]))).kneighbors(digits[1][:3], K)
 
 
 def test_a_structure_of_other_parts_or_items_is_an_error(digits, index):
@@ -258,7 +264,8 @@ def test_an_item_with_equal_items_is_not_held_out_alone(digits):
     assert_same(index.exact_index.kneighbors(items[:6], 5), index.kneighbors(items[:6], 5))
 
 
-def test_all_items_can_be_held_out(digits, index):
+def test_no_item_or_all_items_can_be_held_out(digits, index):
+    assert index.held_out(np.zeros(0, np.int64)) is index
     everything = np.arange(len(digits[0]))
     exclude = Exclusion(everything, everything)
     found = index.held_out(everything).kneighbors(digits[0], 1, exclude=exclude)

@@ -19,7 +19,7 @@ import numpy as np
 from pyspark_knn.index.approximate.base import ApproximateIndex
 from pyspark_knn.index.approximate.copies import Copies, first_copies
 from pyspark_knn.index.approximate.held_out import VisibleItems
-from pyspark_knn.index.approximate.hnsw_graph import Graph, drawn_levels
+from pyspark_knn.index.approximate.hnsw_graph import MOST_LINKS, Graph, drawn_levels
 from pyspark_knn.index.approximate.hnsw_native import Searcher, grown
 from pyspark_knn.index.approximate.knobs import levels
 from pyspark_knn.index.approximate.libraries import library_version, load_library
@@ -91,7 +91,7 @@ class HNSWSearch(ApproximateIndex):
     ) -> None:
         super().__init__(matrix, spec, space, _FIRST_EF_SEARCH)
         # Coordinates that are the items themselves are not stored twice.
-        self._vectors = None if vectors is matrix else vectors
+        self._vectors = None if np.may_share_memory(vectors, matrix) else vectors
         self._graph = graph
         self._copies = copies
         self._version = library_version("faiss")
@@ -100,6 +100,10 @@ class HNSWSearch(ApproximateIndex):
     def build(cls, matrix: NDArray[np.floating], spec: IndexSpec) -> Self:
         """See `ApproximateIndex.build`."""
         load_library("faiss")
+        if spec.index_params.get("M", _M) > MOST_LINKS:
+            raise ValueError(
+                f"indexParams['M'] must be <= {MOST_LINKS}, got {spec.index_params['M']}"
+            )
         space = _space(Coordinates.of(spec.metric, matrix))
         vectors = _vectors(space, matrix)
         firsts = first_copies(matrix)
@@ -139,7 +143,7 @@ class HNSWSearch(ApproximateIndex):
             hidden, items = self._copies.among(positions)
         nodes = self._graph.nodes
         left = np.setdiff1d(nodes, hidden)
-        if not len(left):
+        if not len(hidden) or not len(left):
             return self
         other = self.with_knob(self._knob)
         if len(hidden) * _FEW <= len(nodes):

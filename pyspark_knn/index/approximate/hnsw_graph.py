@@ -27,7 +27,7 @@ NOBODY = -1
 _PART_NODES = 1 << 16
 """The nodes whose links are processed at once: with 32 links each, about 50 MiB."""
 
-_MOST_LINKS = 1 << 15
+MOST_LINKS = 1024
 """The largest `Graph.m`."""
 
 _LEAST_SHARE = 1e-8
@@ -155,7 +155,7 @@ class Graph:
             If an array is damaged.
         """
         m, entry = (int(each) for each in structure["graph"])
-        if not 2 <= m <= _MOST_LINKS:
+        if not 2 <= m <= MOST_LINKS:
             raise damaged("graph", f"has M {m}")
         graph = cls(m, entry, structure["levels"], structure["links"])
         graph._check_levels()
