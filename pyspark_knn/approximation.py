@@ -119,7 +119,7 @@ class ApproximateModel(NeighborModel, ApproximateParams):
         if self._approximate_class is None:
             return
         wanted, known = self._wanted(), self._measurement
-        if known is None or not known.answers(wanted):
+        if known is None or not known.answers(wanted, self._fitted.levels[-1]):
             self._remember(self._fitted.held_out_recall(wanted), wanted)
 
     def _remember(self, curve: Curve, wanted: Calibration) -> None:
@@ -148,11 +148,18 @@ class ApproximateModel(NeighborModel, ApproximateParams):
         missed = self._given_knob() is None and found.low < self._target and found.mean < 1.0
         if missed and f"recall, {self._target}" not in self._warned:
             self._warned.add(f"recall, {self._target}")
+            if measured.covers(self._target, self._fitted.levels[-1]):
+                problem = f"is out of reach of algorithm {self.getAlgorithm()!r}"
+                advice = (
+                    "Set a lower targetRecall, other indexParams, or an exact algorithm such as "
+                    "'auto' without targetRecall."
+                )
+            else:
+                problem = "is higher than the recall of the searches that were measured"
+                advice = "Call calibrate(queries) to measure more thorough ones, or fit again."
             warnings.warn(
-                f"targetRecall {self._target:g} is out of reach of algorithm "
-                f"{self.getAlgorithm()!r}. The highest measured recall is {found}. Set a lower "
-                "targetRecall, other indexParams, or an exact algorithm such as 'auto' without "
-                "targetRecall.",
+                f"targetRecall {self._target:g} {problem}. The highest measured recall is {found}. "
+                f"{advice}",
                 stacklevel=stacklevel,
             )
 

@@ -25,9 +25,6 @@ _FIRST_SHARE = 1 / 8
 """The share of the most thorough level up to which all levels are measured in the first job. Levels
 are spaced geometrically, so the job costs less than half of a search that visits everything."""
 
-_HIGHEST_TARGET = 0.999
-"""Levels are measured up to this recall, so that targetRecall can be raised on a model."""
-
 
 @dataclass(frozen=True)
 class Calibration:
@@ -85,8 +82,7 @@ def curve_of_levels(
     found = dict(search([EXACT, *first]))
     exact = found.pop(EXACT)
     measured = _recalls(found, exact, wanted.k)
-    reached = measured[-1].low >= wanted.target and measured[-1].mean >= _HIGHEST_TARGET
-    if rest and not reached:
+    if rest and measured[-1].low < wanted.target:
         measured += _recalls(search(rest), exact, wanted.k)
     return Curve.of(measured)
 
