@@ -16,7 +16,7 @@ from pyspark_knn.engine.search.searchable import EXACT
 from pyspark_knn.engine.search.self_search import QUERY
 from pyspark_knn.engine.spark import compat
 from pyspark_knn.engine.spark.spreading import int_array
-from pyspark_knn.index.recall import Curve, Recall, recall
+from pyspark_knn.index.recall import N_QUERIES, Curve, Recall, recall
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -24,6 +24,16 @@ if TYPE_CHECKING:
 _FIRST_SHARE = 1 / 8
 """The share of the most thorough level up to which all levels are measured in the first job. Levels
 are spaced geometrically, so the job costs less than half of a search that visits everything."""
+
+
+_FEWEST_QUERIES, _DISTANCES = 128, 1 << 18
+"""Fewer queries are searched if k is large, so that the distances at one level take 2 MiB, which
+the driver fetches. A mean over as many neighbors is as reliable."""
+
+
+def most_queries(k: int) -> int:
+    """Return how many queries are searched to measure the recall for k neighbors."""
+    return max(_FEWEST_QUERIES, min(N_QUERIES, _DISTANCES // k))
 
 
 @dataclass(frozen=True)
