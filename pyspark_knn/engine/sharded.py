@@ -22,7 +22,12 @@ from pyspark.sql import types as T
 from pyspark_knn.engine.fit.chunks import POSITION
 from pyspark_knn.engine.fit.packed import PackedItems
 from pyspark_knn.engine.fit.source import ItemSource
-from pyspark_knn.engine.measuring import Calibration, curve_of_levels, distances_by_level
+from pyspark_knn.engine.measuring import (
+    Calibration,
+    curve_of_levels,
+    distances_by_level,
+    most_queries,
+)
 from pyspark_knn.engine.placement import SHARDED, PlacedCost, Placement
 from pyspark_knn.engine.rows.columns import Input, struct_type
 from pyspark_knn.engine.rows.features import features_of, vector_type
@@ -348,7 +353,7 @@ class Sharded(Placement):
     def held_out_recall(self, wanted: Calibration) -> Curve:
         """See `Placement.held_out_recall`; runs one job or two."""
         plan, firsts = self.plan(), first_numbers(self.shards)
-        numbers = held_out_positions(self.num_items, wanted.seed)
+        numbers = held_out_positions(self.num_items, wanted.seed, most_queries(wanted.k))
 
         def search(levels: Sequence[int]) -> dict[int, NDArray[np.float64]]:
             asked = HeldOutSearch(wanted.k, numbers, levels, wanted.probes)

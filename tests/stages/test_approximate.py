@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import shutil
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from pyspark.sql import types as T
 
 from pyspark_knn import KNNClassifier, KNNEstimator, KNNModel, KNNRegressor
 from pyspark_knn.index.approximate import libraries
+from pyspark_knn.index.approximate.ivf import IVFSearch
 from pyspark_knn.index.distances import resolve_metric
 from tests.support.frames import answers, frame_of
 
@@ -90,18 +92,21 @@ def test_the_recall_is_what_is_counted_independently(model: Any, queries: DataFr
 def test_params_of_the_search_change_without_a_fit_or_a_job(model: Any, queries: DataFrame) -> None:
     name = {"ivf": "nprobe", "hnsw": "efSearch"}[model.getAlgorithm()]
     low = model.copy({model.targetRecall: 0.5})
-    high = model.copy({model.targetRecall: 0.99})
+    high = model.copy({model.targetRecall: 0.9})
     assert low.recall.searchParams[name] <= model.recall.searchParams[name]
     # The least thorough search of a graph of so few items finds nearly all.
     strict = name == "nprobe"
     assert high.recall.searchParams[name] >= low.recall.searchParams[name] + strict
-    assert high.recall.mean >= 0.99
+    assert high.recall.low >= 0.9
     assert high._index is model._index
     few = model.copy({model.searchParams: {name: 1}})
     found = [each.transform(queries) for each in (few, high)]
     lower, higher = (counted_recall(answers(each)) for each in found)
     assert lower <= higher - 0.1 * strict
-    assert higher > 0.96
+    assert higher > 0.8
+    if (name, model.getPlacement()) == ("nprobe", "replicated"):
+        with pytest.warns(UserWarning, match="targetRecall 0.9999 is higher than the recall of"):
+            model.transform(queries, {model.targetRecall: 0.9999})
     # The most thorough search finds all.
     everything = model.copy({model.searchParams: {name: 10**12}})
     exact = counted_recall(answers(everything.transform(queries)))
@@ -112,7 +117,7 @@ def test_params_of_the_search_change_without_a_fit_or_a_job(model: Any, queries:
 
 def test_exclusion_limits_joins_and_graph(model: Any, items: DataFrame) -> None:
     few = items.where("id < 40")
-    excluding = model.copy({model.excludeIdCol: "id", model.targetRecall: 0.99})
+    excluding = model.copy({model.excludeIdCol: "id", model.targetRecall: 0.9})
     pairs = excluding.kneighborsJoin(few).select("id", "neighbor", "rank", "distance").collect()
     assert len(pairs) == 40 * K
     assert all(row.id != row.neighbor for row in pairs)
@@ -197,7 +202,10 @@ def test_ties_go_to_the_smaller_id(spark: SparkSession) -> None:
     queries = frame_of(spark, lattice[:30] + 0.25)
     brute = KNNEstimator(k=7, idCol="id", algorithm="brute").fit(frame)
     ivf = KNNEstimator(k=7, idCol="id", algorithm="ivf", searchParams={"nprobe": 1000}).fit(frame)
-    assert answers(ivf.transform(queries)) == answers(brute.transform(queries))
+    found, true = answers(ivf.transform(queries)), answers(brute.transform(queries))
+    # Which of the farthest ones are found is arbitrary, their order is not.
+    assert [[far for _, far in row] for row in found] == [[far for _, far in row] for row in true]
+    assert all(row == sorted(row, key=lambda pair: pair[::-1]) for row in found)
     assert ivf.recall.mean == 1.0
 
 
@@ -286,7 +294,7 @@ def test_votes_and_grids(spark: SparkSession) -> None:
         alone = each.copy()
         alone._share(None)
         assert alone.transform(frame).orderBy("id").collect() == found
-    assert shared[0] != shared[2]
+    assert shared[1] != shared[3]
     vector = ITEMS[7].tolist()
     assert [each.predict(vector) for each in models] == [row[7].prediction for row in shared]
     mean = KNNRegressor(idCol="id", algorithm="ivf", k=3, targetRecall=1.0).fit(frame)
@@ -324,11 +332,42 @@ def test_tiny_and_degenerate_items(spark: SparkSession) -> None:
         assert [each for each, _ in found] == list(range(min(5, len(matrix))))
 
 
+def choose_ivf(exact: Any, reason: str, spec: Any, *_: Any) -> tuple[Any, str]:
+    """In place of a choice by timing."""
+    index = IVFSearch.build(exact.matrix, replace(spec, algorithm="ivf"))
+    return index, f"{reason}, but ivf is faster"
+
+
+@pytest.mark.parametrize("placement", SHARDS)
+def test_auto_with_a_target_may_choose_an_approximate_algorithm(
+    placement: str, items: DataFrame, queries: DataFrame, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pyspark_knn.index.auto.within_recall", choose_ivf)
+    model = estimator("auto", placement, targetRecall=0.9).fit(items)
+    assert model.getAlgorithm() == "ivf"
+    assert "but ivf is faster" in model.algorithmReason
+    assert model.recall.low >= 0.9
+    assert counted_recall(answers(model.transform(queries))) > 0.8
+
+
+def test_cells_and_lists_are_two_levels(items: DataFrame, queries: DataFrame) -> None:
+    cells = {"shardBy": "kmeans", "numShards": 3, "numProbes": 1}
+    knn = estimator("ivf", "sharded", searchParams={"nprobe": 1000}, **cells)
+    model = knn.fit(items)
+    assert 0.3 < model.recall.mean < 0.99
+    found = counted_recall(answers(model.transform(queries)))
+    assert abs(found - model.recall.mean) < 0.15
+    more = model.copy({model.numProbes: None})
+    assert more.recall is None
+    assert more.calibrate(queries).recall.mean == 1.0
+
+
 def test_auto_with_a_target_may_stay_exact(items: DataFrame, queries: DataFrame) -> None:
     few = items.where("id < 300")
     for placement in SHARDS:
         model = estimator("auto", placement, targetRecall=0.9).fit(few)
-        assert model.exact == (model.recall is None)
+        assert model.exact
+        assert model.recall is None
         assert len(answers(model.transform(queries))) == len(QUERIES)
     brute = estimator("brute", "replicated", targetRecall=0.9).fit(few)
     assert brute.exact

@@ -65,11 +65,14 @@ MEASURED = Measurement(
 def test_a_record_is_json() -> None:
     record = json.loads(json.dumps(MEASURED.record()))
     assert Measurement.from_record(record) == MEASURED
-    assert MEASURED.answers(Calibration(3, 0.7, probes=2))
-    assert MEASURED.answers(Calibration(3, 0.7, knob=7, probes=2))
-    assert not MEASURED.answers(Calibration(3, 0.7, knob=2, probes=2))
-    assert not MEASURED.answers(Calibration(4, 0.7, probes=2))
-    assert not MEASURED.answers(Calibration(3, 0.7))
+    assert MEASURED.answers(Calibration(3, 0.7, probes=2), 16)
+    assert MEASURED.answers(Calibration(3, 0.7, knob=7, probes=2), 16)
+    assert not MEASURED.answers(Calibration(3, 0.7, knob=2, probes=2), 16)
+    assert not MEASURED.answers(Calibration(4, 0.7, probes=2), 16)
+    assert not MEASURED.answers(Calibration(3, 0.7), 16)
+    # Out of reach, or not measured.
+    assert MEASURED.answers(Calibration(3, 0.99, probes=2), 7)
+    assert not MEASURED.answers(Calibration(3, 0.99, probes=2), 16)
 
 
 @pytest.mark.parametrize(

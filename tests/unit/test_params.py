@@ -13,7 +13,15 @@ import numpy as np
 import pytest
 from pyspark.ml.tuning import ParamGridBuilder
 
-from pyspark_knn import KNNClassifier, KNNEstimator, KNNImputer, KNNImputerModel, KNNModel
+from pyspark_knn import (
+    KNNClassifier,
+    KNNEstimator,
+    KNNImputer,
+    KNNImputerModel,
+    KNNModel,
+    LocalOutlierFactor,
+    saved,
+)
 
 Way = Callable[[str, Any], KNNEstimator]
 
@@ -242,6 +250,29 @@ def test_a_model_has_setters_only_for_params_that_need_no_fit():
         *("setNeighborsCol", "setDistancesCol", "setNumProbes", "setNumReplicas"),
         *("setQueryKeyCols", "setMinSimilarity", "setTargetRecall", "setSearchParams"),
     }
+
+
+def test_outlier_scores_have_exact_algorithms_only():
+    choices = "auto, brute, kd_tree, ball_tree, got 'ivf'"
+    with pytest.raises(ValueError, match=f"algorithm must be one of {choices}"):
+        LocalOutlierFactor(algorithm="ivf")
+    assert "ivf" not in LocalOutlierFactor().explainParam("algorithm")
+    assert not LocalOutlierFactor().hasParam("targetRecall")
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"M": 1025}, r"indexParams\['M'\] must be at most 1024 to be saved, got 1025"),
+        ({"nTrees": 1e9}, r"indexParams\['nTrees'\] must be at most 10000 to be saved"),
+        ({"M": math.nan}, r"indexParams\['M'\] must be at most 1024 to be saved, got nan"),
+        ({"speed": 1}, r"indexParams\['speed'\] must be at most 0 to be saved, got 1"),
+    ],
+)
+def test_what_a_saved_stage_may_not_contain(given, message):
+    with pytest.raises(ValueError, match=message):
+        saved.check_limits(KNNEstimator(indexParams=given))
+    saved.check_limits(KNNEstimator(indexParams={"nlist": 2000, "encoding": "sq8"}))
 
 
 def test_stages_are_made_without_a_session():
