@@ -41,6 +41,18 @@ def vectors(
     spark: SparkSession, rows: int, dim: int, *, seed: int = 0, partitions: int = 4
 ) -> DataFrame:
     """Return a persisted DataFrame of `rows` ids and vectors (arrays of normal floats)."""
+    made = spark.range(0, rows, 1, partitions)
+    frame = made.mapInArrow(vector_maker(dim, seed), VECTORS).persist()
+    frame.count()
+    return frame
+
+
+VECTORS = "id long, features array<float>"
+"""The columns of `vectors`."""
+
+
+def vector_maker(dim: int, seed: int) -> Callable[[Iterator[Any]], Iterator[Any]]:
+    """Return a function that makes the rows of `vectors`, given their ids."""
 
     def make(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for batch in batches:
@@ -55,10 +67,7 @@ def vectors(
                 )
                 yield pa.RecordBatch.from_arrays([pa.array(part), lists], ["id", "features"])
 
-    made = spark.range(0, rows, 1, partitions)
-    frame = made.mapInArrow(make, "id long, features array<float>").persist()
-    frame.count()
-    return frame
+    return make
 
 
 def as_mllib(frame: DataFrame) -> DataFrame:

@@ -1,6 +1,6 @@
 """Measure sharded placement: search and fit against replicated, driver memory, and cells.
 
-    python benchmarks/sharded.py [--scale 0.1] [--only search,memory,cells,fit,busy]
+    python benchmarks/sharded.py [--scale 0.1] [--only search,memory,cells,few,fit,busy,sizes]
 
 Times are medians of interleaved runs in one process: compare ratios rather than seconds.
 """
@@ -15,10 +15,22 @@ import subprocess
 import sys
 import time
 import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from _harness import consume, medians, processes_below, start
+import numpy as np
+import pandas as pd
+from _harness import (
+    VECTORS,
+    check,
+    consume,
+    medians,
+    processes_below,
+    start,
+    vector_maker,
+    vectors,
+)
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
@@ -26,6 +38,8 @@ from pyspark_knn import KNNEstimator, NeighborsEvaluator
 
 RUNS = 3
 MEMORY_SIZES = (100_000, 500_000, 2_000_000)
+SIZES = (1_000_000, 4_000_000, 12_000_000)
+CHECKED = 8
 
 
 def unit(*what: Any) -> Any:
@@ -112,6 +126,97 @@ def cells(scale: float) -> None:
         dealt.unpersist()
         near.unpersist()
     spark.stop()
+
+
+def few(scale: float) -> None:
+    """Time few queries against few items in cells and in hash shards, and both fits."""
+    spark = start(spark__driver__memory="3g")
+    n, q = int(200_000 * scale), int(5_000 * scale)
+    items, queries = stored(clustered(spark, n, 8, 1)), stored(clustered(spark, q, 8, 9))
+    knn = KNNEstimator(k=10, idCol="id", placement="sharded")
+    print(f"few: {n:,} x 8 items in 200 clusters, {q:,} queries, k=10, local[2]; CPU seconds")
+    models = {}
+    for name in ("hash", "kmeans"):
+        models[name], seconds, busy = timed(
+            lambda name=name: knn.copy({knn.shardBy: name}).fit(items)
+        )
+        print(f"  fit {name:<8} {seconds:6.2f} s   CPU {busy:6.2f}")
+    found = {}
+    for turn in range(RUNS):
+        for name, model in models.items():
+            found[name], seconds, busy = timed(lambda model=model: answers(model, queries))
+            print(f"  search {turn} {name:<8} {seconds:6.2f} s   CPU {busy:6.2f}", flush=True)
+    check(found["hash"].equals(found["kmeans"]), "cells and hash shards differ")
+    spark.stop()
+
+
+def sizes(scale: float) -> None:
+    """Time the fit and two searches of growing numbers of items, and check some of the answers."""
+    spark = start(spark__driver__memory="2g")
+    q = int(1_000 * scale)
+    queries = vectors(spark, q, 32, seed=9, partitions=2)
+    small = KNNEstimator(k=10, idCol="id", placement="sharded").fit(queries)
+    consume(small.transform(queries))  # starts the workers, and compiles
+    print(f"sizes: n x 32 items in shards of 256 MiB, {q:,} queries, k=10, brute, local[2]")
+    for size in SIZES:
+        n = int(size * scale)
+        items = drawn(spark, n, 32, 1)
+        knn = KNNEstimator(k=10, idCol="id", placement="sharded", algorithm="brute")
+        model, seconds, busy = timed(lambda knn=knn, items=items: knn.fit(items))
+        print(
+            f"  {n:>10,} items, {model.getNumShards()} shards: fit {seconds:.1f} s, CPU {busy:.1f}"
+        )
+        for turn in ("first", "second"):
+            found, seconds, busy = timed(lambda model=model: answers(model, queries))
+            pair = 1e9 * busy / n / q
+            print(
+                f"    {turn} search {seconds:.1f} s, CPU {busy:.1f}: {pair:.2f} ns of a core a pair"
+            )
+        expected = reference(items, queries.where(f"id < {CHECKED}"), 10)
+        same = found[found["id"] < CHECKED].reset_index(drop=True).equals(expected)
+        check(same, f"the neighbors among {n:,} items")
+        model.unpersist()
+    spark.stop()
+
+
+def timed(run: Callable[[], Any]) -> tuple[Any, float, float]:
+    """Return a result, the wall time and the CPU time of all processes, in seconds."""
+    before, begin = sum(_cpu_seconds().values()), time.perf_counter()
+    result = run()
+    return result, time.perf_counter() - begin, sum(_cpu_seconds().values()) - before
+
+
+def answers(model: Any, queries: DataFrame) -> pd.DataFrame:
+    """Return the ids of the neighbors of all queries, by the ids of the queries."""
+    found = model.transform(queries).select("id", "neighbors").toPandas()
+    found["neighbors"] = found["neighbors"].map(tuple)
+    return found.sort_values("id", ignore_index=True)
+
+
+def drawn(spark: SparkSession, rows: int, dim: int, seed: int) -> DataFrame:
+    """Return the items of `_harness.vectors` without persisting them."""
+    return spark.range(0, rows, 1, 48).mapInArrow(vector_maker(dim, seed), VECTORS)
+
+
+def reference(items: DataFrame, queries: DataFrame, k: int) -> pd.DataFrame:
+    """Return what `answers` returns, from the differences of all pairs in float64."""
+    asked = queries.orderBy("id").toPandas()
+    points = np.stack(asked["features"].to_numpy()).astype(np.float64)
+
+    def nearest(frames: Iterator[pd.DataFrame]) -> Iterator[pd.DataFrame]:
+        for frame in frames:
+            rows = np.stack(frame["features"].to_numpy()).astype(np.float64)
+            squares = ((points[:, None, :] - rows[None, :, :]) ** 2).sum(axis=2)
+            best = np.argpartition(squares, min(k, len(rows) - 1), axis=1)[:, :k]
+            query = np.repeat(np.arange(len(points)), best.shape[1])
+            ids = frame["id"].to_numpy()[best.ravel()]
+            square = np.take_along_axis(squares, best, axis=1).ravel()
+            yield pd.DataFrame({"query": query, "item": ids, "square": square})
+
+    pairs = items.mapInPandas(nearest, "query long, item long, square double").toPandas()
+    pairs = pairs.sort_values(["query", "square", "item"]).groupby("query").head(k)
+    neighbors = pairs.groupby("query")["item"].agg(tuple).to_numpy()
+    return pd.DataFrame({"id": asked["id"], "neighbors": neighbors})
 
 
 def fit(scale: float) -> None:
@@ -204,7 +309,15 @@ def _peak(pid: int) -> float:
 
 def main() -> None:
     """Run the selected parts."""
-    parts = {"search": search, "memory": memory, "cells": cells, "fit": fit, "busy": busy}
+    parts = {
+        "search": search,
+        "memory": memory,
+        "cells": cells,
+        "few": few,
+        "fit": fit,
+        "busy": busy,
+        "sizes": sizes,
+    }
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
         "--scale", type=float, default=1.0, help="factor for the numbers of items and queries"

@@ -19,7 +19,8 @@ from pyspark.sql import types as T
 
 from pyspark_knn import KNNClassifier, KNNEstimator, KNNModel, KNNRegressor
 from pyspark_knn.engine import sharded
-from pyspark_knn.engine.shards.plan import numbered
+from pyspark_knn.engine.shards import cell_plan
+from pyspark_knn.engine.shards.plan import ShardPlan, numbered
 from pyspark_knn.engine.spark.spreading import int_array, spreading_keys
 from tests.support.counting import counted_shards
 from tests.support.frames import Matrix, answers, frame_of
@@ -495,6 +496,39 @@ def test_most_cells_are_not_searched(cells: Cells) -> None:
         pytest.skip("the server's workers write elsewhere")
     # Hash shards would have searched every query in every shard.
     assert cells.searched < len(NEAR) * cells.cut.getNumShards() / 2
+
+
+@EUCLIDEAN
+@pytest.mark.parametrize("few", [0, 1000], ids=["in turn", "at once"])
+def test_cells_are_searched_in_turn_or_at_once(
+    cells: Cells, monkeypatch: pytest.MonkeyPatch, few: int
+) -> None:
+    monkeypatch.setattr(cell_plan, "_FEW_CELLS", few)
+    searches = []
+    searched = ShardPlan.searched
+
+    def counted(*given: Any) -> DataFrame:
+        searches.append(given)
+        return searched(*given)
+
+    monkeypatch.setattr(ShardPlan, "searched", counted)
+    assert answers_or_none(cells.cut, cells.queries) == cells.expected
+    assert len(searches) == (2 if few == 0 else 1)
+
+
+def test_clusters_far_apart_are_searched_at_once(spark: SparkSession) -> None:
+    rng = np.random.default_rng(5)
+    far = 1000.0 * np.repeat(np.arange(6.0), 40)[:, None] + rng.normal(size=(240, 2))
+    items = frame_of(spark, far)
+    make = functools.partial(KNNEstimator, k=3, idCol="id", excludeIdCol="id")
+    cut = make(placement="sharded", shardBy="kmeans", numShards=6).fit(items)
+    index: Any = cut._index
+    plan = index.plan()
+    count = len(plan.sample)
+    opened = plan.cells.within(plan.sample, np.full(count, np.inf), np.full(count, 4))
+    assert opened.sum(axis=1).mean() <= 2
+    one = make(placement="replicated").fit(items)
+    assert answers(cut.transform(items)) == answers(one.transform(items))
 
 
 @EUCLIDEAN
