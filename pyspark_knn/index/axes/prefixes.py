@@ -26,8 +26,9 @@ _BLOCK_FLOATS = 1 << 18
 _PRODUCT_QUERIES = 1024
 """Queries of one product with the items of a cell, at most."""
 
-_AROUND = 2
-"""The cells around a query are those whose numbers have the same bits above so many."""
+_AT_HOME, _AROUND = 1, 2
+"""The cells that a query is in, and the cells around it, are those whose numbers have the same bits
+above so many."""
 
 _CELLS_AT_ONCE = 1024
 """Cells whose distances to the queries are known at a time."""
@@ -149,7 +150,7 @@ class QueryPrefixes:
         self._left[:, -1] = -needed
 
     def nearest_at_home(self, many: int) -> NDArray[np.int64]:
-        """Return some items of each query's own cell that are near it, by their prefixes.
+        """Return some items of the cells that each query is in, near it by their prefixes.
 
         Parameters
         ----------
@@ -163,8 +164,7 @@ class QueryPrefixes:
         """
         cells, n_left = self._items.cells, self._n_axes + 2
         nearest = np.empty((len(self.home), many), np.int64)
-        for cell, rows in _groups(self.home):
-            where = slice(cells.bounds[cell], cells.bounds[cell + 1])
+        for rows, where in self._grouped(_AT_HOME):
             products = self._left[rows, :n_left] @ self._items._table[where, :n_left].T
             places = np.argpartition(products, -many, axis=1)[:, -many:]
             nearest[rows] = cells.order[where][places]
@@ -180,11 +180,16 @@ class QueryPrefixes:
         rows, positions : ndarray of shape (n_pairs,), dtype int64
             The row number of the query, and the position of the item.
         """
-        bounds = self._items.cells.bounds
-        for group, rows in _groups(self.home >> _AROUND):
-            first = group << _AROUND
-            last = min(first + (1 << _AROUND), self._items.cells.count)
-            yield from self._compared(rows, slice(bounds[first], bounds[last]))
+        for rows, where in self._grouped(_AROUND):
+            yield from self._compared(rows, where)
+
+    def _grouped(self, bits: int) -> Iterator[tuple[NDArray[np.int64], slice]]:
+        """Yield the queries in the same cells, and the items there, but for the lower bits."""
+        cells = self._items.cells
+        for group, rows in _groups(self.home >> bits):
+            first = group << bits
+            last = min(first + (1 << bits), cells.count)
+            yield rows, slice(int(cells.bounds[first]), int(cells.bounds[last]))
 
     def far_survivors(self) -> Iterator[Pairs]:
         """Yield the same for the other cells, as far as they may contain a neighbor."""

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     Pairs = tuple[NDArray[np.int64], NDArray[np.int64]]
 
 _SPARE_AT_HOME = 6
-"""Items of a query's own cell beyond k whose distances give the first limit."""
+"""Items of a query's own cells beyond k whose distances give the first limit."""
 
 _SPARE_SURVIVORS = 512
 """Pairs of a query that may always be compared by differences."""
