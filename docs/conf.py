@@ -60,6 +60,8 @@ autosummary_context = {
     "kind": lambda module, name, member: members.kind(_class(module, name), member),
     "param_lines": lambda module, name, param: members.param_lines(_class(module, name), param),
 }
+# `name` in a docstring is code.
+default_role = "code"
 autodoc_typehints = "signature"
 autodoc_typehints_format = "short"
 python_maximum_signature_line_length = 88
@@ -115,6 +117,8 @@ html_theme = "pydata_sphinx_theme"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_show_sourcelink = False
+html_copy_source = False
+html_context = {"default_mode": "auto"}
 html_theme_options = {
     "logo": {"text": project},
     "show_prev_next": True,
