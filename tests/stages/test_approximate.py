@@ -28,9 +28,8 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.dense
 
 K = 5
-RNG = np.random.default_rng(11)
-ITEMS = RNG.normal(size=(1500, 6)).astype(np.float32)
-QUERIES = RNG.normal(size=(120, 6)).astype(np.float32)
+ITEMS = np.random.default_rng(11).normal(size=(1500, 6)).astype(np.float32)
+QUERIES = np.random.default_rng(12).normal(size=(120, 6)).astype(np.float32)
 SHARDS = {"replicated": {}, "sharded": {"numShards": 2, "numReplicas": 1}}
 CASES = [(a, p) for a in ("ivf", "hnsw") for p in SHARDS]
 
