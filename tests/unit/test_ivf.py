@@ -82,6 +82,18 @@ def test_of_equal_items_those_of_the_smallest_positions_are_found():
     assert index.kneighbors(rows[:1], 10).positions[0].tolist() == list(range(0, 30, 3))
 
 
+@pytest.mark.parametrize("metric", ["euclidean", "inner_product"])
+def test_bytes_are_padded_to_what_faiss_compares_at_a_time(metric):
+    items = normal(3000, 15)
+    index = built(items, metric, encoding="sq8")
+    assert index._opened().lists.d == 16
+    again = IVFSearch.restored(items, index.spec, index.structure())
+    assert again.space.n_coordinates == 16
+    exact = index.exact_index.kneighbors(items[:40], 10).distances
+    found = again.with_knob(999).kneighbors(items[:40], 10).distances
+    assert recall(found, exact).mean() > 0.97
+
+
 @pytest.mark.parametrize("encoding", ["flat", "sq8"])
 def test_a_mapped_index_is_searched_without_a_copy(encoding, tmp_path):
     items = normal(3000)
@@ -116,8 +128,8 @@ def test_restoring_needs_no_training_and_gives_the_same_bytes():
         ("cells", lambda part: part + np.int32(1), "'cells' must contain integers from 0 to 49"),
         ("cells", lambda part: part[:-1], r"'cells' must have shape \(2000,\), got \(1999,\)"),
         ("cells", lambda part: part.astype(np.int64), "'cells' must have dtype int32, got int64"),
-        ("centroids", lambda part: part[:, :-1], r"'centroids' must have shape \('any', 8\)"),
-        ("centroids", lambda part: part * np.float32(np.inf), "'centroids' contains NaN or inf"),
+        ("centroids", lambda part: part[:, :-1], r"'centroids' must have shape \('any', 16\)"),
+        ("centroids", lambda part: part + np.float32(np.inf), "'centroids' contains NaN or inf"),
         ("centroids", lambda part: np.tile(part, (99, 1)), "'centroids' has 4950 rows for 2000"),
         ("centroids", lambda part: part[:0], "'centroids' must have shape"),
         ("ranges", lambda part: -part, "'ranges' has a negative width"),
@@ -143,7 +155,7 @@ def test_what_is_said_of_a_damaged_structure(name, change, message):
 
 
 def test_a_structure_of_another_encoding_is_refused():
-    items = normal(2000)
+    items = normal(2000, 16)
     flat, sq8 = built(items), built(items, encoding="sq8")
     with pytest.raises(ValueError, match="'ranges' is missing"):
         IVFSearch.restored(items, sq8.spec, flat.structure())

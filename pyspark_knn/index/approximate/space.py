@@ -88,6 +88,8 @@ class Coordinates:
     reach : float
         Queries with a coordinate beyond this are so far away that float32 cannot tell the items
         apart.
+    padding : int
+        Coordinates of 0 that are appended.
 
     References
     ----------
@@ -100,6 +102,7 @@ class Coordinates:
     exponent: int = 0
     norm: float = 0.0
     reach: float = _LARGEST
+    padding: int = 0
 
     @classmethod
     def of(cls, metric: Metric, matrix: NDArray[np.floating]) -> Coordinates:
@@ -139,7 +142,7 @@ class Coordinates:
     @property
     def n_coordinates(self) -> int:
         """The number of coordinates."""
-        return len(self.center) + (self.norm > 0)
+        return len(self.center) + (self.norm > 0) + self.padding
 
     @property
     def changes_nothing(self) -> bool:
@@ -179,12 +182,12 @@ class Coordinates:
         """
         found = self._centered(rows, self._moved)
         if not self.norm:
-            return found
+            return self._padded(found)
         squares = self._squares(rows)
         last = np.sqrt(np.maximum(self.norm**2 - squares, 0.0))
         if self.metric.name in ANGLES:
             last = (squares == 0).astype(np.float64)
-        return np.column_stack([found, last.astype(np.float32)])
+        return self._padded(np.column_stack([found, last.astype(np.float32)]))
 
     def holds(self, rows: NDArray[np.floating]) -> bool:
         """Return whether the transform is right for further items.
@@ -224,8 +227,7 @@ class Coordinates:
         ndarray of shape (n_rows, n_coordinates), dtype float32
             Their coordinates, C-contiguous; may be `rows` itself.
         """
-        found = self._centered(rows, self._sized)
-        return np.column_stack([found, np.zeros(len(found), np.float32)]) if self.norm else found
+        return self._padded(self._centered(rows, self._sized))
 
     def serves(self, coordinates: NDArray[np.float32]) -> NDArray[np.bool_]:
         """Return for which queries the distances of coordinates tell near from far.
@@ -284,6 +286,10 @@ class Coordinates:
         if self.center.any():
             found = found - self.center
         return np.ascontiguousarray(np.clip(found, -_LARGEST, _LARGEST), np.float32)
+
+    def _padded(self, found: NDArray[np.float32]) -> NDArray[np.float32]:
+        lacking = self.n_coordinates - found.shape[1]
+        return np.pad(found, ((0, 0), (0, lacking))) if lacking else found
 
     def structure(self) -> dict[str, NDArray[Any]]:
         """Return the transform as arrays.
