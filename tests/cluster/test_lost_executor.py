@@ -95,7 +95,8 @@ def build_and_die(marker: str, build: Any, request: Any, batches: Any) -> Any:
 def test_an_executor_is_lost_while_it_builds_an_approximate_index(
     spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    items = frame_of(spark, np.random.default_rng(6).normal(size=(900, 4)), partitions=4)
+    # Not repartitioned: Spark fails a job whose input may come in another order when it is retried.
+    items = frame_of(spark, np.random.default_rng(6).normal(size=(900, 4)))
     queries = items.where("id < 50").selectExpr("id AS n", "id AS m", "features")
     knn = KNNEstimator(k=5, idCol="id", placement="sharded", numShards=4, algorithm="ivf")
     calm = knn.fit(items)

@@ -100,11 +100,10 @@ def held_out_search(plan: ShardPlan, firsts: Mapping[int, int], wanted: HeldOutS
         The columns `measuring.QUERY`, `KNOB` and `DISTANCE`, see `measuring.distances_by_level`.
     """
     items = _own_items(plan, firsts, {NUMBER: T.LongType()}, wanted.numbers)
-    items = items.select("*", F.explode(int_array(wanted.levels)).alias(KNOB))
+    items = items.select("*", F.posexplode(int_array(wanted.levels)).alias("place", KNOB))
     vectors = features_of(items, "featuresCol", "features").inputs
-    place = F.array_position(int_array(wanted.levels), F.col(KNOB))
     queries = items.select(
-        (F.col(NUMBER) * len(wanted.levels) + place).alias("query"),
+        (F.col(NUMBER) * len(wanted.levels) + F.col("place")).alias("query"),
         F.struct(F.col(NUMBER).alias("own_0"), F.col(KNOB).alias("own_1")).alias("row"),
         *(each.value.alias(f"input_{name}") for name, each in vectors.items()),
         F.col(NUMBER).alias(f"input_{ITSELF}"),
