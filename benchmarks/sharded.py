@@ -270,7 +270,9 @@ def _cpu_seconds() -> dict[int, float]:
     for pid in (os.getpid(), *processes_below(os.getpid())):
         with contextlib.suppress(FileNotFoundError):
             figures = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-            spent[pid] = (int(figures[11]) + int(figures[12])) / os.sysconf("SC_CLK_TCK")
+            # Those of child processes that have ended, too: Spark ends idle workers.
+            ticks = sum(map(int, figures[11:15]))
+            spent[pid] = ticks / os.sysconf("SC_CLK_TCK")
     return spent
 
 
