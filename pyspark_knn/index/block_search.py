@@ -64,6 +64,9 @@ have more numbers, the scores of the block are computed by several products."""
 _AXES_QUERIES = 2048
 """Queries in a batch of the search by principal axes."""
 
+_WITHIN_K = 8
+"""The pairs of a query that this search compares at a time, where k is not given, are 2 times 8."""
+
 _RANKED_PAIRS = 1 << 18
 """Candidates of a batch that are ranked before the batch is over, if there are more."""
 
@@ -213,6 +216,12 @@ class _Batches:
         for start in range(0, len(rows), step):
             yield rows[start : start + step]
 
+    def _axes_batches(self, n_queries: int) -> Iterator[slice]:
+        """Yield the same for the search by principal axes."""
+        step = min(_AXES_QUERIES, max(1, _BATCH_FLOATS // self._n_features))
+        for start in range(0, n_queries, step):
+            yield slice(start, start + step)
+
     def _blocks(
         self,
         rows: NDArray[np.int64],
@@ -250,11 +259,9 @@ class _Search(_Batches):
         left = rows[served]
         least = np.full(len(left), -np.inf)
         if self._prefixes is not None and AxesSearch.serves(self._prefixes, self._k):
-            step = min(_AXES_QUERIES, max(1, _BATCH_FLOATS // self._n_features))
-            batches = [slice(start, start + step) for start in range(0, len(left), step)]
             search = AxesSearch(self._prefixes, self._matrix, self._space, self._k)
             by_axes = functools.partial(self._filter_by_axes, search)
-            left, least = filter_batches(left, least, batches, by_axes)
+            left, least = filter_batches(left, least, self._axes_batches(len(left)), by_axes)
         for dtype in self._space.dtypes:
             left, least = self._filter_all(left, least, dtype)
         for batch in self._batches(np.arange(len(left)), np.float64):
@@ -349,11 +356,26 @@ class _SearchWithin(_Batches):
         """Search all queries except those for which the bounds do not hold; return their rows."""
         served = self._served()
         left = np.flatnonzero(served)
+        if self._prefixes is not None:
+            search = AxesSearch(self._prefixes, self._matrix, self._space, _WITHIN_K)
+            by_axes = functools.partial(self._filter_by_axes, search)
+            batches = self._axes_batches(len(left))
+            left, _ = filter_batches(left, np.zeros(len(left)), batches, by_axes)
         for dtype in self._space.dtypes:
-            search = functools.partial(self._filter, dtype=dtype)
-            batches = self._batches(np.arange(len(left)), dtype)
-            left, _ = filter_batches(left, np.zeros(len(left)), batches, search)
+            by_products = functools.partial(self._filter, dtype=dtype)
+            parts = self._batches(np.arange(len(left)), dtype)
+            left, _ = filter_batches(left, np.zeros(len(left)), parts, by_products)
         return np.flatnonzero(~served)
+
+    def _filter_by_axes(
+        self, search: AxesSearch, rows: NDArray[np.int64], least: NDArray[np.float64]
+    ) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
+        """Search a batch by principal axes; see `_filter`."""
+        limits = np.full(len(rows), self._hits.limit)
+        exclude = exclusion_of(self._exclude, rows)
+        (near, positions), crowded = search.within(self._queries[rows], limits, exclude)
+        self._offer(rows[near], positions)
+        return crowded, least
 
     def _filter(
         self, rows: NDArray[np.int64], least: NDArray[np.float64], dtype: type[np.floating]
@@ -385,6 +407,9 @@ class _SearchWithin(_Batches):
     def _rank(self, rows: NDArray[np.int64], candidates: HitCandidates) -> None:
         """Compute the distances of the candidates, and offer them."""
         near, positions = candidates.taken()
-        near, positions = self._hits.later(rows[near], positions)
-        distances = self._metric.distances(self._queries, self._matrix, near, positions)
-        self._hits.offer(near, positions, distances)
+        self._offer(rows[near], positions)
+
+    def _offer(self, rows: NDArray[np.int64], positions: NDArray[np.int64]) -> None:
+        rows, positions = self._hits.later(rows, positions)
+        distances = self._metric.distances(self._queries, self._matrix, rows, positions)
+        self._hits.offer(rows, positions, distances)

@@ -277,6 +277,8 @@ def search_in_blocks(
         )
         for start in range(0, max(1, len(queries)), step)
     ]
+    if len(found) == 1:
+        return found[0]
     return Neighbors(*(np.concatenate(part) for part in zip(*found, strict=True)))
 
 

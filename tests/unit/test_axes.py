@@ -251,3 +251,28 @@ def test_a_pickled_index_has_prefixes_and_works():
         pickle.dumps(BlockSearch(items, index.metric, index._space))
     )
     assert extra < 2000 * (9 * 4 + 8) + 20_000
+
+
+@pytest.mark.parametrize("name", METRICS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_items_within_a_distance_are_those_of_all_pairs(kind, name):
+    """The limits are distances themselves, to the bit; they are inclusive."""
+    rng = np.random.default_rng(sum(map(ord, kind + name)))
+    with np.errstate(over="ignore"):
+        items, queries = KINDS[kind](rng, 500, 12), KINDS[kind](rng, 30, 12)
+    metric = metric_for(name, 12, rng)
+    index = planned(items, metric, 5)
+    if index is None:
+        return
+    plain = PairwiseSearch(items, metric)
+    last = plain.kneighbors(queries, 12).distances
+    after = rng.integers(-1, 500, 30)
+    for limit in (-1.0, 0.0, float(last[3, 0]), float(last[5, 11]), float(last.max())):
+        options = {"exclude": exclusion(rng, 30, 500, 900), "after": after if limit else None}
+        for one, other in zip(
+            index.within(queries, limit, **options),
+            plain.within(queries, limit, **options),
+            strict=True,
+        ):
+            assert np.array_equal(one, other)
+    assert index.within(queries, np.inf, most=100) is None

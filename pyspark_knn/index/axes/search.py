@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,7 +12,7 @@ from pyspark_knn.index.candidates import Candidates, room_for
 from pyspark_knn.index.selection import is_excluded
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from numpy.typing import NDArray
 
@@ -33,6 +34,9 @@ with more pairs left than one in so many items is better off with the block sear
 
 _LARGEST_LIMIT = 2.0**40
 """Distances below this have squares far from the limits of float32, as norms have."""
+
+_MOST_WITHIN = 1 << 23
+"""Pairs of a batch of queries that may be within their distances. They take 128 MiB."""
 
 _CHUNK_FLOATS = 1 << 16
 """Numbers in each buffer of differences: 256 KiB of float32."""
@@ -97,6 +101,15 @@ class AxesSearch:
         """
         return _Batch(self, rows, limits, exclude).run()
 
+    def within(
+        self,
+        rows: NDArray[np.floating],
+        limits: NDArray[np.float64],
+        exclude: Exclusion | None,
+    ) -> tuple[Pairs, NDArray[np.bool_]]:
+        """Return the items that may be within the limit of each query; see `candidates`."""
+        return _Batch(self, rows, limits, exclude).run_within()
+
 
 class _Batch:
     """One batch of queries of an `AxesSearch`."""
@@ -119,24 +132,49 @@ class _Batch:
         self._exclude = exclude
         self._given_up = np.zeros(len(rows), bool)
         self._seen = np.zeros(len(rows), np.int64)
+        self._most = most_survivors(len(self._matrix))
 
     def run(self) -> tuple[Pairs, NDArray[np.bool_]]:
         """See `AxesSearch.candidates`."""
         self._limits = np.minimum(self._limits, self._limits_at_home())
-        self._given_up = ~(self._limits < _LARGEST_LIMIT)
-        first = np.where(self._given_up, 0.0, np.maximum(self._limits, 0.0))
-        slack = difference_error(self._matrix.shape[1], self._norms, first)
-        slack += self._space.hidden_distance()
-        self._given_up |= ~(slack < _LARGEST_LIMIT)
+        slack = self._slack()
         # A score is a negative distance.
         found = Candidates(self._k, -np.where(self._given_up, 0.0, self._limits), slack)
         self._demand(found)
-        self._collect(found, self._prefixes.near_survivors())
-        self._collect(found, self._prefixes.far_survivors())
+        settle = functools.partial(self._settle, found)
+        self._collect(settle, self._prefixes.near_survivors())
+        self._collect(settle, self._prefixes.far_survivors())
         rows, positions = found.pairs()
         crowded = found.crowded | self._given_up
         kept = ~crowded[rows]
         return (rows[kept], positions[kept]), crowded
+
+    def run_within(self) -> tuple[Pairs, NDArray[np.bool_]]:
+        """See `AxesSearch.within`."""
+        least = -self._limits - self._slack()
+        self._most = min(self._most, _MOST_WITHIN // len(self._norms))
+        found: list[Pairs] = []
+
+        def settle(waiting: list[Pairs]) -> None:
+            rows, positions, _ = self._compared(waiting, least)
+            found.append((rows, positions))
+            self._prefixes.demand(np.where(self._given_up, -np.inf, self._limits))
+
+        settle([])
+        self._collect(settle, self._prefixes.near_survivors())
+        self._collect(settle, self._prefixes.far_survivors())
+        rows, positions = map(np.concatenate, zip(*found, strict=True))
+        kept = ~self._given_up[rows]
+        return (rows[kept], positions[kept]), self._given_up
+
+    def _slack(self) -> NDArray[np.float64]:
+        """Return by how much differences can be off; give up the queries of too large limits."""
+        self._given_up = ~(self._limits < _LARGEST_LIMIT)
+        limits = np.where(self._given_up, 0.0, np.maximum(self._limits, 0.0))
+        slack = difference_error(self._matrix.shape[1], self._norms, limits)
+        slack += self._space.hidden_distance()
+        self._given_up |= ~(slack < _LARGEST_LIMIT)
+        return slack
 
     def _limits_at_home(self) -> NDArray[np.float64]:
         """Return a distance that k items do not exceed, from the cell of each query."""
@@ -153,17 +191,18 @@ class _Batch:
         error = difference_error(self._matrix.shape[1], self._norms, 1.001 * finite)
         return farthest + 1.01 * error + self._space.hidden_distance()
 
-    def _collect(self, found: Candidates, survivors: Iterator[Pairs]) -> None:
-        """Add the pairs that prefixes leave."""
+    def _collect(self, settle: Callable[[list[Pairs]], None], survivors: Iterator[Pairs]) -> None:
+        """Pass on the pairs that prefixes leave, many at a time."""
         waiting: list[Pairs] = []
         count = 0
         for pairs in survivors:
             waiting.append(pairs)
             count += len(pairs[0])
             if count > 2 * self._k * len(self._norms):
-                self._settle(found, waiting)
-                count = 0
-        self._settle(found, waiting)
+                settle(waiting)
+                waiting, count = [], 0
+        if waiting:
+            settle(waiting)
 
     def _demand(self, found: Candidates) -> None:
         limits = -found.thresholds()
@@ -172,24 +211,31 @@ class _Batch:
 
     def _settle(self, found: Candidates, waiting: list[Pairs]) -> None:
         """Compare the waiting pairs by differences, and lower the limits."""
-        if not waiting:
-            return
-        rows = np.concatenate([pairs[0] for pairs in waiting])
-        positions = np.concatenate([pairs[1] for pairs in waiting])
-        waiting.clear()
-        self._seen += np.bincount(rows, minlength=len(self._seen))
-        self._given_up |= self._seen > most_survivors(len(self._matrix))
-        useful = ~self._given_up[rows]
-        useful &= ~self._is_excluded(rows, positions)
-        rows, positions = rows[useful], positions[useful]
-        scores = -self._distances(rows, positions)
-        near = np.flatnonzero(scores >= found.thresholds()[rows])
-        rows, positions, scores = rows[near], positions[near], scores[near]
+        rows, positions, scores = self._compared(waiting, found.thresholds())
         room = room_for(len(self._matrix), len(self._norms))
         if rows.size:
             found.add(rows, positions, scores, np.zeros(len(rows)), room)
             found.settle()
         self._demand(found)
+
+    def _compared(
+        self, waiting: list[Pairs], least: NDArray[np.float64]
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
+        """Return the waiting pairs whose scores reach the least ones, and their scores.
+
+        Queries with too many pairs are given up.
+        """
+        none = np.zeros(0, np.int64)
+        rows = np.concatenate([none, *(pairs[0] for pairs in waiting)])
+        positions = np.concatenate([none, *(pairs[1] for pairs in waiting)])
+        self._seen += np.bincount(rows, minlength=len(self._seen))
+        self._given_up |= self._seen > self._most
+        useful = ~self._given_up[rows]
+        useful &= ~self._is_excluded(rows, positions)
+        rows, positions = rows[useful], positions[useful]
+        scores = -self._distances(rows, positions)
+        near = np.flatnonzero(scores >= least[rows])
+        return rows[near], positions[near], scores[near]
 
     def _distances(
         self, rows: NDArray[np.int64], positions: NDArray[np.int64]
