@@ -219,11 +219,6 @@ class ApproximateIndex(NeighborIndex):
         return self._space
 
     @property
-    def detail(self) -> str:
-        """See `NeighborIndex.detail`."""
-        return f"with {self.search_name} {self._knob}"
-
-    @property
     def exact_index(self) -> NeighborIndex:
         """The exact index of the same items; built when it is needed."""
         if "exact" not in self._handles:
