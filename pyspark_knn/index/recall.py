@@ -310,6 +310,7 @@ def measuring(
     if queries is None:
         if positions is None:
             raise ValueError("either positions or queries must be given")
+        positions = index.can_hold_out(positions)
         queries = np.ascontiguousarray(index.matrix[positions])
         exclude = Exclusion(np.arange(len(positions)), positions)
         index = index.held_out(positions)
