@@ -220,7 +220,6 @@ def test_copies_with_another_knob_share_the_structure(kind):
     assert index.knob == 3
     other = index.with_knob(7)
     assert (index.knob, other.knob) == (3, 7)
-    assert other.detail == f"with {kind.search_name} 7"
     assert other.exact_index is index.exact_index
     assert other.metric is index.metric
     ladder = index.knob_levels()

@@ -9,10 +9,11 @@ from hypothesis import strategies as st
 
 from pyspark_knn.engine.ship.bundle import map_file, read_bundle, write_bundle
 from pyspark_knn.index.approximate.ivf import IVFSearch, default_nlist
+from pyspark_knn.index.approximate.ivf_lists import _training_positions
 from pyspark_knn.index.approximate.knobs import check_index_params, check_search_params, levels
 from pyspark_knn.index.base import IndexSpec
 from pyspark_knn.index.distances import resolve_metric
-from pyspark_knn.index.recall import recall
+from pyspark_knn.index.recall import held_out_positions, recall
 
 pytest.importorskip("faiss")
 
@@ -73,6 +74,16 @@ def test_which_lists_are_searched_is_decided_exactly(data):
     gaps = queries[:, None].astype(np.float64) - lists._centroids[None]
     expected = np.argsort(np.square(gaps).sum(2), axis=1, kind="stable")[:, :nprobe]
     assert (np.sort(found, axis=1) == np.sort(expected, axis=1)).all()
+
+
+def test_lists_are_not_trained_on_the_items_that_measure_the_recall():
+    for count, n_lists, size in ((20_000, 300, 9600), (5000, 125, 2952)):
+        drawn = _training_positions(count, n_lists, seed=3)
+        assert len(set(drawn)) == size
+        assert not set(drawn) & set(held_out_positions(count, 3))
+    # Too few others.
+    assert len(set(_training_positions(2100, 52, 3))) == 416
+    assert len(set(_training_positions(9, 9, 3))) == 9
 
 
 def test_of_equal_items_those_of_the_smallest_positions_are_found():

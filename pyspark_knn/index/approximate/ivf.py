@@ -83,6 +83,11 @@ class IVFSearch(ApproximateIndex):
         return cls(matrix, spec, space, quantizers, cells)
 
     @property
+    def detail(self) -> str:
+        """See `NeighborIndex.detail`."""
+        return f"in {self._n_lists} lists"
+
+    @property
     def added_bytes(self) -> int:
         """See `NeighborIndex.added_bytes`."""
         return self._file.nbytes
