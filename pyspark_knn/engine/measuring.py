@@ -103,6 +103,13 @@ def _recalls(
     return [Recall.of(recall(found[knob], exact), k, knob) for knob in sorted(found)]
 
 
+def searches(levels: Sequence[int], probes: int | None) -> list[tuple[Sequence[int], int | None]]:
+    """Return the levels and the cells of each search: the exact answer is that of all cells."""
+    if probes is None or EXACT not in levels:
+        return [(levels, probes)]
+    return [([EXACT], None), ([each for each in levels if each != EXACT], probes)]
+
+
 def at_levels(queries: DataFrame, levels: Sequence[int]) -> DataFrame:
     """Return each query once for each level, which is in the column `KNOB`."""
     return queries.select("*", F.explode(int_array(levels)).alias(KNOB))

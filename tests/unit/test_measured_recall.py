@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from pyspark_knn.engine.measuring import Calibration, curve_of_levels
+from pyspark_knn.engine.measuring import Calibration, curve_of_levels, searches
 from pyspark_knn.engine.search.searchable import EXACT
 from pyspark_knn.index.recall import Curve, Recall
 from pyspark_knn.measured_recall import Measurement
@@ -55,6 +55,12 @@ def test_a_given_level_is_the_only_one() -> None:
     curve = curve_of_levels(LEVELS, Calibration(10, 0.9, knob=16), search)
     assert search.asked == [[EXACT, 16]]
     assert [each.knob for each in curve.levels] == [16]
+
+
+def test_the_exact_answer_is_that_of_all_cells() -> None:
+    assert searches([EXACT, 1, 2], None) == [([EXACT, 1, 2], None)]
+    assert searches([4, 8], 3) == [([4, 8], 3)]
+    assert searches([EXACT, 1, 2], 3) == [([EXACT], None), ([1, 2], 3)]
 
 
 MEASURED = Measurement(
