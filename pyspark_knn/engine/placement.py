@@ -427,7 +427,7 @@ class Placement(ABC):
 
         def search(levels: Sequence[int]) -> dict[int, NDArray[np.float64]]:
             read = {**inputs, KNOB: Input(F.col(KNOB), T.IntegerType())}
-            found = {}
+            found: dict[int, NDArray[np.float64]] = {}
             for some, probes in searches(levels, wanted.probes):
                 asked = replace(request, probes=probes)
                 frame = self.search(at_levels(queries, some), read, asked)

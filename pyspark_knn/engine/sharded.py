@@ -348,7 +348,7 @@ class Sharded(Placement):
         numbers = held_out_positions(self.num_items, wanted.seed, most_queries(wanted.k))
 
         def search(levels: Sequence[int]) -> dict[int, NDArray[np.float64]]:
-            found = {}
+            found: dict[int, NDArray[np.float64]] = {}
             for some, probes in searches(levels, wanted.probes):
                 asked = HeldOutSearch(wanted.k, numbers, some, probes)
                 found |= distances_by_level(held_out_search(plan, firsts, asked), wanted.k)
