@@ -195,7 +195,7 @@ def held_out_positions(n_items: int, seed: int = 0, many: int = N_QUERIES) -> ND
     seed : int, default=0
         The seed.
     many : int, default=N_QUERIES
-        How many to draw, or all if there are fewer.
+        How many to draw, or all if there are fewer. Fewer are some of those that more would be.
 
     Returns
     -------
@@ -204,7 +204,7 @@ def held_out_positions(n_items: int, seed: int = 0, many: int = N_QUERIES) -> ND
     """
     # Not the sequence of numbers by which an index draws the items that it learns from.
     rng = np.random.default_rng([seed, 1])
-    return np.sort(rng.choice(n_items, min(many, n_items), replace=False)).astype(np.int64)
+    return np.sort(rng.permutation(n_items)[:many]).astype(np.int64)
 
 
 def calibrate(
@@ -310,6 +310,7 @@ def measuring(
     if queries is None:
         if positions is None:
             raise ValueError("either positions or queries must be given")
+        positions = index.can_hold_out(positions)
         queries = np.ascontiguousarray(index.matrix[positions])
         exclude = Exclusion(np.arange(len(positions)), positions)
         index = index.held_out(positions)

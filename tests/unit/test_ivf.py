@@ -9,10 +9,11 @@ from hypothesis import strategies as st
 
 from pyspark_knn.engine.ship.bundle import map_file, read_bundle, write_bundle
 from pyspark_knn.index.approximate.ivf import IVFSearch, default_nlist
+from pyspark_knn.index.approximate.ivf_lists import _training_positions
 from pyspark_knn.index.approximate.knobs import check_index_params, check_search_params, levels
 from pyspark_knn.index.base import IndexSpec
 from pyspark_knn.index.distances import resolve_metric
-from pyspark_knn.index.recall import recall
+from pyspark_knn.index.recall import held_out_positions, recall
 
 pytest.importorskip("faiss")
 
@@ -75,11 +76,33 @@ def test_which_lists_are_searched_is_decided_exactly(data):
     assert (np.sort(found, axis=1) == np.sort(expected, axis=1)).all()
 
 
+def test_lists_are_not_trained_on_the_items_that_measure_the_recall():
+    for count, n_lists, size in ((20_000, 300, 9600), (5000, 125, 2952)):
+        drawn = _training_positions(count, n_lists, seed=3)
+        assert len(set(drawn)) == size
+        assert not set(drawn) & set(held_out_positions(count, 3))
+    # Too few others.
+    assert len(set(_training_positions(2100, 52, 3))) == 416
+    assert len(set(_training_positions(9, 9, 3))) == 9
+
+
 def test_of_equal_items_those_of_the_smallest_positions_are_found():
     rows = normal(3000)
     rows[::3] = rows[0]
     index = built(rows)
     assert index.kneighbors(rows[:1], 10).positions[0].tolist() == list(range(0, 30, 3))
+
+
+@pytest.mark.parametrize("metric", ["euclidean", "inner_product"])
+def test_bytes_are_padded_to_what_faiss_compares_at_a_time(metric):
+    items = normal(3000, 15)
+    index = built(items, metric, encoding="sq8")
+    assert index._opened().lists.d == 16
+    again = IVFSearch.restored(items, index.spec, index.structure())
+    assert again.space.n_coordinates == 16
+    exact = index.exact_index.kneighbors(items[:40], 10).distances
+    found = again.with_knob(999).kneighbors(items[:40], 10).distances
+    assert recall(found, exact).mean() > 0.97
 
 
 @pytest.mark.parametrize("encoding", ["flat", "sq8"])
@@ -116,8 +139,8 @@ def test_restoring_needs_no_training_and_gives_the_same_bytes():
         ("cells", lambda part: part + np.int32(1), "'cells' must contain integers from 0 to 49"),
         ("cells", lambda part: part[:-1], r"'cells' must have shape \(2000,\), got \(1999,\)"),
         ("cells", lambda part: part.astype(np.int64), "'cells' must have dtype int32, got int64"),
-        ("centroids", lambda part: part[:, :-1], r"'centroids' must have shape \('any', 8\)"),
-        ("centroids", lambda part: part * np.float32(np.inf), "'centroids' contains NaN or inf"),
+        ("centroids", lambda part: part[:, :-1], r"'centroids' must have shape \('any', 16\)"),
+        ("centroids", lambda part: part + np.float32(np.inf), "'centroids' contains NaN or inf"),
         ("centroids", lambda part: np.tile(part, (99, 1)), "'centroids' has 4950 rows for 2000"),
         ("centroids", lambda part: part[:0], "'centroids' must have shape"),
         ("ranges", lambda part: -part, "'ranges' has a negative width"),
@@ -125,10 +148,11 @@ def test_restoring_needs_no_training_and_gives_the_same_bytes():
         ("scale", lambda part: part + 0.5, "'scale' has exponent 0.5"),
         (
             "scale",
-            lambda part: part + np.array([0, 1]),
+            lambda part: part + np.array([0, 1, 0]),
             "'scale' has norm 1.0, which metric 'euclidean'",
         ),
-        ("scale", lambda part: part + np.array([5000, 0]), "'scale' has exponent 5000.0"),
+        ("scale", lambda part: part + np.array([5000, 0, 0]), "'scale' has exponent 5000.0"),
+        ("scale", lambda part: part * np.array([1, 1, 0]), "'scale' has reach 0.0"),
         ("scale", lambda part: list(part), "'scale' must have dtype float64, got list"),
     ],
 )
@@ -142,7 +166,7 @@ def test_what_is_said_of_a_damaged_structure(name, change, message):
 
 
 def test_a_structure_of_another_encoding_is_refused():
-    items = normal(2000)
+    items = normal(2000, 16)
     flat, sq8 = built(items), built(items, encoding="sq8")
     with pytest.raises(ValueError, match="'ranges' is missing"):
         IVFSearch.restored(items, sq8.spec, flat.structure())
@@ -153,7 +177,7 @@ def test_a_structure_of_another_encoding_is_refused():
 def test_a_norm_that_the_metric_requires():
     items = normal(2000)
     index = built(items, "inner_product")
-    structure = {**index.structure(), "scale": np.zeros(2)}
+    structure = {**index.structure(), "scale": np.zeros(3)}
     with pytest.raises(ValueError, match=r"'scale' has norm 0\.0, which metric 'inner_product'"):
         IVFSearch.restored(items, index.spec, structure)
 

@@ -135,6 +135,7 @@ def test_the_drawn_items():
     assert drawn.tolist() == held_out_positions(10_000, seed=3).tolist()
     assert drawn.tolist() != held_out_positions(10_000, seed=4).tolist()
     assert held_out_positions(5).tolist() == [0, 1, 2, 3, 4]
+    assert set(held_out_positions(10_000, 3, many=9)) < set(drawn)
 
 
 @pytest.fixture(scope="module")

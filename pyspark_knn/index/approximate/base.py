@@ -219,11 +219,6 @@ class ApproximateIndex(NeighborIndex):
         return self._space
 
     @property
-    def detail(self) -> str:
-        """See `NeighborIndex.detail`."""
-        return f"with {self.search_name} {self._knob}"
-
-    @property
     def exact_index(self) -> NeighborIndex:
         """The exact index of the same items; built when it is needed."""
         if "exact" not in self._handles:
@@ -256,6 +251,21 @@ class ApproximateIndex(NeighborIndex):
         other._matrix = matrix
         other._handles = {}
         return other
+
+    def can_hold_out(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return those of some items that `held_out` should be called with.
+
+        Parameters
+        ----------
+        positions : ndarray of shape (n_queries,), dtype int64
+            The items, in ascending order.
+
+        Returns
+        -------
+        ndarray, dtype int64
+            By default, all of them.
+        """
+        return positions
 
     def held_out(self, positions: NDArray[np.int64]) -> ApproximateIndex:
         """Return the index with which the recall of some of its items as queries is measured.

@@ -9,6 +9,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pyspark_knn.index.angles import ANGLES, unit_rows
+from pyspark_knn.index.approximate.magnitudes import (
+    typical_exponent,
+    typical_size,
+    worthwhile_center,
+)
 from pyspark_knn.index.approximate.structures import check_structure, damaged
 
 if TYPE_CHECKING:
@@ -24,10 +29,6 @@ _SAMPLE_ITEMS = 1 << 14
 _BLOCK_FLOATS = 1 << 22
 """Numbers in the coordinates that are computed at a time."""
 
-_WORTH_CENTERING = 0.75
-"""The share of the mean in the sum of squares from which on the mean is subtracted: it costs
-digits."""
-
 _LARGEST = 2.0**55
 """Coordinates are cut off here, so that the sum of 2**16 squared differences is finite in
 float32."""
@@ -35,8 +36,9 @@ float32."""
 _HUGE = 2.0**500
 """Numbers that would overflow when they are scaled become this. It is cut off in the end."""
 
-_SAFE_EXPONENT = 24
-"""Coordinates of magnitudes between ``2**-24`` and ``2**24`` are not scaled."""
+_TIMES_FARTHER = 2.0**16
+"""At this multiple of the typical size of the items, their distances differ in the last 8 bits of
+float32."""
 
 _LARGEST_EXPONENT = 1100
 """No float64 has a larger one."""
@@ -83,6 +85,11 @@ class Coordinates:
         Vectors are multiplied by ``2**-exponent`` first.
     norm : float
         The norm of the items with the additional coordinate; 0 without one.
+    reach : float
+        Queries with a coordinate beyond this are so far away that float32 cannot tell the items
+        apart.
+    padding : int
+        Coordinates of 0 that are appended.
 
     References
     ----------
@@ -94,6 +101,8 @@ class Coordinates:
     center: NDArray[np.float64]
     exponent: int = 0
     norm: float = 0.0
+    reach: float = _LARGEST
+    padding: int = 0
 
     @classmethod
     def of(cls, metric: Metric, matrix: NDArray[np.floating]) -> Coordinates:
@@ -113,9 +122,13 @@ class Coordinates:
         """
         zero = np.zeros(matrix.shape[1])
         sample = matrix[:: max(1, len(matrix) // _SAMPLE_ITEMS)]
-        exponent = 0 if metric.name in ANGLES else _exponent(cls(metric, zero)._moved(sample))
+        exponent = (
+            0 if metric.name in ANGLES else typical_exponent(cls(metric, zero)._moved(sample))
+        )
         space = cls(metric, zero, exponent)
-        center = _worthwhile_center(np.clip(space._moved(sample), -_LARGEST, _LARGEST))
+        moved = np.clip(space._moved(sample), -_LARGEST, _LARGEST)
+        center = worthwhile_center(moved)
+        reach = min(_LARGEST, _TIMES_FARTHER * typical_size(moved - center))
         norm = 0.0
         if metric.name not in _PLAIN:
             squares = np.concatenate([space._squares(matrix[b]) for b in space.blocks(len(matrix))])
@@ -124,12 +137,12 @@ class Coordinates:
             norm = float(needed)
             if metric.name == "inner_product":
                 norm = float(np.sqrt(squares.max()) or 1.0)
-        return cls(metric, center, exponent, norm)
+        return cls(metric, center, exponent, norm, reach or _LARGEST)
 
     @property
     def n_coordinates(self) -> int:
         """The number of coordinates."""
-        return len(self.center) + (self.norm > 0)
+        return len(self.center) + (self.norm > 0) + self.padding
 
     @property
     def changes_nothing(self) -> bool:
@@ -169,12 +182,12 @@ class Coordinates:
         """
         found = self._centered(rows, self._moved)
         if not self.norm:
-            return found
+            return self._padded(found)
         squares = self._squares(rows)
         last = np.sqrt(np.maximum(self.norm**2 - squares, 0.0))
         if self.metric.name in ANGLES:
             last = (squares == 0).astype(np.float64)
-        return np.column_stack([found, last.astype(np.float32)])
+        return self._padded(np.column_stack([found, last.astype(np.float32)]))
 
     def holds(self, rows: NDArray[np.floating]) -> bool:
         """Return whether the transform is right for further items.
@@ -214,8 +227,7 @@ class Coordinates:
         ndarray of shape (n_rows, n_coordinates), dtype float32
             Their coordinates, C-contiguous; may be `rows` itself.
         """
-        found = self._centered(rows, self._sized)
-        return np.column_stack([found, np.zeros(len(found), np.float32)]) if self.norm else found
+        return self._padded(self._centered(rows, self._sized))
 
     def serves(self, coordinates: NDArray[np.float32]) -> NDArray[np.bool_]:
         """Return for which queries the distances of coordinates tell near from far.
@@ -231,7 +243,7 @@ class Coordinates:
             False for queries far beyond the items, and for a zero vector by an angle or a product,
             which has the same distance to all items.
         """
-        served: NDArray[np.bool_] = np.abs(coordinates).max(axis=1) < 2.0 ** (_SAFE_EXPONENT + 8)
+        served: NDArray[np.bool_] = np.abs(coordinates).max(axis=1) < self.reach
         if self.metric.name not in _PLAIN:
             served &= coordinates.any(axis=1)
         return served
@@ -275,6 +287,10 @@ class Coordinates:
             found = found - self.center
         return np.ascontiguousarray(np.clip(found, -_LARGEST, _LARGEST), np.float32)
 
+    def _padded(self, found: NDArray[np.float32]) -> NDArray[np.float32]:
+        lacking = self.n_coordinates - found.shape[1]
+        return np.pad(found, ((0, 0), (0, lacking))) if lacking else found
+
     def structure(self) -> dict[str, NDArray[Any]]:
         """Return the transform as arrays.
 
@@ -283,7 +299,7 @@ class Coordinates:
         dict of str to ndarray
             The arrays, which are those of `expected`.
         """
-        numbers = np.array([self.exponent, self.norm], np.float64)
+        numbers = np.array([self.exponent, self.norm, self.reach], np.float64)
         return {"center": self.center, "scale": numbers}
 
     @staticmethod
@@ -300,7 +316,7 @@ class Coordinates:
         dict of str to tuple
             Name -> dtype and shape.
         """
-        return {"center": (np.float64, (n_features,)), "scale": (np.float64, (2,))}
+        return {"center": (np.float64, (n_features,)), "scale": (np.float64, (3,))}
 
     @classmethod
     def restored(
@@ -330,31 +346,12 @@ class Coordinates:
         expected = cls.expected(n_features)
         parts = {name: structure[name] for name in expected if name in structure}
         check_structure(parts, expected)
-        exponent, norm = parts["scale"].tolist()
+        exponent, norm, reach = parts["scale"].tolist()
         if exponent != round(exponent) or abs(exponent) > _LARGEST_EXPONENT:
             raise damaged("scale", f"has exponent {exponent}")
         allowed = {"inner_product": norm > 0, **dict.fromkeys(ANGLES, norm in (0.0, 1.0))}
         if not allowed.get(metric.name, norm == 0.0):
             raise damaged("scale", f"has norm {norm}, which metric {metric.name!r} never has")
-        return cls(metric, parts["center"], int(exponent), norm)
-
-
-def _worthwhile_center(sample: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the mean of vectors, or zeros where it is small beside their spread."""
-    largest = float(np.abs(sample).max())
-    if not largest:
-        return np.zeros(sample.shape[1])
-    scaled = sample / largest
-    mean = scaled.mean(axis=0)
-    if (mean**2).sum() < _WORTH_CENTERING * (scaled**2).sum(axis=1).mean():
-        return np.zeros(sample.shape[1])
-    center: NDArray[np.float64] = mean * largest
-    return center
-
-
-def _exponent(sample: NDArray[np.float64]) -> int:
-    """Return the exponent of the typical magnitude of vectors, or 0 where float32 holds it."""
-    sizes = np.abs(sample).max(axis=1)
-    sizes = sizes[sizes > 0]
-    exponent = int(np.frexp(np.median(sizes))[1]) if sizes.size else 0
-    return exponent if abs(exponent) > _SAFE_EXPONENT else 0
+        if not 0 < reach <= _LARGEST:
+            raise damaged("scale", f"has reach {reach}")
+        return cls(metric, parts["center"], int(exponent), norm, reach)
