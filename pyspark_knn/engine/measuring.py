@@ -21,9 +21,10 @@ from pyspark_knn.index.recall import N_QUERIES, Curve, Recall, recall
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-_FIRST_SHARE = 1 / 8
-"""The share of the most thorough level up to which all levels are measured in the first job. Levels
-are spaced geometrically, so the job costs less than half of a search that visits everything."""
+_FIRST_SHARE, _FIRST_LEVELS = 1 / 8, 8
+"""The share of the most thorough level up to which all levels are measured in the first job, and
+the least number of them. Levels are spaced geometrically, so the job costs less than half of a
+search that visits everything."""
 
 
 _FEWEST_QUERIES, _DISTANCES = 128, 1 << 18
@@ -87,8 +88,8 @@ def curve_of_levels(
     if wanted.knob is not None:
         first, rest = [wanted.knob], []
     else:
-        first = [each for each in levels if each <= _FIRST_SHARE * levels[-1]] or [levels[0]]
-        rest = list(levels[len(first) :])
+        few = max(_FIRST_LEVELS, sum(each <= _FIRST_SHARE * levels[-1] for each in levels))
+        first, rest = list(levels[:few]), list(levels[few:])
     found = dict(search([EXACT, *first]))
     exact = found.pop(EXACT)
     measured = _recalls(found, exact, wanted.k)
@@ -101,6 +102,13 @@ def _recalls(
     found: Mapping[int, NDArray[np.float64]], exact: NDArray[np.float64], k: int
 ) -> list[Recall]:
     return [Recall.of(recall(found[knob], exact), k, knob) for knob in sorted(found)]
+
+
+def searches(levels: Sequence[int], probes: int | None) -> list[tuple[Sequence[int], int | None]]:
+    """Return the levels and the cells of each search: the exact answer is that of all cells."""
+    if probes is None or EXACT not in levels:
+        return [(levels, probes)]
+    return [([EXACT], None), ([each for each in levels if each != EXACT], probes)]
 
 
 def at_levels(queries: DataFrame, levels: Sequence[int]) -> DataFrame:

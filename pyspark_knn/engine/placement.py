@@ -19,6 +19,7 @@ from pyspark_knn.engine.measuring import (
     at_levels,
     curve_of_levels,
     distances_by_level,
+    searches,
 )
 from pyspark_knn.engine.rows.columns import Input
 from pyspark_knn.engine.rows.ids import from_wire, wire_type
@@ -425,9 +426,13 @@ class Placement(ABC):
         )
 
         def search(levels: Sequence[int]) -> dict[int, NDArray[np.float64]]:
-            every = at_levels(queries, levels)
             read = {**inputs, KNOB: Input(F.col(KNOB), T.IntegerType())}
-            return distances_by_level(self.search(every, read, request), wanted.k)
+            found: dict[int, NDArray[np.float64]] = {}
+            for some, probes in searches(levels, wanted.probes):
+                asked = replace(request, probes=probes)
+                frame = self.search(at_levels(queries, some), read, asked)
+                found |= distances_by_level(frame, wanted.k)
+            return found
 
         return curve_of_levels(self.levels, wanted, search)
 

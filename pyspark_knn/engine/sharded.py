@@ -27,6 +27,7 @@ from pyspark_knn.engine.measuring import (
     curve_of_levels,
     distances_by_level,
     most_queries,
+    searches,
 )
 from pyspark_knn.engine.placement import SHARDED, PlacedCost, Placement
 from pyspark_knn.engine.rows.columns import Input, struct_type
@@ -351,13 +352,16 @@ class Sharded(Placement):
         return max((each.label for each in self.shards if each.label is not None), default=None)
 
     def held_out_recall(self, wanted: Calibration) -> Curve:
-        """See `Placement.held_out_recall`; runs one job or two."""
+        """See `Placement.held_out_recall`; runs one job or two, with numProbes one more."""
         plan, firsts = self.plan(), first_numbers(self.shards)
         numbers = held_out_positions(self.num_items, wanted.seed, most_queries(wanted.k))
 
         def search(levels: Sequence[int]) -> dict[int, NDArray[np.float64]]:
-            asked = HeldOutSearch(wanted.k, numbers, levels, wanted.probes)
-            return distances_by_level(held_out_search(plan, firsts, asked), wanted.k)
+            found: dict[int, NDArray[np.float64]] = {}
+            for some, probes in searches(levels, wanted.probes):
+                asked = HeldOutSearch(wanted.k, numbers, some, probes)
+                found |= distances_by_level(held_out_search(plan, firsts, asked), wanted.k)
+            return found
 
         return curve_of_levels(self.levels, wanted, search)
 

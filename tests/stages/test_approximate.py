@@ -262,7 +262,7 @@ def test_a_damaged_or_missing_index(items: DataFrame, queries: DataFrame, tmp_pa
 
 @pytest.mark.replicated
 def test_votes_and_grids(spark: SparkSession) -> None:
-    labels = (ITEMS[:600, 0] > 0).astype(float)
+    labels = (ITEMS[:600, 0] > 0).astype(float).tolist()
     rows = [
         (i, row, label)
         for i, (row, label) in enumerate(zip(ITEMS[:600].tolist(), labels, strict=True))

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from pyspark_knn.engine.measuring import Calibration, curve_of_levels
+from pyspark_knn.engine.measuring import Calibration, curve_of_levels, searches
 from pyspark_knn.engine.search.searchable import EXACT
 from pyspark_knn.index.recall import Curve, Recall
 from pyspark_knn.measured_recall import Measurement
 
-LEVELS = [1, 2, 4, 8, 16, 32, 64]
+LEVELS = [2**i for i in range(12)]
 
 
 class Searches:
@@ -38,16 +38,16 @@ class Searches:
 def test_one_search_is_enough_where_cheap_levels_reach_the_target() -> None:
     search = Searches(full=4)
     curve = curve_of_levels(LEVELS, Calibration(10, 0.9), search)
-    assert search.asked == [[EXACT, 1, 2, 4, 8]]
-    assert [round(each.mean, 6) for each in curve.levels] == [0.2, 0.5, 1.0, 1.0]
+    assert search.asked == [[EXACT, *LEVELS[:9]]]
+    assert [round(each.mean, 6) for each in curve.levels] == [0.2, 0.5, *[1.0] * 7]
     assert curve.reaching(0.9).knob == 4
 
 
 def test_a_second_search_has_the_other_levels() -> None:
-    search = Searches(full=32)
+    search = Searches(full=1024)
     curve = curve_of_levels(LEVELS, Calibration(10, 0.9), search)
-    assert search.asked == [[EXACT, 1, 2, 4, 8], [16, 32, 64]]
-    assert curve.reaching(0.9).knob == 32
+    assert search.asked == [[EXACT, *LEVELS[:9]], LEVELS[9:]]
+    assert curve.reaching(0.9).knob == 1024
 
 
 def test_a_given_level_is_the_only_one() -> None:
@@ -55,6 +55,12 @@ def test_a_given_level_is_the_only_one() -> None:
     curve = curve_of_levels(LEVELS, Calibration(10, 0.9, knob=16), search)
     assert search.asked == [[EXACT, 16]]
     assert [each.knob for each in curve.levels] == [16]
+
+
+def test_the_exact_answer_is_that_of_all_cells() -> None:
+    assert searches([EXACT, 1, 2], None) == [([EXACT, 1, 2], None)]
+    assert searches([4, 8], 3) == [([4, 8], 3)]
+    assert searches([EXACT, 1, 2], 3) == [([EXACT], None), ([1, 2], 3)]
 
 
 MEASURED = Measurement(
