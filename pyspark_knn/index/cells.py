@@ -12,9 +12,10 @@ of them, and also for a shard of items that joined the cell later: the center of
 nearest one too. They hold as well if only some of the centers are known, those of shards with
 items: the nearest center of an item is still that of its own shard.
 
-A third bound needs no search: the k items nearest to a center are within d and the distance of the
-k-th of them from the center, so the k-th neighbor of the query is no farther than that. In clusters
-that are far apart it rules out most cells before any is searched.
+A third bound needs no search. Take the k items nearest to a center, or to any other point, a pivot.
+The query is no farther from them than from the pivot and the pivot from the k-th of them together,
+and so is its k-th neighbor. In clusters that are far apart that rules out most cells before any is
+searched.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from pyspark_knn.index.auto import build_index
 from pyspark_knn.index.base import IndexSpec
 from pyspark_knn.index.cell_metrics import cell_metric
 from pyspark_knn.index.pairwise import block_distances
-from pyspark_knn.index.spreads import Spread, spread_of
+from pyspark_knn.index.spreads import Pivots, Spread, spread_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -157,8 +158,8 @@ class Cells:
         The metric of the search.
     cells : ndarray of shape (n_shards,), dtype int64, optional
         The cell that each shard is, or is a part of. Default: each shard is a cell.
-    ranks : ndarray of shape (n_shards, n_powers), dtype float64, optional
-        See `spreads.ranks_of`. Default: unknown.
+    pivots : Pivots, optional
+        Points near items; they bound the distances of neighbors from above. Default: none.
     """
 
     numbers: NDArray[np.int64]
@@ -166,7 +167,7 @@ class Cells:
     radii: NDArray[np.float64]
     metric: Metric
     cells: NDArray[np.int64] | None = None
-    ranks: NDArray[np.float64] | None = None
+    pivots: Pivots | None = None
 
     @property
     def count(self) -> int:
@@ -279,7 +280,8 @@ class Cells:
         metric = cell_metric(self.metric)
         count = len(self.numbers)
         open_ = np.ones((len(queries), count), dtype=bool)
-        step = max(1, _BLOCK_PAIRS // count)
+        points = count if self.pivots is None else len(self.pivots.points)
+        step = max(1, _BLOCK_PAIRS // max(count, points))
         for start in range(0, len(queries), step):
             part = slice(start, start + step)
             # These distances need no order: a search for all neighbors would sort them, which takes
@@ -287,7 +289,7 @@ class Cells:
             distances = block_distances(metric, queries[part], self.centers)
             most = limits[part]
             if wanted is not None:
-                most = np.minimum(most, self._most(queries, distances, wanted[part]))
+                most = np.minimum(most, self._most(queries[part], wanted[part]))
             # Not "<=": a NaN, which overflow causes, must not rule out a shard.
             open_[part] = ~(self._least(distances) > most[:, None])
         return open_
@@ -298,17 +300,17 @@ class Cells:
         return float(queries.shape[1] * 2.0**-1073)
 
     def _most(
-        self,
-        queries: NDArray[np.floating],
-        distances: NDArray[np.float64],
-        wanted: NDArray[np.int64],
+        self, queries: NDArray[np.floating], wanted: NDArray[np.int64]
     ) -> NDArray[np.float64]:
-        """Return upper bounds of the distances of the nearest items, from those of all centers.
+        """Return upper bounds of the distances of the nearest items, from those of the pivots.
 
         A bound is inf where no shard has that many items, and NaN where the computation overflows.
         """
-        ranks = np.empty((len(self.numbers), 0)) if self.ranks is None else self.ranks
+        if self.pivots is None or not len(queries):
+            return np.full(len(queries), np.inf)
+        points, ranks = self.pivots
         known = np.column_stack([ranks, np.full(len(ranks), np.inf)])
+        distances = block_distances(cell_metric(self.metric), queries, points)
         # The exponent of the smallest power of two that is at least as large.
         power = np.frexp(np.maximum(wanted, 1) - 0.5)[1]
         reach = known[:, np.minimum(power, ranks.shape[1])].T

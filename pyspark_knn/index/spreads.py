@@ -13,8 +13,17 @@ if TYPE_CHECKING:
 
     from pyspark_knn.index.distances import Metric
 
-_SAMPLED_ITEMS, _SAMPLED_NUMBERS = 2, 1 << 13
+_SAMPLED_ITEMS, _SAMPLED_NUMBERS = 64, 1 << 11
 """Items in the sample of a shard, and the numbers that they have at most."""
+
+_SAMPLED_PAIRS = 1 << 19
+"""The distances of items from the sample of their shard, at most: with more, they take a while."""
+
+_APART = 2
+"""Items of a sample that are no pivots, so that they show where queries are."""
+
+_PIVOTS = 1024
+"""About how many pivots all shards have, besides their centers: a query is compared with each."""
 
 
 class Spread(NamedTuple):
@@ -26,7 +35,7 @@ class Spread(NamedTuple):
         The largest distance.
     ranks : list of float
         The distance of the item that is nearest to the center, of the second, the fourth, the
-        eighth and so on, as far as there are items.
+        eighth and so on, as far as there are items. Then the same for each item of the sample.
     sample : list of float
         The vectors of a few items, one after the other.
     """
@@ -53,33 +62,84 @@ def spread_of(center: NDArray[np.float64], items: NDArray[np.floating], metric: 
     Spread
         Their distances from the center.
     """
-    positions = np.arange(len(items))
-    distances = np.sort(cell_metric(metric).distances(center, items, positions * 0, positions))
-    powers = 1 << np.arange(len(items).bit_length())
-    many = min(_SAMPLED_ITEMS, _SAMPLED_NUMBERS // items.shape[1], len(items))
-    sample = items[np.arange(many) * len(items) // max(1, many)]
-    return Spread(
-        radius=float(distances[-1]),
-        ranks=distances[powers - 1].tolist(),
-        sample=sample.astype(np.float64).ravel().tolist(),
-    )
+    count, n_features = items.shape
+    many = min(_SAMPLED_ITEMS, _SAMPLED_NUMBERS // n_features, _SAMPLED_PAIRS // count, count)
+    sample = items[np.arange(many) * count // max(1, many)].astype(np.float64)
+    powers = 1 << np.arange(count.bit_length())
+    positions = np.arange(count)
+    radius = 0.0
+    ranks: list[float] = []
+    for point in (*center, *sample):
+        to_items = cell_metric(metric).distances(point[None], items, positions * 0, positions)
+        to_items.sort()
+        radius = radius if ranks else float(to_items[-1])
+        ranks += to_items[powers - 1].tolist()
+    return Spread(radius, ranks, sample.ravel().tolist())
 
 
-def ranks_of(shards: list[list[float]]) -> NDArray[np.float64]:
-    """Return `Spread.ranks` of several shards as a matrix, with inf where there is no item.
+class Pivots(NamedTuple):
+    """Points whose distances from the items near them are known: centers and a few items.
+
+    Attributes
+    ----------
+    points : ndarray of shape (n_pivots, n_features), dtype float64
+        The points.
+    ranks : ndarray of shape (n_pivots, n_powers), dtype float64
+        The distance of the 2**j-th nearest item of the shard of each; inf if it has fewer items.
+    """
+
+    points: NDArray[np.float64]
+    ranks: NDArray[np.float64]
+
+
+def pivots_of(
+    centers: NDArray[np.float64], ranks: list[list[float]], samples: list[list[float]]
+) -> Pivots:
+    """Return the pivots of shards: their centers, and some of their samples.
 
     Parameters
     ----------
-    shards : list of list of float
-        The ranks of each shard.
+    centers : ndarray of shape (n_shards, n_features), dtype float64
+        The center of each shard.
+    ranks, samples : list of list of float
+        See `Spread`, of each shard.
 
     Returns
     -------
-    ndarray of shape (n_shards, n_powers), dtype float64
-        The distances.
+    Pivots
+        The pivots.
     """
-    longest = max(map(len, shards), default=0)
-    table = np.full((len(shards), longest), np.inf)
-    for row, ranks in zip(table, shards, strict=True):
-        row[: len(ranks)] = ranks
-    return table
+    n_shards, n_features = centers.shape
+    most = _PIVOTS // max(1, n_shards)
+    points, tables = [np.zeros((0, n_features))], []
+    for center, known, flat in zip(centers, ranks, samples, strict=True):
+        sample = np.reshape(flat, (-1, n_features))
+        table = np.reshape(known, (1 + len(sample), -1))
+        many = max(0, min(most, len(sample) - _APART))
+        points += [center[None], sample[:many]]
+        tables.append(table[: 1 + many])
+    widest = max((table.shape[1] for table in tables), default=0)
+    padded = [
+        np.pad(table, ((0, 0), (0, widest - table.shape[1])), constant_values=np.inf)
+        for table in tables
+    ]
+    return Pivots(np.concatenate(points), np.concatenate([np.zeros((0, widest)), *padded]))
+
+
+def apart_of(samples: list[list[float]], n_features: int) -> NDArray[np.float64]:
+    """Return the items of the samples of shards that are no pivots.
+
+    Parameters
+    ----------
+    samples : list of list of float
+        See `Spread`, of each shard.
+    n_features : int
+        The dimension of the vectors.
+
+    Returns
+    -------
+    ndarray of shape (n_items, n_features), dtype float64
+        The items.
+    """
+    vectors = [np.reshape(flat, (-1, n_features))[-_APART:] for flat in samples]
+    return np.concatenate([np.zeros((0, n_features)), *vectors])

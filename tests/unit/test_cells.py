@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -10,7 +12,7 @@ from hypothesis import strategies as st
 from pyspark_knn.index.cell_metrics import METRICS, check_cells
 from pyspark_knn.index.cells import Cells, ShardAssignment
 from pyspark_knn.index.distances import Metric, resolve_metric
-from pyspark_knn.index.spreads import ranks_of, spread_of
+from pyspark_knn.index.spreads import Pivots, apart_of, pivots_of, spread_of
 from tests.support.strategies import MAGNITUDES
 
 
@@ -35,8 +37,15 @@ def cut_up(metric: Metric, items, centers):
     numbers = np.unique(home)
     spreads = [cut.spread(number, items[home == number]) for number in numbers]
     radii = np.array([spread.radius for spread in spreads])
-    ranks = ranks_of([spread.ranks for spread in spreads])
-    return Cells(numbers, centers[numbers], radii, metric, ranks=ranks), home
+    return Cells(
+        numbers, centers[numbers], radii, metric, pivots=pivots(centers[numbers], spreads)
+    ), home
+
+
+def pivots(centers, spreads):
+    return pivots_of(
+        centers, [spread.ranks for spread in spreads], [spread.sample for spread in spreads]
+    )
 
 
 def with_appended(cells: Cells, home, cut: ShardAssignment, items):
@@ -45,11 +54,12 @@ def with_appended(cells: Cells, home, cut: ShardAssignment, items):
     added = cut.cells(items)
     numbers = np.unique(added)
     spreads = [cut.spread(number, items[added == number]) for number in numbers]
-    width = max(cells.ranks.shape[1], max(len(spread.ranks) for spread in spreads))
-    ranks = np.pad(cells.ranks, ((0, 0), (0, width - cells.ranks.shape[1])), constant_values=np.inf)
-    more = np.full((len(spreads), width), np.inf)
-    for row, spread in zip(more, spreads, strict=True):
-        row[: len(spread.ranks)] = spread.ranks
+    both = [cells.pivots, pivots(cut.centers[numbers], spreads)]
+    width = max(each.ranks.shape[1] for each in both)
+    ranks = [
+        np.pad(each.ranks, ((0, 0), (0, width - each.ranks.shape[1])), constant_values=np.inf)
+        for each in both
+    ]
     all_cells = np.concatenate([cells.numbers, numbers])
     grown = Cells(
         np.concatenate([cells.numbers, first + numbers]),
@@ -57,7 +67,7 @@ def with_appended(cells: Cells, home, cut: ShardAssignment, items):
         np.concatenate([cells.radii, [spread.radius for spread in spreads]]),
         cells.metric,
         all_cells,
-        np.concatenate([ranks, more]),
+        Pivots(np.concatenate([each.points for each in both]), np.concatenate(ranks)),
     )
     return grown, np.concatenate([home, first + added])
 
@@ -149,7 +159,10 @@ def test_the_bound_by_ranks_needs_the_next_power_of_two(wanted):
     items = np.append(np.arange(1.0, 10.0), 100.0)[:, None]
     cells, _ = cut_up(resolve_metric("euclidean"), items, np.array([[0.0], [100.0]]))
     # The query is in the first center, and the other cell is at 50 or more.
-    most = cells._most(np.zeros((1, 1)), np.array([[0.0, 100.0]]), np.array([wanted]))[0]
+    ranks = cells.pivots.ranks[[0, -1]]
+    ranks[1] = np.inf
+    cells = replace(cells, pivots=Pivots(cells.centers, ranks))
+    most = cells._most(np.zeros((1, 1)), np.array([wanted]))[0]
     known = {1: 1, 2: 2, 3: 4, 4: 4, 5: 8, 8: 8}.get(wanted, np.inf)
     assert most == pytest.approx(known, rel=1e-5)
     opened = cells.within(np.zeros((1, 1)), np.array([np.inf]), np.array([wanted]))
@@ -174,8 +187,13 @@ def test_a_spread_is_of_ranks_and_a_sample():
     items = np.arange(6.0)[::-1, None] * [1.0, 0.0]
     spread = spread_of(np.zeros((1, 2)), items, resolve_metric("sqeuclidean"))
     assert spread.radius == 5.0
-    assert spread.ranks == [0.0, 1.0, 3.0]
-    assert spread.sample == [5.0, 0.0, 2.0, 0.0]
+    assert spread.ranks[:6] == [0.0, 1.0, 3.0, 0.0, 1.0, 3.0]
+    assert len(spread.ranks) == 7 * 3
+    assert np.reshape(spread.sample, (-1, 2)).tolist() == items.tolist()
+    found = pivots_of(np.zeros((1, 2)), [spread.ranks], [spread.sample])
+    assert found.points.tolist() == [[0.0, 0.0], *items[:4].tolist()]
+    assert found.ranks.shape == (5, 3)
+    assert apart_of([spread.sample], 2).tolist() == items[4:].tolist()
 
 
 def test_squared_distances_skip_the_same_cells():

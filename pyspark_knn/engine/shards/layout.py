@@ -10,7 +10,7 @@ import numpy as np
 
 from pyspark_knn.engine.shards.key_shards import KeyShards
 from pyspark_knn.index.cells import Cells, ShardAssignment
-from pyspark_knn.index.spreads import ranks_of
+from pyspark_knn.index.spreads import apart_of, pivots_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -60,8 +60,10 @@ def cells_of(series: Sequence[ShardSeries], shards: Sequence[Shard]) -> Cells | 
     numbers = np.array([shard.shard for shard in shards])
     radii = np.array([shard.radius for shard in shards], np.float64)
     cells = np.concatenate([cut.shard_cells() for cut in cuts])[numbers]
-    ranks = ranks_of([shard.ranks or [] for shard in shards])
-    return Cells(numbers, cuts[0].centers[cells], radii, cuts[0].metric, cells, ranks)
+    centers = cuts[0].centers[cells]
+    ranks = [shard.ranks or [np.inf] for shard in shards]
+    pivots = pivots_of(centers, ranks, [shard.sample or [] for shard in shards])
+    return Cells(numbers, centers, radii, cuts[0].metric, cells, pivots)
 
 
 def sample_of(shards: Sequence[Shard], n_features: int) -> NDArray[np.float64]:
@@ -79,6 +81,5 @@ def sample_of(shards: Sequence[Shard], n_features: int) -> NDArray[np.float64]:
     ndarray of shape (n_sampled, n_features), dtype float64
         The items.
     """
-    vectors = [np.reshape(shard.sample or [], (-1, n_features)) for shard in shards]
-    sample = np.concatenate(vectors)
+    sample = apart_of([shard.sample or [] for shard in shards], n_features)
     return sample[:: max(1, len(sample) // _SAMPLED)]
