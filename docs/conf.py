@@ -47,14 +47,13 @@ myst_enable_extensions = ["colon_fence"]
 
 nitpicky = True
 nitpick_ignore_regex = [
-    # Type variables, private bases, and the classes that read and write stages.
-    ("py:.*", r"(.*\.)?(Self|S|P|M|RL|_.*)"),
-    ("py:.*", r"pyspark_knn\.persistence\..*"),
-    # Docstrings inherited from pyspark use short names, and names of its internals.
-    ("py:.*", r"pyspark\..*|Params?|ParamMap|Pipeline(Stage)?|Transformer|MLReader|MLWriter"),
-    # Imported for type checkers only, so that autodoc does not know their modules.
-    ("py:class", r"NearestNeighbors|KNeighbors\w+|RadiusNeighbors\w+"),
-    ("py:.*", r"(collections\.abc|typing|numpy|sklearn|pathlib|datetime)\..*"),
+    # Annotations name types by short names, many of them imported for type checkers only, and
+    # classes of internal modules. Sphinx cannot know where the short names come from.
+    ("py:class", r"[A-Z]\w*|(.*\.)?_\w+"),
+    ("py:.*", r"pyspark_knn\.[a-z_]\w*\..*"),
+    # Docstrings inherited from pyspark link to its internals. The inventories have the names that
+    # our own pages link to.
+    ("py:.*", r"(pyspark|collections\.abc|typing|numpy|sklearn|pathlib|datetime)\..*"),
 ]
 autosummary_context = {
     "groups": lambda module, name: members.groups(_class(module, name)),
