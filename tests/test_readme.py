@@ -51,6 +51,7 @@ def _trimmed(text: str) -> list[str]:
     return [line.rstrip() for line in text.strip("\n").splitlines()]
 
 
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_snippets(page: Path, spark: SparkSession, tmp_path: Path) -> None:
     namespace = {"spark": spark, "folder": tmp_path.as_uri()}
