@@ -413,7 +413,7 @@ def test_auto_chooses_for_the_largest_group():
     [
         ("haversine", "auto", "requires 2 features"),
         ("cosine", "kd_tree", "does not support metric 'cosine'"),
-        ("euclidean", "annoy", "unknown algorithm"),
+        ("euclidean", "lsh", "unknown algorithm"),
     ],
 )
 def test_what_build_refuses(metric, algorithm, message):
