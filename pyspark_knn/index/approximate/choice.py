@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from pyspark_knn.index.base import IndexSpec, NeighborIndex
 
 _TRIED = ("ivf",)
-"""The approximate algorithms that "auto" tries. The time to build the others is that of 20,000 to
-280,000 exact queries, and "auto" does not know how many there will be: annoy was slower than ivf on
-all data that was tried, and hnsw faster by a third at most."""
+"""The approximate algorithms that "auto" tries. At equal recall, hnsw and annoy were slower on all
+data of `benchmarks/approximate.py`, and building an hnsw takes as long as 50,000 to 110,000 exact
+queries."""
 
 _QUERIES = 512
 """Items by which the recall is measured for the choice."""
