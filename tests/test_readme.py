@@ -26,7 +26,8 @@ from tests.support.stages import common_frame
 README = Path(__file__).parents[1] / "README.md"
 DOCS = README.parent / "docs"
 RECIPES = DOCS / "recipes.md"
-GUIDE = ["first-search", "classification", "missing-values-and-outliers", "tuning", "coming-from", "approximate"]
+GUIDE = ["first-search", "classification", "missing-values-and-outliers", "tuning"]
+GUIDE += ["coming-from", "approximate"]
 PAGES = [README, RECIPES, *(DOCS / f"{name}.md" for name in [*GUIDE, "sparse-data"])]
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
