@@ -164,7 +164,6 @@ def test_a_target_recall_allows_an_approximate_index():
     index, reason = within_recall(0.9)
     assert (index.algorithm, index.exact) == ("ivf", False)
     assert "ivf is the fastest at recall 0.9: ivf 0 us per query, brute 1" in reason
-    assert reason.endswith("ivf searches in 75 lists")
     exact = build(CLUSTERED, algorithm="brute")[0].kneighbors(CLUSTERED[::9], 10)
     found = index.kneighbors(CLUSTERED[::9], 10)
     assert (found.distances <= exact.distances[:, -1:]).mean() > 0.87
