@@ -12,6 +12,7 @@ import functools
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from math import ceil
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -354,7 +355,13 @@ class Sharded(Placement):
     def held_out_recall(self, wanted: Calibration) -> Curve:
         """See `Placement.held_out_recall`; runs one job or two, with numProbes one more."""
         plan, firsts = self.plan(), first_numbers(self.shards)
-        numbers = held_out_positions(self.num_items, wanted.seed, most_queries(wanted.k))
+        share = most_queries(wanted.k) / self.num_items
+        # The items of each shard that its index was not trained on.
+        drawn = [
+            firsts[each.shard] + held_out_positions(each.rows, wanted.seed, ceil(share * each.rows))
+            for each in self.shards
+        ]
+        numbers = np.concatenate(drawn)
 
         def search(levels: Sequence[int]) -> dict[int, NDArray[np.float64]]:
             found: dict[int, NDArray[np.float64]] = {}

@@ -195,7 +195,8 @@ def held_out_positions(n_items: int, seed: int = 0, many: int = N_QUERIES) -> ND
     seed : int, default=0
         The seed.
     many : int, default=N_QUERIES
-        How many to draw, or all if there are fewer. Fewer are some of those that more would be.
+        How many to draw, at most half of the items: the structure of an index that hides more of
+        them would be another one. Fewer are some of those that more would be.
 
     Returns
     -------
@@ -204,6 +205,7 @@ def held_out_positions(n_items: int, seed: int = 0, many: int = N_QUERIES) -> ND
     """
     # Not the sequence of numbers by which an index draws the items that it learns from.
     rng = np.random.default_rng([seed, 1])
+    many = min(many, max(1, n_items // 2))
     return np.sort(rng.permutation(n_items)[:many]).astype(np.int64)
 
 
@@ -310,7 +312,6 @@ def measuring(
     if queries is None:
         if positions is None:
             raise ValueError("either positions or queries must be given")
-        positions = index.can_hold_out(positions)
         queries = np.ascontiguousarray(index.matrix[positions])
         exclude = Exclusion(np.arange(len(positions)), positions)
         index = index.held_out(positions)

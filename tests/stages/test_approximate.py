@@ -71,7 +71,7 @@ def test_the_recall_is_what_is_counted_independently(model: Any, queries: DataFr
     assert not model.exact
     recall = model.recall
     assert recall.k == K
-    assert recall.numQueries == len(ITEMS)
+    assert len(ITEMS) // 2 - 1 <= recall.numQueries <= len(ITEMS) // 2
     assert recall.low <= recall.mean <= recall.high
     assert recall.low >= 0.8
     # Other queries, and few of them: their own mean has a deviation of at most 0.4 / sqrt(120).
@@ -151,7 +151,7 @@ def test_calibrated_with_queries(model: Any, queries: DataFrame) -> None:
     assert found.recall.searchParams.keys() == model.recall.searchParams.keys()
     # These are all queries, so their recall is no estimate.
     assert counted_recall(answers(found.transform(queries))) == pytest.approx(found.recall.mean)
-    assert model.recall.numQueries == len(ITEMS)
+    assert model.recall.numQueries > len(QUERIES)
     eight = model.copy({model.k: 8})
     with pytest.warns(UserWarning, match=rf"k is 8, but the recall was measured for k={K}"):
         eight.transform(queries)
@@ -219,12 +219,12 @@ def test_append_extends_and_measures_again(
         patch.setattr("pyspark_knn.engine.replicated.index_items", None)
         both = first.append(items.where("id % 3 = 0"))
     assert both.numItems == len(ITEMS)
-    assert both.recall.numQueries == len(ITEMS)
+    assert both.recall.numQueries == len(ITEMS) // 2
     assert both.recall.low >= 0.9
     found = answers(both.transform(queries))
     assert counted_recall(found) > 0.8
-    assert first.recall.numQueries == 1000
-    assert both.remove(list(range(1000))).recall.numQueries == 500
+    assert first.recall.numQueries == 500
+    assert both.remove(list(range(1000))).recall.numQueries == 250
 
 
 @pytest.mark.replicated

@@ -16,7 +16,7 @@ from pyspark_knn.index.approximate import hnsw
 from pyspark_knn.index.approximate.hnsw import HNSWSearch
 from pyspark_knn.index.base import Exclusion, IndexSpec
 from pyspark_knn.index.distances import resolve_metric
-from pyspark_knn.index.recall import measure, recall
+from pyspark_knn.index.recall import recall
 from tests.support.approximate_contract import check_contract
 from tests.support.sorting import assert_same
 from tests.support.strategies import METRIC_CASES, Search, exclusions, limits, searches
@@ -176,6 +176,14 @@ def test_an_extended_index_finds_old_and_new_items(digits, metric):
     assert_same(restored.kneighbors(queries, K), extended.kneighbors(queries, K))
 
 
+def test_the_first_zero_vector_is_added(digits):
+    items, queries = np.append(digits[0], np.zeros((1, digits[0].shape[1])), axis=0), digits[1]
+    index = HNSWSearch.build(items[:-1], spec_of("cosine")).extended(items, np.arange(1500))
+    built = HNSWSearch.build(items, spec_of("cosine"))
+    assert_same_structure(index, built)
+    assert_same(index.kneighbors(queries, K), built.kneighbors(queries, K))
+
+
 def test_an_index_is_extended_many_times(digits):
     items, queries = digits
     index = HNSWSearch.build(items[:100], spec_of())
@@ -262,17 +270,6 @@ def test_an_item_with_equal_items_is_not_held_out_alone(digits):
     assert np.isin([0, 1, 2], found[0]).all()
     assert not np.isin([3, 4, 5], found).any()
     assert_same(index.exact_index.kneighbors(items[:6], 5), index.kneighbors(items[:6], 5))
-
-
-def test_half_of_the_items_at_most_are_held_out(digits, index):
-    everything = np.arange(len(digits[0]))
-    np.testing.assert_array_equal(index.can_hold_out(everything), everything[::2])
-    np.testing.assert_array_equal(index.can_hold_out(everything[:1000]), everything[:1000:2])
-    np.testing.assert_array_equal(index.can_hold_out(everything[:750]), everything[:750])
-    few = HNSWSearch.build(digits[0][:999], spec_of())
-    np.testing.assert_array_equal(few.can_hold_out(everything[:999]), everything[:999])
-    curve = measure(index, everything, K, levels=[64])
-    assert curve.levels[0].queries == 750
 
 
 def test_no_item_or_all_items_can_be_held_out(digits, index):

@@ -134,7 +134,14 @@ def test_the_drawn_items():
     assert drawn.tolist() == sorted(set(drawn.tolist()))
     assert drawn.tolist() == held_out_positions(10_000, seed=3).tolist()
     assert drawn.tolist() != held_out_positions(10_000, seed=4).tolist()
-    assert held_out_positions(5).tolist() == [0, 1, 2, 3, 4]
+    assert [len(held_out_positions(many)) for many in (1, 2, 3, 10, 4095, 5000)] == [
+        1,
+        1,
+        1,
+        5,
+        2047,
+        2048,
+    ]
     assert set(held_out_positions(10_000, 3, many=9)) < set(drawn)
 
 

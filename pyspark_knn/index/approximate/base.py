@@ -252,21 +252,6 @@ class ApproximateIndex(NeighborIndex):
         other._handles = {}
         return other
 
-    def can_hold_out(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return those of some items that `held_out` should be called with.
-
-        Parameters
-        ----------
-        positions : ndarray of shape (n_queries,), dtype int64
-            The items, in ascending order.
-
-        Returns
-        -------
-        ndarray, dtype int64
-            By default, all of them.
-        """
-        return positions
-
     def held_out(self, positions: NDArray[np.int64]) -> ApproximateIndex:
         """Return the index with which the recall of some of its items as queries is measured.
 

@@ -59,10 +59,6 @@ _EXACT, _SEARCHER = "exact", "searcher"
 _FEW = 20
 """If a larger part than one of this many nodes is held out, the graph is built again."""
 
-_FEW_ITEMS = 1000
-"""Half of fewer items than this are too few to measure a recall: all of them are queries, and the
-recall is flattered."""
-
 _LONG_SECONDS = 10.0
 """A build that is estimated to take longer is logged."""
 
@@ -135,13 +131,6 @@ class HNSWSearch(ApproximateIndex):
         found = self._searcher().nearest(queries, many, min(knob, _MOST_EF_SEARCH))
         return found if self._copies is None else self._copies.added(found, many)
 
-    def can_hold_out(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
-        """See `ApproximateIndex.can_hold_out`: half of the items at most, unless they are few."""
-        n_items = len(self._matrix)
-        if n_items < _FEW_ITEMS or 2 * len(positions) <= n_items:
-            return positions
-        return positions[:: -(-2 * len(positions) // n_items)]
-
     def held_out(self, positions: NDArray[np.int64]) -> Self:
         """See `ApproximateIndex.held_out`: an index that finds none of these items.
 
@@ -167,6 +156,11 @@ class HNSWSearch(ApproximateIndex):
 
     def extended(self, matrix: NDArray[np.floating], old_positions: NDArray[np.int64]) -> Self:
         """See `ApproximateIndex.extended`."""
+        if not _by_product(self.metric):
+            added = np.ones(len(matrix), bool)
+            added[old_positions] = False
+            if not self._space.holds(matrix[added]):
+                return self.build(matrix, self._spec).with_knob(self._knob)
         nodes = first_copies(matrix)
         old_nodes = old_positions[self._graph.nodes]
         # An item that is equal to an old one joins its node.
