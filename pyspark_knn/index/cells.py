@@ -43,6 +43,14 @@ that of haversine, 1e-8 near the antipodes."""
 _TINY = 2.0**-1070
 """More than the absolute error of distances below 2**-1022, which have few digits."""
 
+_TINY_ANGLE = 2.0**-40
+"""More than the absolute error of haversine, in radians: that of points on either side of the date
+line, whose longitudes differ by about a whole turn, is 1e-15; at the poles, where float32 rounds a
+latitude beyond them, it is 1e-13."""
+
+_LARGEST = float(np.finfo(np.float64).max)
+"""Squares of distances above its root are infinite, so that all of them are as far."""
+
 _BLOCK_PAIRS = 1 << 19
 """Pairs of a query and a center in a block. Their distances take 4 MiB."""
 
@@ -319,7 +327,9 @@ class Cells:
             if self.metric.name == "sqeuclidean":
                 # Of squares that underflow, all are as near.
                 most = np.hypot(most, np.sqrt(self._lost(queries)))
-        return most + 4 * _TINY
+                # Of those that overflow, too.
+                most[most >= _LARGEST**0.5] = np.inf
+        return most + 4 * self._tiny
 
     def _least(self, distances: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return lower bounds of the distances of items, from those of all centers.
@@ -327,8 +337,15 @@ class Cells:
         A bound is NaN where the computation overflows.
         """
         with np.errstate(invalid="ignore", over="ignore"):
-            center = distances * (1 - _SLACK)
+            # Distances that overflow are at least the largest number.
+            center = np.minimum(distances, _LARGEST) * (1 - _SLACK)
             nearest = distances.min(axis=1, keepdims=True) * (1 + _SLACK)
             least: NDArray[np.float64] = (center - nearest) / 2
             np.maximum(least, center - self.radii * (1 + _SLACK), out=least)
-        return least - _TINY
+        return least - self._tiny
+
+    @property
+    def _tiny(self) -> float:
+        """The absolute error of distances, and more."""
+        angle = _TINY_ANGLE * self.metric.radius if self.metric.name == "haversine" else 0.0
+        return max(_TINY, angle)

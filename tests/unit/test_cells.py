@@ -239,3 +239,48 @@ def test_shards_of_one_cell_count_as_one():
     assert cells.probed(queries, 1).tolist() == [[2, 3, 6], [0, -1, -1], [4, -1, -1]]
     assert cells.probed(queries[1:2], 2).tolist() == [[0, -1, -1, 2, 3, 6]]
     assert cells.probed(queries[:0], 2).shape == (0, 6)
+
+
+def assert_opened(metric, items, centers, queries, k):
+    """All of the k nearest are in cells that are opened, at once and within their distances."""
+    cells, home = cut_up(metric, items, centers)
+    distances = between(metric, queries, items)
+    order = np.argsort(distances, axis=1, kind="stable")[:, :k]
+    limits = np.take_along_axis(distances, order[:, -1:], 1)[:, 0]
+    columns = np.searchsorted(cells.numbers, home)[order]
+    for opened in (
+        cells.within(queries, np.full(len(queries), np.inf), np.full(len(queries), k)),
+        cells.within(queries, limits),
+    ):
+        assert np.take_along_axis(opened, columns, 1).all()
+
+
+@pytest.mark.parametrize("size", [1e154, 1e160, 1e300])
+def test_squared_distances_that_overflow_are_as_far_in_every_cell(size):
+    items = size * np.array([[0.0], [1.0], [9.0], [8.0], [10.0]])
+    query = size * np.array([[30.0]])
+    # All are at distance inf, so the first items are the neighbors, not those of the last cell.
+    metric = resolve_metric("sqeuclidean")
+    assert np.isinf(between(metric, query, items)).all()
+    assert_opened(metric, items, items[[1, 3]], query, 2)
+
+
+@pytest.mark.parametrize("name", ["chebyshev", "cityblock", "euclidean", "minkowski"])
+def test_a_center_at_a_distance_that_overflows_may_have_near_items(name):
+    items = 1e308 * np.array([[0.2, 0.5], [-0.9, 0.5], [-1.0, 0.5]])
+    query = 1e308 * np.array([[1.0, 0.5]])
+    assert_opened(metric_of(name, 2), items, items[1:2], query, 1)
+
+
+@pytest.mark.parametrize("radius", [1.0, 6371.0088])
+def test_longitudes_a_turn_apart_are_next_to_each_other(radius):
+    """Half of their difference is about pi, of whose sine rounding leaves no digit."""
+    metric = resolve_metric("haversine", params={"radius": radius})
+    for seed in range(300):
+        rng = np.random.default_rng(seed)
+        turns = rng.choice([-2.0, -1.0, 1.0, 2.0], 40) * np.pi
+        turns *= 1.0 + rng.integers(-4, 4, 40) * 2.0**-53
+        items = np.stack([rng.normal(size=40) * rng.choice([0.0, 1e-15]), turns], axis=1)
+        centers = np.unique(items[:4], axis=0)
+        for k in (1, 5):
+            assert_opened(metric, items, centers, items[:10], k)

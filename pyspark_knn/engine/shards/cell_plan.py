@@ -82,6 +82,9 @@ def _few_at_once(plan: ShardPlan, cells: Cells, request: Request, k: int) -> boo
     """Whether a query that is near an item is sent to few shards before any is searched."""
     if plan.sample is None or not len(plan.sample):
         return False
+    if request.held_out is not None:
+        # The distances from the centers count the items that are held out.
+        return False
     limit = np.inf if request.max_distance is None else request.max_distance
     count = len(plan.sample)
     # An excluded id is mostly that of the query itself.
