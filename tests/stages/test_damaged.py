@@ -163,7 +163,7 @@ def test_metadata(spark: SparkSession, classes: Path, tmp_path: Path, name: str)
 def test_unknown_fields_are_ignored(spark: SparkSession, classes: Path, tmp_path: Path) -> None:
     """Unknown fields are ignored, and the nonce, which the first release lacks, is optional."""
     folder = copy_of(classes, tmp_path)
-    edit(folder, put(0.98, "fit", "recall"))
+    edit(folder, put(0.98, "fit", "precision"))
     edit(folder, put({}, "trained"))
     edit(folder, drop("nonce"))
     assert KNNClassificationModel.load(folder.as_uri()).labels == ["no", "yes"]
