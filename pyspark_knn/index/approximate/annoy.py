@@ -49,7 +49,9 @@ class AnnoySearch(ApproximateIndex):
 
     algorithm: ClassVar[str] = "annoy"
     library: ClassVar[str] = "annoy"
-    index_names: ClassVar[Mapping[str, int | tuple[str, ...]]] = {"nTrees": 1}
+    index_names: ClassVar[Mapping[str, range | tuple[str, ...]]] = {
+        "nTrees": range(1, (1 << 16) + 1)
+    }
     search_name: ClassVar[str] = "searchK"
     worth_saving: ClassVar[bool] = False
 
@@ -70,7 +72,7 @@ class AnnoySearch(ApproximateIndex):
         """See `ApproximateIndex.build`."""
         space = Coordinates.of(spec.metric, matrix)
         forest = load_library("annoy").AnnoyIndex(space.n_coordinates, "euclidean")
-        forest.set_seed(spec.seed % (1 << 32))
+        forest.set_seed(spec.seed % (1 << 31))  # a signed integer of 32 bits
         for where in space.blocks(len(matrix)):
             for position, row in enumerate(space.coordinates(matrix[where]), where.start):
                 forest.add_item(position, row)
