@@ -28,6 +28,10 @@ _TREES = 50
 _FIRST_SEARCH_K = 1000
 """The nodes that a search visits unless `search_params` says otherwise."""
 
+_NODES_OF_FEW = 1 << 13
+"""The nodes that the most thorough search visits in few items. A search counts an item once for
+each tree, so as many nodes as items are far from all of them."""
+
 _FOREST = "forest"
 """The handle of Annoy's object."""
 
@@ -92,7 +96,8 @@ class AnnoySearch(ApproximateIndex):
 
     def knob_levels(self) -> list[int]:
         """See `ApproximateIndex.knob_levels`."""
-        return levels(_n_trees(self._spec), len(self._matrix))
+        trees, items = _n_trees(self._spec), len(self._matrix)
+        return levels(trees, max(items, min(trees * items, _NODES_OF_FEW)))
 
     def candidates(self, queries: NDArray[np.float32], many: int, knob: int) -> NDArray[np.int64]:
         """See `ApproximateIndex.candidates`."""
