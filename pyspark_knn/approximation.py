@@ -146,8 +146,8 @@ class ApproximateModel(NeighborModel, ApproximateParams):
         if k > measured.k and f"recall, k={k}" not in self._warned:
             self._warned.add(f"recall, k={k}")
             warnings.warn(
-                f"k is {k}, but the recall was measured for k={measured.k}: {found}. It may be "
-                "lower for more neighbors. Call calibrate(queries) to measure it again.",
+                f"k is {self.getK()}, but the recall was measured for k={measured.k}: {found}. It "
+                "may be lower for more neighbors. Call calibrate(queries) to measure it again.",
                 stacklevel=stacklevel,
             )
         missed = self._given_knob() is None and found.low < self._target and found.mean < 1.0

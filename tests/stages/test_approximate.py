@@ -152,6 +152,8 @@ def test_calibrated_with_queries(model: Any, queries: DataFrame) -> None:
     # These are all queries, so their recall is no estimate.
     assert counted_recall(answers(found.transform(queries))) == pytest.approx(found.recall.mean)
     assert model.recall.numQueries > len(QUERIES)
+    with pytest.warns(UserWarning, match="k is 9999, but the recall was measured"):
+        model.copy({model.k: 9999}).transform(queries)
     eight = model.copy({model.k: 8})
     with pytest.warns(UserWarning, match=rf"k is 8, but the recall was measured for k={K}"):
         eight.transform(queries)
