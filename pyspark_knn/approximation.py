@@ -38,6 +38,9 @@ logger = logging.getLogger(__name__)
 _MEASURED_K = 10
 """The k of the measured recall if k is None."""
 
+_SEEDS = 1 << 64
+"""Seeds of an index are not negative: NumPy has no others."""
+
 Self_ = TypeVar("Self_", bound="ApproximateModel")
 
 
@@ -55,7 +58,7 @@ class ApproximateModel(NeighborModel, ApproximateParams):
             index_params=self.getIndexParams() or {},
             search_params=self.getSearchParams(),
             target_recall=target,
-            seed=self.getSeed(),
+            seed=self.getSeed() % _SEEDS,
         )
 
     @property
@@ -97,6 +100,11 @@ class ApproximateModel(NeighborModel, ApproximateParams):
         knob = self._knob()
         return None if knob is None or self.getK() is None else (knob, self._limits())
 
+    @property
+    def _by_cells(self) -> bool:
+        """Whether each shard has the items of a cell, so that numProbes limits the search."""
+        return self.getPlacement() == "sharded" and self.getShardBy() == "kmeans"
+
     # --- the measured recall ---
 
     def _wanted(self) -> Calibration:
@@ -105,7 +113,7 @@ class ApproximateModel(NeighborModel, ApproximateParams):
             k=max(1, min(self.getK() or _MEASURED_K, self.numItems - 1)),
             target=self._target,
             knob=self._given_knob(),
-            seed=self.getSeed(),
+            seed=self.getSeed() % _SEEDS,
             probes=self.getNumProbes(),
         )
 
@@ -138,19 +146,15 @@ class ApproximateModel(NeighborModel, ApproximateParams):
         if k > measured.k and f"recall, k={k}" not in self._warned:
             self._warned.add(f"recall, k={k}")
             warnings.warn(
-                f"k is {k}, but the recall was measured for k={measured.k}: {found}. It may be "
-                "lower for more neighbors. Call calibrate(queries) to measure it again.",
+                f"k is {self.getK()}, but the recall was measured for k={measured.k}: {found}. It "
+                "may be lower for more neighbors. Call calibrate(queries) to measure it again.",
                 stacklevel=stacklevel,
             )
         missed = self._given_knob() is None and found.low < self._target and found.mean < 1.0
         if missed and f"recall, {self._target}" not in self._warned:
             self._warned.add(f"recall, {self._target}")
             if measured.covers(self._target, self._fitted.levels[-1]):
-                problem = f"is out of reach of algorithm {self.getAlgorithm()!r}"
-                advice = (
-                    "Set a lower targetRecall, other indexParams, or an exact algorithm such as "
-                    "'auto' without targetRecall."
-                )
+                problem, advice = self._out_of_reach()
             else:
                 problem = "is higher than the recall of the searches that were measured"
                 advice = "Call calibrate(queries) to measure more thorough ones, or fit again."
@@ -159,6 +163,20 @@ class ApproximateModel(NeighborModel, ApproximateParams):
                 f"{advice}",
                 stacklevel=stacklevel,
             )
+
+    def _out_of_reach(self) -> tuple[str, str]:
+        """Return what keeps all searches below the target, and what to do."""
+        algorithm, probes = self.getAlgorithm(), self.getNumProbes()
+        if self._by_cells and probes is not None:
+            return (
+                f"is out of reach of numProbes {probes} with algorithm {algorithm!r}",
+                "Set a lower targetRecall, or a higher numProbes and call calibrate(queries).",
+            )
+        return (
+            f"is out of reach of algorithm {algorithm!r}",
+            "Set a lower targetRecall, other indexParams, or an exact algorithm such as 'auto' "
+            "without targetRecall.",
+        )
 
     def _described_recall(self) -> str:
         return "" if self.exact else f"recall {self.recall or 'unknown'}"
@@ -169,8 +187,7 @@ class ApproximateModel(NeighborModel, ApproximateParams):
     def exact(self) -> bool:
         """Whether a search returns the true nearest items: the algorithm and numProbes decide."""
         self._fitted  # noqa: B018 - raises an error for a model without an index
-        by_cells = self.getPlacement() == "sharded" and self.getShardBy() == "kmeans"
-        if by_cells and self.getNumProbes() is not None:
+        if self._by_cells and self.getNumProbes() is not None:
             return False
         metric, storage = checked_metric(self), self.getStorage()
         return class_for(self.getAlgorithm(), metric, storage=storage).exact

@@ -152,6 +152,8 @@ def test_calibrated_with_queries(model: Any, queries: DataFrame) -> None:
     # These are all queries, so their recall is no estimate.
     assert counted_recall(answers(found.transform(queries))) == pytest.approx(found.recall.mean)
     assert model.recall.numQueries > len(QUERIES)
+    with pytest.warns(UserWarning, match="k is 9999, but the recall was measured"):
+        model.copy({model.k: 9999}).transform(queries)
     eight = model.copy({model.k: 8})
     with pytest.warns(UserWarning, match=rf"k is 8, but the recall was measured for k={K}"):
         eight.transform(queries)
@@ -331,6 +333,17 @@ def test_tiny_and_degenerate_items(spark: SparkSession) -> None:
         assert [each for each, _ in found] == list(range(min(5, len(matrix))))
 
 
+@pytest.mark.parametrize("algorithm", ["ivf", "hnsw", "annoy"])
+def test_negative_and_large_seeds(algorithm: str, spark: SparkSession) -> None:
+    if algorithm == "annoy":
+        pytest.importorskip("annoy")
+    rows = frame_of(spark, ITEMS[:60])
+    for seed in (-1, 2**63 - 1):
+        model = estimator(algorithm, "replicated", seed=seed).fit(rows)
+        assert model.getSeed() == seed
+        assert model.recall.mean > 0.9
+
+
 def choose_ivf(exact: Any, reason: str, spec: Any, *_: Any) -> tuple[Any, str]:
     """In place of a choice by timing."""
     index = IVFSearch.build(exact.matrix, replace(spec, algorithm="ivf"))
@@ -356,6 +369,10 @@ def test_cells_and_lists_are_two_levels(items: DataFrame, queries: DataFrame) ->
     assert 0.3 < model.recall.mean < 0.99
     found = counted_recall(answers(model.transform(queries)))
     assert abs(found - model.recall.mean) < 0.15
+    # The lists do not limit the recall, so other lists would not help.
+    target = model.copy({model.searchParams: None, model.targetRecall: 0.99})
+    with pytest.warns(UserWarning, match="out of reach of numProbes 1 .* a higher numProbes"):
+        target.transform(queries)
     more = model.copy({model.numProbes: None})
     assert more.recall is None
     assert more.calibrate(queries).recall.mean == 1.0
@@ -385,6 +402,12 @@ def test_auto_with_a_target_may_stay_exact(items: DataFrame, queries: DataFrame)
         ({"indexParams": {"M": 8}}, r"indexParams of algorithm 'ivf' has no 'M'. Supported: 'nli"),
         ({"indexParams": {"encoding": "pq"}}, r"indexParams\['encoding'\] must be one of 'flat', "),
         ({"indexParams": {"nlist": 0}}, r"indexParams\['nlist'\] must be >= 1, got 0"),
+        ({"algorithm": "hnsw", "indexParams": {"M": 2000}}, r"\['M'\] must be <= 1024, got 2000"),
+        (
+            {"algorithm": "hnsw", "indexParams": {"efConstruction": 2**31}},
+            "must be <= 1048576, got",
+        ),
+        ({"algorithm": "annoy", "indexParams": {"nTrees": 2**31}}, "must be <= 65536, got 2147"),
         ({"searchParams": {"efSearch": 8}}, r"searchParams of algorithm 'ivf' has no 'efSearch'"),
         ({"algorithm": "brute", "searchParams": {"nprobe": 1}}, r"'brute' does not support searc"),
         ({"algorithm": "auto", "indexParams": {"M": 4}}, r"'auto' does not support indexParams"),

@@ -13,7 +13,7 @@ from pyspark_knn.engine.ship.bundle import map_file, read_bundle, write_bundle
 from pyspark_knn.index.approximate.annoy import AnnoySearch
 from pyspark_knn.index.base import IndexSpec
 from pyspark_knn.index.distances import resolve_metric
-from pyspark_knn.index.recall import recall
+from pyspark_knn.index.recall import held_out_positions, measure, recall
 from tests.support.approximate_contract import check_contract
 from tests.support.sorting import assert_same
 from tests.support.strategies import METRIC_CASES, Search, exclusions, limits
@@ -66,7 +66,7 @@ def test_a_higher_knob_finds_more(digits, metric):
     index = AnnoySearch.build(items, spec_of(metric))
     exact = index.exact_index.kneighbors(queries, K).distances
     levels = index.knob_levels()
-    assert (levels[0], levels[-1]) == (50, 1500)
+    assert (levels[0], levels[-1]) == (50, 8192)
     found = [
         recall(index.with_knob(knob).kneighbors(queries, K).distances, exact).mean()
         for knob in (50, 400, 1500)
@@ -126,3 +126,10 @@ def test_few_or_equal_items(items):
         expected = index.exact_index.kneighbors(items[:5], k)
         found = index.kneighbors(items[:5], k)
         np.testing.assert_array_equal(found.distances, expected.distances)
+
+
+def test_few_items_are_all_found_by_the_most_thorough_search():
+    items = np.random.default_rng(0).normal(size=(60, 30)).astype(np.float32)
+    index = AnnoySearch.build(items, spec_of())
+    found = measure(index, held_out_positions(60), 5, target=0.95)
+    assert found.reaching(0.95).mean == 1.0

@@ -28,6 +28,10 @@ _TREES = 50
 _FIRST_SEARCH_K = 1000
 """The nodes that a search visits unless `search_params` says otherwise."""
 
+_NODES_OF_FEW = 1 << 13
+"""The nodes that the most thorough search visits in few items. A search counts an item once for
+each tree, so as many nodes as items are far from all of them."""
+
 _FOREST = "forest"
 """The handle of Annoy's object."""
 
@@ -49,7 +53,9 @@ class AnnoySearch(ApproximateIndex):
 
     algorithm: ClassVar[str] = "annoy"
     library: ClassVar[str] = "annoy"
-    index_names: ClassVar[Mapping[str, int | tuple[str, ...]]] = {"nTrees": 1}
+    index_names: ClassVar[Mapping[str, range | tuple[str, ...]]] = {
+        "nTrees": range(1, (1 << 16) + 1)
+    }
     search_name: ClassVar[str] = "searchK"
     worth_saving: ClassVar[bool] = False
 
@@ -70,7 +76,7 @@ class AnnoySearch(ApproximateIndex):
         """See `ApproximateIndex.build`."""
         space = Coordinates.of(spec.metric, matrix)
         forest = load_library("annoy").AnnoyIndex(space.n_coordinates, "euclidean")
-        forest.set_seed(spec.seed % (1 << 32))
+        forest.set_seed(spec.seed % (1 << 31))  # a signed integer of 32 bits
         for where in space.blocks(len(matrix)):
             for position, row in enumerate(space.coordinates(matrix[where]), where.start):
                 forest.add_item(position, row)
@@ -90,7 +96,8 @@ class AnnoySearch(ApproximateIndex):
 
     def knob_levels(self) -> list[int]:
         """See `ApproximateIndex.knob_levels`."""
-        return levels(_n_trees(self._spec), len(self._matrix))
+        trees, items = _n_trees(self._spec), len(self._matrix)
+        return levels(trees, max(items, min(trees * items, _NODES_OF_FEW)))
 
     def candidates(self, queries: NDArray[np.float32], many: int, knob: int) -> NDArray[np.int64]:
         """See `ApproximateIndex.candidates`."""

@@ -56,8 +56,8 @@ class ApproximateIndex(NeighborIndex):
     ----------
     library : str
         A key of `pyspark_knn.index.approximate.libraries.LIBRARIES`.
-    index_names : mapping of str to int or tuple
-        The parameters of `IndexSpec.index_params`: the least value of an integer, or the values of
+    index_names : mapping of str to range or tuple
+        The parameters of `IndexSpec.index_params`: the integers that are allowed, or the values of
         a choice, the default first.
     search_name : str
         The parameter of `IndexSpec.search_params`, an integer of at least 1: the higher, the more
@@ -69,7 +69,7 @@ class ApproximateIndex(NeighborIndex):
     options: ClassVar[frozenset[str]] = frozenset({"index_params", "search_params", "seed"})
     worth_saving: ClassVar[bool] = True
     library: ClassVar[str]
-    index_names: ClassVar[Mapping[str, int | tuple[str, ...]]]
+    index_names: ClassVar[Mapping[str, range | tuple[str, ...]]]
     search_name: ClassVar[str]
 
     def __init__(

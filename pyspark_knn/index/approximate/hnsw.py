@@ -77,7 +77,10 @@ class HNSWSearch(ApproximateIndex):
 
     algorithm: ClassVar[str] = "hnsw"
     library: ClassVar[str] = "faiss"
-    index_names: ClassVar[Mapping[str, int | tuple[str, ...]]] = {"M": 2, "efConstruction": 1}
+    index_names: ClassVar[Mapping[str, range | tuple[str, ...]]] = {
+        "M": range(2, MOST_LINKS + 1),
+        "efConstruction": range(1, (1 << 20) + 1),
+    }
     search_name: ClassVar[str] = "efSearch"
 
     def __init__(
@@ -100,10 +103,6 @@ class HNSWSearch(ApproximateIndex):
     def build(cls, matrix: NDArray[np.floating], spec: IndexSpec) -> Self:
         """See `ApproximateIndex.build`."""
         load_library("faiss")
-        if spec.index_params.get("M", _M) > MOST_LINKS:
-            raise ValueError(
-                f"indexParams['M'] must be <= {MOST_LINKS}, got {spec.index_params['M']}"
-            )
         space = _space(Coordinates.of(spec.metric, matrix))
         vectors = _vectors(space, matrix)
         firsts = first_copies(matrix)

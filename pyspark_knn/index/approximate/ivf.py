@@ -48,8 +48,8 @@ class IVFSearch(ApproximateIndex):
 
     algorithm: ClassVar[str] = "ivf"
     library: ClassVar[str] = "faiss"
-    index_names: ClassVar[Mapping[str, int | tuple[str, ...]]] = {
-        "nlist": 1,
+    index_names: ClassVar[Mapping[str, range | tuple[str, ...]]] = {
+        "nlist": range(1, 1 << 31),
         "encoding": ("flat", "sq8"),
     }
     search_name: ClassVar[str] = "nprobe"

@@ -32,7 +32,7 @@ def levels(least: int, most: int) -> list[int]:
 
 
 def check_index_params(
-    algorithm: str, names: Mapping[str, int | tuple[str, ...]], given: Mapping[str, Any]
+    algorithm: str, names: Mapping[str, range | tuple[str, ...]], given: Mapping[str, Any]
 ) -> None:
     """Raise an error unless all parameters of an index exist and have a valid value.
 
@@ -40,7 +40,7 @@ def check_index_params(
     ----------
     algorithm : str
         The algorithm, for the message.
-    names : mapping of str to int or tuple
+    names : mapping of str to range or tuple
         See `ApproximateIndex.index_names`.
     given : mapping of str to object
         The parameters.
@@ -53,8 +53,11 @@ def check_index_params(
     _check_names("indexParams", algorithm, names, given)
     for name, value in given.items():
         allowed = names[name]
-        if isinstance(allowed, int):
-            _check_integer(f"indexParams[{name!r}]", value, allowed)
+        if isinstance(allowed, range):
+            what = f"indexParams[{name!r}]"
+            _check_integer(what, value, allowed[0])
+            if value > allowed[-1]:
+                raise ValueError(f"{what} must be <= {allowed[-1]}, got {value!r}")
         elif value not in allowed:
             choices = ", ".join(map(repr, allowed))
             raise ValueError(f"indexParams[{name!r}] must be one of {choices}, got {value!r}")
