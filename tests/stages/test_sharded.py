@@ -19,8 +19,13 @@ from pyspark.sql import types as T
 
 from pyspark_knn import KNNClassifier, KNNEstimator, KNNModel, KNNRegressor
 from pyspark_knn.engine import sharded
+from pyspark_knn.engine.search.answers import DISTANCE
+from pyspark_knn.engine.search.searchable import EXACT
+from pyspark_knn.engine.search.self_search import HeldOutSearch
 from pyspark_knn.engine.shards import cell_plan
 from pyspark_knn.engine.shards.plan import ShardPlan, numbered
+from pyspark_knn.engine.shards.self_plan import held_out_search
+from pyspark_knn.engine.ship.shard_rows import first_numbers
 from pyspark_knn.engine.spark.spreading import int_array, spreading_keys
 from tests.support.counting import counted_shards
 from tests.support.frames import Matrix, answers, frame_of
@@ -580,3 +585,31 @@ def test_a_large_cell_is_split(spark: SparkSession) -> None:
     assert max(shard.rows for shard in model._index.shards) < 60  # type: ignore[union-attr]
     one = make(placement="replicated").fit(equal)
     assert answers(model.transform(equal)) == answers(one.transform(equal))
+
+
+@pytest.mark.filterwarnings("ignore:k is 2147483647")
+def test_the_largest_k_counts_excluded_items(spark: SparkSession) -> None:
+    """`k` and the excluded items together exceed an int."""
+    items = frame_of(spark, np.array([[0.0], [1.0], [9.0], [8.0]]), range(4), partitions=1)
+    model = KNNEstimator(
+        k=2**31 - 1, idCol="id", placement="sharded", shardBy="kmeans", numShards=2
+    ).fit(items)
+    found = model.transform(items, {model.excludeIdCol: "id"}).select("id", "neighbors").collect()
+    assert {row["id"]: list(row["neighbors"]) for row in found}[0] == [1, 3, 2]
+    assert model.kneighborsGraph().count() == 12
+
+
+def test_a_recall_is_measured_against_all_visible_items(spark: SparkSession) -> None:
+    """Half of each cell is held out, so that the nearest items that are left are in two cells."""
+    pytest.importorskip("faiss")
+    places = np.arange(40.0)[:, None] + np.where(np.arange(40) < 20, 0.0, 1000.0)[:, None]
+    items = frame_of(spark, places, range(40), partitions=1)
+    settings = {"placement": "sharded", "shardBy": "kmeans", "numShards": 2}
+    model = KNNEstimator(k=12, idCol="id", algorithm="hnsw", **settings).fit(items)
+    placed = model._index
+    assert isinstance(placed, sharded.Sharded)
+    held_out = np.flatnonzero(np.arange(40) % 2)
+    wanted = HeldOutSearch(12, held_out, [EXACT])
+    found = held_out_search(placed.plan(), first_numbers(placed.shards), wanted).collect()
+    assert len(found) == 20
+    assert {len(row[DISTANCE]) for row in found} == {12}

@@ -267,9 +267,9 @@ def test_squared_distances_that_overflow_are_as_far_in_every_cell(size):
 
 @pytest.mark.parametrize("name", ["chebyshev", "cityblock", "euclidean", "minkowski"])
 def test_a_center_at_a_distance_that_overflows_may_have_near_items(name):
-    items = 1e308 * np.array([[0.2, 0.5], [-0.9, 0.5], [-1.0, 0.5]])
+    items = 1e308 * np.array([[0.2, 0.5], [-0.9, 0.5], [1.5, 0.5], [-1.0, 0.5]])
     query = 1e308 * np.array([[1.0, 0.5]])
-    assert_opened(metric_of(name, 2), items, items[1:2], query, 1)
+    assert_opened(metric_of(name, 2), items, items[1:3], query, 2)
 
 
 @pytest.mark.parametrize("radius", [1.0, 6371.0088])

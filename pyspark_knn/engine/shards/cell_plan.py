@@ -69,8 +69,8 @@ def found_in_cells(
         return plan.searched(plan.routed(queries, route), types, request)
     if request.k is None or _few_at_once(plan, cells, request, request.k):
         if request.k is not None:
-            vector.append(T.IntegerType())
-            inputs.append(_wanted(plan, request, request.k).cast("int"))
+            vector.append(T.LongType())
+            inputs.append(_wanted(plan, request, request.k).cast("long"))
         route = _once(functools.partial(route_at_once, request, cells), vector)(*inputs)
         return plan.searched(plan.routed(queries, route), types, request)
     route = _once(functools.partial(route_nearest, request, cells, 1), vector)(*inputs)
@@ -100,8 +100,9 @@ def _wanted(plan: ShardPlan, request: Request, k: int) -> Column:
     if EXCLUDED not in request.inputs:
         return F.lit(k)
     many = F.greatest(F.size(f"input_{EXCLUDED}"), F.lit(0))
-    # Each duplicate is one more item that an id excludes.
-    return F.when(many > 0, many + F.lit(k + plan.num_duplicates)).otherwise(k)
+    # Each duplicate is one more item that an id excludes. As long: k may be the largest int.
+    beyond = many.cast("long") + F.lit(k + plan.num_duplicates)
+    return F.when(many > 0, beyond).otherwise(F.lit(k))
 
 
 def _further(
