@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pyspark_knn.engine.search import indexing
+from pyspark_knn.index import choices
 from pyspark_knn.index.base import NeighborIndex, Neighbors
 from tests.support.wrapped import WrappedIndex, wrap_index
 
@@ -62,14 +62,14 @@ class AllSearches(_Notes):
     def __init__(self, folder: Path, monkeypatch: Any) -> None:
         super().__init__(folder)
         self.built = 0
-        build = indexing.build_index
+        build = choices.build_index
 
         def build_counting(*arguments: Any) -> tuple[NeighborIndex, str]:
             index, reason = build(*arguments)
             self.built += 1
             return CountingIndex(index, folder), reason
 
-        monkeypatch.setattr(indexing, "build_index", build_counting)
+        monkeypatch.setattr(choices, "build_index", build_counting)
 
 
 def counted_shards(monkeypatch: Any, folder: Path) -> Callable[[], int]:

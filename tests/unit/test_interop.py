@@ -21,8 +21,8 @@ from pyspark_knn.engine.placing import replicate
 from pyspark_knn.engine.rows.items import Items
 from pyspark_knn.fit_summary import FitSummary
 from pyspark_knn.index.distances import METRICS, resolve_metric
-from pyspark_knn.index.registry import classes_for
 from pyspark_knn.index.sparse.rows import SparseRows
+from tests.support.algorithms import installed_classes
 
 DIM = 4
 OLD = tuple(map(int, sklearn.__version__.split(".")[:2])) < (1, 4)
@@ -42,7 +42,7 @@ CASES = [
     if name != "inner_product"
     for p in POWERS.get(name, (2.0,))
     for params in NEEDED.get(name, [{}])
-    for algorithm in ("auto", *classes_for(resolve_metric(name, p, params)))
+    for algorithm in ("auto", *installed_classes(resolve_metric(name, p, params)))
 ]
 
 

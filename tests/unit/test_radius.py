@@ -15,8 +15,8 @@ from pyspark_knn.index.base import Exclusion, Found, IndexSpec, NeighborIndex
 from pyspark_knn.index.block_search import BlockSearch
 from pyspark_knn.index.distances import Metric, resolve_metric
 from pyspark_knn.index.pairwise import PairwiseSearch
-from pyspark_knn.index.registry import classes_for
 from pyspark_knn.index.sparse.rows import SparseRows
+from tests.support.algorithms import installed_classes
 from tests.support.strategies import METRIC_CASES, searches
 from tests.support.toy_index import ToyIndex
 
@@ -26,11 +26,11 @@ Pairs = list[list[tuple[int, float]]]
 def indexes(metric: Metric, items: NDArray[np.floating], leaf_size: int = 3) -> list[NeighborIndex]:
     """An index of every class that supports the metric."""
     spec = IndexSpec(metric, leaf_size=leaf_size)
-    dense = [kind for kind in classes_for(metric).values()]
+    dense = installed_classes(metric).values()
     found = [kind.build(items, spec) for kind in (*dense, PairwiseSearch)]
     if ToyIndex.supports(metric):
         found.append(ToyIndex.build(items, spec))
-    sparse = classes_for(metric, storage="sparse").values()
+    sparse = installed_classes(metric, "sparse").values()
     return [*found, *(kind.build(SparseRows.from_dense(items), spec) for kind in sparse)]
 
 
