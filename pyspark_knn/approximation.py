@@ -51,8 +51,8 @@ class ApproximateModel(NeighborModel, ApproximateParams):
         target = self.getTargetRecall()
         if self.getAlgorithm() in approximate_classes() and self.getSearchParams() is None:
             target = target or DEFAULT_TARGET
-        if self.getKeyCols():
-            target = None  # only exact algorithms support keys
+        if self.getKeyCols() or self.getK() is None:
+            target = None  # only exact algorithms support keys; a search by a radius is exact
         return replace(
             super()._spec(),
             index_params=self.getIndexParams() or {},

@@ -182,6 +182,8 @@ class Sharded(Placement):
         built = build_series(packed, spec, traits, series)
         duplicates = count_duplicates(built, series, _id_wire_type(packed.source))
         index = cls([built.source], [series], traits, duplicates)
+        if spec.algorithm == "auto" and reason:
+            reason = f"{index.algorithm_reason}; {reason}"
         index.algorithm_reason = reason or index.algorithm_reason
         return index
 

@@ -360,6 +360,8 @@ def test_auto_with_a_target_may_choose_an_approximate_algorithm(
     assert "but ivf is faster" in model.algorithmReason
     assert model.recall.low >= 0.9
     assert counted_recall(answers(model.transform(queries))) > 0.8
+    # All searches within a radius are exact, so an approximate index would not be faster.
+    assert estimator("auto", placement, k=None, maxDistance=1.0, targetRecall=0.9).fit(items).exact
 
 
 def test_cells_and_lists_are_two_levels(items: DataFrame, queries: DataFrame) -> None:
@@ -383,6 +385,7 @@ def test_auto_with_a_target_may_stay_exact(items: DataFrame, queries: DataFrame)
     for placement in SHARDS:
         model = estimator("auto", placement, targetRecall=0.9).fit(few)
         assert model.exact
+        assert "exact search is fast enough for 300 items" in model.algorithmReason
         assert model.recall is None
         assert len(answers(model.transform(queries))) == len(QUERIES)
     brute = estimator("brute", "replicated", targetRecall=0.9).fit(few)

@@ -39,7 +39,7 @@ def choose_algorithm(packed: PackedItems, spec: IndexSpec) -> tuple[IndexSpec, s
     spec : IndexSpec
         The same, with the name of an approximate algorithm or without a target of the recall.
     reason : str
-        The reason of an approximate algorithm; "" if each shard has its own.
+        Why that algorithm, or none, is approximate; "" if it was not a choice.
     """
     if spec.algorithm != "auto" or spec.target_recall is None:
         return spec, ""
@@ -51,7 +51,7 @@ def choose_algorithm(packed: PackedItems, spec: IndexSpec) -> tuple[IndexSpec, s
         rows = compat.collect(frame)
     matrix = np.array([row["features"] for row in rows], packed.dtype)
     index, reason = build_index(matrix, spec)
+    reason += f", of a sample of {len(matrix):,} items"
     if index.exact:
-        return replace(spec, target_recall=None), ""
-    chosen = replace(spec, algorithm=index.algorithm)
-    return chosen, f"{reason}, of a sample of {len(matrix):,} items"
+        return replace(spec, target_recall=None), reason
+    return replace(spec, algorithm=index.algorithm), reason
