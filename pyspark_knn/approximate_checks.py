@@ -103,9 +103,8 @@ def _check_combination(
         )
     metric = resolve_metric(params.getMetric(), params.getP(), params.getMetricParams())
     if not found.supports(metric):
-        exponent = f" with p={metric.p:g}" if metric.name == "minkowski" else ""
         names = ", ".join(map(repr, sorted(found.metrics)))
         raise ValueError(
-            f"algorithm {algorithm!r} does not support metric {metric.name!r}{exponent}. Metrics "
+            f"algorithm {algorithm!r} does not support metric {metric.described}. Metrics "
             f"that it supports: {names}. Use one of these, or an exact algorithm such as 'auto'."
         )

@@ -65,7 +65,7 @@ class Calibration:
 def curve_of_levels(
     levels: Sequence[int],
     wanted: Calibration,
-    search: Callable[[Sequence[int]], Mapping[int, NDArray[np.float64]]],
+    search: Callable[[Sequence[int], int | None], DataFrame],
 ) -> Curve:
     """Measure the recall at several levels, in one search or two.
 
@@ -76,9 +76,9 @@ def curve_of_levels(
     wanted : Calibration
         What to measure.
     search : callable
-        Returns the distances of the neighbors at each of some levels: ndarrays of shape
-        (n_queries, k), dtype float64, ascending, inf where there is no neighbor. The level `EXACT`
-        stands for the exact answer.
+        Searches at each of some levels, in so many cells (None: in all that may contain a
+        neighbor), and returns the columns `QUERY`, `KNOB` and `DISTANCE`, an array. The level
+        `EXACT` stands for the exact answer.
 
     Returns
     -------
@@ -90,11 +90,18 @@ def curve_of_levels(
     else:
         few = max(_FIRST_LEVELS, sum(each <= _FIRST_SHARE * levels[-1] for each in levels))
         first, rest = list(levels[:few]), list(levels[few:])
-    found = dict(search([EXACT, *first]))
+
+    def distances(asked: Sequence[int]) -> dict[int, NDArray[np.float64]]:
+        found: dict[int, NDArray[np.float64]] = {}
+        for some, probes in _searches(asked, wanted.probes):
+            found |= _distances_by_level(search(some, probes), wanted.k)
+        return found
+
+    found = distances([EXACT, *first])
     exact = found.pop(EXACT)
     measured = _recalls(found, exact, wanted.k)
     if rest and measured[-1].low < wanted.target:
-        measured += _recalls(search(rest), exact, wanted.k)
+        measured += _recalls(distances(rest), exact, wanted.k)
     return Curve.of(measured)
 
 
@@ -104,7 +111,7 @@ def _recalls(
     return [Recall.of(recall(found[knob], exact), k, knob) for knob in sorted(found)]
 
 
-def searches(levels: Sequence[int], probes: int | None) -> list[tuple[Sequence[int], int | None]]:
+def _searches(levels: Sequence[int], probes: int | None) -> list[tuple[Sequence[int], int | None]]:
     """Return the levels and the cells of each search: the exact answer is that of all cells."""
     if probes is None or EXACT not in levels:
         return [(levels, probes)]
@@ -116,20 +123,10 @@ def at_levels(queries: DataFrame, levels: Sequence[int]) -> DataFrame:
     return queries.select("*", F.explode(int_array(levels)).alias(KNOB))
 
 
-def distances_by_level(found: DataFrame, k: int) -> dict[int, NDArray[np.float64]]:
-    """Run a search at several levels, and return the distances of the neighbors.
+def _distances_by_level(found: DataFrame, k: int) -> dict[int, NDArray[np.float64]]:
+    """Run a search at several levels, and return the distances of the neighbors at each of them.
 
-    Parameters
-    ----------
-    found : DataFrame
-        The columns `QUERY`, `KNOB` and `DISTANCE`, an array.
-    k : int
-        Neighbors per query.
-
-    Returns
-    -------
-    dict of int to ndarray of shape (n_queries, k), dtype float64
-        See `curve_of_levels`.
+    They are arrays of shape (n_queries, k), in ascending order, inf where there is no neighbor.
     """
     with compat.described(found.sparkSession, "pyspark_knn: measure the recall"):
         rows = found.select(QUERY, KNOB, DISTANCE).collect()

@@ -18,13 +18,11 @@ from pyspark_knn.engine.measuring import (
     Calibration,
     at_levels,
     curve_of_levels,
-    distances_by_level,
-    searches,
 )
 from pyspark_knn.engine.rows.columns import Input
 from pyspark_knn.engine.rows.ids import from_wire, wire_type
 from pyspark_knn.engine.rows.items import NUMBER, Items
-from pyspark_knn.engine.search.answers import DISTANCE, FoundLists
+from pyspark_knn.engine.search.answers import DISTANCE, distances_alone
 from pyspark_knn.engine.search.batches import KNOB
 from pyspark_knn.engine.search.pairs import NEIGHBOR
 from pyspark_knn.engine.search.scoring import LIST_SCHEMA, pack_lists
@@ -32,9 +30,7 @@ from pyspark_knn.engine.search.self_search import DISTANCES, NEIGHBORS, NUMBERS,
 from pyspark_knn.engine.ship.guard import guarded
 
 if TYPE_CHECKING:
-    import numpy as np
     import pyarrow as pa
-    from numpy.typing import NDArray
 
     from pyspark_knn.engine.fit.packed import PackedItems
     from pyspark_knn.engine.search.batches import Request
@@ -417,22 +413,14 @@ class Placement(ABC):
         Curve
             The recall at several levels.
         """
-        lists = T.StructType([T.StructField(DISTANCE, T.ArrayType(T.DoubleType()))])
+        read = {**inputs, KNOB: Input(F.col(KNOB), T.IntegerType())}
         request = replace(
-            request,
-            inputs=(*request.inputs, KNOB),
-            answer=FoundLists(lists, (DISTANCE,)),
-            max_distance=None,
+            request, inputs=(*request.inputs, KNOB), answer=distances_alone(), max_distance=None
         )
 
-        def search(levels: Sequence[int]) -> dict[int, NDArray[np.float64]]:
-            read = {**inputs, KNOB: Input(F.col(KNOB), T.IntegerType())}
-            found: dict[int, NDArray[np.float64]] = {}
-            for some, probes in searches(levels, wanted.probes):
-                asked = replace(request, probes=probes)
-                frame = self.search(at_levels(queries, some), read, asked)
-                found |= distances_by_level(frame, wanted.k)
-            return found
+        def search(levels: Sequence[int], probes: int | None) -> DataFrame:
+            asked = replace(request, probes=probes)
+            return self.search(at_levels(queries, levels), read, asked)
 
         return curve_of_levels(self.levels, wanted, search)
 

@@ -26,9 +26,7 @@ from pyspark_knn.engine.fit.source import ItemSource
 from pyspark_knn.engine.measuring import (
     Calibration,
     curve_of_levels,
-    distances_by_level,
     most_queries,
-    searches,
 )
 from pyspark_knn.engine.placement import SHARDED, PlacedCost, Placement
 from pyspark_knn.engine.rows.columns import Input, struct_type
@@ -80,7 +78,6 @@ from pyspark_knn.index.recall import held_out_positions
 
 if TYPE_CHECKING:
     import pyarrow as pa
-    from numpy.typing import NDArray
 
     from pyspark_knn.index.base import IndexSpec, Rows
     from pyspark_knn.index.recall import Curve
@@ -365,12 +362,8 @@ class Sharded(Placement):
         ]
         numbers = np.concatenate(drawn)
 
-        def search(levels: Sequence[int]) -> dict[int, NDArray[np.float64]]:
-            found: dict[int, NDArray[np.float64]] = {}
-            for some, probes in searches(levels, wanted.probes):
-                asked = HeldOutSearch(wanted.k, numbers, some, probes)
-                found |= distances_by_level(held_out_search(plan, firsts, asked), wanted.k)
-            return found
+        def search(levels: Sequence[int], probes: int | None) -> DataFrame:
+            return held_out_search(plan, firsts, HeldOutSearch(wanted.k, numbers, levels, probes))
 
         return curve_of_levels(self.levels, wanted, search)
 

@@ -36,7 +36,6 @@ def check_cells(metric: Metric) -> None:
     """
     if metric.name in METRICS and metric.p >= 1:
         return
-    exponent = f" with p={metric.p:g}" if metric.name == "minkowski" else ""
     advice = ""
     if metric.name == "cosine":
         advice = (
@@ -44,7 +43,7 @@ def check_cells(metric: Metric) -> None:
             "neighbors with metric 'euclidean'."
         )
     raise ValueError(
-        f"shardBy 'kmeans' does not support metric {metric.name!r}{exponent}: distances to the "
+        f"shardBy 'kmeans' does not support metric {metric.described}: distances to the "
         "centers of cells must satisfy the triangle inequality. "
         f"Supported: {', '.join(map(repr, sorted(METRICS)))}.{advice}"
     )

@@ -84,6 +84,12 @@ class Metric:
     radius: float = 1.0
 
     @property
+    def described(self) -> str:
+        """The name of the metric for messages, with its power if it has one."""
+        power = f" with p={self.p:g}" if self.name == "minkowski" else ""
+        return f"{self.name!r}{power}"
+
+    @property
     def kernel(self) -> Kernel:
         """The function that computes the distances."""
         if self.name == "minkowski" and self.p == 2:

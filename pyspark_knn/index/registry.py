@@ -203,10 +203,9 @@ def class_for(
         )
     found = _find(algorithm, metric, registered, storage)
     if found is None:
-        exponent = f" with p={metric.p:g}" if metric.name == "minkowski" else ""
         weights = " and weights" if "w" in metric.params else ""
         raise ValueError(
-            f"algorithm {algorithm!r} does not support metric {metric.name!r}{exponent}{weights}"
+            f"algorithm {algorithm!r} does not support metric {metric.described}{weights}"
             f"{with_storage(storage)}. "
             f"Supported: {_quoted('auto', *classes_for(metric, registered, storage))}."
         )

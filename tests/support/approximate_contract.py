@@ -19,6 +19,7 @@ def check_contract(index: ApproximateIndex, search: Search) -> Neighbors:
     figures = search.metric.distances(search.queries, search.items, rows, positions)
     assert figures.tobytes() == found.distances[there].tobytes()
     assert np.isposinf(found.distances[~there]).all()
+    assert (found.distances >= exact.distances).all()
     # In order, without gaps, each item once.
     assert not (~there[:, :-1] & there[:, 1:]).any()
     order = np.lexsort((positions, figures, rows))

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.datasets import load_digits
 
 from pyspark_knn.engine.ship.bundle import map_file, read_bundle, write_bundle
 from pyspark_knn.index.approximate.annoy import AnnoySearch
@@ -26,13 +25,6 @@ K = 10
 
 def spec_of(metric="euclidean", **params):
     return IndexSpec(resolve_metric(metric), "annoy", index_params=params, seed=5)
-
-
-@pytest.fixture(scope="module")
-def digits():
-    """Items, and queries that are not among them."""
-    images = np.random.default_rng(0).permutation(load_digits().data.astype(np.float32))
-    return images[:1500], images[1500:]
 
 
 @pytest.fixture(scope="module")

@@ -13,11 +13,12 @@ from hypothesis import strategies as st
 
 from pyspark_knn.index.approximate.base import ApproximateIndex
 from pyspark_knn.index.approximate.libraries import LIBRARIES, _loaded, is_installed, load_library
-from pyspark_knn.index.base import Exclusion, IndexSpec, Neighbors
+from pyspark_knn.index.base import Exclusion, IndexSpec
 from pyspark_knn.index.distances import Metric, resolve_metric
 from pyspark_knn.index.recall import recall
 from pyspark_knn.index.registry import entries
-from tests.support.strategies import METRIC_CASES, Search, searches
+from tests.support.approximate_contract import check_contract
+from tests.support.strategies import METRIC_CASES, searches
 
 CLASSES = [found for entry in entries() if not (found := entry.load()).exact]
 EUCLIDEAN = resolve_metric("euclidean")
@@ -43,39 +44,13 @@ def normal(count: int, dim: int = 8, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal((count, dim))
 
 
-def check_answer(found: Neighbors, search: Search, exact: Neighbors) -> None:
-    """What holds of an approximate answer, beside the exact one."""
-    n_queries, k = found.positions.shape
-    there = found.positions >= 0
-    rows = np.repeat(np.arange(n_queries), k)[there.ravel()]
-    positions = found.positions[there]
-    distances = search.metric.distances(search.queries, search.items, rows, positions)
-    assert distances.tobytes() == found.distances[there].tobytes()
-    assert np.isinf(found.distances[~there]).all()
-    for row in range(n_queries):
-        answer = found.positions[row, there[row]].tolist()
-        keys = list(zip(found.distances[row].tolist(), answer, strict=False))
-        assert keys == sorted(keys)
-        assert len(set(answer)) == len(answer)
-        assert there[row, : len(answer)].all()
-        if search.exclude is not None:
-            excluded = search.exclude.positions[search.exclude.rows == row]
-            assert not set(answer) & set(excluded.tolist())
-    assert (found.distances >= exact.distances).all()
-    if search.max_distance is None:
-        assert (there == (exact.positions >= 0)).all()
-
-
 @given(data=st.data())
 @pytest.mark.parametrize("metric", SERVED)
 def test_whatever_is_found_has_its_distance_and_its_place(kind, metric, data):
     search = data.draw(searches(metric))
     index = built(kind, search.items, search.metric)
-    options = {"max_distance": search.max_distance, "exclude": search.exclude}
-    exact = index.exact_index.kneighbors(search.queries, search.k, **options)
     for each in (index.with_knob(1), thorough(index)):
-        found = each.kneighbors(search.queries, search.k, **options)
-        check_answer(found, search, exact)
+        check_contract(each, search)
 
 
 @pytest.mark.parametrize("metric", SERVED)

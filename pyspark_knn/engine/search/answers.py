@@ -139,6 +139,14 @@ class FoundLists:
         return pa.StructArray.from_arrays(cells, names=self.result_type.names)
 
 
+def distances_alone() -> FoundLists:
+    """Return the answer that is the distances of the neighbors, in the column `DISTANCE`."""
+    from pyspark.sql import types as T  # not at the top: used on the driver only
+
+    lists = T.StructType([T.StructField(DISTANCE, T.ArrayType(T.DoubleType()))])
+    return FoundLists(lists, (DISTANCE,))
+
+
 class Predicted(Protocol):
     """The prediction of a classifier or a regressor from neighbors."""
 

@@ -13,7 +13,7 @@ The driver chooses, by a few items of each shard, since queries are mostly where
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -62,7 +62,7 @@ def found_in_cells(
         See `ShardPlan.searched`.
     """
     vector = [types[name] for name in request.vector]
-    inputs = _inputs(request.vector)
+    inputs = input_columns(request.vector)
     if request.probes is not None:
         choose = functools.partial(route_nearest, request, cells, request.probes)
         route = _once(choose, vector)(*inputs)
@@ -119,7 +119,7 @@ def _further(
     before = {name: f"before_{name}" for name in lists}
     queries = first.withColumn("row", F.col("rest")["row"]).drop("rest")
     queries = queries.withColumnsRenamed(before)
-    route = further(*_inputs(request.vector), F.col("shard"), F.col(before[DISTANCE]))
+    route = further(*input_columns(request.vector), F.col("shard"), F.col(before[DISTANCE]))
     carrier = F.col("rest").isNotNull()
     kept = {name: F.when(carrier, F.col(name)) for name in before.values()}
     # The row that passes through is not searched, so it needs no vector.
@@ -138,5 +138,6 @@ def _once(route: BatchFunction, given: list[T.DataType]) -> Callable[..., Column
     return batch_udf(route, given, _INTS, deterministic=False)
 
 
-def _inputs(names: tuple[str, ...]) -> list[Column]:
+def input_columns(names: Iterable[str]) -> list[Column]:
+    """Return the columns of a query that the worker needs."""
     return [F.col(f"input_{name}") for name in names]

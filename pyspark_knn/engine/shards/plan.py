@@ -18,7 +18,6 @@ The candidates of a query are the nearest items of each shard that it was sent t
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -43,7 +42,7 @@ from pyspark_knn.engine.search.pairs import (
     PairRoutes,
     read_pair_queries,
 )
-from pyspark_knn.engine.shards.cell_plan import found_in_cells
+from pyspark_knn.engine.shards.cell_plan import found_in_cells, input_columns
 from pyspark_knn.engine.shards.key_shards import KeyShards, shards_of_query
 from pyspark_knn.engine.ship.batch_udf import batch_udf
 from pyspark_knn.engine.ship.guard import guarded
@@ -130,7 +129,7 @@ class ShardPlan:
             return self.searched(self._copies_of_wanted(queries), types, request)
         if self.key_shards:
             lists = isinstance(types[request.keys[0]], T.ArrayType)
-            keys = key_hashes(_inputs(request.keys), lists=lists)
+            keys = key_hashes(input_columns(request.keys), lists=lists)
             route = shards_of_query(self.key_shards, keys, sorted(self.digests))
             return self.searched(self.routed(queries, route), types, request)
         if self.cells is None:
@@ -265,7 +264,7 @@ class ShardPlan:
         search = batch_udf(
             run, [*given, *types.values()], T.ArrayType(answer.result_type), deterministic=False
         )
-        found = rows.withColumn("found", search(*map(F.col, SHARD_COLUMNS), *_inputs(types)))
+        found = rows.withColumn("found", search(*map(F.col, SHARD_COLUMNS), *input_columns(types)))
         kept = [name for name in copies.columns if name not in ("target", "part")]
         return found.select(*kept, F.inline("found").alias(*lists))
 
@@ -304,11 +303,6 @@ def _any_of(count: Column) -> Column:
     """Return the place of the copy of a query that is the carrier, of so many copies."""
     # Not the bits of the hash that pick the replica.
     return F.pmod(F.shiftrightunsigned(F.xxhash64("query"), 32), count)
-
-
-def _inputs(names: Iterable[str]) -> list[Column]:
-    """Return the columns of a query that the worker needs."""
-    return [F.col(f"input_{name}") for name in names]
 
 
 def numbered(queries: DataFrame, inputs: dict[str, Input]) -> DataFrame:

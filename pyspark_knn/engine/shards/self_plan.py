@@ -14,7 +14,7 @@ from pyspark.sql import types as T
 from pyspark_knn.engine.rows.columns import struct_type
 from pyspark_knn.engine.rows.features import features_of
 from pyspark_knn.engine.rows.items import NUMBER
-from pyspark_knn.engine.search.answers import DISTANCE, FoundLists
+from pyspark_knn.engine.search.answers import DISTANCE, FoundLists, distances_alone
 from pyspark_knn.engine.search.batches import ITSELF, KNOB, Request
 from pyspark_knn.engine.search.self_search import (
     QUERY,
@@ -97,7 +97,7 @@ def held_out_search(plan: ShardPlan, firsts: Mapping[int, int], wanted: HeldOutS
     Returns
     -------
     DataFrame
-        The columns `measuring.QUERY`, `KNOB` and `DISTANCE`, see `measuring.distances_by_level`.
+        The columns `measuring.QUERY`, `KNOB` and `DISTANCE`, see `measuring.curve_of_levels`.
     """
     items = _own_items(plan, firsts, {NUMBER: T.LongType()}, wanted.numbers)
     items = items.select("*", F.posexplode(int_array(wanted.levels)).alias("place", KNOB))
@@ -111,14 +111,13 @@ def held_out_search(plan: ShardPlan, firsts: Mapping[int, int], wanted: HeldOutS
     )
     types = {name: each.type for name, each in vectors.items()}
     types |= {ITSELF: T.LongType(), KNOB: T.IntegerType()}
-    lists = T.StructType([T.StructField(DISTANCE, T.ArrayType(T.DoubleType()))])
     request = Request(
         k=wanted.k,
         max_distance=None,
         handle_invalid="error",
         features_col="features",
         inputs=tuple(types),
-        answer=FoundLists(lists, (DISTANCE,)),
+        answer=distances_alone(),
         probes=wanted.probes,
         firsts=firsts,
         held_out=wanted.numbers,

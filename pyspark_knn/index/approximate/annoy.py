@@ -108,9 +108,14 @@ class AnnoySearch(ApproximateIndex):
             row[: len(positions)] = positions
         return found
 
-    def extended(self, matrix: NDArray[np.floating], old_positions: NDArray[np.int64]) -> Self:
-        """See `ApproximateIndex.extended`; nothing can be added to a tree, so all are built."""
-        return self.build(matrix, self._spec).with_knob(self._knob)
+    def _with_added(
+        self,
+        matrix: NDArray[np.floating],
+        old_positions: NDArray[np.int64],
+        added: NDArray[np.bool_],
+    ) -> Self:
+        # Nothing can be added to a tree, so all are built.
+        return self.build(matrix, self._spec)
 
     def structure(self) -> dict[str, NDArray[Any]]:
         """See `ApproximateIndex.structure`: nothing."""

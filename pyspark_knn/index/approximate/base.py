@@ -139,7 +139,6 @@ class ApproximateIndex(NeighborIndex):
             The values, from the cheapest to a nearly exhaustive search.
         """
 
-    @abstractmethod
     def extended(self, matrix: NDArray[np.floating], old_positions: NDArray[np.int64]) -> Self:
         """Return an index of more items, without building the structure again.
 
@@ -153,8 +152,29 @@ class ApproximateIndex(NeighborIndex):
         Returns
         -------
         ApproximateIndex
-            An index of all rows of `matrix`.
+            An index of all rows of `matrix`. Its structure is built again if the coordinates of
+            this index cannot hold the others.
         """
+        added = np.ones(len(matrix), bool)
+        added[old_positions] = False
+        if self._holds(matrix[added]):
+            other = self._with_added(matrix, old_positions, added)
+        else:
+            other = self.build(matrix, self._spec)
+        return other.with_knob(self._knob)
+
+    def _holds(self, rows: NDArray[np.floating]) -> bool:
+        """Return whether the coordinates are right for further items."""
+        return self._space.holds(rows)
+
+    @abstractmethod
+    def _with_added(
+        self,
+        matrix: NDArray[np.floating],
+        old_positions: NDArray[np.int64],
+        added: NDArray[np.bool_],
+    ) -> Self:
+        """Return an index of more items, of which `added` marks those that this one lacks."""
 
     @abstractmethod
     def structure(self) -> dict[str, NDArray[Any]]:

@@ -153,13 +153,15 @@ class HNSWSearch(ApproximateIndex):
         other._handles = {_EXACT: VisibleItems(self.exact_index, items)}
         return other
 
-    def extended(self, matrix: NDArray[np.floating], old_positions: NDArray[np.int64]) -> Self:
-        """See `ApproximateIndex.extended`."""
-        if not _by_product(self.metric):
-            added = np.ones(len(matrix), bool)
-            added[old_positions] = False
-            if not self._space.holds(matrix[added]):
-                return self.build(matrix, self._spec).with_knob(self._knob)
+    def _holds(self, rows: NDArray[np.floating]) -> bool:
+        return _by_product(self.metric) or super()._holds(rows)
+
+    def _with_added(
+        self,
+        matrix: NDArray[np.floating],
+        old_positions: NDArray[np.int64],
+        added: NDArray[np.bool_],
+    ) -> Self:
         nodes = first_copies(matrix)
         old_nodes = old_positions[self._graph.nodes]
         # An item that is equal to an old one joins its node.
@@ -171,8 +173,7 @@ class HNSWSearch(ApproximateIndex):
         vectors = _vectors(self._space, matrix)
         graph = _grown(self._graph.compact(), vectors[order], self._spec)
         graph = graph.moved(order, len(matrix))
-        other = type(self)(matrix, self._spec, self._space, vectors, graph, Copies.of(nodes))
-        return other.with_knob(self._knob)
+        return type(self)(matrix, self._spec, self._space, vectors, graph, Copies.of(nodes))
 
     def structure(self) -> dict[str, NDArray[Any]]:
         """See `ApproximateIndex.structure`: the graph, and the transform of the vectors."""

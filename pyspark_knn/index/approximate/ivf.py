@@ -104,19 +104,19 @@ class IVFSearch(ApproximateIndex):
         """See `ApproximateIndex.candidates`."""
         return self._opened().candidates(queries, many, min(knob, self._n_lists))
 
-    def extended(self, matrix: NDArray[np.floating], old_positions: NDArray[np.int64]) -> Self:
-        """See `ApproximateIndex.extended`; the centroids remain, the others join their lists."""
-        new = np.ones(len(matrix), bool)
-        new[old_positions] = False
-        if not self._space.holds(matrix[new]):
-            return self.build(matrix, self._spec).with_knob(self._knob)
+    def _with_added(
+        self,
+        matrix: NDArray[np.floating],
+        old_positions: NDArray[np.int64],
+        added: NDArray[np.bool_],
+    ) -> Self:
+        # The centroids remain, and the others join their lists.
         quantizers, old_cells = ivf_lists.content(self._opened().lists)
         cells = np.empty(len(matrix), np.int32)
         cells[old_positions] = old_cells
         with threadpool_limits(limits=1):
-            cells[new] = ivf_lists.cells_of(quantizers.centroids, self._space, matrix[new])
-        other = type(self)(matrix, self._spec, self._space, quantizers, cells)
-        return other.with_knob(self._knob)
+            cells[added] = ivf_lists.cells_of(quantizers.centroids, self._space, matrix[added])
+        return type(self)(matrix, self._spec, self._space, quantizers, cells)
 
     def structure(self) -> dict[str, NDArray[Any]]:
         """See `ApproximateIndex.structure`: the centroids, and the list of each item."""
