@@ -133,8 +133,6 @@ def test_exclusion_limits_joins_and_graph(model: Any, items: DataFrame) -> None:
 
 
 def test_an_invalid_query(model: Any, spark: SparkSession) -> None:
-    if model.getAlgorithm() == "hnsw":
-        pytest.skip("one algorithm is enough")
     broken = QUERIES[:6].copy()
     broken[2, 3] = np.nan
     frame = frame_of(spark, broken, kind="float")
@@ -170,8 +168,6 @@ def test_explained(model: Any, queries: DataFrame) -> None:
 def test_saved_and_loaded(
     model: Any, queries: DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if (model.getAlgorithm(), model.getPlacement()) == ("hnsw", "sharded"):
-        pytest.skip("one algorithm is enough")
     path = tmp_path / "model"
     model.save(path.as_uri())
     assert (path / "index").exists() == (model.getPlacement() == "replicated")
@@ -186,10 +182,8 @@ def test_saved_and_loaded(
 
 
 def test_the_partitioning_changes_nothing(model: Any, items: DataFrame, queries: DataFrame) -> None:
-    if model.getAlgorithm() == "hnsw":
-        pytest.skip("one algorithm is enough")
-    placement = model.getPlacement()
-    other = estimator("ivf", placement, targetRecall=0.8).fit(items.repartition(5, "features"))
+    kind = model.getAlgorithm(), model.getPlacement()
+    other = estimator(*kind, targetRecall=0.8).fit(items.repartition(5, "features"))
     assert other.recall == model.recall
     moved = answers(other.transform(queries.repartition(3)))
     assert moved == answers(model.transform(queries))
@@ -305,9 +299,8 @@ def test_votes_and_grids(spark: SparkSession) -> None:
 
 
 @pytest.mark.replicated
+@pytest.mark.parametrize("model", [("ivf", "replicated")], indirect=True, ids=" ".join)
 def test_a_stream(model: Any, queries: DataFrame, tmp_path: Path) -> None:
-    if model.getPlacement() == "sharded" or model.getAlgorithm() == "hnsw":
-        pytest.skip("a replicated index, once")
     spark = queries.sparkSession
     queries.write.parquet((tmp_path / "in").as_uri())
     stream = spark.readStream.schema(queries.schema).parquet((tmp_path / "in").as_uri())
