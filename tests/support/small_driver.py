@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import sklearn.utils  # noqa: F401 - what a fit imports is loaded before memory is limited
 
 from pyspark_knn import KNNEstimator, KNNModel
 from tests.support.sessions import start
