@@ -15,11 +15,9 @@ from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from pyspark_knn import interop
-from pyspark_knn.arguments import keyword_only
 from pyspark_knn.engine.fit.packed import PackedItems
 from pyspark_knn.engine.rows import columns
 from pyspark_knn.engine.search.answers import ClassVote
-from pyspark_knn.fit_summary import FitSummary, check_classes
 from pyspark_knn.literals import (
     AlgorithmName,
     DtypeName,
@@ -30,7 +28,9 @@ from pyspark_knn.literals import (
     StorageName,
     WeightsName,
 )
-from pyspark_knn.outliers import (
+from pyspark_knn.models.fit_summary import FitSummary, check_classes
+from pyspark_knn.params.arguments import keyword_only
+from pyspark_knn.params.outlier_label import (
     MOST_FREQUENT,
     HasOutlierLabel,
     check_outlier_label,
@@ -38,8 +38,8 @@ from pyspark_knn.outliers import (
     outlier_class,
     outlier_label_of,
 )
+from pyspark_knn.params.voting import CheckedThresholds
 from pyspark_knn.voting import VotingEstimator, VotingModel
-from pyspark_knn.voting_params import CheckedThresholds
 
 if TYPE_CHECKING:
     from sklearn.neighbors import KNeighborsClassifier, RadiusNeighborsClassifier

@@ -16,26 +16,26 @@ from numpy.typing import NDArray
 from pyspark.sql import types as T
 from pyspark.sql.pandas.types import from_arrow_type
 
-from pyspark_knn.checks import checked_limits, checked_metric
 from pyspark_knn.engine.fit.packed import Gathered
 from pyspark_knn.engine.placing import replicate
 from pyspark_knn.engine.rows.ids import changes_on_wire, check_id_type
 from pyspark_knn.engine.rows.invalid import invalid_rows
 from pyspark_knn.engine.rows.items import Items
 from pyspark_knn.engine.storing import GROWN_BYTES
-from pyspark_knn.fit_summary import FitSummary
 from pyspark_knn.index.base import SPARSE, storage_of
 from pyspark_knn.index.distances import resolve_metric
 from pyspark_knn.index.registry import classes_for, sparse_metrics
 from pyspark_knn.index.sparse.rows import SparseRows
-from pyspark_knn.model import NeighborModel
+from pyspark_knn.models.fit_summary import FitSummary
+from pyspark_knn.models.neighbors import NeighborModel
+from pyspark_knn.params.checks import checked_limits, checked_metric
 
 if TYPE_CHECKING:
     from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor, NearestNeighbors
 
     from pyspark_knn.index.base import Rows
     from pyspark_knn.index.distances import Metric
-    from pyspark_knn.params import _KNNParams
+    from pyspark_knn.params.neighbors import _KNNParams
 
 Model = TypeVar("Model", bound=NeighborModel)
 

@@ -11,15 +11,11 @@ from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
 from pyspark_knn import interop
-from pyspark_knn.approximate_params import ApproximateParams, ApproximateSetters
-from pyspark_knn.arguments import keyword_only
-from pyspark_knn.checks import warn_of_limits
 from pyspark_knn.engine.rows import columns
 from pyspark_knn.engine.rows.ids import collation_hint
 from pyspark_knn.engine.search.answers import RANKS_BEFORE, FoundLists
 from pyspark_knn.engine.spark import compat
-from pyspark_knn.estimator import NeighborEstimator
-from pyspark_knn.graph import HasGraph
+from pyspark_knn.estimators.base import NeighborEstimator
 from pyspark_knn.literals import (
     AlgorithmName,
     DtypeName,
@@ -30,11 +26,16 @@ from pyspark_knn.literals import (
     ShardByName,
     StorageName,
 )
-from pyspark_knn.on_driver import HasDriverSearch
-from pyspark_knn.pairs import HasPairs
-from pyspark_knn.params import HasNeighborColumns, _KNNParams
+from pyspark_knn.models.graph import HasGraph
+from pyspark_knn.models.on_driver import HasDriverSearch
+from pyspark_knn.models.pairs import HasPairs
+from pyspark_knn.models.updates import UpdatableModel
+from pyspark_knn.params.approximate import ApproximateParams, ApproximateSetters
+from pyspark_knn.params.arguments import keyword_only
+from pyspark_knn.params.checks import warn_of_limits
+from pyspark_knn.params.neighbors import _KNNParams
+from pyspark_knn.params.output_columns import HasNeighborColumns
 from pyspark_knn.suggestions import did_you_mean
-from pyspark_knn.updates import UpdatableModel
 
 if TYPE_CHECKING:
     from sklearn.neighbors import NearestNeighbors

@@ -9,7 +9,6 @@ from pyspark.ml.linalg import Vector
 from pyspark.ml.regression import RegressionModel, Regressor
 
 from pyspark_knn import interop
-from pyspark_knn.arguments import keyword_only
 from pyspark_knn.engine.search.answers import LabelMean
 from pyspark_knn.literals import (
     AlgorithmName,
@@ -21,6 +20,7 @@ from pyspark_knn.literals import (
     StorageName,
     WeightsName,
 )
+from pyspark_knn.params.arguments import keyword_only
 from pyspark_knn.voting import VotingEstimator, VotingModel
 
 if TYPE_CHECKING:

@@ -18,6 +18,7 @@ from pyspark_knn.engine.measuring import (
     Calibration,
     at_levels,
     curve_of_levels,
+    searching,
 )
 from pyspark_knn.engine.rows.columns import Input
 from pyspark_knn.engine.rows.ids import from_wire, wire_type
@@ -54,7 +55,7 @@ _LARGEST_GROUPS = 3
 
 @dataclass(frozen=True)
 class PlacedCost:
-    """The cost of a search in a placement; see `pyspark_knn.explain.SearchCost`."""
+    """The cost of a search in a placement; see `pyspark_knn.models.explain.SearchCost`."""
 
     index_bytes: int
     pair_seconds: float
@@ -422,7 +423,7 @@ class Placement(ABC):
             asked = replace(request, probes=probes)
             return self.search(at_levels(queries, levels), read, asked)
 
-        return curve_of_levels(self.levels, wanted, search)
+        return curve_of_levels(self.levels, wanted, searching(search, wanted))
 
     @abstractmethod
     def cost(

@@ -27,6 +27,7 @@ from pyspark_knn.engine.measuring import (
     Calibration,
     curve_of_levels,
     most_queries,
+    searching,
 )
 from pyspark_knn.engine.placement import SHARDED, PlacedCost, Placement
 from pyspark_knn.engine.rows.columns import Input, struct_type
@@ -365,7 +366,7 @@ class Sharded(Placement):
         def search(levels: Sequence[int], probes: int | None) -> DataFrame:
             return held_out_search(plan, firsts, HeldOutSearch(wanted.k, numbers, levels, probes))
 
-        return curve_of_levels(self.levels, wanted, search)
+        return curve_of_levels(self.levels, wanted, searching(search, wanted))
 
     def cost(
         self, session: SparkSession, queries: Rows, k: int, knob: int | None = None
