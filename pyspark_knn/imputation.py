@@ -26,8 +26,9 @@ from pyspark_knn.engine.spark import compat
 from pyspark_knn.estimators.base import PlacedEstimator
 from pyspark_knn.imputer.columns import Imputation
 from pyspark_knn.imputer.inputs import check_outputs, columns_of, named_columns, wanted
-from pyspark_knn.index.base import DENSE, IndexSpec
+from pyspark_knn.index.base import IndexSpec
 from pyspark_knn.index.distances import Metric, resolve_metric
+from pyspark_knn.index.found import DENSE
 from pyspark_knn.index.registry import entries
 from pyspark_knn.literals import InvalidHandling, PlacementName, WeightsName
 from pyspark_knn.models.fit_summary import FitSummary

@@ -36,7 +36,8 @@ if TYPE_CHECKING:
     from pyspark_knn.engine.fit.packed import PackedItems
     from pyspark_knn.engine.search.batches import Request
     from pyspark_knn.engine.search.searchable import Searchable
-    from pyspark_knn.index.base import IndexSpec, Rows
+    from pyspark_knn.index.base import IndexSpec
+    from pyspark_knn.index.found import Rows
     from pyspark_knn.index.recall import Curve
 
 REPLICATED = "replicated"

@@ -80,7 +80,8 @@ from pyspark_knn.index.recall import held_out_positions
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from pyspark_knn.index.base import IndexSpec, Rows
+    from pyspark_knn.index.base import IndexSpec
+    from pyspark_knn.index.found import Rows
     from pyspark_knn.index.recall import Curve
 
 

@@ -37,7 +37,7 @@ from pyspark_knn.params.neighbors import _NeighborParams
 
 if TYPE_CHECKING:
     from pyspark_knn.engine.rows.items import Items
-    from pyspark_knn.index.base import Rows
+    from pyspark_knn.index.found import Rows
 _TIMED_K = 5
 """The k of the searches that `explainSearch` times if k is None."""
 

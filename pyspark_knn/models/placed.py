@@ -16,7 +16,7 @@ from pyspark_knn.engine.placing import Placed
 from pyspark_knn.engine.saved_index import SavedIndex
 from pyspark_knn.engine.spark import compat
 from pyspark_knn.engine.spark.folders import SavedAt
-from pyspark_knn.index.base import SPARSE
+from pyspark_knn.index.found import SPARSE
 from pyspark_knn.models.copying import SharedIndex
 from pyspark_knn.models.fit_summary import FitSummary, read_summary
 from pyspark_knn.params.fitted import FittedParams

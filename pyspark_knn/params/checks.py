@@ -9,9 +9,9 @@ from pyspark.sql import DataFrame
 
 from pyspark_knn.engine.fit.determinism import is_nondeterministic
 from pyspark_knn.engine.shared_search import Limits
-from pyspark_knn.index.base import SPARSE
 from pyspark_knn.index.cell_metrics import check_cells
 from pyspark_knn.index.distances import Metric, resolve_metric
+from pyspark_knn.index.found import SPARSE
 from pyspark_knn.index.registry import check_algorithm, classes_for, sparse_metrics
 from pyspark_knn.index.similarity import check_similarity, distance_of
 from pyspark_knn.params.neighbors import _NeighborParams

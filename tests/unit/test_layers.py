@@ -16,7 +16,7 @@ FLOORS = {
     "engine": 1,
     **dict.fromkeys(["params", "persistence"], 2),
     **dict.fromkeys(["models", "imputer"], 3),
-    "estimators": 4,
+    **dict.fromkeys(["estimators", "interop"], 4),
 }
 STAGES = 5
 

@@ -14,7 +14,7 @@ from pyspark_knn.index.sparse.keyed import KeyedRows
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from pyspark_knn.index.base import Exclusion
+    from pyspark_knn.index.found import Exclusion
     from pyspark_knn.index.score_space import Queries, ScoreSpace
     from pyspark_knn.index.sparse.rows import SparseRows
     from pyspark_knn.index.sparse.search import SparseSearch

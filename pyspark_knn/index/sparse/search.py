@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from pyspark_knn.index.base import Exclusion, IndexSpec, Neighbors
+from pyspark_knn.index.base import IndexSpec
 from pyspark_knn.index.candidates import Candidates, filter_batches
+from pyspark_knn.index.found import Exclusion, Neighbors
 from pyspark_knn.index.selection import NearestSoFar, exclusion_of
 from pyspark_knn.index.sparse.batches import SparseBatches, taken
 from pyspark_knn.index.sparse.blocks import (

@@ -21,7 +21,7 @@ from pyspark_knn.index.sparse.blocks import SparseBatch, block_products, pattern
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from pyspark_knn.index.base import Exclusion
+    from pyspark_knn.index.found import Exclusion
     from pyspark_knn.index.hits import Hits
     from pyspark_knn.index.sparse.rows import SparseRows
     from pyspark_knn.index.sparse.search import SparseSearch
