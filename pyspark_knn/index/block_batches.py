@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,7 +16,9 @@ from pyspark_knn.index.selection import exclusion_of
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from pyspark_knn.index.block_search import BlockSearch
+    from pyspark_knn.index.axes.prefixes import Prefixes
+    from pyspark_knn.index.distances import Metric
+    from pyspark_knn.index.score_space import ScoreSpace
 
 _BATCH_QUERIES = 1024
 """Queries in a batch. With many of them the cost of preparing the items of a block is small."""
@@ -41,20 +44,42 @@ _AXES_QUERIES = 2048
 """Queries in a batch of the search by principal axes."""
 
 
+@dataclass(frozen=True)
+class BlockItems:
+    """The items of a block search.
+
+    Attributes
+    ----------
+    matrix : ndarray of shape (n_items, n_features), dtype float32 or float64
+        The items.
+    metric : Metric
+        The metric.
+    space : ScoreSpace
+        The score space of the metric.
+    prefixes : Prefixes or None
+        The items on their principal axes, where the search uses these.
+    """
+
+    matrix: NDArray[np.floating]
+    metric: Metric
+    space: ScoreSpace
+    prefixes: Prefixes | None
+
+
 class BlockBatches:
     """The queries of one call, in batches, and the items that they are compared with, in blocks."""
 
     def __init__(
         self,
-        index: BlockSearch,
+        items: BlockItems,
         queries: NDArray[np.floating],
         exclude: Exclusion | None,
         k: int,
     ) -> None:
-        self._matrix = index._matrix
-        self._metric = index._metric
-        self._space = index._space
-        self._prefixes = index._prefixes
+        self._matrix = items.matrix
+        self._metric = items.metric
+        self._space = items.space
+        self._prefixes = items.prefixes
         self._queries = queries
         self._exclude = exclude
         self._k = k

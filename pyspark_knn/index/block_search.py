@@ -25,7 +25,7 @@ from pyspark_knn.index.axes.choice import Plan, choose_plan
 from pyspark_knn.index.axes.prefixes import Prefixes
 from pyspark_knn.index.axes.search import AxesSearch
 from pyspark_knn.index.base import IndexSpec
-from pyspark_knn.index.block_batches import BlockBatches
+from pyspark_knn.index.block_batches import BlockBatches, BlockItems
 from pyspark_knn.index.block_within import BlockSearchWithin
 from pyspark_knn.index.brute_force import BruteForce
 from pyspark_knn.index.candidates import Candidates, filter_batches, room_for
@@ -129,15 +129,18 @@ class BlockSearch(BruteForce):
         best = NearestSoFar(len(queries), k, max_distance)
         rest = np.arange(len(queries))
         if 4 * k <= len(self._matrix):
-            rest = _Search(self, queries, exclude, best).run()
+            rest = _Search(self._items(), queries, exclude, best).run()
         search_rest(self, queries, rest, best, max_distance, exclude)
         return best.neighbors()
 
     def _find_within(
         self, queries: NDArray[np.floating], exclude: Exclusion | None, hits: Hits
     ) -> None:
-        rest = BlockSearchWithin(self, queries, exclude, hits).run()
+        rest = BlockSearchWithin(self._items(), queries, exclude, hits).run()
         PairwiseSearch(self._matrix, self._metric).compare_all(queries, rest, exclude, hits)
+
+    def _items(self) -> BlockItems:
+        return BlockItems(self._matrix, self._metric, self._space, self._prefixes)
 
 
 def _search_of(
@@ -152,12 +155,12 @@ class _Search(BlockBatches):
 
     def __init__(
         self,
-        index: BlockSearch,
+        items: BlockItems,
         queries: NDArray[np.floating],
         exclude: Exclusion | None,
         best: NearestSoFar,
     ) -> None:
-        super().__init__(index, queries, exclude, best.distances.shape[1])
+        super().__init__(items, queries, exclude, best.distances.shape[1])
         self._best = best
 
     def run(self) -> NDArray[np.int64]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pyspark_knn.index.axes.search import AxesSearch
-from pyspark_knn.index.block_batches import BlockBatches
+from pyspark_knn.index.block_batches import BlockBatches, BlockItems
 from pyspark_knn.index.candidates import filter_batches, room_for
 from pyspark_knn.index.found import Exclusion
 from pyspark_knn.index.hits import HitCandidates
@@ -17,7 +17,6 @@ from pyspark_knn.index.selection import exclusion_of
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from pyspark_knn.index.block_search import BlockSearch
     from pyspark_knn.index.hits import Hits
 
 _WITHIN_K = 8
@@ -32,12 +31,12 @@ class BlockSearchWithin(BlockBatches):
 
     def __init__(
         self,
-        index: BlockSearch,
+        items: BlockItems,
         queries: NDArray[np.floating],
         exclude: Exclusion | None,
         hits: Hits,
     ) -> None:
-        super().__init__(index, queries, exclude, k=1)
+        super().__init__(items, queries, exclude, k=1)
         self._hits = hits
 
     def run(self) -> NDArray[np.int64]:
