@@ -86,7 +86,9 @@ def place(
     storage, why = choose_storage(storage, packed, spec, shard_by)
     name, reason = choose_placement(placement, packed, storage)
     if name == SHARDED:
-        return Placed(Sharded.build(packed, spec, storage, num_shards, shard_by), reason, why)
+        shards = None if saved is None else saved.of_shards(spec)
+        built = Sharded.build(packed, spec, storage, num_shards, shard_by, shards)
+        return Placed(built, reason, why)
     gathered, source = packed.gather(storage), packed.source
     index = replicate(gathered, spec, source.id_type, source.key_types, saved)
     return Placed(index, reason, why)

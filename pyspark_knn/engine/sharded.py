@@ -19,6 +19,7 @@ import numpy as np
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
+from pyspark.sql.pandas.types import from_arrow_schema
 
 from pyspark_knn.engine.fit.chunks import POSITION
 from pyspark_knn.engine.fit.packed import PackedItems
@@ -61,6 +62,11 @@ from pyspark_knn.engine.shards.layout import (
 )
 from pyspark_knn.engine.shards.numbers import NumbersRequest, build_with_numbers
 from pyspark_knn.engine.shards.plan import ShardPlan
+from pyspark_knn.engine.shards.restoring import (
+    SHARD_STRUCTURE_SCHEMA,
+    SavedShards,
+    write_shard_structures,
+)
 from pyspark_knn.engine.shards.self_plan import held_out_search, self_search
 from pyspark_knn.engine.shards.sizing import (
     LARGEST_SHARD,
@@ -76,6 +82,7 @@ from pyspark_knn.engine.spark import compat
 from pyspark_knn.engine.spark.memory import available_memory
 from pyspark_knn.index.cells import ShardAssignment
 from pyspark_knn.index.recall import held_out_positions
+from pyspark_knn.index.registry import approximate_classes
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -141,6 +148,7 @@ class Sharded(Placement):
         storage: str,
         num_shards: int | None = None,
         shard_by: str = "hash",
+        saved: SavedShards | None = None,
     ) -> Sharded:
         """Divide packed items into shards, and build the index of each on the executors.
 
@@ -156,6 +164,8 @@ class Sharded(Placement):
             The number of shards. Default: see `choose_num_shards`.
         shard_by : {"hash", "kmeans"}
             Assign items to shards by a hash of their ids, or by cells of nearby items.
+        saved : SavedShards, optional
+            The structures of approximate shards, of a model that is loaded.
         """
         cores = compat.parallelism(packed.frame.sparkSession)
         nbytes = packed.nbytes(storage)
@@ -163,7 +173,8 @@ class Sharded(Placement):
         assignment: ShardAssignment | KeyShards | None = None
         if shard_by == "kmeans":
             most = LARGEST_SHARD * packed.num_items // nbytes
-            assignment = find_assignment(packed, count, most, spec.metric)
+            known = None if saved is None else saved.cells(spec.metric, packed.num_features)
+            assignment = known or find_assignment(packed, count, most, spec.metric)
             count = int(assignment.ways.sum())
         if packed.source.key_types:
             assignment = find_key_shards(packed, count)
@@ -178,7 +189,9 @@ class Sharded(Placement):
             num_shards=count,
         )
         spec, reason = choose_algorithm(packed, spec)
-        built = build_series(packed, spec, traits, series)
+        built = build_series(packed, spec, traits, series, saved=saved)
+        if saved is not None:
+            saved.warn_of_others(built.source.shards)
         duplicates = count_duplicates(built, series, _id_wire_type(packed.source))
         index = cls([built.source], [series], traits, duplicates)
         if spec.algorithm == "auto" and reason:
@@ -268,6 +281,21 @@ class Sharded(Placement):
                 "This sharded model belongs to another or a stopped Spark session. Save it in that "
                 "session and load it here."
             )
+
+    def structure_frame(self, session: SparkSession) -> DataFrame | None:
+        """See `Placement.structure_frame`; with the number of the shard of each row.
+
+        A model with appended items has none: a loaded model divides all items anew.
+        """
+        kind = approximate_classes().get(self.algorithm)
+        if kind is None or not kind.worth_saving or len(self._series) > 1:
+            return None
+        self._check_session(session)
+        assigned = self._series[0].assignment
+        cells = assigned if isinstance(assigned, ShardAssignment) else None
+        run = guarded(functools.partial(write_shard_structures, self.plan().digests, cells))
+        schema = from_arrow_schema(SHARD_STRUCTURE_SCHEMA)
+        return self._frame.select(*SHARD_COLUMNS).mapInArrow(run, schema)
 
     def fetch(self) -> tuple[Items, Rows]:
         """See `Placement.fetch`; no other method moves vectors of shards to the driver."""
