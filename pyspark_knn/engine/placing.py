@@ -15,6 +15,7 @@ from pyspark_knn.engine.saved_index import SavedIndex
 from pyspark_knn.engine.search.indexing import index_items
 from pyspark_knn.engine.search.searchable import Searchable
 from pyspark_knn.engine.sharded import Sharded
+from pyspark_knn.engine.shards.sizing import added_bytes
 from pyspark_knn.engine.ship import shipping
 from pyspark_knn.engine.spark.memory import available_memory
 from pyspark_knn.engine.storing import choose_storage
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
     from pyspark_knn.index.base import IndexSpec
 
 AUTO_BYTES = 2 << 30
-"""Placement "auto" replicates vectors up to this size, in bytes."""
+"""Placement "auto" replicates vectors, with their index if it is approximate, up to this size, in
+bytes."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,7 @@ def place(
         See `choose_storage` and `choose_placement`.
     """
     storage, why = choose_storage(storage, packed, spec, shard_by)
-    name, reason = choose_placement(placement, packed, storage)
+    name, reason = choose_placement(placement, packed, storage, spec)
     if name == SHARDED:
         shards = None if saved is None else saved.of_shards(spec)
         built = Sharded.build(packed, spec, storage, num_shards, shard_by, shards)
@@ -166,7 +168,9 @@ def _check_growth(index: Replicated, packed: PackedItems) -> None:
         )
 
 
-def choose_placement(placement: str, packed: PackedItems, storage: str) -> tuple[str, str]:
+def choose_placement(
+    placement: str, packed: PackedItems, storage: str, spec: IndexSpec
+) -> tuple[str, str]:
     """Choose the placement of items, and check that they fit there, before any of them is fetched.
 
     Parameters
@@ -177,6 +181,8 @@ def choose_placement(placement: str, packed: PackedItems, storage: str) -> tuple
         The items.
     storage : {"dense", "sparse"}
         How their vectors will be stored.
+    spec : IndexSpec
+        How they will be indexed.
 
     Returns
     -------
@@ -188,14 +194,18 @@ def choose_placement(placement: str, packed: PackedItems, storage: str) -> tuple
     Raises
     ------
     ValueError
-        If the vectors are too large for `placement` "replicated".
+        If the vectors and an approximate index of them are too large for `placement` "replicated".
     """
-    needed, free = packed.nbytes(storage), available_memory()
+    vectors, free = packed.nbytes(storage), available_memory()
+    added = added_bytes(packed, storage, spec)
+    needed = vectors + added
     kind = "sparse " * (storage == SPARSE)
     size = (
         f"{packed.num_items:,} items of {packed.num_features:,} dimensions in "
-        f"{kind}{packed.dtype.name} take {needed / 2**30:.2f} GiB"
+        f"{kind}{packed.dtype.name} take {vectors / 2**30:.2f} GiB"
     )
+    if added:
+        size += f", and {needed / 2**30:.2f} GiB with an approximate index"
     driver = "" if free is None else f"only {free / 2**30:.2f} GiB are free on the driver"
     # Sparse vectors are copied once, since their places are known when all have been fetched.
     too_large = free is not None and needed * (1 + (storage == SPARSE)) > free

@@ -70,6 +70,7 @@ from pyspark_knn.engine.shards.restoring import (
 from pyspark_knn.engine.shards.self_plan import held_out_search, self_search
 from pyspark_knn.engine.shards.sizing import (
     LARGEST_SHARD,
+    added_bytes,
     choose_num_replicas,
     choose_num_shards,
     enough_tasks,
@@ -82,7 +83,7 @@ from pyspark_knn.engine.spark import compat
 from pyspark_knn.engine.spark.memory import available_memory
 from pyspark_knn.index.cells import ShardAssignment
 from pyspark_knn.index.recall import held_out_positions
-from pyspark_knn.index.registry import approximate_classes
+from pyspark_knn.index.registry import approximate_classes, expected_bytes
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -169,7 +170,8 @@ class Sharded(Placement):
         """
         cores = compat.parallelism(packed.frame.sparkSession)
         nbytes = packed.nbytes(storage)
-        count = choose_num_shards(num_shards, nbytes, packed.num_items, cores, shard_by)
+        added = added_bytes(packed, storage, spec)
+        count = choose_num_shards(num_shards, nbytes, packed.num_items, cores, shard_by, added)
         assignment: ShardAssignment | KeyShards | None = None
         if shard_by == "kmeans":
             most = LARGEST_SHARD * packed.num_items // nbytes
@@ -324,8 +326,8 @@ class Sharded(Placement):
         by = "hash" if self._cells is None else "kmeans"
         num_shards = grown_num_shards(
             self.num_shards,
-            (self._traits.nbytes, self.num_items),
-            (nbytes, self.num_items + packed.num_items),
+            self._sized(self._traits.nbytes, self.num_items, spec),
+            self._sized(nbytes, self.num_items + packed.num_items, spec),
             self._cores,
             by,
         )
@@ -342,6 +344,11 @@ class Sharded(Placement):
         if self.id_type is not None:
             duplicates += count_common_ids(self._sources, built, self.item_columns["id"])
         return Sharded([*self._sources, built.source], [*self._series, series], traits, duplicates)
+
+    def _sized(self, nbytes: int, num_items: int, spec: IndexSpec) -> tuple[int, int]:
+        """Return the bytes of the vectors and of their index, and the number of items."""
+        shape = (num_items, self.num_features)
+        return nbytes + expected_bytes(spec, shape, self._traits.dtype), num_items
 
     def remove(self, wanted: pa.Array, spec: IndexSpec) -> Placement:
         """See `Placement.remove`; only shards with such items are built again."""

@@ -3,6 +3,14 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
+
+from pyspark_knn.index.found import SPARSE
+from pyspark_knn.index.registry import expected_bytes
+
+if TYPE_CHECKING:
+    from pyspark_knn.engine.fit.packed import PackedItems
+    from pyspark_knn.index.base import IndexSpec
 
 _SHARD_BYTES = 256 << 20
 """The vectors of one shard, in bytes, unless numShards is set."""
@@ -24,8 +32,30 @@ _TASKS_PER_CORE = 4
 """Small shards share tasks, since a task takes a while to start."""
 
 
+def added_bytes(packed: PackedItems, storage: str, spec: IndexSpec) -> int:
+    """Return about how many bytes an approximate index of items takes in addition to them.
+
+    Parameters
+    ----------
+    packed : PackedItems
+        The items.
+    storage : {"dense", "sparse"}
+        How their vectors will be stored.
+    spec : IndexSpec
+        How they will be indexed.
+    """
+    if storage == SPARSE or packed.source.key_types:
+        return 0
+    return expected_bytes(spec, (packed.num_items, packed.num_features), packed.dtype)
+
+
 def choose_num_shards(
-    requested: int | None, nbytes: int, num_items: int, cores: int, shard_by: str = "hash"
+    requested: int | None,
+    nbytes: int,
+    num_items: int,
+    cores: int,
+    shard_by: str = "hash",
+    added: int = 0,
 ) -> int:
     """Return the number of shards.
 
@@ -43,6 +73,8 @@ def choose_num_shards(
         The number of items, and of tasks that the cluster runs at a time.
     shard_by : {"hash", "kmeans"}
         The Param ``shardBy``.
+    added : int, default=0
+        The bytes of an approximate index, which count for the default.
 
     Raises
     ------
@@ -54,7 +86,7 @@ def choose_num_shards(
         raise ValueError(
             f"numShards must be >= {least}, so that no shard is larger than 1 GiB, got {requested}"
         )
-    wanted = requested or max(-(-nbytes // _SHARD_BYTES), min(cores, _SPREAD_SHARDS))
+    wanted = requested or max(-(-(nbytes + added) // _SHARD_BYTES), min(cores, _SPREAD_SHARDS))
     if requested is None and shard_by == "kmeans":
         wanted = max(wanted, min(num_items // _CELL_ITEMS, _MAX_CELLS))
     return min(wanted, num_items)

@@ -110,6 +110,28 @@ class ApproximateIndex(NeighborIndex):
             If the library is missing. The message names the extra that installs it.
         """
 
+    @classmethod
+    def expected_bytes(
+        cls, shape: tuple[int, int], dtype: np.dtype[np.floating], spec: IndexSpec
+    ) -> int:
+        """Return about how many bytes an index takes in addition to its items.
+
+        Parameters
+        ----------
+        shape : (int, int)
+            The number of items, and of their features.
+        dtype : numpy dtype
+            The type of their vectors.
+        spec : IndexSpec
+            How to index them.
+
+        Returns
+        -------
+        int
+            The bytes; by default, those of the vectors in float32.
+        """
+        return 4 * shape[0] * shape[1]
+
     @abstractmethod
     def candidates(self, queries: NDArray[np.float32], many: int, knob: int) -> NDArray[np.int64]:
         """Return the nearest items of each query, as far as the library finds them.

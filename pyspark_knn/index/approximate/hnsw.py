@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from pyspark_knn.index.angles import ANGLES
 from pyspark_knn.index.approximate.base import ApproximateIndex
 from pyspark_knn.index.approximate.copies import Copies, first_copies
 from pyspark_knn.index.approximate.held_out import VisibleItems
@@ -58,6 +59,9 @@ _EXACT, _SEARCHER = "exact", "searcher"
 
 _FEW = 20
 """If a larger part than one of this many nodes is held out, the graph is built again."""
+
+_MORE_BYTES = 12
+"""The bytes of an item's level and of its links on the upper levels, on average."""
 
 _LONG_SECONDS = 10.0
 """A build that is estimated to take longer is logged."""
@@ -118,6 +122,19 @@ class HNSWSearch(ApproximateIndex):
         vectors = 0 if self._vectors is None else self._vectors.nbytes
         copies = 0 if self._copies is None else self._copies.nbytes
         return vectors + copies + self._graph.nbytes
+
+    @classmethod
+    def expected_bytes(
+        cls, shape: tuple[int, int], dtype: np.dtype[np.floating], spec: IndexSpec
+    ) -> int:
+        """See `ApproximateIndex.expected_bytes`: the links, and vectors that are not the items.
+
+        Offsets are not known yet: vectors far from the origin are stored twice, too.
+        """
+        n_items, n_features = shape
+        links = 8 * int(spec.index_params.get("M", _M)) + _MORE_BYTES
+        same = dtype == np.float32 and spec.metric.name not in ANGLES
+        return n_items * (links + (0 if same else 4 * n_features))
 
     def knob_levels(self) -> list[int]:
         """See `ApproximateIndex.knob_levels`."""
