@@ -159,7 +159,7 @@ def build_series(
     built = _built(packed, request, min(series.count, tasks), saved)
     session = packed.frame.sparkSession
     with (
-        compat.described(session, f"pyspark_knn: build {series.count} shards"),
+        compat.described(session, f"pyspark_knn: build {series.count} shards ({spec.algorithm})"),
         persisted(built) as frame,
     ):
         # Ids are fetched with the summaries of shards: another job would take as long as both.

@@ -132,6 +132,24 @@ class ApproximateIndex(NeighborIndex):
         """
         return 4 * shape[0] * shape[1]
 
+    @classmethod
+    def build_work(cls, n_items: int, spec: IndexSpec) -> float:
+        """Return how much work a build is, in any unit: how its time grows with the items.
+
+        Parameters
+        ----------
+        n_items : int
+            The number of items, at least 2.
+        spec : IndexSpec
+            How to index them.
+
+        Returns
+        -------
+        float
+            By default, the number of items times its logarithm.
+        """
+        return n_items * float(np.log(n_items))
+
     @abstractmethod
     def candidates(self, queries: NDArray[np.float32], many: int, knob: int) -> NDArray[np.int64]:
         """Return the nearest items of each query, as far as the library finds them.

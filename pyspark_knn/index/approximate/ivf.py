@@ -103,6 +103,12 @@ class IVFSearch(ApproximateIndex):
         width = n_features + -n_features % _SIMD_BYTES if in_bytes else 4 * n_features
         return n_items * (width + 8) + 4 * n_lists * n_features
 
+    @classmethod
+    def build_work(cls, n_items: int, spec: IndexSpec) -> float:
+        """See `ApproximateIndex.build_work`: the comparisons of items with centroids."""
+        n_lists = min(n_items, int(spec.index_params.get("nlist", default_nlist(n_items))))
+        return float(n_lists * (n_items + ivf_lists.training_comparisons(n_items, n_lists)))
+
     def knob_levels(self) -> list[int]:
         """See `ApproximateIndex.knob_levels`."""
         return levels(1, self._n_lists)
