@@ -49,7 +49,7 @@ IDS: dict[str, Any] = {
     "string": lambda name: F.concat(F.lit("n°"), name),
     "binary": lambda name: F.col(name).cast("string").cast("binary"),
     "date": lambda name: F.date_add(F.lit(DAY), F.col(name)),
-    "timestamp": lambda name: F.timestamp_seconds(F.col(name) * 1e-3 - 1e10),
+    "timestamp": lambda name: F.timestamp_seconds(F.col(name) * 1e-3 - 1e9),
     "timestamp_ntz": lambda name: F.timestamp_seconds(F.col(name)).cast("timestamp_ntz"),
     "decimal": lambda name: F.col(name).cast("decimal(20,3)") / Decimal(8),
     "float": lambda name: (F.col(name) - 100).cast("float"),
