@@ -1,0 +1,328 @@
+"""Log models to MLflow, so that its generic interface, pyfunc, answers with neighbors as well.
+
+The models are those that `mlflow.spark` writes, and `mlflow.spark.load_model` loads them. They
+differ in what pyfunc returns: a pandas DataFrame of the columns that the model adds, where
+`mlflow.spark` returns the column "prediction" only. pyfunc loads them by this module, so nothing is
+pickled.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import sys
+import uuid
+from collections.abc import Iterator
+from importlib import metadata, resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from pyspark.ml import PipelineModel, Transformer
+from pyspark.ml.functions import array_to_vector, vector_to_array
+from pyspark.ml.linalg import VectorUDT
+from pyspark.sql import DataFrame, SparkSession
+
+from pyspark_knn.engine.rows.columns import column
+from pyspark_knn.engine.spark import compat
+from pyspark_knn.index.registry import approximate_classes
+
+try:
+    import mlflow.models
+    import mlflow.pyfunc
+    import mlflow.pyspark.ml
+    import mlflow.spark
+    from mlflow.types.schema import SparkMLVector
+except ModuleNotFoundError as missing:
+    if missing.name != "mlflow":
+        raise
+    raise ModuleNotFoundError(
+        "pyspark_knn.mlflow requires MLflow. Run pip install 'pyspark_knn[mlflow]'.", name="mlflow"
+    ) from missing
+
+if TYPE_CHECKING:
+    from mlflow.models import ModelSignature
+    from mlflow.models.model import ModelInfo
+
+FLAVOR_NAME = "pyspark_knn"
+"""The name of this flavor in the file MLmodel."""
+
+_OUTPUT_COLS = "output_cols"
+"""The key of `output_cols` in the configuration of a pyfunc model."""
+
+
+def log_model(model: Transformer, name: str | None = None, **kwargs: Any) -> ModelInfo:
+    """Log a model to the active run, or to a new one.
+
+    Parameters
+    ----------
+    model : Transformer
+        A fitted model of this package, or a `PipelineModel`.
+    name : str, optional
+        The name of the model in MLflow.
+    **kwargs
+        Arguments of `save_model` and of `mlflow.models.Model.log`, such as
+        ``registered_model_name``.
+
+    Returns
+    -------
+    ModelInfo
+        What MLflow knows of the model, such as its ``model_uri``.
+    """
+    flavor = sys.modules[__name__]
+    return mlflow.models.Model.log(None, flavor, name=name, model=model, **kwargs)
+
+
+def save_model(
+    model: Transformer,
+    path: str,
+    *,
+    output_cols: list[str] | None = None,
+    mlflow_model: Any = None,
+    signature: ModelSignature | None = None,
+    input_example: pd.DataFrame | None = None,
+    conda_env: Any = None,
+    pip_requirements: Any = None,
+    extra_pip_requirements: list[str] | None = None,
+    **kwargs: Any,
+) -> None:
+    """Save a model to a local folder in the format of MLflow.
+
+    Parameters
+    ----------
+    model : Transformer
+        A fitted model of this package, or a `PipelineModel`.
+    path : str
+        The folder to write, which must not exist.
+    output_cols : list of str, optional
+        The columns that pyfunc returns. Default: all columns that the last stage adds.
+    mlflow_model : Model, optional
+        The configuration to add the model to.
+    signature : ModelSignature, optional
+        The columns of queries and answers. Default: those of `input_example`, if it is given.
+    input_example : pandas.DataFrame, optional
+        A few queries, which are saved with the model. The model must be able to answer them.
+    conda_env : dict or str, optional
+        A conda environment that replaces the requirements.
+    pip_requirements : list of str or str, optional
+        The requirements. Default: `get_default_pip_requirements`, which does not load the model in
+        a second Spark to find them, unlike `mlflow.spark`.
+    extra_pip_requirements : list of str, optional
+        Requirements in addition to the default ones.
+    **kwargs
+        Arguments of `mlflow.spark.save_model`, such as ``metadata`` or ``dfs_tmpdir``.
+
+    Raises
+    ------
+    TypeError
+        If `input_example` is not a pandas DataFrame.
+    ValueError
+        If the model does not add one of `output_cols`.
+    """
+    if input_example is not None and signature is None:
+        session = compat.active_session("input_example")
+        answer = _Answering(session, model, output_cols).predict(input_example)
+        signature = mlflow.models.infer_signature(input_example, answer)
+    if conda_env is None and pip_requirements is None:
+        pip_requirements = [
+            *get_default_pip_requirements(model),
+            *(extra_pip_requirements or []),
+        ]
+        extra_pip_requirements = None
+    written = mlflow.models.Model() if mlflow_model is None else mlflow_model
+    written.add_flavor(
+        FLAVOR_NAME,
+        pyspark_knn_version=_version("pyspark_knn"),
+        is_pipeline=isinstance(model, PipelineModel),
+    )
+    mlflow.spark.save_model(
+        model,
+        path,
+        mlflow_model=written,
+        # False: mlflow.spark would infer it from a column "prediction".
+        signature=False if signature is None else signature,
+        input_example=input_example,
+        conda_env=conda_env,
+        pip_requirements=pip_requirements,
+        extra_pip_requirements=extra_pip_requirements,
+        **kwargs,
+    )
+    written.flavors[mlflow.pyfunc.FLAVOR_NAME] |= {
+        mlflow.pyfunc.MAIN: __name__,
+        mlflow.pyfunc.MODEL_CONFIG: {_OUTPUT_COLS: output_cols},
+    }
+    written.save(str(Path(path, "MLmodel")))
+
+
+def load_model(model_uri: str, **kwargs: Any) -> Transformer:
+    """Load a model that was logged or saved by this module or by `mlflow.spark`.
+
+    Parameters
+    ----------
+    model_uri : str
+        The address of the model, such as ``models:/name/1`` or the ``model_uri`` of `log_model`.
+    **kwargs
+        Arguments of `mlflow.spark.load_model`.
+
+    Returns
+    -------
+    Transformer
+        The model, of the class that was logged. `mlflow.spark` logs and loads a `PipelineModel`.
+    """
+    flavors = mlflow.models.get_model_info(model_uri).flavors
+    loaded: PipelineModel = mlflow.spark.load_model(model_uri, **kwargs)
+    is_pipeline = flavors.get(FLAVOR_NAME, {}).get("is_pipeline", True)
+    return loaded if is_pipeline else loaded.stages[0]
+
+
+def autolog(*, log_model_allowlist: list[str] | None = None, **kwargs: Any) -> None:
+    """Log each fit of a Spark estimator, with the models of this package.
+
+    This is `mlflow.pyspark.ml.autolog`, which logs only models on a list of class names.
+
+    Parameters
+    ----------
+    log_model_allowlist : list of str, optional
+        The names of the classes of other packages whose models are logged. Default: MLflow's list.
+    **kwargs
+        Arguments of `mlflow.pyspark.ml.autolog`.
+    """
+    listed = log_model_allowlist
+    if listed is None:
+        text = resources.files("mlflow.pyspark.ml").joinpath("log_model_allowlist.txt").read_text()
+        lines = map(str.strip, text.splitlines())
+        listed = [line for line in lines if line and not line.startswith("#")]
+    allowed = [*listed, "pyspark_knn.*"]
+    mlflow.pyspark.ml.autolog(log_model_allowlist=allowed, **kwargs)
+
+
+def get_default_pip_requirements(model: Transformer) -> list[str]:
+    """Return the packages that a model requires, with their installed versions.
+
+    Parameters
+    ----------
+    model : Transformer
+        A fitted model of this package, or a `PipelineModel`.
+
+    Returns
+    -------
+    list of str
+        The packages of this library, of the classes of the stages, and of their indexes.
+    """
+    modules = {"pyspark_knn", "pyspark"}
+    classes = approximate_classes()
+    for stage in _stages(model):
+        modules.add(type(stage).__module__.partition(".")[0])
+        algorithm = stage.getOrDefault("algorithm") if stage.hasParam("algorithm") else None
+        if algorithm in classes:
+            modules.add(classes[algorithm].library)
+    return [_requirement(module) for module in sorted(modules)]
+
+
+def _stages(model: Any) -> Iterator[Any]:
+    """Return the model and, of a pipeline or a grid search, the models in it."""
+    yield model
+    parts = [*getattr(model, "stages", ()), getattr(model, "bestModel", None)]
+    for part in parts:
+        if part is not None:
+            yield from _stages(part)
+
+
+def _requirement(module: str) -> str:
+    packages = metadata.packages_distributions().get(module, [module])
+    version = _version(packages[0])
+    return packages[0] if version is None else f"{packages[0]}=={version}"
+
+
+def _version(package: str) -> str | None:
+    with contextlib.suppress(metadata.PackageNotFoundError):
+        return metadata.version(package)
+    return None  # a copy that is not installed, such as the one of supply_package
+
+
+def _load_pyfunc(path: str, model_config: dict[str, Any] | None = None) -> _Answering:
+    """Load a model for pyfunc, which calls this function; `path` is the folder of the stages."""
+    # It finds the session, or starts one, and copies the files to where Spark can read them.
+    loaded = importlib.import_module("mlflow.spark")._load_pyfunc(path)
+    signature = mlflow.models.Model.load(str(Path(path).parent)).signature
+    output_cols = (model_config or {}).get(_OUTPUT_COLS)
+    return _Answering(loaded.spark, loaded.get_raw_model(), output_cols, signature)
+
+
+class _Answering:
+    """A model that answers pandas queries with a pandas DataFrame."""
+
+    def __init__(
+        self,
+        session: SparkSession,
+        model: Transformer,
+        output_cols: list[str] | None = None,
+        signature: ModelSignature | None = None,
+    ) -> None:
+        stages = model.stages if isinstance(model, PipelineModel) else [model]
+        self._session = session
+        self._model = model
+        self._before = PipelineModel(stages[:-1])
+        self._last = stages[-1]
+        self._output_cols = output_cols
+        inputs = signature.inputs.inputs if signature and signature.inputs else []
+        self._vectors = [each.name for each in inputs if isinstance(each.type, SparkMLVector)]
+
+    def get_raw_model(self) -> Transformer:
+        """Return the Spark model."""
+        return self._model
+
+    def predict(
+        self, model_input: pd.DataFrame, params: dict[str, Any] | None = None
+    ) -> pd.DataFrame:
+        """Return the answers, in the order and with the index of the queries."""
+        if not isinstance(model_input, pd.DataFrame):
+            raise TypeError(
+                f"model_input must be a pandas DataFrame, got {type(model_input).__name__}"
+            )
+        row = f"knn_row_{uuid.uuid4().hex}"
+        given = {name: _of_python(values) for name, values in model_input.items()}
+        numbered = pd.DataFrame(given).assign(**{row: range(len(model_input))})
+        queries = self._session.createDataFrame(numbered)
+        for name in self._vectors:
+            queries = queries.withColumn(name, array_to_vector(column(name)))
+        before = self._before.transform(queries)
+        answers = self._last.transform(before)
+        if row not in answers.columns:
+            raise ValueError(
+                "the model drops columns, so its answers cannot be matched to the queries. Write "
+                "SELECT * in each SQLTransformer, and set output_cols."
+            )
+        outputs = self._outputs(before, answers)
+        rows = compat.collect(answers.select(row, *(_plain(answers, name) for name in outputs)))
+        rows.sort(key=lambda each: each[row])
+        index = model_input.index[[each[row] for each in rows]]
+        return pd.DataFrame({name: [each[name] for each in rows] for name in outputs}, index)
+
+    def _outputs(self, before: DataFrame, answers: DataFrame) -> list[str]:
+        added = [name for name in answers.columns if name not in before.columns]
+        outputs = added if self._output_cols is None else self._output_cols
+        if unknown := [name for name in outputs if name not in answers.columns]:
+            raise ValueError(f"output_cols {unknown} do not exist. The last stage adds {added}.")
+        if not outputs:
+            raise ValueError("the last stage adds no column, so output_cols must be set")
+        return outputs
+
+
+def _of_python(values: pd.Series[Any]) -> pd.Series[Any]:
+    """Convert arrays of a column to lists: Spark 3.5 does not know numbers of numpy in lists."""
+    return values.map(_listed) if values.dtype == object else values
+
+
+def _listed(value: Any) -> Any:
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    if isinstance(value, list):
+        return [each.item() if isinstance(each, np.generic) else each for each in value]
+    return value
+
+
+def _plain(frame: DataFrame, name: str) -> Any:
+    is_vector = isinstance(frame.schema[name].dataType, VectorUDT)
+    return vector_to_array(column(name)).alias(name) if is_vector else column(name)
