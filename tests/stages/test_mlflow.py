@@ -39,9 +39,7 @@ QUERIES = pd.DataFrame({"features": [[4.2, 1.0], [0.1, 0.0], [9.0, 0.0]], "x": [
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _store(spark_kind: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    if spark_kind == "connect":
-        pytest.skip("MLflow copies models by the JVM of a classic session")
+def _store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with store_in(tmp_path_factory.mktemp("mlflow")):
         yield
 
@@ -110,7 +108,9 @@ def test_nothing_is_pickled(logged: Any) -> None:
     assert "cloudpickle_version" not in conf
 
 
-def test_spark_udf(spark: SparkSession, search: KNNModel, logged: Any) -> None:
+def test_spark_udf(spark: SparkSession, spark_kind: str, search: KNNModel, logged: Any) -> None:
+    if spark_kind == "connect":
+        pytest.skip("the workers of a Spark Connect server cannot start a Spark")
     # Each Python worker starts a Spark of its own, which takes most of the time of this test.
     udf = mlflow.pyfunc.spark_udf(
         spark,
@@ -119,9 +119,11 @@ def test_spark_udf(spark: SparkSession, search: KNNModel, logged: Any) -> None:
         env_manager="local",
     )
     queries = spark.createDataFrame(QUERIES.fillna(0.0)).coalesce(1)
-    rows = queries.select(udf(F.struct("features", "x")).alias("found")).select("found.*")
-    found = rows.toPandas().map(list)
-    assert found.to_dict("list") == answers_of(search, queries)
+    found = [
+        row.found for row in queries.select(udf(F.struct("features", "x")).alias("found")).collect()
+    ]
+    for name, expected in answers_of(search, queries).items():
+        assert [each[name] for each in found] == expected
 
 
 ESTIMATORS: dict[str, Any] = {
