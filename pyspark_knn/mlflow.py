@@ -118,7 +118,8 @@ def save_model(
     TypeError
         If `input_example` is not a pandas DataFrame.
     ValueError
-        If the model does not add one of `output_cols`.
+        If the answers to `input_example` do not have the columns of `output_cols`, or on a client
+        of Spark Connect without a JVM.
     """
     if input_example is not None and signature is None:
         session = compat.active_session("input_example")
@@ -136,18 +137,19 @@ def save_model(
         pyspark_knn_version=_version("pyspark_knn"),
         is_pipeline=isinstance(model, PipelineModel),
     )
-    mlflow.spark.save_model(
-        model,
-        path,
-        mlflow_model=written,
-        # False: mlflow.spark would infer it from a column "prediction".
-        signature=False if signature is None else signature,
-        input_example=input_example,
-        conda_env=conda_env,
-        pip_requirements=pip_requirements,
-        extra_pip_requirements=extra_pip_requirements,
-        **kwargs,
-    )
+    with _jvm_required():
+        mlflow.spark.save_model(
+            model,
+            path,
+            mlflow_model=written,
+            # False: mlflow.spark would infer it from a column "prediction".
+            signature=False if signature is None else signature,
+            input_example=input_example,
+            conda_env=conda_env,
+            pip_requirements=pip_requirements,
+            extra_pip_requirements=extra_pip_requirements,
+            **kwargs,
+        )
     written.flavors[mlflow.pyfunc.FLAVOR_NAME] |= {
         mlflow.pyfunc.MAIN: __name__,
         mlflow.pyfunc.MODEL_CONFIG: {_OUTPUT_COLS: output_cols},
@@ -171,7 +173,8 @@ def load_model(model_uri: str, **kwargs: Any) -> Transformer:
         The model, of the class that was logged. `mlflow.spark` logs and loads a `PipelineModel`.
     """
     flavors = mlflow.models.get_model_info(model_uri).flavors
-    loaded: PipelineModel = mlflow.spark.load_model(model_uri, **kwargs)
+    with _jvm_required():
+        loaded: PipelineModel = mlflow.spark.load_model(model_uri, **kwargs)
     is_pipeline = flavors.get(FLAVOR_NAME, {}).get("is_pipeline", True)
     return loaded if is_pipeline else loaded.stages[0]
 
@@ -244,10 +247,26 @@ def _version(package: str) -> str | None:
 def _load_pyfunc(path: str, model_config: dict[str, Any] | None = None) -> _Answering:
     """Load a model for pyfunc, which calls this function; `path` is the folder of the stages."""
     # It finds the session, or starts one, and copies the files to where Spark can read them.
-    loaded = importlib.import_module("mlflow.spark")._load_pyfunc(path)
+    with _jvm_required():
+        loaded = importlib.import_module("mlflow.spark")._load_pyfunc(path)
     signature = mlflow.models.Model.load(str(Path(path).parent)).signature
     output_cols = (model_config or {}).get(_OUTPUT_COLS)
     return _Answering(loaded.spark, loaded.get_raw_model(), output_cols, signature)
+
+
+@contextlib.contextmanager
+def _jvm_required() -> Iterator[None]:
+    """Explain the error of `mlflow.spark` on a Spark Connect client."""
+    try:
+        yield
+    except (AttributeError, ImportError) as error:
+        if "jvm" not in str(error) and "SparkContext" not in str(error):
+            raise
+        raise ValueError(
+            "MLflow copies the files of Spark models by the JVM of a classic Spark session, which "
+            "this client of Spark Connect does not have. Log and load the model in a classic "
+            "session."
+        ) from error
 
 
 class _Answering:
