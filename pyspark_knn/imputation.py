@@ -14,8 +14,6 @@ from numpy.typing import NDArray
 from pyspark.sql import DataFrame
 from pyspark.sql import types as T
 
-from pyspark_knn.arguments import keyword_only
-from pyspark_knn.checks import warn_of_duplicates
 from pyspark_knn.engine.fit.packed import PackedItems
 from pyspark_knn.engine.fit.source import ItemSource, item_source
 from pyspark_knn.engine.fit.statistics import feature_statistics
@@ -25,16 +23,19 @@ from pyspark_knn.engine.rows.queries import check_attributes
 from pyspark_knn.engine.search.batches import WANTED, Request
 from pyspark_knn.engine.search.imputed import Imputed
 from pyspark_knn.engine.spark import compat
-from pyspark_knn.estimator import PlacedEstimator
-from pyspark_knn.fit_summary import FitSummary
-from pyspark_knn.imputer_columns import Imputation
-from pyspark_knn.imputer_inputs import check_outputs, columns_of, named_columns, wanted
-from pyspark_knn.imputer_params import ImputerSetters, _ImputerParams
-from pyspark_knn.index.base import DENSE, IndexSpec
+from pyspark_knn.estimators.base import PlacedEstimator
+from pyspark_knn.imputer.columns import Imputation
+from pyspark_knn.imputer.inputs import check_outputs, columns_of, named_columns, wanted
+from pyspark_knn.index.base import IndexSpec
 from pyspark_knn.index.distances import Metric, resolve_metric
+from pyspark_knn.index.found import DENSE
 from pyspark_knn.index.registry import entries
 from pyspark_knn.literals import InvalidHandling, PlacementName, WeightsName
-from pyspark_knn.placed_model import PlacedModel
+from pyspark_knn.models.fit_summary import FitSummary
+from pyspark_knn.models.placed import PlacedModel
+from pyspark_knn.params.arguments import keyword_only
+from pyspark_knn.params.checks import warn_of_duplicates
+from pyspark_knn.params.imputer import ImputerSetters, _ImputerParams
 
 _METRIC = "nan_euclidean"
 

@@ -18,7 +18,7 @@ from pyspark_knn.engine.sharded import Sharded
 from pyspark_knn.engine.ship import shipping
 from pyspark_knn.engine.spark.memory import available_memory
 from pyspark_knn.engine.storing import choose_storage
-from pyspark_knn.index.base import DENSE, SPARSE
+from pyspark_knn.index.found import DENSE, SPARSE
 
 if TYPE_CHECKING:
     from pyspark_knn.index.base import IndexSpec

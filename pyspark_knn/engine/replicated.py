@@ -50,7 +50,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from pyspark_knn.engine.fit.packed import PackedItems
-    from pyspark_knn.index.base import IndexSpec, Rows
+    from pyspark_knn.index.base import IndexSpec
+    from pyspark_knn.index.found import Rows
     from pyspark_knn.index.recall import Curve
 
 _SAVED_PART_BYTES = 64 << 20

@@ -23,7 +23,8 @@ from pyspark_knn.index.registry import approximate_classes
 
 if TYPE_CHECKING:
     from pyspark_knn.index.approximate.base import ApproximateIndex
-    from pyspark_knn.index.base import IndexSpec, Rows
+    from pyspark_knn.index.base import IndexSpec
+    from pyspark_knn.index.found import Rows
 
 _SLICE_BYTES = 256 << 20
 """The bytes that are fetched at a time, less than spark.driver.maxResultSize."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pyspark_knn.index.base import DENSE, SPARSE
+from pyspark_knn.index.found import DENSE, SPARSE
 from pyspark_knn.index.registry import classes_for, sparse_metrics
 
 if TYPE_CHECKING:

@@ -32,12 +32,12 @@ from pyspark_knn.engine.rows.keys import Groups
 from pyspark_knn.engine.ship.guard import guarded
 from pyspark_knn.engine.spark import compat
 from pyspark_knn.engine.spark.caching import persisted, unpersist
-from pyspark_knn.index.base import SPARSE
+from pyspark_knn.index.found import SPARSE
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from pyspark_knn.index.base import Rows
+    from pyspark_knn.index.found import Rows
 
 logger = logging.getLogger(__name__)
 

@@ -88,42 +88,6 @@ def read_summary(record: dict[str, Any]) -> FitSummary:
     return FitSummary(**known)
 
 
-def check_classes(classes: int | None, names: list[str] | None, most: int) -> int:
-    """Check the classes that a saved model declares.
-
-    Parameters
-    ----------
-    classes : int or None
-        Number of classes.
-    names : list of str or None
-        Names of the classes.
-    most : int
-        Largest number of classes without names.
-
-    Returns
-    -------
-    int
-        Number of classes, at least 2.
-
-    Raises
-    ------
-    ValueError
-        If there are fewer than 2 classes or more than `most` without names, or if the number of
-        names differs from the number of classes.
-    """
-    if classes is None or classes < 2:
-        raise ValueError(f"numClasses must be an integer >= 2, got {classes}")
-    if names is not None and len(names) != classes:
-        raise ValueError(
-            f"classNames must have one name for each of the {classes} classes, got {len(names)}"
-        )
-    if names is None and classes > most:
-        raise ValueError(
-            f"numClasses must be at most {most} for classes without names, got {classes}"
-        )
-    return classes
-
-
 def _suits(value: Any, hint: Any) -> bool:
     """Whether a JSON value has the type `hint`; an int must not be negative."""
     if isinstance(hint, types.UnionType):

@@ -7,11 +7,11 @@ from typing import Any, Literal, TypeVar
 
 from pyspark.ml.param import Param, Params
 
-from pyspark_knn.converters import choice, real, text, whole
 from pyspark_knn.index.lof import LOF, SCORES
 from pyspark_knn.index.registry import exact_choices
 from pyspark_knn.literals import ScoreName
-from pyspark_knn.params import _NeighborParams
+from pyspark_knn.params.converters import choice, real, text, whole
+from pyspark_knn.params.neighbors import _NeighborParams
 
 AUTO: Literal["auto"] = "auto"
 """The value of contamination that stands for the threshold 1.5 of the factor."""

@@ -9,7 +9,6 @@ from typing import Any, TypeVar
 from pyspark.ml.linalg import VectorUDT
 from pyspark.sql import DataFrame
 
-from pyspark_knn.copying import SharedIndex
 from pyspark_knn.engine.fit.chunks import POSITION
 from pyspark_knn.engine.fit.packed import PackedItems
 from pyspark_knn.engine.placement import Placement
@@ -17,11 +16,12 @@ from pyspark_knn.engine.placing import Placed
 from pyspark_knn.engine.saved_index import SavedIndex
 from pyspark_knn.engine.spark import compat
 from pyspark_knn.engine.spark.folders import SavedAt
-from pyspark_knn.fit_summary import FitSummary, read_summary
-from pyspark_knn.fitted_params import FittedParams
-from pyspark_knn.index.base import SPARSE
-from pyspark_knn.params import HasPlacement
-from pyspark_knn.persistence import ModelReader, ModelWriter, SavedModel
+from pyspark_knn.index.found import SPARSE
+from pyspark_knn.models.copying import SharedIndex
+from pyspark_knn.models.fit_summary import FitSummary, read_summary
+from pyspark_knn.params.fitted import FittedParams
+from pyspark_knn.params.placement import HasPlacement
+from pyspark_knn.persistence.stages import ModelReader, ModelWriter, SavedModel
 
 logger = logging.getLogger(__name__)
 
@@ -74,7 +74,7 @@ class PlacedModel(SharedIndex, FittedParams, HasPlacement, SavedModel):
         chosen = {} if index.num_shards is None else {"numShards": index.num_shards}
         return {"placement": index.name, **chosen}
 
-    # --- saved and loaded, see `pyspark_knn.persistence` ---
+    # --- saved and loaded, see `pyspark_knn.persistence.stages` ---
 
     def _fit_record(self) -> dict[str, Any]:
         """Return the fit summary to save in the metadata, as JSON values."""

@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, TypeVar, get_args
 
 from pyspark.ml.param import Param, Params
 from pyspark.ml.param.shared import HasFeaturesCol
 
-from pyspark_knn.converters import (
+from pyspark_knn.engine.fit.item_columns import ID, KEY, ItemColumn, key_name
+from pyspark_knn.engine.spark import hints
+from pyspark_knn.index.distances import canonical_name
+from pyspark_knn.index.registry import algorithm_choices
+from pyspark_knn.literals import (
+    DtypeName,
+    InvalidHandling,
+    MetricName,
+    ShardByName,
+    StorageName,
+)
+from pyspark_knn.params.checked import CheckedParams
+from pyspark_knn.params.converters import (
     choice,
     is_number,
     is_positive,
@@ -19,26 +31,10 @@ from pyspark_knn.converters import (
     text,
     whole,
 )
-from pyspark_knn.display import Shown
-from pyspark_knn.engine.fit.item_columns import ID, KEY, ItemColumn, key_name
-from pyspark_knn.engine.spark import hints
-from pyspark_knn.index.distances import canonical_name
-from pyspark_knn.index.registry import algorithm_choices
-from pyspark_knn.literals import (
-    AlgorithmName,
-    DtypeName,
-    InvalidHandling,
-    MetricName,
-    PlacementName,
-    ShardByName,
-    StorageName,
-)
+from pyspark_knn.params.placement import HasPlacement
 
 DTYPES: tuple[str, ...] = get_args(DtypeName)
 """The values of the Param dtype."""
-
-PLACEMENTS: tuple[str, ...] = get_args(PlacementName)
-"""The values of the Param placement."""
 
 STORAGES: tuple[str, ...] = get_args(StorageName)
 """The values of the Param storage."""
@@ -49,7 +45,7 @@ SHARD_BY: tuple[str, ...] = get_args(ShardByName)
 INVALID: tuple[str, ...] = get_args(InvalidHandling)
 """The values of the Param handleInvalid."""
 
-Self_ = TypeVar("Self_", bound="CheckedParams")
+Self_ = TypeVar("Self_", bound=CheckedParams)
 
 
 def _one_column(value: Any) -> str:
@@ -60,18 +56,6 @@ def _one_column(value: Any) -> str:
         )
     name: str = text("idCol")(value)
     return name
-
-
-class CheckedParams(Shown):
-    """Params that accept None as "unset" only if their converter allows it."""
-
-    def _set(self: Self_, **kwargs: Any) -> Self_:
-        # pyspark stores an explicit None unchecked, which then fails when a saved stage is loaded.
-        for name, value in kwargs.items():
-            if value is None:
-                kwargs[name] = getattr(self, name).typeConverter(None)
-        super()._set(**kwargs)
-        return self
 
 
 def _features_name(value: Any) -> str:
@@ -89,64 +73,6 @@ def _metric_name(value: Any) -> MetricName:
     name: MetricName = text("metric")(value)
     canonical_name(name)
     return name
-
-
-class HasPlacement(CheckedParams):
-    """Params for the placement of an index."""
-
-    placement: Param[PlacementName] = Param(
-        Params._dummy(),
-        "placement",
-        "placement of the index: auto, replicated (one copy on every executor) or sharded "
-        "(partitioned over the executors); on a model, the chosen placement",
-        choice("placement", PLACEMENTS),
-    )
-    numShards: Param[int | None] = Param(
-        Params._dummy(),
-        "numShards",
-        "number of shards of a sharded index, >= 1; by default chosen from the size of the index "
-        "and the number of cores; on a model, the chosen number",
-        optional(whole("numShards", 1)),
-    )
-    numReplicas: Param[int | None] = Param(
-        Params._dummy(),
-        "numReplicas",
-        "number of tasks that share the queries of one shard, >= 1; by default as many as keep all "
-        "cores busy",
-        optional(whole("numReplicas", 1)),
-    )
-
-    def __init__(self, *args: Any) -> None:
-        super().__init__(*args)
-        self._setDefault(placement="auto", numShards=None, numReplicas=None)
-
-    def getPlacement(self) -> PlacementName:
-        """Value of placement; on a model, the chosen placement."""
-        return self.getOrDefault(self.placement)
-
-    def getNumShards(self) -> int | None:
-        """Value of numShards, None if it is unset; on a sharded model, the number chosen."""
-        return self.getOrDefault(self.numShards)
-
-    def getNumReplicas(self) -> int | None:
-        """Value of numReplicas, None if it is unset."""
-        return self.getOrDefault(self.numReplicas)
-
-    def setNumReplicas(self: Self_, value: int | None) -> Self_:
-        """Set numReplicas; None unsets it."""
-        return self._set(numReplicas=value)
-
-
-class PlacementSetters(HasPlacement):
-    """Setters of the Params for the placement that `fit` reads, for estimators only."""
-
-    def setPlacement(self: Self_, value: PlacementName) -> Self_:
-        """Set placement."""
-        return self._set(placement=value)
-
-    def setNumShards(self: Self_, value: int | None) -> Self_:
-        """Set numShards; None unsets it."""
-        return self._set(numShards=value)
 
 
 class _NeighborParams(HasPlacement, HasFeaturesCol):
@@ -429,82 +355,3 @@ class _KNNParams(_NeighborParams):
     def setMinSimilarity(self: Self_, value: float | None) -> Self_:
         """Set minSimilarity; None unsets it."""
         return self._set(minSimilarity=value)
-
-
-class FitSetters(PlacementSetters, _NeighborParams):
-    """Setters of the Params that determine the index, for estimators only."""
-
-    def setIdCol(self: Self_, value: str | None) -> Self_:
-        """Set idCol; None unsets it."""
-        return self._set(idCol=value)
-
-    def setKeyCols(self: Self_, value: str | Sequence[str] | None) -> Self_:
-        """Set keyCols; None unsets it."""
-        return self._set(keyCols=value)
-
-    def setMetric(self: Self_, value: MetricName) -> Self_:
-        """Set metric."""
-        return self._set(metric=value)
-
-    def setP(self: Self_, value: float) -> Self_:
-        """Set p."""
-        return self._set(p=value)
-
-    def setMetricParams(self: Self_, value: Mapping[str, Any] | None) -> Self_:
-        """Set metricParams; None unsets it."""
-        return self._set(metricParams=value)
-
-    def setAlgorithm(self: Self_, value: AlgorithmName) -> Self_:
-        """Set algorithm."""
-        return self._set(algorithm=value)
-
-    def setLeafSize(self: Self_, value: int) -> Self_:
-        """Set leafSize."""
-        return self._set(leafSize=value)
-
-    def setDtype(self: Self_, value: DtypeName) -> Self_:
-        """Set dtype."""
-        return self._set(dtype=value)
-
-    def setStorage(self: Self_, value: StorageName) -> Self_:
-        """Set storage."""
-        return self._set(storage=value)
-
-    def setShardBy(self: Self_, value: ShardByName) -> Self_:
-        """Set shardBy."""
-        return self._set(shardBy=value)
-
-
-class HasNeighborColumns(CheckedParams):
-    """Params for the output columns of a search."""
-
-    neighborsCol: Param[str] = Param(
-        Params._dummy(),
-        "neighborsCol",
-        "output column of arrays with the ids of the neighbors, nearest first; omitted if the name "
-        "is empty",
-        text("neighborsCol"),
-    )
-    distancesCol: Param[str] = Param(
-        Params._dummy(),
-        "distancesCol",
-        "output column of arrays of double with the distances of the neighbors, in the same order "
-        "as neighborsCol (non-decreasing); omitted if the name is empty",
-        text("distancesCol"),
-    )
-
-    def getNeighborsCol(self) -> str:
-        """Value of neighborsCol."""
-        return self.getOrDefault(self.neighborsCol)
-
-    def getDistancesCol(self) -> str:
-        """Value of distancesCol."""
-        return self.getOrDefault(self.distancesCol)
-
-    def setNeighborsCol(self: Self_, value: str) -> Self_:
-        """Set neighborsCol; an empty name omits the column."""
-        return self._set(neighborsCol=value)
-
-    def setDistancesCol(self: Self_, value: str) -> Self_:
-        """Set distancesCol; an empty name omits the column."""
-        return self._set(distancesCol=value)

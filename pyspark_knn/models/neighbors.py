@@ -14,7 +14,6 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
-from pyspark_knn.checks import check_keys, checked_limits, checked_metric, warn_of_limits
 from pyspark_knn.engine.fit.packed import PackedItems
 from pyspark_knn.engine.placement import Placement
 from pyspark_knn.engine.placing import Placed, place
@@ -28,16 +27,17 @@ from pyspark_knn.engine.search.answers import DISTANCE, Answer, FoundLists
 from pyspark_knn.engine.search.batches import EXCLUDED, Request
 from pyspark_knn.engine.shared_search import Limits, Prepared, SharedSearch, is_cached
 from pyspark_knn.engine.spark import compat
-from pyspark_knn.explain import EXPLAINED_QUERIES, SearchCost
-from pyspark_knn.fit_summary import FitSummary
 from pyspark_knn.index.base import IndexSpec
 from pyspark_knn.index.registry import entries
-from pyspark_knn.params import _NeighborParams
-from pyspark_knn.placed_model import PlacedModel
+from pyspark_knn.models.explain import EXPLAINED_QUERIES, SearchCost
+from pyspark_knn.models.fit_summary import FitSummary
+from pyspark_knn.models.placed import PlacedModel
+from pyspark_knn.params.checks import check_keys, checked_limits, checked_metric, warn_of_limits
+from pyspark_knn.params.neighbors import _NeighborParams
 
 if TYPE_CHECKING:
     from pyspark_knn.engine.rows.items import Items
-    from pyspark_knn.index.base import Rows
+    from pyspark_knn.index.found import Rows
 _TIMED_K = 5
 """The k of the searches that `explainSearch` times if k is None."""
 

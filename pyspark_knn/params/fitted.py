@@ -6,7 +6,7 @@ from typing import Any, ClassVar, TypeVar
 
 from pyspark.ml.param import Param
 
-from pyspark_knn.params import CheckedParams
+from pyspark_knn.params.checked import CheckedParams
 
 Self_ = TypeVar("Self_", bound="FittedParams")
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pyspark.sql import DataFrame
 
 from pyspark_knn.engine.spark import compat
-from pyspark_knn.model import NeighborModel
-from pyspark_knn.params import _KNNParams
+from pyspark_knn.models.neighbors import NeighborModel
+from pyspark_knn.params.neighbors import _KNNParams
 
 
 class HasPairs(NeighborModel, _KNNParams):

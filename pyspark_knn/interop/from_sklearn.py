@@ -1,7 +1,4 @@
-"""Conversion from and to fitted scikit-learn estimators.
-
-scikit-learn and scipy are imported where they are used: importing them takes a second or two.
-"""
+"""Conversion from fitted scikit-learn estimators."""
 
 from __future__ import annotations
 
@@ -16,26 +13,24 @@ from numpy.typing import NDArray
 from pyspark.sql import types as T
 from pyspark.sql.pandas.types import from_arrow_type
 
-from pyspark_knn.checks import checked_limits, checked_metric
 from pyspark_knn.engine.fit.packed import Gathered
 from pyspark_knn.engine.placing import replicate
 from pyspark_knn.engine.rows.ids import changes_on_wire, check_id_type
 from pyspark_knn.engine.rows.invalid import invalid_rows
 from pyspark_knn.engine.rows.items import Items
 from pyspark_knn.engine.storing import GROWN_BYTES
-from pyspark_knn.fit_summary import FitSummary
-from pyspark_knn.index.base import SPARSE, storage_of
 from pyspark_knn.index.distances import resolve_metric
+from pyspark_knn.index.found import SPARSE, storage_of
 from pyspark_knn.index.registry import classes_for, sparse_metrics
 from pyspark_knn.index.sparse.rows import SparseRows
-from pyspark_knn.model import NeighborModel
+from pyspark_knn.models.fit_summary import FitSummary
+from pyspark_knn.models.neighbors import NeighborModel
 
 if TYPE_CHECKING:
-    from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor, NearestNeighbors
+    from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor
 
-    from pyspark_knn.index.base import Rows
     from pyspark_knn.index.distances import Metric
-    from pyspark_knn.params import _KNNParams
+    from pyspark_knn.index.found import Rows
 
 Model = TypeVar("Model", bound=NeighborModel)
 
@@ -311,124 +306,3 @@ def _sorted_ids(ids: Sequence[Any], count: int) -> tuple[NDArray[np.int64], pa.A
         given = pc.add(given, pa.scalar(0.0, given.type))
     order = pc.sort_indices(given)
     return order.to_numpy(), given.take(order), id_type
-
-
-def to_sklearn(params: _KNNParams, matrix: Rows) -> NearestNeighbors:
-    """Fit a scikit-learn index with the Params of a model.
-
-    Parameters
-    ----------
-    params : _KNNParams
-        The model.
-    matrix : ndarray or SparseRows of shape (n_items, n_features), dtype float32 or float64
-        The vectors of the items.
-
-    Returns
-    -------
-    NearestNeighbors
-        The fitted index, with a radius in place of n_neighbors if k is None.
-
-    Raises
-    ------
-    ValueError
-        For metric "inner_product", for metric "haversine" with a radius, and for metrics that
-        scikit-learn does not support on a sparse matrix.
-    """
-    from sklearn.neighbors import NearestNeighbors
-
-    arguments = _arguments(params, matrix)
-    return NearestNeighbors(**arguments).fit(_rows(params, matrix))
-
-
-def to_sklearn_voter(
-    kind: type, params: Any, items: Items, matrix: Rows, target: NDArray[Any], **settings: Any
-) -> Any:
-    """Fit a scikit-learn classifier or regressor with the Params of a model.
-
-    Parameters
-    ----------
-    kind : type
-        The class of scikit-learn to fit.
-    params : _VotingParams
-        The model.
-    items : Items
-        The items of the model.
-    matrix : ndarray or SparseRows of shape (n_items, n_features), dtype float32 or float64
-        The vectors of the items.
-    target : ndarray of shape (n_items,)
-        The labels of the items, or the names of their classes.
-    **settings : Any
-        Further parameters of `kind`.
-
-    Returns
-    -------
-    object
-        The fitted estimator, of class `kind`.
-
-    Raises
-    ------
-    ValueError
-        As `to_sklearn`, and if the items have weights.
-    """
-    if "weight" in items.columns:
-        raise ValueError(
-            "weightCol is not supported by scikit-learn, which has no weights of items. Fit "
-            "without weightCol."
-        )
-    arguments = _arguments(params, matrix) | settings
-    return kind(**arguments, weights=params.getWeights()).fit(_rows(params, matrix), target)
-
-
-def _rows(params: _KNNParams, matrix: Rows) -> Any:
-    """Return a copy of the vectors, as booleans if the metric compares sets."""
-    from scipy.sparse import csr_matrix
-    from sklearn.neighbors import VALID_METRICS_SPARSE
-
-    if not isinstance(matrix, np.ndarray):
-        name = checked_metric(params).name
-        if name not in VALID_METRICS_SPARSE["brute"]:
-            raise ValueError(
-                f"metric {name!r} is not supported by scikit-learn on a sparse matrix. Fit with "
-                "storage='dense' and call toSklearn again, or use metric 'euclidean' or 'cosine'."
-            )
-        return csr_matrix((matrix.data, matrix.indices, matrix.indptr), matrix.shape, copy=True)
-    return matrix != 0 if checked_metric(params).compares_sets else np.array(matrix)
-
-
-def _arguments(params: _KNNParams, matrix: Rows) -> dict[str, Any]:
-    """Return the scikit-learn parameters that correspond to the Params, for the given items."""
-    from sklearn.neighbors import VALID_METRICS
-
-    metric = checked_metric(params)
-    if metric.name == "inner_product":
-        raise ValueError("metric 'inner_product' is not supported by scikit-learn")
-    if metric.radius != 1.0:
-        raise ValueError(
-            "metricParams['radius'] is not supported by scikit-learn's haversine. Fit without "
-            f"metricParams and multiply the distances by {metric.radius:g}."
-        )
-    if metric.allows_missing and "w" in metric.params:
-        raise ValueError(
-            "metricParams['w'] is not supported by scikit-learn's nan_euclidean. Fit without it on "
-            "vectors whose features are multiplied by the roots of the weights."
-        )
-    name: Any = metric.name
-    given = {key: metric.params[key] for key in ("w", "V", "VI") if key in metric.params}
-    algorithm = params.getAlgorithm()
-    if algorithm not in ("auto", "brute") and name not in VALID_METRICS.get(algorithm, ()):
-        algorithm = "brute"
-    if name == "chebyshev" and given:
-        # scikit-learn's chebyshev does not support weights, but that of scipy, which scikit-learn
-        # requires, does. There, as here, a weight matters only if it is 0.
-        from scipy.spatial.distance import chebyshev
-
-        name, algorithm = chebyshev, "brute"
-    k, radius = checked_limits(params, matrix.shape[1])
-    return {
-        **({"radius": radius} if k is None else {"n_neighbors": min(k, len(matrix))}),
-        "metric": name,
-        "p": metric.p,
-        "metric_params": given or None,
-        "algorithm": algorithm,
-        "leaf_size": params.getLeafSize(),
-    }

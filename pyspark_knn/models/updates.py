@@ -7,19 +7,19 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pyspark.sql import DataFrame
 
-from pyspark_knn.approximation import ApproximateModel
-from pyspark_knn.checks import warn_of_items, warn_of_nondeterministic_ids
 from pyspark_knn.engine import placing
 from pyspark_knn.engine.fit.packed import PackedItems
 from pyspark_knn.engine.fit.source import ItemSource, item_source, source_like
 from pyspark_knn.engine.rows.given_ids import ids_of_frame, ids_of_values
 from pyspark_knn.engine.rows.queries import check_attributes
 from pyspark_knn.engine.spark import compat
-from pyspark_knn.params import _KNNParams
+from pyspark_knn.models.approximate import ApproximateModel
+from pyspark_knn.params.checks import warn_of_items, warn_of_nondeterministic_ids
+from pyspark_knn.params.neighbors import _KNNParams
 
 if TYPE_CHECKING:
     from pyspark_knn.engine.placement import Placement
-    from pyspark_knn.fit_summary import FitSummary
+    from pyspark_knn.models.fit_summary import FitSummary
 
 Self_ = TypeVar("Self_", bound="UpdatableModel")
 

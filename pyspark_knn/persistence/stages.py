@@ -20,7 +20,6 @@ from pyspark.ml.util import DefaultParamsWriter, MLReadable, MLReader, MLWritabl
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from pyspark_knn import saved
 from pyspark_knn.engine.fit.item_columns import ItemColumn
 from pyspark_knn.engine.fit.packed import PackedItems
 from pyspark_knn.engine.fit.source import saved_source
@@ -28,6 +27,7 @@ from pyspark_knn.engine.placement import Placement
 from pyspark_knn.engine.saved_index import SavedIndex
 from pyspark_knn.engine.spark import compat
 from pyspark_knn.engine.spark.folders import SavedAt, address, literal, replacing
+from pyspark_knn.persistence import saved
 
 _ATTEMPTS = 3
 """How often loading a model is tried if it is overwritten meanwhile."""

@@ -8,11 +8,12 @@ from typing import Any, TypeVar
 
 from pyspark.ml.param import Param, Params
 
-from pyspark_knn.converters import choice, flag, names, optional, real, text, whole
 from pyspark_knn.engine.fit.item_columns import ID, ItemColumn
 from pyspark_knn.index.votes import WEIGHTS
 from pyspark_knn.literals import InvalidHandling, WeightsName
-from pyspark_knn.params import INVALID, HasPlacement, PlacementSetters
+from pyspark_knn.params.converters import choice, flag, names, optional, real, text, whole
+from pyspark_knn.params.neighbors import INVALID
+from pyspark_knn.params.placement import HasPlacement, PlacementSetters
 
 Self_ = TypeVar("Self_", bound="_ImputerParams")
 

@@ -12,8 +12,16 @@ from pyspark.ml.param import Param
 from pyspark.ml.util import MLWritable
 from pyspark.sql import DataFrame
 
-from pyspark_knn.approximate_checks import check_approximation
-from pyspark_knn.checks import (
+from pyspark_knn.engine.fit.packed import PackedItems
+from pyspark_knn.engine.fit.source import ItemSource, item_source
+from pyspark_knn.engine.rows.queries import names_to_keep
+from pyspark_knn.engine.spark import compat
+from pyspark_knn.estimators.fit_multiple import MultipleFits
+from pyspark_knn.models.fit_summary import FitSummary
+from pyspark_knn.models.neighbors import NeighborModel
+from pyspark_knn.models.placed import PlacedModel
+from pyspark_knn.params.approximate_checks import check_approximation
+from pyspark_knn.params.checks import (
     check_exclusion,
     check_keys,
     check_limits,
@@ -21,16 +29,9 @@ from pyspark_knn.checks import (
     warn_of_items,
     warn_of_nondeterministic_ids,
 )
-from pyspark_knn.engine.fit.packed import PackedItems
-from pyspark_knn.engine.fit.source import ItemSource, item_source
-from pyspark_knn.engine.rows.queries import names_to_keep
-from pyspark_knn.engine.spark import compat
-from pyspark_knn.fit_multiple import MultipleFits
-from pyspark_knn.fit_summary import FitSummary
-from pyspark_knn.model import NeighborModel
-from pyspark_knn.params import FitSetters, HasPlacement
-from pyspark_knn.persistence import Loadable, StageReader, StageWriter
-from pyspark_knn.placed_model import PlacedModel
+from pyspark_knn.params.fit_setters import FitSetters
+from pyspark_knn.params.placement import HasPlacement
+from pyspark_knn.persistence.stages import Loadable, StageReader, StageWriter
 
 P = TypeVar("P", bound=PlacedModel)
 M = TypeVar("M", bound=NeighborModel)
@@ -74,7 +75,7 @@ class PlacedEstimator(Estimator[P], HasPlacement, Loadable, MLWritable):
 
         The items are packed and indexed once for all param maps that agree on the index: k,
         weights, maxDistance, thresholds, the output columns and so on do not change it. Models that
-        share an index also share their search, see `pyspark_knn.fit_multiple`.
+        share an index also share their search, see `pyspark_knn.estimators.fit_multiple`.
 
         Parameters
         ----------

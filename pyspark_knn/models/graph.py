@@ -7,13 +7,13 @@ from typing import get_args
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from pyspark_knn.checks import warn_of_limits
 from pyspark_knn.engine.placement import DST, SRC
 from pyspark_knn.engine.search.answers import DISTANCE
 from pyspark_knn.engine.search.self_search import SelfSearch
 from pyspark_knn.engine.spark import compat
 from pyspark_knn.literals import GraphMode
-from pyspark_knn.model import NeighborModel
+from pyspark_knn.models.neighbors import NeighborModel
+from pyspark_knn.params.checks import warn_of_limits
 from pyspark_knn.suggestions import did_you_mean
 
 MODES: tuple[str, ...] = get_args(GraphMode)

@@ -17,15 +17,15 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 from pyspark.ml.param import Param
 from pyspark.sql import DataFrame
 
-from pyspark_knn.checks import checked_limits
 from pyspark_knn.engine.shared_search import Limits, Prepared, SharedSearch
 from pyspark_knn.engine.spark import compat
-from pyspark_knn.fingerprint import fingerprint
-from pyspark_knn.model import NeighborModel
-from pyspark_knn.placed_model import PlacedModel
+from pyspark_knn.estimators.fingerprint import fingerprint
+from pyspark_knn.models.neighbors import NeighborModel
+from pyspark_knn.models.placed import PlacedModel
+from pyspark_knn.params.checks import checked_limits
 
 if TYPE_CHECKING:
-    from pyspark_knn.estimator import NeighborEstimator, PlacedEstimator
+    from pyspark_knn.estimators.base import NeighborEstimator, PlacedEstimator
 
 M = TypeVar("M", bound=PlacedModel)
 

@@ -8,8 +8,8 @@ from typing import Any, TypeVar
 
 from pyspark.ml.param import Param, Params
 
-from pyspark_knn.converters import json_dict, optional, real, whole
-from pyspark_knn.params import CheckedParams
+from pyspark_knn.params.checked import CheckedParams
+from pyspark_knn.params.converters import json_dict, optional, real, whole
 
 DEFAULT_TARGET = 0.95
 """The targetRecall of an approximate algorithm if neither it nor searchParams is set."""

@@ -12,12 +12,14 @@ from pyspark.ml.linalg import Vector
 from pyspark.ml.param import Param, Params
 from pyspark.ml.param.shared import HasThresholds, HasWeightCol
 
-from pyspark_knn.approximate_params import ApproximateParams
-from pyspark_knn.converters import Converter, choice, is_not_negative, optional, real, text
 from pyspark_knn.engine.fit.item_columns import ItemColumn
 from pyspark_knn.index.votes import WEIGHTS
 from pyspark_knn.literals import WeightsName
-from pyspark_knn.params import CheckedParams, HasNeighborColumns, _KNNParams
+from pyspark_knn.params.approximate import ApproximateParams
+from pyspark_knn.params.checked import CheckedParams
+from pyspark_knn.params.converters import Converter, choice, is_not_negative, optional, real, text
+from pyspark_knn.params.neighbors import _KNNParams
+from pyspark_knn.params.output_columns import HasNeighborColumns
 
 Self_ = TypeVar("Self_", bound="_VotingParams")
 

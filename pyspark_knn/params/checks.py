@@ -9,13 +9,13 @@ from pyspark.sql import DataFrame
 
 from pyspark_knn.engine.fit.determinism import is_nondeterministic
 from pyspark_knn.engine.shared_search import Limits
-from pyspark_knn.index.base import SPARSE
 from pyspark_knn.index.cell_metrics import check_cells
 from pyspark_knn.index.distances import Metric, resolve_metric
+from pyspark_knn.index.found import SPARSE
 from pyspark_knn.index.registry import check_algorithm, classes_for, sparse_metrics
 from pyspark_knn.index.similarity import check_similarity, distance_of
-from pyspark_knn.params import _NeighborParams
-from pyspark_knn.voting_params import _VotingParams
+from pyspark_knn.params.neighbors import _NeighborParams
+from pyspark_knn.params.voting import _VotingParams
 
 _USER_LEVEL = 5
 """The `stacklevel` of the user's line in `warn_of_limits`, which is called by `_search`,

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pyspark_knn.approximate_params import ApproximateParams
 from pyspark_knn.index.approximate.knobs import check_index_params, check_search_params
 from pyspark_knn.index.approximate.libraries import load_library
-from pyspark_knn.index.base import SPARSE
 from pyspark_knn.index.distances import resolve_metric
+from pyspark_knn.index.found import SPARSE
 from pyspark_knn.index.registry import approximate_classes
-from pyspark_knn.params import _NeighborParams
+from pyspark_knn.params.approximate import ApproximateParams
+from pyspark_knn.params.neighbors import _NeighborParams
 
 if TYPE_CHECKING:
     from pyspark_knn.index.approximate.base import ApproximateIndex

@@ -12,8 +12,8 @@ from pyspark_knn.engine.rows import columns
 from pyspark_knn.engine.rows.columns import Input
 from pyspark_knn.engine.rows.features import Features
 from pyspark_knn.engine.rows.vectors import LAYOUT, VALUES
-from pyspark_knn.imputer_columns import InputColumns, NumericColumns, VectorColumn
-from pyspark_knn.imputer_params import _ImputerParams
+from pyspark_knn.imputer.columns import InputColumns, NumericColumns, VectorColumn
+from pyspark_knn.params.imputer import _ImputerParams
 
 
 def named_columns(params: _ImputerParams) -> tuple[str, list[str], list[str]]:

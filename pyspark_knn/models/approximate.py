@@ -12,9 +12,6 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
-from pyspark_knn.approximate_checks import check_approximation, given_knob
-from pyspark_knn.approximate_params import DEFAULT_TARGET, ApproximateParams
-from pyspark_knn.checks import checked_metric
 from pyspark_knn.engine.measuring import Calibration, most_queries
 from pyspark_knn.engine.rows.columns import Input
 from pyspark_knn.engine.search.answers import FoundLists
@@ -24,14 +21,17 @@ from pyspark_knn.engine.spark import compat
 from pyspark_knn.engine.spark.caching import persist, unpersist
 from pyspark_knn.index.base import IndexSpec
 from pyspark_knn.index.registry import approximate_classes, class_for
-from pyspark_knn.measured_recall import MeasuredRecall, Measurement
-from pyspark_knn.model import NeighborModel
+from pyspark_knn.models.measured_recall import MeasuredRecall, Measurement
+from pyspark_knn.models.neighbors import NeighborModel
+from pyspark_knn.params.approximate import DEFAULT_TARGET, ApproximateParams
+from pyspark_knn.params.approximate_checks import check_approximation, given_knob
+from pyspark_knn.params.checks import checked_metric
 
 if TYPE_CHECKING:
     from pyspark_knn.engine.fit.packed import PackedItems
-    from pyspark_knn.fit_summary import FitSummary
     from pyspark_knn.index.approximate.base import ApproximateIndex
     from pyspark_knn.index.recall import Curve
+    from pyspark_knn.models.fit_summary import FitSummary
 
 logger = logging.getLogger(__name__)
 

@@ -10,8 +10,8 @@ from pyspark.ml.param import Param, Params
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from pyspark_knn.converters import optional, whole
-from pyspark_knn.params import CheckedParams
+from pyspark_knn.params.checked import CheckedParams
+from pyspark_knn.params.converters import optional, whole
 
 if TYPE_CHECKING:
     from pyspark_knn.engine.search.searchable import Searchable

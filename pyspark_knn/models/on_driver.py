@@ -10,18 +10,19 @@ import numpy as np
 from numpy.typing import NDArray
 from pyspark.ml.linalg import SparseVector, Vector
 
-from pyspark_knn.converters import whole
 from pyspark_knn.engine.rows.invalid import invalid_rows
 from pyspark_knn.engine.shared_search import Limits
 from pyspark_knn.engine.spark import hints
-from pyspark_knn.index.base import SPARSE, Found
+from pyspark_knn.index.found import SPARSE, Found
 from pyspark_knn.index.grouped.index import GroupedIndex
 from pyspark_knn.index.sparse.rows import SparseRows
-from pyspark_knn.model import NeighborModel
+from pyspark_knn.models.neighbors import NeighborModel
+from pyspark_knn.params.converters import whole
 
 if TYPE_CHECKING:
     from pyspark_knn.engine.search.searchable import Searchable
-    from pyspark_knn.index.base import NeighborIndex, Rows
+    from pyspark_knn.index.base import NeighborIndex
+    from pyspark_knn.index.found import Rows
 
     Vectors = Vector | Sequence[float] | Sequence[Vector] | Sequence[Sequence[float]] | NDArray[Any]
 
