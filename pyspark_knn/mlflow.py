@@ -19,9 +19,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+from pandas.api.types import is_object_dtype
 from pyspark.ml import PipelineModel, Transformer
 from pyspark.ml.functions import array_to_vector, vector_to_array
-from pyspark.ml.linalg import VectorUDT
+from pyspark.ml.linalg import Vector, VectorUDT
 from pyspark.sql import DataFrame, SparkSession
 
 from pyspark_knn.engine.rows.columns import column
@@ -84,7 +85,7 @@ def save_model(
     input_example: pd.DataFrame | None = None,
     conda_env: Any = None,
     pip_requirements: Any = None,
-    extra_pip_requirements: list[str] | None = None,
+    extra_pip_requirements: list[str] | str | None = None,
     **kwargs: Any,
 ) -> None:
     """Save a model to a local folder in the format of MLflow.
@@ -106,10 +107,11 @@ def save_model(
     conda_env : dict or str, optional
         A conda environment that replaces the requirements.
     pip_requirements : list of str or str, optional
-        The requirements. Default: `get_default_pip_requirements`, which does not load the model in
-        a second Spark to find them, unlike `mlflow.spark`.
-    extra_pip_requirements : list of str, optional
-        Requirements in addition to the default ones.
+        The requirements, or the path of a file of them. Default: those of
+        `get_default_pip_requirements`. To find them, MLflow does not load the model in a second
+        Spark, unlike for `mlflow.spark`.
+    extra_pip_requirements : list of str or str, optional
+        Requirements in addition to the default ones, or the path of a file of them.
     **kwargs
         Arguments of `mlflow.spark.save_model`, such as ``metadata`` or ``dfs_tmpdir``.
 
@@ -121,16 +123,17 @@ def save_model(
         If the answers to `input_example` do not have the columns of `output_cols`, or on a client
         of Spark Connect without a JVM.
     """
-    if input_example is not None and signature is None:
-        session = compat.active_session("input_example")
-        answer = _Answering(session, model, output_cols).predict(input_example)
-        signature = mlflow.models.infer_signature(input_example, answer)
+    if input_example is not None:
+        input_example = _converted("input_example", input_example)
+        if signature is None:
+            session = compat.active_session("input_example")
+            answer = _Answering(session, model, output_cols).predict(input_example)
+            signature = mlflow.models.infer_signature(input_example, answer)
     if conda_env is None and pip_requirements is None:
-        pip_requirements = [
-            *get_default_pip_requirements(model),
-            *(extra_pip_requirements or []),
-        ]
-        extra_pip_requirements = None
+        if isinstance(extra_pip_requirements, str):
+            extra_pip_requirements = [f"-r {extra_pip_requirements}"]
+        default = get_default_pip_requirements(model)
+        pip_requirements, extra_pip_requirements = [*default, *(extra_pip_requirements or [])], None
     written = mlflow.models.Model() if mlflow_model is None else mlflow_model
     written.add_flavor(
         FLAVOR_NAME,
@@ -296,14 +299,9 @@ class _Answering:
         self, model_input: pd.DataFrame, params: dict[str, Any] | None = None
     ) -> pd.DataFrame:
         """Return the answers, in the order and with the index of the queries."""
-        if not isinstance(model_input, pd.DataFrame):
-            raise TypeError(
-                f"model_input must be a pandas DataFrame, got {type(model_input).__name__}"
-            )
         row = f"knn_row_{uuid.uuid4().hex}"
-        given = {name: _of_python(values) for name, values in model_input.items()}
-        numbered = pd.DataFrame(given).assign(**{row: range(len(model_input))})
-        queries = self._session.createDataFrame(numbered)
+        given = _converted("model_input", model_input).assign(**{row: range(len(model_input))})
+        queries = self._session.createDataFrame(given)
         for name in self._vectors:
             queries = queries.withColumn(name, array_to_vector(column(name)))
         before = self._before.transform(queries)
@@ -329,12 +327,20 @@ class _Answering:
         return outputs
 
 
-def _of_python(values: pd.Series[Any]) -> pd.Series[Any]:
-    """Convert arrays of a column to lists: Spark 3.5 does not know numbers of numpy in lists."""
-    return values.map(_listed) if values.dtype == object else values
+def _converted(argument: str, frame: pd.DataFrame) -> pd.DataFrame:
+    """Return a DataFrame with lists of Python's numbers in place of vectors and arrays.
+
+    MLflow cannot save vectors, and Spark 3.5 does not know the types of numpy in lists.
+    """
+    if not isinstance(frame, pd.DataFrame):
+        raise TypeError(f"{argument} must be a pandas DataFrame, got {type(frame).__name__}")
+    objects = [name for name, kind in frame.dtypes.items() if is_object_dtype(kind)]
+    return frame.assign(**{str(name): frame[name].map(_listed) for name in objects})
 
 
 def _listed(value: Any) -> Any:
+    if isinstance(value, Vector):
+        return value.toArray().tolist()
     if isinstance(value, np.ndarray):
         return value.tolist()
     if isinstance(value, list):

@@ -13,6 +13,7 @@ from pyspark.ml import Model, Pipeline, PipelineModel
 from pyspark.ml.evaluation import MulticlassClassificationEvaluator
 from pyspark.ml.feature import SQLTransformer, StandardScaler, VectorAssembler
 from pyspark.ml.functions import array_to_vector
+from pyspark.ml.linalg import Vectors
 from pyspark.ml.tuning import CrossValidator, ParamGridBuilder
 from pyspark.sql import functions as F
 
@@ -56,12 +57,17 @@ def search(items: DataFrame) -> KNNModel:
 
 
 @pytest.fixture(scope="module")
-def logged(search: KNNModel) -> Any:
+def logged(search: KNNModel, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    more = tmp_path_factory.mktemp("requirements") / "more.txt"
+    more.write_text("joblib\n")
     with mlflow.start_run():
-        info = flavor.log_model(
-            search, "neighbors", input_example=QUERIES, registered_model_name="neighbors"
+        return flavor.log_model(
+            search,
+            "neighbors",
+            input_example=QUERIES,
+            registered_model_name="neighbors",
+            extra_pip_requirements=str(more),
         )
-    return info
 
 
 def test_pyfunc_of_a_search_model(spark: SparkSession, search: KNNModel, logged: Any) -> None:
@@ -98,6 +104,7 @@ def test_requirements_name_this_package(logged: Any) -> None:
         assert ours in text, name
         assert f"pyspark=={pyspark.__version__}" in text, name
         assert "mlflow" in text, name
+        assert "joblib" in text, name
 
 
 def test_nothing_is_pickled(logged: Any) -> None:
@@ -165,6 +172,22 @@ def test_skipped_queries_are_missing_from_the_index(search: KNNModel, tmp_path: 
     assert found.index.tolist() == [0, 2]
 
 
+def test_queries_with_vectors(search: KNNModel, tmp_path: Path) -> None:
+    # As toPandas returns them. The signature has arrays, and so has the file of the example.
+    vectors = [Vectors.dense([4.2, 1.0]), Vectors.sparse(2, {0: 0.1})]
+    queries = pd.DataFrame({"features": vectors})
+    path = str(tmp_path / "saved")
+    flavor.save_model(search, path, input_example=queries)
+    info = mlflow.models.get_model_info(path)
+    assert "Array(double)" in str(info.signature.inputs)
+    plain = pd.DataFrame({"features": [each.toArray() for each in vectors]})
+    served = mlflow.pyfunc.load_model(path)
+    assert served.predict(plain)["neighbors"].tolist() == [["i4", "i5"], ["i0", "i1"]]
+    flavor.save_model(search, path + "-without-signature")
+    served = mlflow.pyfunc.load_model(path + "-without-signature")
+    assert served.predict(queries)["neighbors"].tolist() == [["i4", "i5"], ["i0", "i1"]]
+
+
 def test_a_signature_with_vectors(items: DataFrame, tmp_path: Path) -> None:
     # The first stage is of MLlib, which scales vectors only.
     vectors = items.select("id", array_to_vector("features").alias("raw"))
@@ -220,7 +243,7 @@ class TestOutputCols:
     "queries", [QUERIES.to_dict("list"), np.ones((1, 2))], ids=["dict", "ndarray"]
 )
 def test_queries_of_another_type(search: KNNModel, tmp_path: Path, queries: Any) -> None:
-    with pytest.raises(TypeError, match="model_input must be a pandas DataFrame, got "):
+    with pytest.raises(TypeError, match="input_example must be a pandas DataFrame, got "):
         flavor.save_model(search, str(tmp_path / "saved"), input_example=queries)
 
 
