@@ -11,23 +11,16 @@ from __future__ import annotations
 import contextlib
 import importlib
 import sys
-import uuid
 from collections.abc import Iterator
 from importlib import metadata, resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import pandas as pd
-from pandas.api.types import is_object_dtype
 from pyspark.ml import PipelineModel, Transformer
-from pyspark.ml.functions import array_to_vector, vector_to_array
-from pyspark.ml.linalg import Vector, VectorUDT
-from pyspark.sql import DataFrame, SparkSession
 
-from pyspark_knn.engine.rows.columns import column
 from pyspark_knn.engine.spark import compat
 from pyspark_knn.index.registry import approximate_classes
+from pyspark_knn.models.for_pandas import PandasModel, in_python
 
 try:
     import mlflow.models
@@ -43,6 +36,7 @@ except ModuleNotFoundError as missing:
     ) from missing
 
 if TYPE_CHECKING:
+    import pandas as pd
     from mlflow.models import ModelSignature
     from mlflow.models.model import ModelInfo
 
@@ -124,16 +118,16 @@ def save_model(
         of Spark Connect without a JVM.
     """
     if input_example is not None:
-        input_example = _converted("input_example", input_example)
+        input_example = in_python("input_example", input_example)
         if signature is None:
-            session = compat.active_session("input_example")
-            answer = _Answering(session, model, output_cols).predict(input_example)
-            signature = mlflow.models.infer_signature(input_example, answer)
+            served = PandasModel(compat.active_session("input_example"), model, output_cols)
+            answers = served.predict(input_example)
+            signature = mlflow.models.infer_signature(input_example, answers)
     if conda_env is None and pip_requirements is None:
-        if isinstance(extra_pip_requirements, str):
-            extra_pip_requirements = [f"-r {extra_pip_requirements}"]
-        default = get_default_pip_requirements(model)
-        pip_requirements, extra_pip_requirements = [*default, *(extra_pip_requirements or [])], None
+        more = extra_pip_requirements or []
+        more = [f"-r {more}"] if isinstance(more, str) else more
+        pip_requirements = [*get_default_pip_requirements(model), *more]
+        extra_pip_requirements = None
     written = mlflow.models.Model() if mlflow_model is None else mlflow_model
     written.add_flavor(
         FLAVOR_NAME,
@@ -247,14 +241,16 @@ def _version(package: str) -> str | None:
     return None  # a copy that is not installed, such as the one of supply_package
 
 
-def _load_pyfunc(path: str, model_config: dict[str, Any] | None = None) -> _Answering:
+def _load_pyfunc(path: str, model_config: dict[str, Any] | None = None) -> PandasModel:
     """Load a model for pyfunc, which calls this function; `path` is the folder of the stages."""
     # It finds the session, or starts one, and copies the files to where Spark can read them.
     with _jvm_required():
         loaded = importlib.import_module("mlflow.spark")._load_pyfunc(path)
     signature = mlflow.models.Model.load(str(Path(path).parent)).signature
+    inputs = signature.inputs.inputs if signature and signature.inputs else []
+    vectors = [each.name for each in inputs if isinstance(each.type, SparkMLVector)]
     output_cols = (model_config or {}).get(_OUTPUT_COLS)
-    return _Answering(loaded.spark, loaded.get_raw_model(), output_cols, signature)
+    return PandasModel(loaded.spark, loaded.get_raw_model(), output_cols, vectors)
 
 
 @contextlib.contextmanager
@@ -270,84 +266,3 @@ def _jvm_required() -> Iterator[None]:
             "this client of Spark Connect does not have. Log and load the model in a classic "
             "session."
         ) from error
-
-
-class _Answering:
-    """A model that answers pandas queries with a pandas DataFrame."""
-
-    def __init__(
-        self,
-        session: SparkSession,
-        model: Transformer,
-        output_cols: list[str] | None = None,
-        signature: ModelSignature | None = None,
-    ) -> None:
-        stages = model.stages if isinstance(model, PipelineModel) else [model]
-        self._session = session
-        self._model = model
-        self._before = PipelineModel(stages[:-1])
-        self._last = stages[-1]
-        self._output_cols = output_cols
-        inputs = signature.inputs.inputs if signature and signature.inputs else []
-        self._vectors = [each.name for each in inputs if isinstance(each.type, SparkMLVector)]
-
-    def get_raw_model(self) -> Transformer:
-        """Return the Spark model."""
-        return self._model
-
-    def predict(
-        self, model_input: pd.DataFrame, params: dict[str, Any] | None = None
-    ) -> pd.DataFrame:
-        """Return the answers, in the order and with the index of the queries."""
-        row = f"knn_row_{uuid.uuid4().hex}"
-        given = _converted("model_input", model_input).assign(**{row: range(len(model_input))})
-        queries = self._session.createDataFrame(given)
-        for name in self._vectors:
-            queries = queries.withColumn(name, array_to_vector(column(name)))
-        before = self._before.transform(queries)
-        answers = self._last.transform(before)
-        if row not in answers.columns:
-            raise ValueError(
-                "the model drops columns, so its answers cannot be matched to the queries. Write "
-                "SELECT * in each SQLTransformer, and set output_cols."
-            )
-        outputs = self._outputs(before, answers)
-        rows = compat.collect(answers.select(row, *(_plain(answers, name) for name in outputs)))
-        rows.sort(key=lambda each: each[row])
-        index = model_input.index[[each[row] for each in rows]]
-        return pd.DataFrame({name: [each[name] for each in rows] for name in outputs}, index)
-
-    def _outputs(self, before: DataFrame, answers: DataFrame) -> list[str]:
-        added = [name for name in answers.columns if name not in before.columns]
-        outputs = added if self._output_cols is None else self._output_cols
-        if unknown := [name for name in outputs if name not in answers.columns]:
-            raise ValueError(f"output_cols {unknown} do not exist. The last stage adds {added}.")
-        if not outputs:
-            raise ValueError("the last stage adds no column, so output_cols must be set")
-        return outputs
-
-
-def _converted(argument: str, frame: pd.DataFrame) -> pd.DataFrame:
-    """Return a DataFrame with lists of Python's numbers in place of vectors and arrays.
-
-    MLflow cannot save vectors, and Spark 3.5 does not know the types of numpy in lists.
-    """
-    if not isinstance(frame, pd.DataFrame):
-        raise TypeError(f"{argument} must be a pandas DataFrame, got {type(frame).__name__}")
-    objects = [name for name, kind in frame.dtypes.items() if is_object_dtype(kind)]
-    return frame.assign(**{str(name): frame[name].map(_listed) for name in objects})
-
-
-def _listed(value: Any) -> Any:
-    if isinstance(value, Vector):
-        return value.toArray().tolist()
-    if isinstance(value, np.ndarray):
-        return value.tolist()
-    if isinstance(value, list):
-        return [each.item() if isinstance(each, np.generic) else each for each in value]
-    return value
-
-
-def _plain(frame: DataFrame, name: str) -> Any:
-    is_vector = isinstance(frame.schema[name].dataType, VectorUDT)
-    return vector_to_array(column(name)).alias(name) if is_vector else column(name)
