@@ -73,7 +73,7 @@ def save_model(
     model: Transformer,
     path: str,
     *,
-    output_cols: list[str] | None = None,
+    output_cols: list[str] | str | None = None,
     mlflow_model: Any = None,
     signature: ModelSignature | None = None,
     input_example: pd.DataFrame | None = None,
@@ -90,8 +90,9 @@ def save_model(
         A fitted model of this package, or a `PipelineModel`.
     path : str
         The folder to write, which must not exist.
-    output_cols : list of str, optional
-        The columns that pyfunc returns. Default: all columns that the last stage adds.
+    output_cols : list of str or str, optional
+        The columns that pyfunc returns, or the name of one that it returns as a Series. Default:
+        all columns that the last stage adds.
     mlflow_model : Model, optional
         The configuration to add the model to.
     signature : ModelSignature, optional

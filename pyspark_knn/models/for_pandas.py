@@ -27,8 +27,9 @@ class PandasModel:
         The session that transforms the queries.
     model : Transformer
         A fitted model, or a `PipelineModel`.
-    output_cols : list of str, optional
-        The columns to return. Default: all columns that the last stage adds.
+    output_cols : list of str or str, optional
+        The columns to return, or the name of one to return as a Series. Default: all columns that
+        the last stage adds.
     vectors : sequence of str, optional
         The columns of the queries to convert to vectors.
     """
@@ -37,7 +38,7 @@ class PandasModel:
         self,
         session: SparkSession,
         model: Transformer,
-        output_cols: list[str] | None = None,
+        output_cols: list[str] | str | None = None,
         vectors: Sequence[str] = (),
     ) -> None:
         stages = model.stages if isinstance(model, PipelineModel) else [model]
@@ -54,7 +55,7 @@ class PandasModel:
 
     def predict(
         self, model_input: pd.DataFrame, params: dict[str, Any] | None = None
-    ) -> pd.DataFrame:
+    ) -> pd.DataFrame | pd.Series[Any]:
         """Return the answers, in the order and with the index of the queries.
 
         Parameters
@@ -66,7 +67,7 @@ class PandasModel:
 
         Returns
         -------
-        pandas.DataFrame
+        pandas.DataFrame or pandas.Series
             One row for each query, except for those that the model drops.
 
         Raises
@@ -92,11 +93,13 @@ class PandasModel:
         found = answers.select(row, *(_without_vectors(answers, name) for name in outputs))
         rows = sorted(compat.collect(found), key=lambda each: each[row])
         index = model_input.index[[each[row] for each in rows]]
-        return pd.DataFrame({name: [each[name] for each in rows] for name in outputs}, index)
+        table = pd.DataFrame({name: [each[name] for each in rows] for name in outputs}, index)
+        return table[self._output_cols] if isinstance(self._output_cols, str) else table
 
     def _outputs(self, before: DataFrame, answers: DataFrame) -> list[str]:
         added = [name for name in answers.columns if name not in before.columns]
-        outputs = added if self._output_cols is None else self._output_cols
+        given = self._output_cols
+        outputs = added if given is None else [given] if isinstance(given, str) else given
         if unknown := [name for name in outputs if name not in answers.columns]:
             raise ValueError(f"output_cols {unknown} do not exist. The last stage adds {added}.")
         if not outputs:

@@ -212,6 +212,11 @@ class TestOutputCols:
         config = {"output_cols": ["probability", "x"]}
         found = mlflow.pyfunc.load_model(path, model_config=config).predict(QUERIES)
         assert found.columns.tolist() == config["output_cols"]
+        # As of pandas: a name selects a Series, which the metrics of mlflow.models.evaluate need.
+        config = {"output_cols": "prediction"}
+        single = mlflow.pyfunc.load_model(path, model_config=config).predict(QUERIES)
+        assert isinstance(single, pd.Series)
+        assert single.tolist() == [0.0, 0.0, 1.0]
 
     def test_unknown_columns(self, search: KNNModel, tmp_path: Path) -> None:
         message = r"output_cols \['prediction'\] do not exist\. The last stage adds \['neighbors'"
