@@ -26,8 +26,9 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from pyspark_knn.index.auto import build_index
-from pyspark_knn.index.base import Found, IndexSpec, NeighborIndex
+from pyspark_knn.index.base import IndexSpec, NeighborIndex
 from pyspark_knn.index.distances import resolve_metric
+from pyspark_knn.index.found import Found
 from pyspark_knn.index.grouped.index import GroupedIndex
 from pyspark_knn.index.grouped.queries import GroupQueries
 

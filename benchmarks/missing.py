@@ -24,8 +24,9 @@ from sklearn.metrics.pairwise import nan_euclidean_distances
 from threadpoolctl import threadpool_limits
 
 from pyspark_knn.index.auto import build_index
-from pyspark_knn.index.base import IndexSpec, Neighbors
+from pyspark_knn.index.base import IndexSpec
 from pyspark_knn.index.distances import resolve_metric
+from pyspark_knn.index.found import Neighbors
 from pyspark_knn.index.pairwise import PairwiseSearch
 
 K, N_QUERIES, SKLEARN_QUERIES, CHECKED = 10, 1024, 256, 16

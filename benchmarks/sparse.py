@@ -33,8 +33,9 @@ from sklearn.neighbors import NearestNeighbors
 from threadpoolctl import threadpool_limits
 
 from pyspark_knn.index.auto import build_index
-from pyspark_knn.index.base import IndexSpec, Neighbors
+from pyspark_knn.index.base import IndexSpec
 from pyspark_knn.index.distances import resolve_metric
+from pyspark_knn.index.found import Neighbors
 
 K = 10
 QUERIES = 1024

@@ -14,12 +14,11 @@ from pyspark.ml.linalg import DenseVector, Vector
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from pyspark_knn import interop
-from pyspark_knn.arguments import keyword_only
+from pyspark_knn.engine.fit.counted import CountedItems
 from pyspark_knn.engine.fit.packed import PackedItems
 from pyspark_knn.engine.rows import columns
 from pyspark_knn.engine.search.answers import ClassVote
-from pyspark_knn.fit_summary import FitSummary, check_classes
+from pyspark_knn.interop import from_sklearn, to_sklearn
 from pyspark_knn.literals import (
     AlgorithmName,
     DtypeName,
@@ -30,7 +29,17 @@ from pyspark_knn.literals import (
     StorageName,
     WeightsName,
 )
-from pyspark_knn.outliers import (
+from pyspark_knn.models.classes import (
+    MOST_CLASSES,
+    check_classes,
+    check_declared,
+    check_thresholds,
+    check_undeclared,
+    declared_classes,
+)
+from pyspark_knn.models.fit_summary import FitSummary
+from pyspark_knn.params.arguments import keyword_only
+from pyspark_knn.params.outlier_label import (
     MOST_FREQUENT,
     HasOutlierLabel,
     check_outlier_label,
@@ -38,50 +47,13 @@ from pyspark_knn.outliers import (
     outlier_class,
     outlier_label_of,
 )
+from pyspark_knn.params.voting import CheckedThresholds
 from pyspark_knn.voting import VotingEstimator, VotingModel
-from pyspark_knn.voting_params import CheckedThresholds
 
 if TYPE_CHECKING:
     from sklearn.neighbors import KNeighborsClassifier, RadiusNeighborsClassifier
 
     from pyspark_knn.engine.placement import Placement
-
-_MAX_CLASSES = 10_000
-"""Largest number of classes without names. More must be declared in the metadata of the label,
-since labels that are user ids, for example, are a mistake."""
-
-
-def _check_thresholds(thresholds: list[float] | None, classes: int) -> None:
-    if thresholds is not None and len(thresholds) != classes:
-        raise ValueError(
-            f"thresholds must have one value for each of the {classes} classes, got "
-            f"{len(thresholds)} values"
-        )
-
-
-def _declared_classes(dataset: DataFrame, name: str) -> tuple[int | None, list[str] | None]:
-    """Return the number of classes and their names in the metadata of the label column."""
-    attribute = columns.field_of(dataset, "labelCol", name).metadata.get("ml_attr", {})
-    values = attribute.get("vals")
-    if values is None:
-        return attribute.get("num_vals"), None
-    return len(values), [str(value) for value in values]
-
-
-def _check_declared(name: str, largest: int, declared: int | None, who: str) -> None:
-    if declared is not None and largest >= declared:
-        raise ValueError(
-            f"labelCol {name!r} contains label {largest}, but {who} {declared} classes"
-        )
-
-
-def _check_undeclared(name: str, largest: int, declared: int | None) -> None:
-    if declared is None and largest >= _MAX_CLASSES:
-        raise ValueError(
-            f"labelCol {name!r} contains label {largest}, so there are {largest + 1} classes. "
-            f"More than {_MAX_CLASSES} classes must be declared in the column's metadata: use "
-            "pyspark.ml.feature.StringIndexer."
-        )
 
 
 class KNNClassificationModel(
@@ -147,7 +119,7 @@ class KNNClassificationModel(
 
     def _predicted(self) -> ClassVote:
         thresholds = self.getThresholds()
-        _check_thresholds(thresholds, self.numClasses)
+        check_thresholds(thresholds, self.numClasses)
         limits = None if thresholds is None else tuple(thresholds)
         return ClassVote(self.numClasses, self.getWeights(), limits, self._outlier())
 
@@ -164,9 +136,10 @@ class KNNClassificationModel(
             most = most_frequent_class(self._fitted.items_frame(session))
             self._summary = replace(self._summary, mostFrequentClass=most)
 
-    def _restore(self, packed: PackedItems, record: dict[str, Any]) -> None:
+    def _restore(self, packed: CountedItems, record: dict[str, Any]) -> None:
         super()._restore(packed, record)
-        self._count_classes(packed.frame.sparkSession)
+        if isinstance(packed, PackedItems):
+            self._count_classes(packed.frame.sparkSession)
 
     def _with_index(self, index: Placement, summary: FitSummary) -> KNNClassificationModel:
         model = super()._with_index(index, replace(summary, mostFrequentClass=None))
@@ -192,17 +165,17 @@ class KNNClassificationModel(
 
     def _fit_record(self) -> dict[str, Any]:
         record = super()._fit_record()
-        check_classes(record["numClasses"], record["classNames"], _MAX_CLASSES)
+        check_classes(record["numClasses"], record["classNames"], MOST_CLASSES)
         return record
 
-    def _check_summary(self, summary: FitSummary, packed: PackedItems) -> None:
+    def _check_summary(self, summary: FitSummary, packed: CountedItems) -> None:
         super()._check_summary(summary, packed)
-        classes = check_classes(summary.numClasses, summary.classNames, _MAX_CLASSES)
+        classes = check_classes(summary.numClasses, summary.classNames, MOST_CLASSES)
         if packed.largest_label is not None and packed.largest_label >= classes:
             raise ValueError(
                 f"items column 'label' contains {packed.largest_label}, but numClasses is {classes}"
             )
-        _check_thresholds(self.getThresholds(), classes)
+        check_thresholds(self.getThresholds(), classes)
         check_outlier_label(self.getOutlierLabel(), classes)
         most = summary.mostFrequentClass
         if most is not None and most >= classes:
@@ -210,8 +183,8 @@ class KNNClassificationModel(
 
     def _learn_from(self, items: DataFrame, packed: PackedItems, summary: FitSummary) -> FitSummary:
         name, largest = self.getLabelCol(), int(cast("float", packed.largest_label))
-        declared, names = _declared_classes(items, name)
-        _check_declared(name, largest, declared, "its metadata declares")
+        declared, names = declared_classes(items, name)
+        check_declared(name, largest, declared, "its metadata declares")
         known = summary.classNames
         if names is not None and known is not None and names != known:
             raise ValueError(
@@ -220,10 +193,10 @@ class KNNClassificationModel(
             )
         has_all = known is not None or summary.classesDeclared
         limit = self.numClasses if has_all else None
-        _check_declared(name, largest, limit, "the metadata at fit declared")
-        _check_undeclared(name, largest, limit)
+        check_declared(name, largest, limit, "the metadata at fit declared")
+        check_undeclared(name, largest, limit)
         count = max(self.numClasses, largest + 1)
-        _check_thresholds(self.getThresholds(), count)
+        check_thresholds(self.getThresholds(), count)
         return replace(summary, numClasses=count)
 
     def _learn_without(self, rest: Placement, summary: FitSummary) -> FitSummary:
@@ -233,7 +206,7 @@ class KNNClassificationModel(
         if declared or self.numClasses != max(2, int(cast("float", before)) + 1):
             return summary
         count = max(2, int(cast("float", largest)) + 1)
-        _check_thresholds(self.getThresholds(), count)
+        check_thresholds(self.getThresholds(), count)
         return replace(summary, numClasses=count)
 
     def predictRaw(self, value: Vector | Sequence[float] | NDArray[Any]) -> Vector:
@@ -270,11 +243,11 @@ class KNNClassificationModel(
         classes = items.numbers("label").astype(int)
         target = classes if names is None else np.array(names)[classes]
         if self.getK() is not None:
-            return interop.to_sklearn_voter(KNeighborsClassifier, self, items, matrix, target)
+            return to_sklearn.to_sklearn_voter(KNeighborsClassifier, self, items, matrix, target)
         label: int | str | None = self.getOutlierLabel()
         if names is not None and isinstance(label, int):
             label = names[label]
-        return interop.to_sklearn_voter(
+        return to_sklearn.to_sklearn_voter(
             RadiusNeighborsClassifier, self, items, matrix, target, outlier_label=label
         )
 
@@ -312,8 +285,8 @@ class KNNClassificationModel(
         from sklearn.neighbors import KNeighborsClassifier, RadiusNeighborsClassifier
 
         kinds = KNeighborsClassifier, RadiusNeighborsClassifier
-        converted = interop.from_sklearn(fitted, ids, kinds, interop.class_labels)
-        names = interop.class_names(fitted)
+        converted = from_sklearn.from_sklearn(fitted, ids, kinds, from_sklearn.class_labels)
+        names = from_sklearn.class_names(fitted)
         largest = int(fitted.classes_[-1]) if names is None else len(names) - 1
         model = converted.install(cls(), numClasses=max(2, largest + 1), classNames=names)
         return model.setOutlierLabel(outlier_label_of(fitted, names))
@@ -483,18 +456,18 @@ class KNNClassifier(
 
     def _learn(self, dataset: DataFrame, packed: PackedItems, summary: FitSummary) -> FitSummary:
         name, largest = self.getLabelCol(), int(cast("float", packed.largest_label))
-        declared, names = _declared_classes(dataset, name)
-        _check_declared(name, largest, declared, "its metadata declares")
-        _check_undeclared(name, largest, declared)
+        declared, names = declared_classes(dataset, name)
+        check_declared(name, largest, declared, "its metadata declares")
+        check_undeclared(name, largest, declared)
         count = max(2, largest + 1 if declared is None else declared)
-        _check_thresholds(self.getThresholds(), count)
+        check_thresholds(self.getThresholds(), count)
         check_outlier_label(self.getOutlierLabel(), count)
         known = declared is not None
         return replace(summary, numClasses=count, classNames=names, classesDeclared=known)
 
     def _reuse_index(self, first: KNNClassificationModel) -> KNNClassificationModel:
         """Return this estimator's model, given a model of an estimator that has the same index."""
-        _check_thresholds(self.getThresholds(), first.numClasses)
+        check_thresholds(self.getThresholds(), first.numClasses)
         check_outlier_label(self.getOutlierLabel(), first.numClasses)
         return super()._reuse_index(first)
 

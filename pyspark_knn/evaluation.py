@@ -11,12 +11,12 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
-from pyspark_knn.arguments import keyword_only
-from pyspark_knn.converters import optional, text, whole
 from pyspark_knn.engine.rows import columns
 from pyspark_knn.engine.spark import compat
-from pyspark_knn.params import CheckedParams
-from pyspark_knn.persistence import Loadable, StageReader, StageWriter
+from pyspark_knn.params.arguments import keyword_only
+from pyspark_knn.params.checked import CheckedParams
+from pyspark_knn.params.converters import optional, text, whole
+from pyspark_knn.persistence.stages import Loadable, StageReader, StageWriter
 
 
 class NeighborsEvaluator(CheckedParams, Evaluator, Loadable, MLWritable):

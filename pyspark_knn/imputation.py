@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 from pyspark.sql import DataFrame
 from pyspark.sql import types as T
 
-from pyspark_knn.arguments import keyword_only
-from pyspark_knn.checks import warn_of_duplicates
+from pyspark_knn.engine.fit.counted import CountedItems
 from pyspark_knn.engine.fit.packed import PackedItems
 from pyspark_knn.engine.fit.source import ItemSource, item_source
 from pyspark_knn.engine.fit.statistics import feature_statistics
@@ -25,16 +24,19 @@ from pyspark_knn.engine.rows.queries import check_attributes
 from pyspark_knn.engine.search.batches import WANTED, Request
 from pyspark_knn.engine.search.imputed import Imputed
 from pyspark_knn.engine.spark import compat
-from pyspark_knn.estimator import PlacedEstimator
-from pyspark_knn.fit_summary import FitSummary
-from pyspark_knn.imputer_columns import Imputation
-from pyspark_knn.imputer_inputs import check_outputs, columns_of, named_columns, wanted
-from pyspark_knn.imputer_params import ImputerSetters, _ImputerParams
-from pyspark_knn.index.base import DENSE, IndexSpec
+from pyspark_knn.estimators.base import PlacedEstimator
+from pyspark_knn.imputer.columns import Imputation
+from pyspark_knn.imputer.inputs import check_outputs, columns_of, named_columns, wanted
+from pyspark_knn.index.base import IndexSpec
 from pyspark_knn.index.distances import Metric, resolve_metric
+from pyspark_knn.index.found import DENSE
 from pyspark_knn.index.registry import entries
 from pyspark_knn.literals import InvalidHandling, PlacementName, WeightsName
-from pyspark_knn.placed_model import PlacedModel
+from pyspark_knn.models.fit_summary import FitSummary
+from pyspark_knn.models.placed import PlacedModel
+from pyspark_knn.params.arguments import keyword_only
+from pyspark_knn.params.checks import warn_of_duplicates
+from pyspark_knn.params.imputer import ImputerSetters, _ImputerParams
 
 _METRIC = "nan_euclidean"
 
@@ -85,7 +87,7 @@ class KNNImputerModel(PlacedModel, _ImputerParams):
         weights[~np.isfinite(weights)] = 0.0
         return resolve_metric(_METRIC, 2.0, {"w": weights.tolist()})
 
-    def _placed(self, packed: PackedItems, summary: FitSummary) -> Placed:
+    def _placed(self, packed: CountedItems, summary: FitSummary) -> Placed:
         return place(
             packed,
             IndexSpec(self._metric(summary), registered=entries()),
@@ -95,7 +97,7 @@ class KNNImputerModel(PlacedModel, _ImputerParams):
             shard_by="hash",
         )
 
-    def _check_summary(self, summary: FitSummary, packed: PackedItems) -> None:
+    def _check_summary(self, summary: FitSummary, packed: CountedItems) -> None:
         super()._check_summary(summary, packed)
         for name in ("featureCounts", "featureMeans", "featureVariances"):
             values = getattr(summary, name)

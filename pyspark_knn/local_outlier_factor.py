@@ -12,7 +12,6 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
-from pyspark_knn.arguments import keyword_only
 from pyspark_knn.engine.fit.chunks import POSITION
 from pyspark_knn.engine.fit.item_columns import NUMBER, ItemColumn
 from pyspark_knn.engine.item_scores import find_threshold, score_items
@@ -27,8 +26,7 @@ from pyspark_knn.engine.search.outlier_answers import (
 from pyspark_knn.engine.shared_search import Limits
 from pyspark_knn.engine.spark import compat
 from pyspark_knn.engine.spark.caching import freed_on_error
-from pyspark_knn.estimator import NeighborEstimator
-from pyspark_knn.fitted_params import FIT_PARAMS
+from pyspark_knn.estimators.base import NeighborEstimator
 from pyspark_knn.index.lof import AUTO_THRESHOLD, LOF
 from pyspark_knn.literals import (
     DtypeName,
@@ -40,8 +38,10 @@ from pyspark_knn.literals import (
     ShardByName,
     StorageName,
 )
-from pyspark_knn.model import NeighborModel
-from pyspark_knn.outlier_params import AUTO, _OutlierParams, check_scores
+from pyspark_knn.models.neighbors import NeighborModel
+from pyspark_knn.params.arguments import keyword_only
+from pyspark_knn.params.fitted import FIT_PARAMS
+from pyspark_knn.params.outlier_scores import AUTO, _OutlierParams, check_scores
 
 Self_ = TypeVar("Self_", bound="LocalOutlierFactor")
 

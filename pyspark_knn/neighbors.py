@@ -10,16 +10,12 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
-from pyspark_knn import interop
-from pyspark_knn.approximate_params import ApproximateParams, ApproximateSetters
-from pyspark_knn.arguments import keyword_only
-from pyspark_knn.checks import warn_of_limits
 from pyspark_knn.engine.rows import columns
 from pyspark_knn.engine.rows.ids import collation_hint
 from pyspark_knn.engine.search.answers import RANKS_BEFORE, FoundLists
 from pyspark_knn.engine.spark import compat
-from pyspark_knn.estimator import NeighborEstimator
-from pyspark_knn.graph import HasGraph
+from pyspark_knn.estimators.base import NeighborEstimator
+from pyspark_knn.interop import from_sklearn, to_sklearn
 from pyspark_knn.literals import (
     AlgorithmName,
     DtypeName,
@@ -30,11 +26,16 @@ from pyspark_knn.literals import (
     ShardByName,
     StorageName,
 )
-from pyspark_knn.on_driver import HasDriverSearch
-from pyspark_knn.pairs import HasPairs
-from pyspark_knn.params import HasNeighborColumns, _KNNParams
+from pyspark_knn.models.graph import HasGraph
+from pyspark_knn.models.on_driver import HasDriverSearch
+from pyspark_knn.models.pairs import HasPairs
+from pyspark_knn.models.updates import UpdatableModel
+from pyspark_knn.params.approximate import ApproximateParams, ApproximateSetters
+from pyspark_knn.params.arguments import keyword_only
+from pyspark_knn.params.checks import warn_of_limits
+from pyspark_knn.params.neighbors import _KNNParams
+from pyspark_knn.params.output_columns import HasNeighborColumns
 from pyspark_knn.suggestions import did_you_mean
-from pyspark_knn.updates import UpdatableModel
 
 if TYPE_CHECKING:
     from sklearn.neighbors import NearestNeighbors
@@ -212,7 +213,7 @@ class KNNModel(UpdatableModel, HasPairs, HasGraph, HasDriverSearch, _SearchParam
             If scikit-learn does not support the metric ("inner_product", and "haversine" with a
             radius) or ``keyCols``, or if the driver cannot hold the items of a sharded model.
         """
-        return interop.to_sklearn(self, self._fetched()[1])
+        return to_sklearn.to_sklearn(self, self._fetched()[1])
 
     @classmethod
     def fromSklearn(cls, fitted: NearestNeighbors, ids: Sequence[Any] | None = None) -> KNNModel:
@@ -245,7 +246,7 @@ class KNNModel(UpdatableModel, HasPairs, HasGraph, HasDriverSearch, _SearchParam
         """
         from sklearn.neighbors import NearestNeighbors
 
-        return interop.from_sklearn(fitted, ids, (NearestNeighbors,)).install(cls())
+        return from_sklearn.from_sklearn(fitted, ids, (NearestNeighbors,)).install(cls())
 
 
 class KNNEstimator(NeighborEstimator[KNNModel], ApproximateSetters, _SearchParams):

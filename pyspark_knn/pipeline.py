@@ -20,7 +20,7 @@ from pyspark.sql import DataFrame
 from pyspark_knn.display import Shown
 from pyspark_knn.engine.shared_search import mark_derived
 from pyspark_knn.engine.spark import compat
-from pyspark_knn.fingerprint import fingerprint
+from pyspark_knn.estimators.fingerprint import fingerprint
 
 ParamMap = dict[Param[Any], Any]
 

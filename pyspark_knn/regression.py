@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any
 from pyspark.ml.linalg import Vector
 from pyspark.ml.regression import RegressionModel, Regressor
 
-from pyspark_knn import interop
-from pyspark_knn.arguments import keyword_only
 from pyspark_knn.engine.search.answers import LabelMean
+from pyspark_knn.interop import from_sklearn, to_sklearn
 from pyspark_knn.literals import (
     AlgorithmName,
     DtypeName,
@@ -21,6 +20,7 @@ from pyspark_knn.literals import (
     StorageName,
     WeightsName,
 )
+from pyspark_knn.params.arguments import keyword_only
 from pyspark_knn.voting import VotingEstimator, VotingModel
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ class KNNRegressionModel(VotingModel, RegressionModel[Vector]):
 
         items, matrix = self._fetched()
         kind = RadiusNeighborsRegressor if self.getK() is None else KNeighborsRegressor
-        return interop.to_sklearn_voter(kind, self, items, matrix, items.numbers("label"))
+        return to_sklearn.to_sklearn_voter(kind, self, items, matrix, items.numbers("label"))
 
     @classmethod
     def fromSklearn(
@@ -115,7 +115,7 @@ class KNNRegressionModel(VotingModel, RegressionModel[Vector]):
         from sklearn.neighbors import KNeighborsRegressor, RadiusNeighborsRegressor
 
         kinds = KNeighborsRegressor, RadiusNeighborsRegressor
-        converted = interop.from_sklearn(fitted, ids, kinds, interop.target_values)
+        converted = from_sklearn.from_sklearn(fitted, ids, kinds, from_sklearn.target_values)
         return converted.install(cls())
 
 

@@ -27,7 +27,7 @@ README = Path(__file__).parents[1] / "README.md"
 DOCS = README.parent / "docs"
 RECIPES = DOCS / "recipes.md"
 GUIDE = ["first-search", "classification", "missing-values-and-outliers", "tuning"]
-GUIDE += ["coming-from", "approximate"]
+GUIDE += ["coming-from", "approximate", "serving"]
 PAGES = [README, RECIPES, *(DOCS / f"{name}.md" for name in [*GUIDE, "sparse-data"])]
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 

@@ -62,10 +62,13 @@ class Calibration:
     probes: int | None = None
 
 
+Distances = Mapping[int, "NDArray[np.float64]"]
+"""Of each level: the distances of the neighbors, of shape (n_queries, k), in ascending order, inf
+where there is no neighbor."""
+
+
 def curve_of_levels(
-    levels: Sequence[int],
-    wanted: Calibration,
-    search: Callable[[Sequence[int], int | None], DataFrame],
+    levels: Sequence[int], wanted: Calibration, search: Callable[[Sequence[int]], Distances]
 ) -> Curve:
     """Measure the recall at several levels, in one search or two.
 
@@ -76,9 +79,8 @@ def curve_of_levels(
     wanted : Calibration
         What to measure.
     search : callable
-        Searches at each of some levels, in so many cells (None: in all that may contain a
-        neighbor), and returns the columns `QUERY`, `KNOB` and `DISTANCE`, an array. The level
-        `EXACT` stands for the exact answer.
+        Searches at each of some levels, see `searching`. The level `EXACT` stands for the exact
+        answer.
 
     Returns
     -------
@@ -90,28 +92,42 @@ def curve_of_levels(
     else:
         few = max(_FIRST_LEVELS, sum(each <= _FIRST_SHARE * levels[-1] for each in levels))
         first, rest = list(levels[:few]), list(levels[few:])
-
-    def distances(asked: Sequence[int]) -> dict[int, NDArray[np.float64]]:
-        found: dict[int, NDArray[np.float64]] = {}
-        for some, probes in _searches(asked, wanted.probes):
-            found |= _distances_by_level(search(some, probes), wanted.k)
-        return found
-
-    found = distances([EXACT, *first])
+    found = dict(search([EXACT, *first]))
     exact = found.pop(EXACT)
     measured = _recalls(found, exact, wanted.k)
     if rest and measured[-1].low < wanted.target:
-        measured += _recalls(distances(rest), exact, wanted.k)
+        measured += _recalls(search(rest), exact, wanted.k)
     return Curve.of(measured)
 
 
-def _recalls(
-    found: Mapping[int, NDArray[np.float64]], exact: NDArray[np.float64], k: int
-) -> list[Recall]:
+def searching(
+    search: Callable[[Sequence[int], int | None], DataFrame], wanted: Calibration
+) -> Callable[[Sequence[int]], Distances]:
+    """Return the search at several levels that `curve_of_levels` measures.
+
+    Parameters
+    ----------
+    search : callable
+        Searches at each of some levels, in so many cells (None: in all that may contain a
+        neighbor), and returns the columns `QUERY`, `KNOB` and `DISTANCE`, an array.
+    wanted : Calibration
+        What to measure.
+    """
+
+    def distances(levels: Sequence[int]) -> Distances:
+        found: dict[int, NDArray[np.float64]] = {}
+        for some, probes in searches(levels, wanted.probes):
+            found |= _distances_by_level(search(some, probes), wanted.k)
+        return found
+
+    return distances
+
+
+def _recalls(found: Distances, exact: NDArray[np.float64], k: int) -> list[Recall]:
     return [Recall.of(recall(found[knob], exact), k, knob) for knob in sorted(found)]
 
 
-def _searches(levels: Sequence[int], probes: int | None) -> list[tuple[Sequence[int], int | None]]:
+def searches(levels: Sequence[int], probes: int | None) -> list[tuple[Sequence[int], int | None]]:
     """Return the levels and the cells of each search: the exact answer is that of all cells."""
     if probes is None or EXACT not in levels:
         return [(levels, probes)]

@@ -18,6 +18,7 @@ from pyspark_knn.engine.measuring import (
     Calibration,
     at_levels,
     curve_of_levels,
+    searching,
 )
 from pyspark_knn.engine.rows.columns import Input
 from pyspark_knn.engine.rows.ids import from_wire, wire_type
@@ -35,7 +36,8 @@ if TYPE_CHECKING:
     from pyspark_knn.engine.fit.packed import PackedItems
     from pyspark_knn.engine.search.batches import Request
     from pyspark_knn.engine.search.searchable import Searchable
-    from pyspark_knn.index.base import IndexSpec, Rows
+    from pyspark_knn.index.base import IndexSpec
+    from pyspark_knn.index.found import Rows
     from pyspark_knn.index.recall import Curve
 
 REPLICATED = "replicated"
@@ -54,7 +56,7 @@ _LARGEST_GROUPS = 3
 
 @dataclass(frozen=True)
 class PlacedCost:
-    """The cost of a search in a placement; see `pyspark_knn.explain.SearchCost`."""
+    """The cost of a search in a placement; see `pyspark_knn.models.explain.SearchCost`."""
 
     index_bytes: int
     pair_seconds: float
@@ -422,7 +424,7 @@ class Placement(ABC):
             asked = replace(request, probes=probes)
             return self.search(at_levels(queries, levels), read, asked)
 
-        return curve_of_levels(self.levels, wanted, search)
+        return curve_of_levels(self.levels, wanted, searching(search, wanted))
 
     @abstractmethod
     def cost(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -23,25 +25,22 @@ from pyspark_knn.index.registry import approximate_classes
 
 if TYPE_CHECKING:
     from pyspark_knn.index.approximate.base import ApproximateIndex
-    from pyspark_knn.index.base import IndexSpec, Rows
+    from pyspark_knn.index.base import IndexSpec
+    from pyspark_knn.index.found import Rows
 
 _SLICE_BYTES = 256 << 20
 """The bytes that are fetched at a time, less than spark.driver.maxResultSize."""
 
 
-@dataclass(frozen=True)
-class SavedIndex:
+class SavedIndex(ABC):
     """The folder of a saved structure.
 
     Attributes
     ----------
-    session : SparkSession
-        The session that reads it.
     path : str
         The folder.
     """
 
-    session: SparkSession
     path: str
 
     def restored(self, matrix: Rows, spec: IndexSpec) -> ApproximateIndex | None:
@@ -88,8 +87,27 @@ class SavedIndex:
             f"{self.path} {problem}, so the index is built again from the items.", stacklevel=2
         )
 
+    @abstractmethod
     def _rows(self) -> list[dict[str, Any]] | None:
         """Return the rows, None if there is no such folder."""
+
+
+@dataclass(frozen=True)
+class IndexFolder(SavedIndex):
+    """A folder that Spark reads.
+
+    Attributes
+    ----------
+    session : SparkSession
+        The session that reads it.
+    path : str
+        The folder.
+    """
+
+    session: SparkSession
+    path: str
+
+    def _rows(self) -> list[dict[str, Any]] | None:
         try:
             frame = self.session.read.parquet(literal(self.path))
             fields = frame.schema.fields  # Spark Connect reads nothing before this
@@ -97,17 +115,20 @@ class SavedIndex:
             if "PATH_NOT_FOUND" in str(error) or "does not exist" in str(error):
                 return None
             raise
-        wanted = from_arrow_schema(STRUCTURE_SCHEMA)
-        types = {field.name: field.dataType.simpleString() for field in fields}
-        for field in wanted.fields:
-            if types.get(field.name) != field.dataType.simpleString():
-                raise ValueError(f"column {field.name!r} is missing or has another type")
-        frame = frame.select(*wanted.names)
+        check_structure_types({field.name: field.dataType.simpleString() for field in fields})
+        frame = frame.select(*STRUCTURE_SCHEMA.names)
         sizes = frame.select("name", "part", F.length("bytes").alias("size")).collect()
         found: list[dict[str, Any]] = []
         for part in _slices([tuple(row) for row in sizes]):
             found += compat.collect(_only(frame, part, whole=len(part) == len(sizes)))
         return found
+
+
+def check_structure_types(types: Mapping[str, str]) -> None:
+    """Raise a ValueError unless there are the columns of a structure, by their types in SQL."""
+    for field in from_arrow_schema(STRUCTURE_SCHEMA).fields:
+        if types.get(field.name) != field.dataType.simpleString():
+            raise ValueError(f"column {field.name!r} is missing or has another type")
 
 
 def _slices(sizes: list[tuple[Any, ...]]) -> list[list[tuple[Any, ...]]]:

@@ -27,6 +27,7 @@ from pyspark_knn.engine.measuring import (
     Calibration,
     curve_of_levels,
     most_queries,
+    searching,
 )
 from pyspark_knn.engine.placement import SHARDED, PlacedCost, Placement
 from pyspark_knn.engine.rows.columns import Input, struct_type
@@ -81,7 +82,8 @@ from pyspark_knn.index.recall import held_out_positions
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from pyspark_knn.index.base import IndexSpec, Rows
+    from pyspark_knn.index.base import IndexSpec
+    from pyspark_knn.index.found import Rows
     from pyspark_knn.index.recall import Curve
 
 
@@ -375,7 +377,7 @@ class Sharded(Placement):
         def search(levels: Sequence[int], probes: int | None) -> DataFrame:
             return held_out_search(plan, firsts, HeldOutSearch(wanted.k, numbers, levels, probes))
 
-        return curve_of_levels(self.levels, wanted, search)
+        return curve_of_levels(self.levels, wanted, searching(search, wanted))
 
     def cost(
         self, session: SparkSession, queries: Rows, k: int, knob: int | None = None

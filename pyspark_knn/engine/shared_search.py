@@ -27,7 +27,8 @@ from pyspark_knn.engine.ship.batch_udf import batch_udf
 from pyspark_knn.engine.spark.caching import free_with, persist
 
 if TYPE_CHECKING:
-    from pyspark_knn.index.base import Found, NeighborIndex, Rows
+    from pyspark_knn.index.base import NeighborIndex
+    from pyspark_knn.index.found import Found, Rows
 
 _derived: weakref.WeakSet[DataFrame] = weakref.WeakSet()
 

@@ -12,13 +12,14 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from pyspark_knn.index.approximate.choice import within_recall
-from pyspark_knn.index.base import storage_of
 from pyspark_knn.index.block_search import BlockSearch
+from pyspark_knn.index.found import storage_of
 from pyspark_knn.index.registry import class_for, classes_for, with_storage
 from pyspark_knn.index.terms.search import TermSearch
 
 if TYPE_CHECKING:
-    from pyspark_knn.index.base import IndexSpec, NeighborIndex, Rows
+    from pyspark_knn.index.base import IndexSpec, NeighborIndex
+    from pyspark_knn.index.found import Rows
 
 logger = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ ranked by their distances. Most queries need the first step only:
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
@@ -24,14 +24,15 @@ import numpy as np
 from pyspark_knn.index.axes.choice import Plan, choose_plan
 from pyspark_knn.index.axes.prefixes import Prefixes
 from pyspark_knn.index.axes.search import AxesSearch
-from pyspark_knn.index.base import Exclusion, IndexSpec, Neighbors
+from pyspark_knn.index.base import IndexSpec
+from pyspark_knn.index.block_batches import BlockBatches, BlockItems
+from pyspark_knn.index.block_within import BlockSearchWithin
 from pyspark_knn.index.brute_force import BruteForce
 from pyspark_knn.index.candidates import Candidates, filter_batches, room_for
 from pyspark_knn.index.distances import Metric
-from pyspark_knn.index.hits import HitCandidates
+from pyspark_knn.index.found import Exclusion, Neighbors
 from pyspark_knn.index.kernels import KERNELS
 from pyspark_knn.index.pairwise import PairwiseSearch, search_rest
-from pyspark_knn.index.score_blocks import ScoreBlocks
 from pyspark_knn.index.score_space import Queries, ScoreSpace
 from pyspark_knn.index.score_spaces import has_scores, score_space
 from pyspark_knn.index.selection import NearestSoFar, exclusion_of
@@ -40,35 +41,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from pyspark_knn.index.hits import Hits
-
-_BATCH_QUERIES = 1024
-"""Queries in a batch. With many of them the cost of preparing the items of a block is small."""
-
-_BATCH_FLOATS = 1 << 22
-"""Numbers in the vectors of a batch of queries. A worker does not send more at a time."""
-
-_BLOCK_SCORES = 1 << 18
-"""Scores in a block: 1 MiB of float32, which stays in the cache."""
-
-_WIDE_FEATURES, _WIDE_BLOCK_SCORES = 200, 1 << 20
-"""From so many features on, the product takes nearly all of the time. It is faster with wide
-blocks, since BLAS rearranges the queries for each."""
-
-_BLOCK_FLOATS = 1 << 21
-"""Numbers in the vectors of the items of a block: 8 MiB of float32."""
-
-_PRODUCT_FLOATS = 1 << 22
-"""Numbers in the vectors of the items of one product. A block has at least 2 k items, so if these
-have more numbers, the scores of the block are computed by several products."""
-
-_AXES_QUERIES = 2048
-"""Queries in a batch of the search by principal axes."""
-
-_WITHIN_K = 8
-"""The pairs of a query that this search compares at a time, where k is not given, are 2 times 8."""
-
-_RANKED_PAIRS = 1 << 18
-"""Candidates of a batch that are ranked before the batch is over, if there are more."""
 
 
 class BlockSearch(BruteForce):
@@ -157,15 +129,18 @@ class BlockSearch(BruteForce):
         best = NearestSoFar(len(queries), k, max_distance)
         rest = np.arange(len(queries))
         if 4 * k <= len(self._matrix):
-            rest = _Search(self, queries, exclude, best).run()
+            rest = _Search(self._items(), queries, exclude, best).run()
         search_rest(self, queries, rest, best, max_distance, exclude)
         return best.neighbors()
 
     def _find_within(
         self, queries: NDArray[np.floating], exclude: Exclusion | None, hits: Hits
     ) -> None:
-        rest = _SearchWithin(self, queries, exclude, hits).run()
+        rest = BlockSearchWithin(self._items(), queries, exclude, hits).run()
         PairwiseSearch(self._matrix, self._metric).compare_all(queries, rest, exclude, hits)
+
+    def _items(self) -> BlockItems:
+        return BlockItems(self._matrix, self._metric, self._space, self._prefixes)
 
 
 def _search_of(
@@ -175,81 +150,17 @@ def _search_of(
     return BlockSearch._planned(matrix, metric, space, plan).kneighbors
 
 
-class _Batches:
-    """The queries of one call, in batches, and the items that they are compared with, in blocks."""
-
-    def __init__(
-        self,
-        index: BlockSearch,
-        queries: NDArray[np.floating],
-        exclude: Exclusion | None,
-        k: int,
-    ) -> None:
-        self._matrix = index._matrix
-        self._metric = index._metric
-        self._space = index._space
-        self._prefixes = index._prefixes
-        self._queries = queries
-        self._exclude = exclude
-        self._k = k
-        self._n_features = queries.shape[1]
-
-    def _served(self) -> NDArray[np.bool_]:
-        """Return for which queries the bounds hold."""
-        rows = np.arange(len(self._queries))
-        served = np.ones(len(rows), bool)
-        for batch in self._batches(rows, np.float32):
-            served[batch] = self._space.serves(self._space.queries(self._queries[batch]))
-        return served
-
-    def _batches(
-        self, rows: NDArray[np.int64], dtype: type[np.floating]
-    ) -> Iterator[NDArray[np.int64]]:
-        """Yield `rows` in parts, as many queries as are searched at a time."""
-        n_words = np.dtype(dtype).itemsize // 4
-        most = min(
-            _BATCH_QUERIES,
-            _BATCH_FLOATS // self._n_features,
-            _BLOCK_SCORES // (2 * self._k),
-        )
-        step = max(1, most // n_words)
-        for start in range(0, len(rows), step):
-            yield rows[start : start + step]
-
-    def _axes_batches(self, n_queries: int) -> Iterator[slice]:
-        """Yield the same for the search by principal axes."""
-        step = min(_AXES_QUERIES, max(1, _BATCH_FLOATS // self._n_features))
-        for start in range(0, n_queries, step):
-            yield slice(start, start + step)
-
-    def _blocks(
-        self,
-        rows: NDArray[np.int64],
-        queries: Queries,
-        dtype: type[np.floating],
-        first: int = 0,
-    ) -> ScoreBlocks:
-        """Return the scores of some queries with the items from `first` on, block by block."""
-        n_words = np.dtype(dtype).itemsize // 4
-        scores = _WIDE_BLOCK_SCORES if self._n_features >= _WIDE_FEATURES else _BLOCK_SCORES
-        width = min(scores // len(rows), _BLOCK_FLOATS // (self._n_features + 1)) // n_words
-        exclude = exclusion_of(self._exclude, rows)
-        width = max(width, 2 * self._k)
-        step = max(1, _PRODUCT_FLOATS // (self._n_features + 1))
-        return ScoreBlocks(self._matrix, self._space, queries, dtype, width, step, exclude, first)
-
-
-class _Search(_Batches):
+class _Search(BlockBatches):
     """One call of `BlockSearch.kneighbors`, with the state that its steps share."""
 
     def __init__(
         self,
-        index: BlockSearch,
+        items: BlockItems,
         queries: NDArray[np.floating],
         exclude: Exclusion | None,
         best: NearestSoFar,
     ) -> None:
-        super().__init__(index, queries, exclude, best.distances.shape[1])
+        super().__init__(items, queries, exclude, best.distances.shape[1])
         self._best = best
 
     def run(self) -> NDArray[np.int64]:
@@ -337,79 +248,3 @@ class _Search(_Batches):
         """Compute the distances of some pairs, and keep the nearest."""
         distances = self._metric.distances(self._queries, self._matrix, rows, positions)
         self._best.offer(rows, positions, distances)
-
-
-class _SearchWithin(_Batches):
-    """One call of `BlockSearch.within`."""
-
-    def __init__(
-        self,
-        index: BlockSearch,
-        queries: NDArray[np.floating],
-        exclude: Exclusion | None,
-        hits: Hits,
-    ) -> None:
-        super().__init__(index, queries, exclude, k=1)
-        self._hits = hits
-
-    def run(self) -> NDArray[np.int64]:
-        """Search all queries except those for which the bounds do not hold; return their rows."""
-        served = self._served()
-        left = np.flatnonzero(served)
-        if self._prefixes is not None:
-            search = AxesSearch(self._prefixes, self._matrix, self._space, _WITHIN_K)
-            by_axes = functools.partial(self._filter_by_axes, search)
-            batches = self._axes_batches(len(left))
-            left, _ = filter_batches(left, np.zeros(len(left)), batches, by_axes)
-        for dtype in self._space.dtypes:
-            by_products = functools.partial(self._filter, dtype=dtype)
-            parts = self._batches(np.arange(len(left)), dtype)
-            left, _ = filter_batches(left, np.zeros(len(left)), parts, by_products)
-        return np.flatnonzero(~served)
-
-    def _filter_by_axes(
-        self, search: AxesSearch, rows: NDArray[np.int64], least: NDArray[np.float64]
-    ) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
-        """Search a batch by principal axes; see `_filter`."""
-        limits = np.full(len(rows), self._hits.limit)
-        exclude = exclusion_of(self._exclude, rows)
-        (near, positions), crowded = search.within(self._queries[rows], limits, exclude)
-        self._offer(rows[near], positions)
-        return crowded, least
-
-    def _filter(
-        self, rows: NDArray[np.int64], least: NDArray[np.float64], dtype: type[np.floating]
-    ) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
-        """Search a batch; return which queries are crowded, and `least` as it is."""
-        queries = self._space.queries(self._queries[rows])
-        slack = self._space.slack(queries, dtype)
-        scores = self._space.least_scores(np.full(len(rows), self._hits.limit), queries)
-        blocks = self._blocks(rows, queries, dtype, self._hits.first(rows))
-        blocks.demand(scores - slack)
-        candidates = HitCandidates(self._hits, scores + slack)
-        # Without other products left to try, all candidates are ranked.
-        last = dtype is self._space.dtypes[-1]
-        compared = 0
-        for block in blocks:
-            compared += len(block.widths)
-            near, columns = blocks.reaching(block)
-            if not near.size:
-                continue
-            floors = block.ceilings[near, columns] - block.widths[columns]
-            room = room_for(compared, len(rows))
-            if candidates.add(near, columns + block.start, floors, None if last else room):
-                blocks.demand(np.where(candidates.crowded, np.inf, scores - slack))
-            if last and candidates.count > _RANKED_PAIRS:
-                self._rank(rows, candidates)
-        self._rank(rows, candidates)
-        return candidates.crowded, least
-
-    def _rank(self, rows: NDArray[np.int64], candidates: HitCandidates) -> None:
-        """Compute the distances of the candidates, and offer them."""
-        near, positions = candidates.taken()
-        self._offer(rows[near], positions)
-
-    def _offer(self, rows: NDArray[np.int64], positions: NDArray[np.int64]) -> None:
-        rows, positions = self._hits.later(rows, positions)
-        distances = self._metric.distances(self._queries, self._matrix, rows, positions)
-        self._hits.offer(rows, positions, distances)

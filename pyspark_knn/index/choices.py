@@ -9,7 +9,8 @@ from pyspark_knn.index.auto import Trials, build_index
 from pyspark_knn.index.block_search import BlockSearch
 
 if TYPE_CHECKING:
-    from pyspark_knn.index.base import IndexSpec, NeighborIndex, Rows
+    from pyspark_knn.index.base import IndexSpec, NeighborIndex
+    from pyspark_knn.index.found import Rows
 
 _ENOUGH = 2
 """So many trials in a row with the same result decide for the items that follow."""

@@ -22,7 +22,7 @@ from pyspark_knn.suggestions import did_you_mean
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from pyspark_knn.index.base import Rows
+    from pyspark_knn.index.found import Rows
     from pyspark_knn.index.kernels import Kernel
 
 _CHUNK_FLOATS = 65_536

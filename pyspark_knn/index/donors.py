@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from pyspark_knn.index import votes
-from pyspark_knn.index.base import Found, IndexSpec
+from pyspark_knn.index.base import IndexSpec
+from pyspark_knn.index.found import Found
 from pyspark_knn.index.selection import NearestSoFar
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pyspark_knn.index.base import Neighbors
+from pyspark_knn.index.found import Neighbors
 
 if TYPE_CHECKING:
     from collections.abc import Callable

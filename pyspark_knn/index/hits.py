@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pyspark_knn.index.base import Found
+from pyspark_knn.index.found import Found
 from pyspark_knn.index.selection import exclusion_of, nearest_first
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from pyspark_knn.index.base import Exclusion, NeighborIndex
+    from pyspark_knn.index.base import NeighborIndex
+    from pyspark_knn.index.found import Exclusion
 
 _FIRST_K = 16
 """The k of the first search in `find_by_kneighbors`."""

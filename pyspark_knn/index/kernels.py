@@ -13,8 +13,8 @@ memory order, alignment or the width of a SIMD register. Two rules ensure that:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -25,29 +25,10 @@ from pyspark_knn.index.summation import fold, scale, scaled_difference, unsafe
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from pyspark_knn.index.constants import Constants
     from pyspark_knn.index.summation import Block
 
-    Kernel = Callable[[Block, Block, "Constants"], NDArray[np.float64]]
-
-
-class Constants(Protocol):
-    """The parameters of a formula: see `pyspark_knn.index.distances.Metric`."""
-
-    @property
-    def name(self) -> str:
-        """The key in `KERNELS`, since some metrics share a formula."""
-
-    @property
-    def p(self) -> float:
-        """The exponent of minkowski."""
-
-    @property
-    def params(self) -> Mapping[str, NDArray[np.float64]]:
-        """Weights, variances, a matrix."""
-
-    @property
-    def radius(self) -> float:
-        """The radius of haversine's sphere."""
+    Kernel = Callable[[Block, Block, Constants], NDArray[np.float64]]
 
 
 def _sum_of_squares(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pyspark_knn.index.base import Found
+from pyspark_knn.index.found import Found
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

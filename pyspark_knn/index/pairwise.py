@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from pyspark_knn.index.base import Exclusion, IndexSpec, NeighborIndex, Neighbors
+from pyspark_knn.index.base import IndexSpec, NeighborIndex
 from pyspark_knn.index.brute_force import BruteForce
 from pyspark_knn.index.buffers import short_buffers
 from pyspark_knn.index.equal_rows import search_each_once
+from pyspark_knn.index.found import Exclusion, Neighbors
 from pyspark_knn.index.kernels import KERNELS, SET_METRICS, set_distance
 from pyspark_knn.index.selection import (
     NearestSoFar,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pyspark_knn.index.base import Exclusion
+from pyspark_knn.index.found import Exclusion
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

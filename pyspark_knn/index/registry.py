@@ -28,7 +28,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, TypeVar
 
-from pyspark_knn.index.base import DENSE, OPTIONS, SPARSE, Entry
+from pyspark_knn.index.base import OPTIONS, Entry
+from pyspark_knn.index.found import DENSE, SPARSE
 from pyspark_knn.suggestions import did_you_mean
 
 if TYPE_CHECKING:

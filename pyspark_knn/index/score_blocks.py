@@ -12,7 +12,7 @@ from pyspark_knn.index.selection import exclusion_of_items
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from pyspark_knn.index.base import Exclusion
+    from pyspark_knn.index.found import Exclusion
     from pyspark_knn.index.score_space import Queries, ScoreSpace
 
 _EXCLUDED = -np.inf

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from pyspark_knn.index.base import Exclusion, IndexSpec, NeighborIndex, Neighbors
+from pyspark_knn.index.base import IndexSpec, NeighborIndex
+from pyspark_knn.index.found import Exclusion, Neighbors
 from pyspark_knn.index.pairwise import PairwiseSearch, search_rest
 from pyspark_knn.index.selection import NearestSoFar, is_excluded, search_in_blocks
 from pyspark_knn.index.tree_figures import FinalFigures

@@ -1,6 +1,6 @@
 """Votes and weighted means of the labels of neighbors.
 
-Functions on the lists of `pyspark_knn.index.base.Found`, independent of how these were searched.
+Functions on the lists of `pyspark_knn.index.found.Found`, independent of how these were searched.
 All sums run from the nearest neighbor to the farthest, as scikit-learn's do.
 """
 
@@ -13,7 +13,7 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from pyspark_knn.index.base import Found
+    from pyspark_knn.index.found import Found
 
 WEIGHTS = ("uniform", "distance")
 """The values of the `weights` Param."""

@@ -18,10 +18,10 @@ from pyspark_knn import (
     KNNClassifier,
     KNNEstimator,
     KNNModel,
-    persistence,
 )
 from pyspark_knn.engine.spark import compat
-from pyspark_knn.persistence import ModelReader, ModelWriter
+from pyspark_knn.persistence import stages
+from pyspark_knn.persistence.stages import ModelReader, ModelWriter
 from tests.support.frames import Matrix, answers, frame_of
 
 if TYPE_CHECKING:
@@ -377,7 +377,7 @@ def test_a_model_that_is_overwritten_while_it_is_loaded(
 ) -> None:
     """Overwrite it once its metadata was read, before and after its files are listed."""
     other = KNNEstimator(k=2, idCol="id").fit(frame_of(spark, -ITEMS, IDS))
-    path, place = copied.as_uri(), ModelReader if step == "_instance" else persistence
+    path, place = copied.as_uri(), ModelReader if step == "_instance" else stages
     waiting, plain = [other], getattr(place, step)
 
     def overwrite_first(*args: Any, **options: Any) -> Any:

@@ -124,7 +124,7 @@ def test_a_query_with_more_neighbors_than_fit_in_a_row(
     busiest = max(range(len(QUERIES)), key=lambda query: len(expected()[query]))
     asked = valid(queries).where(f"id IN ({busiest}, 24)")
     narrow = functools.partial(batches.Request, row_neighbors=4)
-    monkeypatch.setattr("pyspark_knn.model.Request", narrow)
+    monkeypatch.setattr("pyspark_knn.models.neighbors.Request", narrow)
     with pytest.raises(PySparkException, match=r"that fit in one row. Use KNNModel.kneighborsJoin"):
         model.transform(asked).collect()
     rows = model.kneighborsJoin(asked).select("id", "rank", "neighbor", "distance").collect()

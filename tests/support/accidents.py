@@ -7,7 +7,8 @@ import signal
 from pathlib import Path
 from typing import Any
 
-from pyspark_knn.index.base import NeighborIndex, Neighbors
+from pyspark_knn.index.base import NeighborIndex
+from pyspark_knn.index.found import Neighbors
 from tests.support.wrapped import WrappedIndex
 
 

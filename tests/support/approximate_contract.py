@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from pyspark_knn.index.approximate.base import ApproximateIndex
-from pyspark_knn.index.base import Neighbors
+from pyspark_knn.index.found import Neighbors
 from tests.support.sorting import ask, by_sorting
 from tests.support.strategies import Search
 

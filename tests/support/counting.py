@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from pyspark_knn.index import choices
-from pyspark_knn.index.base import NeighborIndex, Neighbors
+from pyspark_knn.index.base import NeighborIndex
+from pyspark_knn.index.found import Neighbors
 from tests.support.wrapped import WrappedIndex, wrap_index
 
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pyspark_knn.index.base import Exclusion, Found
 from pyspark_knn.index.distances import Metric
+from pyspark_knn.index.found import Exclusion, Found
 
 Answer = list[list[tuple[float, int]]]
 """For each query, the distance and the position of each neighbor."""

@@ -6,7 +6,8 @@ import math
 
 import numpy as np
 
-from pyspark_knn.index.base import NeighborIndex, Neighbors
+from pyspark_knn.index.base import NeighborIndex
+from pyspark_knn.index.found import Neighbors
 from tests.support.strategies import Search
 
 

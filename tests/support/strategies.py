@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
-from pyspark_knn.index.base import Exclusion
 from pyspark_knn.index.distances import METRICS, Metric, resolve_metric
+from pyspark_knn.index.found import Exclusion
 
 
 def _variances(dim: int) -> NDArray[np.float64]:

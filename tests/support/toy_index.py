@@ -6,8 +6,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from pyspark_knn.index.base import Exclusion, IndexSpec, NeighborIndex, Neighbors
+from pyspark_knn.index.base import IndexSpec, NeighborIndex
 from pyspark_knn.index.distances import Metric
+from pyspark_knn.index.found import Exclusion, Neighbors
 from pyspark_knn.index.selection import NearestSoFar
 
 

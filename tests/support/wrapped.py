@@ -7,7 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pyspark_knn.index.base import NeighborIndex, Neighbors
+from pyspark_knn.index.base import NeighborIndex
+from pyspark_knn.index.found import Neighbors
 
 
 class WrappedIndex(NeighborIndex):

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from pyspark_knn.index.approximate.base import ApproximateIndex
 from pyspark_knn.index.approximate.libraries import LIBRARIES, _loaded, is_installed, load_library
-from pyspark_knn.index.base import Exclusion, IndexSpec
+from pyspark_knn.index.base import IndexSpec
 from pyspark_knn.index.distances import Metric, resolve_metric
+from pyspark_knn.index.found import Exclusion
 from pyspark_knn.index.recall import recall
 from pyspark_knn.index.registry import entries
 from tests.support.approximate_contract import check_contract

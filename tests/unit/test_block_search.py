@@ -11,10 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pyspark_knn.index import block_search
-from pyspark_knn.index.base import Exclusion, IndexSpec
+from pyspark_knn.index import block_batches
+from pyspark_knn.index.base import IndexSpec
 from pyspark_knn.index.block_search import BlockSearch, _Search
 from pyspark_knn.index.distances import resolve_metric
+from pyspark_knn.index.found import Exclusion
 from pyspark_knn.index.pairwise import PairwiseSearch
 from pyspark_knn.index.rounding import rounding
 from pyspark_knn.index.score_spaces import has_scores, score_space
@@ -382,7 +383,7 @@ def test_a_block_may_take_several_products(monkeypatch, k):
     without = PairwiseSearch(items, metric).kneighbors(queries, k, exclude=excluded)
     index = BlockSearch.build(items, IndexSpec(metric))
     for floats in (1, 41 * 3, 41 * 24):
-        monkeypatch.setattr(block_search, "_PRODUCT_FLOATS", floats)
+        monkeypatch.setattr(block_batches, "_PRODUCT_FLOATS", floats)
         assert_same(index.kneighbors(queries, k), expected)
         assert_same(index.kneighbors(queries, k, exclude=excluded), without)
 

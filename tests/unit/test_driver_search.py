@@ -14,7 +14,7 @@ from scipy.sparse import csr_matrix
 from sklearn.neighbors import NearestNeighbors
 
 from pyspark_knn import KNNModel
-from pyspark_knn.on_driver import _BLOCK
+from pyspark_knn.models.on_driver import _BLOCK
 
 ITEMS = np.random.default_rng(3).normal(size=(50, 4)).round(2)
 QUERIES = np.random.default_rng(4).normal(size=(7, 4)).round(2)

@@ -10,7 +10,7 @@ from pyspark.ml import Transformer
 from pyspark.ml.linalg import Matrices, Vectors
 from pyspark.ml.param import Param, Params
 
-from pyspark_knn.fingerprint import fingerprint
+from pyspark_knn.estimators.fingerprint import fingerprint
 
 
 class Stage(Transformer):

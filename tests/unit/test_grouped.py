@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 
 from pyspark_knn.engine.ship.bundle import read_bundle, write_bundle
 from pyspark_knn.index.auto import build_index
-from pyspark_knn.index.base import Exclusion, IndexSpec
+from pyspark_knn.index.base import IndexSpec
 from pyspark_knn.index.distances import resolve_metric
+from pyspark_knn.index.found import Exclusion
 from pyspark_knn.index.grouped import pairs, tables
 from pyspark_knn.index.grouped.index import GroupedIndex
 from pyspark_knn.index.grouped.lists import Lists

@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from pyspark_knn.index.base import Exclusion, Found, IndexSpec
+from pyspark_knn.index.base import IndexSpec
 from pyspark_knn.index.distances import resolve_metric
+from pyspark_knn.index.found import Exclusion, Found
 from pyspark_knn.index.grouped.index import GroupedIndex
 from pyspark_knn.index.grouped.queries import GroupQueries
 from pyspark_knn.index.grouped.search import Thresholds

@@ -14,8 +14,9 @@ from pyspark_knn.engine.ship.bundle import map_file, read_bundle, write_bundle
 from pyspark_knn.index.approximate import hnsw
 from pyspark_knn.index.approximate.hnsw import HNSWSearch
 from pyspark_knn.index.approximate.knobs import check_index_params
-from pyspark_knn.index.base import Exclusion, IndexSpec
+from pyspark_knn.index.base import IndexSpec
 from pyspark_knn.index.distances import resolve_metric
+from pyspark_knn.index.found import Exclusion
 from pyspark_knn.index.recall import recall
 from tests.support.approximate_contract import check_contract
 from tests.support.sorting import assert_same

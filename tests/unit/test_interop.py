@@ -16,12 +16,12 @@ from scipy.sparse import coo_matrix, csr_matrix
 from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor, NearestNeighbors
 
 from pyspark_knn import KNNClassificationModel, KNNModel, KNNRegressionModel
-from pyspark_knn.engine.fit.packed import Gathered
+from pyspark_knn.engine.fit.counted import Gathered
 from pyspark_knn.engine.placing import replicate
 from pyspark_knn.engine.rows.items import Items
-from pyspark_knn.fit_summary import FitSummary
 from pyspark_knn.index.distances import METRICS, resolve_metric
 from pyspark_knn.index.sparse.rows import SparseRows
+from pyspark_knn.models.fit_summary import FitSummary
 from tests.support.algorithms import installed_classes
 
 DIM = 4

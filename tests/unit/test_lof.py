@@ -37,8 +37,9 @@ from pyspark_knn.engine.search.scoring import (
     values_of,
 )
 from pyspark_knn.index import lof
-from pyspark_knn.index.base import Exclusion, Found, IndexSpec
+from pyspark_knn.index.base import IndexSpec
 from pyspark_knn.index.distances import resolve_metric
+from pyspark_knn.index.found import Exclusion, Found
 from pyspark_knn.index.pairwise import PairwiseSearch
 
 METRICS = ["euclidean", "manhattan", "chebyshev", "cosine"]

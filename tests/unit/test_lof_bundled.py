@@ -11,8 +11,9 @@ from sklearn.neighbors import LocalOutlierFactor
 
 from pyspark_knn.index import lof
 from pyspark_knn.index.auto import build_index
-from pyspark_knn.index.base import Exclusion, Found, IndexSpec, NeighborIndex
+from pyspark_knn.index.base import IndexSpec, NeighborIndex
 from pyspark_knn.index.distances import resolve_metric
+from pyspark_knn.index.found import Exclusion, Found
 from tests.support import bundled
 
 Matrix = NDArray[np.float64]

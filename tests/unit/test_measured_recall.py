@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pyspark_knn.engine.measuring import Calibration, curve_of_levels, searches
 from pyspark_knn.engine.search.searchable import EXACT
 from pyspark_knn.index.recall import Curve, Recall
-from pyspark_knn.measured_recall import Measurement
+from pyspark_knn.models.measured_recall import Measurement
 
 LEVELS = [2**i for i in range(12)]
 

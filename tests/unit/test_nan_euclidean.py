@@ -13,8 +13,9 @@ from hypothesis.extra import numpy as hnp
 from sklearn.metrics.pairwise import nan_euclidean_distances
 
 from pyspark_knn.index.auto import build_index
-from pyspark_knn.index.base import Exclusion, IndexSpec
+from pyspark_knn.index.base import IndexSpec
 from pyspark_knn.index.distances import Metric, resolve_metric
+from pyspark_knn.index.found import Exclusion
 from pyspark_knn.index.grouped.index import GroupedIndex
 from pyspark_knn.index.grouped.queries import GroupQueries
 from pyspark_knn.index.grouped.search import Thresholds

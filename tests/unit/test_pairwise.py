@@ -8,9 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pyspark_knn.index.auto import build_index
-from pyspark_knn.index.base import Exclusion, IndexSpec, Neighbors
+from pyspark_knn.index.base import IndexSpec
 from pyspark_knn.index.distances import resolve_metric
 from pyspark_knn.index.equal_rows import distinct_rows
+from pyspark_knn.index.found import Exclusion, Neighbors
 from pyspark_knn.index.pairwise import PairwiseSearch, block_distances
 from pyspark_knn.index.selection import exclusion_of_rows
 from tests.support.sorting import ask, assert_same, by_sorting

@@ -20,8 +20,8 @@ from pyspark_knn import (
     KNNImputerModel,
     KNNModel,
     LocalOutlierFactor,
-    saved,
 )
+from pyspark_knn.persistence import saved
 
 Way = Callable[[str, Any], KNNEstimator]
 

@@ -11,9 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from pyspark_knn.index.base import Exclusion, Found, IndexSpec, NeighborIndex
+from pyspark_knn.index.base import IndexSpec, NeighborIndex
 from pyspark_knn.index.block_search import BlockSearch
 from pyspark_knn.index.distances import Metric, resolve_metric
+from pyspark_knn.index.found import Exclusion, Found
 from pyspark_knn.index.pairwise import PairwiseSearch
 from pyspark_knn.index.sparse.rows import SparseRows
 from tests.support.algorithms import installed_classes

@@ -23,7 +23,7 @@ from pyspark_knn.engine.search.merge import merge_batches
 from pyspark_knn.engine.search.pairs import PairRoutes, n_units, pairs_in_bundle
 from pyspark_knn.engine.shared_search import Limits
 from pyspark_knn.engine.ship.bundle import FileRef, write_bundle
-from pyspark_knn.fit_multiple import _widest
+from pyspark_knn.estimators.fit_multiple import _widest
 from pyspark_knn.index.auto import build_index
 from pyspark_knn.index.base import IndexSpec
 from pyspark_knn.index.distances import resolve_metric

@@ -14,8 +14,9 @@ from sklearn.feature_extraction.text import HashingVectorizer, TfidfTransformer
 from sklearn.metrics import pairwise_distances
 
 from pyspark_knn.index.auto import build_index
-from pyspark_knn.index.base import SPARSE, IndexSpec
+from pyspark_knn.index.base import IndexSpec
 from pyspark_knn.index.distances import resolve_metric
+from pyspark_knn.index.found import SPARSE
 from pyspark_knn.index.sparse.rows import SparseRows
 
 K, QUERIES = 10, 200

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyspark_knn.index.base import Exclusion, Neighbors
+from pyspark_knn.index.found import Exclusion, Neighbors
 from pyspark_knn.index.selection import NearestSoFar, exclusion_of_items, exclusion_of_rows
 
 FIGURES = st.sampled_from([0.0, 0.5, 1.0, 1e300, 5e-324, -1.0, math.inf])

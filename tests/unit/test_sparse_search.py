@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pyspark_knn.index.auto import build_index
-from pyspark_knn.index.base import SPARSE, Exclusion, IndexSpec
+from pyspark_knn.index.base import IndexSpec
 from pyspark_knn.index.distances import resolve_metric
+from pyspark_knn.index.found import SPARSE, Exclusion
 from pyspark_knn.index.pairwise import PairwiseSearch
 from pyspark_knn.index.sparse.blocks import Sizes
 from pyspark_knn.index.sparse.keyed import Numbering

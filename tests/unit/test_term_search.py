@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyspark_knn.index.base import Exclusion, IndexSpec
+from pyspark_knn.index.base import IndexSpec
 from pyspark_knn.index.distances import resolve_metric
+from pyspark_knn.index.found import Exclusion
 from pyspark_knn.index.pairwise import PairwiseSearch
 from pyspark_knn.index.registry import class_for
 from pyspark_knn.index.terms.choice import has_terms, term_space

@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.neighbors import BallTree
 
-from pyspark_knn.index.base import Exclusion, IndexSpec, Neighbors
+from pyspark_knn.index.base import IndexSpec
 from pyspark_knn.index.distances import resolve_metric
+from pyspark_knn.index.found import Exclusion, Neighbors
 from pyspark_knn.index.pairwise import PairwiseSearch
 from pyspark_knn.index.sklearn_index import BallTreeSearch, KDTreeSearch, TreeSearch
 from pyspark_knn.index.tree_order import spatial_order

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor
 
-from pyspark_knn.index.base import Found, Neighbors
+from pyspark_knn.index.found import Found, Neighbors
 from pyspark_knn.index.votes import (
     WEIGHTS,
     class_votes,

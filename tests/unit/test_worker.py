@@ -21,8 +21,9 @@ from pyspark_knn.engine.search.export import read_items
 from pyspark_knn.engine.search.searchable import Searchable, time_search
 from pyspark_knn.engine.ship.bundle import FileRef, write_bundle
 from pyspark_knn.index.auto import build_index
-from pyspark_knn.index.base import IndexSpec, NeighborIndex, Neighbors
+from pyspark_knn.index.base import IndexSpec, NeighborIndex
 from pyspark_knn.index.distances import resolve_metric
+from pyspark_knn.index.found import Neighbors
 from pyspark_knn.index.pairwise import PairwiseSearch
 from pyspark_knn.index.sparse.rows import SparseRows
 from tests.support import oracle

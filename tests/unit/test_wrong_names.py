@@ -16,8 +16,8 @@ from pyspark_knn import (
     LocalOutlierFactor,
     NeighborsEvaluator,
 )
-from pyspark_knn.arguments import _ESTIMATORS, _SYNONYMS, _WITHOUT_PARAM, _advice
 from pyspark_knn.index.distances import resolve_metric
+from pyspark_knn.params.arguments import _ESTIMATORS, _SYNONYMS, _WITHOUT_PARAM, _advice
 from pyspark_knn.suggestions import did_you_mean, nearest, plain
 
 ARGUMENTS = [

@@ -10,11 +10,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from pyspark_knn.index.base import DENSE, SPARSE
+from pyspark_knn.index.found import DENSE, SPARSE
 from pyspark_knn.index.sparse.rows import SparseRows, offsets_of
 
 if TYPE_CHECKING:
-    from pyspark_knn.index.base import Rows
+    from pyspark_knn.index.found import Rows
 
 CHUNK_SCHEMA = pa.schema(
     [

@@ -10,17 +10,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pyspark_knn.engine.fit.chunks import placed
-from pyspark_knn.engine.fit.packed import Gathered, arranged
+from pyspark_knn.engine.fit.counted import Gathered, arranged
 from pyspark_knn.engine.rows.items import Items
 from pyspark_knn.engine.rows.keys import Groups
-from pyspark_knn.index.base import storage_of
+from pyspark_knn.index.found import storage_of
 from pyspark_knn.index.sparse.rows import SparseRows, slices_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from pyspark_knn.engine.fit.source import ItemSource
-    from pyspark_knn.index.base import Rows
+    from pyspark_knn.index.found import Rows
 
 _PART_VALUES = 1 << 22
 """Stored values of sparse vectors that are copied at a time."""

@@ -16,10 +16,10 @@ from pyspark_knn.engine.rows.columns import Input, column, field_of
 from pyspark_knn.engine.rows.invalid import invalid_rows, read_vectors
 from pyspark_knn.engine.rows.vectors import LAYOUT, VALUES
 from pyspark_knn.engine.spark import hints
-from pyspark_knn.index.base import SPARSE
+from pyspark_knn.index.found import SPARSE
 
 if TYPE_CHECKING:
-    from pyspark_knn.index.base import Rows
+    from pyspark_knn.index.found import Rows
 
 
 class Features(NamedTuple):

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pyspark_knn.engine.rows.vectors import VectorBatch
 
 if TYPE_CHECKING:
-    from pyspark_knn.index.base import Rows
+    from pyspark_knn.index.found import Rows
 
 
 def read_vectors(arrays: Mapping[str, pa.Array], name: str) -> VectorBatch:

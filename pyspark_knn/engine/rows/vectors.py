@@ -18,7 +18,7 @@ from pyspark_knn.engine.spark.arrow import list_offsets, list_rows
 from pyspark_knn.index.sparse.rows import SparseRows
 
 if TYPE_CHECKING:
-    from pyspark_knn.index.base import Rows
+    from pyspark_knn.index.found import Rows
 
 VALUES = "values"
 LAYOUT = "layout"

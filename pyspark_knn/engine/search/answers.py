@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pyspark_knn.engine.rows.items import Items
 from pyspark_knn.engine.spark.arrow import list_rows
 from pyspark_knn.index import votes
-from pyspark_knn.index.base import Found
+from pyspark_knn.index.found import Found
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -19,7 +19,8 @@ from pyspark_knn.engine.search.searchable import Searchable, task_threads
 from pyspark_knn.engine.search.within import ROW_NEIGHBORS, answer_rows, found_within
 from pyspark_knn.engine.ship.bundle import BundleRef, open_bundle
 from pyspark_knn.engine.spark.arrow import list_offsets
-from pyspark_knn.index.base import DENSE, Exclusion, NeighborIndex
+from pyspark_knn.index.base import NeighborIndex
+from pyspark_knn.index.found import DENSE, Exclusion
 from pyspark_knn.index.grouped.index import GroupedIndex
 from pyspark_knn.index.sparse.rows import slices_of
 

@@ -16,7 +16,7 @@ from pyspark_knn.engine.ship.shard_rows import open_shards
 from pyspark_knn.index.sparse.rows import slices_of
 
 if TYPE_CHECKING:
-    from pyspark_knn.index.base import Rows
+    from pyspark_knn.index.found import Rows
 
 _BATCH_BYTES = 32 << 20
 """The vectors in one batch of rows, in bytes."""

@@ -15,7 +15,7 @@ from pyspark_knn.engine.search.searchable import Searchable, task_threads, time_
 from pyspark_knn.engine.ship.shard_rows import SHARD_COLUMNS, ShardReader, open_shards
 
 if TYPE_CHECKING:
-    from pyspark_knn.index.base import Rows
+    from pyspark_knn.index.found import Rows
 
 PASSING = -1
 """As the number of a shard: a query that passes through, and is not searched here."""

@@ -11,7 +11,8 @@ from pyspark_knn.index.grouped.index import GroupedIndex
 if TYPE_CHECKING:
     from pyspark_knn.engine.rows.items import Items
     from pyspark_knn.engine.rows.keys import Groups
-    from pyspark_knn.index.base import IndexSpec, Rows
+    from pyspark_knn.index.base import IndexSpec
+    from pyspark_knn.index.found import Rows
 
 
 def index_items(

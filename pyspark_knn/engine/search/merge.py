@@ -14,7 +14,7 @@ from pyspark_knn.engine.rows.items import Items
 from pyspark_knn.engine.search.answers import DISTANCE, MergedSearch
 from pyspark_knn.engine.search.batches import Request, fan_out
 from pyspark_knn.engine.search.within import answer_rows
-from pyspark_knn.index.base import Found
+from pyspark_knn.index.found import Found
 
 if TYPE_CHECKING:
     from pyspark_knn.engine.search.answers import Answer

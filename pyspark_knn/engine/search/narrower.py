@@ -17,7 +17,7 @@ from pyspark_knn.engine.rows.items import Items
 from pyspark_knn.engine.search.answers import DISTANCE, Answer
 from pyspark_knn.engine.search.batches import BLOCK_NUMBERS, fan_out
 from pyspark_knn.engine.spark.arrow import slices
-from pyspark_knn.index.base import Found
+from pyspark_knn.index.found import Found
 
 
 @dataclass(frozen=True)

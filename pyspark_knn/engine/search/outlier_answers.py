@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pyspark.sql.types import StructType
 
     from pyspark_knn.engine.rows.items import Items
-    from pyspark_knn.index.base import Found
+    from pyspark_knn.index.found import Found
 
 K_DISTANCE, DENSITY, SCORE, NEIGHBOR_COUNT = "kDistance", "density", "score", "numNeighbors"
 """What each item has from a fit: the distance of its k-th neighbor, its local reachability density,

@@ -12,8 +12,8 @@ from pyspark_knn.engine.rows.invalid import read_vectors
 from pyspark_knn.engine.search.batches import Request, valid_queries
 from pyspark_knn.engine.search.in_shards import PASSING
 from pyspark_knn.engine.spark.arrow import list_offsets, slices
-from pyspark_knn.index.base import DENSE
 from pyspark_knn.index.cells import Cells
+from pyspark_knn.index.found import DENSE
 
 
 def route_nearest(

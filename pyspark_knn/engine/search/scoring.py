@@ -23,7 +23,7 @@ from pyspark_knn.engine.search.self_search import (
 )
 from pyspark_knn.engine.spark.arrow import one_row, rows_of
 from pyspark_knn.index import lof
-from pyspark_knn.index.base import Found
+from pyspark_knn.index.found import Found
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

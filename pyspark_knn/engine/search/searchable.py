@@ -22,7 +22,7 @@ from pyspark_knn.index.grouped.queries import GroupQueries
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from pyspark_knn.index.base import Rows
+    from pyspark_knn.index.found import Rows
 
 
 EXACT = 0

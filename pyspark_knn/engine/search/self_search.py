@@ -25,7 +25,7 @@ from pyspark_knn.engine.search.export import steps
 from pyspark_knn.engine.search.searchable import Searchable, task_threads
 from pyspark_knn.engine.ship.bundle import BundleRef, open_bundle
 from pyspark_knn.engine.ship.shard_rows import open_shards
-from pyspark_knn.index.base import DENSE, Exclusion
+from pyspark_knn.index.found import DENSE, Exclusion
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -9,13 +9,14 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from pyspark_knn.index.base import Found
+from pyspark_knn.index.found import Found
 from pyspark_knn.index.selection import exclusion_of_rows
 
 if TYPE_CHECKING:
     from pyspark_knn.engine.rows.items import Items
     from pyspark_knn.engine.search.answers import Answer
-    from pyspark_knn.index.base import Exclusion, NeighborIndex
+    from pyspark_knn.index.base import NeighborIndex
+    from pyspark_knn.index.found import Exclusion
     from pyspark_knn.index.grouped.index import GroupedIndex
 
 ROW_NEIGHBORS = 1 << 24

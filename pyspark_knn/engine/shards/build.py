@@ -34,12 +34,13 @@ from pyspark_knn.engine.search.searchable import ShardBody, task_threads
 from pyspark_knn.engine.shards.key_shards import KeyShards
 from pyspark_knn.engine.ship.shard_rows import Shard, shard_rows, write_content
 from pyspark_knn.engine.spark.arrow import one_row, rows_of, stream_of
-from pyspark_knn.index.base import DENSE, IndexSpec
+from pyspark_knn.index.base import IndexSpec
 from pyspark_knn.index.cells import ShardAssignment
 from pyspark_knn.index.choices import SharedChoice
+from pyspark_knn.index.found import DENSE
 
 if TYPE_CHECKING:
-    from pyspark_knn.index.base import Rows
+    from pyspark_knn.index.found import Rows
     from pyspark_knn.index.spreads import Spread
 
 PIECE_SCHEMA = pa.schema(

@@ -97,7 +97,7 @@ def held_out_search(plan: ShardPlan, firsts: Mapping[int, int], wanted: HeldOutS
     Returns
     -------
     DataFrame
-        The columns `measuring.QUERY`, `KNOB` and `DISTANCE`, see `measuring.curve_of_levels`.
+        The columns `measuring.QUERY`, `KNOB` and `DISTANCE`, see `measuring.searching`.
     """
     items = _own_items(plan, firsts, {NUMBER: T.LongType()}, wanted.numbers)
     items = items.select("*", F.posexplode(int_array(wanted.levels)).alias("place", KNOB))

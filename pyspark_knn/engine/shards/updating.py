@@ -23,7 +23,7 @@ from pyspark_knn.index.choices import SharedChoice
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from pyspark_knn.index.base import Rows
+    from pyspark_knn.index.found import Rows
     from pyspark_knn.index.spreads import Spread
 
 FOUND_SCHEMA = pa.schema([("shard", pa.int32()), ("rows", pa.int64()), ("wanted", pa.binary())])

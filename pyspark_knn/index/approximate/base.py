@@ -15,8 +15,9 @@ import numpy as np
 
 from pyspark_knn.index.approximate.search import CandidateSearch
 from pyspark_knn.index.approximate.space import METRICS, Coordinates, has_coordinates
-from pyspark_knn.index.base import Exclusion, Found, IndexSpec, NeighborIndex, Neighbors
+from pyspark_knn.index.base import IndexSpec, NeighborIndex
 from pyspark_knn.index.block_search import BlockSearch
+from pyspark_knn.index.found import Exclusion, Found, Neighbors
 from pyspark_knn.index.score_spaces import score_space
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from threadpoolctl import threadpool_limits
 
 from pyspark_knn.index.approximate.base import ApproximateIndex
 from pyspark_knn.index.approximate.libraries import is_installed
-from pyspark_knn.index.base import storage_of
+from pyspark_knn.index.found import storage_of
 from pyspark_knn.index.recall import held_out_positions, measure
 from pyspark_knn.index.registry import classes_for
 

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pyspark_knn.index.base import Exclusion, IndexSpec, NeighborIndex, Neighbors
+from pyspark_knn.index.base import IndexSpec, NeighborIndex
+from pyspark_knn.index.found import Exclusion, Neighbors
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

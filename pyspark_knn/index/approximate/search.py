@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pyspark_knn.index.base import Exclusion, Neighbors
+from pyspark_knn.index.found import Exclusion, Neighbors
 from pyspark_knn.index.selection import NearestSoFar, exclusion_of, is_excluded
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from pyspark_knn.index.base import Neighbors
+    from pyspark_knn.index.found import Neighbors
     from pyspark_knn.index.score_space import ScoreSpace
 
     Search = Callable[[NDArray[np.floating], int], Neighbors]

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from pyspark_knn.index.axes.prefixes import Prefixes
-    from pyspark_knn.index.base import Exclusion
+    from pyspark_knn.index.found import Exclusion
     from pyspark_knn.index.score_space import ScoreSpace
 
     Pairs = tuple[NDArray[np.int64], NDArray[np.int64]]

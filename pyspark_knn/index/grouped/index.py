@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pyspark_knn.index.auto import build_index
-from pyspark_knn.index.base import Exclusion, Found, IndexSpec, storage_of
+from pyspark_knn.index.base import IndexSpec
+from pyspark_knn.index.found import Exclusion, Found, storage_of
 from pyspark_knn.index.grouped.lists import Lists
 from pyspark_knn.index.grouped.search import GroupSearch, Thresholds
 from pyspark_knn.index.grouped.visits import Visits, lower_bounds
@@ -23,8 +24,9 @@ from pyspark_knn.index.sparse.rows import offsets_of, ranges
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from pyspark_knn.index.base import NeighborIndex, Rows
+    from pyspark_knn.index.base import NeighborIndex
     from pyspark_knn.index.distances import Metric
+    from pyspark_knn.index.found import Rows
     from pyspark_knn.index.grouped.queries import GroupQueries
 
 _LARGE_SHARE = 0.25

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from pyspark_knn.index.base import storage_of
+from pyspark_knn.index.found import storage_of
 from pyspark_knn.index.grouped.items import DenseItems, SparseItems
 from pyspark_knn.index.grouped.lists import Lists
 from pyspark_knn.index.grouped.pairs import compared_pairs
@@ -27,8 +27,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from pyspark_knn.index.base import Found, NeighborIndex, Rows
+    from pyspark_knn.index.base import NeighborIndex
     from pyspark_knn.index.distances import Metric
+    from pyspark_knn.index.found import Found, Rows
     from pyspark_knn.index.grouped.visits import Visits
 
 _COSTS = {"cosine": 8, "correlation": 16}

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pyspark_knn.index.base import Exclusion
+from pyspark_knn.index.found import Exclusion
 from pyspark_knn.index.sparse.rows import ranges
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from pyspark_knn.index.base import Exclusion
+    from pyspark_knn.index.found import Exclusion
     from pyspark_knn.index.missing.factors import Queries
     from pyspark_knn.index.missing.space import MissingSpace
 

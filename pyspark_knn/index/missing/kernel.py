@@ -11,7 +11,7 @@ from pyspark_knn.index.summation import fold, scaled_difference, unsafe
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from pyspark_knn.index.kernels import Constants
+    from pyspark_knn.index.constants import Constants
     from pyspark_knn.index.summation import Block
 
 

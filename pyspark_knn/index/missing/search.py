@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, ClassVar, Protocol
 
 import numpy as np
 
-from pyspark_knn.index.base import Exclusion, IndexSpec, Neighbors
+from pyspark_knn.index.base import IndexSpec
 from pyspark_knn.index.brute_force import BruteForce
+from pyspark_knn.index.found import Exclusion, Neighbors
 from pyspark_knn.index.missing.blocks import SignBlocks
 from pyspark_knn.index.missing.space import MissingSpace
 from pyspark_knn.index.pairwise import PairwiseSearch, search_rest

@@ -3,24 +3,50 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pyspark_knn.index.sparse.blocks import Group, Scores, SparseBatch, block_products
+from pyspark_knn.index.sparse.blocks import Group, Scores, Sizes, SparseBatch, block_products
 from pyspark_knn.index.sparse.kernels import SparseDistances
-from pyspark_knn.index.sparse.keyed import KeyedRows
+from pyspark_knn.index.sparse.keyed import KeyedRows, Numbering
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from pyspark_knn.index.base import Exclusion
+    from pyspark_knn.index.distances import Metric
+    from pyspark_knn.index.found import Exclusion
     from pyspark_knn.index.score_space import Queries, ScoreSpace
     from pyspark_knn.index.sparse.rows import SparseRows
-    from pyspark_knn.index.sparse.search import SparseSearch
 
 _BATCH_CANDIDATES = 1 << 20
 """The largest number of candidates of a batch within 2 k of each query."""
+
+
+@dataclass(frozen=True)
+class SparseItems:
+    """The items of a search by scores.
+
+    Attributes
+    ----------
+    metric : Metric
+        The metric.
+    keyed : KeyedRows
+        The items.
+    numbering : Numbering
+        The columns of the index.
+    space : ScoreSpace
+        The score space of the metric.
+    sizes : Sizes
+        How much a search does at a time.
+    """
+
+    metric: Metric
+    keyed: KeyedRows
+    numbering: Numbering
+    space: ScoreSpace
+    sizes: Sizes
 
 
 class SparseBatches:
@@ -28,8 +54,8 @@ class SparseBatches:
 
     Parameters
     ----------
-    index : SparseSearch
-        The index.
+    items : SparseItems
+        The items.
     queries : SparseRows
         The queries.
     exclude : Exclusion or None
@@ -39,15 +65,15 @@ class SparseBatches:
     """
 
     def __init__(
-        self, index: SparseSearch, queries: SparseRows, exclude: Exclusion | None, k: int
+        self, items: SparseItems, queries: SparseRows, exclude: Exclusion | None, k: int
     ) -> None:
-        keyed = KeyedRows.of_queries(index.metric, queries)
-        self._sizes = index._sizes
-        self._items = index._items.rows
-        self._numbering = index._numbering
-        self._space: ScoreSpace = index._space
-        self._distances = SparseDistances(index.metric, keyed, index._items)
-        self._queries = index._space.queries(keyed)
+        keyed = KeyedRows.of_queries(items.metric, queries)
+        self._sizes = items.sizes
+        self._items = items.keyed.rows
+        self._numbering = items.numbering
+        self._space = items.space
+        self._distances = SparseDistances(items.metric, keyed, items.keyed)
+        self._queries = items.space.queries(keyed)
         self._exclude = exclude
         self._k = k
 

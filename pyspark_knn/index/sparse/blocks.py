@@ -20,7 +20,7 @@ from pyspark_knn.index.sparse.rows import offsets_of, ranges, slices_of
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from pyspark_knn.index.base import Exclusion
+    from pyspark_knn.index.found import Exclusion
     from pyspark_knn.index.sparse.rows import SparseRows
 
 _PARTS_PER_NEIGHBOR = 8

@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 from typing import TYPE_CHECKING, ClassVar
 
-from pyspark_knn.index.base import SPARSE, NeighborIndex
+from pyspark_knn.index.base import NeighborIndex
+from pyspark_knn.index.found import SPARSE
 from pyspark_knn.index.sparse.keyed import KeyedRows
 
 if TYPE_CHECKING:

@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from pyspark_knn.index.base import Exclusion, IndexSpec, Neighbors
+from pyspark_knn.index.base import IndexSpec
 from pyspark_knn.index.candidates import Candidates, filter_batches
+from pyspark_knn.index.found import Exclusion, Neighbors
 from pyspark_knn.index.selection import NearestSoFar, exclusion_of
-from pyspark_knn.index.sparse.batches import SparseBatches, taken
+from pyspark_knn.index.sparse.batches import SparseBatches, SparseItems, taken
 from pyspark_knn.index.sparse.blocks import (
     Sizes,
     SparseBatch,
@@ -134,11 +135,14 @@ class SparseSearch(SparseIndex):
     ) -> Neighbors:
         """See `NeighborIndex.kneighbors`."""
         best = NearestSoFar(len(queries), k, max_distance)
-        _Search(self, queries, exclude, best).run()
+        _Search(self._searched(), queries, exclude, best, self._spare_candidates).run()
         return best.neighbors()
 
     def _find_within(self, queries: SparseRows, exclude: Exclusion | None, hits: Hits) -> None:
-        SparseSearchWithin(self, queries, exclude, hits).run()
+        SparseSearchWithin(self._searched(), queries, exclude, hits).run()
+
+    def _searched(self) -> SparseItems:
+        return SparseItems(self._metric, self._items, self._numbering, self._space, self._sizes)
 
 
 class _Search(SparseBatches):
@@ -146,13 +150,14 @@ class _Search(SparseBatches):
 
     def __init__(
         self,
-        index: SparseSearch,
+        items: SparseItems,
         queries: SparseRows,
         exclude: Exclusion | None,
         best: NearestSoFar,
+        spare_candidates: int,
     ) -> None:
-        super().__init__(index, queries, exclude, best.distances.shape[1])
-        self._spare_candidates = index._spare_candidates
+        super().__init__(items, queries, exclude, best.distances.shape[1])
+        self._spare_candidates = spare_candidates
         self._best = best
 
     def run(self) -> None:

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from pyspark_knn.index.base import Exclusion, IndexSpec, Neighbors
+from pyspark_knn.index.base import IndexSpec
+from pyspark_knn.index.found import Exclusion, Neighbors
 from pyspark_knn.index.kernels import set_distance
 from pyspark_knn.index.selection import NearestSoFar
 from pyspark_knn.index.sparse.blocks import (

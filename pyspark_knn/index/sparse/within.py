@@ -15,16 +15,15 @@ import numpy as np
 from pyspark_knn.index.candidates import filter_batches
 from pyspark_knn.index.hits import HitCandidates
 from pyspark_knn.index.selection import exclusion_of
-from pyspark_knn.index.sparse.batches import SparseBatches, taken
+from pyspark_knn.index.sparse.batches import SparseBatches, SparseItems, taken
 from pyspark_knn.index.sparse.blocks import SparseBatch, block_products, patterns
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from pyspark_knn.index.base import Exclusion
+    from pyspark_knn.index.found import Exclusion
     from pyspark_knn.index.hits import Hits
     from pyspark_knn.index.sparse.rows import SparseRows
-    from pyspark_knn.index.sparse.search import SparseSearch
 
 _ROOM = 64
 """Pairs of a query that may always be in doubt."""
@@ -42,8 +41,8 @@ class SparseSearchWithin(SparseBatches):
 
     Parameters
     ----------
-    index : SparseSearch
-        The index.
+    items : SparseItems
+        The items.
     queries : SparseRows
         The queries.
     exclude : Exclusion or None
@@ -53,9 +52,9 @@ class SparseSearchWithin(SparseBatches):
     """
 
     def __init__(
-        self, index: SparseSearch, queries: SparseRows, exclude: Exclusion | None, hits: Hits
+        self, items: SparseItems, queries: SparseRows, exclude: Exclusion | None, hits: Hits
     ) -> None:
-        super().__init__(index, queries, exclude, k=1)
+        super().__init__(items, queries, exclude, k=1)
         self._hits = hits
 
     def run(self) -> None:

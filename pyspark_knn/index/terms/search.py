@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from pyspark_knn.index.base import Exclusion, IndexSpec, Neighbors
+from pyspark_knn.index.base import IndexSpec
 from pyspark_knn.index.brute_force import BruteForce
 from pyspark_knn.index.distances import Metric
 from pyspark_knn.index.equal_rows import search_each_once
+from pyspark_knn.index.found import Exclusion, Neighbors
 from pyspark_knn.index.kernels import KERNELS
 from pyspark_knn.index.pairwise import PairwiseSearch, search_rest
 from pyspark_knn.index.selection import (

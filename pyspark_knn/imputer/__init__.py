@@ -1,0 +1,1 @@
+"""The columns that an imputer reads and writes."""

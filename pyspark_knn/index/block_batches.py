@@ -1,0 +1,130 @@
+"""The batches of queries and the blocks of items of the block search."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pyspark_knn.index.found import Exclusion
+from pyspark_knn.index.score_blocks import ScoreBlocks
+from pyspark_knn.index.score_space import Queries
+from pyspark_knn.index.selection import exclusion_of
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from pyspark_knn.index.axes.prefixes import Prefixes
+    from pyspark_knn.index.distances import Metric
+    from pyspark_knn.index.score_space import ScoreSpace
+
+_BATCH_QUERIES = 1024
+"""Queries in a batch. With many of them the cost of preparing the items of a block is small."""
+
+_BATCH_FLOATS = 1 << 22
+"""Numbers in the vectors of a batch of queries. A worker does not send more at a time."""
+
+_BLOCK_SCORES = 1 << 18
+"""Scores in a block: 1 MiB of float32, which stays in the cache."""
+
+_WIDE_FEATURES, _WIDE_BLOCK_SCORES = 200, 1 << 20
+"""From so many features on, the product takes nearly all of the time. It is faster with wide
+blocks, since BLAS rearranges the queries for each."""
+
+_BLOCK_FLOATS = 1 << 21
+"""Numbers in the vectors of the items of a block: 8 MiB of float32."""
+
+_PRODUCT_FLOATS = 1 << 22
+"""Numbers in the vectors of the items of one product. A block has at least 2 k items, so if these
+have more numbers, the scores of the block are computed by several products."""
+
+_AXES_QUERIES = 2048
+"""Queries in a batch of the search by principal axes."""
+
+
+@dataclass(frozen=True)
+class BlockItems:
+    """The items of a block search.
+
+    Attributes
+    ----------
+    matrix : ndarray of shape (n_items, n_features), dtype float32 or float64
+        The items.
+    metric : Metric
+        The metric.
+    space : ScoreSpace
+        The score space of the metric.
+    prefixes : Prefixes or None
+        The items on their principal axes, where the search uses these.
+    """
+
+    matrix: NDArray[np.floating]
+    metric: Metric
+    space: ScoreSpace
+    prefixes: Prefixes | None
+
+
+class BlockBatches:
+    """The queries of one call, in batches, and the items that they are compared with, in blocks."""
+
+    def __init__(
+        self,
+        items: BlockItems,
+        queries: NDArray[np.floating],
+        exclude: Exclusion | None,
+        k: int,
+    ) -> None:
+        self._matrix = items.matrix
+        self._metric = items.metric
+        self._space = items.space
+        self._prefixes = items.prefixes
+        self._queries = queries
+        self._exclude = exclude
+        self._k = k
+        self._n_features = queries.shape[1]
+
+    def _served(self) -> NDArray[np.bool_]:
+        """Return for which queries the bounds hold."""
+        rows = np.arange(len(self._queries))
+        served = np.ones(len(rows), bool)
+        for batch in self._batches(rows, np.float32):
+            served[batch] = self._space.serves(self._space.queries(self._queries[batch]))
+        return served
+
+    def _batches(
+        self, rows: NDArray[np.int64], dtype: type[np.floating]
+    ) -> Iterator[NDArray[np.int64]]:
+        """Yield `rows` in parts, as many queries as are searched at a time."""
+        n_words = np.dtype(dtype).itemsize // 4
+        most = min(
+            _BATCH_QUERIES,
+            _BATCH_FLOATS // self._n_features,
+            _BLOCK_SCORES // (2 * self._k),
+        )
+        step = max(1, most // n_words)
+        for start in range(0, len(rows), step):
+            yield rows[start : start + step]
+
+    def _axes_batches(self, n_queries: int) -> Iterator[slice]:
+        """Yield the same for the search by principal axes."""
+        step = min(_AXES_QUERIES, max(1, _BATCH_FLOATS // self._n_features))
+        for start in range(0, n_queries, step):
+            yield slice(start, start + step)
+
+    def _blocks(
+        self,
+        rows: NDArray[np.int64],
+        queries: Queries,
+        dtype: type[np.floating],
+        first: int = 0,
+    ) -> ScoreBlocks:
+        """Return the scores of some queries with the items from `first` on, block by block."""
+        n_words = np.dtype(dtype).itemsize // 4
+        scores = _WIDE_BLOCK_SCORES if self._n_features >= _WIDE_FEATURES else _BLOCK_SCORES
+        width = min(scores // len(rows), _BLOCK_FLOATS // (self._n_features + 1)) // n_words
+        exclude = exclusion_of(self._exclude, rows)
+        width = max(width, 2 * self._k)
+        step = max(1, _PRODUCT_FLOATS // (self._n_features + 1))
+        return ScoreBlocks(self._matrix, self._space, queries, dtype, width, step, exclude, first)

@@ -1,0 +1,1 @@
+"""Conversion from and to fitted scikit-learn estimators."""

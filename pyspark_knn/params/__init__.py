@@ -1,0 +1,1 @@
+"""The Params of the stages, and the checks of their values."""
