@@ -13,8 +13,8 @@ _SMALL_SHARD_BYTES = 32 << 20
 _HEAP_SHARE = 8
 """The heap of a task in shards. A task that persists a shard, or reads one back from disk, may hold
 all parts of it: Spark compares the memory of persisted batches with its limit after 16 of them
-only, and Java's object streams keep what they read. Two tasks with shards of 256 MiB failed in a heap of
-1 GiB, shards of an eighth did not, nor in half of that heap."""
+only, and Java's object streams keep what they read. Two tasks with shards of 256 MiB failed in a
+heap of 1 GiB; shards of an eighth did not, nor in half of that heap."""
 
 LARGEST_SHARD = 1 << 30
 """The largest vectors of one shard, in bytes: before Spark 4, an Arrow batch may contain a whole
