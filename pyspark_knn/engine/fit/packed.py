@@ -22,6 +22,7 @@ from pyspark_knn.engine.fit.source import ItemSource
 from pyspark_knn.engine.ship.guard import guarded
 from pyspark_knn.engine.spark import compat
 from pyspark_knn.engine.spark.caching import persisted, unpersist
+from pyspark_knn.engine.spark.heap import bytes_of
 
 logger = logging.getLogger(__name__)
 
@@ -84,7 +85,7 @@ class PackedItems(CountedItems):
         may_be_empty: bool = False,
     ) -> None:
         session = dataset.sparkSession
-        limit = _bytes_of(compat.setting(session, "spark.driver.maxResultSize", "1g"))
+        limit = bytes_of(compat.setting(session, "spark.driver.maxResultSize", "1g"))
         # Half the limit, since compression may also make the results a little larger.
         self._slice_bytes = min(slice_bytes, limit // 2) if limit else slice_bytes
         super().__init__(source)
@@ -160,10 +161,3 @@ def _within(first: Chunk, last: Chunk) -> Column:
 
 def _key(chunk: Chunk) -> Column:
     return F.struct(F.lit(chunk.partition).alias("partition"), F.lit(chunk.chunk).alias("chunk"))
-
-
-def _bytes_of(size: str) -> int:
-    """Convert a size in Spark's settings, such as "64m", "1g" or "1048576", to bytes."""
-    text = size.strip().lower().rstrip("b")
-    unit = "kmgtp".find(text[-1:]) + 1 if text[-1:].isalpha() else 0
-    return int(float(text[:-1] if unit else text) * 1024**unit)
