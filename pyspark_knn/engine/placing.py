@@ -16,6 +16,7 @@ from pyspark_knn.engine.saved_index import SavedIndex
 from pyspark_knn.engine.search.indexing import index_items
 from pyspark_knn.engine.search.searchable import Searchable
 from pyspark_knn.engine.sharded import Sharded
+from pyspark_knn.engine.shards.sizing import added_bytes
 from pyspark_knn.engine.ship import shipping
 from pyspark_knn.engine.spark.memory import available_memory
 from pyspark_knn.engine.storing import choose_storage
@@ -25,7 +26,8 @@ if TYPE_CHECKING:
     from pyspark_knn.index.base import IndexSpec
 
 AUTO_BYTES = 2 << 30
-"""Placement "auto" replicates vectors up to this size, in bytes."""
+"""Placement "auto" replicates vectors, with their index if it is approximate, up to this size, in
+bytes."""
 
 
 @dataclass(frozen=True)
@@ -87,9 +89,11 @@ def place(
     storage, why = choose_storage(storage, packed, spec, shard_by)
     reason = "the items were read without Spark"
     if isinstance(packed, PackedItems):
-        name, reason = choose_placement(placement, packed, storage)
+        name, reason = choose_placement(placement, packed, storage, spec)
         if name == SHARDED:
-            return Placed(Sharded.build(packed, spec, storage, num_shards, shard_by), reason, why)
+            shards = None if saved is None else saved.of_shards(spec)
+            built = Sharded.build(packed, spec, storage, num_shards, shard_by, shards)
+            return Placed(built, reason, why)
     gathered, source = packed.gather(storage), packed.source
     index = replicate(gathered, spec, source.id_type, source.key_types, saved)
     return Placed(index, reason, why)
@@ -167,7 +171,9 @@ def _check_growth(index: Replicated, packed: PackedItems) -> None:
         )
 
 
-def choose_placement(placement: str, packed: PackedItems, storage: str) -> tuple[str, str]:
+def choose_placement(
+    placement: str, packed: PackedItems, storage: str, spec: IndexSpec
+) -> tuple[str, str]:
     """Choose the placement of items, and check that they fit there, before any of them is fetched.
 
     Parameters
@@ -178,6 +184,8 @@ def choose_placement(placement: str, packed: PackedItems, storage: str) -> tuple
         The items.
     storage : {"dense", "sparse"}
         How their vectors will be stored.
+    spec : IndexSpec
+        How they will be indexed.
 
     Returns
     -------
@@ -189,14 +197,18 @@ def choose_placement(placement: str, packed: PackedItems, storage: str) -> tuple
     Raises
     ------
     ValueError
-        If the vectors are too large for `placement` "replicated".
+        If the vectors and an approximate index of them are too large for `placement` "replicated".
     """
-    needed, free = packed.nbytes(storage), available_memory()
+    vectors, free = packed.nbytes(storage), available_memory()
+    added = added_bytes(packed, storage, spec)
+    needed = vectors + added
     kind = "sparse " * (storage == SPARSE)
     size = (
         f"{packed.num_items:,} items of {packed.num_features:,} dimensions in "
-        f"{kind}{packed.dtype.name} take {needed / 2**30:.2f} GiB"
+        f"{kind}{packed.dtype.name} take {vectors / 2**30:.2f} GiB"
     )
+    if added:
+        size += f", and {needed / 2**30:.2f} GiB with an approximate index"
     driver = "" if free is None else f"only {free / 2**30:.2f} GiB are free on the driver"
     # Sparse vectors are copied once, since their places are known when all have been fetched.
     too_large = free is not None and needed * (1 + (storage == SPARSE)) > free

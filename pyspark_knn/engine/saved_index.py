@@ -14,16 +14,15 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import from_arrow_schema
 
-from pyspark_knn.engine.search.structures import (
-    STRUCTURE_SCHEMA,
-    digest_of_items,
-    read_structure,
-)
+from pyspark_knn.engine.search.structures import STRUCTURE_SCHEMA, restored_index
+from pyspark_knn.engine.shards.restoring import ADVICE, SHARD_STRUCTURE_SCHEMA, SavedShards
 from pyspark_knn.engine.spark import compat
 from pyspark_knn.engine.spark.folders import literal
 from pyspark_knn.index.registry import approximate_classes
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from pyspark_knn.index.approximate.base import ApproximateIndex
     from pyspark_knn.index.base import IndexSpec
     from pyspark_knn.index.found import Rows
@@ -72,15 +71,33 @@ class SavedIndex(ABC):
             if rows is None:
                 self._warn("is missing")
                 return None
-            if {row["items"] for row in rows} != {digest_of_items(matrix)}:
+            index = restored_index(matrix, spec, rows)
+            if index is None:
                 self._warn("does not belong to the items")
-                return None
-            return kind.restored(matrix, spec, read_structure(rows))
+            return index
         except (PySparkException, KeyError, TypeError, ValueError) as error:
-            raise ValueError(
-                f"{self.path}: {compat.reason(error)}. Delete this folder to build the index again "
-                "when the model is loaded"
-            ) from error
+            raise ValueError(f"{self.path}: {compat.reason(error)}. {ADVICE}") from error
+
+    def of_shards(self, spec: IndexSpec) -> SavedShards | None:
+        """Return the structures of the shards of a saved model, which the workers read.
+
+        Parameters
+        ----------
+        spec : IndexSpec
+            How the shards were built.
+
+        Returns
+        -------
+        SavedShards or None
+            The structures. None if there are none: models of earlier releases and models with
+            appended items have none.
+
+        Raises
+        ------
+        ValueError
+            If the files are damaged.
+        """
+        return None
 
     def _warn(self, problem: str) -> None:
         warnings.warn(
@@ -107,16 +124,35 @@ class IndexFolder(SavedIndex):
     session: SparkSession
     path: str
 
-    def _rows(self) -> list[dict[str, Any]] | None:
+    def of_shards(self, spec: IndexSpec) -> SavedShards | None:
+        """See `SavedIndex.of_shards`."""
+        kind = approximate_classes().get(spec.algorithm)
+        if kind is None or not kind.worth_saving:
+            return None
+        try:
+            frame = self._frame()
+            if frame is None or "shard" not in frame.columns:
+                return None
+            return SavedShards(self.path, _checked(frame, SHARD_STRUCTURE_SCHEMA))
+        except (PySparkException, ValueError) as error:
+            raise ValueError(f"{self.path}: {compat.reason(error)}. {ADVICE}") from error
+
+    def _frame(self) -> DataFrame | None:
+        """Return the content of the folder, None if there is no such folder."""
         try:
             frame = self.session.read.parquet(literal(self.path))
-            fields = frame.schema.fields  # Spark Connect reads nothing before this
+            frame.schema  # noqa: B018  Spark Connect reads nothing before this
         except PySparkException as error:
             if "PATH_NOT_FOUND" in str(error) or "does not exist" in str(error):
                 return None
             raise
-        check_structure_types({field.name: field.dataType.simpleString() for field in fields})
-        frame = frame.select(*STRUCTURE_SCHEMA.names)
+        return frame
+
+    def _rows(self) -> list[dict[str, Any]] | None:
+        found_frame = self._frame()
+        if found_frame is None:
+            return None
+        frame = _checked(found_frame, STRUCTURE_SCHEMA)
         sizes = frame.select("name", "part", F.length("bytes").alias("size")).collect()
         found: list[dict[str, Any]] = []
         for part in _slices([tuple(row) for row in sizes]):
@@ -124,11 +160,17 @@ class IndexFolder(SavedIndex):
         return found
 
 
-def check_structure_types(types: Mapping[str, str]) -> None:
-    """Raise a ValueError unless there are the columns of a structure, by their types in SQL."""
-    for field in from_arrow_schema(STRUCTURE_SCHEMA).fields:
+def check_types(types: Mapping[str, str], schema: pa.Schema) -> None:
+    """Raise a ValueError unless there are the columns of a schema, by their types in SQL."""
+    for field in from_arrow_schema(schema).fields:
         if types.get(field.name) != field.dataType.simpleString():
             raise ValueError(f"column {field.name!r} is missing or has another type")
+
+
+def _checked(frame: DataFrame, schema: pa.Schema) -> DataFrame:
+    """Return the columns of a schema; raise a ValueError if one is missing or of another type."""
+    check_types({each.name: each.dataType.simpleString() for each in frame.schema.fields}, schema)
+    return frame.select(*schema.names)
 
 
 def _slices(sizes: list[tuple[Any, ...]]) -> list[list[tuple[Any, ...]]]:

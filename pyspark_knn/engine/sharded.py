@@ -19,6 +19,7 @@ import numpy as np
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
+from pyspark.sql.pandas.types import from_arrow_schema
 
 from pyspark_knn.engine.fit.chunks import POSITION
 from pyspark_knn.engine.fit.packed import PackedItems
@@ -61,9 +62,15 @@ from pyspark_knn.engine.shards.layout import (
 )
 from pyspark_knn.engine.shards.numbers import NumbersRequest, build_with_numbers
 from pyspark_knn.engine.shards.plan import ShardPlan
+from pyspark_knn.engine.shards.restoring import (
+    SHARD_STRUCTURE_SCHEMA,
+    SavedShards,
+    write_shard_structures,
+)
 from pyspark_knn.engine.shards.self_plan import held_out_search, self_search
 from pyspark_knn.engine.shards.sizing import (
     LARGEST_SHARD,
+    added_bytes,
     choose_num_replicas,
     choose_num_shards,
     enough_tasks,
@@ -78,6 +85,7 @@ from pyspark_knn.engine.spark.heap import heap_per_task
 from pyspark_knn.engine.spark.memory import available_memory
 from pyspark_knn.index.cells import ShardAssignment
 from pyspark_knn.index.recall import held_out_positions
+from pyspark_knn.index.registry import approximate_classes, expected_bytes
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -143,6 +151,7 @@ class Sharded(Placement):
         storage: str,
         num_shards: int | None = None,
         shard_by: str = "hash",
+        saved: SavedShards | None = None,
     ) -> Sharded:
         """Divide packed items into shards, and build the index of each on the executors.
 
@@ -158,17 +167,21 @@ class Sharded(Placement):
             The number of shards. Default: see `choose_num_shards`.
         shard_by : {"hash", "kmeans"}
             Assign items to shards by a hash of their ids, or by cells of nearby items.
+        saved : SavedShards, optional
+            The structures of approximate shards, of a model that is loaded.
         """
         session = packed.frame.sparkSession
         cores, nbytes = compat.parallelism(session), packed.nbytes(storage)
         shard_bytes = shard_bytes_of(heap_per_task(session, cores))
+        added = added_bytes(packed, storage, spec)
         count = choose_num_shards(
-            num_shards, nbytes, packed.num_items, cores, shard_by, shard_bytes
+            num_shards, nbytes, packed.num_items, cores, shard_by, shard_bytes, added=added
         )
         assignment: ShardAssignment | KeyShards | None = None
         if shard_by == "kmeans":
             most = LARGEST_SHARD * packed.num_items // nbytes
-            assignment = find_assignment(packed, count, most, spec.metric)
+            known = None if saved is None else saved.cells(spec.metric, packed.num_features)
+            assignment = known or find_assignment(packed, count, most, spec.metric)
             count = int(assignment.ways.sum())
         if packed.source.key_types:
             assignment = find_key_shards(packed, count)
@@ -184,7 +197,9 @@ class Sharded(Placement):
             shard_bytes=shard_bytes,
         )
         spec, reason = choose_algorithm(packed, spec)
-        built = build_series(packed, spec, traits, series)
+        built = build_series(packed, spec, traits, series, saved=saved)
+        if saved is not None:
+            saved.warn_of_others(built.source.shards)
         duplicates = count_duplicates(built, series, _id_wire_type(packed.source))
         index = cls([built.source], [series], traits, duplicates)
         if spec.algorithm == "auto" and reason:
@@ -278,6 +293,21 @@ class Sharded(Placement):
                 "session and load it here."
             )
 
+    def structure_frame(self, session: SparkSession) -> DataFrame | None:
+        """See `Placement.structure_frame`; with the number of the shard of each row.
+
+        A model with appended items has none: a loaded model divides all items anew.
+        """
+        kind = approximate_classes().get(self.algorithm)
+        if kind is None or not kind.worth_saving or len(self._series) > 1:
+            return None
+        self._check_session(session)
+        assigned = self._series[0].assignment
+        cells = assigned if isinstance(assigned, ShardAssignment) else None
+        run = guarded(functools.partial(write_shard_structures, self.plan().digests, cells))
+        schema = from_arrow_schema(SHARD_STRUCTURE_SCHEMA)
+        return self._frame.select(*SHARD_COLUMNS).mapInArrow(run, schema)
+
     def fetch(self) -> tuple[Items, Rows]:
         """See `Placement.fetch`; no other method moves vectors of shards to the driver."""
         frame = self._stored()
@@ -305,8 +335,8 @@ class Sharded(Placement):
         by = "hash" if self._cells is None else "kmeans"
         num_shards = grown_num_shards(
             self.num_shards,
-            (self._traits.nbytes, self.num_items),
-            (nbytes, self.num_items + packed.num_items),
+            self._sized(self._traits.nbytes, self.num_items, spec),
+            self._sized(nbytes, self.num_items + packed.num_items, spec),
             self._cores,
             by,
             self._traits.shard_bytes,
@@ -324,6 +354,11 @@ class Sharded(Placement):
         if self.id_type is not None:
             duplicates += count_common_ids(self._sources, built, self.item_columns["id"])
         return Sharded([*self._sources, built.source], [*self._series, series], traits, duplicates)
+
+    def _sized(self, nbytes: int, num_items: int, spec: IndexSpec) -> tuple[int, int]:
+        """Return the bytes of the vectors and of their index, and the number of items."""
+        shape = (num_items, self.num_features)
+        return nbytes + expected_bytes(spec, shape, self._traits.dtype), num_items
 
     def remove(self, wanted: pa.Array, spec: IndexSpec) -> Placement:
         """See `Placement.remove`; only shards with such items are built again."""

@@ -6,18 +6,22 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 from threadpoolctl import threadpool_limits
 
+from pyspark_knn.index.approximate.base import ApproximateIndex
 from pyspark_knn.index.approximate.choice import within_recall
+from pyspark_knn.index.approximate.long_builds import log_long_build
 from pyspark_knn.index.block_search import BlockSearch
 from pyspark_knn.index.found import storage_of
 from pyspark_knn.index.registry import class_for, classes_for, with_storage
 from pyspark_knn.index.terms.search import TermSearch
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from pyspark_knn.index.base import IndexSpec, NeighborIndex
     from pyspark_knn.index.found import Rows
 
@@ -218,7 +222,10 @@ def build_index(
         if spec.target_recall is not None:
             index, reason = within_recall(index, reason, spec, trials.timer, trials.sample_items)
     else:
-        index = _build(spec.algorithm, matrix, spec)
+        kind = class_for(spec.algorithm, spec.metric, spec.registered, storage_of(matrix))
+        if issubclass(kind, ApproximateIndex):
+            log_long_build(kind, cast("NDArray[np.floating]", matrix), spec)
+        index = kind.build(matrix, spec)
         reason = f"algorithm {spec.algorithm!r} was requested"
     # The knob, which is the detail of an approximate index, is chosen when its recall is measured.
     if index.detail and index.exact:

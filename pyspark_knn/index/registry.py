@@ -33,8 +33,10 @@ from pyspark_knn.index.found import DENSE, SPARSE
 from pyspark_knn.suggestions import did_you_mean
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from pyspark_knn.index.approximate.base import ApproximateIndex
-    from pyspark_knn.index.base import NeighborIndex
+    from pyspark_knn.index.base import IndexSpec, NeighborIndex
     from pyspark_knn.index.distances import Metric
 
     Class = TypeVar("Class", bound=type[NeighborIndex])
@@ -55,6 +57,11 @@ _BUILT_IN: tuple[Entry, ...] = (
 )
 """The algorithms of this package, in the order in which "auto" tries them: the first one that
 supports the metric is the one that the others must beat."""
+
+TRIED = ("ivf",)
+"""The approximate algorithms that "auto" tries. At equal recall, hnsw and annoy were slower on all
+data of `benchmarks/approximate.py`, and building an hnsw takes as long as 50,000 to 110,000 exact
+queries."""
 
 _entries = _BUILT_IN
 
@@ -160,6 +167,35 @@ def approximate_classes() -> dict[str, type[ApproximateIndex]]:
 
     found = {entry.algorithm: entry.load() for entry in _entries if not entry.exact}
     return {name: each for name, each in found.items() if issubclass(each, ApproximateIndex)}
+
+
+def expected_bytes(spec: IndexSpec, shape: tuple[int, int], dtype: np.dtype[np.floating]) -> int:
+    """Return about how many bytes an index takes in addition to its items, before it is built.
+
+    Parameters
+    ----------
+    spec : IndexSpec
+        How to index the items.
+    shape : (int, int)
+        The number of items, and of their features.
+    dtype : numpy dtype
+        The type of their vectors.
+
+    Returns
+    -------
+    int
+        The bytes of an approximate index: what "auto" with a target of the recall may choose
+        counts. 0 if the index is exact.
+    """
+    names: tuple[str, ...] = (spec.algorithm,)
+    if spec.algorithm == "auto":
+        names = TRIED if spec.target_recall is not None else ()
+    known = approximate_classes()
+    kinds = [known[name] for name in names if name in known]
+    sizes = [
+        each.expected_bytes(shape, dtype, spec) for each in kinds if each.supports(spec.metric)
+    ]
+    return max(sizes, default=0)
 
 
 def class_for(

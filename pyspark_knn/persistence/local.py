@@ -13,7 +13,7 @@ from pyarrow import fs
 
 from pyspark_knn.engine.fit.local import LocalItems, spark_schema
 from pyspark_knn.engine.placement import SHARDED
-from pyspark_knn.engine.saved_index import SavedIndex, check_structure_types
+from pyspark_knn.engine.saved_index import SavedIndex, check_types
 from pyspark_knn.engine.search.structures import STRUCTURE_SCHEMA
 from pyspark_knn.index.registry import approximate_classes
 from pyspark_knn.persistence import saved
@@ -139,7 +139,8 @@ class _LocalIndex(SavedIndex):
         if not self.folder.names():
             return None
         table, types = self.folder.table()
-        check_structure_types({each.name: each.dataType.simpleString() for each in types.fields})
+        known = {each.name: each.dataType.simpleString() for each in types.fields}
+        check_types(known, STRUCTURE_SCHEMA)
         rows: list[dict[str, Any]] = table.select(STRUCTURE_SCHEMA.names).to_pylist()
         return rows
 

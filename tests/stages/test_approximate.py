@@ -256,6 +256,20 @@ def test_a_damaged_or_missing_index(items: DataFrame, queries: DataFrame, tmp_pa
     assert rows >= 2
 
 
+def test_auto_placement_counts_what_an_approximate_index_takes(
+    items: DataFrame, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vectors = ITEMS.nbytes
+    monkeypatch.setattr("pyspark_knn.engine.placing.AUTO_BYTES", 3 * vectors // 2)
+    exact, approximate = (
+        KNNEstimator(k=K, idCol="id", algorithm=each, searchParams=params).fit(items)
+        for each, params in (("brute", None), ("ivf", {"nprobe": 4}))
+    )
+    assert exact.getPlacement() == "replicated"
+    assert approximate.getPlacement() == "sharded"
+    assert "GiB with an approximate index, more than the limit" in approximate.placementReason
+
+
 @pytest.mark.replicated
 def test_votes_and_grids(spark: SparkSession) -> None:
     labels = (ITEMS[:600, 0] > 0).astype(float).tolist()

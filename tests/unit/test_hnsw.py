@@ -1,7 +1,6 @@
 """HNSW by FAISS: the contract of its answers, its recall, and all that is done with its graph."""
 
 import io
-import logging
 from dataclasses import replace
 
 import numpy as np
@@ -11,7 +10,6 @@ from hypothesis import strategies as st
 from threadpoolctl import threadpool_limits
 
 from pyspark_knn.engine.ship.bundle import map_file, read_bundle, write_bundle
-from pyspark_knn.index.approximate import hnsw
 from pyspark_knn.index.approximate.hnsw import HNSWSearch
 from pyspark_knn.index.approximate.knobs import check_index_params
 from pyspark_knn.index.base import IndexSpec
@@ -313,19 +311,6 @@ def test_the_neighbors_in_clusters_far_apart_are_found(clusters, size):
     items = rng.permutation(np.repeat(centers, size, axis=0)) + rng.normal(size=(2000, 16))
     queries = centers[:50] + rng.normal(size=(min(50, clusters), 16))
     assert mean_recall(HNSWSearch.build(items, spec_of()).with_knob(128), queries) >= 0.99
-
-
-def test_a_long_build_is_logged(digits, caplog, monkeypatch):
-    monkeypatch.setattr(hnsw, "_TIMED_ITEMS", 100)
-    monkeypatch.setattr(hnsw, "_LONG_SECONDS", 0.0)
-    with caplog.at_level(logging.WARNING):
-        HNSWSearch.build(digits[0], spec_of())
-    assert "building the hnsw index of 1500 items takes about" in caplog.text
-    caplog.clear()
-    monkeypatch.setattr(hnsw, "_LONG_SECONDS", 100.0)
-    with caplog.at_level(logging.DEBUG):
-        HNSWSearch.build(digits[0], spec_of())
-    assert not caplog.text
 
 
 def test_the_bytes_of_a_bundle_are_the_same_for_the_same_items(digits):

@@ -13,9 +13,12 @@ from pyspark_knn.engine.ship.bundle import BundleRef, open_bundle
 from pyspark_knn.engine.ship.shard_rows import PART_BYTES
 from pyspark_knn.engine.spark.arrow import one_row
 from pyspark_knn.index.approximate.base import ApproximateIndex
+from pyspark_knn.index.registry import class_for
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from pyspark_knn.index.base import IndexSpec
 
 STRUCTURE_SCHEMA = pa.schema(
     [
@@ -118,6 +121,43 @@ def read_structure(rows: Sequence[Mapping[str, Any]]) -> dict[str, NDArray[Any]]
             raise ValueError(f"array {row['name'][:80]!r} has part {row['part']} twice")
         parts[row["name"]][row["part"]] = row
     return {name: _array(name, found) for name, found in parts.items()}
+
+
+def restored_index(
+    matrix: NDArray[np.floating], spec: IndexSpec, rows: Sequence[Mapping[str, Any]]
+) -> ApproximateIndex | None:
+    """Return the index whose structure was saved.
+
+    Parameters
+    ----------
+    matrix : ndarray of shape (n_items, n_features), dtype float32 or float64
+        The vectors of the items.
+    spec : IndexSpec
+        How the index was built.
+    rows : sequence of dict
+        Rows of `STRUCTURE_SCHEMA`, which may be damaged.
+
+    Returns
+    -------
+    ApproximateIndex or None
+        The index; None if the structure is that of other items.
+
+    Raises
+    ------
+    ValueError
+        If the structure is damaged.
+    """
+    kind = class_for(spec.algorithm, spec.metric, spec.registered)
+    if {row["items"] for row in rows} != {digest_of_items(matrix)}:
+        return None
+    if not issubclass(kind, ApproximateIndex):
+        return None
+    return kind.restored(matrix, spec, read_structure(rows))
+
+
+def worth_saving(index: object) -> bool:
+    """Return whether a saved model contains the structure of an index."""
+    return isinstance(index, ApproximateIndex) and index.worth_saving
 
 
 def _array(name: str, parts: Mapping[int, Mapping[str, Any]]) -> NDArray[Any]:

@@ -32,6 +32,7 @@ from pyspark_knn.engine.rows.keys import Groups
 from pyspark_knn.engine.search.indexing import index_items
 from pyspark_knn.engine.search.searchable import ShardBody, task_threads
 from pyspark_knn.engine.shards.key_shards import KeyShards
+from pyspark_knn.engine.shards.restoring import RestoringChoice
 from pyspark_knn.engine.ship.shard_rows import Shard, shard_rows, write_content
 from pyspark_knn.engine.spark.arrow import one_row, rows_of, stream_of
 from pyspark_knn.index.base import IndexSpec
@@ -88,6 +89,8 @@ class ShardRequest:
         of their ids.
     keys : tuple of str
         The item columns of keys; empty if there are no keys.
+    saved_at : str
+        The folder that the structures of approximate shards come from; empty if there are none.
     """
 
     dim: int
@@ -101,6 +104,7 @@ class ShardRequest:
     storage: str = DENSE
     assignment: ShardAssignment | KeyShards | None = None
     keys: tuple[str, ...] = ()
+    saved_at: str = ""
 
 
 # --- chunks -> pieces -----------------------------------------------------------------------------
@@ -228,7 +232,8 @@ def build_shards(
     request : ShardRequest
         The shards.
     batches : iterator of pyarrow.RecordBatch
-        Rows of `PIECE_SCHEMA`; the pieces of a shard follow one another.
+        Rows of `PIECE_SCHEMA`, and those of `SavedShards.pieces` if there are structures; the rows
+        of a shard follow one another.
 
     Yields
     ------
@@ -253,6 +258,9 @@ def _shard(
             return None
         return request.assignment.spread(number - request.first, matrix)
 
+    if request.saved_at:
+        restoring = RestoringChoice(f"{request.saved_at}: shard {number}", choice)
+        pieces, choice = restoring.without_structures(pieces), restoring
     # Handed over, so that vectors can be freed when they were copied in the order of their keys.
     yield from written_shard(
         number, _sorted(request, pieces), request.spec, request.keys, spread, choice

@@ -51,6 +51,7 @@ if TYPE_CHECKING:
 
     from pyspark_knn.engine.fit.packed import PackedItems
     from pyspark_knn.engine.fit.source import ItemSource
+    from pyspark_knn.engine.shards.restoring import SavedShards
     from pyspark_knn.index.base import IndexSpec
 
 logger = logging.getLogger(__name__)
@@ -118,6 +119,7 @@ def build_series(
     traits: ShardTraits,
     series: ShardSeries,
     position: int = 0,
+    saved: SavedShards | None = None,
 ) -> BuiltSeries:
     """Divide packed items into shards, and build the index of each on the executors.
 
@@ -133,6 +135,8 @@ def build_series(
         The shards.
     position : int, default=0
         The position of the first item, if items have no ids.
+    saved : SavedShards, optional
+        The structures of approximate shards, of a model that is loaded.
 
     Returns
     -------
@@ -152,12 +156,13 @@ def build_series(
         storage=traits.storage,
         assignment=series.assignment,
         keys=tuple(source.key_types),
+        saved_at="" if saved is None else saved.path,
     )
     tasks = enough_tasks(packed.nbytes(traits.storage), traits.cores, traits.shard_bytes)
-    built = _built(packed, request, min(series.count, tasks))
+    built = _built(packed, request, min(series.count, tasks), saved)
     session = packed.frame.sparkSession
     with (
-        compat.described(session, f"pyspark_knn: build {series.count} shards"),
+        compat.described(session, f"pyspark_knn: build {series.count} shards ({spec.algorithm})"),
         persisted(built) as frame,
     ):
         # Ids are fetched with the summaries of shards: another job would take as long as both.
@@ -330,11 +335,15 @@ def _heads(sources: Sequence[ShardSource]) -> DataFrame:
     return union_of(sources).where(F.col("part") < parts).select(*SHARD_COLUMNS)
 
 
-def _built(packed: PackedItems, request: ShardRequest, partitions: int) -> DataFrame:
+def _built(
+    packed: PackedItems, request: ShardRequest, partitions: int, saved: SavedShards | None
+) -> DataFrame:
     """Return the rows of the shards, which are built when they are first read."""
     split = guarded(functools.partial(split_chunks, request))
     build = guarded(functools.partial(build_shards, request))
     pieces = packed.frame.mapInArrow(split, from_arrow_schema(PIECE_SCHEMA))
+    if saved is not None:
+        pieces = pieces.unionByName(saved.pieces(request.num_shards), allowMissingColumns=True)
     # Also of a single shard: packed items are numbered by the partitions of their own stage.
     pieces = repartition_evenly(pieces, partitions, "shard").sortWithinPartitions("shard")
     return pieces.mapInArrow(build, from_arrow_schema(SHARD_SCHEMA))

@@ -3,6 +3,14 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
+
+from pyspark_knn.index.found import SPARSE
+from pyspark_knn.index.registry import expected_bytes
+
+if TYPE_CHECKING:
+    from pyspark_knn.engine.fit.counted import CountedItems
+    from pyspark_knn.index.base import IndexSpec
 
 SHARD_BYTES = 256 << 20
 """The vectors of one shard, in bytes, unless numShards is set or the heap of a task is small."""
@@ -38,6 +46,23 @@ def shard_bytes_of(heap: int) -> int:
     return min(SHARD_BYTES, max(_SMALL_SHARD_BYTES, heap // _HEAP_SHARE))
 
 
+def added_bytes(packed: CountedItems, storage: str, spec: IndexSpec) -> int:
+    """Return about how many bytes an approximate index of items takes in addition to them.
+
+    Parameters
+    ----------
+    packed : CountedItems
+        The items.
+    storage : {"dense", "sparse"}
+        How their vectors will be stored.
+    spec : IndexSpec
+        How they will be indexed.
+    """
+    if storage == SPARSE or packed.source.key_types:
+        return 0
+    return expected_bytes(spec, (packed.num_items, packed.num_features), packed.dtype)
+
+
 def choose_num_shards(
     requested: int | None,
     nbytes: int,
@@ -45,6 +70,8 @@ def choose_num_shards(
     cores: int,
     shard_by: str = "hash",
     shard_bytes: int = SHARD_BYTES,
+    *,
+    added: int = 0,
 ) -> int:
     """Return the number of shards.
 
@@ -64,6 +91,8 @@ def choose_num_shards(
         The Param ``shardBy``.
     shard_bytes : int
         See `shard_bytes_of`.
+    added : int, default=0
+        The bytes of an approximate index, which count for the default.
 
     Raises
     ------
@@ -75,7 +104,7 @@ def choose_num_shards(
         raise ValueError(
             f"numShards must be >= {least}, so that no shard is larger than 1 GiB, got {requested}"
         )
-    wanted = requested or max(-(-nbytes // shard_bytes), min(cores, _SPREAD_SHARDS))
+    wanted = requested or max(-(-(nbytes + added) // shard_bytes), min(cores, _SPREAD_SHARDS))
     if requested is None and shard_by == "kmeans":
         wanted = max(wanted, min(num_items // _CELL_ITEMS, _MAX_CELLS))
     return min(wanted, num_items)

@@ -278,12 +278,23 @@ def _hadoop(session: SparkSession, path: str) -> tuple[Any, Any]:
     return system, place.makeQualified(system.getUri(), system.getWorkingDirectory())
 
 
+_TRACEBACK = "Traceback (most recent call last):"
+_RAISED = re.compile(r"^\w*(?:Error|Exception): (.+)$", re.MULTILINE)
+"""The traceback of a Python worker, and the line of it that says what was raised."""
+
+
 def reason(error: BaseException) -> str:
-    """Return the first line of an error's message; of a Java exception, that of its root cause."""
+    """Return the first line of an error's message; of a Java exception, that of its root cause.
+
+    Of an error that a Python worker raised, it is the message in the worker.
+    """
     java = getattr(error, "java_exception", None)
     while java is not None and java.getCause() is not None:
         java = java.getCause()
     text = str(error) if java is None else str(java.getMessage())
+    worker = text.partition(_TRACEBACK)[2].partition("\n\tat ")[0].partition("JVM stacktrace")[0]
+    if raised := _RAISED.findall(worker):
+        return str(raised[-1])
     return text.strip().splitlines()[0] if text.strip() else type(error).__name__
 
 

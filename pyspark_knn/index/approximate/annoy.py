@@ -32,6 +32,9 @@ _NODES_OF_FEW = 1 << 13
 """The nodes that the most thorough search visits in few items. A search counts an item once for
 each tree, so as many nodes as items are far from all of them."""
 
+_NODE_BYTES, _NODES_PER_LEAF = 12, 2.8
+"""The bytes of a node beside its vector, and the nodes of a tree for each full leaf, on average."""
+
 _FOREST = "forest"
 """The handle of Annoy's object."""
 
@@ -93,6 +96,17 @@ class AnnoySearch(ApproximateIndex):
     def added_bytes(self) -> int:
         """See `NeighborIndex.added_bytes`."""
         return self._file.nbytes
+
+    @classmethod
+    def expected_bytes(
+        cls, shape: tuple[int, int], dtype: np.dtype[np.floating], spec: IndexSpec
+    ) -> int:
+        """See `ApproximateIndex.expected_bytes`: nodes of one size, for items and in trees."""
+        n_items, n_features = shape
+        node = 4 * n_features + _NODE_BYTES
+        # A leaf contains as many items as a node has room for; half of that on average.
+        in_tree = _NODES_PER_LEAF * n_items / max(2, n_features)
+        return int(node * (n_items + _n_trees(spec) * in_tree))
 
     def knob_levels(self) -> list[int]:
         """See `ApproximateIndex.knob_levels`."""

@@ -110,6 +110,46 @@ class ApproximateIndex(NeighborIndex):
             If the library is missing. The message names the extra that installs it.
         """
 
+    @classmethod
+    def expected_bytes(
+        cls, shape: tuple[int, int], dtype: np.dtype[np.floating], spec: IndexSpec
+    ) -> int:
+        """Return about how many bytes an index takes in addition to its items.
+
+        Parameters
+        ----------
+        shape : (int, int)
+            The number of items, and of their features.
+        dtype : numpy dtype
+            The type of their vectors.
+        spec : IndexSpec
+            How to index them.
+
+        Returns
+        -------
+        int
+            The bytes; by default, those of the vectors in float32.
+        """
+        return 4 * shape[0] * shape[1]
+
+    @classmethod
+    def build_work(cls, n_items: int, spec: IndexSpec) -> float:
+        """Return how much work a build is, in any unit: how its time grows with the items.
+
+        Parameters
+        ----------
+        n_items : int
+            The number of items, at least 2.
+        spec : IndexSpec
+            How to index them.
+
+        Returns
+        -------
+        float
+            By default, the number of items times its logarithm.
+        """
+        return n_items * float(np.log(n_items))
+
     @abstractmethod
     def candidates(self, queries: NDArray[np.float32], many: int, knob: int) -> NDArray[np.int64]:
         """Return the nearest items of each query, as far as the library finds them.

@@ -10,17 +10,13 @@ from threadpoolctl import threadpool_limits
 
 from pyspark_knn.index.approximate.base import ApproximateIndex
 from pyspark_knn.index.approximate.libraries import is_installed
+from pyspark_knn.index.approximate.long_builds import log_long_build
 from pyspark_knn.index.found import storage_of
 from pyspark_knn.index.recall import held_out_positions, measure
-from pyspark_knn.index.registry import classes_for
+from pyspark_knn.index.registry import TRIED, classes_for
 
 if TYPE_CHECKING:
     from pyspark_knn.index.base import IndexSpec, NeighborIndex
-
-_TRIED = ("ivf",)
-"""The approximate algorithms that "auto" tries. At equal recall, hnsw and annoy were slower on all
-data of `benchmarks/approximate.py`, and building an hnsw takes as long as 50,000 to 110,000 exact
-queries."""
 
 _QUERIES = 512
 """Items by which the recall is measured for the choice."""
@@ -66,7 +62,7 @@ def within_recall(
         return exact, f"{reason}; exact search is fast enough for {n_items} items"
     supported = classes_for(spec.metric, spec.registered, storage_of(exact.matrix))
     with threadpool_limits(limits=1):
-        for name in _TRIED:
+        for name in TRIED:
             found = supported.get(name)
             if found is None or not issubclass(found, ApproximateIndex):
                 reason += f"; {name} does not support metric {spec.metric.name!r}"
@@ -91,6 +87,7 @@ def _calibrated(
     """Build an index; return it with the cheapest knob that reaches the target, and its recall."""
     params = {name: each for name, each in spec.index_params.items() if name in found.index_names}
     own = replace(spec, algorithm=found.algorithm, index_params=params)
+    log_long_build(found, exact.matrix, own)
     index = found.build(exact.matrix, own)
     positions = held_out_positions(len(exact.matrix), spec.seed, _QUERIES)
     # The mean: the interval of these few queries may not reach a target that is close to 1.

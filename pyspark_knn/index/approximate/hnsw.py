@@ -8,14 +8,13 @@ References
 
 from __future__ import annotations
 
-import logging
-import time
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from pyspark_knn.index.angles import ANGLES
 from pyspark_knn.index.approximate.base import ApproximateIndex
 from pyspark_knn.index.approximate.copies import Copies, first_copies
 from pyspark_knn.index.approximate.held_out import VisibleItems
@@ -34,8 +33,6 @@ if TYPE_CHECKING:
 
     from pyspark_knn.index.base import IndexSpec
 
-logger = logging.getLogger(__name__)
-
 _M = 16
 _EF_CONSTRUCTION = 100
 """With half of it, twice as many candidates are needed for the same recall; twice of it wins a
@@ -47,9 +44,6 @@ _FIRST_EF_SEARCH = 64
 _LEAST_EF_SEARCH, _MOST_EF_SEARCH = 8, 4096
 """With more candidates, FAISS takes longer than an exact search."""
 
-_TIMED_ITEMS = 4096
-"""The items of the graph that is built to estimate the time of a build."""
-
 _GROWTH = 0.3
 """The time of an insertion grows about as this power of the number of items."""
 
@@ -59,8 +53,8 @@ _EXACT, _SEARCHER = "exact", "searcher"
 _FEW = 20
 """If a larger part than one of this many nodes is held out, the graph is built again."""
 
-_LONG_SECONDS = 10.0
-"""A build that is estimated to take longer is logged."""
+_MORE_BYTES = 12
+"""The bytes of an item's level and of its links on the upper levels, on average."""
 
 
 class HNSWSearch(ApproximateIndex):
@@ -108,7 +102,6 @@ class HNSWSearch(ApproximateIndex):
         firsts = first_copies(matrix)
         nodes = np.flatnonzero(firsts == np.arange(len(matrix)))
         points = vectors if len(nodes) == len(matrix) else vectors[nodes]
-        _log_long_build(points, spec)
         graph = _grown(None, points, spec).moved(nodes, len(matrix))
         return cls(matrix, spec, space, vectors, graph, Copies.of(firsts))
 
@@ -118,6 +111,24 @@ class HNSWSearch(ApproximateIndex):
         vectors = 0 if self._vectors is None else self._vectors.nbytes
         copies = 0 if self._copies is None else self._copies.nbytes
         return vectors + copies + self._graph.nbytes
+
+    @classmethod
+    def expected_bytes(
+        cls, shape: tuple[int, int], dtype: np.dtype[np.floating], spec: IndexSpec
+    ) -> int:
+        """See `ApproximateIndex.expected_bytes`: the links, and vectors that are not the items.
+
+        Offsets are not known yet: vectors far from the origin are stored twice, too.
+        """
+        n_items, n_features = shape
+        links = 8 * int(spec.index_params.get("M", _M)) + _MORE_BYTES
+        same = dtype == np.float32 and spec.metric.name not in ANGLES
+        return n_items * (links + (0 if same else 4 * n_features))
+
+    @classmethod
+    def build_work(cls, n_items: int, spec: IndexSpec) -> float:
+        """See `ApproximateIndex.build_work`."""
+        return float(n_items ** (1 + _GROWTH))
 
     def knob_levels(self) -> list[int]:
         """See `ApproximateIndex.knob_levels`."""
@@ -252,19 +263,3 @@ def _grown(graph: Graph | None, points: NDArray[np.float32], spec: IndexSpec) ->
     ef_construction = int(spec.index_params.get("efConstruction", _EF_CONSTRUCTION))
     by_product = _by_product(spec.metric)
     return grown(load_library("faiss"), graph, points, drawn, m, ef_construction, by_product)
-
-
-def _log_long_build(points: NDArray[np.float32], spec: IndexSpec) -> None:
-    """Log how long a build will take, if it takes long."""
-    if len(points) < 4 * _TIMED_ITEMS:
-        return
-    sample = np.ascontiguousarray(points[:: len(points) // _TIMED_ITEMS])
-    start = time.perf_counter()
-    _grown(None, sample, spec)
-    ratio = len(points) / len(sample)
-    seconds = (time.perf_counter() - start) * ratio ** (1 + _GROWTH)
-    if seconds > _LONG_SECONDS:
-        # A warning, since a log does not show lower levels by default.
-        logger.warning(
-            "building the hnsw index of %d items takes about %.0f seconds", len(points), seconds
-        )

@@ -92,6 +92,23 @@ class IVFSearch(ApproximateIndex):
         """See `NeighborIndex.added_bytes`."""
         return self._file.nbytes
 
+    @classmethod
+    def expected_bytes(
+        cls, shape: tuple[int, int], dtype: np.dtype[np.floating], spec: IndexSpec
+    ) -> int:
+        """See `ApproximateIndex.expected_bytes`: the lists with their positions, the centroids."""
+        n_items, n_features = shape
+        n_lists = min(n_items, int(spec.index_params.get("nlist", default_nlist(n_items))))
+        in_bytes = _encoding(spec) == "sq8"
+        width = n_features + -n_features % _SIMD_BYTES if in_bytes else 4 * n_features
+        return n_items * (width + 8) + 4 * n_lists * n_features
+
+    @classmethod
+    def build_work(cls, n_items: int, spec: IndexSpec) -> float:
+        """See `ApproximateIndex.build_work`: the comparisons of items with centroids."""
+        n_lists = min(n_items, int(spec.index_params.get("nlist", default_nlist(n_items))))
+        return float(n_lists * (n_items + ivf_lists.training_comparisons(n_items, n_lists)))
+
     def knob_levels(self) -> list[int]:
         """See `ApproximateIndex.knob_levels`."""
         return levels(1, self._n_lists)

@@ -83,6 +83,11 @@ def trained(
     return Quantizers(centroids, _ranges(lists))
 
 
+def training_comparisons(n_items: int, n_lists: int) -> int:
+    """Return how many times training compares an item with a centroid."""
+    return _TRAINING_ROUNDS * min(n_items, _TRAINING_ITEMS * n_lists)
+
+
 def _training_positions(n_items: int, n_lists: int, seed: int) -> NDArray[np.int64]:
     """Draw items, those by which the recall is measured only where there are too few others.
 
