@@ -125,7 +125,8 @@ class _Folder:
             if pa.types.is_timestamp(each.type)
             and (each.type.tz is not None or stored.get(each.name) == "INT96")
         ]
-        return table, spark_schema(table.schema, instants)
+        plain = pa.schema([each.with_type(_plain(each.type)) for each in table.schema])
+        return table.cast(plain), spark_schema(plain, instants)
 
 
 @dataclass(frozen=True)
@@ -143,6 +144,25 @@ class _LocalIndex(SavedIndex):
         check_types(known, STRUCTURE_SCHEMA)
         rows: list[dict[str, Any]] = table.select(STRUCTURE_SCHEMA.names).to_pylist()
         return rows
+
+
+def _plain(kind: pa.DataType) -> pa.DataType:
+    """Return the type that Spark reads in place of one that only Arrow knows.
+
+    Files that Arrow wrote again name such types in their metadata, which Spark ignores.
+    """
+    types = pa.types
+    if types.is_dictionary(kind):
+        return _plain(kind.value_type)
+    if types.is_large_string(kind):
+        return pa.string()
+    if types.is_large_binary(kind):
+        return pa.binary()
+    if types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
+        return pa.list_(kind.value_field.with_type(_plain(kind.value_type)))
+    if types.is_struct(kind):
+        return pa.struct([each.with_type(_plain(each.type)) for each in kind])
+    return kind
 
 
 def _positions(positions: pa.ChunkedArray) -> tuple[int, int, int]:
