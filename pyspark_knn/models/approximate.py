@@ -29,6 +29,7 @@ from pyspark_knn.params.checks import checked_metric
 
 if TYPE_CHECKING:
     from pyspark_knn.engine.fit.counted import CountedItems
+    from pyspark_knn.engine.placement import Placement
     from pyspark_knn.index.approximate.base import ApproximateIndex
     from pyspark_knn.index.recall import Curve
     from pyspark_knn.models.fit_summary import FitSummary
@@ -65,6 +66,21 @@ class ApproximateModel(NeighborModel, ApproximateParams):
     def _approximate_class(self) -> type[ApproximateIndex] | None:
         """The class of the index, None if it is exact."""
         return approximate_classes().get(self.getAlgorithm()) if self._fitted.levels else None
+
+    def _hold(self, index: Placement, summary: FitSummary) -> None:
+        if (why := self._target_is_unused()) and not summary.algorithmReason:
+            summary = replace(summary, algorithmReason=f"{index.algorithm_reason}; {why}")
+        super()._hold(index, summary)
+
+    def _target_is_unused(self) -> str:
+        """Return why "auto" did not consider targetRecall; "" if it did."""
+        target = self.getTargetRecall()
+        if target is None or self.getAlgorithm() != "auto":
+            return ""
+        if not self.getKeyCols() and self.getK() is not None:
+            return ""
+        param = "keyCols" if self.getKeyCols() else "k=None"
+        return f"targetRecall {target:g} has no effect: a search with {param} is exact"
 
     # --- how thorough the search is ---
 
@@ -214,7 +230,9 @@ class ApproximateModel(NeighborModel, ApproximateParams):
 
         It runs one Spark job or two, which search up to 2,048 of the queries exactly and at several
         levels of thoroughness, for the ``k`` of this model. Use it if the queries are distributed
-        differently from the items, or after ``k`` or ``numProbes`` was changed.
+        differently from the items, or after ``k`` or ``numProbes`` was changed. The queries are not
+        kept: a model that `append` or `remove` returns is measured with its items, so calibrate it
+        again.
 
         Parameters
         ----------

@@ -446,3 +446,15 @@ def test_a_target_out_of_reach(items: DataFrame) -> None:
         ).fit(items)
     assert model.recall.mean < 1.0
     assert math.isfinite(model.recall.low)
+
+
+@pytest.mark.parametrize("placement", ["replicated", "sharded"])
+def test_the_reason_says_why_a_target_has_no_effect(items: DataFrame, placement: str) -> None:
+    few = items.limit(60).withColumn("kind", F.col("id") % 2)
+    known: dict[str, Any] = {"idCol": "id", "targetRecall": 0.9, "placement": placement}
+    keyed = KNNEstimator(k=2, keyCols="kind", **known).fit(few)
+    assert "; targetRecall 0.9 has no effect: a search with keyCols is exact" in (
+        keyed.algorithmReason
+    )
+    near = KNNEstimator(k=None, maxDistance=1.0, **known).fit(few)
+    assert "; targetRecall 0.9 has no effect: a search with k=None is exact" in near.algorithmReason

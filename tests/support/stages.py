@@ -94,6 +94,15 @@ CASES = {
         ),
         {"keyCols": "kind"},
     ),
+    "approximate search": Case(
+        KNNEstimator,
+        KNNModel,
+        {"neighborsCol": "neighbors", "distancesCol": "distances"},
+        lambda: RankingEvaluator(
+            predictionCol="neighbors", labelCol="truth", metricName="precisionAtK", k=1
+        ),
+        {"algorithm": "ivf"},
+    ),
     "classification": Case(
         KNNClassifier,
         KNNClassificationModel,

@@ -132,7 +132,10 @@ def describe_invalid(param: str, name: str, batch: VectorBatch, row: int, dim: i
         *_, values = batch.entries(np.array([row]))
         what = "an infinity"
         if not np.isinf(values).any():
-            what = "a NaN (or a null element). Metric 'nan_euclidean' allows missing values"
+            what = (
+                "a NaN (or a null element). Metric 'nan_euclidean', which algorithms 'auto' and "
+                "'brute' support, allows missing values"
+            )
     return (
         f"{param} {name!r} contains {what}. Set handleInvalid to 'skip' to drop such rows, or to "
         "'keep' to return such queries with null outputs."

@@ -11,7 +11,7 @@ from threadpoolctl import threadpool_limits
 from pyspark_knn.index.approximate.base import ApproximateIndex
 from pyspark_knn.index.approximate.libraries import is_installed
 from pyspark_knn.index.approximate.long_builds import log_long_build
-from pyspark_knn.index.found import storage_of
+from pyspark_knn.index.found import SPARSE, storage_of
 from pyspark_knn.index.recall import held_out_positions, measure
 from pyspark_knn.index.registry import TRIED, classes_for
 
@@ -64,7 +64,9 @@ def within_recall(
     with threadpool_limits(limits=1):
         for name in TRIED:
             found = supported.get(name)
-            if found is None or not issubclass(found, ApproximateIndex):
+            if storage_of(exact.matrix) == SPARSE:
+                reason += f"; {name} does not support storage 'sparse'"
+            elif found is None or not issubclass(found, ApproximateIndex):
                 reason += f"; {name} does not support metric {spec.metric.name!r}"
             elif not is_installed(found.library):
                 reason += f"; {name} was not tried, since {found.library} is not installed"
