@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import copy
 import functools
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -21,15 +21,11 @@ from pyspark_knn.index.candidates import Candidates, filter_batches
 from pyspark_knn.index.found import Exclusion, Neighbors
 from pyspark_knn.index.selection import NearestSoFar, exclusion_of
 from pyspark_knn.index.sparse.batches import SparseBatches, SparseItems, taken
-from pyspark_knn.index.sparse.blocks import (
-    Sizes,
-    SparseBatch,
-    block_products,
-    first_unrelated,
-    patterns,
-)
+from pyspark_knn.index.sparse.blocks import block_products, first_unrelated, patterns
 from pyspark_knn.index.sparse.index import SparseIndex
 from pyspark_knn.index.sparse.keyed import KeyedRows, Numbering
+from pyspark_knn.index.sparse.products import SparseBatch
+from pyspark_knn.index.sparse.sizes import Sizes
 from pyspark_knn.index.sparse.space import SPACES
 from pyspark_knn.index.sparse.within import SparseSearchWithin
 
@@ -189,27 +185,28 @@ class _Search(SparseBatches):
         slack = self._space.slack(part, dtype)
         least = np.maximum(least, self._space.least_scores(self._best.limits()[rows], part))
         batch = SparseBatch(self._numbering.numbered(part.vectors), dtype, self._sizes)
-        found = [
-            Candidates(self._k, least[group.queries], slack[group.queries])
-            for group in batch.groups
-        ]
+        candidates = Candidates(self._k, least, slack)
+        found: list[tuple[NDArray[Any], ...]] = []
         for where, group, scores in self._blocks(
             rows, batch, self._sizes.blocks(self._items, self._k)
         ):
-            candidates = found[group.number]
-            if candidates.crowded.all():
-                continue
+            queries = group.queries
             if where.start == 0 and where.stop >= self._k:
-                candidates.raise_least(scores.kth_floors(self._k))
-            near, columns = scores.reaching(candidates.thresholds())
-            room = self._spare_candidates + where.stop // _PRODUCTS_PER_RANK
+                candidates.raise_least(scores.kth_floors(self._k), queries)
+            near, columns = scores.reaching(candidates.thresholds(queries))
             ceilings, widths = scores.ceilings(near, columns), scores.widths[columns]
-            candidates.add(near, columns + where.start, ceilings, widths, room)
-        for group, candidates in zip(batch.groups, found, strict=True):
-            near, positions = candidates.pairs()
-            self._rank(rows[group.queries][near], positions)
-        crowded = np.concatenate([candidates.crowded for candidates in found])
-        return crowded, np.concatenate([candidates.least for candidates in found])
+            found.append((near + queries.start, columns + where.start, ceilings, widths))
+            if group.number == len(batch.groups) - 1:
+                # For all groups at a time: a few pairs take as long as some hundreds.
+                pairs = [np.concatenate(each) for each in zip(*found, strict=True)]
+                room = self._spare_candidates + where.stop // _PRODUCTS_PER_RANK
+                candidates.add(pairs[0], pairs[1], pairs[2], pairs[3], room)
+                found.clear()
+                if candidates.crowded.all():
+                    break
+        near, positions = candidates.pairs()
+        self._rank(rows[near], positions)
+        return candidates.crowded, candidates.least
 
     def _rank_blocks(self, rows: NDArray[np.int64], least: NDArray[np.float64]) -> None:
         """Search a batch by float64 products, and rank the candidates block by block."""
@@ -278,9 +275,9 @@ class _Search(SparseBatches):
             self._exclude,
         )
         for where, group, counts in found:
-            columns, near = np.nonzero(counts > 0)
+            near, columns = np.nonzero(counts > 0)
             self._rank(rows[group.queries][near], columns + where.start)
             near, columns = first_unrelated(counts, missing[group.queries])
-            missing[group.queries] -= np.bincount(near, minlength=counts.shape[1])
+            missing[group.queries] -= np.bincount(near, minlength=len(counts))
             figures = np.full(len(near), figure)
             self._best.offer(rows[group.queries][near], columns + where.start, figures)
