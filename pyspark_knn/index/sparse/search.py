@@ -43,6 +43,10 @@ _PRODUCTS_PER_RANK = 512
 """Items whose float64 products take as long as ranking one candidate. A query may keep one more
 candidate for each such number of items seen so far."""
 
+_ADDED_PAIRS = 1 << 17
+"""Candidates of a batch that are added, or ranked, at a time; those of a group are never divided
+when they are added."""
+
 _RANKED_PAIRS = 1 << 20
 """Pairs that are ranked at a time, where all items are compared with a query."""
 
@@ -187,6 +191,7 @@ class _Search(SparseBatches):
         batch = SparseBatch(self._numbering.numbered(part.vectors), dtype, self._sizes)
         candidates = Candidates(self._k, least, slack)
         found: list[tuple[NDArray[Any], ...]] = []
+        n_found = 0
         for where, group, scores in self._blocks(
             rows, batch, self._sizes.blocks(self._items, self._k)
         ):
@@ -196,16 +201,19 @@ class _Search(SparseBatches):
             near, columns = scores.reaching(candidates.thresholds(queries))
             ceilings, widths = scores.ceilings(near, columns), scores.widths[columns]
             found.append((near + queries.start, columns + where.start, ceilings, widths))
-            if group.number == len(batch.groups) - 1:
-                # For all groups at a time: a few pairs take as long as some hundreds.
+            n_found += len(near)
+            # Of several groups at a time: a few pairs take as long as some hundreds.
+            if group.number == len(batch.groups) - 1 or n_found > _ADDED_PAIRS:
                 pairs = [np.concatenate(each) for each in zip(*found, strict=True)]
                 room = self._spare_candidates + where.stop // _PRODUCTS_PER_RANK
                 candidates.add(pairs[0], pairs[1], pairs[2], pairs[3], room)
-                found.clear()
+                found, n_found = [], 0
                 if candidates.crowded.all():
                     break
         near, positions = candidates.pairs()
-        self._rank(rows[near], positions)
+        for start in range(0, len(near), _ADDED_PAIRS):
+            some = slice(start, start + _ADDED_PAIRS)
+            self._rank(rows[near[some]], positions[some])
         return candidates.crowded, candidates.least
 
     def _rank_blocks(self, rows: NDArray[np.int64], least: NDArray[np.float64]) -> None:
