@@ -98,7 +98,7 @@ clean:  ## remove everything that make created, including .venv
 
 $(VENV)/.test: $(REQUIREMENTS) | $(VENV)/bin/python
 	@echo "Installing the packages (once)."
-	@$(PIP) --editable '.[connect,test]'
+	@$(PIP) --editable '.[connect,mlflow,test]'
 	@touch $@
 
 # Includes FAISS, joblibspark and real data for comparison.

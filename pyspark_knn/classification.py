@@ -14,6 +14,7 @@ from pyspark.ml.linalg import DenseVector, Vector
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
+from pyspark_knn.engine.fit.counted import CountedItems
 from pyspark_knn.engine.fit.packed import PackedItems
 from pyspark_knn.engine.rows import columns
 from pyspark_knn.engine.search.answers import ClassVote
@@ -135,9 +136,10 @@ class KNNClassificationModel(
             most = most_frequent_class(self._fitted.items_frame(session))
             self._summary = replace(self._summary, mostFrequentClass=most)
 
-    def _restore(self, packed: PackedItems, record: dict[str, Any]) -> None:
+    def _restore(self, packed: CountedItems, record: dict[str, Any]) -> None:
         super()._restore(packed, record)
-        self._count_classes(packed.frame.sparkSession)
+        if isinstance(packed, PackedItems):
+            self._count_classes(packed.frame.sparkSession)
 
     def _with_index(self, index: Placement, summary: FitSummary) -> KNNClassificationModel:
         model = super()._with_index(index, replace(summary, mostFrequentClass=None))
@@ -166,7 +168,7 @@ class KNNClassificationModel(
         check_classes(record["numClasses"], record["classNames"], MOST_CLASSES)
         return record
 
-    def _check_summary(self, summary: FitSummary, packed: PackedItems) -> None:
+    def _check_summary(self, summary: FitSummary, packed: CountedItems) -> None:
         super()._check_summary(summary, packed)
         classes = check_classes(summary.numClasses, summary.classNames, MOST_CLASSES)
         if packed.largest_label is not None and packed.largest_label >= classes:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from pyspark.sql import DataFrame
 from pyspark.sql import types as T
 
+from pyspark_knn.engine.fit.counted import CountedItems
 from pyspark_knn.engine.fit.packed import PackedItems
 from pyspark_knn.engine.fit.source import ItemSource, item_source
 from pyspark_knn.engine.fit.statistics import feature_statistics
@@ -86,7 +87,7 @@ class KNNImputerModel(PlacedModel, _ImputerParams):
         weights[~np.isfinite(weights)] = 0.0
         return resolve_metric(_METRIC, 2.0, {"w": weights.tolist()})
 
-    def _placed(self, packed: PackedItems, summary: FitSummary) -> Placed:
+    def _placed(self, packed: CountedItems, summary: FitSummary) -> Placed:
         return place(
             packed,
             IndexSpec(self._metric(summary), registered=entries()),
@@ -96,7 +97,7 @@ class KNNImputerModel(PlacedModel, _ImputerParams):
             shard_by="hash",
         )
 
-    def _check_summary(self, summary: FitSummary, packed: PackedItems) -> None:
+    def _check_summary(self, summary: FitSummary, packed: CountedItems) -> None:
         super()._check_summary(summary, packed)
         for name in ("featureCounts", "featureMeans", "featureVariances"):
             values = getattr(summary, name)

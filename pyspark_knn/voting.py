@@ -15,6 +15,7 @@ from pyspark.sql import types as T
 from pyspark_knn.engine.rows import columns
 from pyspark_knn.engine.search.answers import Predicted, Prediction
 from pyspark_knn.estimators.base import NeighborEstimator
+from pyspark_knn.models.local import LoadsWithoutSpark
 from pyspark_knn.models.on_driver import one_row, searchable_on_driver
 from pyspark_knn.models.updates import UpdatableModel
 from pyspark_knn.params.approximate import ApproximateSetters
@@ -49,7 +50,7 @@ class VotingEstimator(NeighborEstimator[M], ApproximateSetters, _VotingParams, P
 # --- models ---------------------------------------------------------------------------------------
 
 
-class VotingModel(UpdatableModel, _VotingParams, PredictionModel[Vector]):
+class VotingModel(LoadsWithoutSpark, UpdatableModel, _VotingParams, PredictionModel[Vector]):
     """A model that predicts from the labels of the neighbors."""
 
     def _predicted(self) -> Predicted:

@@ -22,6 +22,7 @@ FOUND = {
     "nearest_airports_map": ["|   1| NCY|     FR|34.0|", "|   1| QLS|     CH| 52.0|"],
     "nightly_append": ["1400 items, accuracy 0.970"],
     "outlier_tumors": ["31 outliers, of which 17 are malignant"],
+    "recall_against_speed": ["ivf {'nprobe': 32}: recall 0.99"],
     "recommend_from_als": ["640 planes, 95 destinations", "N525UA flew to SFO, LAX; next: SEA"],
     "regression_curve": [],
     "similar_images": [],

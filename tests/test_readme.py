@@ -21,14 +21,16 @@ from pyspark.ml.tuning import ParamGridBuilder, TrainValidationSplit
 from pyspark.sql import functions as F
 
 from pyspark_knn import KNNEstimator, NeighborsEvaluator
+from tests.support.mlflow import store_in
 from tests.support.stages import common_frame
 
 README = Path(__file__).parents[1] / "README.md"
 DOCS = README.parent / "docs"
 RECIPES = DOCS / "recipes.md"
 GUIDE = ["first-search", "classification", "missing-values-and-outliers", "tuning"]
-GUIDE += ["coming-from", "approximate"]
-PAGES = [README, RECIPES, *(DOCS / f"{name}.md" for name in [*GUIDE, "sparse-data"])]
+GUIDE += ["coming-from", "approximate", "serving"]
+MLFLOW = DOCS / "mlflow.md"
+PAGES = [README, RECIPES, MLFLOW, *(DOCS / f"{name}.md" for name in [*GUIDE, "sparse-data"])]
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -56,13 +58,21 @@ def _trimmed(text: str) -> list[str]:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_snippets(page: Path, spark: SparkSession, tmp_path: Path) -> None:
     namespace = {"spark": spark, "folder": tmp_path.as_uri()}
-    for line, code, shown in _snippets(page):
-        printed = io.StringIO()
-        # Empty lines, so that line numbers in a traceback are those of the page.
-        program = compile("\n" * line + code, str(page), "exec")
-        with contextlib.redirect_stdout(printed):
-            exec(program, namespace)
-        assert _trimmed(printed.getvalue()) == _trimmed(shown), f"{page.name}, line {line}"
+    with _store(page, tmp_path):
+        for line, code, shown in _snippets(page):
+            printed = io.StringIO()
+            # Empty lines, so that line numbers in a traceback are those of the page.
+            program = compile("\n" * line + code, str(page), "exec")
+            with contextlib.redirect_stdout(printed):
+                exec(program, namespace)
+            assert _trimmed(printed.getvalue()) == _trimmed(shown), f"{page.name}, line {line}"
+
+
+def _store(page: Path, folder: Path) -> contextlib.AbstractContextManager[None]:
+    if page != MLFLOW:
+        return contextlib.nullcontext()
+    pytest.importorskip("mlflow")
+    return store_in(folder)
 
 
 def test_the_snippet_of_the_page_on_scaling(spark: SparkSession) -> None:

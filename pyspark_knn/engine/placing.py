@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from pyspark.sql import types as T
 
-from pyspark_knn.engine.fit.packed import Gathered, PackedItems
+from pyspark_knn.engine.fit.counted import CountedItems, Gathered
+from pyspark_knn.engine.fit.packed import PackedItems
 from pyspark_knn.engine.placement import REPLICATED, SHARDED, Placement
 from pyspark_knn.engine.replicated import Replicated
 from pyspark_knn.engine.saved_index import SavedIndex
@@ -47,7 +48,7 @@ class Placed:
 
 
 def place(
-    packed: PackedItems,
+    packed: CountedItems,
     spec: IndexSpec,
     *,
     storage: str,
@@ -60,8 +61,8 @@ def place(
 
     Parameters
     ----------
-    packed : PackedItems
-        The items.
+    packed : CountedItems
+        The items. Those that are in this process are replicated.
     spec : IndexSpec
         How to index them.
     storage : {"auto", "dense", "sparse"}
@@ -86,11 +87,13 @@ def place(
         See `choose_storage` and `choose_placement`.
     """
     storage, why = choose_storage(storage, packed, spec, shard_by)
-    name, reason = choose_placement(placement, packed, storage, spec)
-    if name == SHARDED:
-        shards = None if saved is None else saved.of_shards(spec)
-        built = Sharded.build(packed, spec, storage, num_shards, shard_by, shards)
-        return Placed(built, reason, why)
+    reason = "the items were read without Spark"
+    if isinstance(packed, PackedItems):
+        name, reason = choose_placement(placement, packed, storage, spec)
+        if name == SHARDED:
+            shards = None if saved is None else saved.of_shards(spec)
+            built = Sharded.build(packed, spec, storage, num_shards, shard_by, shards)
+            return Placed(built, reason, why)
     gathered, source = packed.gather(storage), packed.source
     index = replicate(gathered, spec, source.id_type, source.key_types, saved)
     return Placed(index, reason, why)

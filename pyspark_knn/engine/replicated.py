@@ -15,8 +15,8 @@ from pyspark.sql import types as T
 from pyspark.sql.pandas.types import from_arrow_schema, from_arrow_type
 
 from pyspark_knn.engine.fit.chunks import POSITION
+from pyspark_knn.engine.fit.counted import Gathered
 from pyspark_knn.engine.fit.merging import merge_items, reordered, with_numbers, without_items
-from pyspark_knn.engine.fit.packed import Gathered
 from pyspark_knn.engine.item_scores import fetch_values
 from pyspark_knn.engine.measuring import Calibration
 from pyspark_knn.engine.placement import REPLICATED, PlacedCost, Placement

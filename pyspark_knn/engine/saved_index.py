@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -29,19 +31,15 @@ _SLICE_BYTES = 256 << 20
 """The bytes that are fetched at a time, less than spark.driver.maxResultSize."""
 
 
-@dataclass(frozen=True)
-class SavedIndex:
+class SavedIndex(ABC):
     """The folder of a saved structure.
 
     Attributes
     ----------
-    session : SparkSession
-        The session that reads it.
     path : str
         The folder.
     """
 
-    session: SparkSession
     path: str
 
     def restored(self, matrix: Rows, spec: IndexSpec) -> ApproximateIndex | None:
@@ -99,6 +97,35 @@ class SavedIndex:
         ValueError
             If the files are damaged.
         """
+        return None
+
+    def _warn(self, problem: str) -> None:
+        warnings.warn(
+            f"{self.path} {problem}, so the index is built again from the items.", stacklevel=2
+        )
+
+    @abstractmethod
+    def _rows(self) -> list[dict[str, Any]] | None:
+        """Return the rows, None if there is no such folder."""
+
+
+@dataclass(frozen=True)
+class IndexFolder(SavedIndex):
+    """A folder that Spark reads.
+
+    Attributes
+    ----------
+    session : SparkSession
+        The session that reads it.
+    path : str
+        The folder.
+    """
+
+    session: SparkSession
+    path: str
+
+    def of_shards(self, spec: IndexSpec) -> SavedShards | None:
+        """See `SavedIndex.of_shards`."""
         kind = approximate_classes().get(spec.algorithm)
         if kind is None or not kind.worth_saving:
             return None
@@ -109,11 +136,6 @@ class SavedIndex:
             return SavedShards(self.path, _checked(frame, SHARD_STRUCTURE_SCHEMA))
         except (PySparkException, ValueError) as error:
             raise ValueError(f"{self.path}: {compat.reason(error)}. {ADVICE}") from error
-
-    def _warn(self, problem: str) -> None:
-        warnings.warn(
-            f"{self.path} {problem}, so the index is built again from the items.", stacklevel=2
-        )
 
     def _frame(self) -> DataFrame | None:
         """Return the content of the folder, None if there is no such folder."""
@@ -127,7 +149,6 @@ class SavedIndex:
         return frame
 
     def _rows(self) -> list[dict[str, Any]] | None:
-        """Return the rows, None if there is no such folder."""
         found_frame = self._frame()
         if found_frame is None:
             return None
@@ -139,14 +160,17 @@ class SavedIndex:
         return found
 
 
-def _checked(frame: DataFrame, schema: pa.Schema) -> DataFrame:
-    """Return the columns of a schema; raise a ValueError if one is missing or of another type."""
-    wanted = from_arrow_schema(schema)
-    types = {field.name: field.dataType.simpleString() for field in frame.schema.fields}
-    for field in wanted.fields:
+def check_types(types: Mapping[str, str], schema: pa.Schema) -> None:
+    """Raise a ValueError unless there are the columns of a schema, by their types in SQL."""
+    for field in from_arrow_schema(schema).fields:
         if types.get(field.name) != field.dataType.simpleString():
             raise ValueError(f"column {field.name!r} is missing or has another type")
-    return frame.select(*wanted.names)
+
+
+def _checked(frame: DataFrame, schema: pa.Schema) -> DataFrame:
+    """Return the columns of a schema; raise a ValueError if one is missing or of another type."""
+    check_types({each.name: each.dataType.simpleString() for each in frame.schema.fields}, schema)
+    return frame.select(*schema.names)
 
 
 def _slices(sizes: list[tuple[Any, ...]]) -> list[list[tuple[Any, ...]]]:

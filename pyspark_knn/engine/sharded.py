@@ -75,11 +75,13 @@ from pyspark_knn.engine.shards.sizing import (
     choose_num_shards,
     enough_tasks,
     grown_num_shards,
+    shard_bytes_of,
 )
 from pyspark_knn.engine.shards.updating import RemovalRequest
 from pyspark_knn.engine.ship.guard import guarded
 from pyspark_knn.engine.ship.shard_rows import SHARD_COLUMNS, Shard, first_numbers
 from pyspark_knn.engine.spark import compat
+from pyspark_knn.engine.spark.heap import heap_per_task
 from pyspark_knn.engine.spark.memory import available_memory
 from pyspark_knn.index.cells import ShardAssignment
 from pyspark_knn.index.recall import held_out_positions
@@ -168,10 +170,13 @@ class Sharded(Placement):
         saved : SavedShards, optional
             The structures of approximate shards, of a model that is loaded.
         """
-        cores = compat.parallelism(packed.frame.sparkSession)
-        nbytes = packed.nbytes(storage)
+        session = packed.frame.sparkSession
+        cores, nbytes = compat.parallelism(session), packed.nbytes(storage)
+        shard_bytes = shard_bytes_of(heap_per_task(session, cores))
         added = added_bytes(packed, storage, spec)
-        count = choose_num_shards(num_shards, nbytes, packed.num_items, cores, shard_by, added)
+        count = choose_num_shards(
+            num_shards, nbytes, packed.num_items, cores, shard_by, shard_bytes, added=added
+        )
         assignment: ShardAssignment | KeyShards | None = None
         if shard_by == "kmeans":
             most = LARGEST_SHARD * packed.num_items // nbytes
@@ -189,6 +194,7 @@ class Sharded(Placement):
             cores=cores,
             nbytes=nbytes,
             num_shards=count,
+            shard_bytes=shard_bytes,
         )
         spec, reason = choose_algorithm(packed, spec)
         built = build_series(packed, spec, traits, series, saved=saved)
@@ -232,7 +238,7 @@ class Sharded(Placement):
             digests={shard.shard: shard.digest for shard in self.shards},
             num_shards=count,
             replicas=replicas,
-            partitions=min(targets, enough_tasks(self._nbytes * replicas, self._cores)),
+            partitions=min(targets, self._enough_tasks(self._nbytes * replicas)),
             item_columns={
                 name: kind for name, kind in self.item_columns.items() if name not in self.key_types
             },
@@ -244,6 +250,9 @@ class Sharded(Placement):
             num_duplicates=self.num_duplicates,
             sample=self._sample,
         )
+
+    def _enough_tasks(self, nbytes: int) -> int:
+        return enough_tasks(nbytes, self._cores, self._traits.shard_bytes)
 
     def self_search(self, session: SparkSession, wanted: SelfSearch) -> DataFrame:
         """See `Placement.self_search`; the plan of a search, without a job."""
@@ -330,6 +339,7 @@ class Sharded(Placement):
             self._sized(nbytes, self.num_items + packed.num_items, spec),
             self._cores,
             by,
+            self._traits.shard_bytes,
         )
         traits = replace(
             self._traits,
@@ -371,7 +381,7 @@ class Sharded(Placement):
         """See `Placement.with_numbers`; one shuffle of all shards."""
         known = {shard.shard: shard for shard in self.shards}
         request = NumbersRequest(tuple(names), known, spec, tuple(self.key_types), self._cells)
-        partitions = min(len(known), enough_tasks(self._nbytes, self._cores))
+        partitions = min(len(known), self._enough_tasks(self._nbytes))
         built = build_with_numbers(
             self._sources, values, first_numbers(self.shards), request, partitions
         )

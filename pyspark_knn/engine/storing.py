@@ -8,7 +8,7 @@ from pyspark_knn.index.found import DENSE, SPARSE
 from pyspark_knn.index.registry import classes_for, sparse_metrics
 
 if TYPE_CHECKING:
-    from pyspark_knn.engine.fit.packed import PackedItems
+    from pyspark_knn.engine.fit.counted import CountedItems
     from pyspark_knn.index.base import IndexSpec
 
 MIN_FEATURES = 256
@@ -32,7 +32,7 @@ and one-hot vectors grow by far less."""
 
 
 def choose_storage(
-    requested: str, packed: PackedItems, spec: IndexSpec, shard_by: str
+    requested: str, packed: CountedItems, spec: IndexSpec, shard_by: str
 ) -> tuple[str, str]:
     """Choose how the vectors of an index are stored.
 
@@ -40,7 +40,7 @@ def choose_storage(
     ----------
     requested : {"auto", "dense", "sparse"}
         The Param `storage`.
-    packed : PackedItems
+    packed : CountedItems
         The items.
     spec : IndexSpec
         How to index them.
@@ -78,7 +78,7 @@ def choose_storage(
     return DENSE, f"{_counts(packed)}, more than 1 in {SPARSE_SHARE}"
 
 
-def _counts(packed: PackedItems) -> str:
+def _counts(packed: CountedItems) -> str:
     stored = packed.stored / packed.num_items
     return f"items store {stored:,.1f} of {packed.num_features:,} values on average"
 
@@ -96,7 +96,7 @@ def _obstacle(spec: IndexSpec, shard_by: str) -> str:
     return "shardBy 'kmeans' requires dense vectors" if shard_by == "kmeans" else ""
 
 
-def _check_growth(packed: PackedItems, spec: IndexSpec, obstacle: str) -> None:
+def _check_growth(packed: CountedItems, spec: IndexSpec, obstacle: str) -> None:
     """Raise a ValueError for sparse vectors that would be too large as dense ones."""
     sparse, dense = packed.sparse_size()
     if dense <= GROWN_BYTES or dense < MAX_GROWTH * sparse:

@@ -27,6 +27,8 @@ candidate for each such number of items seen so far."""
 _BATCH_CANDIDATES = 1 << 20
 """The largest number of candidates of a batch beyond 2 k for each query."""
 
+_ALL = slice(None)
+
 
 def room_for(n_items: int, n_queries: int) -> int:
     """Return how many candidates beyond 2 k each query of a batch may keep.
@@ -82,25 +84,33 @@ class Candidates:
         self._pairs: list[_Pairs] = []
         self._n_waiting = 0
 
-    def thresholds(self) -> NDArray[np.float64]:
+    def thresholds(self, queries: slice = _ALL) -> NDArray[np.float64]:
         """Return the smallest ceiling of a candidate of each query; inf for crowded queries.
+
+        Parameters
+        ----------
+        queries : slice, optional
+            Which queries. Default: all.
 
         Returns
         -------
         ndarray of shape (n_queries,), dtype float64
             The thresholds.
         """
-        return np.where(self.crowded, np.inf, self.least - self._slack)
+        return np.where(self.crowded[queries], np.inf, (self.least - self._slack)[queries])
 
-    def raise_least(self, floors: NDArray[np.float64]) -> None:
+    def raise_least(self, floors: NDArray[np.float64], queries: slice = _ALL) -> None:
         """Raise `least`, given that k items have at least these floors.
 
         Parameters
         ----------
         floors : ndarray of shape (n_queries,), dtype float64
             The k-th largest ``ceiling - width`` of each query.
+        queries : slice, optional
+            Which queries. Default: all.
         """
-        np.maximum(self.least, floors - self._slack, out=self.least)
+        least = self.least[queries]
+        np.maximum(least, floors - self._slack[queries], out=least)
 
     def add(
         self,

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pyspark.sql import types as T
 from pyspark.sql.pandas.types import from_arrow_type
 
-from pyspark_knn.engine.fit.packed import Gathered
+from pyspark_knn.engine.fit.counted import Gathered
 from pyspark_knn.engine.placing import replicate
 from pyspark_knn.engine.rows.ids import changes_on_wire, check_id_type
 from pyspark_knn.engine.rows.invalid import invalid_rows

@@ -28,7 +28,7 @@ from pyspark_knn.params.approximate_checks import check_approximation, given_kno
 from pyspark_knn.params.checks import checked_metric
 
 if TYPE_CHECKING:
-    from pyspark_knn.engine.fit.packed import PackedItems
+    from pyspark_knn.engine.fit.counted import CountedItems
     from pyspark_knn.engine.placement import Placement
     from pyspark_knn.index.approximate.base import ApproximateIndex
     from pyspark_knn.index.recall import Curve
@@ -148,7 +148,7 @@ class ApproximateModel(NeighborModel, ApproximateParams):
         self._summary = replace(self._summary, recall=known.record())
         logger.info("recall %s", self.recall)
 
-    def _check_summary(self, summary: FitSummary, packed: PackedItems) -> None:
+    def _check_summary(self, summary: FitSummary, packed: CountedItems) -> None:
         super()._check_summary(summary, packed)
         check_approximation(self)
         if summary.recall is not None:

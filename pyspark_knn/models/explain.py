@@ -100,7 +100,7 @@ class SearchCost:
     def _neighbors(self) -> str:
         if self.k is None:
             return "all neighbors within maxDistance"
-        return f"{self.k} neighbors each"
+        return f"{_counted(self.k, 'neighbor')} each"
 
     @property
     def _pairs(self) -> float:
@@ -148,10 +148,14 @@ class SearchCost:
         return self._pairs * self.probed * self.pair_seconds / 3600
 
     def _time(self) -> str:
-        return (
-            f"time       about {self._hours:.3g} core-hours, {60 * self._hours / self.cores:.3g} "
-            f"minutes on {self.cores} cores (estimated from {self.timed} queries)"
-        )
+        minutes = 60 * self._hours / self.cores
+        if 60 * minutes < 1:
+            took = f"less than a second on {self.cores} cores"
+        else:
+            took = (
+                f"about {self._hours:.3g} core-hours, {minutes:.3g} minutes on {self.cores} cores"
+            )
+        return f"time       {took} (estimated from {_counted(self.timed, 'query', 'queries')})"
 
     @property
     def _is_worth_a_refit(self) -> bool:
@@ -183,6 +187,10 @@ class SearchCost:
                 f"have {self.refit_shards} shards"
             )
         return [f"advice     {line}" for line in advice]
+
+
+def _counted(count: int, one: str, several: str = "") -> str:
+    return f"{count} {one if count == 1 else several or f'{one}s'}"
 
 
 def _size(count: float) -> str:

@@ -14,7 +14,7 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
-from pyspark_knn.engine.fit.packed import PackedItems
+from pyspark_knn.engine.fit.counted import CountedItems
 from pyspark_knn.engine.placement import Placement
 from pyspark_knn.engine.placing import Placed, place
 from pyspark_knn.engine.rows import columns
@@ -55,7 +55,7 @@ class NeighborModel(PlacedModel, _NeighborParams):
         self._warned: set[str] = set()
         """The warnings that were given; a model shares this set with its copies."""
 
-    def _placed(self, packed: PackedItems, summary: FitSummary) -> Placed:
+    def _placed(self, packed: CountedItems, summary: FitSummary) -> Placed:
         return place(
             packed,
             self._spec(),

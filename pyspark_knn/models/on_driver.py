@@ -16,6 +16,7 @@ from pyspark_knn.engine.spark import hints
 from pyspark_knn.index.found import SPARSE, Found
 from pyspark_knn.index.grouped.index import GroupedIndex
 from pyspark_knn.index.sparse.rows import SparseRows
+from pyspark_knn.models.local import LoadsWithoutSpark
 from pyspark_knn.models.neighbors import NeighborModel
 from pyspark_knn.params.converters import whole
 
@@ -151,7 +152,7 @@ def searchable_on_driver(model: NeighborModel, queries: Rows, name: str) -> Sear
     return searchable.tuned(model._knob())
 
 
-class HasDriverSearch(NeighborModel):
+class HasDriverSearch(LoadsWithoutSpark, NeighborModel):
     """A model that searches vectors on the driver."""
 
     def kneighbors(

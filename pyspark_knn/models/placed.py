@@ -10,7 +10,7 @@ from pyspark.ml.linalg import VectorUDT
 from pyspark.sql import DataFrame
 
 from pyspark_knn.engine.fit.chunks import POSITION
-from pyspark_knn.engine.fit.packed import PackedItems
+from pyspark_knn.engine.fit.counted import CountedItems
 from pyspark_knn.engine.placement import Placement
 from pyspark_knn.engine.placing import Placed
 from pyspark_knn.engine.saved_index import SavedIndex
@@ -39,11 +39,11 @@ class PlacedModel(SharedIndex, FittedParams, HasPlacement, SavedModel):
         self._saved_index: SavedIndex | None = None
         self._summary = FitSummary()
 
-    def _placed(self, packed: PackedItems, summary: FitSummary) -> Placed:
+    def _placed(self, packed: CountedItems, summary: FitSummary) -> Placed:
         """Index packed items in the placement that the Params request."""
         raise NotImplementedError
 
-    def _place(self, packed: PackedItems, summary: FitSummary) -> None:
+    def _place(self, packed: CountedItems, summary: FitSummary) -> None:
         """Index packed items, and hold the index."""
         placed = self._placed(packed, summary)
         self._saved_index = None
@@ -84,13 +84,13 @@ class PlacedModel(SharedIndex, FittedParams, HasPlacement, SavedModel):
         """Remember where the structure of the index is saved, until it is restored."""
         self._saved_index = saved
 
-    def _restore(self, packed: PackedItems, record: dict[str, Any]) -> None:
+    def _restore(self, packed: CountedItems, record: dict[str, Any]) -> None:
         """Restore the model from its packed items and its saved fit summary."""
         summary = read_summary(record)
         self._check_summary(summary, packed)
         self._place(packed, summary)
 
-    def _check_summary(self, summary: FitSummary, packed: PackedItems) -> None:
+    def _check_summary(self, summary: FitSummary, packed: CountedItems) -> None:
         """Raise a ValueError if a saved summary does not match the saved items."""
         names = summary.featureNames
         if names is not None and len(names) != packed.num_features:

@@ -11,7 +11,8 @@ import re
 from typing import Any
 
 from pyspark.ml.param import Params
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import SparkSession
+from pyspark.sql import types as T
 
 from pyspark_knn.engine.rows.ids import check_id_type
 from pyspark_knn.engine.spark.folders import literal
@@ -182,13 +183,13 @@ def check_limits(stage: Params) -> None:
 # --- items ----------------------------------------------------------------------------------------
 
 
-def check_columns(frame: DataFrame, wanted: dict[str, tuple[str, ...]]) -> None:
+def check_columns(schema: T.StructType, wanted: dict[str, tuple[str, ...]]) -> None:
     """Check that saved items have the expected columns.
 
     Parameters
     ----------
-    frame : DataFrame
-        The saved items. Additional columns are ignored.
+    schema : StructType
+        The columns of the saved items. Additional ones are ignored.
     wanted : dict of str to tuple of str
         The names of the expected columns and the types that each may have, as in SQL. An empty
         tuple allows all types of ids.
@@ -198,12 +199,12 @@ def check_columns(frame: DataFrame, wanted: dict[str, tuple[str, ...]]) -> None:
     TypeError, ValueError
         If a column is missing or has a wrong type, or if the items have ids but idCol is unset.
     """
-    found = {field.name: field for field in frame.schema.fields}
+    found = {field.name: field for field in schema.fields}
     if "position" in found:
         wanted = {**wanted, "position": ("bigint",)}
     for name, types in wanted.items():
         if name not in found:
-            raise ValueError(f"items column {name!r} is missing. Columns: {shown(frame.columns)}")
+            raise ValueError(f"items column {name!r} is missing. Columns: {shown(schema.names)}")
         actual = found[name].dataType.simpleString()
         if not types:
             check_id_type("items column", found[name])
@@ -211,6 +212,20 @@ def check_columns(frame: DataFrame, wanted: dict[str, tuple[str, ...]]) -> None:
             raise ValueError(f"items column {name!r} must be {' or '.join(types)}, got {actual}")
     if "id" in found and "id" not in wanted:
         raise ValueError("items column 'id' exists, but idCol is unset")
+
+
+def check_positions(found: tuple[int, int, int], count: int) -> None:
+    """Raise a ValueError unless the positions, which identify the items, are 0 to `count` - 1.
+
+    Parameters
+    ----------
+    found : tuple of int
+        The smallest position, the largest one, and the number of different ones.
+    count : int
+        The number of items.
+    """
+    if found != (0, count - 1, count):
+        raise ValueError(f"items column 'position' must contain each of 0 to {count - 1} once")
 
 
 def check_complete(num_items: int, num_features: int, metadata: dict[str, Any]) -> None:

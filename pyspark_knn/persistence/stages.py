@@ -20,11 +20,12 @@ from pyspark.ml.util import DefaultParamsWriter, MLReadable, MLReader, MLWritabl
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
+from pyspark_knn.engine.fit.counted import CountedItems
 from pyspark_knn.engine.fit.item_columns import ItemColumn
 from pyspark_knn.engine.fit.packed import PackedItems
 from pyspark_knn.engine.fit.source import saved_source
 from pyspark_knn.engine.placement import Placement
-from pyspark_knn.engine.saved_index import SavedIndex
+from pyspark_knn.engine.saved_index import IndexFolder, SavedIndex
 from pyspark_knn.engine.spark import compat
 from pyspark_knn.engine.spark.folders import SavedAt, address, literal, replacing
 from pyspark_knn.persistence import saved
@@ -95,7 +96,7 @@ class SavedModel(Params, Loadable, MLWritable):
         """Remember where the structure of the index is saved, until it is restored."""
         raise NotImplementedError
 
-    def _restore(self, packed: PackedItems, record: dict[str, Any]) -> None:
+    def _restore(self, packed: CountedItems, record: dict[str, Any]) -> None:
         """Restore the model from its packed items and its saved fit summary."""
         raise NotImplementedError
 
@@ -286,8 +287,11 @@ class StageReader(MLReader[Any], Generic[S]):
         """
         return self._instance(path, self._parsed(path, self._read(path)))
 
+    def _metadata(self, path: str) -> str | None:
+        return saved.read_metadata(self.sparkSession, path)
+
     def _read(self, path: str) -> str:
-        text = saved.read_metadata(self.sparkSession, path)
+        text = self._metadata(path)
         if text is None:
             raise FileNotFoundError(f"no saved {self._kind.__name__} exists at {path}")
         return text
@@ -331,12 +335,11 @@ class ModelReader(StageReader[M]):
             try:
                 model = self._restored(path, text)
             except ValueError:
-                if saved.read_metadata(self.sparkSession, path) == text:
+                if self._metadata(path) == text:
                     raise
                 continue  # the metadata and the items were those of two models
-            if saved.read_metadata(self.sparkSession, path) == text:
-                saved_at = SavedAt(address(self.sparkSession, path), text)
-                model._came_from(saved_at)
+            if self._metadata(path) == text:
+                self._finish(model, path, text)
                 return model
             model.unpersist()
         raise ValueError(
@@ -350,18 +353,8 @@ class ModelReader(StageReader[M]):
             for name in ("numItems", "numFeatures"):
                 saved.integer_field(metadata, name, 1)
             record = saved.fit_record(metadata)
-            frame = self.sparkSession.read.parquet(literal(f"{path}/items"))
-            saved.check_columns(frame, model._saved_columns())
-            missing = model._allows_missing()
-            storage = model._saved_storage()
-            source = saved_source(frame, model._item_columns(), storage, missing=missing)
-            with PackedItems(frame, source) as packed:
-                saved.check_complete(packed.num_items, packed.num_features, metadata)
-                if "id" not in frame.columns:
-                    _check_positions(frame, packed.num_items)
-                model._has_saved_index(SavedIndex(self.sparkSession, f"{path}/index"))
-                model._restore(packed, record)
-        except (PySparkException, KeyError, TypeError, ValueError) as error:
+            self._restore_items(model, path, metadata, record)
+        except (PySparkException, OSError, KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path} is damaged: {compat.reason(error)}") from error
         except Exception as error:
             if type(error).__module__.startswith("py4j."):
@@ -369,12 +362,30 @@ class ModelReader(StageReader[M]):
             raise
         return model
 
+    def _restore_items(
+        self, model: M, path: str, metadata: dict[str, Any], record: dict[str, Any]
+    ) -> None:
+        """Read the items of a model, check them, and index them."""
+        frame = self.sparkSession.read.parquet(literal(f"{path}/items"))
+        saved.check_columns(frame.schema, model._saved_columns())
+        missing, storage = model._allows_missing(), model._saved_storage()
+        source = saved_source(frame, model._item_columns(), storage, missing=missing)
+        with PackedItems(frame, source) as packed:
+            saved.check_complete(packed.num_items, packed.num_features, metadata)
+            if "id" not in frame.columns:
+                saved.check_positions(_positions(frame), packed.num_items)
+            model._has_saved_index(IndexFolder(self.sparkSession, f"{path}/index"))
+            model._restore(packed, record)
 
-def _check_positions(frame: DataFrame, count: int) -> None:
-    """Raise a ValueError unless the positions, which identify the items, are 0 to `count` - 1."""
+    def _finish(self, model: M, path: str, text: str) -> None:
+        """Tell the model where it was loaded from."""
+        model._came_from(SavedAt(address(self.sparkSession, path), text))
+
+
+def _positions(frame: DataFrame) -> tuple[int, int, int]:
     positions = F.min("position"), F.max("position"), F.count_distinct("position")
-    if tuple(frame.agg(*positions).collect()[0]) != (0, count - 1, count):
-        raise ValueError(f"items column 'position' must contain each of 0 to {count - 1} once")
+    least, most, count = frame.agg(*positions).collect()[0]
+    return least, most, count
 
 
 def _versions() -> dict[str, str]:

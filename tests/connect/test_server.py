@@ -298,6 +298,14 @@ def test_a_client_without_a_temporary_folder(
     assert str(tmp_path / "gone") in str(raised.value)
 
 
+def test_mlflow_needs_a_jvm_on_the_client(session: Any, tmp_path: Path) -> None:
+    flavor = pytest.importorskip("pyspark_knn.mlflow")
+    model = fitted(session)
+    message = "MLflow copies the files of Spark models by the JVM of a classic Spark session"
+    with pytest.raises(ValueError, match=message):
+        flavor.save_model(model, str(tmp_path / "saved"))
+
+
 CLIENT = """
 import sys
 import tempfile

@@ -11,7 +11,9 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
+from pyspark.errors import IllegalArgumentException
 from pyspark.ml.classification import OneVsRest
+from pyspark.ml.feature import VectorAssembler
 from pyspark.ml.linalg import DenseVector, Vectors
 
 from pyspark_knn import (
@@ -216,6 +218,13 @@ class TestFeatures:
                 run(numbers)
         with pytest.raises(ValueError, match=r"does not exist\. Input columns: \['c'\]$"):
             model.transform(numbers.select("c"))
+
+    def test_no_features_column_as_in_mllib(self, spark: SparkSession, model: KNNModel) -> None:
+        # Tools such as the autologging of MLflow find the inputs of a stage by this error.
+        other = VectorAssembler(inputCols=["features"], outputCol="vector")
+        for stage in (other, model):
+            with pytest.raises(IllegalArgumentException, match="features"):
+                stage.transform(spark.range(1))
 
 
 class TestLabels:

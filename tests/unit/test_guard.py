@@ -59,3 +59,19 @@ def test_a_library_that_a_worker_lacks_is_named_with_the_machine(monkeypatch):
     assert "which built the index with version 1.15.1" in message
     assert "pip install 'pyspark_knn[faiss]'" in message
     assert f"worker {sys.executable} on {platform.node()}" in message
+
+
+def test_another_python_on_the_machine_of_the_driver(monkeypatch):
+    """As in local mode where a virtual environment is not activated: Spark runs "python3"."""
+    payload = cloudpickle.dumps(guard.guarded(platform.node))
+    for name in [each for each in sys.modules if each.startswith("pyspark_knn")]:
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(ModuleNotFoundError) as error:
+        cloudpickle.loads(payload)
+    assert "set PYSPARK_PYTHON" not in str(error.value)
+    driver = sys.executable
+    monkeypatch.setattr(sys, "executable", "/usr/bin/python3")
+    with pytest.raises(ModuleNotFoundError) as error:
+        cloudpickle.loads(payload)
+    assert f"set PYSPARK_PYTHON to {driver}, the Python of the driver" in str(error.value)
+    assert "/usr/bin/python3 on" in str(error.value)

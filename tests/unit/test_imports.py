@@ -7,7 +7,7 @@ import sys
 
 import pyspark_knn
 
-HEAVY = ("joblib", "pandas", "scipy", "sklearn")
+HEAVY = ("joblib", "mlflow", "pandas", "scipy", "sklearn")
 
 # Some versions of PySpark import pandas and scipy by themselves.
 CODE = f"""

@@ -16,7 +16,7 @@ from scipy.sparse import coo_matrix, csr_matrix
 from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor, NearestNeighbors
 
 from pyspark_knn import KNNClassificationModel, KNNModel, KNNRegressionModel
-from pyspark_knn.engine.fit.packed import Gathered
+from pyspark_knn.engine.fit.counted import Gathered
 from pyspark_knn.engine.placing import replicate
 from pyspark_knn.engine.rows.items import Items
 from pyspark_knn.index.distances import METRICS, resolve_metric

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyspark_knn.engine.fit.packed import _bytes_of
 from pyspark_knn.engine.rows.items import Items
+from pyspark_knn.engine.spark.heap import bytes_of
 
 TYPES = {
     "byte": pa.int8(),
@@ -107,4 +107,4 @@ def test_a_slice_of_wanted_ids():
     ],
 )
 def test_sizes_as_spark_writes_them(text, size):
-    assert _bytes_of(text) == size
+    assert bytes_of(text) == size

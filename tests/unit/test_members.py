@@ -27,10 +27,11 @@ MODEL = SAVING | {
     *("algorithmReason", "placementReason", "storageReason"),
     *("numFeatures", "numItems", "numSkipped", "ids", "items"),
     *("append", "explainSearch", "fromSklearn", "remove", "toSklearn", "unpersist"),
-    *("calibrate", "exact", "recall"),
+    *("calibrate", "exact", "loadWithoutSpark", "recall"),
 }
 UPDATED = {
     *("append", "calibrate", "exact", "fromSklearn", "recall", "remove", "toSklearn"),
+    "loadWithoutSpark",
 }
 """Members of the models that items can be appended to."""
 

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from pyspark.sql import types as T
 
 from pyspark_knn.engine.fit import merging
+from pyspark_knn.engine.fit.counted import Gathered
 from pyspark_knn.engine.fit.merging import merge_items, reordered, with_numbers, without_items
-from pyspark_knn.engine.fit.packed import Gathered
 from pyspark_knn.engine.fit.source import ItemSource
 from pyspark_knn.engine.rows.columns import Input
 from pyspark_knn.engine.rows.features import Features

@@ -18,7 +18,7 @@ from sklearn.neighbors import (
 )
 
 from pyspark_knn import KNNClassificationModel, KNNModel, KNNRegressionModel
-from pyspark_knn.engine.fit.packed import Gathered
+from pyspark_knn.engine.fit.counted import Gathered
 from pyspark_knn.engine.placing import replicate
 from pyspark_knn.engine.rows.items import Items
 from pyspark_knn.models.fit_summary import FitSummary

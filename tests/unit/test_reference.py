@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 import re
 import sys
@@ -25,6 +26,15 @@ def listed() -> list[str]:
 
 def test_every_public_name_has_a_page() -> None:
     assert sorted(listed()) == sorted(pyspark_knn.__all__)
+
+
+def test_every_function_of_mlflow_has_a_page() -> None:
+    # Not imported, because MLflow is optional.
+    module = ast.parse((Path(pyspark_knn.__file__).parent / "mlflow.py").read_text("utf-8"))
+    names = [each.name for each in module.body if isinstance(each, ast.FunctionDef)]
+    text = (DOCS / "reference.md").read_text("utf-8")
+    shown = re.findall(r"^   mlflow\.(\w+)$", text, re.M)
+    assert sorted(shown) == sorted(name for name in names if not name.startswith("_"))
 
 
 def test_estimators_precede_their_models() -> None:

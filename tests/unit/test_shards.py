@@ -34,6 +34,7 @@ from pyspark_knn.engine.shards import sizing, updating
 from pyspark_knn.engine.ship import shard_rows
 from pyspark_knn.engine.ship.shard_rows import SHARD_COLUMNS
 from pyspark_knn.engine.spark.arrow import one_row, stream_of
+from pyspark_knn.engine.spark.heap import heap_of
 from pyspark_knn.index.auto import build_index
 from pyspark_knn.index.base import IndexSpec
 from pyspark_knn.index.cells import Cells
@@ -399,6 +400,42 @@ def test_the_number_of_shards() -> None:
     assert sizing.choose_num_shards(7, mib, 10**6, 2) == 7
     with pytest.raises(ValueError, match="numShards must be >= 3"):
         sizing.choose_num_shards(2, 3 * gib, 10**6, 2)
+
+
+def test_shards_are_smaller_if_the_heap_is_small() -> None:
+    """Two tasks that read shards of 256 MiB from disk failed in a heap of 1 GiB."""
+    mib = 1 << 20
+    assert sizing.shard_bytes_of(2048 * mib) == 256 * mib
+    assert sizing.shard_bytes_of(512 * mib) == 64 * mib
+    assert sizing.shard_bytes_of(0) == 32 * mib
+    assert sizing.choose_num_shards(None, 1500 * mib, 10**6, 2, shard_bytes=64 * mib) == 24
+    assert sizing.choose_num_shards(3, 1500 * mib, 10**6, 2, shard_bytes=64 * mib) == 3
+    assert sizing.enough_shards(128 * mib, 64 * mib) == 2
+    assert sizing.enough_tasks(1500 * mib, 2, 64 * mib) == 24
+    many = 10**6
+    grown = sizing.grown_num_shards(2, (128 * mib, many), (512 * mib, many), 2, "hash", 64 * mib)
+    assert grown == 8
+
+
+@pytest.mark.parametrize(
+    ("given", "cores", "mib"),
+    [
+        ({"spark.master": "local[2]"}, 2, 512),
+        ({"spark.master": "local", "spark.driver.memory": "3g"}, 1, 3072),
+        ({"spark.master": "local[4]", "spark.driver.memory": "4096"}, 4, 1024),
+        ({"spark.master": "local[4]", "spark.executor.memory": "8g"}, 4, 256),
+        ({"spark.master": "yarn", "spark.driver.memory": "8g"}, 320, 1024),
+        (
+            {"spark.master": "yarn", "spark.executor.memory": "8g", "spark.executor.cores": "4"},
+            320,
+            2048,
+        ),
+        ({"spark.executor.cores": "4", "spark.task.cpus": "2"}, 320, 512),
+        ({"spark.master": "local-cluster[2,1,3072]", "spark.driver.memory": "512m"}, 2, 1024),
+    ],
+)
+def test_the_heap_of_a_task(given: dict[str, str], cores: int, mib: int) -> None:
+    assert heap_of(given.get, cores) == mib << 20  # type: ignore[arg-type]
 
 
 def test_wide_sparse_queries_are_routed_block_by_block(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,17 +15,18 @@ from pyspark_knn.index.base import IndexSpec
 from pyspark_knn.index.distances import resolve_metric
 from pyspark_knn.index.found import SPARSE, Exclusion
 from pyspark_knn.index.pairwise import PairwiseSearch
-from pyspark_knn.index.sparse.blocks import Sizes
 from pyspark_knn.index.sparse.keyed import Numbering
 from pyspark_knn.index.sparse.rows import SparseRows
 from pyspark_knn.index.sparse.search import SparseSearch, _Search
 from pyspark_knn.index.sparse.sets import SparseSetSearch
+from pyspark_knn.index.sparse.sizes import Sizes
 from tests.support import oracle, sparse
 
 TINY = Sizes(
     group_queries=2,
     group_values=8,
-    batch_groups=2,
+    batch_queries=4,
+    batch_values=16,
     first_items=3,
     block_items=3,
     block_values=16,

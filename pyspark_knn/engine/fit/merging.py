@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pyspark_knn.engine.fit.chunks import placed
-from pyspark_knn.engine.fit.packed import Gathered, arranged
+from pyspark_knn.engine.fit.counted import Gathered, arranged
 from pyspark_knn.engine.rows.items import Items
 from pyspark_knn.engine.rows.keys import Groups
 from pyspark_knn.index.found import storage_of

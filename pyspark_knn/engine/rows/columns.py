@@ -5,11 +5,20 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any, NamedTuple
 
+from pyspark.errors import IllegalArgumentException
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
 from pyspark_knn.engine.spark import compat, hints
+
+
+class MissingColumnError(IllegalArgumentException, ValueError):
+    """A column does not exist.
+
+    MLlib's stages raise an IllegalArgumentException. Tools such as the autologging of MLflow find
+    the inputs of a stage by it.
+    """
 
 
 class Input(NamedTuple):
@@ -84,15 +93,19 @@ def field_of(dataset: DataFrame, param: str, name: str) -> T.StructField:
 
     Raises
     ------
+    MissingColumnError
+        If there is no such column.
     ValueError
-        If there is no such column, or more than one.
+        If there is more than one.
     """
     fold = (lambda s: s) if case_sensitive(dataset) else str.lower
     found = [field for field in dataset.schema.fields if fold(field.name) == fold(name)]
-    if len(found) != 1:
-        problem = "is ambiguous" if found else "does not exist"
-        hint = "" if found else hints.missing(param, name, dataset.schema.fields)
-        raise ValueError(f"{param} {name!r} {problem}. Input columns: {dataset.columns}{hint}")
+    known = f"Input columns: {dataset.columns}"
+    if not found:
+        hint = hints.missing(param, name, dataset.schema.fields)
+        raise MissingColumnError(f"{param} {name!r} does not exist. {known}{hint}")
+    if len(found) > 1:
+        raise ValueError(f"{param} {name!r} is ambiguous. {known}")
     return found[0]
 
 

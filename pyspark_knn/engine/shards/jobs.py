@@ -84,6 +84,8 @@ class ShardTraits:
         The size of the vectors in bytes.
     num_shards : int
         The number of shards of a fit of these items, the empty ones included.
+    shard_bytes : int
+        The default for the largest vectors of a shard, see `sizing.shard_bytes_of`.
     """
 
     source: ItemSource
@@ -93,6 +95,7 @@ class ShardTraits:
     cores: int
     nbytes: int
     num_shards: int
+    shard_bytes: int
 
 
 class BuiltSeries(NamedTuple):
@@ -155,7 +158,7 @@ def build_series(
         keys=tuple(source.key_types),
         saved_at="" if saved is None else saved.path,
     )
-    tasks = enough_tasks(packed.nbytes(traits.storage), traits.cores)
+    tasks = enough_tasks(packed.nbytes(traits.storage), traits.cores, traits.shard_bytes)
     built = _built(packed, request, min(series.count, tasks), saved)
     session = packed.frame.sparkSession
     with (
@@ -196,7 +199,7 @@ def next_series(
     """
     first, assigned = slots(before), before[0].assignment
     nbytes = packed.nbytes(traits.storage)
-    count = enough_shards(nbytes)
+    count = enough_shards(nbytes, traits.shard_bytes)
     if isinstance(assigned, ShardAssignment):
         most = max(1, LARGEST_SHARD * packed.num_items // nbytes)
         whole = np.ones(len(assigned.centers), np.int64)

@@ -52,6 +52,8 @@ class _Guarded:
 
 
 def _loader() -> Callable[[bytes], Any]:
+    driver, machine = sys.executable, platform.node()
+
     def load(payload: bytes) -> Any:
         # A nested function is pickled by value, so it runs in a worker without this package, if it
         # refers to nothing outside of itself.
@@ -63,11 +65,16 @@ def _loader() -> Callable[[bytes], Any]:
             return pickle.loads(payload)
         except ModuleNotFoundError as error:
             missing = str(error.name).partition(".")[0]
-            remedy = f"install it in {sys.executable} on every machine of the cluster"
+            remedy = "install it there and on every other machine of the cluster"
+            if platform.node() == machine and sys.executable != driver:
+                remedy = (
+                    f"set PYSPARK_PYTHON to {driver}, the Python of the driver, before the session "
+                    f"starts (or activate its virtual environment), or {remedy}"
+                )
             if missing == "pyspark_knn":
                 remedy += ", or call pyspark_knn.supply_package(spark) first"
             raise ModuleNotFoundError(
-                f"pyspark_knn runs in Spark's Python workers too, and the one on "
+                f"pyspark_knn runs in Spark's Python workers too, and {sys.executable} on "
                 f"{platform.node()} has no package {missing!r} ({error}): {remedy}",
                 name=error.name,
             ) from None

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pyspark_knn.index.sparse.blocks import Group, Scores, Sizes, SparseBatch, block_products
+from pyspark_knn.index.sparse.blocks import Scores, block_products
 from pyspark_knn.index.sparse.kernels import SparseDistances
 from pyspark_knn.index.sparse.keyed import KeyedRows, Numbering
+from pyspark_knn.index.sparse.sizes import Sizes
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from pyspark_knn.index.distances import Metric
     from pyspark_knn.index.found import Exclusion
     from pyspark_knn.index.score_space import Queries, ScoreSpace
+    from pyspark_knn.index.sparse.products import Group, SparseBatch
     from pyspark_knn.index.sparse.rows import SparseRows
 
 _BATCH_CANDIDATES = 1 << 20

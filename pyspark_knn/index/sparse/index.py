@@ -11,9 +11,9 @@ from pyspark_knn.index.sparse.keyed import KeyedRows
 
 if TYPE_CHECKING:
     from pyspark_knn.index.distances import Metric
-    from pyspark_knn.index.sparse.blocks import Sizes
     from pyspark_knn.index.sparse.keyed import Numbering
     from pyspark_knn.index.sparse.rows import SparseRows
+    from pyspark_knn.index.sparse.sizes import Sizes
 
 
 class SparseIndex(NeighborIndex):

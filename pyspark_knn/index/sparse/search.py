@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import copy
 import functools
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -21,15 +21,11 @@ from pyspark_knn.index.candidates import Candidates, filter_batches
 from pyspark_knn.index.found import Exclusion, Neighbors
 from pyspark_knn.index.selection import NearestSoFar, exclusion_of
 from pyspark_knn.index.sparse.batches import SparseBatches, SparseItems, taken
-from pyspark_knn.index.sparse.blocks import (
-    Sizes,
-    SparseBatch,
-    block_products,
-    first_unrelated,
-    patterns,
-)
+from pyspark_knn.index.sparse.blocks import block_products, first_unrelated, patterns
 from pyspark_knn.index.sparse.index import SparseIndex
 from pyspark_knn.index.sparse.keyed import KeyedRows, Numbering
+from pyspark_knn.index.sparse.products import SparseBatch
+from pyspark_knn.index.sparse.sizes import Sizes
 from pyspark_knn.index.sparse.space import SPACES
 from pyspark_knn.index.sparse.within import SparseSearchWithin
 
@@ -46,6 +42,10 @@ _SPARE_CANDIDATES = 64
 _PRODUCTS_PER_RANK = 512
 """Items whose float64 products take as long as ranking one candidate. A query may keep one more
 candidate for each such number of items seen so far."""
+
+_ADDED_PAIRS = 1 << 17
+"""Candidates of a batch that are added, or ranked, at a time; those of a group are never divided
+when they are added."""
 
 _RANKED_PAIRS = 1 << 20
 """Pairs that are ranked at a time, where all items are compared with a query."""
@@ -189,27 +189,32 @@ class _Search(SparseBatches):
         slack = self._space.slack(part, dtype)
         least = np.maximum(least, self._space.least_scores(self._best.limits()[rows], part))
         batch = SparseBatch(self._numbering.numbered(part.vectors), dtype, self._sizes)
-        found = [
-            Candidates(self._k, least[group.queries], slack[group.queries])
-            for group in batch.groups
-        ]
+        candidates = Candidates(self._k, least, slack)
+        found: list[tuple[NDArray[Any], ...]] = []
+        n_found = 0
         for where, group, scores in self._blocks(
             rows, batch, self._sizes.blocks(self._items, self._k)
         ):
-            candidates = found[group.number]
-            if candidates.crowded.all():
-                continue
+            queries = group.queries
             if where.start == 0 and where.stop >= self._k:
-                candidates.raise_least(scores.kth_floors(self._k))
-            near, columns = scores.reaching(candidates.thresholds())
-            room = self._spare_candidates + where.stop // _PRODUCTS_PER_RANK
+                candidates.raise_least(scores.kth_floors(self._k), queries)
+            near, columns = scores.reaching(candidates.thresholds(queries))
             ceilings, widths = scores.ceilings(near, columns), scores.widths[columns]
-            candidates.add(near, columns + where.start, ceilings, widths, room)
-        for group, candidates in zip(batch.groups, found, strict=True):
-            near, positions = candidates.pairs()
-            self._rank(rows[group.queries][near], positions)
-        crowded = np.concatenate([candidates.crowded for candidates in found])
-        return crowded, np.concatenate([candidates.least for candidates in found])
+            found.append((near + queries.start, columns + where.start, ceilings, widths))
+            n_found += len(near)
+            # Of several groups at a time: a few pairs take as long as some hundreds.
+            if group.number == len(batch.groups) - 1 or n_found > _ADDED_PAIRS:
+                pairs = [np.concatenate(each) for each in zip(*found, strict=True)]
+                room = self._spare_candidates + where.stop // _PRODUCTS_PER_RANK
+                candidates.add(pairs[0], pairs[1], pairs[2], pairs[3], room)
+                found, n_found = [], 0
+                if candidates.crowded.all():
+                    break
+        near, positions = candidates.pairs()
+        for start in range(0, len(near), _ADDED_PAIRS):
+            some = slice(start, start + _ADDED_PAIRS)
+            self._rank(rows[near[some]], positions[some])
+        return candidates.crowded, candidates.least
 
     def _rank_blocks(self, rows: NDArray[np.int64], least: NDArray[np.float64]) -> None:
         """Search a batch by float64 products, and rank the candidates block by block."""
@@ -278,9 +283,9 @@ class _Search(SparseBatches):
             self._exclude,
         )
         for where, group, counts in found:
-            columns, near = np.nonzero(counts > 0)
+            near, columns = np.nonzero(counts > 0)
             self._rank(rows[group.queries][near], columns + where.start)
             near, columns = first_unrelated(counts, missing[group.queries])
-            missing[group.queries] -= np.bincount(near, minlength=counts.shape[1])
+            missing[group.queries] -= np.bincount(near, minlength=len(counts))
             figures = np.full(len(near), figure)
             self._best.offer(rows[group.queries][near], columns + where.start, figures)

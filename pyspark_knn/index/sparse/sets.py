@@ -16,22 +16,18 @@ from pyspark_knn.index.base import IndexSpec
 from pyspark_knn.index.found import Exclusion, Neighbors
 from pyspark_knn.index.kernels import set_distance
 from pyspark_knn.index.selection import NearestSoFar
-from pyspark_knn.index.sparse.blocks import (
-    Group,
-    Sizes,
-    SparseBatch,
-    block_products,
-    first_unrelated,
-    patterns,
-)
+from pyspark_knn.index.sparse.blocks import block_products, first_unrelated, patterns
 from pyspark_knn.index.sparse.index import SparseIndex
 from pyspark_knn.index.sparse.keyed import Numbering
+from pyspark_knn.index.sparse.products import SparseBatch
+from pyspark_knn.index.sparse.sizes import Sizes
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from pyspark_knn.index.distances import Metric
     from pyspark_knn.index.hits import Hits
+    from pyspark_knn.index.sparse.products import Group
     from pyspark_knn.index.sparse.rows import SparseRows
 
 _BATCH_QUERIES = 1 << 10
@@ -123,16 +119,16 @@ class SparseSetSearch(SparseIndex):
             of_group, lengths = rows[group.queries], self._rows[where].lengths
             limits = best.limits()[of_group]
             least = self._least_counts(limits, sizes[group.queries])
-            columns, near = np.nonzero(counts >= least.astype(counts.dtype))
+            near, columns = np.nonzero(counts >= least.astype(counts.dtype)[:, None])
             pairs = [(near, columns)]
             # Distance 1 is beyond the limit of most queries, except of empty ones.
             short = (limits >= 1) | (sizes[group.queries] == 0)
             for kind, among in enumerate((lengths > 0, lengths == 0)):
                 more = first_unrelated(counts, missing[kind, group.queries] * short, among)
-                missing[kind, group.queries] -= np.bincount(more[0], minlength=counts.shape[1])
+                missing[kind, group.queries] -= np.bincount(more[0], minlength=len(counts))
                 pairs.append(more)
             near, columns = (np.concatenate(each) for each in zip(*pairs, strict=True))
-            both, one = counts[columns, near], sizes[group.queries][near]
+            both, one = counts[near, columns], sizes[group.queries][near]
             figures = self._figures(both, one, lengths[columns], queries.n_features)
             best.offer(of_group[near], columns + where.start, figures)
 
@@ -158,13 +154,13 @@ class SparseSetSearch(SparseIndex):
             queries, rows, exclude, self._sizes.blocks_from(self._rows, hits.first(rows))
         ):
             lengths = self._rows[where].lengths
-            near = counts >= least[group.queries].astype(counts.dtype)
+            near = counts >= least[group.queries].astype(counts.dtype)[:, None]
             # Two empty sets are equal.
-            near[np.ix_(lengths == 0, sizes[group.queries] == 0)] = True
-            columns, at = np.nonzero(near & (counts >= 0))
+            near[np.ix_(sizes[group.queries] == 0, lengths == 0)] = True
+            at, columns = np.nonzero(near & (counts >= 0))
             of_group = rows[group.queries]
             figures = self._figures(
-                counts[columns, at], sizes[group.queries][at], lengths[columns], queries.n_features
+                counts[at, columns], sizes[group.queries][at], lengths[columns], queries.n_features
             )
             hits.offer(of_group[at], columns + where.start, figures)
 

@@ -16,7 +16,8 @@ from pyspark_knn.index.candidates import filter_batches
 from pyspark_knn.index.hits import HitCandidates
 from pyspark_knn.index.selection import exclusion_of
 from pyspark_knn.index.sparse.batches import SparseBatches, SparseItems, taken
-from pyspark_knn.index.sparse.blocks import SparseBatch, block_products, patterns
+from pyspark_knn.index.sparse.blocks import block_products, patterns
+from pyspark_knn.index.sparse.products import SparseBatch
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -134,10 +135,10 @@ class SparseSearchWithin(SparseBatches):
         figure = self._space.null_figure
         for where, group, counts in found:
             of_group = rows[group.queries]
-            columns, near = np.nonzero(counts > 0)
+            near, columns = np.nonzero(counts > 0)
             self._offer(of_group[near], columns + where.start)
             if figure is not None and figure <= self._hits.limit:
-                columns, near = np.nonzero(counts == 0)
+                near, columns = np.nonzero(counts == 0)
                 self._hits.offer(of_group[near], columns + where.start, np.full(len(near), figure))
 
     def _compare_all(self, rows: NDArray[np.int64]) -> None:
