@@ -1,6 +1,7 @@
 """Time approximate indexes at equal recall, on one thread and without Spark.
 
     python benchmarks/approximate.py [--part curves promise] [--million] [--plot docs/recall.svg]
+    python benchmarks/approximate.py --part spark [--data clusters] [--algorithms ivf hnsw]
 
 `curves`: the exact search, the approximate indexes, bare FAISS and usearch take turns, each with
 the cheapest knob that reaches the target. Ours are calibrated as `fit` does it, on held-out items;
@@ -8,6 +9,8 @@ all are judged on other queries. Times are CPU times of one thread.
 
 `promise`: five data sets, k of 1, 10 and 100, four targets: whether the recall on other queries
 reaches the target less the interval of the calibration, cell by cell.
+
+`spark`: the search on two cores, beside FAISS in a function for `mapInArrow`, at equal recall.
 
 The `bench` extra adds the contestants and the data; those that are not installed are omitted.
 """
@@ -270,13 +273,14 @@ def main() -> None:
     """Run the benchmark."""
     names = [*OURS, *BARE]
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("--part", nargs="*", choices=["curves", "promise"])
+    parser.add_argument("--part", nargs="*", choices=["curves", "promise", "spark"])
     parser.add_argument("--data", nargs="*", choices=list(DATA), default=list(DATA))
     parser.add_argument("--only", nargs="*", choices=names, default=names)
     parser.add_argument("--million", action="store_true", help="also a million items")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--queries", type=int, default=2048)
     parser.add_argument("--algorithm", default="ivf", help="that keeps the promise")
+    parser.add_argument("--algorithms", nargs="*", default=["ivf"], help="on Spark")
     parser.add_argument("--items", type=int, default=20_000, help="of the promise")
     parser.add_argument("--plot", type=Path, help="write a plot of the curves to this file")
     arguments = parser.parse_args()
@@ -294,6 +298,10 @@ def main() -> None:
             points[name] = curves(name, rows, arguments.only, arguments.queries, arguments.rounds)
     if "promise" in parts:
         promise(arguments.algorithm, arguments.items, arguments.queries)
+    if "spark" in parts:
+        from _approximate_spark import on_spark
+
+        on_spark(arguments.data, arguments.algorithms, arguments.rounds)
     if arguments.plot:
         plot(points, arguments.plot)
 
