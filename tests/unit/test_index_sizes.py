@@ -32,6 +32,8 @@ CASES: list[tuple[str, str, dict[str, Any]]] = [
 def test_the_estimate_is_near_what_an_index_takes(
     algorithm: str, metric: str, params: dict[str, Any], dtype: type[np.floating]
 ) -> None:
+    if algorithm == "annoy":
+        pytest.importorskip("annoy")
     items = np.random.default_rng(3).normal(size=(2000, 40)).astype(dtype)
     spec = IndexSpec(resolve_metric(metric), algorithm, index_params=params)
     index = class_for(algorithm, spec.metric).build(items, spec)

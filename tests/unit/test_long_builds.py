@@ -20,6 +20,8 @@ ITEMS = np.random.default_rng(5).normal(size=(3200, 8)).astype(np.float32)
 def test_a_long_build_is_logged(
     algorithm: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    if algorithm == "annoy":
+        pytest.importorskip("annoy")
     monkeypatch.setattr(long_builds, "_TIMED_ITEMS", 200)
     spec = IndexSpec(resolve_metric("euclidean"), algorithm)
     for longest, logged in ((0.0, True), (1000.0, False)):
