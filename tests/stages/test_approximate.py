@@ -162,6 +162,7 @@ def test_calibrated_without_valid_queries(model: Any, queries: DataFrame) -> Non
     words = "queries contains no valid vectors"
     with pytest.raises(ValueError, match=words):
         model.calibrate(queries.limit(0))
+    assert "with 1 query for" in str(model.calibrate(queries.limit(1)).recall)
     skips = model.copy({model.handleInvalid: "skip"})
     with pytest.raises(ValueError, match=words):
         skips.calibrate(queries.selectExpr("id", "CAST(NULL AS array<float>) AS features"))

@@ -343,6 +343,7 @@ NO_PATHS: dict[str, tuple[Any, type[Exception], str]] = {
     "a Path": (Path("a") / "b", TypeError, r"a str, got a pathlib \w+\. Use str\(path\)"),
     "None": (None, TypeError, "path must be a str, got None"),
     "bytes": (b"a", TypeError, "path must be a str, got a bytes"),
+    "an int": (3, TypeError, "path must be a str, got an int"),
     "empty": ("", ValueError, "path must not be empty"),
 }
 
