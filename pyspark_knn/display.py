@@ -19,6 +19,11 @@ _TABLE = "border-collapse:collapse;margin:4px 8px;color:inherit"
 _CELL = "text-align:left;padding:1px 12px 1px 0"
 
 
+def only_items(count: int) -> str:
+    """Return the clause of a warning that there are only so many items."""
+    return "there is only 1 item" if count == 1 else f"there are only {count} items"
+
+
 class Shown(Params):
     """A stage that shows its Params that differ from their defaults.
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from pyspark.sql import DataFrame
 from pyspark.sql import types as T
 
+from pyspark_knn.display import only_items
 from pyspark_knn.engine.fit.counted import CountedItems
 from pyspark_knn.engine.fit.packed import PackedItems
 from pyspark_knn.engine.fit.source import ItemSource, item_source
@@ -354,7 +355,7 @@ class KNNImputer(PlacedEstimator[KNNImputerModel], ImputerSetters):
         warn_of_duplicates(self.getIdCol(), model._summary.numDuplicates, _USER_LEVEL + 1)
         if self.getK() > model.numItems:
             warnings.warn(
-                f"k is {self.getK()}, but there are only {model.numItems} items: each value has "
-                "fewer than k donors.",
+                f"k is {self.getK()}, but {only_items(model.numItems)}: each value has fewer than "
+                "k donors.",
                 stacklevel=_USER_LEVEL,
             )

@@ -118,6 +118,8 @@ def searching(
         found: dict[int, NDArray[np.float64]] = {}
         for some, probes in searches(levels, wanted.probes):
             found |= _distances_by_level(search(some, probes), wanted.k)
+            if not found:
+                raise ValueError("queries contains no valid vectors to measure the recall with")
         return found
 
     return distances

@@ -12,6 +12,7 @@ from pyspark.ml.param import Param
 from pyspark.ml.util import MLWritable
 from pyspark.sql import DataFrame
 
+from pyspark_knn.display import only_items
 from pyspark_knn.engine.fit.packed import PackedItems
 from pyspark_knn.engine.fit.source import ItemSource, item_source
 from pyspark_knn.engine.rows.queries import names_to_keep
@@ -185,8 +186,8 @@ class NeighborEstimator(PlacedEstimator[M], FitSetters):
         """Warn if there are fewer than k items."""
         if (k := self.getK()) is not None and k > model.numItems:
             warnings.warn(
-                f"k is {k}, but there are only {model.numItems} items: each query gets "
-                "fewer than k neighbors.",
+                f"k is {k}, but {only_items(model.numItems)}: each query gets fewer than k "
+                "neighbors.",
                 stacklevel=_USER_LEVEL + 1,
             )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import PurePath
 from typing import TYPE_CHECKING, TypeVar
 
 from pyspark_knn.models.placed import PlacedModel
@@ -48,5 +49,7 @@ class LoadsWithoutSpark(PlacedModel):
         """
         from pyspark_knn.persistence.local import LocalReader
 
-        model: M = LocalReader(cls, filesystem).load(str(path))
+        model: M = LocalReader(cls, filesystem).load(
+            str(path) if isinstance(path, PurePath) else path
+        )
         return model

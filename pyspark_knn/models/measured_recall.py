@@ -41,9 +41,10 @@ class MeasuredRecall(NamedTuple):
 
     def __str__(self) -> str:
         params = ", ".join(f"{name}={value}" for name, value in self.searchParams.items())
+        queries = "query" if self.numQueries == 1 else "queries"
         return (
             f"{self.mean:.4f} ({self.low:.4f} to {self.high:.4f}), measured with "
-            f"{self.numQueries:,} queries for k={self.k} and {params}"
+            f"{self.numQueries:,} {queries} for k={self.k} and {params}"
         )
 
 

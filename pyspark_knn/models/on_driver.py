@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
     Vectors = Vector | Sequence[float] | Sequence[Vector] | Sequence[Sequence[float]] | NDArray[Any]
 
+_NUMBERS = "biufO"
+"""The kinds of NumPy's dtypes that may contain numbers: of objects, only numbers are converted."""
+
 _BLOCK = 1024
 """The number of queries that are searched at a time."""
 
@@ -86,10 +89,22 @@ def _numbers(value: Any, dimensions: int) -> NDArray[np.float64] | None:
     if isinstance(plain, (str, bytes)) or not isinstance(plain, (Sequence, np.ndarray, array)):
         return None
     try:
-        found = np.array(plain, dtype=np.float64, order="C")
+        given = np.ma.array(plain) if _has_masked(plain) else np.asarray(plain)
+        if given.dtype.kind not in _NUMBERS:
+            return None  # NumPy would convert strings, times and the real part of complex numbers
+        found: NDArray[np.float64] = np.ma.filled(given.astype(np.float64, order="C"), np.nan)
+    except OverflowError:
+        raise ValueError("a vector contains an integer that is too large for float64") from None
     except (TypeError, ValueError):
         return None
     return found if found.ndim == dimensions else None
+
+
+def _has_masked(value: Any) -> bool:
+    """Whether a value is a masked array or a list of them, whose masks `numpy.asarray` ignores."""
+    if isinstance(value, np.ndarray) or not len(value) or not isinstance(value[0], np.ndarray):
+        return isinstance(value, np.ma.MaskedArray)
+    return any(isinstance(each, np.ma.MaskedArray) for each in value)
 
 
 def _stored(rows: Sequence[Any], storage: str) -> Rows:

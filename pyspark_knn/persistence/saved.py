@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from os import PathLike
 from typing import Any
 
 from pyspark.ml.param import Params
@@ -15,6 +16,7 @@ from pyspark.sql import SparkSession
 from pyspark.sql import types as T
 
 from pyspark_knn.engine.rows.ids import check_id_type
+from pyspark_knn.engine.spark import hints
 from pyspark_knn.engine.spark.folders import literal
 
 FORMAT_VERSION = 1
@@ -99,6 +101,15 @@ def check_uid(uid: str) -> None:
             f"uid must have at most {MAX_UID_LENGTH} characters, which are letters, digits, '_', "
             f"'-' or single '.', got {shown(uid)}"
         )
+
+
+def check_path(path: object) -> None:
+    """Raise an error unless the path of a saved stage is a string that is not empty."""
+    if not isinstance(path, str):
+        hint = ". Use str(path)." if isinstance(path, PathLike) else ""
+        raise TypeError(f"path must be a str, got {hints.described(path)}{hint}")
+    if not path:
+        raise ValueError("path must not be empty")
 
 
 def integer_field(fields: dict[str, Any], name: str, least: int) -> int:

@@ -151,6 +151,7 @@ class _Writer(MLWriter):
             If the stage could not be loaded again, or if a sharded model would overwrite its own
             files.
         """
+        saved.check_path(path)
         saved.check_uid(self._instance.uid)
         saved.check_limits(self._instance)
         session = self.sparkSession
@@ -291,6 +292,7 @@ class StageReader(MLReader[Any], Generic[S]):
         return saved.read_metadata(self.sparkSession, path)
 
     def _read(self, path: str) -> str:
+        saved.check_path(path)
         text = self._metadata(path)
         if text is None:
             raise FileNotFoundError(f"no saved {self._kind.__name__} exists at {path}")

@@ -158,6 +158,16 @@ def test_calibrated_with_queries(model: Any, queries: DataFrame) -> None:
     assert eight.calibrate(queries).recall.k == 8
 
 
+def test_calibrated_without_valid_queries(model: Any, queries: DataFrame) -> None:
+    words = "queries contains no valid vectors"
+    with pytest.raises(ValueError, match=words):
+        model.calibrate(queries.limit(0))
+    assert "with 1 query for" in str(model.calibrate(queries.limit(1)).recall)
+    skips = model.copy({model.handleInvalid: "skip"})
+    with pytest.raises(ValueError, match=words):
+        skips.calibrate(queries.selectExpr("id", "CAST(NULL AS array<float>) AS features"))
+
+
 def test_explained(model: Any, queries: DataFrame) -> None:
     report = model.explainSearch(queries)
     assert f"algorithm  {model.getAlgorithm()}: recall {model.recall}" in report

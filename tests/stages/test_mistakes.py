@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import re
 from array import array
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -336,3 +337,23 @@ class TestPredict:
             regressor.predict(labeled(spark))
         with pytest.raises(ValueError, match="value must have dimension 2, got dimension 3"):
             regressor.predict([1.0, 2.0, 3.0])
+
+
+NO_PATHS: dict[str, tuple[Any, type[Exception], str]] = {
+    "a Path": (Path("a") / "b", TypeError, r"a str, got a pathlib \w+\. Use str\(path\)"),
+    "None": (None, TypeError, "path must be a str, got None"),
+    "bytes": (b"a", TypeError, "path must be a str, got a bytes"),
+    "an int": (3, TypeError, "path must be a str, got an int"),
+    "empty": ("", ValueError, "path must not be empty"),
+}
+
+
+@pytest.mark.parametrize(("path", "error", "words"), NO_PATHS.values(), ids=NO_PATHS.keys())
+def test_paths(model: KNNModel, path: Any, error: type[Exception], words: str) -> None:
+    for stage in (model, KNNEstimator()):
+        for call in (stage.save, stage.write().overwrite().save, type(stage).load):
+            with pytest.raises(error, match=words):
+                call(path)
+    if not isinstance(path, Path):
+        with pytest.raises(error, match=words):
+            type(model).loadWithoutSpark(path)

@@ -169,7 +169,8 @@ def test_k_above_the_number_of_items_returns_all_items(spark: SparkSession) -> N
 
 
 def test_one_item(spark: SparkSession) -> None:
-    model = KNNEstimator(k=1, idCol="id").fit(frame_of(spark, ITEMS[:1], [5]))
+    with pytest.warns(UserWarning, match="k is 2, but there is only 1 item: each query gets fewer"):
+        model = KNNEstimator(k=2, idCol="id").fit(frame_of(spark, ITEMS[:1], [5]))
     found = answers(model.transform(frame_of(spark, QUERIES[:2])))
     assert found == nearest(direct_distances(QUERIES[:2], ITEMS[:1]), [5], 1)
 

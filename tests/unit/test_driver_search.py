@@ -181,3 +181,34 @@ def test_invalid_k(k: Any) -> None:
 def test_a_model_without_an_index() -> None:
     with pytest.raises(ValueError, match="KNNModel has no index"):
         KNNModel().kneighbors(ROW)
+
+
+NO_NUMBERS = {
+    "complex": np.array([1j, 2, 3, 4]),
+    "datetime64": np.array([1, 2, 3, 4], "M8[s]"),
+    "timedelta64": np.array([1, 2, 3, 4], "m8[s]"),
+    "strings": np.array(["1", "2", "3", "4"]),
+    "a list of strings": ["1", "2", "3", "4"],
+    "a list of lists": [["1", "2", "3", "4"]],
+    "a matrix": np.array([[1j, 2, 3, 4]]),
+}
+
+
+@pytest.mark.parametrize("vectors", NO_NUMBERS.values(), ids=NO_NUMBERS.keys())
+def test_what_is_no_number_is_not_converted(vectors: Any) -> None:
+    with pytest.raises(TypeError, match="vectors must be one vector"):
+        model_of().kneighbors(vectors)
+
+
+def test_an_integer_beyond_float64() -> None:
+    with pytest.raises(ValueError, match="an integer that is too large for float64"):
+        model_of().kneighbors([10**400, 1, 2, 3])
+
+
+def test_a_masked_number_is_missing() -> None:
+    masked = np.ma.masked_array([[1, 2, 3, 4]], [[True, False, False, False]])
+    for vectors in (masked, masked[0], [masked[0]]):
+        with pytest.raises(ValueError, match=r"contains NaN or infinity: \[nan"):
+            model_of().kneighbors(vectors)
+    theirs = model_of(metric="nan_euclidean").kneighbors([math.nan, 2, 3, 4])
+    assert model_of(metric="nan_euclidean").kneighbors(masked[0])[0].tolist() == theirs[0].tolist()

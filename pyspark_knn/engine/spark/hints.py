@@ -37,7 +37,8 @@ def described(value: object) -> str:
     package = kind.__module__.split(".")[0]
     if kind.__module__.startswith("pyspark.pandas"):
         package = "pyspark.pandas"
-    return f"a {kind.__name__}" if package == "builtins" else f"a {package} {kind.__name__}"
+    name = kind.__name__ if package == "builtins" else f"{package} {kind.__name__}"
+    return f"{'an' if name[0] in 'aeio' else 'a'} {name}"
 
 
 def instead_of(value: object) -> str:
