@@ -13,7 +13,7 @@ from threadpoolctl import threadpool_limits
 
 from pyspark_knn.index.approximate.base import ApproximateIndex
 from pyspark_knn.index.approximate.choice import within_recall
-from pyspark_knn.index.approximate.long_builds import log_long_build
+from pyspark_knn.index.approximate.long_builds import build_and_tell
 from pyspark_knn.index.block_search import BlockSearch
 from pyspark_knn.index.found import storage_of
 from pyspark_knn.index.registry import class_for, classes_for, with_storage
@@ -224,8 +224,9 @@ def build_index(
     else:
         kind = class_for(spec.algorithm, spec.metric, spec.registered, storage_of(matrix))
         if issubclass(kind, ApproximateIndex):
-            log_long_build(kind, cast("NDArray[np.floating]", matrix), spec)
-        index = kind.build(matrix, spec)
+            index = build_and_tell(kind, cast("NDArray[np.floating]", matrix), spec)
+        else:
+            index = kind.build(matrix, spec)
         reason = f"algorithm {spec.algorithm!r} was requested"
     # The knob, which is the detail of an approximate index, is chosen when its recall is measured.
     if index.detail and index.exact:

@@ -10,7 +10,7 @@ from threadpoolctl import threadpool_limits
 
 from pyspark_knn.index.approximate.base import ApproximateIndex
 from pyspark_knn.index.approximate.libraries import is_installed
-from pyspark_knn.index.approximate.long_builds import log_long_build
+from pyspark_knn.index.approximate.long_builds import build_and_tell
 from pyspark_knn.index.found import SPARSE, storage_of
 from pyspark_knn.index.recall import held_out_positions, measure
 from pyspark_knn.index.registry import TRIED, classes_for
@@ -89,8 +89,7 @@ def _calibrated(
     """Build an index; return it with the cheapest knob that reaches the target, and its recall."""
     params = {name: each for name, each in spec.index_params.items() if name in found.index_names}
     own = replace(spec, algorithm=found.algorithm, index_params=params)
-    log_long_build(found, exact.matrix, own)
-    index = found.build(exact.matrix, own)
+    index = build_and_tell(found, exact.matrix, own)
     positions = held_out_positions(len(exact.matrix), spec.seed, _QUERIES)
     # The mean: the interval of these few queries may not reach a target that is close to 1.
     levels = measure(index, positions, _K, target=target).levels

@@ -1,4 +1,4 @@
-"""The time of a build, estimated from a sample before it starts, and logged if it is long."""
+"""Builds that may take long: their time is estimated from a sample, logged, and shown."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from pyspark_knn.index.approximate.progress import progress_line
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -25,10 +27,10 @@ _LONG_SECONDS = 10.0
 """A build that is estimated to take longer is logged."""
 
 
-def log_long_build(
+def build_and_tell(
     kind: type[ApproximateIndex], matrix: NDArray[np.floating], spec: IndexSpec
-) -> None:
-    """Log how long the build of an index will take, if it takes long.
+) -> ApproximateIndex:
+    """Build an index; if that takes long, log how long beforehand, and show how far it is.
 
     Parameters
     ----------
@@ -38,9 +40,28 @@ def log_long_build(
         The items.
     spec : IndexSpec
         How to index them.
+
+    Returns
+    -------
+    ApproximateIndex
+        The index.
     """
+    seconds = _estimated(kind, matrix, spec)
+    if seconds <= _LONG_SECONDS:
+        return kind.build(matrix, spec)
+    what = f"building the {kind.algorithm} index of {len(matrix)} items"
+    # A warning, since a log does not show lower levels by default.
+    logger.warning("%s takes about %.0f seconds", what, seconds)
+    with progress_line(what, seconds):
+        return kind.build(matrix, spec)
+
+
+def _estimated(
+    kind: type[ApproximateIndex], matrix: NDArray[np.floating], spec: IndexSpec
+) -> float:
+    """Return about how many seconds a build takes; 0 if there are few items."""
     if len(matrix) < _TIMES * _TIMED_ITEMS:
-        return
+        return 0.0
     sample = np.ascontiguousarray(matrix[:: len(matrix) // _TIMED_ITEMS])
     # As many lists as the items have would be too many for the sample.
     params = {name: each for name, each in spec.index_params.items() if name != "nlist"}
@@ -48,12 +69,4 @@ def log_long_build(
     start = time.perf_counter()
     kind.build(sample, smaller)
     ratio = kind.build_work(len(matrix), spec) / kind.build_work(len(sample), smaller)
-    seconds = (time.perf_counter() - start) * ratio
-    if seconds > _LONG_SECONDS:
-        # A warning, since a log does not show lower levels by default.
-        logger.warning(
-            "building the %s index of %d items takes about %.0f seconds",
-            kind.algorithm,
-            len(matrix),
-            seconds,
-        )
+    return (time.perf_counter() - start) * ratio
