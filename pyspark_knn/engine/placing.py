@@ -16,6 +16,7 @@ from pyspark_knn.engine.saved_index import SavedIndex
 from pyspark_knn.engine.search.indexing import index_items
 from pyspark_knn.engine.search.searchable import Searchable
 from pyspark_knn.engine.sharded import Sharded
+from pyspark_knn.engine.shards.restoring import RESTORED
 from pyspark_knn.engine.shards.sizing import added_bytes
 from pyspark_knn.engine.ship import shipping
 from pyspark_knn.engine.spark.memory import available_memory
@@ -123,7 +124,7 @@ def replicate(
     """
     index = None if saved is None else saved.restored(gathered.matrix, spec)
     if index is not None:
-        searchable, reason = Searchable(gathered.items, index), "the index was saved"
+        searchable, reason = Searchable(gathered.items, index), RESTORED
     else:
         searchable, reason = index_items(*gathered, spec)
     return Replicated(searchable, reason, id_type, key_types or {})

@@ -42,7 +42,7 @@ _COUNTED = (
 class PackedItems(CountedItems):
     """Items packed into chunks, which are persisted on the executors.
 
-    This is a context manager, which unpersists the chunks at its end.
+    At its end, this context manager unpersists the chunks. `CountedItems` has more attributes.
 
     Parameters
     ----------
@@ -59,20 +59,8 @@ class PackedItems(CountedItems):
 
     Attributes
     ----------
-    num_items, num_features, num_skipped : int
-        The number of items, the dimension of their vectors, and the number of invalid rows that
-        were skipped.
-    dtype : numpy dtype
-        The type of the vectors: float32 if that represents every value exactly or the source
-        requires it, otherwise float64.
-    largest_label : float or None
-        The largest label, if the items have labels.
-    chunks : list of Chunk
-        The chunks that contain the items, in order.
     frame : DataFrame
         Rows of `chunks.CHUNK_SCHEMA`, which include these chunks.
-    source : ItemSource
-        What was read.
     """
 
     def __init__(

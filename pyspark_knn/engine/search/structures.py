@@ -148,9 +148,10 @@ def restored_index(
         If the structure is damaged.
     """
     kind = class_for(spec.algorithm, spec.metric, spec.registered)
-    if {row["items"] for row in rows} != {digest_of_items(matrix)}:
+    if not rows or not issubclass(kind, ApproximateIndex):
         return None
-    if not issubclass(kind, ApproximateIndex):
+    # Last, since it reads all vectors.
+    if {row["items"] for row in rows} != {digest_of_items(matrix)}:
         return None
     return kind.restored(matrix, spec, read_structure(rows))
 

@@ -43,7 +43,7 @@ ADVICE = "Delete this folder to build the index again when the model is loaded"
 """What to do about a damaged structure."""
 
 RESTORED = "the index was saved"
-"""The reason for the algorithm of a shard that was restored."""
+"""The reason for the algorithm of an index that was restored."""
 
 _LARGEST = 1 << 29
 """Larger structures of a shard are not saved, in bytes: before Spark 4, the vectors of a shard and

@@ -72,12 +72,12 @@ class IVFSearch(ApproximateIndex):
     def build(cls, matrix: NDArray[np.floating], spec: IndexSpec) -> Self:
         """See `ApproximateIndex.build`."""
         load_library("faiss")
-        n_lists = int(spec.index_params.get("nlist", default_nlist(len(matrix))))
+        n_lists = _n_lists(len(matrix), spec)
         space = _padded(Coordinates.of(spec.metric, matrix), spec)
         # Sums over several threads have other rounding errors, and would lead to other centroids.
         with threadpool_limits(limits=1):
             quantizers = ivf_lists.trained(
-                space, matrix, min(n_lists, len(matrix)), _encoding(spec) == "sq8", spec.seed
+                space, matrix, n_lists, _encoding(spec) == "sq8", spec.seed
             )
             cells = ivf_lists.cells_of(quantizers.centroids, space, matrix)
         return cls(matrix, spec, space, quantizers, cells)
@@ -98,7 +98,7 @@ class IVFSearch(ApproximateIndex):
     ) -> int:
         """See `ApproximateIndex.expected_bytes`: the lists with their positions, the centroids."""
         n_items, n_features = shape
-        n_lists = min(n_items, int(spec.index_params.get("nlist", default_nlist(n_items))))
+        n_lists = _n_lists(n_items, spec)
         in_bytes = _encoding(spec) == "sq8"
         width = n_features + -n_features % _SIMD_BYTES if in_bytes else 4 * n_features
         return n_items * (width + 8) + 4 * n_lists * n_features
@@ -106,7 +106,7 @@ class IVFSearch(ApproximateIndex):
     @classmethod
     def build_work(cls, n_items: int, spec: IndexSpec) -> float:
         """See `ApproximateIndex.build_work`: the comparisons of items with centroids."""
-        n_lists = min(n_items, int(spec.index_params.get("nlist", default_nlist(n_items))))
+        n_lists = _n_lists(n_items, spec)
         return float(n_lists * (n_items + ivf_lists.training_comparisons(n_items, n_lists)))
 
     def knob_levels(self) -> list[int]:
@@ -171,6 +171,11 @@ class IVFSearch(ApproximateIndex):
             self._handles["lists"] = ListSearch(open_file(self._file, self._version))
         found: ListSearch = self._handles["lists"]
         return found
+
+
+def _n_lists(n_items: int, spec: IndexSpec) -> int:
+    """Return the number of lists of so many items, which is at most the number of items."""
+    return min(n_items, int(spec.index_params.get("nlist", default_nlist(n_items))))
 
 
 def default_nlist(n_items: int) -> int:
