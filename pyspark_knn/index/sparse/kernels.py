@@ -12,14 +12,16 @@ import numpy as np
 
 from pyspark_knn.index.narrow_angles import NARROW, distances_of, gaps
 from pyspark_knn.index.sparse.keyed import KeyedRows, row_maxima
+from pyspark_knn.index.sparse.merged import MergedPairs
 from pyspark_knn.index.sparse.rows import slices_of
-from pyspark_knn.index.sparse.sums import KEY_BITS, Terms, features_of
+from pyspark_knn.index.sparse.sums import Terms, features_of
 from pyspark_knn.index.summation import unsafe
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from pyspark_knn.index.distances import Metric
+    from pyspark_knn.index.sparse.merged import Values
 
 _CHUNK_VALUES = 1 << 18
 """Stored values of the pairs whose distances are computed at a time. Each takes about 100 bytes."""
@@ -97,7 +99,7 @@ class SparseDistances:
         other, more, right = self._items.values(positions)
         if scale is not None:
             left, right = left * scale[one], right * scale[other]
-        return _differences((one, key, left), (other, more, right))
+        return MergedPairs.of((one, key, left), (other, more, right)).differences()
 
     def _factors(self, terms: Terms) -> NDArray[np.float64]:
         factor = np.asarray(self._factor)
@@ -135,26 +137,28 @@ class SparseDistances:
     ) -> NDArray[np.float64]:
         left, right = self._queries.values(rows), self._items.values(positions)
         with np.errstate(over="ignore", invalid="ignore"):
-            sums = _products(left, right).fold(len(rows))
+            sums = MergedPairs.of(left, right).products().fold(len(rows))
         redo = np.flatnonzero(~np.isfinite(sums))
         if redo.size:
             left, exponents = _scaled(self._queries, rows[redo])
             right, more = _scaled(self._items, positions[redo])
+            scaled = MergedPairs.of(left, right).products().fold(len(redo))
             with np.errstate(over="ignore"):
-                sums[redo] = np.ldexp(_products(left, right).fold(len(redo)), exponents + more)
+                sums[redo] = np.ldexp(scaled, exponents + more)
         # Subtracting from zero, not negating, so that no distance is -0.0.
         return 0.0 - sums
 
     def _cosine(
         self, rows: NDArray[np.integer], positions: NDArray[np.integer]
     ) -> NDArray[np.float64]:
-        left, right = self._queries.units(rows), self._items.units(positions)
-        cosines = _products(left, right).fold(len(rows))
+        pairs = MergedPairs.of(self._queries.units(rows), self._items.units(positions))
+        cosines = pairs.products().fold(len(rows))
         distances = np.minimum(1.0 - cosines, 2.0)
-        near = np.flatnonzero(cosines > 0.5)
+        is_near = cosines > 0.5
+        near = np.flatnonzero(is_near)
         if near.size:
-            gap = _differences(self._queries.units(rows[near]), self._items.units(positions[near]))
-            squares = Terms(gap.places, gap.values * gap.values).fold(len(near))
+            gap = pairs.of_pairs(is_near).differences()
+            squares = Terms(gap.places, gap.values * gap.values).fold(len(rows))[near]
             distances[near] = 0.5 * squares
             near = near[squares < NARROW]
         if near.size:
@@ -166,7 +170,7 @@ class SparseDistances:
     ) -> NDArray[np.float64]:
         """See `narrow_angles.narrow_cosines`."""
         (left, one), (right, other) = self._queries.scaled(rows), self._items.scaled(positions)
-        first, second = _aligned(left, right)
+        first, second = MergedPairs.of(left, right).aligned()
         swapped = (one < other)[first.sums]
         values = np.where(swapped, second.values, first.values)
         others = np.where(swapped, first.values, second.values)
@@ -177,37 +181,7 @@ class SparseDistances:
         return distances_of(squares, along, norms)
 
 
-_Values = tuple["NDArray[np.int64]", "NDArray[np.int64]", "NDArray[np.float64]"]
-"""What `KeyedRows.values` returns."""
-
-
-def _differences(left: _Values, right: _Values) -> Terms:
-    return Terms.of(
-        np.concatenate([left[0], right[0]]),
-        np.concatenate([left[1], right[1]]),
-        np.concatenate([left[2], -right[2]]),
-    )
-
-
-def _aligned(left: _Values, right: _Values) -> tuple[Terms, Terms]:
-    """Return the values of both vectors of each pair at the features that one of them has."""
-    sums, keys = (np.concatenate([left[at], right[at]]) for at in (0, 1))
-    zeros = np.zeros(len(left[2])), np.zeros(len(right[2]))
-    first = Terms.of(sums, keys, np.concatenate([left[2], zeros[1]]))
-    return first, Terms.of(sums, keys, np.concatenate([zeros[0], right[2]]))
-
-
-def _products(left: _Values, right: _Values) -> Terms:
-    """Return the products of the features that both vectors of a pair have."""
-    places = np.concatenate([(row << KEY_BITS) | key for row, key, _ in (left, right)])
-    values = np.concatenate([left[2], right[2]])
-    order = np.argsort(places)
-    places, values = places[order], values[order]
-    both = np.flatnonzero(places[1:] == places[:-1])
-    return Terms(places[both], values[both] * values[both + 1])
-
-
-def _scaled(keyed: KeyedRows, rows: NDArray[np.integer]) -> tuple[_Values, NDArray[np.int64]]:
+def _scaled(keyed: KeyedRows, rows: NDArray[np.integer]) -> tuple[Values, NDArray[np.int64]]:
     """Return the values of rows scaled as by `summation.scale`, and the exponents."""
     row, key, value = keyed.values(rows)
     exponents = np.frexp(row_maxima(keyed.rows.take(rows)))[1].astype(np.int64)

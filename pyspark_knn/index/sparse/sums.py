@@ -104,7 +104,8 @@ class Terms(NamedTuple):
             The terms.
         """
         places = (sums << KEY_BITS) | keys
-        order = np.argsort(places)
+        # The terms of a sum are near each other already: a merge sort takes a third of the time.
+        order = np.argsort(places, kind="stable")
         places, values = places[order], values[order]
         second = np.flatnonzero(places[1:] == places[:-1]) + 1
         if second.size:
