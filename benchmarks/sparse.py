@@ -38,7 +38,7 @@ from pyspark_knn.index.distances import resolve_metric
 from pyspark_knn.index.found import Neighbors
 
 K = 10
-QUERIES = 1024
+QUERIES = 4096
 CELLS = (
     ("names", 20_000),
     ("names", 100_000),

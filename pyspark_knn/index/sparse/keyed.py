@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 _MANY_FEATURES = 1 << 16
 """An index of up to this dimension has a column for each feature."""
 
+_SAFE_EXPONENT = 1000
+"""Up to this exponent, a power of two is a normal number, and so is its inverse."""
+
 _CHUNK_VALUES = 1 << 18
 """Stored values of the rows that are read at a time. In norms, each takes about 100 bytes."""
 
@@ -196,7 +199,12 @@ class KeyedRows:
         if self.exponents is None or self.norms is None:
             raise ValueError("only rows for metric 'cosine' have norms")
         row, key, value = self.values(rows)
-        value = np.ldexp(value, -self.exponents[rows].astype(np.int64)[row])
+        exponents = -self.exponents[rows].astype(np.int64)
+        if np.abs(exponents).max(initial=0) <= _SAFE_EXPONENT:
+            # The same: a product is rounded once, too. numpy's ldexp takes several times as long.
+            value = value * np.ldexp(1.0, exponents)[row]
+        else:
+            value = np.ldexp(value, exponents[row])
         return (row, key, value), self.norms[rows]
 
     def units(

@@ -43,6 +43,9 @@ _PRODUCTS_PER_RANK = 512
 """Items whose float64 products take as long as ranking one candidate. A query may keep one more
 candidate for each such number of items seen so far."""
 
+_BATCH_ROOM = 1 << 21
+"""The largest number of candidates of a batch beyond 2 k for each query. Each takes 18 bytes."""
+
 _ADDED_PAIRS = 1 << 17
 """Candidates of a batch that are added, or ranked, at a time; those of a group are never divided
 when they are added."""
@@ -206,6 +209,7 @@ class _Search(SparseBatches):
             if group.number == len(batch.groups) - 1 or n_found > _ADDED_PAIRS:
                 pairs = [np.concatenate(each) for each in zip(*found, strict=True)]
                 room = self._spare_candidates + where.stop // _PRODUCTS_PER_RANK
+                room = min(room, _BATCH_ROOM // len(rows))
                 candidates.add(pairs[0], pairs[1], pairs[2], pairs[3], room)
                 found, n_found = [], 0
                 if candidates.crowded.all():

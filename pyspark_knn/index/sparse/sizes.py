@@ -43,7 +43,7 @@ class Sizes:
 
     group_queries: int = 16
     group_values: int = 1 << 16
-    batch_queries: int = 1024
+    batch_queries: int = 4096
     batch_values: int = 1 << 18
     first_items: int = 2048
     block_items: int = 1 << 15
