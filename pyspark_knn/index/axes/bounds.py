@@ -38,6 +38,10 @@ the two terms as they are stored, by u of their sizes, which are at most ``2 B**
 error is at most ``1.05 (m + 6) u B**2``, as long as ``(m + 6) u < 2**-10``. It is subtracted from
 t. Underflow hides no more than the smallest normal number for each product.
 
+The error is that of the computed product, above or below. So a product, with its error and the
+computed t, is a *ceiling* of ``a.b - |b|**2 / 2`` for a pair that matters. When a smaller T becomes
+known, a pair whose ceiling is below the new t does not matter any more.
+
 **Boxes.** The items of a cell have coordinates between the least and the largest of the cell. The
 square of the distance to this box, computed in float32 from n coordinates, is a sum of squares,
 hence off by ``(n + 6) u`` of itself.
@@ -113,10 +117,29 @@ def thresholds(
     ndarray of shape (n_queries,), dtype float64
         What a product must reach.
     """
-    largest = np.sqrt(squares) + np.maximum(reaches, 0.0)
-    error = product_error(n_axes) * largest * largest
-    error += (n_axes + 3) * _TINY * (4.0 + 2.0 * largest)
+    error = errors(reaches, squares, n_axes)
     return np.where(reaches < 0, np.inf, 0.5 * (squares - reaches * reaches) - error)
+
+
+def errors(
+    reaches: NDArray[np.float64], squares: NDArray[np.float64], n_axes: int
+) -> NDArray[np.float64]:
+    """Return how far the products of each query can be off, for pairs that matter.
+
+    Parameters
+    ----------
+    reaches, squares, n_axes
+        See `thresholds`.
+
+    Returns
+    -------
+    ndarray of shape (n_queries,), dtype float64
+        The errors.
+    """
+    largest = np.sqrt(squares) + np.maximum(reaches, 0.0)
+    error: NDArray[np.float64] = product_error(n_axes) * largest * largest
+    error += (n_axes + 3) * _TINY * (4.0 + 2.0 * largest)
+    return error
 
 
 def product_error(n_axes: int) -> float:
