@@ -207,7 +207,7 @@ def test_half_the_bound_of_a_difference_is_too_small(dim):
     for each in difference:
         total += each * each
     exact = float(squared_norms(difference[None])[0]) ** 0.5
-    error = bounds.difference_error(dim, np.zeros(1), np.array([exact]))[0]
+    error = bounds.difference_error(dim, np.zeros(1), np.array([exact]), True)[0]
     assert error / 2 < exact - float(np.sqrt(total)) <= error
 
 
@@ -240,6 +240,25 @@ def test_far_outliers_loosen_no_bound():
     (rows, _), crowded = search.candidates(items[:300], np.full(300, np.inf), None)
     assert np.flatnonzero(crowded).tolist() == [7]
     assert len(rows) < 20 * 300
+
+
+def test_near_pairs_far_from_zero_are_told_apart():
+    """Rounded to float32, coordinates are off by more than the distances in the cluster."""
+    rng = np.random.default_rng(6)
+    items = low_rank(rng, 3000, 30)
+    items[:400] = items[0] + 3e-7 * rng.standard_normal((400, 30))
+    items = items.astype(np.float32)
+    queries = items[rng.integers(0, 400, 20)]
+    index = planned(items, resolve_metric("euclidean"), 8)
+    search = AxesSearch(index._prefixes, items, index._space, 5)
+    (rows, _), crowded = search.candidates(queries, np.full(20, np.inf), None)
+    assert not crowded.any()
+    assert len(rows) < 10 * 20
+    check(items, queries, resolve_metric("euclidean"), 5, 8)
+    # Not so for queries that are not float32.
+    others = queries.astype(np.float64) * (1 + 2.0**-40)
+    assert search.candidates(others, np.full(20, np.inf), None)[1].all()
+    check(items, others, resolve_metric("euclidean"), 5, 8)
 
 
 def test_axes_are_chosen_where_they_save_time():

@@ -52,7 +52,9 @@ its own; and the sum of d squares by ``(d + 1) u`` of itself. So the distance is
 
     1.05 ((3 u + (d + L + 20) v) (2 |z| + T) + ((d + 4) u / 2 + (L + 8) v) T)
 
-for a pair with ``D <= T``, where ``(L + 8) v`` is the error of the final figure, and sizes are
+for a pair with ``D <= T``. Where vectors are rows less a center, and the rows are float32, the rows
+are subtracted instead, and the first term is 0: near pairs are known to some digits, however far
+from 0 they are. Here ``(L + 8) v`` is the error of the final figure, and sizes are
 those before the center is subtracted. Pairs farther than T are not estimated below T less this.
 """
 
@@ -153,7 +155,7 @@ def box_error(n_axes: int) -> float:
 
 
 def difference_error(
-    n_features: int, norms: NDArray[np.float64], limits: NDArray[np.float64]
+    n_features: int, norms: NDArray[np.float64], limits: NDArray[np.float64], exact: bool
 ) -> NDArray[np.float64]:
     """Return how far a distance computed by differences in float32 can be off.
 
@@ -165,6 +167,8 @@ def difference_error(
         The norms of the queries' vectors, before the center is subtracted.
     limits : ndarray of shape (n_queries,), dtype float64
         The largest distance of a neighbor.
+    exact : bool
+        Whether rows are subtracted that are float32.
 
     Returns
     -------
@@ -172,7 +176,8 @@ def difference_error(
         The errors.
     """
     levels = n_features.bit_length()
-    vectors = (3 * UNIT + (n_features + levels + 20) * V) * (2.0 * norms + limits)
+    relative = 0.0 if exact else 3 * UNIT + (n_features + levels + 20) * V
+    vectors = relative * (2.0 * norms + limits)
     sums = ((n_features + 4) * UNIT / 2 + (levels + 8) * V) * limits
     hidden = 2.0 * ((n_features + 1) * _TINY) ** 0.5
     error: NDArray[np.float64] = 1.05 * (vectors + sums) + hidden

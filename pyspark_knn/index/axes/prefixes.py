@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _BLOCK_FLOATS = 1 << 18
 """Numbers in the items of a block that is rotated: 2 MiB of float64."""
 
-_PRODUCT_QUERIES = 1024
+_PRODUCT_QUERIES = 2048
 """Queries of one product with the items of a cell, at most."""
 
 _AT_HOME, _AROUND = 1, 2

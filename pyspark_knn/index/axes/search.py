@@ -29,7 +29,7 @@ _SPARE_AT_HOME = 6
 _SPARE_SURVIVORS = 512
 """Pairs of a query that may always be compared by differences."""
 
-_PREFIXES_PER_DIFFERENCE = 64
+_PREFIXES_PER_DIFFERENCE = 16
 """Items that are compared by prefixes in about the time of one comparison by differences. A query
 with more pairs left than one in so many items is better off with the block search."""
 
@@ -126,7 +126,8 @@ class _Batch:
         self._space = search._space
         self._matrix = search._matrix
         queries = self._space.queries(rows)
-        self._queries = queries.vectors.astype(np.float32)
+        self._exact = self._space.keeps_differences() and _are_float32(rows, self._matrix)
+        self._queries = (rows if self._exact else queries.vectors).astype(np.float32)
         self._norms = np.sqrt(queries.squares)
         self._prefixes = search._prefixes.queries(queries.vectors)
         self._limits = self._space.distance_limits(limits, queries)
@@ -173,7 +174,7 @@ class _Batch:
         """Return by how much differences can be off; give up the queries of too large limits."""
         self._given_up = ~(self._limits < _LARGEST_LIMIT)
         limits = np.where(self._given_up, 0.0, np.maximum(self._limits, 0.0))
-        slack = difference_error(self._matrix.shape[1], self._norms, limits)
+        slack = self._error(limits)
         slack += self._space.hidden_distance()
         self._given_up |= ~(slack < _LARGEST_LIMIT)
         return slack
@@ -195,8 +196,10 @@ class _Batch:
         kth.partition(self._k - 1, axis=1)
         farthest = kth[:, self._k - 1]
         finite = np.where(np.isinf(farthest), 0.0, farthest)
-        error = difference_error(self._matrix.shape[1], self._norms, 1.001 * finite)
-        return farthest + 1.01 * error + self._space.hidden_distance()
+        return farthest + 1.01 * self._error(1.001 * finite) + self._space.hidden_distance()
+
+    def _error(self, limits: NDArray[np.float64]) -> NDArray[np.float64]:
+        return difference_error(self._matrix.shape[1], self._norms, limits, self._exact)
 
     def _collect(
         self, settle: Callable[[list[Survivors]], None], survivors: Iterator[Survivors]
@@ -305,8 +308,9 @@ class _Batch:
         step = max(1, _CHUNK_FLOATS // self._matrix.shape[1])
         for start in range(0, len(rows), step):
             part = slice(start, start + step)
-            items = self._matrix.take(positions[part], axis=0)
-            vectors = self._space.float32_vectors(items, positions[part])
+            vectors = self._matrix.take(positions[part], axis=0)
+            if not self._exact:
+                vectors = self._space.float32_vectors(vectors, positions[part])
             vectors -= self._queries.take(rows[part], axis=0)
             np.einsum("ij,ij->i", vectors, vectors, out=squares[part])
         return np.sqrt(squares, out=squares)
@@ -315,3 +319,11 @@ class _Batch:
         self, rows: NDArray[np.int64], positions: NDArray[np.int64]
     ) -> NDArray[np.bool_]:
         return is_excluded(self._exclude, len(self._matrix), rows, positions)
+
+
+def _are_float32(rows: NDArray[np.floating], matrix: NDArray[np.floating]) -> bool:
+    """Return whether the values of queries and items are float32."""
+    if matrix.dtype != np.float32:
+        return False
+    with np.errstate(over="ignore"):
+        return rows.dtype == np.float32 or bool((rows == rows.astype(np.float32)).all())
