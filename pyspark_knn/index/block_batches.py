@@ -20,14 +20,14 @@ if TYPE_CHECKING:
     from pyspark_knn.index.distances import Metric
     from pyspark_knn.index.score_space import ScoreSpace
 
-_BATCH_QUERIES = 1024
+_BATCH_QUERIES = 2048
 """Queries in a batch. With many of them the cost of preparing the items of a block is small."""
 
 _BATCH_FLOATS = 1 << 22
 """Numbers in the vectors of a batch of queries. A worker does not send more at a time."""
 
-_BLOCK_SCORES = 1 << 18
-"""Scores in a block: 1 MiB of float32, which stays in the cache."""
+_BLOCK_SCORES = 1 << 19
+"""Scores in a block: 2 MiB of float32, which stay in the cache."""
 
 _WIDE_FEATURES, _WIDE_BLOCK_SCORES = 200, 1 << 20
 """From so many features on, the product takes nearly all of the time. It is faster with wide
