@@ -39,7 +39,7 @@ _MOST_FEATURES = 2048
 _SAMPLE_ITEMS, _SAMPLE_QUERIES = 16_384, 64
 """Items of the sample whose pairs are counted, and queries."""
 
-_TRIED_ITEMS, _TRIED_QUERIES = 65_536, 1024
+_TRIED_ITEMS, _TRIED_QUERIES = 65_536, 2048
 """Items of the sample that searches are timed on, and their queries at most, ..."""
 
 _TRIED_FLOATS = 1 << 32
