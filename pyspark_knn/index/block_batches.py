@@ -84,14 +84,24 @@ class BlockBatches:
         self._exclude = exclude
         self._k = k
         self._n_features = queries.shape[1]
+        self._all: Queries | None = None
 
     def _served(self) -> NDArray[np.bool_]:
         """Return for which queries the bounds hold."""
         rows = np.arange(len(self._queries))
         served = np.ones(len(rows), bool)
         for batch in self._batches(rows, np.float32):
-            served[batch] = self._space.serves(self._space.queries(self._queries[batch]))
+            queries = self._space.queries(self._queries[batch])
+            served[batch] = self._space.serves(queries)
+            if len(batch) == len(rows):
+                self._all = queries
         return served
+
+    def _transformed(self, rows: NDArray[np.int64]) -> Queries:
+        """Return some queries in the score space, given their row numbers in ascending order."""
+        if self._all is not None:
+            return self._all if len(rows) == len(self._queries) else self._all.take(rows)
+        return self._space.queries(self._queries[rows])
 
     def _batches(
         self, rows: NDArray[np.int64], dtype: type[np.floating]

@@ -29,8 +29,8 @@ _SPARE_AT_HOME = 6
 _SPARE_SURVIVORS = 512
 """Pairs of a query that may always be compared by differences."""
 
-_PREFIXES_PER_DIFFERENCE = 16
-"""Items that are compared by prefixes in about the time of one comparison by differences. A query
+_PREFIXES_PER_DIFFERENCE = 32
+"""Items that a full product compares in about the time of one comparison by differences. A query
 with more pairs left than one in so many items is better off with the block search."""
 
 _LARGEST_LIMIT = 2.0**40
