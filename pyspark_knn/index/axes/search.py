@@ -257,7 +257,9 @@ class _Batch:
         room = room_for(len(self._matrix), len(self._norms))
         if rows.size:
             found.add(rows, positions, scores, np.zeros(len(rows)), room)
-            found.settle()
+            # Few new candidates lower hardly any limit.
+            if 2 * len(rows) >= len(self._norms):
+                found.settle()
         self._demand(found)
 
     def _useful(
