@@ -62,7 +62,7 @@ _PAIR_COST, _AXIS_COST, _DIFFERENCE_COST, _FEATURE_COST = 0.3, 0.03, 25.0, 0.75
 """About how many nanoseconds a pair takes: compared by prefixes, and for each axis; by differences,
 and for each feature."""
 
-_ACCEPTED = 0.93
+_ACCEPTED = 0.96
 """The share of the block search's time, on the sample, that a search by axes may take. On all items
 it takes less, since a query has nearer neighbors there."""
 
