@@ -20,14 +20,14 @@ if TYPE_CHECKING:
     from pyspark_knn.index.distances import Metric
     from pyspark_knn.index.score_space import ScoreSpace
 
-_BATCH_QUERIES = 1024
+_BATCH_QUERIES = 2048
 """Queries in a batch. With many of them the cost of preparing the items of a block is small."""
 
 _BATCH_FLOATS = 1 << 22
 """Numbers in the vectors of a batch of queries. A worker does not send more at a time."""
 
-_BLOCK_SCORES = 1 << 18
-"""Scores in a block: 1 MiB of float32, which stays in the cache."""
+_BLOCK_SCORES = 1 << 19
+"""Scores in a block: 2 MiB of float32, which stay in the cache."""
 
 _WIDE_FEATURES, _WIDE_BLOCK_SCORES = 200, 1 << 20
 """From so many features on, the product takes nearly all of the time. It is faster with wide
@@ -84,14 +84,24 @@ class BlockBatches:
         self._exclude = exclude
         self._k = k
         self._n_features = queries.shape[1]
+        self._all: Queries | None = None
 
     def _served(self) -> NDArray[np.bool_]:
         """Return for which queries the bounds hold."""
         rows = np.arange(len(self._queries))
         served = np.ones(len(rows), bool)
         for batch in self._batches(rows, np.float32):
-            served[batch] = self._space.serves(self._space.queries(self._queries[batch]))
+            queries = self._space.queries(self._queries[batch])
+            served[batch] = self._space.serves(queries)
+            if len(batch) == len(rows):
+                self._all = queries
         return served
+
+    def _transformed(self, rows: NDArray[np.int64]) -> Queries:
+        """Return some queries in the score space, given their row numbers in ascending order."""
+        if self._all is not None:
+            return self._all if len(rows) == len(self._queries) else self._all.take(rows)
+        return self._space.queries(self._queries[rows])
 
     def _batches(
         self, rows: NDArray[np.int64], dtype: type[np.floating]

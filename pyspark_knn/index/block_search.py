@@ -200,7 +200,7 @@ class _Search(BlockBatches):
         self, rows: NDArray[np.int64], least: NDArray[np.float64], dtype: type[np.floating]
     ) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
         """Search a batch; return which queries are crowded, and their smallest scores."""
-        queries = self._space.queries(self._queries[rows])
+        queries = self._transformed(rows)
         slack = self._space.slack(queries, dtype)
         least = np.maximum(least, self._space.least_scores(self._best.limits()[rows], queries))
         candidates = Candidates(self._k, least, slack)
@@ -223,7 +223,7 @@ class _Search(BlockBatches):
 
     def _rank_blocks(self, rows: NDArray[np.int64], least: NDArray[np.float64]) -> None:
         """Search a batch by float64 products, and rank the candidates block by block."""
-        queries = self._space.queries(self._queries[rows])
+        queries = self._transformed(rows)
         slack = self._space.slack(queries, np.float64)
         blocks = self._blocks(rows, queries, np.float64)
         for block in blocks:

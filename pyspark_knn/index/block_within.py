@@ -68,7 +68,7 @@ class BlockSearchWithin(BlockBatches):
         self, rows: NDArray[np.int64], least: NDArray[np.float64], dtype: type[np.floating]
     ) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
         """Search a batch; return which queries are crowded, and `least` as it is."""
-        queries = self._space.queries(self._queries[rows])
+        queries = self._transformed(rows)
         slack = self._space.slack(queries, dtype)
         scores = self._space.least_scores(np.full(len(rows), self._hits.limit), queries)
         blocks = self._blocks(rows, queries, dtype, self._hits.first(rows))

@@ -160,24 +160,14 @@ class Candidates:
         pairs = _Pairs.joined(self._pairs)
         self._n_waiting = 0
         counts = np.bincount(pairs.rows, minlength=len(self.least))
-        # The new thresholds may halve the number of candidates. Queries with far more than twice
-        # the room would stay crowded, and would take memory.
-        pairs, counts = self._without_crowded(pairs, counts, 2 * self._room)
-        if pairs.rows.size:
-            self.raise_least(pairs.kth_floors(counts, self._k))
-            pairs = pairs.take(pairs.ceilings >= (self.least - self._slack)[pairs.rows])
-            counts = np.bincount(pairs.rows, minlength=len(self.least))
-            pairs, _ = self._without_crowded(pairs, counts, self._room)
+        # Not before: a query of many new pairs may have few that reach the new threshold.
+        self.raise_least(pairs.kth_floors(counts, self._k))
+        pairs = pairs.take(pairs.ceilings >= (self.least - self._slack)[pairs.rows])
+        crowded = np.bincount(pairs.rows, minlength=len(self.least)) > self._room
+        if crowded.any():
+            self.crowded |= crowded
+            pairs = pairs.take(~crowded[pairs.rows])
         self._pairs = [pairs]
-
-    def _without_crowded(
-        self, pairs: _Pairs, counts: NDArray[np.int64], room: int
-    ) -> tuple[_Pairs, NDArray[np.int64]]:
-        crowded = counts > room
-        if not crowded.any():
-            return pairs, counts
-        self.crowded |= crowded
-        return pairs.take(~crowded[pairs.rows]), np.where(crowded, 0, counts)
 
     def pairs(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return the remaining candidates, without those of crowded queries.
@@ -266,33 +256,18 @@ class _Pairs:
 
     def kth_floors(self, counts: NDArray[np.int64], k: int) -> NDArray[np.float64]:
         """Return the k-th largest floor of each row, or -inf where there are fewer than k pairs."""
-        longest = int(counts.max())
-        if longest < k:
-            return np.full(len(counts), -np.inf)
-        order = by_row(self.rows)
-        rows = self.rows[order]
-        table = np.full((len(counts), longest), -np.inf, self.floors.dtype)
-        table[rows, rank_in_row(counts, rows)] = self.floors[order]
-        table.partition(longest - k, axis=1)
-        floors: NDArray[np.float64] = table[:, longest - k].astype(np.float64)
-        return floors
-
-
-def rank_in_row(counts: NDArray[np.int64], rows: NDArray[np.integer]) -> NDArray[np.int64]:
-    """Number the entries of each row from 0.
-
-    Parameters
-    ----------
-    counts : ndarray of shape (n_rows,), dtype int64
-        The number of entries of each row.
-    rows : ndarray of shape (n_entries,), integer
-        The row of each entry, in ascending order.
-
-    Returns
-    -------
-    ndarray of shape (n_entries,), dtype int64
-        The number of each entry within its row.
-    """
-    starts: NDArray[np.int64] = np.cumsum(counts) - counts
-    ranks: NDArray[np.int64] = np.arange(len(rows)) - starts[rows]
-    return ranks
+        kth = np.full(len(counts), -np.inf)
+        floors = self.floors[by_row(self.rows)]
+        starts = np.cumsum(counts) - counts
+        rows = np.flatnonzero(counts >= k)
+        # A few queries may have most of the pairs, so only rows of similar lengths share a table.
+        lengths = np.frexp(counts[rows])[1]
+        for length in np.unique(lengths):
+            some = rows[lengths == length]
+            longest = int(counts[some].max())
+            columns = np.arange(longest)
+            table = floors.take(starts[some, None] + columns, mode="clip")
+            table[columns >= counts[some, None]] = -np.inf
+            table.partition(longest - k, axis=1)
+            kth[some] = table[:, longest - k]
+        return kth

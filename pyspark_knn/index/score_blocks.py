@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 _EXCLUDED = -np.inf
 """The ceiling of an excluded pair. No score is as low."""
 
+_GROUPS_PER_NEIGHBOR = 16
+"""Among half as many groups of items as this for each neighbor, two of the nearest are rarely in
+the same group."""
+
 
 class ScoreBlock(NamedTuple):
     """The ceilings of a block of items.
@@ -37,7 +41,10 @@ class ScoreBlock(NamedTuple):
     widths: NDArray[np.float64]
 
     def kth_floors(self, k: int) -> NDArray[np.float64]:
-        """Return the k-th largest ``ceiling - width`` of each query.
+        """Return a number that ``ceiling - width`` of k items of each query reaches.
+
+        It is about the k-th largest: that of the maxima of small groups of items, which are found
+        in a fraction of the time.
 
         Parameters
         ----------
@@ -50,6 +57,9 @@ class ScoreBlock(NamedTuple):
             The floors.
         """
         floors = self.ceilings - self.widths.astype(self.ceilings.dtype)
+        while floors.shape[1] >= _GROUPS_PER_NEIGHBOR * k:
+            half = floors.shape[1] // 2
+            floors = np.maximum(floors[:, :half], floors[:, half : 2 * half])
         kth = floors.shape[1] - k
         floors.partition(kth, axis=1)
         return floors[:, kth].astype(np.float64)
@@ -106,6 +116,7 @@ class ScoreBlocks:
         self._ceilings = np.empty(shape[0] * self._width, dtype)
         # Comparing two arrays of equal shape is twice as fast as comparing with one column.
         self._thresholds = np.empty((shape[0], self._width), dtype)
+        self._reached = np.empty(shape[0] * self._width, bool)
 
     def __iter__(self) -> Iterator[ScoreBlock]:
         for start in range(self._first, len(self._matrix), self._width):
@@ -166,8 +177,10 @@ class ScoreBlocks:
             The number of the item within the block.
         """
         n_items = block.ceilings.shape[1]
-        flat = np.flatnonzero(block.ceilings >= self._thresholds[:, :n_items])
-        rows, columns = np.divmod(flat, n_items)
+        reached = self._reached[: block.ceilings.size]
+        thresholds = self._thresholds[:, :n_items]
+        np.greater_equal(block.ceilings, thresholds, out=reached.reshape(block.ceilings.shape))
+        rows, columns = np.divmod(np.flatnonzero(reached), n_items)
         return rows, columns
 
 

@@ -174,6 +174,10 @@ class ScoreSpace(ABC):
         """
         return False
 
+    def keeps_differences(self) -> bool:
+        """Whether the difference of two vectors is that of the rows, as far as they are exact."""
+        return False
+
     def distance_limits(self, limits: NDArray[np.float64], queries: Queries) -> NDArray[np.float64]:
         """Return the largest distance of the vectors of a pair whose final figure is in the limit.
 

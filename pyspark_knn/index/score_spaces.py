@@ -139,6 +139,10 @@ class EuclideanSpace(ScoreSpace):
         """See `ScoreSpace.ranks_by_distance`."""
         return True
 
+    def keeps_differences(self) -> bool:
+        """See `ScoreSpace.keeps_differences`: a center is subtracted from both."""
+        return self._scale == 1.0 and self._factor is None
+
     def hidden_distance(self) -> float:
         """See `ScoreSpace.hidden_distance`."""
         return float((2.0 * self._hidden()) ** 0.5)

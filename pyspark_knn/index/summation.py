@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pyspark_knn.index.buffers import buffers_for
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -36,6 +38,13 @@ def fold(terms: Block) -> NDArray[np.float64]:
     ndarray of shape (n_pairs,), dtype float64
         The sum of each row.
     """
+    with buffers_for(terms.shape[1]):
+        _fold_columns(terms)
+    return terms[:, 0].copy()
+
+
+def _fold_columns(terms: Block) -> None:
+    """Add all columns to the first, as `fold` does."""
     width = terms.shape[1]
     while width > 1:
         half = width // 2
@@ -48,7 +57,6 @@ def fold(terms: Block) -> NDArray[np.float64]:
             lower = terms[:, :half]
             np.add(lower, terms[:, rest:width], out=lower)
         width = rest
-    return terms[:, 0].copy()
 
 
 def scale(rows: Block) -> tuple[Block, NDArray[np.int64]]:

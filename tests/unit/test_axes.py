@@ -153,6 +153,52 @@ def test_half_the_bound_of_a_product_is_too_small(n_axes):
     assert product(1.0) >= 0 > product(0.5)
 
 
+@pytest.mark.parametrize("n_axes", [100, 1000])
+def test_half_the_error_of_a_product_makes_no_ceiling(n_axes):
+    # The terms are those of the test above: what a product adds up is too small.
+    small = 2.0**-12 * (1 - 2.0**-10)
+    query, item = np.full((2, n_axes + 1), small, np.float32)
+    query[0], item[0] = 1 - 2.0**-10, 1 + 2.0**-9
+    squares = squared_norms(np.stack([query, item]))
+    limit = np.array([float(exact_square(query, item)) ** 0.5])
+    needed = bounds.thresholds(limit, squares[:1], n_axes).astype(np.float32)
+    total = np.float32(0)
+    for a, b in zip(
+        np.append(query, [1.0, -needed[0]]).astype(np.float32),
+        np.append(item, [-0.5 * squares[1], 1.0]).astype(np.float32),
+        strict=True,
+    ):
+        total += a * b
+    pairs = zip(query.tolist(), item.tolist(), strict=True)
+    exact = float(sum(Fraction(a) * Fraction(b) for a, b in pairs) - Fraction(squares[1]) / 2)
+    error = bounds.errors(limit, squares[:1], n_axes)[0]
+    assert float(total) + needed[0] + error / 2 < exact <= float(total) + needed[0] + error
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.data())
+def test_a_smaller_limit_rules_out_no_pair_within_it(data):
+    """A neighbor at exactly the new limit is left, however much larger the old one was."""
+    rng = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1)))
+    dim = data.draw(st.sampled_from([4, 33, 80]))
+    items = low_rank(rng, 90, dim) + data.draw(st.sampled_from([0.0, 3.0, 1e4]))
+    spread = data.draw(st.sampled_from([1e-7, 1e-3, 1.0]))
+    queries = items[:6] + spread * rng.standard_normal((6, dim))
+    n_axes = data.draw(st.integers(1, dim))
+    index = planned(items, resolve_metric("euclidean"), n_axes, cell_size=32)
+    asked = index._prefixes.queries(index._space.queries(queries).vectors)
+    new = np.array(
+        [float(exact_square(*pair)) ** 0.5 for pair in zip(queries, items[:6], strict=True)]
+    )
+    asked.demand(new * data.draw(st.sampled_from([1.0, 1.5, 100.0])) + 1e-9)
+    found = [*asked.near_survivors(), *asked.far_survivors()]
+    rows, positions, ceilings = (np.concatenate(part) for part in zip(*found, strict=True))
+    asked.demand(new)
+    near = asked.matter(rows, ceilings)
+    left = set(zip(rows[near].tolist(), positions[near].tolist(), strict=True))
+    assert left >= {(row, row) for row in range(6)}
+
+
 @pytest.mark.parametrize("dim", [200, 2000])
 def test_half_the_bound_of_a_difference_is_too_small(dim):
     difference = np.full(dim, 2.0**-12 * (1 - 2.0**-10), np.float32)
@@ -161,7 +207,7 @@ def test_half_the_bound_of_a_difference_is_too_small(dim):
     for each in difference:
         total += each * each
     exact = float(squared_norms(difference[None])[0]) ** 0.5
-    error = bounds.difference_error(dim, np.zeros(1), np.array([exact]))[0]
+    error = bounds.difference_error(dim, np.zeros(1), np.array([exact]), True)[0]
     assert error / 2 < exact - float(np.sqrt(total)) <= error
 
 
@@ -194,6 +240,25 @@ def test_far_outliers_loosen_no_bound():
     (rows, _), crowded = search.candidates(items[:300], np.full(300, np.inf), None)
     assert np.flatnonzero(crowded).tolist() == [7]
     assert len(rows) < 20 * 300
+
+
+def test_near_pairs_far_from_zero_are_told_apart():
+    """Rounded to float32, coordinates are off by more than the distances in the cluster."""
+    rng = np.random.default_rng(6)
+    items = low_rank(rng, 3000, 30)
+    items[:400] = items[0] + 3e-7 * rng.standard_normal((400, 30))
+    items = items.astype(np.float32)
+    queries = items[rng.integers(0, 400, 20)]
+    index = planned(items, resolve_metric("euclidean"), 8)
+    search = AxesSearch(index._prefixes, items, index._space, 5)
+    (rows, _), crowded = search.candidates(queries, np.full(20, np.inf), None)
+    assert not crowded.any()
+    assert len(rows) < 10 * 20
+    check(items, queries, resolve_metric("euclidean"), 5, 8)
+    # Not so for queries that are not float32.
+    others = queries.astype(np.float64) * (1 + 2.0**-40)
+    assert search.candidates(others, np.full(20, np.inf), None)[1].all()
+    check(items, others, resolve_metric("euclidean"), 5, 8)
 
 
 def test_axes_are_chosen_where_they_save_time():

@@ -38,6 +38,10 @@ the two terms as they are stored, by u of their sizes, which are at most ``2 B**
 error is at most ``1.05 (m + 6) u B**2``, as long as ``(m + 6) u < 2**-10``. It is subtracted from
 t. Underflow hides no more than the smallest normal number for each product.
 
+The error is that of the computed product, above or below. So a product, with its error and the
+computed t, is a *ceiling* of ``a.b - |b|**2 / 2`` for a pair that matters. When a smaller T becomes
+known, a pair whose ceiling is below the new t does not matter any more.
+
 **Boxes.** The items of a cell have coordinates between the least and the largest of the cell. The
 square of the distance to this box, computed in float32 from n coordinates, is a sum of squares,
 hence off by ``(n + 6) u`` of itself.
@@ -48,7 +52,9 @@ its own; and the sum of d squares by ``(d + 1) u`` of itself. So the distance is
 
     1.05 ((3 u + (d + L + 20) v) (2 |z| + T) + ((d + 4) u / 2 + (L + 8) v) T)
 
-for a pair with ``D <= T``, where ``(L + 8) v`` is the error of the final figure, and sizes are
+for a pair with ``D <= T``. Where vectors are rows less a center, and the rows are float32, the rows
+are subtracted instead, and the first term is 0: near pairs are known to some digits, however far
+from 0 they are. Here ``(L + 8) v`` is the error of the final figure, and sizes are
 those before the center is subtracted. Pairs farther than T are not estimated below T less this.
 """
 
@@ -113,10 +119,29 @@ def thresholds(
     ndarray of shape (n_queries,), dtype float64
         What a product must reach.
     """
-    largest = np.sqrt(squares) + np.maximum(reaches, 0.0)
-    error = product_error(n_axes) * largest * largest
-    error += (n_axes + 3) * _TINY * (4.0 + 2.0 * largest)
+    error = errors(reaches, squares, n_axes)
     return np.where(reaches < 0, np.inf, 0.5 * (squares - reaches * reaches) - error)
+
+
+def errors(
+    reaches: NDArray[np.float64], squares: NDArray[np.float64], n_axes: int
+) -> NDArray[np.float64]:
+    """Return how far the products of each query can be off, for pairs that matter.
+
+    Parameters
+    ----------
+    reaches, squares, n_axes
+        See `thresholds`.
+
+    Returns
+    -------
+    ndarray of shape (n_queries,), dtype float64
+        The errors.
+    """
+    largest = np.sqrt(squares) + np.maximum(reaches, 0.0)
+    error: NDArray[np.float64] = product_error(n_axes) * largest * largest
+    error += (n_axes + 3) * _TINY * (4.0 + 2.0 * largest)
+    return error
 
 
 def product_error(n_axes: int) -> float:
@@ -130,7 +155,7 @@ def box_error(n_axes: int) -> float:
 
 
 def difference_error(
-    n_features: int, norms: NDArray[np.float64], limits: NDArray[np.float64]
+    n_features: int, norms: NDArray[np.float64], limits: NDArray[np.float64], exact: bool
 ) -> NDArray[np.float64]:
     """Return how far a distance computed by differences in float32 can be off.
 
@@ -142,6 +167,8 @@ def difference_error(
         The norms of the queries' vectors, before the center is subtracted.
     limits : ndarray of shape (n_queries,), dtype float64
         The largest distance of a neighbor.
+    exact : bool
+        Whether rows are subtracted that are float32.
 
     Returns
     -------
@@ -149,7 +176,8 @@ def difference_error(
         The errors.
     """
     levels = n_features.bit_length()
-    vectors = (3 * UNIT + (n_features + levels + 20) * V) * (2.0 * norms + limits)
+    relative = 0.0 if exact else 3 * UNIT + (n_features + levels + 20) * V
+    vectors = relative * (2.0 * norms + limits)
     sums = ((n_features + 4) * UNIT / 2 + (levels + 8) * V) * limits
     hidden = 2.0 * ((n_features + 1) * _TINY) ** 0.5
     error: NDArray[np.float64] = 1.05 * (vectors + sums) + hidden

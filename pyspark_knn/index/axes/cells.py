@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pyspark_knn.index.buffers import buffers_for
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -119,17 +121,28 @@ class Cells:
         """
         lows, highs = self.lows[:, cells], self.highs[:, cells]
         total = np.zeros((len(coordinates), lows.shape[1]), np.float32)
-        step = max(1, _BLOCK_FLOATS // max(1, lows.shape[1]))
-        for start in range(0, len(total), step):
-            part = total[start : start + step]
-            gap, other = np.empty_like(part), np.empty_like(part)
-            queries = coordinates[start : start + step]
-            for axis, (low, high) in enumerate(zip(lows, highs, strict=True)):
-                query = queries[:, axis, None]
-                np.subtract(low, query, out=gap)
-                np.subtract(query, high, out=other)
-                np.maximum(gap, other, out=gap)
-                np.maximum(gap, 0.0, out=gap)
-                gap *= gap
-                part += gap
+        with buffers_for(lows.shape[1]):
+            _add_squares(total, coordinates, lows, highs)
         return total
+
+
+def _add_squares(
+    total: NDArray[np.float32],
+    coordinates: NDArray[np.float32],
+    lows: NDArray[np.float32],
+    highs: NDArray[np.float32],
+) -> None:
+    """Add the squared distances of queries to boxes, a block of queries at a time."""
+    step = max(1, _BLOCK_FLOATS // max(1, lows.shape[1]))
+    for start in range(0, len(total), step):
+        part = total[start : start + step]
+        gap, other = np.empty_like(part), np.empty_like(part)
+        queries = coordinates[start : start + step]
+        for axis, (low, high) in enumerate(zip(lows, highs, strict=True)):
+            query = queries[:, axis, None]
+            np.subtract(low, query, out=gap)
+            np.subtract(query, high, out=other)
+            np.maximum(gap, other, out=gap)
+            np.maximum(gap, 0.0, out=gap)
+            gap *= gap
+            part += gap

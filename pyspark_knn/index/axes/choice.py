@@ -39,7 +39,7 @@ _MOST_FEATURES = 2048
 _SAMPLE_ITEMS, _SAMPLE_QUERIES = 16_384, 64
 """Items of the sample whose pairs are counted, and queries."""
 
-_TRIED_ITEMS, _TRIED_QUERIES = 65_536, 1024
+_TRIED_ITEMS, _TRIED_QUERIES = 65_536, 2048
 """Items of the sample that searches are timed on, and their queries at most, ..."""
 
 _TRIED_FLOATS = 1 << 32
@@ -48,7 +48,7 @@ _TRIED_FLOATS = 1 << 32
 _TRIED_K = 10
 """Neighbors of a query in a timed search."""
 
-_TRIED_AXES = (16, 24, 32, 48, 64, 96, 128, 192, 256)
+_TRIED_AXES = (16, 24, 32, 48, 64, 80, 96, 128, 160, 192, 256)
 """The numbers of axes to choose from."""
 
 _LARGEST_SHARE = 0.85
@@ -62,7 +62,7 @@ _PAIR_COST, _AXIS_COST, _DIFFERENCE_COST, _FEATURE_COST = 0.3, 0.03, 25.0, 0.75
 """About how many nanoseconds a pair takes: compared by prefixes, and for each axis; by differences,
 and for each feature."""
 
-_ACCEPTED = 0.87
+_ACCEPTED = 0.96
 """The share of the block search's time, on the sample, that a search by axes may take. On all items
 it takes less, since a query has nearer neighbors there."""
 

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pyspark_knn.index.axes.bounds import box_error, reach, thresholds
+from pyspark_knn.index.axes.bounds import box_error, errors, reach, thresholds
 from pyspark_knn.index.axes.cells import Cells
+from pyspark_knn.index.axes.nearest import largest_columns
 from pyspark_knn.index.score_space import squared_norms
 
 if TYPE_CHECKING:
@@ -18,12 +19,12 @@ if TYPE_CHECKING:
     from pyspark_knn.index.axes.rotation import Rotation
     from pyspark_knn.index.score_space import ScoreSpace
 
-    Pairs = tuple[NDArray[np.int64], NDArray[np.int64]]
+    Survivors = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]
 
 _BLOCK_FLOATS = 1 << 18
 """Numbers in the items of a block that is rotated: 2 MiB of float64."""
 
-_PRODUCT_QUERIES = 1024
+_PRODUCT_QUERIES = 2048
 """Queries of one product with the items of a cell, at most."""
 
 _AT_HOME, _AROUND = 1, 2
@@ -33,6 +34,9 @@ above so many."""
 _CELLS_AT_ONCE = 1024
 """Cells whose distances to the queries are known at a time."""
 
+_MOST_AT_HOME = 256
+"""Items of the cells that a query is in that are compared for its first limit, or more if it needs
+so many neighbors."""
 
 _NONE = 2.0**100
 """A threshold that no product reaches, and that overflows in none."""
@@ -137,6 +141,9 @@ class QueryPrefixes:
         self._squares = squared_norms(self._left[:, : self._n_axes + 1])
         self._norms = np.sqrt(self._squares)
         self._reaches = np.full(len(vectors), np.inf)
+        self._needed = np.full(len(vectors), -np.inf)
+        self._raised = np.full(len(vectors), np.inf)
+        self._at_home: NDArray[np.int64] | None = None
         self.home = items.cells.cell_of(self._left)
         size = max(_PRODUCT_QUERIES, 1 << _AROUND) * items.cells.largest
         self._products = np.empty(size, np.float32)
@@ -148,9 +155,28 @@ class QueryPrefixes:
         needed = thresholds(self._reaches, self._squares, self._n_axes)
         np.minimum(needed, _NONE, out=needed)
         self._left[:, -1] = -needed
+        self._needed = needed
+        self._raised = errors(self._reaches, self._squares, self._n_axes) - self._left[:, -1]
+
+    def matter(self, rows: NDArray[np.int64], ceilings: NDArray[np.float64]) -> NDArray[np.bool_]:
+        """Return which pairs are not ruled out by the distances that were set since their yield.
+
+        Parameters
+        ----------
+        rows, ceilings : ndarray of shape (n_pairs,)
+            As yielded by `near_survivors`.
+
+        Returns
+        -------
+        ndarray of shape (n_pairs,), dtype bool
+            False for the pairs that are ruled out.
+        """
+        return ceilings >= self._needed[rows]
 
     def nearest_at_home(self, many: int) -> NDArray[np.int64]:
         """Return some items of the cells that each query is in, near it by their prefixes.
+
+        They are not among those that `near_survivors` yields.
 
         Parameters
         ----------
@@ -163,14 +189,15 @@ class QueryPrefixes:
             The positions of the items.
         """
         cells, n_left = self._items.cells, self._n_axes + 2
-        nearest = np.empty((len(self.home), many), np.int64)
+        places = np.empty((len(self.home), many), np.int64)
         for rows, where in self._grouped(_AT_HOME):
-            products = self._left[rows, :n_left] @ self._items._table[where, :n_left].T
-            places = np.argpartition(products, -many, axis=1)[:, -many:]
-            nearest[rows] = cells.order[where][places]
-        return nearest
+            first = slice(where.start, min(where.stop, where.start + max(_MOST_AT_HOME, 4 * many)))
+            products = self._left[rows, :n_left] @ self._items._table[first, :n_left].T
+            places[rows] = where.start + largest_columns(products, many)
+        self._at_home = places
+        return cells.order[places]
 
-    def near_survivors(self) -> Iterator[Pairs]:
+    def near_survivors(self) -> Iterator[Survivors]:
         """Yield the pairs that prefixes cannot rule out, of items in the cells around each query.
 
         `demand` may be called in between; then fewer of the following pairs are left.
@@ -179,9 +206,12 @@ class QueryPrefixes:
         ------
         rows, positions : ndarray of shape (n_pairs,), dtype int64
             The row number of the query, and the position of the item.
+        ceilings : ndarray of shape (n_pairs,), dtype float64
+            See `pyspark_knn.index.axes.bounds`; the nearest items of a query by their prefixes have
+            the largest.
         """
         for rows, where in self._grouped(_AROUND):
-            yield from self._compared(rows, where)
+            yield from self._compared(rows, where, self._at_home)
 
     def _grouped(self, bits: int) -> Iterator[tuple[NDArray[np.int64], slice]]:
         """Yield the queries in the same cells, and the items there, but for the lower bits."""
@@ -191,7 +221,7 @@ class QueryPrefixes:
             last = min(first + (1 << bits), cells.count)
             yield rows, slice(int(cells.bounds[first]), int(cells.bounds[last]))
 
-    def far_survivors(self) -> Iterator[Pairs]:
+    def far_survivors(self) -> Iterator[Survivors]:
         """Yield the same for the other cells, as far as they may contain a neighbor."""
         cells = self._items.cells
         own = self.home >> _AROUND
@@ -215,8 +245,13 @@ class QueryPrefixes:
             limits = np.where(self._reaches < 0, -1.0, squares).astype(np.float32)
         return np.nextafter(limits, np.float32(np.inf))
 
-    def _compared(self, rows: NDArray[np.int64], where: slice) -> Iterator[Pairs]:
-        """Yield the pairs of some queries and some items in the table that reach the thresholds."""
+    def _compared(
+        self, rows: NDArray[np.int64], where: slice, known: NDArray[np.int64] | None = None
+    ) -> Iterator[Survivors]:
+        """Yield the pairs of some queries and some items in the table that reach the thresholds.
+
+        Without those of the `known` places in the table, some for each query.
+        """
         right = self._items._table[where].T
         width = right.shape[1]
         step = len(self._products) // width
@@ -226,11 +261,17 @@ class QueryPrefixes:
             left = self._left[asked[0] : asked[-1] + 1] if whole else self._left[asked]
             size = len(asked) * width
             products = self._products[:size]
-            np.matmul(left, right, out=products.reshape(len(asked), width))
+            table = products.reshape(len(asked), width)
+            np.matmul(left, right, out=table)
+            if known is not None:
+                np.put_along_axis(table, known[asked] - where.start, -1.0, axis=1)
             np.greater_equal(products, 0.0, out=self._reached[:size])
-            near, columns = np.divmod(np.flatnonzero(self._reached[:size]), width)
-            if near.size:
-                yield asked[near], self._items.cells.order[where.start + columns]
+            places = np.flatnonzero(self._reached[:size])
+            if places.size:
+                near, columns = np.divmod(places, width)
+                near = asked[near]
+                ceilings = products[places] + self._raised[near]
+                yield near, self._items.cells.order[where.start + columns], ceilings
 
 
 def _groups(numbers: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[np.int64]]]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pyspark_knn.index.axes.bounds import difference_error
+from pyspark_knn.index.axes.nearest import largest_first
 from pyspark_knn.index.candidates import Candidates, room_for
 from pyspark_knn.index.selection import is_excluded
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from pyspark_knn.index.axes.prefixes import Prefixes
+    from pyspark_knn.index.axes.prefixes import Prefixes, Survivors
     from pyspark_knn.index.found import Exclusion
     from pyspark_knn.index.score_space import ScoreSpace
 
@@ -28,8 +29,8 @@ _SPARE_AT_HOME = 6
 _SPARE_SURVIVORS = 512
 """Pairs of a query that may always be compared by differences."""
 
-_PREFIXES_PER_DIFFERENCE = 64
-"""Items that are compared by prefixes in about the time of one comparison by differences. A query
+_PREFIXES_PER_DIFFERENCE = 32
+"""Items that a full product compares in about the time of one comparison by differences. A query
 with more pairs left than one in so many items is better off with the block search."""
 
 _LARGEST_LIMIT = 2.0**40
@@ -125,7 +126,8 @@ class _Batch:
         self._space = search._space
         self._matrix = search._matrix
         queries = self._space.queries(rows)
-        self._queries = queries.vectors.astype(np.float32)
+        self._exact = self._space.keeps_differences() and _are_float32(rows, self._matrix)
+        self._queries = (rows if self._exact else queries.vectors).astype(np.float32)
         self._norms = np.sqrt(queries.squares)
         self._prefixes = search._prefixes.queries(queries.vectors)
         self._limits = self._space.distance_limits(limits, queries)
@@ -136,11 +138,12 @@ class _Batch:
 
     def run(self) -> tuple[Pairs, NDArray[np.bool_]]:
         """See `AxesSearch.candidates`."""
-        self._limits = np.minimum(self._limits, self._limits_at_home())
+        at_home = self._nearest_at_home()
+        self._limits = np.minimum(self._limits, self._limits_at_home(at_home[2]))
         slack = self._slack()
         # A score is a negative distance.
         found = Candidates(self._k, -np.where(self._given_up, 0.0, self._limits), slack)
-        self._demand(found)
+        self._keep(found, *self._reaching(*at_home, found.thresholds()))
         settle = functools.partial(self._settle, found)
         self._collect(settle, self._prefixes.near_survivors())
         self._collect(settle, self._prefixes.far_survivors())
@@ -155,8 +158,8 @@ class _Batch:
         self._most = min(self._most, _MOST_WITHIN // len(self._norms))
         found: list[Pairs] = []
 
-        def settle(waiting: list[Pairs]) -> None:
-            rows, positions, _ = self._compared(waiting, least)
+        def settle(waiting: list[Survivors]) -> None:
+            rows, positions, _ = self._compared(*self._useful(waiting)[:2], least)
             found.append((rows, positions))
             self._prefixes.demand(np.where(self._given_up, -np.inf, self._limits))
 
@@ -171,29 +174,38 @@ class _Batch:
         """Return by how much differences can be off; give up the queries of too large limits."""
         self._given_up = ~(self._limits < _LARGEST_LIMIT)
         limits = np.where(self._given_up, 0.0, np.maximum(self._limits, 0.0))
-        slack = difference_error(self._matrix.shape[1], self._norms, limits)
+        slack = self._error(limits)
         slack += self._space.hidden_distance()
         self._given_up |= ~(slack < _LARGEST_LIMIT)
         return slack
 
-    def _limits_at_home(self) -> NDArray[np.float64]:
-        """Return a distance that k items do not exceed, from the cell of each query."""
-        n_queries = len(self._norms)
+    def _nearest_at_home(
+        self,
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
+        """Return some pairs from the cell of each query, as many for each, and their distances."""
         many = self._k + _SPARE_AT_HOME
         positions = self._prefixes.nearest_at_home(many).ravel()
-        rows = np.repeat(np.arange(n_queries), many)
-        distances = self._distances(rows, positions).astype(np.float64)
+        rows = np.repeat(np.arange(len(self._norms)), many)
+        distances = self._distances(rows, positions)
         distances[self._is_excluded(rows, positions)] = np.inf
-        kth = distances.reshape(n_queries, many)
+        return rows, positions, distances
+
+    def _limits_at_home(self, distances: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Return a distance that k of these items do not exceed."""
+        kth = distances.reshape(len(self._norms), -1).astype(np.float64)
         kth.partition(self._k - 1, axis=1)
         farthest = kth[:, self._k - 1]
         finite = np.where(np.isinf(farthest), 0.0, farthest)
-        error = difference_error(self._matrix.shape[1], self._norms, 1.001 * finite)
-        return farthest + 1.01 * error + self._space.hidden_distance()
+        return farthest + 1.01 * self._error(1.001 * finite) + self._space.hidden_distance()
 
-    def _collect(self, settle: Callable[[list[Pairs]], None], survivors: Iterator[Pairs]) -> None:
+    def _error(self, limits: NDArray[np.float64]) -> NDArray[np.float64]:
+        return difference_error(self._matrix.shape[1], self._norms, limits, self._exact)
+
+    def _collect(
+        self, settle: Callable[[list[Survivors]], None], survivors: Iterator[Survivors]
+    ) -> None:
         """Pass on the pairs that prefixes leave, many at a time."""
-        waiting: list[Pairs] = []
+        waiting: list[Survivors] = []
         count = 0
         for pairs in survivors:
             waiting.append(pairs)
@@ -209,33 +221,86 @@ class _Batch:
         limits[self._given_up] = -np.inf
         self._prefixes.demand(limits)
 
-    def _settle(self, found: Candidates, waiting: list[Pairs]) -> None:
-        """Compare the waiting pairs by differences, and lower the limits."""
-        rows, positions, scores = self._compared(waiting, found.thresholds())
+    def _settle(self, found: Candidates, waiting: list[Survivors]) -> None:
+        """Compare the waiting pairs by differences, and lower the limits.
+
+        The nearest pairs of each query by prefixes come first, since the limits that they give rule
+        out most of the others.
+        """
+        rows, positions, ceilings = self._useful(waiting)
+        if not rows.size:
+            return
+        order = largest_first(rows, ceilings)
+        rows, positions, ceilings = rows[order], positions[order], ceilings[order]
+        first = np.flatnonzero(np.diff(rows, prepend=-1))
+        counts = np.diff(first, append=len(rows))
+        early = np.arange(len(rows)) - np.repeat(first, counts) < self._k
+        self._add(found, rows[early], positions[early])
+        late = np.flatnonzero(~early)
+        late = late[self._prefixes.matter(rows[late], ceilings[late])]
+        self._add(found, rows[late], positions[late])
+
+    def _add(
+        self, found: Candidates, rows: NDArray[np.int64], positions: NDArray[np.int64]
+    ) -> None:
+        """Compare some pairs by differences, and lower the limits."""
+        self._keep(found, *self._compared(rows, positions, found.thresholds()))
+
+    def _keep(
+        self,
+        found: Candidates,
+        rows: NDArray[np.int64],
+        positions: NDArray[np.int64],
+        scores: NDArray[np.float32],
+    ) -> None:
+        """Keep some candidates, and lower the limits."""
         room = room_for(len(self._matrix), len(self._norms))
         if rows.size:
             found.add(rows, positions, scores, np.zeros(len(rows)), room)
-            found.settle()
+            # Few new candidates lower hardly any limit.
+            if 2 * len(rows) >= len(self._norms):
+                found.settle()
         self._demand(found)
 
-    def _compared(
-        self, waiting: list[Pairs], least: NDArray[np.float64]
-    ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
-        """Return the waiting pairs whose scores reach the least ones, and their scores.
-
-        Queries with too many pairs are given up.
-        """
+    def _useful(
+        self, waiting: list[Survivors]
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
+        """Return the waiting pairs that may still be neighbors."""
         none = np.zeros(0, np.int64)
         rows = np.concatenate([none, *(pairs[0] for pairs in waiting)])
         positions = np.concatenate([none, *(pairs[1] for pairs in waiting)])
+        ceilings = np.concatenate([np.zeros(0), *(pairs[2] for pairs in waiting)])
+        useful = self._prefixes.matter(rows, ceilings)
+        useful &= ~self._given_up[rows]
+        useful &= ~self._is_excluded(rows, positions)
+        return rows[useful], positions[useful], ceilings[useful]
+
+    def _compared(
+        self,
+        rows: NDArray[np.int64],
+        positions: NDArray[np.int64],
+        least: NDArray[np.float64],
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
+        """Return the pairs whose scores reach the least ones, and their scores.
+
+        Queries with too many pairs are given up.
+        """
         self._seen += np.bincount(rows, minlength=len(self._seen))
         self._given_up |= self._seen > self._most
         useful = ~self._given_up[rows]
-        useful &= ~self._is_excluded(rows, positions)
         rows, positions = rows[useful], positions[useful]
-        scores = -self._distances(rows, positions)
-        near = np.flatnonzero(scores >= least[rows])
-        return rows[near], positions[near], scores[near]
+        return self._reaching(rows, positions, self._distances(rows, positions), least)
+
+    def _reaching(
+        self,
+        rows: NDArray[np.int64],
+        positions: NDArray[np.int64],
+        distances: NDArray[np.float32],
+        least: NDArray[np.float64],
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
+        """Return the pairs whose scores reach the least ones, and their scores."""
+        near = np.flatnonzero(-distances >= least[rows])
+        return rows[near], positions[near], -distances[near]
 
     def _distances(
         self, rows: NDArray[np.int64], positions: NDArray[np.int64]
@@ -245,8 +310,9 @@ class _Batch:
         step = max(1, _CHUNK_FLOATS // self._matrix.shape[1])
         for start in range(0, len(rows), step):
             part = slice(start, start + step)
-            items = self._matrix.take(positions[part], axis=0)
-            vectors = self._space.float32_vectors(items, positions[part])
+            vectors = self._matrix.take(positions[part], axis=0)
+            if not self._exact:
+                vectors = self._space.float32_vectors(vectors, positions[part])
             vectors -= self._queries.take(rows[part], axis=0)
             np.einsum("ij,ij->i", vectors, vectors, out=squares[part])
         return np.sqrt(squares, out=squares)
@@ -255,3 +321,11 @@ class _Batch:
         self, rows: NDArray[np.int64], positions: NDArray[np.int64]
     ) -> NDArray[np.bool_]:
         return is_excluded(self._exclude, len(self._matrix), rows, positions)
+
+
+def _are_float32(rows: NDArray[np.floating], matrix: NDArray[np.floating]) -> bool:
+    """Return whether the values of queries and items are float32."""
+    if matrix.dtype != np.float32:
+        return False
+    with np.errstate(over="ignore"):
+        return rows.dtype == np.float32 or bool((rows == rows.astype(np.float32)).all())
