@@ -19,6 +19,7 @@ from pyspark_knn.index.base import IndexSpec, NeighborIndex
 from pyspark_knn.index.found import Exclusion, Neighbors
 from pyspark_knn.index.pairwise import PairwiseSearch, search_rest
 from pyspark_knn.index.selection import NearestSoFar, is_excluded, search_in_blocks
+from pyspark_knn.index.tree_batches import candidate_batches, spare_candidates
 from pyspark_knn.index.tree_figures import FinalFigures
 from pyspark_knn.index.tree_order import spatial_order
 from pyspark_knn.index.tree_reach import Reached
@@ -29,9 +30,6 @@ if TYPE_CHECKING:
 
     from pyspark_knn.index.distances import Metric
     from pyspark_knn.index.hits import Hits
-
-_SPARE_CANDIDATES = 2
-"""Candidates of a query beyond k: enough to see the next distance after a small tie."""
 
 _BATCH_CANDIDATES = 1 << 18
 """Candidates of a batch of queries. Each takes about 64 bytes, with its distances and the copies
@@ -78,11 +76,16 @@ class TreeSearch(NeighborIndex):
         self._batch_queries = batch_queries
         coordinates = space.coordinates(matrix)
         self._tree = self._tree_class()(
-            coordinates, leaf_size=leaf_size, metric=space.metric, **space.arguments
+            coordinates,
+            # scikit-learn's leaves have up to twice as many items as it is asked for.
+            leaf_size=max(1, leaf_size // 2),
+            metric=space.metric,
+            **space.arguments,
         )
         # A tree that needs no other coordinates keeps the matrix itself: do not keep it twice.
         self._matrix = None if coordinates is matrix else matrix
         self._figures = FinalFigures.of(self._tree_class(), space, matrix.shape[1])
+        self._spare = spare_candidates(matrix)
 
     @staticmethod
     @abstractmethod
@@ -139,7 +142,7 @@ class TreeSearch(NeighborIndex):
         exclude: Exclusion | None = None,
     ) -> Neighbors:
         """See `NeighborIndex.kneighbors`."""
-        most = self._batch_candidates // (k + _SPARE_CANDIDATES)
+        most = self._batch_candidates // (k + self._spare)
         step = max(1, min(self._batch_queries, most))
         return search_in_blocks(self._search, queries, k, max_distance, exclude, step)
 
@@ -151,26 +154,16 @@ class TreeSearch(NeighborIndex):
         exclude: Exclusion | None,
     ) -> Neighbors:
         best = NearestSoFar(len(queries), k, max_distance)
-        n_excluded = np.zeros(len(queries), np.int64)
-        if exclude is not None:
-            n_excluded += np.bincount(exclude.rows, minlength=len(queries))
-        # Excluded items are among the candidates. Their number is rounded up to a power of 2, so
-        # that queries that need about equally many candidates are searched together.
-        more = np.where(n_excluded, 2 ** np.ceil(np.log2(n_excluded + 1)), 0)
-        wanted = np.minimum(k + _SPARE_CANDIDATES + more, len(self.matrix)).astype(np.int64)
-        fits = (n_excluded == 0) | (wanted <= self._batch_candidates)
-        by_tree = self._space.serves(queries) & fits
-        open_rows = []
-        for many in np.unique(wanted[by_tree]):
-            rows = np.flatnonzero(by_tree & (wanted == many))
-            step = max(1, self._batch_candidates // int(many))
-            for start in range(0, len(rows), step):
-                part = rows[start : start + step]
-                open_rows.append(self._ask_nearest(best, queries, part, int(many), exclude))
-        uncertain = np.concatenate([np.zeros(0, np.int64), *open_rows])
-        rest = self._ask_radius(best, queries, uncertain, exclude)
-        rest = np.concatenate([np.flatnonzero(~by_tree), rest])
-        search_rest(self, queries, np.sort(rest), best, max_distance, exclude)
+        asked, n_items, most = k + self._spare, len(self.matrix), self._batch_candidates
+        ranked = np.zeros(len(queries), bool)
+        open_rows = [np.zeros(0, np.int64)]
+        served = self._space.serves(queries)
+        for many, rows in candidate_batches(served, asked, n_items, most, exclude):
+            ranked[rows] = True
+            open_rows.append(self._ask_nearest(best, queries, rows, many, exclude))
+        uncertain = np.concatenate(open_rows)
+        ranked[self._ask_radius(best, queries, uncertain, exclude)] = False
+        search_rest(self, queries, np.flatnonzero(~ranked), best, max_distance, exclude)
         return best.neighbors()
 
     def _ask_nearest(

@@ -27,17 +27,19 @@ def spatial_order(coordinates: NDArray[np.float64]) -> NDArray[np.int64]:
         The order, as `numpy.argsort` returns it.
     """
     # A Z-order curve over the first coordinates. numpy sorts integers of 16 bits in linear time.
-    first = coordinates[:, :3]
-    bits = 16 // max(1, first.shape[1])
-    key = np.zeros(len(first), np.uint16)
-    if len(first):
-        low = first.min(axis=0)
-        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-            shares = (first - low) / (first.max(axis=0) - low) * (2**bits - 1)
-        cells = np.nan_to_num(shares, nan=0.0, posinf=0.0).astype(np.uint16)
-        spread = _spread(bits, first.shape[1])
-        for column in range(first.shape[1]):
-            key |= spread[cells[:, column]] << column
+    n_columns = min(3, coordinates.shape[1]) if len(coordinates) else 0
+    bits = 16 // max(1, n_columns)
+    key = np.zeros(len(coordinates), np.uint16)
+    spread = _spread(bits, n_columns)
+    for column in range(n_columns):
+        # One by one and contiguous: numpy takes several times as long to reduce short rows.
+        values = coordinates[:, column].copy()
+        low = values.min()
+        with np.errstate(over="ignore"):
+            span = values.max() - low
+        if 0.0 < span < np.inf:
+            cells = (values - low) / span * (2**bits - 1)
+            key |= spread[cells.astype(np.uint16)] << column
     return np.argsort(key, kind="stable")
 
 

@@ -13,8 +13,9 @@ from pyspark_knn.index.distances import resolve_metric
 from pyspark_knn.index.found import Exclusion, Neighbors
 from pyspark_knn.index.pairwise import PairwiseSearch
 from pyspark_knn.index.sklearn_index import BallTreeSearch, KDTreeSearch, TreeSearch
+from pyspark_knn.index.tree_batches import candidate_batches, spare_candidates
 from pyspark_knn.index.tree_order import spatial_order
-from pyspark_knn.index.tree_space import TreeSpace
+from pyspark_knn.index.tree_space import TreeSpace, sums_of_sizes
 from tests.support.sorting import ask, assert_same, by_sorting
 from tests.support.strategies import METRIC_CASES, Search, searches
 
@@ -202,6 +203,53 @@ def test_the_spatial_order_has_each_query_once(shape):
     coordinates = np.random.default_rng(1).normal(size=shape)
     assert sorted(spatial_order(coordinates)) == list(range(len(coordinates)))
     assert sorted(spatial_order(1e308 * np.sign(coordinates))) == list(range(len(coordinates)))
+
+
+def test_queries_that_follow_one_another_are_close():
+    coordinates = np.random.default_rng(1).uniform(size=(2000, 2)) * [1.0, 1e-300] + [1e6, 0.0]
+    ordered = coordinates[spatial_order(coordinates)]
+    for column in range(2):
+        gaps = np.abs(np.diff(ordered[:, column])).mean()
+        assert gaps < 0.1 * np.abs(np.diff(coordinates[:, column])).mean()
+
+
+def test_a_tree_is_asked_for_one_more_candidate_unless_values_repeat():
+    items = np.random.default_rng(1).normal(size=(3000, 2))
+    assert spare_candidates(items) == 1
+    assert spare_candidates(np.stack([items[:, 0].round(1), items[:, 1]], axis=1)) == 1
+    assert spare_candidates(items.round(1)) == 2
+
+
+def test_queries_are_asked_in_batches_of_as_many_candidates():
+    served = np.array([True, False, True, True, True])
+    batches = [(many, rows.tolist()) for many, rows in candidate_batches(served, 6, 100, 12, None)]
+    assert batches == [(6, [0, 2]), (6, [3, 4])]
+    exclude = Exclusion(np.array([0, 0, 0, *[3] * 40]), np.arange(43))
+    batches = [
+        (many, rows.tolist()) for many, rows in candidate_batches(served, 6, 100, 12, exclude)
+    ]
+    # Query 0 needs 4 more, rounded up, and query 3 more than there is room for.
+    assert batches == [(6, [2, 4]), (10, [0])]
+    assert next(candidate_batches(served, 6, 4, 100, None))[0] == 4
+
+
+@pytest.mark.parametrize("dim", [1, 2, 8, 9])
+def test_sums_of_sizes_of_short_and_long_rows(dim):
+    rows = np.random.default_rng(1).normal(size=(20, dim))
+    origin = rows[3]
+    expected = [sum(map(abs, (row - origin).tolist())) for row in rows]
+    np.testing.assert_allclose(sums_of_sizes(rows, origin), expected, rtol=1e-14)
+    np.testing.assert_allclose(sums_of_sizes(rows), np.abs(rows).sum(axis=1), rtol=1e-14)
+
+
+@pytest.mark.parametrize("tree", TREES)
+def test_leaves_have_no_more_items_than_they_should(tree):
+    items = np.random.default_rng(1).normal(size=(1000, 2))
+    for leaf_size in (1, 10, 30):
+        index = tree.build(items, IndexSpec(resolve_metric("euclidean"), tree.algorithm, leaf_size))
+        nodes = np.asarray(index._tree.node_data)
+        leaves = nodes[nodes["is_leaf"] == 1]
+        assert (leaves["idx_end"] - leaves["idx_start"]).max() <= max(2, leaf_size)
 
 
 def test_haversine_of_angles_that_are_many_turns():
