@@ -257,6 +257,16 @@ class Placement(ABC):
         It has the columns "id" or "position" or both, "features", and the other item columns.
         """
 
+    def saved_frame(self, session: SparkSession) -> DataFrame:
+        """Return the items as a saved model contains them; by default `items_frame`.
+
+        Parameters
+        ----------
+        session : SparkSession
+            The session of the result.
+        """
+        return self.items_frame(session)
+
     @abstractmethod
     def columns_frame(self, session: SparkSession, types: dict[str, T.DataType]) -> DataFrame:
         """Return some columns of the items, with these types, as a DataFrame of `session`.

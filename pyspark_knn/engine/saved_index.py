@@ -90,7 +90,7 @@ class SavedIndex(ABC):
         -------
         SavedShards or None
             The structures. None if there are none: models of earlier releases and models with
-            appended items have none.
+            too many appended shards have none.
 
         Raises
         ------

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from math import ceil
 from typing import TYPE_CHECKING
@@ -21,7 +21,7 @@ from pyspark.sql import functions as F
 from pyspark.sql import types as T
 from pyspark.sql.pandas.types import from_arrow_schema
 
-from pyspark_knn.engine.fit.chunks import POSITION
+from pyspark_knn.engine.fit.chunks import POSITION, SERIES
 from pyspark_knn.engine.fit.packed import PackedItems
 from pyspark_knn.engine.fit.source import ItemSource
 from pyspark_knn.engine.measuring import (
@@ -56,6 +56,7 @@ from pyspark_knn.engine.shards.key_shards import KeyShards, find_key_shards
 from pyspark_knn.engine.shards.layout import (
     ShardSeries,
     cells_of,
+    is_outgrown,
     key_shards,
     sample_of,
     slots,
@@ -67,6 +68,7 @@ from pyspark_knn.engine.shards.restoring import (
     SavedShards,
     write_shard_structures,
 )
+from pyspark_knn.engine.shards.saved_layout import SavedLayout
 from pyspark_knn.engine.shards.self_plan import held_out_search, self_search
 from pyspark_knn.engine.shards.sizing import (
     LARGEST_SHARD,
@@ -91,6 +93,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from pyspark_knn.index.base import IndexSpec
+    from pyspark_knn.index.distances import Metric
     from pyspark_knn.index.found import Rows
     from pyspark_knn.index.recall import Curve
 
@@ -177,15 +180,16 @@ class Sharded(Placement):
         count = choose_num_shards(
             num_shards, nbytes, packed.num_items, cores, shard_by, shard_bytes, added=added
         )
-        assignment: ShardAssignment | KeyShards | None = None
-        if shard_by == "kmeans":
+        layout = None if saved is None else saved.layout(spec.metric, packed)
+        if layout is not None:
+            series = layout.series
+        else:
             most = LARGEST_SHARD * packed.num_items // nbytes
-            known = None if saved is None else saved.cells(spec.metric, packed.num_features)
-            assignment = known or find_assignment(packed, count, most, spec.metric)
-            count = int(assignment.ways.sum())
-        if packed.source.key_types:
-            assignment = find_key_shards(packed, count)
-        series = ShardSeries(0, count, assignment)
+            series = (_divided(packed, spec.metric, count, shard_by, most),)
+        if len(series) == 1:
+            whole, count = series[0], series[0].count
+        else:
+            whole = ShardSeries(0, slots(series), packed.dtype, SavedLayout(series))
         traits = ShardTraits(
             source=packed.source,
             num_features=packed.num_features,
@@ -197,11 +201,11 @@ class Sharded(Placement):
             shard_bytes=shard_bytes,
         )
         spec, reason = choose_algorithm(packed, spec)
-        built = build_series(packed, spec, traits, series, saved=saved)
+        built = build_series(packed, spec, traits, whole, saved=saved)
         if saved is not None:
             saved.warn_of_others(built.source.shards)
-        duplicates = count_duplicates(built, series, _id_wire_type(packed.source))
-        index = cls([built.source], [series], traits, duplicates)
+        duplicates = count_duplicates(built, whole, _id_wire_type(packed.source))
+        index = cls([built.source], series, traits, duplicates)
         if spec.algorithm == "auto" and reason:
             reason = f"{index.algorithm_reason}; {reason}"
         index.algorithm_reason = reason or index.algorithm_reason
@@ -269,20 +273,32 @@ class Sharded(Placement):
         self._check_session(session)
         return self._in_spark_types(self._stored())
 
+    def saved_frame(self, session: SparkSession) -> DataFrame:
+        """See `Placement.saved_frame`; with the series of the shards, if there are several."""
+        self._check_session(session)
+        if not self._keeps_structures or len(self._series) == 1:
+            return self.items_frame(session)
+        return self._in_spark_types(self._stored({SERIES: T.IntegerType()}))
+
     def columns_frame(self, session: SparkSession, types: dict[str, T.DataType]) -> DataFrame:
         """See `Placement.columns_frame`."""
         self._check_session(session)
-        dtype = self._traits.dtype
-        run = guarded(functools.partial(read_shards, self.plan().digests, list(types), dtype))
-        return self._frame.select(*SHARD_COLUMNS).mapInArrow(run, struct_type(types))
+        read = functools.partial(
+            read_shards,
+            self.plan().digests,
+            list(types),
+            self._traits.dtype,
+            [each.first for each in self._series],
+        )
+        return self._frame.select(*SHARD_COLUMNS).mapInArrow(guarded(read), struct_type(types))
 
-    def _stored(self) -> DataFrame:
-        """Return the items with the types that they have in the shards."""
+    def _stored(self, more: Mapping[str, T.DataType] | None = None) -> DataFrame:
+        """Return the items with the types that they have in the shards, and further columns."""
         types = {
             "id": self.item_columns["id"],
             "features": vector_type(self._traits.dtype, self.storage),
         }
-        types |= self.item_columns
+        types |= {**self.item_columns, **(more or {})}
         frame = self.columns_frame(self._frame.sparkSession, types)
         return frame if self.id_type is not None else frame.withColumnRenamed("id", POSITION)
 
@@ -294,19 +310,37 @@ class Sharded(Placement):
             )
 
     def structure_frame(self, session: SparkSession) -> DataFrame | None:
-        """See `Placement.structure_frame`; with the number of the shard of each row.
-
-        A model with appended items has none: a loaded model divides all items anew.
-        """
-        kind = approximate_classes().get(self.algorithm)
-        if kind is None or not kind.worth_saving or len(self._series) > 1:
+        """See `Placement.structure_frame`; with the number of the shard of each row."""
+        if not self._keeps_structures:
             return None
         self._check_session(session)
-        assigned = self._series[0].assignment
-        cells = assigned if isinstance(assigned, ShardAssignment) else None
-        run = guarded(functools.partial(write_shard_structures, self.plan().digests, cells))
+        layout = SavedLayout(self._series)
+        run = guarded(functools.partial(write_shard_structures, self.plan().digests, layout))
         schema = from_arrow_schema(SHARD_STRUCTURE_SCHEMA)
         return self._frame.select(*SHARD_COLUMNS).mapInArrow(run, schema)
+
+    @property
+    def _keeps_structures(self) -> bool:
+        """Whether a saved model contains the structures of these shards.
+
+        If there are too many shards, a loaded model divides all items anew instead.
+        """
+        kind = approximate_classes().get(self.algorithm)
+        if kind is None or not kind.worth_saving:
+            return False
+        appended = self._appended
+        return not is_outgrown(
+            shards=len(self.shards),
+            refit_shards=self.num_shards,
+            appended_shards=len(appended),
+            items=self.num_items,
+            appended_items=sum(each.rows for each in appended),
+            cells=0 if self._cells is None else self._cells.count,
+        )
+
+    @property
+    def _appended(self) -> list[Shard]:
+        return [each for each in self.shards if each.shard >= self._series[0].count]
 
     def fetch(self) -> tuple[Items, Rows]:
         """See `Placement.fetch`; no other method moves vectors of shards to the driver."""
@@ -423,7 +457,7 @@ class Sharded(Placement):
         run = guarded(functools.partial(time_shards, plan.digests, queries, k, knob))
         rows = self._frame.where(F.col("shard") == largest.shard).select(*SHARD_COLUMNS)
         timing = rows.mapInArrow(run, TIMING_SCHEMA).collect()[0]
-        appended = [each for each in self.shards if each.shard >= self._series[0].count]
+        appended = self._appended
         return PlacedCost.of(
             timing,
             self._nbytes,
@@ -441,6 +475,19 @@ class Sharded(Placement):
         """See `Placement.unpersist`; every later search rebuilds the shards."""
         for source in self._sources:
             source.shared.leave(self)
+
+
+def _divided(
+    packed: PackedItems, metric: Metric, count: int, shard_by: str, most: int
+) -> ShardSeries:
+    """Divide packed items into about `count` shards; parts of a cell have at most `most` items."""
+    assignment: ShardAssignment | KeyShards | None = None
+    if shard_by == "kmeans":
+        assignment = find_assignment(packed, count, most, metric)
+        count = int(assignment.ways.sum())
+    if packed.source.key_types:
+        assignment = find_key_shards(packed, count)
+    return ShardSeries(0, count, packed.dtype, assignment)
 
 
 def _id_wire_type(source: ItemSource) -> T.DataType | None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from pyspark_knn.engine.placement import GroupSizes
 from pyspark_knn.engine.placing import AUTO_BYTES
+from pyspark_knn.engine.shards.layout import is_outgrown
 
 _GIB = 2.0**30
 _CANDIDATE_BYTES = 24
@@ -160,9 +161,14 @@ class SearchCost:
     @property
     def _is_worth_a_refit(self) -> bool:
         """Whether appended shards make searches slower: they are many, or centers are outdated."""
-        many = self.shards > 2 * self.refit_shards
-        outdated = self.cells > 0 and 2 * self.appended_items > self.items
-        return self.appended_shards > 0 and (many or outdated)
+        return is_outgrown(
+            shards=self.shards,
+            refit_shards=self.refit_shards,
+            appended_shards=self.appended_shards,
+            items=self.items,
+            appended_items=self.appended_items,
+            cells=self.cells,
+        )
 
     def _advice(self) -> list[str]:
         advice = []

@@ -238,7 +238,7 @@ class ModelWriter(_Writer):
         model = self._model
         sizes = {"numItems": model.numItems, "numFeatures": model.numFeatures}
         record = model._fit_record()
-        model._fitted.items_frame(self.sparkSession).write.parquet(f"{path}/items")
+        model._fitted.saved_frame(self.sparkSession).write.parquet(f"{path}/items")
         structure = model._fitted.structure_frame(self.sparkSession)
         if structure is not None:
             structure.write.parquet(f"{path}/index")

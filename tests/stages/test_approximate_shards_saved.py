@@ -93,10 +93,79 @@ def test_cells_and_items_without_ids(items: DataFrame, tmp_path: Path) -> None:
     assert restored(loaded) == len(model._index.shards)
 
 
-def test_appended_shards_are_built_again(items: DataFrame, tmp_path: Path) -> None:
-    model = fitted(items.where("id % 2 = 0"), "ivf").append(items.where("id % 2 = 1"))
+@pytest.mark.filterwarnings("ignore:idCol 'id' contains duplicates")
+@pytest.mark.parametrize(
+    ("algorithm", "settings"),
+    [
+        ("hnsw", {}),
+        ("ivf", {"shardBy": "kmeans"}),
+        pytest.param(
+            *("ivf", {"idCol": None}), marks=pytest.mark.filterwarnings("ignore:idCol is unset")
+        ),
+    ],
+)
+def test_appended_shards_are_restored(
+    spark: SparkSession, algorithm: str, settings: dict[str, Any], tmp_path: Path
+) -> None:
+    # The appended items need float64, those of the fit do not.
+    old, new = ITEMS[:300], ITEMS[300:360].astype(np.float64) / 3
+    model = fitted(frame_of(spark, old, kind="float", partitions=2), algorithm, **settings)
+    model = model.append(frame_of(spark, new, range(1000, 1060)))
+    if algorithm == "hnsw":
+        model = model.remove([3, 1001]).append(frame_of(spark, new[:2] + 1, (5, 6)))
+        assert model._summary.numDuplicates == 2
+    model.save((tmp_path / "model").as_uri())
+    loaded = KNNModel.load((tmp_path / "model").as_uri())
+    assert restored(loaded) == len(model._index.shards) > SHARDS
+    assert loaded._summary.numDuplicates == model._summary.numDuplicates
+    assert loaded.getNumShards() == model.getNumShards() == loaded._index.num_shards
+    queries = frame_of(spark, ITEMS[:30], kind="float")
+    assert answers(loaded.transform(queries)) == answers(model.transform(queries))
+    assert "series" not in loaded.items.columns
+    if "shardBy" in settings:
+        return  # with one more shard in each cell, there would be too many
+    again = loaded.append(frame_of(spark, new[:5] + 2, range(2000, 2005)))
+    again.save((tmp_path / "again").as_uri())
+    twice = KNNModel.load((tmp_path / "again").as_uri())
+    assert restored(twice) == len(again._index.shards)
+    assert answers(twice.transform(queries)) == answers(again.transform(queries))
+
+
+def test_too_many_appended_shards_are_divided_anew(items: DataFrame, tmp_path: Path) -> None:
+    model = fitted(items.where("id < 100"), "ivf")
+    for start in range(100, 100 + 100 * SHARDS, 100):
+        model = model.append(items.where(f"id >= {start} and id < {start + 100}"))
+    assert model._index.structure_frame(items.sparkSession)
+    model = model.append(items.withColumn("id", F.col("id") + 1000).limit(9))
     model.save((tmp_path / "appended").as_uri())
     assert not (tmp_path / "appended" / "index").exists()
     loaded = KNNModel.load((tmp_path / "appended").as_uri())
-    assert (loaded.numItems, restored(loaded)) == (len(ITEMS), 0)
+    assert (loaded.numItems, len(loaded._index.shards)) == (len(ITEMS) + 9, SHARDS)
+    assert restored(loaded) == 0
     assert not fitted(items, "brute")._index.structure_frame(items.sparkSession)
+
+
+def test_damaged_series(items: DataFrame, tmp_path: Path) -> None:
+    model = fitted(items.where("id % 2 = 0"), "ivf").append(items.where("id % 2 = 1"))
+    model.save((tmp_path / "first").as_uri())
+    path = tmp_path / "model"
+    shutil.copytree(tmp_path / "first", path)
+    saved = items.sparkSession.read.parquet((tmp_path / "first" / "items").as_uri())
+    assert {row[0] for row in saved.select("series").distinct().collect()} == {0, 1}
+
+    def load_with(frame: DataFrame) -> KNNModel:
+        shutil.rmtree(path / "items", ignore_errors=True)
+        frame.write.parquet((path / "items").as_uri())
+        return KNNModel.load(path.as_uri())
+
+    with pytest.raises(ValueError, match=r"is damaged: .*index: the items have no column 'series'"):
+        load_with(saved.drop("series"))
+    for wrong in (F.lit(2), F.lit(None).cast("int")):
+        with pytest.raises(ValueError, match=r"'series' must contain integers from 0 to 1"):
+            load_with(saved.withColumn("series", F.when(F.col("id") == 7, wrong).otherwise(0)))
+    # An item in a shard that it was not in: the shards that differ are built again.
+    moved = F.when(F.col("id") == 7, 0).otherwise(F.col("series"))
+    with pytest.warns(UserWarning, match="lacks the structure of 2 of 4 shards"):
+        assert load_with(saved.withColumn("series", moved)).numItems == len(ITEMS)
+    shutil.rmtree(path / "index")
+    assert restored(load_with(saved)) == 0

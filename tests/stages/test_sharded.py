@@ -599,17 +599,26 @@ def test_the_largest_k_counts_excluded_items(spark: SparkSession) -> None:
     assert model.kneighborsGraph().count() == 12
 
 
-def test_a_recall_is_measured_against_all_visible_items(spark: SparkSession) -> None:
-    """Half of each cell is held out, so that the nearest items that are left are in two cells."""
+@pytest.mark.parametrize(("count", "searches"), [(2, 1), (6, 2)])
+def test_a_recall_is_measured_against_all_visible_items(
+    spark: SparkSession, monkeypatch: pytest.MonkeyPatch, count: int, searches: int
+) -> None:
+    """Half of each cell is held out, so that the nearest items that are left are in two cells.
+
+    A few cells are searched at once, more of them in turn.
+    """
     pytest.importorskip("faiss")
     places = np.arange(40.0)[:, None] + np.where(np.arange(40) < 20, 0.0, 1000.0)[:, None]
     items = frame_of(spark, places, range(40), partitions=1)
-    settings = {"placement": "sharded", "shardBy": "kmeans", "numShards": 2}
+    settings = {"placement": "sharded", "shardBy": "kmeans", "numShards": count}
     model = KNNEstimator(k=12, idCol="id", algorithm="hnsw", **settings).fit(items)
     placed = model._index
     assert isinstance(placed, sharded.Sharded)
     held_out = np.flatnonzero(np.arange(40) % 2)
     wanted = HeldOutSearch(12, held_out, [EXACT])
+    done = []
+    search = ShardPlan.searched
+    monkeypatch.setattr(ShardPlan, "searched", lambda *given: done.append(1) or search(*given))
     found = held_out_search(placed.plan(), first_numbers(placed.shards), wanted).collect()
-    assert len(found) == 20
+    assert (len(done), len(found)) == (searches, 20)
     assert {len(row[DISTANCE]) for row in found} == {12}

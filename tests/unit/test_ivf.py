@@ -10,9 +10,11 @@ from hypothesis import strategies as st
 from pyspark_knn.engine.ship.bundle import map_file, read_bundle, write_bundle
 from pyspark_knn.index.approximate.ivf import IVFSearch, default_nlist
 from pyspark_knn.index.approximate.ivf_lists import _training_positions
+from pyspark_knn.index.approximate.ivf_search import separated
 from pyspark_knn.index.approximate.knobs import check_index_params, check_search_params, levels
 from pyspark_knn.index.base import IndexSpec
 from pyspark_knn.index.distances import resolve_metric
+from pyspark_knn.index.found import Exclusion
 from pyspark_knn.index.recall import held_out_positions, recall
 
 pytest.importorskip("faiss")
@@ -230,3 +232,65 @@ def test_added_items_that_the_coordinates_cannot_hold(metric, added):
     assert recall(found.distances, exact.distances).mean() > 0.99
     plain = built(np.ascontiguousarray(items[old])).extended(items, old)
     assert (plain.structure()["centroids"] == built(items[old]).structure()["centroids"]).all()
+
+
+def test_the_bound_of_squared_distances_is_right_and_tight():
+    # In one dimension rounding keeps the order. In two, there is one order of the sum.
+    items = -np.random.default_rng(4).uniform(0, 1e-2, (2_000_000, 2)).astype(np.float32)
+    computed = np.square(np.float32(1) - items).sum(axis=1)
+    true = np.square(1.0 - items.astype(np.float64)).sum(axis=1)
+    error = (computed - true) / true * 2.0**24
+    assert np.abs(error).max() < 4.001
+    # Pairs that errors exchange: the nearer one is computed too large, the other one too small.
+    large, small = np.flatnonzero(error > 2.4), np.flatnonzero(error < -2.4)
+    large = large[np.argsort(true[large])]
+    place = np.searchsorted(true[large], true[small], side="left") - 1
+    small, large = small[place >= 0], large[place[place >= 0]]
+    near, far = computed[small], computed[large]
+    assert (true[small] >= true[large]).all()
+    assert (near < far).any()
+    assert not separated(near, far, 2).any()
+    # With half of the bound, some of them would be certain, as they are with twice the gap.
+    assert separated(near, far + (far - near), 2).any()
+
+
+def test_candidates_are_certain_but_for_ties():
+    rng = np.random.default_rng(2)
+    items = rng.normal(size=(4000, 6)).astype(np.float32)
+    items[1000:2000] = np.round(items[1000:2000])
+    queries = rng.normal(size=(600, 6)).astype(np.float32)
+    queries[300:] = items[1000:1300]
+    index = IVFSearch.build(items, IndexSpec(EUCLIDEAN, "ivf")).with_knob(3)
+    positions, certain = index.certain(queries, 8, 3)
+    assert certain[:300].mean() > 0.9
+    assert not certain[300:].all()
+    more = index.candidates(queries, 60, 3)
+    rows = np.repeat(np.arange(len(queries)), 60)
+    distances = EUCLIDEAN.distances(queries, items, rows, more.ravel()).reshape(more.shape)
+    best = np.sort(np.take_along_axis(more, np.argsort(distances, axis=1)[:, :8], 1), axis=1)
+    np.testing.assert_array_equal(np.sort(positions, axis=1)[certain], best[certain])
+
+
+def test_answers_do_not_depend_on_certainty(monkeypatch):
+    items = np.random.default_rng(3).normal(size=(3000, 4)).round(1).astype(np.float32)
+    queries = items[:700] + np.float32(0.05)
+    index = IVFSearch.build(items, IndexSpec(EUCLIDEAN, "ivf")).with_knob(3)
+    found = index.kneighbors(queries, 7)
+    single = [index.kneighbors(each[None], 7) for each in queries[:50]]
+    monkeypatch.setattr(IVFSearch, "certain", lambda *given: None)
+    expected = index.kneighbors(queries, 7)
+    np.testing.assert_array_equal(found.distances, expected.distances)
+    np.testing.assert_array_equal(found.positions, expected.positions)
+    np.testing.assert_array_equal(
+        np.concatenate([each.positions for each in single]), found.positions[:50]
+    )
+
+
+def test_lists_are_exhausted_and_exclusions():
+    items = np.random.default_rng(6).normal(size=(2000, 4)).astype(np.float32)
+    index = IVFSearch.build(items, IndexSpec(EUCLIDEAN, "ivf")).with_knob(1)
+    exclude = Exclusion(np.arange(100), np.arange(100))
+    found = index.kneighbors(items[:100], 5, exclude=exclude)
+    assert not (found.positions == np.arange(100)[:, None]).any()
+    found = index.kneighbors(items[:100], 200)  # more than a list contains
+    assert (found.positions >= 0).all()

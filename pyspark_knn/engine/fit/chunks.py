@@ -58,6 +58,13 @@ POSITION = "position"
 KEY_HASH = "key_hash"
 """The column of packed items that assigns them to shards by their keys; `Items` do not have it."""
 
+SERIES = "series"
+"""The column of saved items that contains the series of their shard, 0 for that of the fit; `Items`
+do not have it."""
+
+HIDDEN = (POSITION, KEY_HASH, SERIES)
+"""The columns of packed items that `Items` do not have."""
+
 CONTENT_WRAP = 1 << 63
 """The contents of chunks are added modulo this number."""
 

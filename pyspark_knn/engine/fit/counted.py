@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pyspark_knn.engine.fit.chunks import KEY_HASH, POSITION, columns_of, placed, unpack
+from pyspark_knn.engine.fit.chunks import HIDDEN, columns_of, placed, unpack
 from pyspark_knn.engine.fit.packing import PackRequest
 from pyspark_knn.engine.fit.source import ItemSource
 from pyspark_knn.engine.rows.items import Items
@@ -233,7 +233,7 @@ def arranged(
         order = pc.sort_indices(table, [(name, "ascending") for name in source.sort_by])
         table = table.take(order)
         place[order.to_numpy()] = np.arange(count)
-    hidden = [name for name in (POSITION, KEY_HASH) if name in table.column_names]
+    hidden = [name for name in HIDDEN if name in table.column_names]
     items = Items.from_table(table.drop(hidden))
     if not source.key_types:
         return items, None, place

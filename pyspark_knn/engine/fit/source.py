@@ -10,7 +10,7 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
-from pyspark_knn.engine.fit.chunks import KEY_HASH, POSITION
+from pyspark_knn.engine.fit.chunks import HIDDEN, KEY_HASH, POSITION, SERIES
 from pyspark_knn.engine.fit.item_columns import ID, NUMBER, ItemColumn
 from pyspark_knn.engine.rows import columns
 from pyspark_knn.engine.rows.columns import Input
@@ -18,6 +18,9 @@ from pyspark_knn.engine.rows.features import Features, features_of
 from pyspark_knn.engine.rows.ids import check_id_type, is_narrower_integer, to_wire, wire_type
 from pyspark_knn.engine.rows.key_columns import check_key_type, key_hash
 from pyspark_knn.engine.spark import hints
+
+_UNSORTED = (KEY_HASH, SERIES)
+"""The columns that items are not sorted by."""
 
 
 @dataclass(frozen=True)
@@ -31,8 +34,8 @@ class ItemSource:
     features_col : str
         The name of their column, for messages.
     columns : dict of str to Input
-        The columns of `ItemColumn`, by name, "position" of saved items, and "key_hash" if there are
-        keys. Their order breaks ties between items at the same distance.
+        The columns of `ItemColumn`, by name, "position" and "series" of saved items, and "key_hash"
+        if there are keys. Their order breaks ties between items at the same distance.
     id_type : DataType or None
         The Spark type of the ids; None if the positions are the ids.
     id_col : str or None
@@ -73,14 +76,13 @@ class ItemSource:
         Among equal ids the smaller label comes first, so that ties have one answer.
         """
         if self.id_type is not None:
-            return tuple(name for name in self.columns if name != KEY_HASH)
+            return tuple(name for name in self.columns if name not in _UNSORTED)
         return (POSITION,) if POSITION in self.columns else ()
 
     @property
     def item_columns(self) -> dict[str, T.DataType]:
         """The types of the columns of items in a shard, except the vector; "id" comes first."""
-        hidden = (POSITION, KEY_HASH)
-        given = {name: each.type for name, each in self.columns.items() if name not in hidden}
+        given = {name: each.type for name, each in self.columns.items() if name not in HIDDEN}
         return {"id": T.LongType(), **given}
 
 
@@ -213,8 +215,8 @@ def saved_source(
     Parameters
     ----------
     frame : DataFrame
-        Has the columns `features`, those of `declared` by their names, and "position" if there
-        are no ids.
+        Has the columns `features`, those of `declared` by their names, "position" if there are
+        no ids, and "series" if the saved structure of the index needs it.
     declared : iterable of ItemColumn
         The columns that every item has in addition to its vector.
     storage : {"auto", "dense", "sparse"}
@@ -224,10 +226,10 @@ def saved_source(
     """
     named = [replace(each, param="items column", column=each.name) for each in declared]
     source = item_source(frame, "features", named, "error", "auto", storage, missing=missing)
-    if POSITION not in frame.columns:
-        return source
-    position = Input(F.col(POSITION), T.LongType())
-    return replace(source, columns={**source.columns, POSITION: position})
+    own: dict[str, T.DataType] = {POSITION: T.LongType(), SERIES: T.IntegerType()}
+    there = {name: kind for name, kind in own.items() if name in frame.columns}
+    more = {name: Input(F.col(name).cast(kind), kind) for name, kind in there.items()}
+    return replace(source, columns={**source.columns, **more})
 
 
 def _numbers(dataset: DataFrame, wanted: ItemColumn) -> Input:

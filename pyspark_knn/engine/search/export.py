@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 
-from pyspark_knn.engine.fit.chunks import POSITION
+from pyspark_knn.engine.fit.chunks import POSITION, SERIES
 from pyspark_knn.engine.rows.vectors import vector_rows
 from pyspark_knn.engine.search.searchable import Searchable
 from pyspark_knn.engine.ship.bundle import BundleRef, open_bundle
@@ -58,6 +58,7 @@ def read_shards(
     digests: dict[int, str],
     names: list[str],
     dtype: np.dtype[np.floating],
+    series: Sequence[int],
     batches: Iterator[pa.RecordBatch],
 ) -> Iterator[pa.RecordBatch]:
     """Yield the items of shards.
@@ -67,9 +68,11 @@ def read_shards(
     digests : dict of int to str
         The expected digest of each shard, see `shard_rows.ShardReader`.
     names : list of str
-        The columns to yield: "features", and those of the items.
+        The columns to yield: "features", "series", and those of the items.
     dtype : numpy dtype
         The type of the vectors. Those of some shards may be narrower.
+    series : sequence of int
+        The number of the first shard of each series.
     batches : iterator of pyarrow.RecordBatch
         `shard_rows.SHARD_COLUMNS`, the parts of each shard in order.
 
@@ -78,8 +81,9 @@ def read_shards(
     pyarrow.RecordBatch
         The columns `names`.
     """
-    for _, searchable in open_shards(digests, batches):
-        yield from _rows(searchable, names, 0, searchable.items.count, dtype)
+    for shard, searchable in open_shards(digests, batches):
+        number = sum(first <= shard for first in series) - 1
+        yield from _rows(searchable, names, 0, searchable.items.count, dtype, series=number)
 
 
 def _rows(
@@ -89,6 +93,7 @@ def _rows(
     stop: int,
     dtype: np.dtype[np.floating],
     batch_bytes: int = _BATCH_BYTES,
+    series: int = 0,
 ) -> Iterator[pa.RecordBatch]:
     """Yield the items from `start` to `stop` in batches of bounded size."""
     items, matrix = searchable.items, searchable.vectors(slice(start, stop))
@@ -97,6 +102,8 @@ def _rows(
         cells = {name: values[where] for name, values in items.columns.items()}
         cells[POSITION] = pa.array(np.arange(where.start, where.stop))
         cells.setdefault("id", cells[POSITION])
+        if SERIES in names:
+            cells[SERIES] = pa.array(np.full(last - first, series, np.int32))
         if "features" in names:
             cells["features"] = vector_rows(matrix[first:last], dtype)
         yield pa.RecordBatch.from_arrays([cells[name] for name in names], names=names)

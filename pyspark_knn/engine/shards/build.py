@@ -7,7 +7,7 @@ import io
 import itertools
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -21,6 +21,7 @@ from pyspark_knn.engine.fit.chunks import (
     CONTENT_WRAP,
     KEY_HASH,
     POSITION,
+    SERIES,
     columns_of,
     placed,
     unpack,
@@ -33,6 +34,7 @@ from pyspark_knn.engine.search.indexing import index_items
 from pyspark_knn.engine.search.searchable import ShardBody, task_threads
 from pyspark_knn.engine.shards.key_shards import KeyShards
 from pyspark_knn.engine.shards.restoring import RestoringChoice
+from pyspark_knn.engine.shards.saved_layout import SavedLayout
 from pyspark_knn.engine.ship.shard_rows import Shard, shard_rows, write_content
 from pyspark_knn.engine.spark.arrow import one_row, rows_of, stream_of
 from pyspark_knn.index.base import IndexSpec
@@ -84,9 +86,9 @@ class ShardRequest:
         The number of the first shard.
     storage : {"dense", "sparse"}
         How it stores vectors.
-    assignment : ShardAssignment or KeyShards or None
-        The cells that the shards are, or the shards of keys; None assigns items to shards by a hash
-        of their ids.
+    assignment : ShardAssignment or KeyShards or SavedLayout or None
+        The cells that the shards are, the shards of keys, or those of a saved model; None assigns
+        items to shards by a hash of their ids.
     keys : tuple of str
         The item columns of keys; empty if there are no keys.
     saved_at : str
@@ -102,7 +104,7 @@ class ShardRequest:
     spec: IndexSpec
     first: int = 0
     storage: str = DENSE
-    assignment: ShardAssignment | KeyShards | None = None
+    assignment: ShardAssignment | KeyShards | SavedLayout | None = None
     keys: tuple[str, ...] = ()
     saved_at: str = ""
 
@@ -172,7 +174,7 @@ def _pieces(
     for first, matrix in unpack(chunk, request.dim, request.storage):
         part = columns.slice(first, len(matrix))
         shards = _shards(request, part, matrix)
-        part = part.drop([KEY_HASH] if request.keys else [])
+        part = part.drop([name for name in (KEY_HASH, SERIES) if name in part.column_names])
         order = np.argsort(shards, kind="stable")
         found, firsts = np.unique(shards[order], return_index=True)
         for shard, rows in zip(found.tolist(), np.split(order, firsts[1:]), strict=True):
@@ -190,6 +192,10 @@ def _shards(request: ShardRequest, columns: pa.Table, matrix: Rows) -> NDArray[n
     hashes = spread(columns["id"])
     if isinstance(request.assignment, KeyShards):
         return request.assignment.of_items(columns[KEY_HASH].to_numpy(), hashes)
+    if isinstance(request.assignment, SavedLayout):
+        # A series that is missing is damage, too.
+        numbers = pc.fill_null(columns[SERIES], -1).to_numpy()
+        return request.assignment.shards(numbers, cast("NDArray[np.floating]", matrix), hashes)
     if request.assignment is not None:
         return request.assignment.shards(cast("NDArray[np.floating]", matrix), hashes)
     return hashes % np.uint64(request.num_shards)
@@ -253,11 +259,18 @@ def _shard(
     pieces: Iterable[Mapping[str, Any]],
     choice: SharedChoice,
 ) -> Iterator[pa.RecordBatch]:
-    def spread(matrix: Any) -> Spread | None:
-        if not isinstance(request.assignment, ShardAssignment):
-            return None
-        return request.assignment.spread(number - request.first, matrix)
+    layout = request.assignment
 
+    def spread(matrix: Any) -> Spread | None:
+        if isinstance(layout, SavedLayout):
+            return layout.spread(number, matrix)
+        if not isinstance(layout, ShardAssignment):
+            return None
+        return layout.spread(number - request.first, matrix)
+
+    if isinstance(layout, SavedLayout):
+        # Its structure is that of vectors of this type.
+        request = replace(request, dtype=layout.series_of(number).dtype)
     if request.saved_at:
         restoring = RestoringChoice(f"{request.saved_at}: shard {number}", choice)
         pieces, choice = restoring.without_structures(pieces), restoring

@@ -67,6 +67,9 @@ def found_in_cells(
         choose = functools.partial(route_nearest, request, cells, request.probes)
         route = _once(choose, vector)(*inputs)
         return plan.searched(plan.routed(queries, route), types, request)
+    if request.held_out is not None and len(plan.digests) <= _FEW_CELLS:
+        # Bounds by the centers count the items that are held out; all cells need no bounds.
+        return plan.searched(plan.copies(queries), types, request)
     if request.k is None or _few_at_once(plan, cells, request, request.k):
         if request.k is not None:
             vector.append(T.LongType())

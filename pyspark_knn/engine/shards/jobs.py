@@ -205,11 +205,11 @@ def next_series(
         whole = np.ones(len(assigned.centers), np.int64)
         ways = whole if count == 1 else ways_of(packed, assigned, most)
         cut = ShardAssignment(assigned.centers, np.cumsum(ways) - ways, ways, spec.metric)
-        return ShardSeries(first, int(ways.sum()), cut)
+        return ShardSeries(first, int(ways.sum()), packed.dtype, cut)
     if isinstance(assigned, KeyShards):
         keys = find_key_shards(packed, count) if count > 1 else KeyShards((0,), {})
-        return ShardSeries(first, count, replace(keys, first=first))
-    return ShardSeries(first, count)
+        return ShardSeries(first, count, packed.dtype, replace(keys, first=first))
+    return ShardSeries(first, count, packed.dtype)
 
 
 def count_duplicates(built: BuiltSeries, series: ShardSeries, id_type: T.DataType | None) -> int:

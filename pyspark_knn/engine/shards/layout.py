@@ -15,6 +15,7 @@ from pyspark_knn.index.spreads import apart_of, pivots_of
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from pyspark_knn.engine.shards.saved_layout import SavedLayout
     from pyspark_knn.engine.ship.shard_rows import Shard
 
 _SAMPLED = 256
@@ -29,14 +30,17 @@ class ShardSeries:
     ----------
     first, count : int
         The number of the first shard, and how many there are, the empty ones included.
-    assignment : ShardAssignment or KeyShards or None
-        The cells that the shards consist of, or the shards of keys; None if items were assigned to
-        shards by their ids.
+    dtype : numpy dtype
+        The type of the vectors of these items.
+    assignment : ShardAssignment or KeyShards or SavedLayout or None
+        The cells that the shards consist of, the shards of keys, or those of all series of a saved
+        model; None if items were assigned to shards by their ids.
     """
 
     first: int
     count: int
-    assignment: ShardAssignment | KeyShards | None = None
+    dtype: np.dtype[np.floating]
+    assignment: ShardAssignment | KeyShards | SavedLayout | None = None
 
 
 def slots(series: Sequence[ShardSeries]) -> int:
@@ -83,3 +87,29 @@ def sample_of(shards: Sequence[Shard], n_features: int) -> NDArray[np.float64]:
     """
     sample = apart_of([shard.sample or [] for shard in shards], n_features)
     return sample[:: max(1, len(sample) // _SAMPLED)]
+
+
+def is_outgrown(
+    *,
+    shards: int,
+    refit_shards: int,
+    appended_shards: int,
+    items: int,
+    appended_items: int,
+    cells: int,
+) -> bool:
+    """Return whether searches would be faster if all items were divided into shards again.
+
+    Parameters
+    ----------
+    shards, refit_shards, appended_shards : int
+        The number of shards that have items, of those that a fit would build, and of those that
+        were appended.
+    items, appended_items : int
+        The number of items, and of those that were appended.
+    cells : int
+        The number of cells that the shards are; 0 if they are not cells.
+    """
+    # The centers of cells are those of the items of the fit.
+    outdated = cells > 0 and 2 * appended_items > items
+    return appended_shards > 0 and (shards > 2 * refit_shards or outdated)

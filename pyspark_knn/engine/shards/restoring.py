@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import pyarrow as pa
 
+from pyspark_knn.engine.fit.chunks import SERIES
 from pyspark_knn.engine.search.structures import (
     STRUCTURE_SCHEMA,
     digest_of_items,
@@ -22,15 +23,15 @@ from pyspark_knn.engine.search.structures import (
     structure_rows,
     worth_saving,
 )
+from pyspark_knn.engine.shards.saved_layout import SavedLayout
 from pyspark_knn.engine.ship.shard_rows import open_shards
-from pyspark_knn.index.approximate.structures import check_range, check_structure, damaged
-from pyspark_knn.index.cells import ShardAssignment
 from pyspark_knn.index.choices import SharedChoice
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from pyspark.sql import DataFrame
 
+    from pyspark_knn.engine.fit.packed import PackedItems
     from pyspark_knn.engine.ship.shard_rows import Shard
     from pyspark_knn.index.base import IndexSpec, NeighborIndex
     from pyspark_knn.index.distances import Metric
@@ -51,10 +52,7 @@ its structure may be in one Arrow batch, whose limit is 2 GiB. They are larger o
 dimensions, where a search is fast without them."""
 
 _OF_ALL = -1
-"""The shard in rows that belong to all shards: the centers of their cells."""
-
-_MOST_WAYS = 100_000
-"""The largest number of shards of a saved model."""
+"""The shard in rows that belong to all shards: the arrays of their layout."""
 
 _MARK = "restores"
 """The column that is true in rows of structures, and null in pieces of shards."""
@@ -62,7 +60,7 @@ _MARK = "restores"
 
 def write_shard_structures(
     digests: dict[int, str],
-    cells: ShardAssignment | None,
+    layout: SavedLayout,
     batches: Iterator[pa.RecordBatch],
 ) -> Iterator[pa.RecordBatch]:
     """Yield the structures of shards.
@@ -71,8 +69,8 @@ def write_shard_structures(
     ----------
     digests : dict of int to str
         The expected digest of each shard, see `shard_rows.ShardReader`.
-    cells : ShardAssignment or None
-        The cells that the shards are, which are written with the first shard.
+    layout : SavedLayout
+        The division into shards, which is written with the first shard.
     batches : iterator of pyarrow.RecordBatch
         `shard_rows.SHARD_COLUMNS`, the parts of each shard in order.
 
@@ -82,8 +80,8 @@ def write_shard_structures(
         Rows of `SHARD_STRUCTURE_SCHEMA`.
     """
     for number, searchable in open_shards(digests, batches):
-        if cells is not None and number == min(digests):
-            yield from _rows(_OF_ALL, {"centers": cells.centers, "ways": cells.ways}, "")
+        if number == min(digests):
+            yield from _rows(_OF_ALL, layout.structure(), "")
         if not worth_saving(searchable.index):
             continue
         structure = searchable.index.structure()
@@ -114,10 +112,11 @@ class SavedShards:
     path: str
     frame: DataFrame
 
-    def cells(self, metric: Metric, n_features: int) -> ShardAssignment | None:
-        """Return the cells of the saved shards, None if they are not saved; runs a small job.
+    def layout(self, metric: Metric, packed: PackedItems) -> SavedLayout | None:
+        """Return the division of packed items into shards, None if it is not saved.
 
-        They depend on the partitions that KMeans found them in, so they are not found again.
+        Runs a small job. Cells depend on the partitions that KMeans found them in, so they are not
+        found again.
         """
         from pyspark_knn.engine.spark import compat  # not in the workers
 
@@ -125,16 +124,12 @@ class SavedShards:
         if not rows:
             return None
         try:
-            arrays = read_structure(rows)
-            shapes = {"centers": (np.float64, (None, n_features)), "ways": (np.int64, (None,))}
-            check_structure(arrays, shapes)
-            ways = arrays["ways"]
-            check_range("ways", ways, 1, len(ways) + _MOST_WAYS)
-            if len(ways) != len(arrays["centers"]):
-                raise damaged("ways", "must be as many as the centers")
+            layout = SavedLayout.restored(read_structure(rows), metric, packed.num_features)
+            if len(layout.series) > 1 and SERIES not in packed.source.columns:
+                raise ValueError("the items have no column 'series'")
         except ValueError as error:
             raise ValueError(f"{self.path}: {error}. {ADVICE}") from error
-        return ShardAssignment(arrays["centers"], np.cumsum(ways) - ways, ways, metric)
+        return layout
 
     def pieces(self, num_shards: int) -> DataFrame:
         """Return the rows to add to the pieces of the shards 0 to `num_shards` - 1."""

@@ -170,6 +170,32 @@ class ApproximateIndex(NeighborIndex):
             library finds no more. The caller overwrites it.
         """
 
+    def certain(
+        self, queries: NDArray[np.float32], many: int, knob: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.bool_]] | None:
+        """Return candidates that need not be ranked among others, for queries that are float32.
+
+        Parameters
+        ----------
+        queries : ndarray of shape (n_queries, n_coordinates), dtype float32
+            Coordinates of queries, which are the queries themselves; C-contiguous, at least one.
+        many, knob
+            See `candidates`.
+
+        Returns
+        -------
+        positions : ndarray of shape (n_queries, many), dtype int64
+            Positions of items, the nearest ones that a search with this knob compares.
+        certain : ndarray of shape (n_queries,), dtype bool
+            For which queries this is proved, see `ivf_search.separated`. The positions of others
+            mean nothing.
+
+        Notes
+        -----
+        None, the default, if the library proves nothing.
+        """
+        return None
+
     @abstractmethod
     def knob_levels(self) -> list[int]:
         """Return values of the knob to choose from, see `pyspark_knn.index.approximate.knobs`.

@@ -121,6 +121,14 @@ class IVFSearch(ApproximateIndex):
         """See `ApproximateIndex.candidates`."""
         return self._opened().candidates(queries, many, min(knob, self._n_lists))
 
+    def certain(
+        self, queries: NDArray[np.float32], many: int, knob: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.bool_]] | None:
+        """See `ApproximateIndex.certain`; if the lists contain the items as they are."""
+        if self._has_ranges or not self._space.changes_nothing or self._matrix.dtype != np.float32:
+            return None
+        return self._opened().certain(queries, many, min(knob, self._n_lists))
+
     def _with_added(
         self,
         matrix: NDArray[np.floating],

@@ -94,6 +94,8 @@ class CandidateSearch:
         rest = rows[~served]
         if rest.size:
             rows, coordinates = rows[served], coordinates[served]
+        left = self._left_open(rows, coordinates, many)
+        rows, coordinates = rows[left], coordinates[left]
         knob = self._index.knob
         for _ in range(_RETRIES + 1):
             if not rows.size:
@@ -102,6 +104,21 @@ class CandidateSearch:
             rows, coordinates = rows[~enough], coordinates[~enough]
             knob *= _TIMES
         return np.concatenate([rest, rows])
+
+    def _left_open(
+        self, rows: NDArray[np.int64], coordinates: NDArray[np.float32], many: int
+    ) -> NDArray[np.bool_]:
+        """Search queries whose candidates are certain, without spare ones; return the others."""
+        left = np.ones(len(rows), bool)
+        if not rows.size or not np.array_equal(coordinates, self._queries[rows]):
+            return left
+        wanted = many - self._index.spare(self._k)
+        found = self._index.certain(coordinates, wanted, self._index.knob)
+        if found is not None:
+            positions, certain = found
+            self._rank(rows[certain], positions[certain])
+            left = ~certain
+        return left
 
     def _rank(self, rows: NDArray[np.int64], found: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Keep the nearest of the candidates; return which queries have enough of them."""
