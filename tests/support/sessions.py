@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,8 +10,16 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
+CLASSES = Path(sys.prefix) / "spark_classes.jsa"
+"""Classes of Spark as a JVM has read them once (tests/support/keep_classes.py).
+
+A JVM of another version, or with other jars, passes over the file in silence.
+"""
+
 QUICK_JAVA = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
 """Tests run each plan once: a third of their time goes into compiling it well."""
+if CLASSES.exists() and " " not in str(CLASSES):
+    QUICK_JAVA += f" -XX:SharedArchiveFile={CLASSES} -Xlog:cds=off -Xlog:class+path=off"
 
 MASTERS = {
     "local": "local[2]",
