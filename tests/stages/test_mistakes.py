@@ -220,6 +220,29 @@ class TestFeatures:
         with pytest.raises(ValueError, match=r"does not exist\. Input columns: \['c'\]$"):
             model.transform(numbers.select("c"))
 
+    @pytest.mark.parametrize("param", ["featuresCol", "idCol", "keyCols"])
+    def test_a_field_of_a_struct(self, spark: SparkSession, param: str) -> None:
+        frame = spark.sql(
+            "SELECT id AS number, named_struct('id', id, 'v', array(double(id))) AS row, "
+            "array(double(id)) AS features FROM range(4)"
+        )
+        field = "row.v" if param == "featuresCol" else "row.id"
+        with pytest.raises(ValueError, match=f"{param} '{field}' does not exist") as raised:
+            KNNEstimator(**{"idCol": "number", param: field}).fit(frame)
+        # The hint is Python to paste.
+        remedy = re.search(r"df = (df.withColumn\(.*\))$", str(raised.value))
+        assert remedy is not None
+        mended = eval(remedy[1], {"df": frame})
+        found = {"idCol": "number", param: mended.columns[-1]}
+        model = KNNEstimator(k=1, **found).fit(mended)
+        assert model.numItems == 4
+
+    def test_a_field_that_the_struct_does_not_have(self, spark: SparkSession) -> None:
+        frame = spark.sql("SELECT named_struct('id', id) AS row FROM range(4)")
+        for name in ("row.other", "other.id", "row.id.more"):
+            with pytest.raises(ValueError, match=r"does not exist\. Input columns: \['row'\]$"):
+                KNNEstimator(idCol=name).fit(frame)
+
     def test_no_features_column_as_in_mllib(self, spark: SparkSession, model: KNNModel) -> None:
         # Tools such as the autologging of MLflow find the inputs of a stage by this error.
         other = VectorAssembler(inputCols=["features"], outputCol="vector")

@@ -142,12 +142,29 @@ def missing(param: str, name: str, fields: list[T.StructField]) -> str:
             "Fit KNNClassifier without idCol or, since it supports any number of classes itself, "
             "without OneVsRest"
         )
+    found = _in_a_struct(name, fields)
+    if found:
+        return found
     if param == "featuresCol" and any(isinstance(each.dataType, T.NumericType) for each in fields):
         return (
             ". If each feature is a numeric column, combine the columns into one vector with "
             f"{assembler(output=name)}"
         )
     return ""
+
+
+def _in_a_struct(name: str, fields: list[T.StructField]) -> str:
+    """Return how to read `name` where it is a field of a struct."""
+    struct, _, field = name.partition(".")
+    inside = {
+        each.name: each.dataType for each in fields if isinstance(each.dataType, T.StructType)
+    }
+    if field not in inside.get(struct, T.StructType()).names:
+        return ""
+    return (
+        f". {struct!r} is a struct. Select its field first: "
+        f"df = df.withColumn({field!r}, df[{struct!r}][{field!r}])"
+    )
 
 
 def features(name: str, kind: T.DataType) -> str:
