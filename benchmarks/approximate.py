@@ -3,16 +3,17 @@
     python benchmarks/approximate.py [--part curves promise] [--million] [--plot docs/recall.svg]
     python benchmarks/approximate.py --part spark [--data clusters] [--algorithms ivf hnsw]
 
-`curves`: the exact search, the approximate indexes, bare FAISS and usearch take turns, each with
-the cheapest knob that reaches the target. Ours are calibrated as `fit` does it, on held-out items;
-all are judged on other queries. Times are CPU times of one thread.
+`curves`: the exact search, the approximate indexes, bare FAISS, usearch and hnswlib take turns,
+each with the cheapest knob that reaches the target. Ours are calibrated as `fit` does it, on
+held-out items; all are judged on other queries. Times are CPU times of one thread.
 
 `promise`: five data sets, k of 1, 10 and 100, four targets: whether the recall on other queries
 reaches the target less the interval of the calibration, cell by cell.
 
 `spark`: the search on two cores, beside FAISS in a function for `mapInArrow`, at equal recall.
 
-The `bench` extra adds the contestants and the data; those that are not installed are omitted.
+The `bench` extra adds the contestants and the data, but for hnswlib, which needs a C++ compiler to
+install; those that are not installed are omitted.
 """
 
 from __future__ import annotations
@@ -166,10 +167,29 @@ def usearch(items: Matrix) -> Callable[[int], Search]:
     return search
 
 
+def hnswlib(items: Matrix) -> Callable[[int], Search]:
+    """Return the graph of hnswlib, with as many links as that of FAISS."""
+    from hnswlib import Index
+
+    index = Index("l2", items.shape[1])
+    index.init_index(len(items), M=16, ef_construction=40)
+    index.add_items(items, num_threads=1)
+
+    def search(knob: int) -> Search:
+        def run(queries: Matrix) -> Any:
+            index.set_ef(max(knob, K))
+            return index.knn_query(queries, K, num_threads=1)[0].astype(np.int64)
+
+        return run
+
+    return search
+
+
 BARE: dict[str, tuple[str, Callable[[Matrix], Callable[[int], Search]], list[int]]] = {
     "bare faiss IVF": ("faiss", faiss_ivf, levels(1, 1000)),
     "bare faiss HNSW": ("faiss", faiss_hnsw, levels(10, 2000)),
     "bare usearch": ("usearch", usearch, levels(10, 2000)),
+    "bare hnswlib": ("hnswlib", hnswlib, levels(10, 2000)),
 }
 
 
