@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from pyspark_knn.index.extremes import about_kth_largest
 from pyspark_knn.index.selection import exclusion_of_items
 
 if TYPE_CHECKING:
@@ -17,10 +18,6 @@ if TYPE_CHECKING:
 
 _EXCLUDED = -np.inf
 """The ceiling of an excluded pair. No score is as low."""
-
-_GROUPS_PER_NEIGHBOR = 16
-"""Among half as many groups of items as this for each neighbor, two of the nearest are rarely in
-the same group."""
 
 
 class ScoreBlock(NamedTuple):
@@ -43,8 +40,7 @@ class ScoreBlock(NamedTuple):
     def kth_floors(self, k: int) -> NDArray[np.float64]:
         """Return a number that ``ceiling - width`` of k items of each query reaches.
 
-        It is about the k-th largest: that of the maxima of small groups of items, which are found
-        in a fraction of the time.
+        It is about the k-th largest, see `about_kth_largest`.
 
         Parameters
         ----------
@@ -56,13 +52,7 @@ class ScoreBlock(NamedTuple):
         ndarray of shape (n_queries,), dtype float64
             The floors.
         """
-        floors = self.ceilings - self.widths.astype(self.ceilings.dtype)
-        while floors.shape[1] >= _GROUPS_PER_NEIGHBOR * k:
-            half = floors.shape[1] // 2
-            floors = np.maximum(floors[:, :half], floors[:, half : 2 * half])
-        kth = floors.shape[1] - k
-        floors.partition(kth, axis=1)
-        return floors[:, kth].astype(np.float64)
+        return about_kth_largest(self.ceilings - self.widths.astype(self.ceilings.dtype), k)
 
 
 class ScoreBlocks:

@@ -8,10 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pyspark_knn.index.base import IndexSpec
-from pyspark_knn.index.distances import resolve_metric
+from pyspark_knn.index.distances import Metric, resolve_metric
 from pyspark_knn.index.found import Exclusion
 from pyspark_knn.index.pairwise import PairwiseSearch
 from pyspark_knn.index.registry import class_for
+from pyspark_knn.index.terms.blocks import GROUP_SUMS
 from pyspark_knn.index.terms.choice import has_terms, term_space
 from pyspark_knn.index.terms.search import TermSearch
 from pyspark_knn.index.terms.space import Pairs
@@ -62,6 +63,7 @@ def test_answers_agree_with_sorting_all_distances(case, data):
     sizes = {
         "block_items": data.draw(st.sampled_from([1, 7, 100])),
         "first_items": data.draw(st.sampled_from([1, 20, 300])),
+        "few_items": data.draw(st.sampled_from([0, 4096])),
     }
     assert_same(ask(build(search, **sizes), search), by_sorting(search))
 
@@ -81,7 +83,38 @@ def test_answers_among_many_items_agree_with_pairs(case, data):
         limit = float(metric.distances(search.queries, search.items, *pair)[0])
         search = replace(search, max_distance=limit)
     expected = ask(PairwiseSearch(search.items, metric), search)
-    assert_same(ask(build(search, block_items=200, first_items=64), search), expected)
+    few = data.draw(st.sampled_from([0, 4096]))
+    index = build(search, block_items=200, first_items=64, few_items=few)
+    assert_same(ask(index, search), expected)
+
+
+def test_more_neighbors_than_sums_in_a_group():
+    rng = np.random.default_rng(6)
+    n_items = 5 * GROUP_SUMS // 4
+    items = rng.integers(0, 1000, (n_items, 1)) * 1.0
+    for k in (GROUP_SUMS // 3, n_items - 1):
+        search = Search(resolve_metric("cityblock"), items, items[:2] + 0.5, k, None, None, 30)
+        assert_same(ask(build(search), search), ask(PairwiseSearch(items, search.metric), search))
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case != "hamming"])
+def test_few_items_are_ranked_once(case, monkeypatch):
+    metric = METRIC_CASES[case](8)
+    rng = np.random.default_rng(8)
+    rows = rng.random((600, 8))
+    search = Search(metric, rows[100:], rows[:100], 5, None, None, 30)
+    index = build(search)
+    ranked = []
+    compute = Metric.distances
+
+    def counted(*arguments):
+        ranked.append(len(arguments[-1]))
+        return compute(*arguments)
+
+    monkeypatch.setattr(Metric, "distances", counted)
+    ask(index, search)
+    assert len(ranked) == 1
+    assert len(search.queries) * search.k <= ranked[0] < len(search.queries) * (search.k + 3)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -179,6 +212,28 @@ def test_the_margin_is_as_wide_as_it_must_be(name, part, dtype):
     found = sum_of_terms(space, items, queries)
     assert exact < found <= limit
     assert found > exact + (limit - exact) / part
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_the_second_sums_of_norms_are_off_by_less_than_their_bound(dtype):
+    rng = np.random.default_rng(9)
+    items, queries = rng.random((2000, 1)), rng.random((60, 1))
+    items[0] = 1.0  # so that coordinates are the values divided by 2
+    space = term_space(resolve_metric("braycurtis"), items, dtype)
+    one, other = space.operand(items), space.operand(queries)
+    sums = space.second_of_norms(other, one).astype(np.longdouble)
+    exact = queries.astype(np.longdouble) / 2 + items[:, 0] / 2
+    unit = float(np.finfo(dtype).eps) / 2
+    off = float((np.abs(sums - exact) / exact).max())
+    if dtype is np.float32:
+        assert off > unit
+    assert off <= 2 * unit
+    negative = queries.copy()
+    negative[7] = -0.25
+    assert space.second_of_norms(space.operand(negative), one) is None
+    assert (
+        term_space(resolve_metric("braycurtis"), -items, dtype).second_of_norms(other, one) is None
+    )
 
 
 def limit_without_margin(space, distance, items, queries):

@@ -115,6 +115,11 @@ class NormSpace(TermSpace):
             sums *= 1.0 + 1.1 * (n + 2 * power + 16) * self._unit
         return self._rounded_up(sums + n * self._tiny)[:, None]
 
+    def figures(self, sums: NDArray[np.float64]) -> NDArray[np.float64]:
+        """See `TermSpace.figures`."""
+        with np.errstate(over="ignore"):
+            return np.ldexp(sums ** (1.0 / self._power), self.scaling_exponent)
+
     def _plain_distances(
         self, distances: NDArray[np.float64], queries: Operand
     ) -> NDArray[np.float64]:
@@ -142,6 +147,11 @@ class MahalanobisSpace(NormSpace):
     def serves(self, queries: NDArray[np.floating]) -> NDArray[np.bool_]:
         """See `TermSpace.serves`."""
         return super().serves(queries) & self._tree.serves(queries)
+
+    def figures(self, sums: NDArray[np.float64]) -> NDArray[np.float64]:
+        """See `TermSpace.figures`."""
+        with np.errstate(over="ignore"):
+            return np.ldexp(super().figures(sums), self._tree.exponent)
 
     def _plain_distances(
         self, distances: NDArray[np.float64], queries: Operand
