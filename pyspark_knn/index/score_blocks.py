@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pyspark_knn.index.found import Exclusion
     from pyspark_knn.index.score_space import Queries, ScoreSpace
 
-_EXCLUDED = -np.inf
+EXCLUDED = -np.inf
 """The ceiling of an excluded pair. No score is as low."""
 
 
@@ -119,7 +119,7 @@ class ScoreBlocks:
                 self._multiply(start, part, terms[part], ceilings[:, part])
             if self._exclude is not None:
                 excluded = exclusion_of_items(self._exclude, start, stop)
-                ceilings[excluded.rows, excluded.positions] = _EXCLUDED
+                ceilings[excluded.rows, excluded.positions] = EXCLUDED
             yield ScoreBlock(start, ceilings, widths)
 
     def _multiply(
@@ -144,12 +144,7 @@ class ScoreBlocks:
         scores : ndarray of shape (n_queries,), dtype float64
             The threshold of each query.
         """
-        with np.errstate(over="ignore"):
-            below = scores.astype(self._dtype)
-        # Rounding must not raise a threshold, and no threshold may be as low as `_EXCLUDED`.
-        below = np.nextafter(below, np.array(-np.inf, self._dtype))
-        np.maximum(below, np.finfo(self._dtype).min, out=below)
-        self._thresholds[:] = below[:, None]
+        self._thresholds[:] = rounded_down(scores, self._dtype)[:, None]
 
     def reaching(self, block: ScoreBlock) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return the pairs of a block whose ceilings are at least the thresholds.
@@ -172,6 +167,14 @@ class ScoreBlocks:
         np.greater_equal(block.ceilings, thresholds, out=reached.reshape(block.ceilings.shape))
         rows, columns = np.divmod(np.flatnonzero(reached), n_items)
         return rows, columns
+
+
+def rounded_down(scores: NDArray[np.float64], dtype: type[np.floating]) -> NDArray[np.floating]:
+    """Return thresholds in a dtype: none is larger than the score, or as low as `EXCLUDED`."""
+    with np.errstate(over="ignore"):
+        below = np.nextafter(scores.astype(dtype), dtype(-np.inf))
+    lowest = np.finfo(dtype).min
+    return np.maximum(below, lowest, out=below)
 
 
 def _even_step(width: int, most: int) -> int:
