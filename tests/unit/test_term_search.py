@@ -13,7 +13,7 @@ from pyspark_knn.index.found import Exclusion
 from pyspark_knn.index.pairwise import PairwiseSearch
 from pyspark_knn.index.registry import class_for
 from pyspark_knn.index.terms.blocks import GROUP_SUMS
-from pyspark_knn.index.terms.choice import has_terms, term_space
+from pyspark_knn.index.terms.choice import DTYPES, has_terms, term_space
 from pyspark_knn.index.terms.search import TermSearch
 from pyspark_knn.index.terms.space import Pairs
 from tests.support.sorting import ask, assert_same, by_sorting
@@ -214,6 +214,56 @@ def test_the_margin_is_as_wide_as_it_must_be(name, part, dtype):
     assert found > exact + (limit - exact) / part
 
 
+@pytest.mark.parametrize(("name", "n_terms"), [("cityblock", 100), ("chebyshev", 1)])
+def test_the_margin_of_whole_numbers_is_as_wide_as_it_must_be(name, n_terms):
+    # Each coordinate is rounded away from that of the other vector by nearly half.
+    n = 100
+    metric = resolve_metric(name)
+    signs = np.where(np.arange(n) % 2, 1.0, -1.0)
+    items, queries = np.stack([signs, -signs]), np.zeros((1, n))
+    space = term_space(metric, items, np.int16)
+    step = float(np.ldexp(1.0, space.scaling_exponent)) / codes_per_unit(space, n)
+    items = np.stack([0.5001 * step * signs, np.ones(n)])
+    queries = np.stack([-0.5001 * step * signs])
+    pair = np.array([0]), np.array([0])
+    limit = space.limits(
+        metric.distances(queries, items, *pair), *map(space.operand, (queries, items))
+    )
+    exact = 1.0002 * n_terms
+    found = sum_of_terms(space, items, queries)
+    assert exact + (limit[0, 0] - exact) / 2 < found <= limit[0, 0]
+
+
+def codes_per_unit(space, n):
+    """How many whole numbers a coordinate of 1 stands for: those of the unit vectors are so far."""
+    unit = np.full((1, n), np.ldexp(1.0, space.scaling_exponent - 4))
+    return 16.0 * float(space.operand(unit).values[0, 0])
+
+
+def test_whole_numbers_are_cut_off():
+    """Outliers and queries far away lose nothing, and make the codes of others no coarser."""
+    rng = np.random.default_rng(10)
+    items = rng.standard_normal((3000, 6))
+    items[5], items[6] = 1e9, -1e-9
+    queries = np.concatenate([items[:9], 100.0 * items[:4], rng.standard_normal((90, 6))])
+    for name in ("cityblock", "chebyshev"):
+        metric = resolve_metric(name)
+        search = Search(metric, items, queries, 4, None, None, 30)
+        assert_same(ask(build(search), search), ask(PairwiseSearch(items, metric), search))
+        codes = term_space(metric, items, np.int16).operand(items).values
+        assert len(np.unique(codes[10:, 0])) > 5
+
+
+def test_whole_numbers_serve_few_features():
+    items = np.random.default_rng(11).standard_normal((50, 161))
+    for name, served in (("cityblock", False), ("chebyshev", True), ("canberra", False)):
+        assert (term_space(resolve_metric(name), items, np.int16) is not None) == served
+    cases = (1.0, True), (3.0, False)
+    for p, served in cases:
+        metric = resolve_metric("minkowski", p, {"w": np.ones(9)})
+        assert (term_space(metric, items[:, :9], np.int16) is not None) == served
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_the_second_sums_of_norms_are_off_by_less_than_their_bound(dtype):
     rng = np.random.default_rng(9)
@@ -249,7 +299,7 @@ def limit_without_margin(space, distance, items, queries):
 def test_no_sum_exceeds_the_limit_of_its_distance(case, data):
     rows = points(data, 40)
     metric = METRIC_CASES[case](rows.shape[1])
-    for dtype in (np.float32, np.float64):
+    for dtype in DTYPES:
         space = term_space(metric, rows, dtype)
         if space is None:
             continue

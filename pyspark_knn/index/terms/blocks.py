@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pyspark_knn.index.found import Exclusion
 
 GROUP_SUMS = 1 << 16
-"""Sums that are computed at a time: with their terms 512 KiB of float32, which stay in the cache.
+"""Sums of float32 that are computed at a time: 512 KiB with their terms, which stay in the cache.
 More queries at a time make short calls longer, and a call for fewer takes longer by the pair."""
 
 _SPARE = 2.0**-10
@@ -29,10 +29,13 @@ _CHECK_FEATURES = 4
 
 _PAIR_COST, _PAIR_FEATURE_COST = 200, 6
 """What a pair and one of its features cost, once it is compared by itself, in units of what a
-feature costs in a block."""
+feature of float32 costs in a block."""
 
 _PAIR_FLOATS = 1 << 18
 """Coordinates of the pairs that are compared by themselves at a time."""
+
+_UNSIGNED: dict[type[Any], type[Any]] = {np.bool_: np.uint8, np.int16: np.uint16}
+"""Dtype of terms, none of which is negative -> the dtype without a sign."""
 
 _Found = tuple["NDArray[np.int64]", "NDArray[np.int64]"]
 
@@ -56,10 +59,14 @@ class TermBlocks:
         self._queries = queries
         self._n_features = queries.values.shape[1]
         self._check = _CHECK_FEATURES
+        # A block takes time by the byte, a pair by the number.
+        per_word = max(1, 4 // np.dtype(space.dtype).itemsize)
+        self._group_sums = per_word * GROUP_SUMS
+        self._pair_cost = per_word * (_PAIR_COST + _PAIR_FEATURE_COST * self._n_features)
         self._buffers = (
-            np.empty(GROUP_SUMS, space.acc_dtype),
-            np.empty(GROUP_SUMS, space.dtype),
-            np.empty(GROUP_SUMS, space.dtype),
+            np.empty(self._group_sums, space.acc_dtype),
+            np.empty(self._group_sums, space.dtype),
+            np.empty(self._group_sums, space.dtype),
         )
 
     def tables(self, items: Operand) -> Iterator[tuple[slice, SumTable]]:
@@ -118,7 +125,7 @@ class TermBlocks:
             yield part[near], positions
 
     def _groups(self, rows: NDArray[np.int64], width: int) -> Iterator[NDArray[np.int64]]:
-        step = max(1, GROUP_SUMS // width)
+        step = max(1, self._group_sums // width)
         for start in range(0, len(rows), step):
             yield rows[start : start + step]
 
@@ -138,7 +145,7 @@ class TermBlocks:
             sums = self._sums(columns, group, first, stop, sums)
             near = sums <= limits
             left = self._n_features - stop
-            cost = np.count_nonzero(near) * (_PAIR_COST + _PAIR_FEATURE_COST * self._n_features)
+            cost = np.count_nonzero(near) * self._pair_cost
             if cost <= left * near.size or not left:
                 break
             first, stop = stop, min(stop + _CHECK_FEATURES, self._n_features)
@@ -201,10 +208,11 @@ class TermBlocks:
         """Add the terms of some features to the sums of a group of queries."""
         shape = group.values.shape[1], columns.values.shape[1]
         total, terms, spare = (each[: shape[0] * shape[1]].reshape(shape) for each in self._buffers)
-        added = terms.view(np.uint8) if terms.dtype == np.bool_ else terms
+        # Terms of bytes are added as numbers, and those of whole numbers without their sign.
+        added = terms.view(_UNSIGNED.get(self._space.dtype, self._space.dtype))
         combine, compute = self._space.combine, self._space.terms
-        if sums is None and total.dtype == terms.dtype:
-            compute(_feature(columns, group, first), total, spare)
+        if sums is None and total.dtype == added.dtype:
+            compute(_feature(columns, group, first), total.view(terms.dtype), spare)
             first += 1
         elif sums is None:
             total.fill(0)

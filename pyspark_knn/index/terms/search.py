@@ -22,7 +22,7 @@ from pyspark_knn.index.kernels import KERNELS
 from pyspark_knn.index.pairwise import PairwiseSearch, search_rest
 from pyspark_knn.index.selection import NearestSoFar, exclusion_of, search_in_blocks
 from pyspark_knn.index.terms.batch import Batch
-from pyspark_knn.index.terms.choice import has_terms, term_space
+from pyspark_knn.index.terms.choice import DTYPES, has_terms, term_space
 from pyspark_knn.index.terms.nearest import NearestItems
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ class TermSearch(BruteForce):
         self._block_items = block_items
         self._first_items = first_items
         self._few_items = few_items
-        spaces = [term_space(metric, matrix, dtype) for dtype in (np.float32, np.float64)]
+        spaces = [term_space(metric, matrix, dtype) for dtype in DTYPES]
         self._spaces = [space for space in spaces if space is not None]
         if self._spaces and not self._spaces[0].wider:
             del self._spaces[1:]
