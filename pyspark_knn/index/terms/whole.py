@@ -24,7 +24,8 @@ _MOST_FEATURES = 160
 """With more features, sums have room for so few codes that they rule out too little."""
 
 _BOX = 8.0
-"""Coordinates are cut off at so many times their median magnitude, which few of most data reach."""
+"""Coordinates are cut off at so many times their median magnitude, without zeros. Few of most data
+reach it."""
 
 _LEAST_BOX = 2.0**-100
 """The smallest cut-off, where the largest coordinate is 1."""
@@ -53,8 +54,9 @@ class WholeNormSpace(NormSpace):
         self._codes_per_unit = float(self._largest)
         if self.possible:
             sample = self._coordinates(matrix[:: max(1, len(matrix) // _SAMPLE_ITEMS)])
-            box = min(1.0, _BOX * float(np.median(np.abs(sample))))
-            self._codes_per_unit /= max(box, _LEAST_BOX) if box else 1.0
+            sizes = np.abs(sample[sample != 0])
+            box = _BOX * float(np.median(sizes)) if sizes.size else 1.0
+            self._codes_per_unit /= min(max(box, _LEAST_BOX), 1.0)
 
     def _middle(self, sample: NDArray[np.floating]) -> NDArray[np.float64]:
         few = sample[:: max(1, len(sample) // _SAMPLE_ITEMS)]
