@@ -58,12 +58,15 @@ class BlockItems:
         The score space of the metric.
     prefixes : Prefixes or None
         The items on their principal axes, where the search uses these.
+    few_items : int
+        With no more items than this, a query is compared with all of them at once.
     """
 
     matrix: NDArray[np.floating]
     metric: Metric
     space: ScoreSpace
     prefixes: Prefixes | None
+    few_items: int
 
 
 class BlockBatches:
@@ -80,6 +83,7 @@ class BlockBatches:
         self._metric = items.metric
         self._space = items.space
         self._prefixes = items.prefixes
+        self._few_items = items.few_items
         self._queries = queries
         self._exclude = exclude
         self._k = k

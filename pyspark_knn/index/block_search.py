@@ -6,7 +6,7 @@ the error of a score, and the items whose scores are within the bounds of the k-
 ranked by their distances. Most queries need the first step only:
 
 1. Compute products in float32, block by block of the items. Keep the items that cannot be ruled
-   out, and rank them at the end (`_filter`).
+   out, and rank them at the end (`_filter`). With few items there is one block (`_filter_few`).
 2. Where too many items are left, as in tight clusters far apart, do the same in float64.
 3. Where too many are left again, as among thousands of ties, rank them block by block
    (`_rank_blocks`). This bounds the memory however many items are tied.
@@ -30,6 +30,7 @@ from pyspark_knn.index.block_within import BlockSearchWithin
 from pyspark_knn.index.brute_force import BruteForce
 from pyspark_knn.index.candidates import Candidates, filter_batches, room_for
 from pyspark_knn.index.distances import Metric
+from pyspark_knn.index.few_items import FewItems
 from pyspark_knn.index.found import Exclusion, Neighbors
 from pyspark_knn.index.kernels import KERNELS
 from pyspark_knn.index.pairwise import PairwiseSearch, search_rest
@@ -43,8 +44,27 @@ if TYPE_CHECKING:
     from pyspark_knn.index.hits import Hits
 
 
+_FEW_ITEMS, _FEW_FLOATS = 8192, 1 << 18
+"""If there are no more items than this, with no more numbers, a query is compared with all of them
+at once."""
+
+
 class BlockSearch(BruteForce):
-    """Brute-force search by matrix products, wherever their rounding errors are bounded."""
+    """Brute-force search by matrix products, wherever their rounding errors are bounded.
+
+    Parameters
+    ----------
+    matrix : ndarray of shape (n_items, n_features), dtype float32 or float64
+        The items, which the index keeps as they are.
+    metric : Metric
+        The metric.
+    space : ScoreSpace
+        The score space of the metric.
+    prefixes : Prefixes, optional
+        The items on their principal axes. Default: the search does not use these.
+    few_items : int, default=_FEW_ITEMS
+        With no more items than this, a query is compared with all of them at once.
+    """
 
     metrics: ClassVar[frozenset[str]] = frozenset(
         name for name in KERNELS if has_scores(Metric(name))
@@ -61,10 +81,13 @@ class BlockSearch(BruteForce):
         metric: Metric,
         space: ScoreSpace,
         prefixes: Prefixes | None = None,
+        *,
+        few_items: int = _FEW_ITEMS,
     ) -> None:
         super().__init__(matrix, metric)
         self._space = space
         self._prefixes = prefixes
+        self._few_items = min(few_items, _FEW_FLOATS // matrix.shape[1])
 
     @classmethod
     def build(cls, matrix: NDArray[np.floating], spec: IndexSpec) -> BlockSearch:
@@ -140,7 +163,7 @@ class BlockSearch(BruteForce):
         PairwiseSearch(self._matrix, self._metric).compare_all(queries, rest, exclude, hits)
 
     def _items(self) -> BlockItems:
-        return BlockItems(self._matrix, self._metric, self._space, self._prefixes)
+        return BlockItems(self._matrix, self._metric, self._space, self._prefixes, self._few_items)
 
 
 def _search_of(
@@ -193,8 +216,23 @@ class _Search(BlockBatches):
         self, rows: NDArray[np.int64], least: NDArray[np.float64], dtype: type[np.floating]
     ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """Search queries by products in a dtype; see `candidates.filter_batches`."""
+        few = dtype is np.float32 and len(self._matrix) <= self._few_items
+        search = self._filter_few if few else functools.partial(self._filter, dtype=dtype)
         batches = self._batches(np.arange(len(rows)), dtype)
-        return filter_batches(rows, least, batches, functools.partial(self._filter, dtype=dtype))
+        return filter_batches(rows, least, batches, search)
+
+    def _filter_few(
+        self, rows: NDArray[np.int64], least: NDArray[np.float64]
+    ) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
+        """Search a batch by float32 products with all items at once; see `_filter`."""
+        queries = self._transformed(rows)
+        slack = self._space.slack(queries, np.float32)
+        least = np.maximum(least, self._space.least_scores(self._best.limits()[rows], queries))
+        items = FewItems(self._matrix, self._space)
+        exclude = exclusion_of(self._exclude, rows)
+        (near, positions), crowded = items.candidates(queries, self._k, least, slack, exclude)
+        self._rank(rows[near], positions)
+        return crowded, least
 
     def _filter(
         self, rows: NDArray[np.int64], least: NDArray[np.float64], dtype: type[np.floating]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from pyspark_knn.index.extremes import about_kth_largest
 from pyspark_knn.index.selection import exclusion_of_items
 
 if TYPE_CHECKING:
@@ -15,12 +16,8 @@ if TYPE_CHECKING:
     from pyspark_knn.index.found import Exclusion
     from pyspark_knn.index.score_space import Queries, ScoreSpace
 
-_EXCLUDED = -np.inf
+EXCLUDED = -np.inf
 """The ceiling of an excluded pair. No score is as low."""
-
-_GROUPS_PER_NEIGHBOR = 16
-"""Among half as many groups of items as this for each neighbor, two of the nearest are rarely in
-the same group."""
 
 
 class ScoreBlock(NamedTuple):
@@ -43,8 +40,7 @@ class ScoreBlock(NamedTuple):
     def kth_floors(self, k: int) -> NDArray[np.float64]:
         """Return a number that ``ceiling - width`` of k items of each query reaches.
 
-        It is about the k-th largest: that of the maxima of small groups of items, which are found
-        in a fraction of the time.
+        It is about the k-th largest, see `about_kth_largest`.
 
         Parameters
         ----------
@@ -56,13 +52,7 @@ class ScoreBlock(NamedTuple):
         ndarray of shape (n_queries,), dtype float64
             The floors.
         """
-        floors = self.ceilings - self.widths.astype(self.ceilings.dtype)
-        while floors.shape[1] >= _GROUPS_PER_NEIGHBOR * k:
-            half = floors.shape[1] // 2
-            floors = np.maximum(floors[:, :half], floors[:, half : 2 * half])
-        kth = floors.shape[1] - k
-        floors.partition(kth, axis=1)
-        return floors[:, kth].astype(np.float64)
+        return about_kth_largest(self.ceilings - self.widths.astype(self.ceilings.dtype), k)
 
 
 class ScoreBlocks:
@@ -129,7 +119,7 @@ class ScoreBlocks:
                 self._multiply(start, part, terms[part], ceilings[:, part])
             if self._exclude is not None:
                 excluded = exclusion_of_items(self._exclude, start, stop)
-                ceilings[excluded.rows, excluded.positions] = _EXCLUDED
+                ceilings[excluded.rows, excluded.positions] = EXCLUDED
             yield ScoreBlock(start, ceilings, widths)
 
     def _multiply(
@@ -154,12 +144,7 @@ class ScoreBlocks:
         scores : ndarray of shape (n_queries,), dtype float64
             The threshold of each query.
         """
-        with np.errstate(over="ignore"):
-            below = scores.astype(self._dtype)
-        # Rounding must not raise a threshold, and no threshold may be as low as `_EXCLUDED`.
-        below = np.nextafter(below, np.array(-np.inf, self._dtype))
-        np.maximum(below, np.finfo(self._dtype).min, out=below)
-        self._thresholds[:] = below[:, None]
+        self._thresholds[:] = rounded_down(scores, self._dtype)[:, None]
 
     def reaching(self, block: ScoreBlock) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return the pairs of a block whose ceilings are at least the thresholds.
@@ -182,6 +167,14 @@ class ScoreBlocks:
         np.greater_equal(block.ceilings, thresholds, out=reached.reshape(block.ceilings.shape))
         rows, columns = np.divmod(np.flatnonzero(reached), n_items)
         return rows, columns
+
+
+def rounded_down(scores: NDArray[np.float64], dtype: type[np.floating]) -> NDArray[np.floating]:
+    """Return thresholds in a dtype: none is larger than the score, or as low as `EXCLUDED`."""
+    with np.errstate(over="ignore"):
+        below = np.nextafter(scores.astype(dtype), dtype(-np.inf))
+    lowest = np.finfo(dtype).min
+    return np.maximum(below, lowest, out=below)
 
 
 def _even_step(width: int, most: int) -> int:

@@ -75,6 +75,8 @@ def both(items, queries, metric, k, **options):
     spec = IndexSpec(metric)
     found = BlockSearch.build(items, spec).kneighbors(queries, k, **options)
     expected = PairwiseSearch.build(items, spec).kneighbors(queries, k, **options)
+    by_blocks = BlockSearch(items, metric, score_space(metric, items), few_items=0)
+    assert_same(by_blocks.kneighbors(queries, k, **options), expected)
     return found, expected
 
 
@@ -262,10 +264,16 @@ def test_half_the_bound_of_float32_is_too_small(name, dim):
 @pytest.mark.parametrize(
     ("spread", "steps"), [(1.0, 0), (1e-5, 1), (1e-14, 2)], ids=["float32", "float64", "blocks"]
 )
-def test_only_queries_that_a_step_cannot_answer_reach_the_next(monkeypatch, spread, steps):
+@pytest.mark.parametrize("few_items", [0, 8192])
+def test_only_queries_that_a_step_cannot_answer_reach_the_next(
+    monkeypatch, few_items, spread, steps
+):
     rng = np.random.default_rng(1)
     items = clusters(rng, 6000, 20, 4, spread)
     queries = items[::100]
+    metric = resolve_metric("euclidean")
+    expected = PairwiseSearch(items, metric).kneighbors(queries, 10)
+    index = BlockSearch(items, metric, score_space(metric, items), few_items=few_items)
     left = []
     step = _Search._filter_all
 
@@ -275,7 +283,7 @@ def test_only_queries_that_a_step_cannot_answer_reach_the_next(monkeypatch, spre
         return result
 
     monkeypatch.setattr(_Search, "_filter_all", noted)
-    assert_same(*both(items, queries, resolve_metric("euclidean"), 10))
+    assert_same(index.kneighbors(queries, 10), expected)
     assert left == [len(queries) if number < steps else 0 for number in range(2)]
 
 
@@ -381,7 +389,7 @@ def test_a_block_may_take_several_products(monkeypatch, k):
     expected = PairwiseSearch(items, metric).kneighbors(queries, k)
     excluded = exclusion(rng, 6, 203, 90)
     without = PairwiseSearch(items, metric).kneighbors(queries, k, exclude=excluded)
-    index = BlockSearch.build(items, IndexSpec(metric))
+    index = BlockSearch(items, metric, score_space(metric, items), few_items=0)
     for floats in (1, 41 * 3, 41 * 24):
         monkeypatch.setattr(block_batches, "_PRODUCT_FLOATS", floats)
         assert_same(index.kneighbors(queries, k), expected)

@@ -8,11 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pyspark_knn.index.base import IndexSpec
-from pyspark_knn.index.distances import resolve_metric
+from pyspark_knn.index.distances import Metric, resolve_metric
 from pyspark_knn.index.found import Exclusion
 from pyspark_knn.index.pairwise import PairwiseSearch
 from pyspark_knn.index.registry import class_for
-from pyspark_knn.index.terms.choice import has_terms, term_space
+from pyspark_knn.index.terms.blocks import GROUP_SUMS
+from pyspark_knn.index.terms.choice import DTYPES, has_terms, term_space
 from pyspark_knn.index.terms.search import TermSearch
 from pyspark_knn.index.terms.space import Pairs
 from tests.support.sorting import ask, assert_same, by_sorting
@@ -62,6 +63,7 @@ def test_answers_agree_with_sorting_all_distances(case, data):
     sizes = {
         "block_items": data.draw(st.sampled_from([1, 7, 100])),
         "first_items": data.draw(st.sampled_from([1, 20, 300])),
+        "few_items": data.draw(st.sampled_from([0, 4096])),
     }
     assert_same(ask(build(search, **sizes), search), by_sorting(search))
 
@@ -81,7 +83,38 @@ def test_answers_among_many_items_agree_with_pairs(case, data):
         limit = float(metric.distances(search.queries, search.items, *pair)[0])
         search = replace(search, max_distance=limit)
     expected = ask(PairwiseSearch(search.items, metric), search)
-    assert_same(ask(build(search, block_items=200, first_items=64), search), expected)
+    few = data.draw(st.sampled_from([0, 4096]))
+    index = build(search, block_items=200, first_items=64, few_items=few)
+    assert_same(ask(index, search), expected)
+
+
+def test_more_neighbors_than_sums_in_a_group():
+    rng = np.random.default_rng(6)
+    n_items = 5 * GROUP_SUMS // 4
+    items = rng.integers(0, 1000, (n_items, 1)) * 1.0
+    for k in (GROUP_SUMS // 3, n_items - 1):
+        search = Search(resolve_metric("cityblock"), items, items[:2] + 0.5, k, None, None, 30)
+        assert_same(ask(build(search), search), ask(PairwiseSearch(items, search.metric), search))
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case != "hamming"])
+def test_few_items_are_ranked_once(case, monkeypatch):
+    metric = METRIC_CASES[case](8)
+    rng = np.random.default_rng(8)
+    rows = rng.random((600, 8))
+    search = Search(metric, rows[100:], rows[:100], 5, None, None, 30)
+    index = build(search)
+    ranked = []
+    compute = Metric.distances
+
+    def counted(*arguments):
+        ranked.append(len(arguments[-1]))
+        return compute(*arguments)
+
+    monkeypatch.setattr(Metric, "distances", counted)
+    ask(index, search)
+    assert len(ranked) == 1
+    assert len(search.queries) * search.k <= ranked[0] < len(search.queries) * (search.k + 3)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -181,6 +214,78 @@ def test_the_margin_is_as_wide_as_it_must_be(name, part, dtype):
     assert found > exact + (limit - exact) / part
 
 
+@pytest.mark.parametrize(("name", "n_terms"), [("cityblock", 100), ("chebyshev", 1)])
+def test_the_margin_of_whole_numbers_is_as_wide_as_it_must_be(name, n_terms):
+    # Each coordinate is rounded away from that of the other vector by nearly half.
+    n = 100
+    metric = resolve_metric(name)
+    signs = np.where(np.arange(n) % 2, 1.0, -1.0)
+    items, queries = np.stack([signs, -signs]), np.zeros((1, n))
+    space = term_space(metric, items, np.int16)
+    step = float(np.ldexp(1.0, space.scaling_exponent)) / codes_per_unit(space, n)
+    items = np.stack([0.5001 * step * signs, np.ones(n)])
+    queries = np.stack([-0.5001 * step * signs])
+    pair = np.array([0]), np.array([0])
+    limit = space.limits(
+        metric.distances(queries, items, *pair), *map(space.operand, (queries, items))
+    )
+    exact = 1.0002 * n_terms
+    found = sum_of_terms(space, items, queries)
+    assert exact + (limit[0, 0] - exact) / 2 < found <= limit[0, 0]
+
+
+def codes_per_unit(space, n):
+    """How many whole numbers a coordinate of 1 stands for: those of the unit vectors are so far."""
+    unit = np.full((1, n), np.ldexp(1.0, space.scaling_exponent - 4))
+    return 16.0 * float(space.operand(unit).values[0, 0])
+
+
+def test_whole_numbers_are_cut_off():
+    """Outliers and queries far away lose nothing, and make the codes of others no coarser."""
+    rng = np.random.default_rng(10)
+    items = rng.standard_normal((3000, 6))
+    items[5], items[6] = 1e9, -1e-9
+    queries = np.concatenate([items[:9], 100.0 * items[:4], rng.standard_normal((90, 6))])
+    for name in ("cityblock", "chebyshev"):
+        metric = resolve_metric(name)
+        search = Search(metric, items, queries, 4, None, None, 30)
+        assert_same(ask(build(search), search), ask(PairwiseSearch(items, metric), search))
+        codes = term_space(metric, items, np.int16).operand(items).values
+        assert len(np.unique(codes[10:, 0])) > 5
+
+
+def test_whole_numbers_serve_few_features():
+    items = np.random.default_rng(11).standard_normal((50, 161))
+    for name, served in (("cityblock", False), ("chebyshev", True), ("canberra", False)):
+        assert (term_space(resolve_metric(name), items, np.int16) is not None) == served
+    cases = (1.0, True), (3.0, False)
+    for p, served in cases:
+        metric = resolve_metric("minkowski", p, {"w": np.ones(9)})
+        assert (term_space(metric, items[:, :9], np.int16) is not None) == served
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_the_second_sums_of_norms_are_off_by_less_than_their_bound(dtype):
+    rng = np.random.default_rng(9)
+    items, queries = rng.random((2000, 1)), rng.random((60, 1))
+    items[0] = 1.0  # so that coordinates are the values divided by 2
+    space = term_space(resolve_metric("braycurtis"), items, dtype)
+    one, other = space.operand(items), space.operand(queries)
+    sums = space.second_of_norms(other, one).astype(np.longdouble)
+    exact = queries.astype(np.longdouble) / 2 + items[:, 0] / 2
+    unit = float(np.finfo(dtype).eps) / 2
+    off = float((np.abs(sums - exact) / exact).max())
+    if dtype is np.float32:
+        assert off > unit
+    assert off <= 2 * unit
+    negative = queries.copy()
+    negative[7] = -0.25
+    assert space.second_of_norms(space.operand(negative), one) is None
+    assert (
+        term_space(resolve_metric("braycurtis"), -items, dtype).second_of_norms(other, one) is None
+    )
+
+
 def limit_without_margin(space, distance, items, queries):
     """The sum that the distance stands for."""
     if space.has_second:
@@ -194,7 +299,7 @@ def limit_without_margin(space, distance, items, queries):
 def test_no_sum_exceeds_the_limit_of_its_distance(case, data):
     rows = points(data, 40)
     metric = METRIC_CASES[case](rows.shape[1])
-    for dtype in (np.float32, np.float64):
+    for dtype in DTYPES:
         space = term_space(metric, rows, dtype)
         if space is None:
             continue

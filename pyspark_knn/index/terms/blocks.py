@@ -8,27 +8,34 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pyspark_knn.index.buffers import short_buffers
+from pyspark_knn.index.extremes import about_kth_smallest
 from pyspark_knn.index.terms.space import Operand, Pairs, TermSpace
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-_GROUP_SUMS = 1 << 16
-"""Sums that are computed at a time: with their terms 512 KiB of float32, which stay in the cache.
+    from pyspark_knn.index.found import Exclusion
+
+GROUP_SUMS = 1 << 16
+"""Sums of float32 that are computed at a time: 512 KiB with their terms, which stay in the cache.
 More queries at a time make short calls longer, and a call for fewer takes longer by the pair."""
 
-_TIES = 4
-"""If the nearest pairs of the queries are more than this times k, because of ties, k are chosen."""
+_SPARE = 2.0**-10
+"""The share by which a distance that is estimated from a sum is enlarged. This is more than the
+rounding of most sums, and few items are as near to the distance."""
 
 _CHECK_FEATURES = 4
 """Features after which a partial sum is compared with the limit again."""
 
 _PAIR_COST, _PAIR_FEATURE_COST = 200, 6
 """What a pair and one of its features cost, once it is compared by itself, in units of what a
-feature costs in a block."""
+feature of float32 costs in a block."""
 
 _PAIR_FLOATS = 1 << 18
 """Coordinates of the pairs that are compared by themselves at a time."""
+
+_UNSIGNED: dict[type[Any], type[Any]] = {np.bool_: np.uint8, np.int16: np.uint16}
+"""Dtype of terms, none of which is negative -> the dtype without a sign."""
 
 _Found = tuple["NDArray[np.int64]", "NDArray[np.int64]"]
 
@@ -52,37 +59,42 @@ class TermBlocks:
         self._queries = queries
         self._n_features = queries.values.shape[1]
         self._check = _CHECK_FEATURES
+        # A block takes time by the byte, a pair by the number.
+        per_word = max(1, 4 // np.dtype(space.dtype).itemsize)
+        self._group_sums = per_word * GROUP_SUMS
+        self._pair_cost = per_word * (_PAIR_COST + _PAIR_FEATURE_COST * self._n_features)
         self._buffers = (
-            np.empty(_GROUP_SUMS, space.acc_dtype),
-            np.empty(_GROUP_SUMS, space.dtype),
-            np.empty(_GROUP_SUMS, space.dtype),
+            np.empty(self._group_sums, space.acc_dtype),
+            np.empty(self._group_sums, space.dtype),
+            np.empty(self._group_sums, space.dtype),
         )
 
-    def first(self, items: Operand) -> FirstBlock:
-        """Return the sums of a block of items with all queries.
+    def tables(self, items: Operand) -> Iterator[tuple[slice, SumTable]]:
+        """Yield the sums of all items of a block with a few queries at a time.
 
         Parameters
         ----------
         items : Operand
             The block of items.
 
-        Returns
-        -------
-        FirstBlock
-            The sums, from which pairs can be chosen in two steps.
+        Yields
+        ------
+        where : slice
+            Which queries of the batch.
+        table : SumTable
+            Their sums. Valid until the next ones.
         """
         columns = items.columns()
-        shape = len(self._queries.values), len(items.values)
-        sums = np.empty(shape, self._space.acc_dtype)
-        below = np.empty(shape, self._space.acc_dtype) if self._space.has_second else None
-        for rows in self._groups(np.arange(shape[0]), shape[1]):
-            part = slice(int(rows[0]), int(rows[-1]) + 1)
-            group = self._queries.take(part).columns()
+        for rows in self._groups(np.arange(len(self._queries.values)), len(items.values)):
+            where = slice(int(rows[0]), int(rows[-1]) + 1)
+            queries = self._queries.take(where)
+            group, below = queries.columns(), None
             with short_buffers():
-                sums[part] = self._sums(columns, group, 0, self._n_features, None)
-                if below is not None:
-                    below[part] = self._second_sums(columns, group)
-        return FirstBlock(self._space, self._queries, items, sums, below)
+                sums = self._sums(columns, group, 0, self._n_features, None)
+                if self._space.has_second:
+                    below = self._space.second_of_norms(queries, items)
+                    below = self._second_sums(columns, group) if below is None else below
+            yield where, SumTable(self._space, queries, items, sums, below)
 
     def within(
         self, rows: NDArray[np.int64], distances: NDArray[np.float64], items: Operand
@@ -113,7 +125,7 @@ class TermBlocks:
             yield part[near], positions
 
     def _groups(self, rows: NDArray[np.int64], width: int) -> Iterator[NDArray[np.int64]]:
-        step = max(1, _GROUP_SUMS // width)
+        step = max(1, self._group_sums // width)
         for start in range(0, len(rows), step):
             yield rows[start : start + step]
 
@@ -133,7 +145,7 @@ class TermBlocks:
             sums = self._sums(columns, group, first, stop, sums)
             near = sums <= limits
             left = self._n_features - stop
-            cost = np.count_nonzero(near) * (_PAIR_COST + _PAIR_FEATURE_COST * self._n_features)
+            cost = np.count_nonzero(near) * self._pair_cost
             if cost <= left * near.size or not left:
                 break
             first, stop = stop, min(stop + _CHECK_FEATURES, self._n_features)
@@ -196,10 +208,14 @@ class TermBlocks:
         """Add the terms of some features to the sums of a group of queries."""
         shape = group.values.shape[1], columns.values.shape[1]
         total, terms, spare = (each[: shape[0] * shape[1]].reshape(shape) for each in self._buffers)
-        if sums is None:
-            total.fill(0)
-        added = terms.view(np.uint8) if terms.dtype == np.bool_ else terms
+        # Terms of bytes are added as numbers, and those of whole numbers without their sign.
+        added = terms.view(_UNSIGNED.get(self._space.dtype, self._space.dtype))
         combine, compute = self._space.combine, self._space.terms
+        if sums is None and total.dtype == added.dtype:
+            compute(_feature(columns, group, first), total.view(terms.dtype), spare)
+            first += 1
+        elif sums is None:
+            total.fill(0)
         for feature in range(first, stop):
             compute(_feature(columns, group, feature), terms, spare)
             combine(total, added, out=total)
@@ -215,8 +231,8 @@ class TermBlocks:
         return spare
 
 
-class FirstBlock:
-    """The sums of all pairs of a batch of queries and a block of items.
+class SumTable:
+    """The sums of all pairs of a few queries and a block of items.
 
     Parameters
     ----------
@@ -243,38 +259,34 @@ class FirstBlock:
         self._items = items
         self._sums = sums
         self._below = below
+        self._excluded: Exclusion | None = None
 
-    def nearest(self, k: int, excluded: _Found) -> _Found:
-        """Return k pairs of each query, about the nearest ones, or some more.
+    def exclude(self, pairs: Exclusion | None) -> None:
+        """Remove some pairs of a query and an item."""
+        if pairs is not None:
+            kind = self._sums.dtype
+            self._sums[pairs] = np.inf if kind.kind == "f" else np.iinfo(kind).max
+            self._excluded = pairs
+
+    def about_kth(self, k: int) -> NDArray[np.float64]:
+        """Return final figures that about k items of each query do not exceed, or some more.
 
         Parameters
         ----------
         k : int
-            The number of pairs, less than the number of items.
-        excluded : tuple of ndarray
-            The row numbers of queries and the positions of items of pairs not to return.
+            The number of items; at most all.
 
         Returns
         -------
-        rows, positions : ndarray of shape (n_pairs,), dtype int64
-            The row number of the query of each pair, and that of the item.
+        ndarray of shape (n_queries,), dtype float64
+            The figures, a little enlarged for the rounding of the sums.
         """
-        scores = self._sums
+        ratios = self._sums
         if self._below is not None:
-            scores = np.divide(scores, self._below, out=scores.copy(), where=self._below > 0)
-        if excluded[0].size:
-            scores = scores.copy() if scores is self._sums else scores
-            scores[excluded] = np.inf if scores.dtype.kind == "f" else np.iinfo(scores.dtype).max
-        # numpy has no fast way for bytes.
-        small = scores.dtype == np.uint8
-        kth = np.partition(scores.astype(np.uint16) if small else scores, k - 1, axis=1)[:, k - 1]
-        near = scores <= kth.astype(scores.dtype)[:, None]
-        near[excluded] = False
-        if np.count_nonzero(near) > _TIES * k * len(near):
-            near[:] = False
-            np.put_along_axis(near, np.argpartition(scores, k - 1, axis=1)[:, :k], True, axis=1)
-            near[excluded] = False
-        return np.divmod(np.flatnonzero(near), near.shape[1])
+            # Not 0, so that 0/0 counts as 0.
+            ratios = ratios / (self._below + np.finfo(ratios.dtype).tiny)
+        figures = self._space.figures(about_kth_smallest(ratios, k))
+        return figures * (1.0 + _SPARE)
 
     def within(self, distances: NDArray[np.float64]) -> _Found:
         """Return pairs, among them all whose final figures are within the distances.
@@ -287,7 +299,7 @@ class FirstBlock:
         Returns
         -------
         rows, positions : ndarray of shape (n_pairs,), dtype int64
-            See `nearest`.
+            The row number of the query of each pair, and that of the item.
         """
         reach = np.maximum(distances, 0.0)
         if self._below is None:
@@ -297,6 +309,8 @@ class FirstBlock:
             limits = self._space.second_limits(reach[:, None], self._below, norms)
         near = self._sums <= limits
         near[distances < 0] = False
+        if self._excluded is not None:
+            near[self._excluded] = False
         return np.divmod(np.flatnonzero(near), near.shape[1])
 
 

@@ -58,6 +58,10 @@ class HammingSpace(TermSpace):
         counts = np.searchsorted(figures, distances, side="right") - 1
         return np.asarray(counts[:, None], self.acc_dtype)
 
+    def figures(self, sums: NDArray[np.float64]) -> NDArray[np.float64]:
+        """See `TermSpace.figures`."""
+        return sums / float(self._n_features)
+
 
 def _coded(values: NDArray[np.float64], multiplier: np.uint64) -> NDArray[np.uint8]:
     bits = values.view(np.uint64)

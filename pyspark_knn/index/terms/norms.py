@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pyspark_knn.index.distances import Metric
 
 _SAMPLE_ITEMS = 1 << 14
-"""Items of the sample whose mean is subtracted."""
+"""Items of the sample whose center is subtracted."""
 
 
 class NormSpace(TermSpace):
@@ -41,7 +41,7 @@ class NormSpace(TermSpace):
         self.possible = 2.0**-400 < float(np.abs(matrix).max()) < 2.0**400
         if self.possible:
             sample = matrix[:: max(1, len(matrix) // _SAMPLE_ITEMS)]
-            self._center = self._plain(sample).mean(axis=0, dtype=np.float64)
+            self._center = self._middle(self._plain(sample))
             with np.errstate(over="ignore"):
                 reach = max(float(np.abs(part).max()) for part in self._parts(matrix))
             self.scaling_exponent = int(np.frexp(reach)[1])
@@ -51,6 +51,10 @@ class NormSpace(TermSpace):
         step = max(1, (1 << 18) // self._n_features)
         for start in range(0, len(matrix), step):
             yield self._moved(matrix[start : start + step])
+
+    def _middle(self, sample: NDArray[np.floating]) -> NDArray[np.float64]:
+        """Return the center of a sample."""
+        return np.asarray(sample.mean(axis=0, dtype=np.float64))
 
     def _plain(self, rows: NDArray[np.floating]) -> NDArray[np.floating]:
         """Return the vectors from which the center is subtracted."""
@@ -109,11 +113,20 @@ class NormSpace(TermSpace):
         scaled = np.ldexp(distances + 2.0**-1074, -self.scaling_exponent) * (
             1.0 + 2.0 * (n + 32) * 2.0**-53
         )
-        power = self._power
+        return self._limits_of_sums(scaled + rounding)[:, None]
+
+    def _limits_of_sums(self, norms: NDArray[np.float64]) -> NDArray[Any]:
+        """Return limits of sums, given limits of the norms of differences of coordinates."""
+        n, power = self._n_features, self._power
         with np.errstate(over="ignore"):
-            sums = (scaled + rounding) ** power
+            sums = norms**power
             sums *= 1.0 + 1.1 * (n + 2 * power + 16) * self._unit
-        return self._rounded_up(sums + n * self._tiny)[:, None]
+        return self._rounded_up(sums + n * self._tiny)
+
+    def figures(self, sums: NDArray[np.float64]) -> NDArray[np.float64]:
+        """See `TermSpace.figures`."""
+        with np.errstate(over="ignore"):
+            return np.ldexp(sums ** (1.0 / self._power), self.scaling_exponent)
 
     def _plain_distances(
         self, distances: NDArray[np.float64], queries: Operand
@@ -142,6 +155,11 @@ class MahalanobisSpace(NormSpace):
     def serves(self, queries: NDArray[np.floating]) -> NDArray[np.bool_]:
         """See `TermSpace.serves`."""
         return super().serves(queries) & self._tree.serves(queries)
+
+    def figures(self, sums: NDArray[np.float64]) -> NDArray[np.float64]:
+        """See `TermSpace.figures`."""
+        with np.errstate(over="ignore"):
+            return np.ldexp(super().figures(sums), self._tree.exponent)
 
     def _plain_distances(
         self, distances: NDArray[np.float64], queries: Operand

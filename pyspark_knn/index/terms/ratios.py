@@ -34,6 +34,10 @@ class _RatioSpace(TermSpace):
         ).all(axis=1)
         return within
 
+    def figures(self, sums: NDArray[np.float64]) -> NDArray[np.float64]:
+        """See `TermSpace.figures`."""
+        return sums
+
     def operand(self, rows: NDArray[np.floating]) -> Operand:
         """See `TermSpace.operand`."""
         scaled = self._scaled(rows)
@@ -91,10 +95,16 @@ class BrayCurtisSpace(_RatioSpace):
     Let N be the sum of the 1-norms of both vectors. Both sums are at most N. Coordinates are off by
     u of themselves or by t, differences by u, and a sum by ``(n - 1) u`` of itself, so each sum is
     off by less than ``e = 1.1 (n + 2) u N + 2 n t``. Within the distance L, ``S <= L N`` and so
-    ``S' <= L N + e``. Where the second sum D' is known, ``S' <= L D' + (1 + L) e``.
+    ``S' <= L N + e``. Where the second sum D' is known, ``S' <= L D' + (1 + L) e``. Where no value
+    is negative, the second sum is N. Computed in float64, rounded and added, it is off by less
+    than ``2 u + n v`` of itself and by t, which is below e.
     """
 
     has_second: ClassVar[bool] = True
+
+    def __init__(self, metric: Metric, matrix: NDArray[np.floating], dtype: type[Any]) -> None:
+        super().__init__(metric, matrix, dtype)
+        self._unsigned = bool(matrix.min() >= 0)
 
     def serves(self, queries: NDArray[np.floating]) -> NDArray[np.bool_]:
         """See `TermSpace.serves`."""
@@ -104,6 +114,14 @@ class BrayCurtisSpace(_RatioSpace):
         """See `TermSpace.terms`."""
         np.subtract(pairs.left, pairs.right, out=out)
         np.abs(out, out=out)
+
+    def second_of_norms(self, queries: Operand, items: Operand) -> NDArray[Any] | None:
+        """See `TermSpace.second_of_norms`."""
+        if not (self._unsigned and (queries.rows >= 0).all()):
+            return None
+        left, right = (each.norms.astype(self.dtype) for each in (queries, items))
+        sums: NDArray[Any] = np.add(left[:, None], right)
+        return sums
 
     def second_terms(self, pairs: Pairs, out: NDArray[Any]) -> None:
         """See `TermSpace.second_terms`."""

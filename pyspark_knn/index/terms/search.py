@@ -20,25 +20,15 @@ from pyspark_knn.index.equal_rows import search_each_once
 from pyspark_knn.index.found import Exclusion, Neighbors
 from pyspark_knn.index.kernels import KERNELS
 from pyspark_knn.index.pairwise import PairwiseSearch, search_rest
-from pyspark_knn.index.selection import (
-    NearestSoFar,
-    exclusion_of,
-    exclusion_of_items,
-    is_excluded,
-    search_in_blocks,
-)
-from pyspark_knn.index.terms.blocks import TermBlocks
-from pyspark_knn.index.terms.choice import has_terms, term_space
+from pyspark_knn.index.selection import NearestSoFar, exclusion_of, search_in_blocks
+from pyspark_knn.index.terms.batch import Batch
+from pyspark_knn.index.terms.choice import DTYPES, has_terms, term_space
+from pyspark_knn.index.terms.nearest import NearestItems
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from numpy.typing import NDArray
 
     from pyspark_knn.index.hits import Hits
-    from pyspark_knn.index.terms.space import TermSpace
-
-    Pairs = tuple[NDArray[np.int64], NDArray[np.int64]]
 
 _BATCH_QUERIES = 1024
 """Queries in a batch. With many of them the cost of transforming the items is small."""
@@ -46,25 +36,15 @@ _BATCH_QUERIES = 1024
 _BLOCK_ITEMS = 4096
 """Items in a block, whose coordinates stay in the cache up to some 100 features."""
 
-_BATCH_FLOATS, _BLOCK_FLOATS = 1 << 22, 1 << 20
-"""Numbers in the vectors of a batch of queries, and of a block of items. With some 250 features or
-more, batches and blocks are smaller."""
-
-_LEAST_ITEMS = 64
-"""The smallest number of items in a block, however many features there are."""
+_BATCH_FLOATS = 1 << 22
+"""Numbers in the vectors of a batch of queries. With some 4096 features or more, batches are
+smaller."""
 
 _FIRST_ITEMS = 1024
 """Items among which the first neighbors are found, at least 4 k."""
 
-_FIRST_SUMS = 1 << 22
-"""Sums of the first items with a batch of queries: 16 MiB of float32."""
-
-_RANKED_PAIRS = 1 << 18
-"""Pairs that are ranked before the block is over, if there are more."""
-
-_FEW_PAIRS = 32
-"""If more than one in so many pairs of a block is left, beyond 4 k for each query, sums in float64
-are tried."""
+_FEW_ITEMS = 4096
+"""If there are no more items than this, they are all first ones, and no others follow."""
 
 
 class TermSearch(BruteForce):
@@ -80,6 +60,8 @@ class TermSearch(BruteForce):
         Items in a block.
     first_items : int, default=_FIRST_ITEMS
         Items among which the first neighbors are found.
+    few_items : int, default=_FEW_ITEMS
+        With no more items than this, all are first items.
     """
 
     metrics: ClassVar[frozenset[str]] = frozenset(
@@ -98,11 +80,13 @@ class TermSearch(BruteForce):
         *,
         block_items: int = _BLOCK_ITEMS,
         first_items: int = _FIRST_ITEMS,
+        few_items: int = _FEW_ITEMS,
     ) -> None:
         super().__init__(matrix, metric)
         self._block_items = block_items
         self._first_items = first_items
-        spaces = [term_space(metric, matrix, dtype) for dtype in (np.float32, np.float64)]
+        self._few_items = few_items
+        spaces = [term_space(metric, matrix, dtype) for dtype in DTYPES]
         self._spaces = [space for space in spaces if space is not None]
         if self._spaces and not self._spaces[0].wider:
             del self._spaces[1:]
@@ -121,8 +105,7 @@ class TermSearch(BruteForce):
         exclude: Exclusion | None = None,
     ) -> Neighbors:
         """See `NeighborIndex.kneighbors`."""
-        first = min(len(self._matrix), max(self._first_items, 4 * k))
-        step = max(1, min(self._batch_queries(), _FIRST_SUMS // first))
+        step = self._batch_queries()
 
         def search(some: NDArray[np.floating]) -> Neighbors:
             return search_in_blocks(self._search, some, k, max_distance, exclude, step)
@@ -152,7 +135,7 @@ class TermSearch(BruteForce):
         rows = np.flatnonzero(served)
         if rows.size:
             part = queries if served.all() else queries[rows]
-            ranking = _Ranking(self, part, k, max_distance, exclusion_of(exclude, rows))
+            ranking = NearestItems(self, part, k, max_distance, exclusion_of(exclude, rows))
             best.replace(rows, ranking.run())
         search_rest(self, queries, np.flatnonzero(~served), best, max_distance, exclude)
         return best.neighbors()
@@ -170,135 +153,7 @@ class TermSearch(BruteForce):
         search.compare_all(queries, np.flatnonzero(~served), exclude, hits)
 
 
-class _Batch:
-    """The search of a batch of queries: block by block, by the narrowest sums that are enough."""
-
-    def __init__(
-        self, index: TermSearch, queries: NDArray[np.floating], exclude: Exclusion | None
-    ) -> None:
-        self._matrix = index._matrix
-        self._metric = index._metric
-        self._queries = queries
-        self._most_items = max(_LEAST_ITEMS, _BLOCK_FLOATS // index.n_features)
-        self._block_items = min(index._block_items, self._most_items)
-        self._spaces = list(index._spaces)
-        self._exclude = exclude
-        self._expected = 0
-        self._use(self._spaces[0])
-
-    def _use(self, space: TermSpace) -> None:
-        self._space = space
-        self._blocks = TermBlocks(space, space.operand(self._queries))
-
-    def _widen(self) -> bool:
-        """Use sums in float64 from now on, if they can rule out more; return whether they can."""
-        if len(self._spaces) == 1:
-            return False
-        del self._spaces[0]
-        self._use(self._spaces[0])
-        return True
-
-    def _pairs_of_block(
-        self, rows: NDArray[np.int64], limits: NDArray[np.float64], start: int, stop: int
-    ) -> Iterator[Pairs]:
-        """Yield the pairs of a block that sums do not rule out, many at a time."""
-        items = self._space.operand(self._matrix[start:stop])
-        widest = len(self._spaces) == 1
-        found: list[Pairs] = []
-        count = 0
-        for near, positions in self._blocks.within(rows, limits, items):
-            found.append((near, positions + start))
-            count += len(near)
-            if widest and count > _RANKED_PAIRS:
-                yield self._joined(found)
-                found, count = [], 0
-            elif not widest and count > len(rows) * (self._expected + (stop - start) / _FEW_PAIRS):
-                self._widen()
-                yield from self._pairs_of_block(rows, limits, start, stop)
-                return
-        yield self._joined(found)
-
-    def _joined(self, found: list[Pairs]) -> Pairs:
-        if not found:
-            return np.zeros(0, np.int64), np.zeros(0, np.int64)
-        rows, positions = map(np.concatenate, zip(*found, strict=True))
-        kept = ~is_excluded(self._exclude, len(self._matrix), rows, positions)
-        return rows[kept], positions[kept]
-
-    def _distances(
-        self, rows: NDArray[np.int64], positions: NDArray[np.int64]
-    ) -> NDArray[np.float64]:
-        return self._metric.distances(self._queries, self._matrix, rows, positions)
-
-
-class _Ranking(_Batch):
-    """The nearest items of a batch of queries."""
-
-    def __init__(
-        self,
-        index: TermSearch,
-        queries: NDArray[np.floating],
-        k: int,
-        max_distance: float | None,
-        exclude: Exclusion | None,
-    ) -> None:
-        super().__init__(index, queries, exclude)
-        self._k = k
-        self._expected = 4 * k
-        self._first_items = max(min(index._first_items, self._most_items), 4 * k)
-        self._best = NearestSoFar(len(queries), k, max_distance)
-
-    def run(self) -> Neighbors:
-        """Search all items."""
-        limits = self._best.limits()
-        first = min(self._first_items, len(self._matrix))
-        if first > self._k and (limits >= 0).any():
-            limits = self._search_first(first)
-        else:
-            first = 0
-        for start in range(first, len(self._matrix), self._block_items):
-            stop = min(start + self._block_items, len(self._matrix))
-            rows = np.flatnonzero(limits >= 0)
-            if not rows.size:
-                break
-            for near, positions in self._pairs_of_block(rows, limits[rows], start, stop):
-                self._best.offer(near, positions, self._distances(near, positions))
-            limits = self._later_limits(limits)
-        return self._best.neighbors()
-
-    def _search_first(self, stop: int) -> NDArray[np.float64]:
-        """Search the first items, and return the limits of items of later positions."""
-        block = self._blocks.first(self._space.operand(self._matrix[:stop]))
-        near, positions = block.nearest(self._k, self._excluded_before(stop))
-        self._best.offer(near, positions, self._distances(near, positions))
-        limits = self._best.limits()
-        # They are found again, with all others that are as near.
-        self._best.forget(np.arange(len(self._queries)))
-        near, positions = block.within(limits)
-        if len(near) > len(limits) * (self._expected + stop / _FEW_PAIRS) and self._widen():
-            block = self._blocks.first(self._space.operand(self._matrix[:stop]))
-            near, positions = block.within(limits)
-        for part in range(0, len(near), _RANKED_PAIRS):
-            some = slice(part, part + _RANKED_PAIRS)
-            rows, columns = self._joined([(near[some], positions[some])])
-            self._best.offer(rows, columns, self._distances(rows, columns))
-        return self._later_limits(limits)
-
-    def _excluded_before(self, stop: int) -> Pairs:
-        """Return the excluded pairs of the items before a position."""
-        if self._exclude is None:
-            return np.zeros(0, np.int64), np.zeros(0, np.int64)
-        first = exclusion_of_items(self._exclude, 0, stop)
-        return first.rows, first.positions
-
-    def _later_limits(self, limits: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return the distances of items of later positions that can be neighbors."""
-        last = self._best.distances[:, -1]
-        # At the distance of the last neighbor, an item of a later position comes after it.
-        return np.minimum(limits, np.where(np.isinf(last), limits, np.nextafter(last, -np.inf)))
-
-
-class _HitSearch(_Batch):
+class _HitSearch(Batch):
     """The items within a distance of a batch of queries."""
 
     def __init__(

@@ -151,6 +151,36 @@ class TermSpace(ABC):
             The limits, inclusive.
         """
 
+    @abstractmethod
+    def figures(self, sums: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return about the final figures that sums stand for.
+
+        Parameters
+        ----------
+        sums : ndarray, dtype float64
+            Sums or, for a metric that has second sums, their ratios.
+
+        Returns
+        -------
+        ndarray, dtype float64
+            The figures. No answer depends on how far they are off.
+        """
+
+    def second_of_norms(self, queries: Operand, items: Operand) -> NDArray[Any] | None:
+        """Return the second sums of all pairs, where the norms are enough to know them.
+
+        Parameters
+        ----------
+        queries, items : Operand
+            The queries and the items.
+
+        Returns
+        -------
+        ndarray of shape (n_queries, n_items), of `acc_dtype`, or None
+            The sums; None if they must be computed term by term.
+        """
+        return None
+
     def second_terms(self, pairs: Pairs, out: NDArray[Any]) -> None:
         """Write the terms of a second sum, for a metric that has one."""
         raise NotImplementedError
