@@ -42,11 +42,18 @@ from pyspark_knn.engine.search.pairs import (
     PairRoutes,
     read_pair_queries,
 )
+from pyspark_knn.engine.search.query_blocks import LARGEST_BLOCK
+from pyspark_knn.engine.shards.block_plan import (
+    BLOCK_CANDIDATES,
+    SMALLEST_BLOCK,
+    answers_by_blocks,
+)
 from pyspark_knn.engine.shards.cell_plan import found_in_cells, input_columns
 from pyspark_knn.engine.shards.key_shards import KeyShards, shards_of_query
 from pyspark_knn.engine.ship.batch_udf import batch_udf
 from pyspark_knn.engine.ship.guard import guarded
 from pyspark_knn.engine.ship.shard_rows import SHARD_COLUMNS, SHARD_SCHEMA
+from pyspark_knn.engine.spark import compat
 from pyspark_knn.engine.spark.spreading import int_array, repartition_evenly, row_hash
 from pyspark_knn.index.cells import Cells
 
@@ -121,7 +128,18 @@ class ShardPlan:
         self, queries: DataFrame, schema: T.StructType, types: InputTypes, request: Request
     ) -> DataFrame:
         """Search queries that are in the form of `numbered`, given the schema of their columns."""
+        if (most := self._block_size(types, request)) >= SMALLEST_BLOCK:
+            return answers_by_blocks(self, queries, schema, types, request, most)
         return self._merged(self._found(queries, types, request), schema, request)
+
+    def _block_size(self, types: InputTypes, request: Request) -> int:
+        """Return how many queries are sent to the shards as one row; 0 if they are sent singly."""
+        every = self.cells is None and not self.key_shards and bool(self.digests)
+        if not every or request.k is None or KNOB in types:
+            return 0
+        if isinstance(request.answer, MergedSearch) or not compat.limits_batches():
+            return 0
+        return min(LARGEST_BLOCK, BLOCK_CANDIDATES // (len(self.digests) * request.k))
 
     def _found(self, queries: DataFrame, types: InputTypes, request: Request) -> DataFrame:
         """Return the candidates of each query: a row for each shard that it is sent to."""
@@ -237,8 +255,16 @@ class ShardPlan:
             }
         ).drop("row", "place")
 
-    def searched(self, copies: DataFrame, types: InputTypes, request: Request) -> DataFrame:
-        """Return `copies` with the candidates of each, found in the task that holds its shard."""
+    def after_shards(self, copies: DataFrame, *after: str) -> DataFrame:
+        """Return `copies` and the rows of shards, each copy in the task of its shard, after it.
+
+        Parameters
+        ----------
+        copies : DataFrame
+            Rows with a "target", a "part" and a "shard".
+        *after : str
+            Columns of `copies` that sort the copies of a shard.
+        """
         replicas = F.explode(int_array(range(self.replicas))).alias("replica")
         shards = self.frame.select("*", replicas).select(
             (F.col("shard") * self.replicas + F.col("replica")).alias("target"),
@@ -247,19 +273,21 @@ class ShardPlan:
         )
         both = copies.unionByName(shards, allowMissingColumns=True)
         rows = repartition_evenly(both, self.partitions, "target")
+        return rows.sortWithinPartitions("target", "part", *after)
+
+    def searched(self, copies: DataFrame, types: InputTypes, request: Request) -> DataFrame:
+        """Return `copies` with the candidates of each, found in the task that holds its shard."""
         # Queries that are compared with the same items, or at the same level, come together.
         after = [f"input_{name}" for name in types if name in (AFTER, KNOB)]
-        rows = rows.sortWithinPartitions("target", "part", *after)
+        rows = self.after_shards(copies, *after)
         lists = self.lists(request)
         if isinstance(request.answer, MergedSearch):
             answer: FoundLists | OwnSearch = request.answer.in_shard(struct_type(lists))
         else:
             answer = FoundLists(struct_type(lists), tuple(lists))
-        keep = "error" if request.handle_invalid == "error" else "keep"
-        # What fits in one row is decided when the neighbors of all shards are merged.
-        wanted = replace(request, answer=answer, handle_invalid=keep, row_neighbors=_UNLIMITED)
+        wanted = in_one_shard(request, answer)
         run = functools.partial(search_shards, wanted, self.digests)
-        given = [from_arrow_type(SHARD_SCHEMA.field(name).type) for name in SHARD_COLUMNS]
+        given = shard_types()
         # A result depends on the rows before it, so Spark must not reorder, repeat or drop any.
         search = batch_udf(
             run, [*given, *types.values()], T.ArrayType(answer.result_type), deterministic=False
@@ -297,6 +325,18 @@ class ShardPlan:
             return request.answer.shard_lists(self.item_columns)
         columns = {name: T.ArrayType(kind) for name, kind in self.item_columns.items()}
         return {DISTANCE: _DOUBLES, **columns}
+
+
+def in_one_shard(request: Request, answer: FoundLists | OwnSearch) -> Request:
+    """Return the request to one shard: all candidates, and a null for an invalid query."""
+    keep = "error" if request.handle_invalid == "error" else "keep"
+    # What fits in one row is decided when the neighbors of all shards are merged.
+    return replace(request, answer=answer, handle_invalid=keep, row_neighbors=_UNLIMITED)
+
+
+def shard_types() -> list[T.DataType]:
+    """Return the types of `SHARD_COLUMNS`."""
+    return [from_arrow_type(SHARD_SCHEMA.field(name).type) for name in SHARD_COLUMNS]
 
 
 def _any_of(count: Column) -> Column:
