@@ -21,25 +21,25 @@ from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
 from pyspark_knn.engine.rows.columns import struct_type
-from pyspark_knn.engine.search.answers import FoundLists
+from pyspark_knn.engine.search.answers import FoundLists, MergedSearch
+from pyspark_knn.engine.search.batches import KNOB
 from pyspark_knn.engine.search.in_shards import PASSING, search_blocks
-from pyspark_knn.engine.search.query_blocks import merge_blocks, pack_blocks
+from pyspark_knn.engine.search.query_blocks import LARGEST_BLOCK, merge_blocks, pack_blocks
+from pyspark_knn.engine.shards.one_shard import QUERY_PART, after_shards, in_one_shard, shard_types
 from pyspark_knn.engine.ship.batch_udf import batch_udf
 from pyspark_knn.engine.ship.shard_rows import SHARD_COLUMNS
+from pyspark_knn.engine.spark import compat
 from pyspark_knn.engine.spark.spreading import int_array
 
 if TYPE_CHECKING:
     from pyspark_knn.engine.search.batches import Request
     from pyspark_knn.engine.shards.plan import InputTypes, ShardPlan
 
-SMALLEST_BLOCK = 16
+_SMALLEST_BLOCK = 16
 """Fewer queries in a block are not worth the packing."""
 
-BLOCK_CANDIDATES = 1 << 20
+_BLOCK_CANDIDATES = 1 << 20
 """The largest number of candidates of the queries of a block, which are merged at once."""
-
-_LAST = (1 << 31) - 1
-"""The part number of a block, which sorts it after all parts of its shard."""
 
 _PACKED = struct_type(
     {
@@ -53,6 +53,17 @@ _PACKED = struct_type(
 """The columns of `query_blocks.PACKED`."""
 
 _FOUND = struct_type({"found": T.BinaryType()})
+
+
+def block_size(plan: ShardPlan, types: InputTypes, request: Request) -> int:
+    """Return how many queries are sent to the shards as one row; 0 if they are sent singly."""
+    every = plan.cells is None and not plan.key_shards and bool(plan.digests)
+    if not every or request.k is None or KNOB in types:
+        return 0
+    if isinstance(request.answer, MergedSearch) or not compat.limits_batches():
+        return 0
+    most = _BLOCK_CANDIDATES // (len(plan.digests) * request.k)
+    return min(most, LARGEST_BLOCK) if most >= _SMALLEST_BLOCK else 0
 
 
 def answers_by_blocks(
@@ -120,7 +131,7 @@ def _copies(plan: ShardPlan, queries: DataFrame, types: InputTypes, most: int) -
     return copies.select(
         "shard",
         target.otherwise(any_task).cast("int").alias("target"),
-        F.when(to_shard, _LAST).otherwise(_LAST - 1).alias("part"),
+        F.when(to_shard, QUERY_PART).otherwise(QUERY_PART - 1).alias("part"),
         "block",
         F.when(to_shard, -1).otherwise(F.col("place")).alias("place"),
         "mark",
@@ -133,9 +144,6 @@ def _searched(
     plan: ShardPlan, copies: DataFrame, request: Request, lists: dict[str, T.DataType]
 ) -> DataFrame:
     """Return `copies` with what the shards found for the blocks among them."""
-    # Not at the top: that module imports this one.
-    from pyspark_knn.engine.shards.plan import in_one_shard, shard_types
-
     answer = FoundLists(
         T.StructType([T.StructField(*each) for each in lists.items()]), tuple(lists)
     )
@@ -143,7 +151,7 @@ def _searched(
     search = batch_udf(
         run, [*shard_types(), T.BinaryType()], T.ArrayType(_FOUND), deterministic=False
     )
-    rows = plan.after_shards(copies)
+    rows = after_shards(plan, copies)
     rows = rows.withColumn("answers", search(*map(F.col, SHARD_COLUMNS), F.col("data")))
     kept = ("block", "place", "mark", "row")
     return rows.select(*kept, F.inline("answers").alias("found"))

@@ -18,14 +18,13 @@ The candidates of a query are the nearest items of each shard that it was sent t
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
-from pyspark.sql.pandas.types import from_arrow_type
 
 from pyspark_knn.engine.rows.columns import Input, struct_type
 from pyspark_knn.engine.rows.features import features_of
@@ -42,19 +41,14 @@ from pyspark_knn.engine.search.pairs import (
     PairRoutes,
     read_pair_queries,
 )
-from pyspark_knn.engine.search.query_blocks import LARGEST_BLOCK
-from pyspark_knn.engine.shards.block_plan import (
-    BLOCK_CANDIDATES,
-    SMALLEST_BLOCK,
-    answers_by_blocks,
-)
+from pyspark_knn.engine.shards.block_plan import answers_by_blocks, block_size
 from pyspark_knn.engine.shards.cell_plan import found_in_cells, input_columns
 from pyspark_knn.engine.shards.key_shards import KeyShards, shards_of_query
+from pyspark_knn.engine.shards.one_shard import QUERY_PART, after_shards, in_one_shard, shard_types
 from pyspark_knn.engine.ship.batch_udf import batch_udf
 from pyspark_knn.engine.ship.guard import guarded
-from pyspark_knn.engine.ship.shard_rows import SHARD_COLUMNS, SHARD_SCHEMA
-from pyspark_knn.engine.spark import compat
-from pyspark_knn.engine.spark.spreading import int_array, repartition_evenly, row_hash
+from pyspark_knn.engine.ship.shard_rows import SHARD_COLUMNS
+from pyspark_knn.engine.spark.spreading import int_array, row_hash
 from pyspark_knn.index.cells import Cells
 
 InputTypes = dict[str, T.DataType]
@@ -62,13 +56,6 @@ InputTypes = dict[str, T.DataType]
 
 _DOUBLES = T.ArrayType(T.DoubleType())
 _INTS = T.ArrayType(T.IntegerType())
-
-_QUERY = (1 << 31) - 1
-"""The part number of a query, which sorts it after all parts of its shard."""
-
-
-_UNLIMITED = (1 << 31) - 1
-"""More neighbors than an Arrow list has."""
 
 
 @dataclass(frozen=True)
@@ -128,18 +115,9 @@ class ShardPlan:
         self, queries: DataFrame, schema: T.StructType, types: InputTypes, request: Request
     ) -> DataFrame:
         """Search queries that are in the form of `numbered`, given the schema of their columns."""
-        if (most := self._block_size(types, request)) >= SMALLEST_BLOCK:
+        if (most := block_size(self, types, request)) > 1:
             return answers_by_blocks(self, queries, schema, types, request, most)
         return self._merged(self._found(queries, types, request), schema, request)
-
-    def _block_size(self, types: InputTypes, request: Request) -> int:
-        """Return how many queries are sent to the shards as one row; 0 if they are sent singly."""
-        every = self.cells is None and not self.key_shards and bool(self.digests)
-        if not every or request.k is None or KNOB in types:
-            return 0
-        if isinstance(request.answer, MergedSearch) or not compat.limits_batches():
-            return 0
-        return min(LARGEST_BLOCK, BLOCK_CANDIDATES // (len(self.digests) * request.k))
 
     def _found(self, queries: DataFrame, types: InputTypes, request: Request) -> DataFrame:
         """Return the candidates of each query: a row for each shard that it is sent to."""
@@ -167,7 +145,7 @@ class ShardPlan:
             "shard",
             F.col("id").alias("own_id"),
             (F.col("shard") * self.replicas + replica).cast("int").alias("target"),
-            F.lit(_QUERY).alias("part"),
+            F.lit(QUERY_PART).alias("part"),
             *(each.value.alias(f"input_{name}") for name, each in inputs.items()),
             after.alias(f"input_{AFTER}"),
             *(F.col(name).alias(f"input_{name}") for name in self.key_columns),
@@ -250,36 +228,16 @@ class ShardPlan:
                 "target": F.when(F.col("shard") >= 0, F.col("shard") * self.replicas + replica)
                 .otherwise(F.pmod(F.xxhash64("query"), F.lit(self.num_shards * self.replicas)))
                 .cast("int"),
-                "part": F.when(F.col("shard") >= 0, _QUERY).otherwise(_QUERY - 1),
+                "part": F.when(F.col("shard") >= 0, QUERY_PART).otherwise(QUERY_PART - 1),
                 "rest": rest,
             }
         ).drop("row", "place")
-
-    def after_shards(self, copies: DataFrame, *after: str) -> DataFrame:
-        """Return `copies` and the rows of shards, each copy in the task of its shard, after it.
-
-        Parameters
-        ----------
-        copies : DataFrame
-            Rows with a "target", a "part" and a "shard".
-        *after : str
-            Columns of `copies` that sort the copies of a shard.
-        """
-        replicas = F.explode(int_array(range(self.replicas))).alias("replica")
-        shards = self.frame.select("*", replicas).select(
-            (F.col("shard") * self.replicas + F.col("replica")).alias("target"),
-            "part",
-            *SHARD_COLUMNS,
-        )
-        both = copies.unionByName(shards, allowMissingColumns=True)
-        rows = repartition_evenly(both, self.partitions, "target")
-        return rows.sortWithinPartitions("target", "part", *after)
 
     def searched(self, copies: DataFrame, types: InputTypes, request: Request) -> DataFrame:
         """Return `copies` with the candidates of each, found in the task that holds its shard."""
         # Queries that are compared with the same items, or at the same level, come together.
         after = [f"input_{name}" for name in types if name in (AFTER, KNOB)]
-        rows = self.after_shards(copies, *after)
+        rows = after_shards(self, copies, *after)
         lists = self.lists(request)
         if isinstance(request.answer, MergedSearch):
             answer: FoundLists | OwnSearch = request.answer.in_shard(struct_type(lists))
@@ -325,18 +283,6 @@ class ShardPlan:
             return request.answer.shard_lists(self.item_columns)
         columns = {name: T.ArrayType(kind) for name, kind in self.item_columns.items()}
         return {DISTANCE: _DOUBLES, **columns}
-
-
-def in_one_shard(request: Request, answer: FoundLists | OwnSearch) -> Request:
-    """Return the request to one shard: all candidates, and a null for an invalid query."""
-    keep = "error" if request.handle_invalid == "error" else "keep"
-    # What fits in one row is decided when the neighbors of all shards are merged.
-    return replace(request, answer=answer, handle_invalid=keep, row_neighbors=_UNLIMITED)
-
-
-def shard_types() -> list[T.DataType]:
-    """Return the types of `SHARD_COLUMNS`."""
-    return [from_arrow_type(SHARD_SCHEMA.field(name).type) for name in SHARD_COLUMNS]
 
 
 def _any_of(count: Column) -> Column:
