@@ -8,6 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+
 from pyspark_knn.index import choices
 from pyspark_knn.index.base import NeighborIndex
 from pyspark_knn.index.found import Neighbors
@@ -75,10 +77,14 @@ class AllSearches(_Notes):
 
 def counted_shards(monkeypatch: Any, folder: Path) -> Callable[[], int]:
     """Count the queries that any sharded model searches, one for each shard it is searched in."""
+    from pyspark_knn.engine.shards import block_plan
     from pyspark_knn.engine.shards import plan as shard_plan
 
-    count = functools.partial(_search_and_note, str(folder / "searched"), shard_plan.search_shards)
+    path = str(folder / "searched")
+    count = functools.partial(_search_and_note, path, _one, shard_plan.search_shards)
     monkeypatch.setattr(shard_plan, "search_shards", count)
+    count = functools.partial(_search_and_note, path, _all_of, block_plan.search_blocks)
+    monkeypatch.setattr(block_plan, "search_blocks", count)
 
     def take() -> int:
         notes = folder / "searched"
@@ -89,15 +95,25 @@ def counted_shards(monkeypatch: Any, folder: Path) -> Callable[[], int]:
     return take
 
 
-def _search_and_note(path: str, search: Any, *given: Any) -> Any:
-    """In a worker: a query is a row of a shard that has no bytes (see `SHARD_COLUMNS`)."""
+def _one(_: Any) -> int:
+    return 1
+
+
+def _all_of(block: Any) -> int:
+    return int(pa.ipc.open_stream(block.as_buffer()).read_all().num_rows)
+
+
+def _search_and_note(path: str, counted: Callable[[Any], int], search: Any, *given: Any) -> Any:
+    """In a worker: queries are in a row of a shard that has no bytes (see `SHARD_COLUMNS`)."""
     *fixed, batches = given
 
     def noted() -> Any:
         for arrays in batches:
             shards, sizes = arrays[0].to_pylist(), arrays[2].to_pylist()
             queries = sum(
-                size is None and shard >= 0 for shard, size in zip(shards, sizes, strict=True)
+                counted(last)
+                for shard, size, last in zip(shards, sizes, arrays[-1], strict=True)
+                if size is None and shard >= 0
             )
             note = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
             os.write(note, f"{queries}\n".encode())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,8 +11,10 @@ import pyarrow as pa
 from threadpoolctl import threadpool_limits
 
 from pyspark_knn.engine.search.batches import Request, answer_batch
+from pyspark_knn.engine.search.query_blocks import answer_blocks
 from pyspark_knn.engine.search.searchable import Searchable, task_threads, time_search
 from pyspark_knn.engine.ship.shard_rows import SHARD_COLUMNS, ShardReader, open_shards
+from pyspark_knn.engine.spark.arrow import cells_of
 
 if TYPE_CHECKING:
     from pyspark_knn.index.found import Rows
@@ -43,9 +45,55 @@ def search_shards(
         For each query a list of one struct, null for one that is invalid or passes through; for
         each part of a shard an empty list.
     """
+
+    def search(searchable: Searchable, inputs: Mapping[str, pa.Array]) -> Iterator[pa.Array]:
+        return answer_batch(searchable, request, inputs)
+
+    return _search_rows(request, digests, request.inputs, _arrow_type(request), search, batches)
+
+
+def search_blocks(
+    request: Request,
+    digests: dict[int, str],
+    batches: Iterator[tuple[pa.Array, ...]],
+) -> Iterator[pa.Array]:
+    """Search shards by blocks of queries.
+
+    Parameters
+    ----------
+    request, digests
+        See `search_shards`.
+    batches : iterator of tuples of pyarrow.Array
+        `SHARD_COLUMNS`, of which a query has the first alone, and then blocks of
+        `query_blocks.pack_blocks`.
+
+    Yields
+    ------
+    pyarrow.ListArray
+        For each block a list of one struct: its answers, see `query_blocks.answer_blocks`; null for
+        a row that passes through. For each part of a shard an empty list.
+    """
+    found = pa.struct([("found", pa.binary())])
+
+    def search(searchable: Searchable, arrays: Mapping[str, pa.Array]) -> Iterator[pa.Array]:
+        for answers in answer_blocks(searchable, request, cells_of(arrays["data"])):
+            yield pa.array([[{"found": answers}]], pa.list_(found))
+
+    return _search_rows(request, digests, ("data",), found, search, batches)
+
+
+def _search_rows(
+    request: Request,
+    digests: dict[int, str],
+    inputs: tuple[str, ...],
+    result: pa.DataType,
+    search: Callable[[Searchable, Mapping[str, pa.Array]], Iterator[pa.Array]],
+    batches: Iterator[tuple[pa.Array, ...]],
+) -> Iterator[pa.Array]:
+    """Read shards, and yield what `search` finds in each for the rows after it."""
     reader, opened = ShardReader(digests), _Opened(request)
-    names = (*SHARD_COLUMNS, *request.inputs)
-    nothing = pa.array([[]], pa.list_(_arrow_type(request)))
+    names = (*SHARD_COLUMNS, *inputs)
+    nothing = pa.array([[]], pa.list_(result))
     with threadpool_limits(limits=task_threads()):
         for arrays in batches:
             columns = dict(zip(names, arrays, strict=True))
@@ -54,11 +102,9 @@ def search_shards(
                 if shard == PASSING:
                     yield pa.array([[None]] * (stop - start), nothing.type)
                 elif is_query:
-                    inputs = {name: columns[name][start:stop] for name in request.inputs}
+                    asked = {name: columns[name][start:stop] for name in inputs}
                     # Not in a variable, which would keep the shard while the next one is read.
-                    yield from answer_batch(
-                        opened.prepared(shard, reader.content(shard)), request, inputs
-                    )
+                    yield from search(opened.prepared(shard, reader.content(shard)), asked)
                 else:
                     opened.forget()
                     for row in range(start, stop):

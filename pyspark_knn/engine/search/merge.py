@@ -52,11 +52,7 @@ def merge_batches(
         expected = sent.fill_null(-1).to_numpy(zero_copy_only=False)
         found = answered.to_numpy(zero_copy_only=False)
         whole = (rows.to_numpy(zero_copy_only=False) == 1) & ((found == expected) | (found == 0))
-        if not whole.all():
-            raise RuntimeError(
-                "a retried task produced different query rows: the queries DataFrame is not "
-                "deterministic. Persist it or write it to storage first."
-            )
+        check_same_queries(bool(whole.all()))
         size = len(lists[0].flatten()) // max(1, len(found)) + 1
         step = max(1, _MERGED_AT_ONCE // size)
         for start in range(0, len(found), step):
@@ -67,6 +63,49 @@ def merge_batches(
             answers, counts = _answers(request, names, [each[block].take(pick) for each in lists])
             keep = request.handle_invalid == "keep"
             yield fan_out(answers, valid, keep=keep, counts=counts)
+
+
+def check_same_queries(same: bool) -> None:
+    """Raise a RuntimeError unless a retried task produced the same queries as at first."""
+    if not same:
+        raise RuntimeError(
+            "a retried task produced different query rows: the queries DataFrame is not "
+            "deterministic. Persist it or write it to storage first."
+        )
+
+
+def merge_parts(request: Request, names: Sequence[str], parts: list[pa.StructArray]) -> pa.Array:
+    """Answer queries from the neighbors that their shards found, shard by shard.
+
+    Parameters
+    ----------
+    request : Request
+        What to return: the nearest `k`.
+    names : sequence of str
+        `DISTANCE` and the item columns, in the order that breaks ties.
+    parts : list of pyarrow.StructArray
+        What each shard found, at least one: a struct of the lists `names` for each query, null for
+        one that is invalid.
+
+    Returns
+    -------
+    pyarrow.ListArray
+        See `batches.search_batches`.
+    """
+    valid = parts[0].is_valid().to_numpy(zero_copy_only=False)
+    pick = pa.array(np.flatnonzero(valid))
+    rows, counts, columns = [], np.zeros(len(pick), np.int64), []
+    for part in parts:
+        lists = part.take(pick)
+        lengths = lists.field(names[0]).value_lengths().to_numpy(zero_copy_only=False)
+        rows.append(np.repeat(np.arange(len(pick)), lengths))
+        counts += lengths
+        columns.append([lists.field(name).flatten() for name in names])
+    joined = [pa.concat_arrays(each) for each in zip(*columns, strict=True)]
+    query = np.concatenate(rows)
+    found, items = _nearest(request.k, query, counts, dict(zip(names, joined, strict=True)))
+    answers = cast("Answer", request.answer).rows(found, items)
+    return fan_out(answers, valid, keep=request.handle_invalid == "keep")
 
 
 def _answers(
@@ -87,6 +126,16 @@ def _merge(k: int | None, names: Sequence[str], lists: list[pa.Array]) -> tuple[
     counts = lists[0].value_lengths().to_numpy(zero_copy_only=False).astype(np.int64)
     query = np.repeat(np.arange(len(counts)), counts)
     columns = {name: each.flatten() for name, each in zip(names, lists, strict=True)}
+    return _nearest(k, query, counts, columns)
+
+
+def _nearest(
+    k: int | None,
+    query: NDArray[np.int64],
+    counts: NDArray[np.int64],
+    columns: dict[str, pa.Array],
+) -> tuple[Found, Items]:
+    """Return the k nearest of candidates in any order, given their queries, and all candidates."""
     distance = columns.pop(DISTANCE).to_numpy()
     nearest, counts = nearest_of(query, counts, distance, columns, k)
     offsets = np.append(0, np.cumsum(counts))

@@ -18,14 +18,13 @@ The candidates of a query are the nearest items of each shard that it was sent t
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
-from pyspark.sql.pandas.types import from_arrow_type
 
 from pyspark_knn.engine.rows.columns import Input, struct_type
 from pyspark_knn.engine.rows.features import features_of
@@ -42,12 +41,14 @@ from pyspark_knn.engine.search.pairs import (
     PairRoutes,
     read_pair_queries,
 )
+from pyspark_knn.engine.shards.block_plan import answers_by_blocks, block_size
 from pyspark_knn.engine.shards.cell_plan import found_in_cells, input_columns
 from pyspark_knn.engine.shards.key_shards import KeyShards, shards_of_query
+from pyspark_knn.engine.shards.one_shard import QUERY_PART, after_shards, in_one_shard, shard_types
 from pyspark_knn.engine.ship.batch_udf import batch_udf
 from pyspark_knn.engine.ship.guard import guarded
-from pyspark_knn.engine.ship.shard_rows import SHARD_COLUMNS, SHARD_SCHEMA
-from pyspark_knn.engine.spark.spreading import int_array, repartition_evenly, row_hash
+from pyspark_knn.engine.ship.shard_rows import SHARD_COLUMNS
+from pyspark_knn.engine.spark.spreading import int_array, row_hash
 from pyspark_knn.index.cells import Cells
 
 InputTypes = dict[str, T.DataType]
@@ -55,13 +56,6 @@ InputTypes = dict[str, T.DataType]
 
 _DOUBLES = T.ArrayType(T.DoubleType())
 _INTS = T.ArrayType(T.IntegerType())
-
-_QUERY = (1 << 31) - 1
-"""The part number of a query, which sorts it after all parts of its shard."""
-
-
-_UNLIMITED = (1 << 31) - 1
-"""More neighbors than an Arrow list has."""
 
 
 @dataclass(frozen=True)
@@ -121,6 +115,8 @@ class ShardPlan:
         self, queries: DataFrame, schema: T.StructType, types: InputTypes, request: Request
     ) -> DataFrame:
         """Search queries that are in the form of `numbered`, given the schema of their columns."""
+        if (most := block_size(self, types, request)) > 1:
+            return answers_by_blocks(self, queries, schema, types, request, most)
         return self._merged(self._found(queries, types, request), schema, request)
 
     def _found(self, queries: DataFrame, types: InputTypes, request: Request) -> DataFrame:
@@ -149,7 +145,7 @@ class ShardPlan:
             "shard",
             F.col("id").alias("own_id"),
             (F.col("shard") * self.replicas + replica).cast("int").alias("target"),
-            F.lit(_QUERY).alias("part"),
+            F.lit(QUERY_PART).alias("part"),
             *(each.value.alias(f"input_{name}") for name, each in inputs.items()),
             after.alias(f"input_{AFTER}"),
             *(F.col(name).alias(f"input_{name}") for name in self.key_columns),
@@ -232,34 +228,24 @@ class ShardPlan:
                 "target": F.when(F.col("shard") >= 0, F.col("shard") * self.replicas + replica)
                 .otherwise(F.pmod(F.xxhash64("query"), F.lit(self.num_shards * self.replicas)))
                 .cast("int"),
-                "part": F.when(F.col("shard") >= 0, _QUERY).otherwise(_QUERY - 1),
+                "part": F.when(F.col("shard") >= 0, QUERY_PART).otherwise(QUERY_PART - 1),
                 "rest": rest,
             }
         ).drop("row", "place")
 
     def searched(self, copies: DataFrame, types: InputTypes, request: Request) -> DataFrame:
         """Return `copies` with the candidates of each, found in the task that holds its shard."""
-        replicas = F.explode(int_array(range(self.replicas))).alias("replica")
-        shards = self.frame.select("*", replicas).select(
-            (F.col("shard") * self.replicas + F.col("replica")).alias("target"),
-            "part",
-            *SHARD_COLUMNS,
-        )
-        both = copies.unionByName(shards, allowMissingColumns=True)
-        rows = repartition_evenly(both, self.partitions, "target")
         # Queries that are compared with the same items, or at the same level, come together.
         after = [f"input_{name}" for name in types if name in (AFTER, KNOB)]
-        rows = rows.sortWithinPartitions("target", "part", *after)
+        rows = after_shards(self, copies, *after)
         lists = self.lists(request)
         if isinstance(request.answer, MergedSearch):
             answer: FoundLists | OwnSearch = request.answer.in_shard(struct_type(lists))
         else:
             answer = FoundLists(struct_type(lists), tuple(lists))
-        keep = "error" if request.handle_invalid == "error" else "keep"
-        # What fits in one row is decided when the neighbors of all shards are merged.
-        wanted = replace(request, answer=answer, handle_invalid=keep, row_neighbors=_UNLIMITED)
+        wanted = in_one_shard(request, answer)
         run = functools.partial(search_shards, wanted, self.digests)
-        given = [from_arrow_type(SHARD_SCHEMA.field(name).type) for name in SHARD_COLUMNS]
+        given = shard_types()
         # A result depends on the rows before it, so Spark must not reorder, repeat or drop any.
         search = batch_udf(
             run, [*given, *types.values()], T.ArrayType(answer.result_type), deterministic=False

@@ -191,6 +191,11 @@ def has_arrow_udf() -> bool:
     return hasattr(FUNCTIONS, "arrow_udf")
 
 
+def limits_batches() -> bool:
+    """Whether this Spark limits the bytes of an Arrow batch (4.0 and later)."""
+    return _MAJOR >= 4
+
+
 def setting(session: SparkSession, name: str, default: str) -> str:
     """Return a setting of the session, or the default if it is unset or hidden by the server."""
     if not is_connect(session):
