@@ -5,8 +5,8 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, NamedTuple
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -19,11 +19,9 @@ from pyspark.sql.pandas.types import from_arrow_schema
 from pyspark_knn.engine.fit.chunks import CHANGED
 from pyspark_knn.engine.rows.columns import struct_type
 from pyspark_knn.engine.shards.build import PIECE_SCHEMA, ShardRequest, build_shards, split_chunks
-from pyspark_knn.engine.shards.clustering import ways_of
 from pyspark_knn.engine.shards.frames import ShardSource, SharedFrame, union_of
-from pyspark_knn.engine.shards.key_shards import KeyShards, find_key_shards
-from pyspark_knn.engine.shards.layout import ShardSeries, slots
-from pyspark_knn.engine.shards.sizing import LARGEST_SHARD, enough_shards, enough_tasks
+from pyspark_knn.engine.shards.layout import ShardSeries
+from pyspark_knn.engine.shards.sizing import enough_tasks
 from pyspark_knn.engine.shards.updating import (
     FOUND_SCHEMA,
     RemovalRequest,
@@ -44,7 +42,6 @@ from pyspark_knn.engine.ship.shard_rows import (
 from pyspark_knn.engine.spark import compat
 from pyspark_knn.engine.spark.caching import persisted
 from pyspark_knn.engine.spark.spreading import repartition_evenly
-from pyspark_knn.index.cells import ShardAssignment
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -168,48 +165,12 @@ def build_series(
         # Ids are fetched with the summaries of shards: another job would take as long as both.
         few = series.first > 0 and packed.num_items <= _FETCHED_IDS
         few = few and source.id_type is not None
-        shards, ids = summaries_of(frame, with_ids=few)
+        shards, ids = summaries_of(first_parts(frame, with_ids=few))
         if sum(shard.rows for shard in shards) != packed.num_items:
             what = "the rows in the shards differ from the rows counted before"
             raise RuntimeError(CHANGED.format(what=what))
     logger.info("built %d shards of %d items", len(shards), packed.num_items)
     return BuiltSeries(ShardSource(SharedFrame(frame), shards), ids)
-
-
-def next_series(
-    packed: PackedItems, spec: IndexSpec, before: Sequence[ShardSeries], traits: ShardTraits
-) -> ShardSeries:
-    """Return the shards of new items.
-
-    Parameters
-    ----------
-    packed : PackedItems
-        The new items.
-    spec : IndexSpec
-        The index of each shard.
-    before : sequence of ShardSeries
-        The shards of the other items.
-    traits : ShardTraits
-        What they have in common.
-
-    Returns
-    -------
-    ShardSeries
-        As few shards as their size allows, or one for each cell.
-    """
-    first, assigned = slots(before), before[0].assignment
-    nbytes = packed.nbytes(traits.storage)
-    count = enough_shards(nbytes, traits.shard_bytes)
-    if isinstance(assigned, ShardAssignment):
-        most = max(1, LARGEST_SHARD * packed.num_items // nbytes)
-        whole = np.ones(len(assigned.centers), np.int64)
-        ways = whole if count == 1 else ways_of(packed, assigned, most)
-        cut = ShardAssignment(assigned.centers, np.cumsum(ways) - ways, ways, spec.metric)
-        return ShardSeries(first, int(ways.sum()), packed.dtype, cut)
-    if isinstance(assigned, KeyShards):
-        keys = find_key_shards(packed, count) if count > 1 else KeyShards((0,), {})
-        return ShardSeries(first, count, packed.dtype, replace(keys, first=first))
-    return ShardSeries(first, count, packed.dtype)
 
 
 def count_duplicates(built: BuiltSeries, series: ShardSeries, id_type: T.DataType | None) -> int:
@@ -313,7 +274,7 @@ def build_without(
     built = union_of(left).select(*SHARD_COLUMNS).mapInArrow(run, from_arrow_schema(SHARD_SCHEMA))
     title = f"pyspark_knn: build {sum(map(bool, rest.values()))} shards without some items"
     with compat.described(built.sparkSession, title), persisted(built) as frame:
-        shards, _ = summaries_of(frame)
+        shards, _ = summaries_of(first_parts(frame))
         if {shard.shard: shard.rows for shard in shards} != {n: r for n, r in rest.items() if r}:
             raise RuntimeError(CHANGED.format(what="the rows in rebuilt shards differ"))
     return ShardSource(SharedFrame(frame), shards)
@@ -356,15 +317,29 @@ def _chunk_table(packed: PackedItems, position: int) -> NDArray[np.int64]:
     return rows
 
 
-def summaries_of(
-    frame: DataFrame, *, with_ids: bool = False
-) -> tuple[tuple[Shard, ...], pa.Array | None]:
-    """Return the summaries of all shards, and their distinct ids if each head has a single part.
+def first_parts(frame: DataFrame, *, with_ids: bool = False) -> list[dict[str, Any]]:
+    """Return the first rows of all shards; running this job builds the shards.
 
-    Running this job builds the shards.
+    Parameters
+    ----------
+    frame : DataFrame
+        Rows of `shard_rows.SHARD_SCHEMA`.
+    with_ids : bool, default=False
+        Whether "bytes" of each row are the head of its shard, if that has a single part. Otherwise
+        they are None.
     """
     wanted = F.when(F.lit(with_ids) & (F.col("head") <= PART_BYTES), F.expr(_HEAD))
-    rows = compat.collect(frame.where("part = 0").select(*SHARD_FIELDS, wanted.alias("bytes")))
+    return compat.collect(frame.where("part = 0").select(*SHARD_FIELDS, wanted.alias("bytes")))
+
+
+def summaries_of(rows: list[dict[str, Any]]) -> tuple[tuple[Shard, ...], pa.Array | None]:
+    """Return the summaries of shards, and their distinct ids if all heads are there.
+
+    Parameters
+    ----------
+    rows : list of dict
+        See `first_parts`.
+    """
     heads = [row.pop("bytes") for row in rows]
     shards = tuple(sorted((Shard(**row) for row in rows), key=lambda shard: shard.shard))
     if any(head is None for head in heads):
