@@ -142,7 +142,7 @@ class Sharded(Placement):
         self._cells = cells_of(series, self.shards)
         self._sample = None if self._cells is None else sample_of(self.shards, self.num_features)
         self._sources, self._series, self._traits = tuple(sources), tuple(series), traits
-        self._frame = union_of(sources)
+        self._session = sources[0].shared.frame.sparkSession
         for source in sources:
             source.shared.join(self)
 
@@ -210,6 +210,11 @@ class Sharded(Placement):
             reason = f"{index.algorithm_reason}; {reason}"
         index.algorithm_reason = reason or index.algorithm_reason
         return index
+
+    @functools.cached_property
+    def _frame(self) -> DataFrame:
+        """The rows of all shards."""
+        return union_of(self._sources)
 
     @property
     def converts(self) -> bool:
@@ -299,11 +304,11 @@ class Sharded(Placement):
             "features": vector_type(self._traits.dtype, self.storage),
         }
         types |= {**self.item_columns, **(more or {})}
-        frame = self.columns_frame(self._frame.sparkSession, types)
+        frame = self.columns_frame(self._session, types)
         return frame if self.id_type is not None else frame.withColumnRenamed("id", POSITION)
 
     def _check_session(self, session: SparkSession) -> None:
-        if not compat.same_cluster(self._frame.sparkSession, session):
+        if not compat.same_cluster(self._session, session):
             raise ValueError(
                 "This sharded model belongs to another or a stopped Spark session. Save it in that "
                 "session and load it here."

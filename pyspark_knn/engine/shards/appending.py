@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from pyspark.sql import DataFrame, Row
-from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import from_arrow_schema
 
 from pyspark_knn.engine.fit.chunks import CHUNK_SCHEMA
@@ -17,10 +16,7 @@ from pyspark_knn.engine.fit.packed import PackedItems
 from pyspark_knn.engine.shards.build import ShardRequest
 from pyspark_knn.engine.shards.clustering import ways_of
 from pyspark_knn.engine.shards.few import (
-    CHUNKS,
-    COUNTS,
     FewRequest,
-    counts_of,
     pack_and_build,
     unpack_chunks,
 )
@@ -29,14 +25,14 @@ from pyspark_knn.engine.shards.jobs import (
     BuiltSeries,
     ShardTraits,
     build_series,
-    first_parts,
-    summaries_of,
 )
 from pyspark_knn.engine.shards.key_shards import KeyShards, find_key_shards
 from pyspark_knn.engine.shards.layout import ShardSeries, slots
 from pyspark_knn.engine.shards.sizing import LARGEST_SHARD, enough_shards
+from pyspark_knn.engine.ship.bundle import read_bundle
 from pyspark_knn.engine.ship.guard import guarded
 from pyspark_knn.engine.ship.shard_rows import SHARD_SCHEMA
+from pyspark_knn.engine.spark import compat
 from pyspark_knn.engine.spark.plans import is_small_scan
 from pyspark_knn.index.cells import ShardAssignment
 from pyspark_knn.index.registry import approximate_classes
@@ -170,16 +166,18 @@ class _FewItems(PackedItems):
         return one.mapInArrow(run, from_arrow_schema(SHARD_SCHEMA))
 
     def _counts(self) -> list[Row]:
-        rows = first_parts(self.frame, with_ids=True)
-        counts = [row for row in rows if row["shard"] == COUNTS]
-        if shards := [row for row in rows if row["shard"] >= 0]:
-            summaries, ids = summaries_of(shards)
-            self._built = BuiltSeries(
-                ShardSource(SharedFrame(self.frame), summaries, whole=False), ids
-            )
-        chunks = self.frame.where(F.col("shard") == CHUNKS).select("bytes")
-        self.frame = chunks.mapInArrow(guarded(unpack_chunks), from_arrow_schema(CHUNK_SCHEMA))
-        return [row for each in counts for row in counts_of(each["bytes"])]
+        rows = compat.collect(self.frame.where("notes IS NOT NULL").select("notes"))
+        counts: list[Row] = []
+        for notes in (read_bundle(memoryview(row["notes"])) for row in rows):
+            counts += [Row(**count) for count in notes.counts.to_pylist()]
+            if notes.shards:
+                shards = ShardSource(SharedFrame(self.frame), tuple(notes.shards))
+                self._built = BuiltSeries(shards, notes.ids)
+        if self._built is None:
+            # Too many items, if any.
+            chunks = self.frame.where("bytes IS NOT NULL").select("bytes")
+            self.frame = chunks.mapInArrow(guarded(unpack_chunks), from_arrow_schema(CHUNK_SCHEMA))
+        return counts
 
 
 def _series_of(

@@ -2,27 +2,47 @@
 
 from __future__ import annotations
 
+import io
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-from pyspark.sql import Row
+import pyarrow.compute as pc
 
-from pyspark_knn.engine.fit.chunks import COUNTED
+from pyspark_knn.engine.fit.chunks import COUNTED, columns_of
 from pyspark_knn.engine.fit.packing import PackRequest, pack
 from pyspark_knn.engine.shards.build import ShardRequest, build_shards, pieces_of
-from pyspark_knn.engine.ship.shard_rows import SHARD_SCHEMA
+from pyspark_knn.engine.ship.bundle import write_bundle
+from pyspark_knn.engine.ship.shard_rows import PART_BYTES, SHARD_SCHEMA, Shard, summary_of
 from pyspark_knn.engine.spark.arrow import cells_of, one_row, rows_of, stream_of
 from pyspark_knn.index.found import SPARSE
 
-COUNTS = -1
-"""The shard of the row whose bytes are the `chunks.COUNTED` of all chunks, an Arrow stream."""
+NO_SHARD = -1
+"""The shard of rows that belong to none: of the notes, if no shards were built, and of chunks."""
 
-CHUNKS = -2
-"""The shard of rows whose bytes are a chunk of items that are too many, an Arrow stream."""
+_FETCHED_IDS = 1 << 20
+"""The largest number of ids in the notes."""
+
+
+class Notes(NamedTuple):
+    """What the task tells the driver: the column "notes" of one row, as a bundle.
+
+    Attributes
+    ----------
+    counts : pyarrow.Table
+        The columns `chunks.COUNTED` of all chunks.
+    shards : list of Shard
+        The shards that were built.
+    ids : pyarrow.Array or None
+        The distinct ids of the items, if they are few.
+    """
+
+    counts: pa.Table
+    shards: list[Shard]
+    ids: pa.Array | None
 
 
 @dataclass(frozen=True)
@@ -59,8 +79,8 @@ def pack_and_build(
     Yields
     ------
     pyarrow.RecordBatch
-        Rows of `shard_rows.SHARD_SCHEMA`: those of the shards, or of chunks (`CHUNKS`) if the items
-        take more than `most_bytes`, and then one row of counts (`COUNTS`).
+        Rows of `shard_rows.SHARD_SCHEMA`: those of the shards or, if the items take more than
+        `most_bytes`, one for each chunk. One row has `Notes`.
     """
     packed = pack(request.pack, batches)
     held: list[pa.RecordBatch] = []
@@ -71,26 +91,25 @@ def pack_and_build(
         if size > request.most_bytes:
             break
     if size <= request.most_bytes:
-        yield from _built(request.shards, [chunk for batch in held for chunk in rows_of(batch)])
-        yield _row(COUNTS, [batch.select(COUNTED) for batch in held])
+        chunks = [chunk for batch in held for chunk in rows_of(batch)]
+        yield from _noted(_built(request.shards, chunks), chunks, _counts(held))
         return
     counts: list[pa.RecordBatch] = []
     for batch in itertools.chain(held, packed):
         counts.append(batch.select(COUNTED))
-        yield _row(CHUNKS, [batch])
-    yield _row(COUNTS, counts)
+        yield one_row(SHARD_SCHEMA, {"shard": NO_SHARD, "bytes": stream_of([batch])})
+    yield from _noted([], [], _counts(counts))
 
 
 def unpack_chunks(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """Yield the chunks, rows of `chunks.CHUNK_SCHEMA`, of rows of `CHUNKS`."""
+    """Yield the chunks, rows of `chunks.CHUNK_SCHEMA`, of rows that are not of a shard."""
     for batch in batches:
         for cell in cells_of(batch.column("bytes")):
             yield from pa.ipc.open_stream(cell)
 
 
-def counts_of(content: pa.Buffer) -> list[Row]:
-    """Return the rows of `chunks.COUNTED`, given the bytes of the row of `COUNTS`."""
-    return [Row(**row) for row in pa.ipc.open_stream(content).read_all().to_pylist()]
+def _counts(batches: Iterable[pa.RecordBatch]) -> pa.Table:
+    return pa.Table.from_batches([batch.select(COUNTED) for batch in batches])
 
 
 def _size(request: ShardRequest, chunk: Mapping[str, Any]) -> int:
@@ -101,21 +120,36 @@ def _size(request: ShardRequest, chunk: Mapping[str, Any]) -> int:
     return max(int(chunk["size"]), int(chunk["rows"]) * request.dim * width)
 
 
-def _built(request: ShardRequest, chunks: Sequence[Mapping[str, Any]]) -> Iterator[pa.RecordBatch]:
-    """Yield the rows of the shards of some chunks; none if there are problems."""
+def _built(request: ShardRequest, chunks: Sequence[Mapping[str, Any]]) -> list[pa.RecordBatch]:
+    """Return the rows of the shards of some chunks; none if there are problems."""
     if any(chunk["problem"] is not None for chunk in chunks):
-        return
+        return []
     filled = [chunk for chunk in chunks if chunk["rows"]]
     dtype = np.result_type(np.float32, *{chunk["dtype"] for chunk in filled})
     request = replace(request, dtype=dtype)
     divided = (piece for chunk in filled for piece in pieces_of(request, chunk, 0))
     pieces = sorted(divided, key=lambda piece: int(piece["shard"][0].as_py()))
-    yield from build_shards(request, iter(pieces))
+    return list(build_shards(request, iter(pieces)))
 
 
-def _row(shard: int, batches: list[pa.RecordBatch]) -> pa.RecordBatch:
-    """Return a row of `shard_rows.SHARD_SCHEMA` that contains other rows; part 0 if of counts."""
-    content = cast("pa.Buffer", stream_of(batches))
-    part = 0 if shard == COUNTS else 1
-    cells = {"shard": shard, "part": part, "head": content.size, "bytes": content}
-    return one_row(SHARD_SCHEMA, cells)
+def _noted(
+    rows: list[pa.RecordBatch], chunks: Sequence[Mapping[str, Any]], counts: pa.Table
+) -> Iterator[pa.RecordBatch]:
+    """Yield the rows of the shards of chunks, of which one gets the notes, or a row of its own."""
+    firsts = [i for i, batch in enumerate(rows) if batch["part"][0].as_py() == 0]
+    shards = [summary_of(row) for i in firsts for row in rows_of(rows[i])]
+    file = io.BytesIO()
+    write_bundle(Notes(counts, shards, _few_ids(chunks) if shards else None), file)
+    notes = pa.array([file.getvalue()], pa.binary())
+    if not rows:
+        yield one_row(SHARD_SCHEMA, {"shard": NO_SHARD, "notes": notes[0].as_py()})
+        return
+    place = SHARD_SCHEMA.get_field_index("notes")
+    rows[firsts[0]] = rows[firsts[0]].set_column(place, SHARD_SCHEMA.field(place), notes)
+    yield from rows
+
+
+def _few_ids(chunks: Iterable[Mapping[str, Any]]) -> pa.Array | None:
+    """Return the distinct ids of the items of chunks; None if they are too many to be fetched."""
+    ids = pc.unique(pa.concat_tables(columns_of(each) for each in chunks if each["rows"])["id"])
+    return ids if len(ids) <= _FETCHED_IDS and ids.nbytes <= PART_BYTES else None

@@ -6,7 +6,7 @@ import functools
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -165,7 +165,7 @@ def build_series(
         # Ids are fetched with the summaries of shards: another job would take as long as both.
         few = series.first > 0 and packed.num_items <= _FETCHED_IDS
         few = few and source.id_type is not None
-        shards, ids = summaries_of(first_parts(frame, with_ids=few))
+        shards, ids = summaries_of(frame, with_ids=few)
         if sum(shard.rows for shard in shards) != packed.num_items:
             what = "the rows in the shards differ from the rows counted before"
             raise RuntimeError(CHANGED.format(what=what))
@@ -274,7 +274,7 @@ def build_without(
     built = union_of(left).select(*SHARD_COLUMNS).mapInArrow(run, from_arrow_schema(SHARD_SCHEMA))
     title = f"pyspark_knn: build {sum(map(bool, rest.values()))} shards without some items"
     with compat.described(built.sparkSession, title), persisted(built) as frame:
-        shards, _ = summaries_of(first_parts(frame))
+        shards, _ = summaries_of(frame)
         if {shard.shard: shard.rows for shard in shards} != {n: r for n, r in rest.items() if r}:
             raise RuntimeError(CHANGED.format(what="the rows in rebuilt shards differ"))
     return ShardSource(SharedFrame(frame), shards)
@@ -317,29 +317,15 @@ def _chunk_table(packed: PackedItems, position: int) -> NDArray[np.int64]:
     return rows
 
 
-def first_parts(frame: DataFrame, *, with_ids: bool = False) -> list[dict[str, Any]]:
-    """Return the first rows of all shards; running this job builds the shards.
+def summaries_of(
+    frame: DataFrame, *, with_ids: bool = False
+) -> tuple[tuple[Shard, ...], pa.Array | None]:
+    """Return the summaries of all shards, and their distinct ids if each head has a single part.
 
-    Parameters
-    ----------
-    frame : DataFrame
-        Rows of `shard_rows.SHARD_SCHEMA`.
-    with_ids : bool, default=False
-        Whether "bytes" of each row are the head of its shard, if that has a single part. Otherwise
-        they are None.
+    Running this job builds the shards.
     """
     wanted = F.when(F.lit(with_ids) & (F.col("head") <= PART_BYTES), F.expr(_HEAD))
-    return compat.collect(frame.where("part = 0").select(*SHARD_FIELDS, wanted.alias("bytes")))
-
-
-def summaries_of(rows: list[dict[str, Any]]) -> tuple[tuple[Shard, ...], pa.Array | None]:
-    """Return the summaries of shards, and their distinct ids if all heads are there.
-
-    Parameters
-    ----------
-    rows : list of dict
-        See `first_parts`.
-    """
+    rows = compat.collect(frame.where("part = 0").select(*SHARD_FIELDS, wanted.alias("bytes")))
     heads = [row.pop("bytes") for row in rows]
     shards = tuple(sorted((Shard(**row) for row in rows), key=lambda shard: shard.shard))
     if any(head is None for head in heads):

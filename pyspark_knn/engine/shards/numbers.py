@@ -25,7 +25,7 @@ from pyspark_knn.engine.search.scoring import numbers_of, values_of
 from pyspark_knn.engine.search.searchable import Searchable, ShardBody, task_threads
 from pyspark_knn.engine.shards.build import written_shard
 from pyspark_knn.engine.shards.frames import ShardSource, SharedFrame, union_of
-from pyspark_knn.engine.shards.jobs import first_parts, summaries_of
+from pyspark_knn.engine.shards.jobs import summaries_of
 from pyspark_knn.engine.ship.guard import guarded
 from pyspark_knn.engine.ship.shard_rows import (
     SHARD_COLUMNS,
@@ -226,7 +226,7 @@ def build_with_numbers(
     built = rows.mapInArrow(run, from_arrow_schema(SHARD_SCHEMA))
     title = f"pyspark_knn: add columns to {len(request.known)} shards"
     with compat.described(values.sparkSession, title), persisted(built) as frame:
-        shards, _ = summaries_of(first_parts(frame))
+        shards, _ = summaries_of(frame)
         counts = {number: shard.rows for number, shard in request.known.items()}
         if {shard.shard: shard.rows for shard in shards} != counts:
             raise RuntimeError(CHANGED.format(what="the rows in rebuilt shards differ"))

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any, cast
 
 from pyspark.sql import DataFrame
 
 from pyspark_knn.engine.spark import compat
+
+logger = logging.getLogger(__name__)
 
 _ONE_BY_ONE = ("Project", "Filter")
 """The operators that compute each row from one row."""
@@ -33,11 +36,18 @@ def is_small_scan(frame: DataFrame, most_bytes: int) -> bool:
     """
     if compat.is_connect(frame.sparkSession):
         return False
-    plan = cast("Any", frame)._jdf.queryExecution().optimizedPlan()
-    if int(str(plan.stats().sizeInBytes())) > most_bytes:
+    try:
+        plan = cast("Any", frame)._jdf.queryExecution().optimizedPlan()
+        return int(str(plan.stats().sizeInBytes())) <= most_bytes and _is_scan(frame, plan)
+    except Exception:  # hosted Spark may deny access to the JVM
+        logger.debug("cannot inspect the query plan", exc_info=True)
         return False
-    # Of unknown cost.
+
+
+def _is_scan(frame: DataFrame, plan: Any) -> bool:
+    """Whether a plan reads rows, and computes each by functions of Spark SQL."""
     patterns = cast("Any", frame.sparkSession)._jvm.org.apache.spark.sql.catalyst.trees.TreePattern
+    # A function of the user, or a query within an expression, may take any time.
     if any(plan.containsPattern(each()) for each in (patterns.SCALA_UDF, patterns.PLAN_EXPRESSION)):
         return False
     while plan.nodeName() in _ONE_BY_ONE:
