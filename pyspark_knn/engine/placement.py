@@ -14,6 +14,7 @@ from pyspark.sql import functions as F
 from pyspark.sql import types as T
 from pyspark.sql.pandas.types import from_arrow_schema
 
+from pyspark_knn.engine.fit.packed import PackedItems
 from pyspark_knn.engine.measuring import (
     Calibration,
     at_levels,
@@ -33,7 +34,7 @@ from pyspark_knn.engine.ship.guard import guarded
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from pyspark_knn.engine.fit.packed import PackedItems
+    from pyspark_knn.engine.fit.source import ItemSource
     from pyspark_knn.engine.search.batches import Request
     from pyspark_knn.engine.search.searchable import Searchable
     from pyspark_knn.index.base import IndexSpec
@@ -317,6 +318,20 @@ class Placement(ABC):
             If the driver has not enough memory for them.
         """
 
+    def pack_new(self, items: DataFrame, source: ItemSource, spec: IndexSpec) -> PackedItems:
+        """Pack new items, maybe none, for `append`.
+
+        Parameters
+        ----------
+        items : DataFrame
+            The new items.
+        source : ItemSource
+            What to read.
+        spec : IndexSpec
+            How `append` will index them.
+        """
+        return PackedItems(items, source, may_be_empty=True)
+
     @abstractmethod
     def append(self, packed: PackedItems, spec: IndexSpec) -> Placement:
         """Return an index of these and of new items; this one does not change.
@@ -324,7 +339,8 @@ class Placement(ABC):
         Parameters
         ----------
         packed : PackedItems
-            The new items, at least one, with the columns and the dimension of these.
+            What `pack_new` returned: at least one item, with the columns and the dimension of
+            these.
         spec : IndexSpec
             How to index them.
         """

@@ -40,6 +40,7 @@ from pyspark_knn.engine.search.export import read_shards
 from pyspark_knn.engine.search.in_shards import time_shards
 from pyspark_knn.engine.search.searchable import TIMING_SCHEMA
 from pyspark_knn.engine.search.self_search import HeldOutSearch, SelfSearch
+from pyspark_knn.engine.shards.appending import append_series, pack_new
 from pyspark_knn.engine.shards.choosing import choose_algorithm
 from pyspark_knn.engine.shards.clustering import find_assignment
 from pyspark_knn.engine.shards.frames import ShardSource, union_of
@@ -50,7 +51,6 @@ from pyspark_knn.engine.shards.jobs import (
     count_common_ids,
     count_duplicates,
     find_wanted,
-    next_series,
 )
 from pyspark_knn.engine.shards.key_shards import KeyShards, find_key_shards
 from pyspark_knn.engine.shards.layout import (
@@ -142,7 +142,7 @@ class Sharded(Placement):
         self._cells = cells_of(series, self.shards)
         self._sample = None if self._cells is None else sample_of(self.shards, self.num_features)
         self._sources, self._series, self._traits = tuple(sources), tuple(series), traits
-        self._frame = union_of(sources)
+        self._session = sources[0].shared.frame.sparkSession
         for source in sources:
             source.shared.join(self)
 
@@ -210,6 +210,11 @@ class Sharded(Placement):
             reason = f"{index.algorithm_reason}; {reason}"
         index.algorithm_reason = reason or index.algorithm_reason
         return index
+
+    @functools.cached_property
+    def _frame(self) -> DataFrame:
+        """The rows of all shards."""
+        return union_of(self._sources)
 
     @property
     def converts(self) -> bool:
@@ -299,11 +304,11 @@ class Sharded(Placement):
             "features": vector_type(self._traits.dtype, self.storage),
         }
         types |= {**self.item_columns, **(more or {})}
-        frame = self.columns_frame(self._frame.sparkSession, types)
+        frame = self.columns_frame(self._session, types)
         return frame if self.id_type is not None else frame.withColumnRenamed("id", POSITION)
 
     def _check_session(self, session: SparkSession) -> None:
-        if not compat.same_cluster(self._frame.sparkSession, session):
+        if not compat.same_cluster(self._session, session):
             raise ValueError(
                 "This sharded model belongs to another or a stopped Spark session. Save it in that "
                 "session and load it here."
@@ -362,6 +367,10 @@ class Sharded(Placement):
             gathered = packed.gather(self.storage)
             return gathered.items, gathered.matrix
 
+    def pack_new(self, items: DataFrame, source: ItemSource, spec: IndexSpec) -> PackedItems:
+        """See `Placement.pack_new`; the shards of few items are built at once."""
+        return pack_new(items, source, spec, self._series, self._traits)
+
     def append(self, packed: PackedItems, spec: IndexSpec) -> Placement:
         """See `Placement.append`; the new items become shards of their own."""
         self._check_session(packed.frame.sparkSession)
@@ -381,8 +390,9 @@ class Sharded(Placement):
             dtype=np.result_type(self._traits.dtype, packed.dtype),
             num_shards=num_shards,
         )
-        series = next_series(packed, spec, self._series, self._traits)
-        built = build_series(packed, spec, traits, series, self.num_items)
+        series, built = append_series(
+            packed, spec, self._series, self._traits, traits, self.num_items
+        )
         ids = _id_wire_type(self._traits.source)
         duplicates = self.num_duplicates + count_duplicates(built, series, ids)
         if self.id_type is not None:

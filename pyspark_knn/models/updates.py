@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from pyspark.sql import DataFrame
 
 from pyspark_knn.engine import placing
-from pyspark_knn.engine.fit.packed import PackedItems
 from pyspark_knn.engine.fit.source import ItemSource, item_source, source_like
 from pyspark_knn.engine.rows.given_ids import ids_of_frame, ids_of_values
 from pyspark_knn.engine.rows.queries import check_attributes
@@ -18,6 +17,7 @@ from pyspark_knn.params.checks import warn_of_items, warn_of_nondeterministic_id
 from pyspark_knn.params.neighbors import _KNNParams
 
 if TYPE_CHECKING:
+    from pyspark_knn.engine.fit.packed import PackedItems
     from pyspark_knn.engine.placement import Placement
     from pyspark_knn.models.fit_summary import FitSummary
 
@@ -77,7 +77,7 @@ class UpdatableModel(ApproximateModel, _KNNParams):
         source = self._source_of(items)
         warn_of_nondeterministic_ids(items, self.getIdCol(), _USER_LEVEL)
         summary = self._summary
-        with PackedItems(items, source, may_be_empty=True) as packed:
+        with index.pack_new(items, source, self._spec()) as packed:
             summary = replace(summary, numSkipped=summary.numSkipped + packed.num_skipped)
             if packed.num_items:
                 summary = self._learn_from(items, packed, summary)

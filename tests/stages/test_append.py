@@ -288,6 +288,7 @@ def test_ids_that_occur_before_are_duplicates(
 ) -> None:
     if placement == "join":
         monkeypatch.setattr("pyspark_knn.engine.shards.jobs._FETCHED_IDS", 0)
+        monkeypatch.setattr("pyspark_knn.engine.shards.appending._FEW_BYTES", -1)
     settings = PLACEMENTS[placement if placement == "dense" else "hash"]
     mixed = data.withColumn("id", F.col("id") % 17)
     knn = KNNEstimator(k=6, idCol="id", **settings)

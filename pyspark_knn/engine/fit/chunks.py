@@ -43,6 +43,12 @@ stored values of sparse vectors; null for dense ones. `content`: equal for equal
 `digest`: equal for equal binary columns. `columns`: the item columns, an Arrow stream. `lengths`
 and `indices`: of sparse vectors only."""
 
+COUNTED = (
+    *("partition", "chunk", "rows", "dim", "skipped", "problem", "dtype", "label", "size"),
+    *("stored", "content", "digest"),
+)
+"""The columns of `CHUNK_SCHEMA` that the driver reads to count the items."""
+
 DENSE_BYTES = 16 << 20
 """The bytes of the sparse vectors that are made dense at once."""
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from types import TracebackType
 from typing import Any
 
-from pyspark.sql import Column, DataFrame
+from pyspark.sql import Column, DataFrame, Row
 from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import from_arrow_schema
 
@@ -16,6 +16,7 @@ from pyspark_knn.engine.fit import packing
 from pyspark_knn.engine.fit.chunks import (
     CHANGED,
     CHUNK_SCHEMA,
+    COUNTED,
 )
 from pyspark_knn.engine.fit.counted import Chunk, CountedItems
 from pyspark_knn.engine.fit.source import ItemSource
@@ -31,12 +32,6 @@ _CHUNK_BYTES = 8 << 20
 
 _SLICE_BYTES = 64 << 20
 """The bytes of one fetch, of which the JVM of the driver briefly holds a few copies."""
-
-_COUNTED = (
-    *("partition", "chunk", "rows", "dim", "skipped", "problem", "dtype", "label", "size"),
-    *("stored", "content", "digest"),
-)
-"""The columns of `CHUNK_SCHEMA` that the driver reads to count the items."""
 
 
 class PackedItems(CountedItems):
@@ -80,10 +75,10 @@ class PackedItems(CountedItems):
         request = self._request(max(1, min(chunk_bytes, self._slice_bytes // 4)))
         with (
             compat.described(session, "pyspark_knn: pack the items"),
-            persisted(_pack(dataset, source, request)) as self.frame,
+            persisted(self._packed(dataset, request)) as self.frame,
         ):
-            rows = self.frame.select(*_COUNTED).collect()
-            self._count(rows, may_be_empty=may_be_empty)
+            self._persisted = self.frame
+            self._count(self._counts(), may_be_empty=may_be_empty)
 
     def __exit__(
         self,
@@ -91,7 +86,16 @@ class PackedItems(CountedItems):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        unpersist(self.frame)
+        unpersist(self._persisted)
+
+    def _packed(self, dataset: DataFrame, request: packing.PackRequest) -> DataFrame:
+        """Return the rows to persist."""
+        run = guarded(functools.partial(packing.pack, request))
+        return self.source.read(dataset).mapInArrow(run, from_arrow_schema(CHUNK_SCHEMA))
+
+    def _counts(self) -> list[Row]:
+        """Return the columns `COUNTED` of the chunks, which are packed now."""
+        return self.frame.select(*COUNTED).collect()
 
     def _fetched(self) -> tuple[Iterable[dict[str, Any]], Iterable[dict[str, Any]]]:
         # A single slice is fetched with all columns in one job, which is faster than planning two.
@@ -130,13 +134,6 @@ class PackedItems(CountedItems):
             part.append(chunk)
             size += chunk.size
         yield part
-
-
-def _pack(dataset: DataFrame, source: ItemSource, request: packing.PackRequest) -> DataFrame:
-    inputs = source.features.inputs | source.columns
-    run = guarded(functools.partial(packing.pack, request))
-    read = dataset.select(*(each.value.alias(name) for name, each in inputs.items()))
-    return read.mapInArrow(run, from_arrow_schema(CHUNK_SCHEMA))
 
 
 def _within(first: Chunk, last: Chunk) -> Column:

@@ -85,6 +85,11 @@ class ItemSource:
         given = {name: each.type for name, each in self.columns.items() if name not in HIDDEN}
         return {"id": T.LongType(), **given}
 
+    def read(self, dataset: DataFrame) -> DataFrame:
+        """Return what is read of a DataFrame: the inputs of the vectors, and the columns."""
+        inputs = self.features.inputs | self.columns
+        return dataset.select(*(each.value.alias(name) for name, each in inputs.items()))
+
 
 def item_source(
     dataset: DataFrame,

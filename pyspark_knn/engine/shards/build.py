@@ -145,7 +145,7 @@ def split_chunks(
             start, rows = starts.get((chunk["partition"], chunk["chunk"]), (0, -1))
             if rows != chunk["rows"] and not request.has_ids:
                 raise RuntimeError(_CHANGED)
-            yield from _pieces(request, chunk, start)
+            yield from pieces_of(request, chunk, start)
     # Partitions are compared, not chunks, since a shuffle may return rows in a different order.
     for partition, tally in found.items():
         counted = _Tally()
@@ -167,9 +167,10 @@ class _Tally:
         self.content = (self.content + content) % CONTENT_WRAP
 
 
-def _pieces(
+def pieces_of(
     request: ShardRequest, chunk: Mapping[str, Any], start: int
 ) -> Iterator[pa.RecordBatch]:
+    """Divide a chunk into pieces; `start` is the position of its first item."""
     columns = _columns(chunk, start)
     for first, matrix in unpack(chunk, request.dim, request.storage):
         part = columns.slice(first, len(matrix))

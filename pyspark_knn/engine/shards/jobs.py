@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -19,11 +19,9 @@ from pyspark.sql.pandas.types import from_arrow_schema
 from pyspark_knn.engine.fit.chunks import CHANGED
 from pyspark_knn.engine.rows.columns import struct_type
 from pyspark_knn.engine.shards.build import PIECE_SCHEMA, ShardRequest, build_shards, split_chunks
-from pyspark_knn.engine.shards.clustering import ways_of
 from pyspark_knn.engine.shards.frames import ShardSource, SharedFrame, union_of
-from pyspark_knn.engine.shards.key_shards import KeyShards, find_key_shards
-from pyspark_knn.engine.shards.layout import ShardSeries, slots
-from pyspark_knn.engine.shards.sizing import LARGEST_SHARD, enough_shards, enough_tasks
+from pyspark_knn.engine.shards.layout import ShardSeries
+from pyspark_knn.engine.shards.sizing import enough_tasks
 from pyspark_knn.engine.shards.updating import (
     FOUND_SCHEMA,
     RemovalRequest,
@@ -44,7 +42,6 @@ from pyspark_knn.engine.ship.shard_rows import (
 from pyspark_knn.engine.spark import compat
 from pyspark_knn.engine.spark.caching import persisted
 from pyspark_knn.engine.spark.spreading import repartition_evenly
-from pyspark_knn.index.cells import ShardAssignment
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -174,42 +171,6 @@ def build_series(
             raise RuntimeError(CHANGED.format(what=what))
     logger.info("built %d shards of %d items", len(shards), packed.num_items)
     return BuiltSeries(ShardSource(SharedFrame(frame), shards), ids)
-
-
-def next_series(
-    packed: PackedItems, spec: IndexSpec, before: Sequence[ShardSeries], traits: ShardTraits
-) -> ShardSeries:
-    """Return the shards of new items.
-
-    Parameters
-    ----------
-    packed : PackedItems
-        The new items.
-    spec : IndexSpec
-        The index of each shard.
-    before : sequence of ShardSeries
-        The shards of the other items.
-    traits : ShardTraits
-        What they have in common.
-
-    Returns
-    -------
-    ShardSeries
-        As few shards as their size allows, or one for each cell.
-    """
-    first, assigned = slots(before), before[0].assignment
-    nbytes = packed.nbytes(traits.storage)
-    count = enough_shards(nbytes, traits.shard_bytes)
-    if isinstance(assigned, ShardAssignment):
-        most = max(1, LARGEST_SHARD * packed.num_items // nbytes)
-        whole = np.ones(len(assigned.centers), np.int64)
-        ways = whole if count == 1 else ways_of(packed, assigned, most)
-        cut = ShardAssignment(assigned.centers, np.cumsum(ways) - ways, ways, spec.metric)
-        return ShardSeries(first, int(ways.sum()), packed.dtype, cut)
-    if isinstance(assigned, KeyShards):
-        keys = find_key_shards(packed, count) if count > 1 else KeyShards((0,), {})
-        return ShardSeries(first, count, packed.dtype, replace(keys, first=first))
-    return ShardSeries(first, count, packed.dtype)
 
 
 def count_duplicates(built: BuiltSeries, series: ShardSeries, id_type: T.DataType | None) -> int:

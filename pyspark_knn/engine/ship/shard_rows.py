@@ -88,10 +88,11 @@ SHARD_SCHEMA = pa.schema(
         ("ranks", pa.list_(pa.float64())),
         ("sample", pa.list_(pa.float64())),
         ("bytes", pa.binary()),
+        ("notes", pa.binary()),
     ]
 )
 """A row for each part of the content: `bytes` are at `offset` of `size`. The fields of `Shard` are
-set in part 0; `shard`, `size` and `digest` in every part."""
+set in part 0; `shard`, `size` and `digest` in every part. `notes`: see `shards.few`."""
 
 SHARD_COLUMNS = ("shard", "offset", "size", "digest", "bytes")
 """The columns that `ShardReader` needs."""
@@ -136,6 +137,11 @@ def shard_rows(shard: Shard, data: memoryview) -> Iterator[pa.RecordBatch]:
             cells = {name: cells[name] for name in ("shard", "size", "digest")}
         content = pa.py_buffer(data[offset : offset + PART_BYTES])
         yield one_row(SHARD_SCHEMA, {**cells, "part": part, "offset": offset, "bytes": content})
+
+
+def summary_of(row: Mapping[str, Any]) -> Shard:
+    """Return the summary of a shard, given its first row."""
+    return Shard(**{name: row[name] for name in SHARD_FIELDS})
 
 
 def head_parts(shards: Iterable[Shard]) -> int:
