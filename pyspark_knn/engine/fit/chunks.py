@@ -68,7 +68,10 @@ SERIES = "series"
 """The column of saved items that contains the series of their shard, 0 for that of the fit; `Items`
 do not have it."""
 
-HIDDEN = (POSITION, KEY_HASH, SERIES)
+ASSIGNING = (KEY_HASH, SERIES)
+"""The columns of packed items that assign them to shards, and are dropped there."""
+
+HIDDEN = (POSITION, *ASSIGNING)
 """The columns of packed items that `Items` do not have."""
 
 CONTENT_WRAP = 1 << 63

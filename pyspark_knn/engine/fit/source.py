@@ -10,7 +10,7 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
-from pyspark_knn.engine.fit.chunks import HIDDEN, KEY_HASH, POSITION, SERIES
+from pyspark_knn.engine.fit.chunks import ASSIGNING, HIDDEN, KEY_HASH, POSITION, SERIES
 from pyspark_knn.engine.fit.item_columns import ID, NUMBER, ItemColumn
 from pyspark_knn.engine.rows import columns
 from pyspark_knn.engine.rows.columns import Input
@@ -18,9 +18,6 @@ from pyspark_knn.engine.rows.features import Features, features_of
 from pyspark_knn.engine.rows.ids import check_id_type, is_narrower_integer, to_wire, wire_type
 from pyspark_knn.engine.rows.key_columns import check_key_type, key_hash
 from pyspark_knn.engine.spark import hints
-
-_UNSORTED = (KEY_HASH, SERIES)
-"""The columns that items are not sorted by."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +73,7 @@ class ItemSource:
         Among equal ids the smaller label comes first, so that ties have one answer.
         """
         if self.id_type is not None:
-            return tuple(name for name in self.columns if name not in _UNSORTED)
+            return tuple(name for name in self.columns if name not in ASSIGNING)
         return (POSITION,) if POSITION in self.columns else ()
 
     @property

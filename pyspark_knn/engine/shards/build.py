@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from pyspark_knn.engine.fit.chunks import (
+    ASSIGNING,
     CHANGED,
     CONTENT_WRAP,
     KEY_HASH,
@@ -175,7 +176,7 @@ def pieces_of(
     for first, matrix in unpack(chunk, request.dim, request.storage):
         part = columns.slice(first, len(matrix))
         shards = _shards(request, part, matrix)
-        part = part.drop([name for name in (KEY_HASH, SERIES) if name in part.column_names])
+        part = part.drop([name for name in ASSIGNING if name in part.column_names])
         order = np.argsort(shards, kind="stable")
         found, firsts = np.unique(shards[order], return_index=True)
         for shard, rows in zip(found.tolist(), np.split(order, firsts[1:]), strict=True):
