@@ -19,7 +19,11 @@ from pyspark_knn.index.base import IndexSpec, NeighborIndex
 from pyspark_knn.index.found import Exclusion, Neighbors
 from pyspark_knn.index.pairwise import PairwiseSearch, search_rest
 from pyspark_knn.index.selection import NearestSoFar, is_excluded, search_in_blocks
-from pyspark_knn.index.tree_batches import candidate_batches, spare_candidates
+from pyspark_knn.index.tree_batches import (
+    candidate_batches,
+    reordered_candidates,
+    spare_candidates,
+)
 from pyspark_knn.index.tree_figures import FinalFigures
 from pyspark_knn.index.tree_order import spatial_order
 from pyspark_knn.index.tree_reach import Reached
@@ -142,9 +146,14 @@ class TreeSearch(NeighborIndex):
         exclude: Exclusion | None = None,
     ) -> Neighbors:
         """See `NeighborIndex.kneighbors`."""
-        most = self._batch_candidates // (k + self._spare)
+        most = self._batch_candidates // self._asked(k)
         step = max(1, min(self._batch_queries, most))
         return search_in_blocks(self._search, queries, k, max_distance, exclude, step)
+
+    def _asked(self, k: int) -> int:
+        """Return how many items the tree is asked for."""
+        more = reordered_candidates(k) if self._metric.name == "braycurtis" else 0
+        return k + self._spare + more
 
     def _search(
         self,
@@ -154,7 +163,7 @@ class TreeSearch(NeighborIndex):
         exclude: Exclusion | None,
     ) -> Neighbors:
         best = NearestSoFar(len(queries), k, max_distance)
-        asked, n_items, most = k + self._spare, len(self.matrix), self._batch_candidates
+        asked, n_items, most = self._asked(k), len(self.matrix), self._batch_candidates
         ranked = np.zeros(len(queries), bool)
         open_rows = [np.zeros(0, np.int64)]
         served = self._space.serves(queries)

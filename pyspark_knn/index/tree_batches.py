@@ -16,6 +16,9 @@ _SPARE_CANDIDATES, _SPARE_WITH_TIES = 1, 2
 """Candidates of a query beyond k: enough to see the next distance, also after a small tie where the
 values of items repeat, and with them distances."""
 
+_MOST_REORDERED = 16
+"""The largest number of candidates for items that are nearer by the tree than by the metric."""
+
 _SAMPLE_ITEMS = 1024
 """Items of the sample that shows whether values repeat."""
 
@@ -38,6 +41,22 @@ def spare_candidates(matrix: NDArray[np.floating]) -> int:
     if any(len(np.unique(values)) == len(sample) for values in sample.T):
         return _SPARE_CANDIDATES
     return _SPARE_WITH_TIES
+
+
+def reordered_candidates(k: int) -> int:
+    """Return how many more candidates a tree is asked for if it has another order of the items.
+
+    Parameters
+    ----------
+    k : int
+        The number of neighbors.
+
+    Returns
+    -------
+    int
+        The number of candidates.
+    """
+    return min(k // 2, _MOST_REORDERED)
 
 
 def candidate_batches(

@@ -222,7 +222,7 @@ def test_the_margin_of_whole_numbers_is_as_wide_as_it_must_be(name, n_terms):
     signs = np.where(np.arange(n) % 2, 1.0, -1.0)
     items, queries = np.stack([signs, -signs]), np.zeros((1, n))
     space = term_space(metric, items, np.int16)
-    step = float(np.ldexp(1.0, space.scaling_exponent)) / codes_per_unit(space, n)
+    step = float(np.ldexp(1.0, space.scaling_exponent)) / space.codes_per_unit
     items = np.stack([0.5001 * step * signs, np.ones(n)])
     queries = np.stack([-0.5001 * step * signs])
     pair = np.array([0]), np.array([0])
@@ -232,12 +232,6 @@ def test_the_margin_of_whole_numbers_is_as_wide_as_it_must_be(name, n_terms):
     exact = 1.0002 * n_terms
     found = sum_of_terms(space, items, queries)
     assert exact + (limit[0, 0] - exact) / 2 < found <= limit[0, 0]
-
-
-def codes_per_unit(space, n):
-    """How many whole numbers a coordinate of 1 stands for: those of the unit vectors are so far."""
-    unit = np.full((1, n), np.ldexp(1.0, space.scaling_exponent - 4))
-    return 16.0 * float(space.operand(unit).values[0, 0])
 
 
 def test_whole_numbers_are_cut_off():
@@ -252,6 +246,15 @@ def test_whole_numbers_are_cut_off():
         assert_same(ask(build(search), search), ask(PairwiseSearch(items, metric), search))
         codes = term_space(metric, items, np.int16).operand(items).values
         assert len(np.unique(codes[10:, 0])) > 5
+
+
+@pytest.mark.parametrize("power", [1.0, 3.0])
+def test_whole_numbers_are_not_used_where_they_would_be_coarse(power):
+    """Values of very different sizes."""
+    items = np.random.default_rng(13).standard_normal((2000, 8))
+    items = np.sinh(power * items)
+    space = term_space(resolve_metric("cityblock"), items, np.int16)
+    assert (space is None) == (power > 1)
 
 
 def test_whole_numbers_serve_few_features():

@@ -287,3 +287,24 @@ def test_other_distances_of_a_tree_are_computed_again():
         assert index._figures is None
     large = KDTreeSearch.build(np.full((9, 2), 1e250), IndexSpec(resolve_metric("euclidean")))
     assert large._figures is None
+
+
+def test_most_queries_of_braycurtis_need_no_radius(monkeypatch):
+    """The tree's order, by differences, is nearly that of the metric."""
+    rng = np.random.default_rng(12)
+    items, queries = rng.random((2000, 2)), rng.random((400, 2))
+    metric = resolve_metric("braycurtis")
+    index = KDTreeSearch.build(items, IndexSpec(metric))
+    expected = PairwiseSearch(items, metric).kneighbors(queries, 10)
+    uncertain = []
+    ask = KDTreeSearch._ask_radius
+
+    def noted(self, best, queries, rows, exclude):
+        uncertain.append(len(rows))
+        return ask(self, best, queries, rows, exclude)
+
+    monkeypatch.setattr(KDTreeSearch, "_ask_radius", noted)
+    found = index.kneighbors(queries, 10)
+    np.testing.assert_array_equal(found.positions, expected.positions)
+    np.testing.assert_array_equal(found.distances, expected.distances)
+    assert sum(uncertain) < 40

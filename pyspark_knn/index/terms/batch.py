@@ -69,6 +69,8 @@ class Batch:
         """Yield the pairs of a block that sums do not rule out, many at a time."""
         items = self._space.operand(self._matrix[start:stop])
         widest = len(self._spaces) == 1
+        # Of the whole batch: a few queries of many pairs do not make it worth while.
+        most = len(self._queries) * (self._expected + (stop - start) / FEW_PAIRS)
         found: list[Pairs] = []
         count = 0
         for near, positions in self._blocks.within(rows, limits, items):
@@ -77,7 +79,7 @@ class Batch:
             if widest and count > RANKED_PAIRS:
                 yield self._joined(found)
                 found, count = [], 0
-            elif not widest and count > len(rows) * (self._expected + (stop - start) / FEW_PAIRS):
+            elif not widest and count > most:
                 self._widen()
                 yield from self._pairs_of_block(rows, limits, start, stop)
                 return

@@ -92,8 +92,7 @@ class TermBlocks:
             with short_buffers():
                 sums = self._sums(columns, group, 0, self._n_features, None)
                 if self._space.has_second:
-                    below = self._space.second_of_norms(queries, items)
-                    below = self._second_sums(columns, group) if below is None else below
+                    below = self._all_second_sums(queries, items, columns, group)
             yield where, SumTable(self._space, queries, items, sums, below)
 
     def within(
@@ -152,10 +151,10 @@ class TermBlocks:
         # The next group is likely to need about as many features.
         self._check = max(_CHECK_FEATURES, stop - _CHECK_FEATURES)
         if not left and self._space.has_second and cost > self._n_features * near.size:
-            below = self._second_sums(columns, group)
+            below = self._all_second_sums(queries, items, columns, group)
             norms = queries.norms[:, None] + float(items.norms.max())
             near &= sums <= self._space.second_limits(distances[:, None], below, norms)
-            left = 1
+            return np.divmod(np.flatnonzero(near), near.shape[1])
         at = np.flatnonzero(near)
         found = np.divmod(at, near.shape[1])
         if left or self._space.has_second:
@@ -221,7 +220,13 @@ class TermBlocks:
             combine(total, added, out=total)
         return total
 
-    def _second_sums(self, columns: Operand, group: Operand) -> NDArray[Any]:
+    def _all_second_sums(
+        self, queries: Operand, items: Operand, columns: Operand, group: Operand
+    ) -> NDArray[Any]:
+        """Return the second sums of a group of queries, by the norms if these are enough."""
+        known = self._space.second_of_norms(queries, items)
+        if known is not None:
+            return known
         shape = group.values.shape[1], columns.values.shape[1]
         _, terms, spare = (each[: shape[0] * shape[1]].reshape(shape) for each in self._buffers)
         spare.fill(0)

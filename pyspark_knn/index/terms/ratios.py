@@ -156,6 +156,6 @@ class BrayCurtisSpace(_RatioSpace):
         """See `TermSpace.second_limits`."""
         share = np.minimum(distances, 2.0**20)
         limits: NDArray[Any] = sums * share.astype(self.dtype)
-        limits += self._rounded_up(self._errors(norms) * (2.0 + share))
-        limits += np.where(distances > 2.0**20, np.inf, 0.0).astype(self.dtype)
+        errors = np.where(distances > 2.0**20, np.inf, self._errors(norms) * (2.0 + share))
+        limits += self._rounded_up(errors)
         return limits

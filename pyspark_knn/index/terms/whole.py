@@ -23,9 +23,12 @@ _LARGEST_CODE = (1 << 14) - 1
 _MOST_FEATURES = 160
 """With more features, sums have room for so few codes that they rule out too little."""
 
-_BOX = 8.0
-"""Coordinates are cut off at so many times their median magnitude, without zeros. Few of most data
-reach it."""
+_WITHIN_BOX, _BOX = 0.99, 1.125
+"""Coordinates are cut off a little beyond the magnitude that this share of the items stays within,
+in all coordinates."""
+
+_LEAST_CODES = 16.0
+"""The smallest median of codes. With smaller ones, rounding is a large part of a distance."""
 
 _LEAST_BOX = 2.0**-100
 """The smallest cut-off, where the largest coordinate is 1."""
@@ -43,6 +46,11 @@ class WholeNormSpace(NormSpace):
     ``C / b`` times that of the coordinates by less than ``1 + 2**-20``. With e of `NormSpace` for
     float64 and the distance L, ``S' <= (L + e) C / b (1 + 2**-40) + n (1 + 2**-20)``. Sums of codes
     are exact: they are at most ``2 n C``, which fits in 16 bits.
+
+    Attributes
+    ----------
+    codes_per_unit : float
+        The ``C / b`` of the bound.
     """
 
     def __init__(self, metric: Metric, matrix: NDArray[np.floating], dtype: type[Any]) -> None:
@@ -51,12 +59,14 @@ class WholeNormSpace(NormSpace):
         self._terms = self._n_terms()
         self._largest = min(_LARGEST_CODE, _LARGEST_SUM // (2 * self._terms))
         self.possible = self.possible and self._power == 1 and self._terms <= _MOST_FEATURES
-        self._codes_per_unit = float(self._largest)
+        self.codes_per_unit = float(self._largest)
         if self.possible:
-            sample = self._coordinates(matrix[:: max(1, len(matrix) // _SAMPLE_ITEMS)])
-            sizes = np.abs(sample[sample != 0])
-            box = _BOX * float(np.median(sizes)) if sizes.size else 1.0
-            self._codes_per_unit /= min(max(box, _LEAST_BOX), 1.0)
+            sample = np.abs(self._coordinates(matrix[:: max(1, len(matrix) // _SAMPLE_ITEMS)]))
+            box = _BOX * float(np.quantile(sample.max(axis=1), _WITHIN_BOX))
+            self.codes_per_unit /= min(max(box, _LEAST_BOX), 1.0)
+            sizes = sample[sample > 0]
+            if sizes.size:
+                self.possible = float(np.median(sizes)) * self.codes_per_unit >= _LEAST_CODES
 
     def _middle(self, sample: NDArray[np.floating]) -> NDArray[np.float64]:
         few = sample[:: max(1, len(sample) // _SAMPLE_ITEMS)]
@@ -74,19 +84,19 @@ class WholeNormSpace(NormSpace):
         """See `TermSpace.operand`."""
         coordinates = self._coordinates(rows)
         norms = np.abs(coordinates).sum(axis=1)
-        coordinates *= self._codes_per_unit
+        coordinates *= self.codes_per_unit
         np.rint(coordinates, out=coordinates)
         codes = coordinates.clip(-self._largest, self._largest).astype(np.int16)
         return Operand(codes, codes, norms, rows)
 
     def _limits_of_sums(self, norms: NDArray[np.float64]) -> NDArray[Any]:
-        codes = norms * (self._codes_per_unit * (1.0 + 2.0**-40)) + self._terms * (1.0 + 2.0**-20)
+        codes = norms * (self.codes_per_unit * (1.0 + 2.0**-40)) + self._terms * (1.0 + 2.0**-20)
         return np.minimum(np.floor(codes), _LARGEST_SUM).astype(np.uint16)
 
     def figures(self, sums: NDArray[np.float64]) -> NDArray[np.float64]:
         """See `TermSpace.figures`."""
         # The errors of the terms cancel for the most part.
-        return super().figures((sums + 2.0 * self._terms**0.5) / self._codes_per_unit)
+        return super().figures((sums + 2.0 * self._terms**0.5) / self.codes_per_unit)
 
 
 class WholeMaximumSpace(WholeNormSpace):
