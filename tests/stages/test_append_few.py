@@ -138,7 +138,7 @@ def test_answers_are_those_of_a_fit(
     assert sorted(items[0], key=str) == sorted(items[1], key=str)
 
 
-def test_few_items_take_two_jobs(
+def test_few_items_take_few_jobs(
     classic: SparkSession, old: DataFrame, new: DataFrame, tmp_path: Path
 ) -> None:
     model = KNNEstimator(idCol="id", placement="sharded", numShards=2).fit(old)
@@ -150,8 +150,9 @@ def test_few_items_take_two_jobs(
             model.append(items)
         finally:
             classic.sparkContext._jsc.clearJobGroup()
-        # One packs the items and builds their shard, the other one looks for their ids.
-        assert len(tracker.getJobIdsForGroup(f"few_{name}")) == 2
+        # One packs the items and builds their shard, the other one looks for their ids. Spark 3.5
+        # runs one more. Packing first, and then building, takes five.
+        assert len(tracker.getJobIdsForGroup(f"few_{name}")) <= 3
 
 
 def test_rejected_items_are_freed(classic: SparkSession, old: DataFrame, new: DataFrame) -> None:
@@ -171,7 +172,8 @@ def test_rejected_items_are_freed(classic: SparkSession, old: DataFrame, new: Da
     skipping = model.copy().setHandleInvalid("skip")
     none = skipping.append(new.withColumn("features", F.lit(None).cast("array<double>")))
     assert (none.numItems, none.numSkipped) == (OLD, NEW)
-    assert set(classic.sparkContext._jsc.getPersistentRDDs()) == before
+    # Those of models of other tests may be freed meanwhile.
+    assert set(classic.sparkContext._jsc.getPersistentRDDs()) <= before
 
 
 def test_a_small_scan(classic: SparkSession, data: DataFrame, tmp_path: Path) -> None:

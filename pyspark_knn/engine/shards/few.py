@@ -142,10 +142,11 @@ def _noted(
     write_bundle(Notes(counts, shards, _few_ids(chunks) if shards else None), file)
     notes = pa.array([file.getvalue()], pa.binary())
     if not rows:
-        yield one_row(SHARD_SCHEMA, {"shard": NO_SHARD, "notes": notes[0].as_py()})
+        yield one_row(SHARD_SCHEMA, {"shard": NO_SHARD, "notes": file.getvalue()})
         return
-    place = SHARD_SCHEMA.get_field_index("notes")
-    rows[firsts[0]] = rows[firsts[0]].set_column(place, SHARD_SCHEMA.field(place), notes)
+    # Of a record batch, pyarrow 12 cannot replace a column.
+    columns = [*rows[firsts[0]].columns[:-1], notes]
+    rows[firsts[0]] = pa.RecordBatch.from_arrays(columns, schema=SHARD_SCHEMA)
     yield from rows
 
 
