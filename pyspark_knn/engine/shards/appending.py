@@ -14,12 +14,12 @@ from pyspark.sql.pandas.types import from_arrow_schema
 from pyspark_knn.engine.fit.chunks import CHUNK_SCHEMA
 from pyspark_knn.engine.fit.packed import PackedItems
 from pyspark_knn.engine.shards.build import ShardRequest
-from pyspark_knn.engine.shards.clustering import ways_of
-from pyspark_knn.engine.shards.few import (
+from pyspark_knn.engine.shards.build_few import (
     FewRequest,
     pack_and_build,
     unpack_chunks,
 )
+from pyspark_knn.engine.shards.clustering import ways_of
 from pyspark_knn.engine.shards.frames import ShardSource, SharedFrame
 from pyspark_knn.engine.shards.jobs import (
     BuiltSeries,

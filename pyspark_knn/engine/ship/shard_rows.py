@@ -92,7 +92,7 @@ SHARD_SCHEMA = pa.schema(
     ]
 )
 """A row for each part of the content: `bytes` are at `offset` of `size`. The fields of `Shard` are
-set in part 0; `shard`, `size` and `digest` in every part. `notes`: see `shards.few`."""
+set in part 0; `shard`, `size` and `digest` in every part. `notes`: see `shards.build_few`."""
 
 SHARD_COLUMNS = ("shard", "offset", "size", "digest", "bytes")
 """The columns that `ShardReader` needs."""
