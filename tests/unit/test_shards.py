@@ -307,8 +307,26 @@ def test_a_shard_without_some_items_is_that_of_the_others(storage: str, kind: st
     assert again == [part.select(names).to_pylist()[0] for (part,) in others.values()]
 
 
+def test_a_small_head_is_one_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shard_rows, "PART_BYTES", 1000)
+    _, rows = build(np.random.default_rng(3).normal(size=(200, 30)), list(range(200)), 1)
+    (parts,) = rows.values()
+    head = parts[0]["head"][0].as_py()
+    sizes = [len(part["bytes"][0].as_py()) for part in parts]
+    assert sizes[0] == head > 1000
+    assert set(sizes[1:-1]) == {1000}
+    assert sum(sizes) == parts[0]["size"][0].as_py()
+    shard = shard_rows.Shard(**parts[0].select(list(shard_rows.SHARD_FIELDS)).to_pylist()[0])
+    assert shard_rows.head_parts([shard]) == 1
+    digests = {shard.shard: shard.digest}
+    for read in (parts[:1], parts):
+        ids = pa.Table.from_batches(updating.read_ids(digests, iter(_columns_of({0: read}))))
+        assert sorted(ids["id"].to_pylist()) == list(range(200))
+
+
 def test_the_head_of_a_shard_is_read_without_its_body(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shard_rows, "PART_BYTES", 1000)
+    monkeypatch.setattr(shard_rows, "HEAD_BYTES", 1000)
     _, rows = build(np.random.default_rng(3).normal(size=(200, 30)), list(range(200)), 2)
     digests = {number: parts[0]["digest"][0].as_py() for number, parts in rows.items()}
     shards = [parts[0].select(list(shard_rows.SHARD_FIELDS)) for parts in rows.values()]

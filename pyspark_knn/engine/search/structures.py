@@ -10,7 +10,6 @@ import numpy as np
 import pyarrow as pa
 
 from pyspark_knn.engine.ship.bundle import BundleRef, open_bundle
-from pyspark_knn.engine.ship.shard_rows import PART_BYTES
 from pyspark_knn.engine.spark.arrow import one_row
 from pyspark_knn.index.approximate.base import ApproximateIndex
 from pyspark_knn.index.registry import class_for
@@ -19,6 +18,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from pyspark_knn.index.base import IndexSpec
+
+PART_BYTES = 8 << 20
+"""The bytes of an array in one row, as the format of saved models says."""
 
 STRUCTURE_SCHEMA = pa.schema(
     [

@@ -32,7 +32,7 @@ from pyspark_knn.engine.shards.updating import (
 from pyspark_knn.engine.ship.bundle import read_bundle
 from pyspark_knn.engine.ship.guard import guarded
 from pyspark_knn.engine.ship.shard_rows import (
-    PART_BYTES,
+    HEAD_BYTES,
     SHARD_COLUMNS,
     SHARD_FIELDS,
     SHARD_SCHEMA,
@@ -324,7 +324,7 @@ def summaries_of(
 
     Running this job builds the shards.
     """
-    wanted = F.when(F.lit(with_ids) & (F.col("head") <= PART_BYTES), F.expr(_HEAD))
+    wanted = F.when(F.lit(with_ids) & (F.col("head") <= HEAD_BYTES), F.expr(_HEAD))
     rows = compat.collect(frame.where("part = 0").select(*SHARD_FIELDS, wanted.alias("bytes")))
     heads = [row.pop("bytes") for row in rows]
     shards = tuple(sorted((Shard(**row) for row in rows), key=lambda shard: shard.shard))

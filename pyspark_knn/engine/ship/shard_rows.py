@@ -6,6 +6,7 @@ and the body, which is the rest. So the ids of a shard are read without its vect
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, BinaryIO, Protocol
@@ -16,8 +17,12 @@ import pyarrow as pa
 from pyspark_knn.engine.ship.bundle import ALIGNMENT, bundle_end, read_bundle, write_bundle
 from pyspark_knn.engine.spark.arrow import one_row
 
-PART_BYTES = 8 << 20
-"""The bytes of one row: small enough for every buffer of Spark and for Arrow's limit of 2 GiB."""
+PART_BYTES = 1 << 20
+"""The bytes of one row. Java's garbage collector (G1) handles larger arrays as objects of their own
+kind: with rows of 8 MiB, it took a third of the JVM's CPU time in a search."""
+
+HEAD_BYTES = 8 << 20
+"""A head of at most so many bytes is in one row, so that it can be fetched with the summary."""
 
 
 @dataclass(frozen=True)
@@ -131,11 +136,13 @@ def shard_rows(shard: Shard, data: memoryview) -> Iterator[pa.RecordBatch]:
     data : memoryview
         The content.
     """
-    for part, offset in enumerate(range(0, len(data), PART_BYTES)):
+    first = max(PART_BYTES, shard.head) if shard.head <= HEAD_BYTES else PART_BYTES
+    offsets = [0, *range(first, len(data), PART_BYTES), len(data)]
+    for part, (offset, end) in enumerate(itertools.pairwise(offsets)):
         cells: dict[str, Any] = asdict(shard)
         if part > 0:
             cells = {name: cells[name] for name in ("shard", "size", "digest")}
-        content = pa.py_buffer(data[offset : offset + PART_BYTES])
+        content = pa.py_buffer(data[offset:end])
         yield one_row(SHARD_SCHEMA, {**cells, "part": part, "offset": offset, "bytes": content})
 
 
@@ -146,7 +153,8 @@ def summary_of(row: Mapping[str, Any]) -> Shard:
 
 def head_parts(shards: Iterable[Shard]) -> int:
     """Return the largest number of parts over which the head of a shard extends."""
-    return max(-(-shard.head // PART_BYTES) for shard in shards)
+    heads = [shard.head for shard in shards]
+    return max(1 if head <= HEAD_BYTES else -(-head // PART_BYTES) for head in heads)
 
 
 def first_numbers(shards: Iterable[Shard]) -> dict[int, int]:
