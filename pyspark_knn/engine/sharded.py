@@ -42,7 +42,7 @@ from pyspark_knn.engine.search.searchable import TIMING_SCHEMA
 from pyspark_knn.engine.search.self_search import HeldOutSearch, SelfSearch
 from pyspark_knn.engine.shards.appending import append_series, pack_new
 from pyspark_knn.engine.shards.choosing import choose_algorithm
-from pyspark_knn.engine.shards.clustering import find_assignment
+from pyspark_knn.engine.shards.dividing import first_series
 from pyspark_knn.engine.shards.frames import ShardSource, union_of
 from pyspark_knn.engine.shards.jobs import (
     ShardTraits,
@@ -52,7 +52,6 @@ from pyspark_knn.engine.shards.jobs import (
     count_duplicates,
     find_wanted,
 )
-from pyspark_knn.engine.shards.key_shards import KeyShards, find_key_shards
 from pyspark_knn.engine.shards.layout import (
     ShardSeries,
     cells_of,
@@ -71,7 +70,6 @@ from pyspark_knn.engine.shards.restoring import (
 from pyspark_knn.engine.shards.saved_layout import SavedLayout
 from pyspark_knn.engine.shards.self_plan import held_out_search, self_search
 from pyspark_knn.engine.shards.sizing import (
-    LARGEST_SHARD,
     added_bytes,
     choose_num_replicas,
     choose_num_shards,
@@ -85,7 +83,6 @@ from pyspark_knn.engine.ship.shard_rows import SHARD_COLUMNS, Shard, first_numbe
 from pyspark_knn.engine.spark import compat
 from pyspark_knn.engine.spark.heap import heap_per_task
 from pyspark_knn.engine.spark.memory import available_memory
-from pyspark_knn.index.cells import ShardAssignment
 from pyspark_knn.index.recall import held_out_positions
 from pyspark_knn.index.registry import approximate_classes, expected_bytes
 
@@ -93,7 +90,6 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from pyspark_knn.index.base import IndexSpec
-    from pyspark_knn.index.distances import Metric
     from pyspark_knn.index.found import Rows
     from pyspark_knn.index.recall import Curve
 
@@ -184,8 +180,7 @@ class Sharded(Placement):
         if layout is not None:
             series = layout.series
         else:
-            most = LARGEST_SHARD * packed.num_items // nbytes
-            series = (_divided(packed, spec.metric, count, shard_by, most),)
+            series = (first_series(packed, spec.metric, count, shard_by, nbytes),)
         if len(series) == 1:
             whole, count = series[0], series[0].count
         else:
@@ -485,19 +480,6 @@ class Sharded(Placement):
         """See `Placement.unpersist`; every later search rebuilds the shards."""
         for source in self._sources:
             source.shared.leave(self)
-
-
-def _divided(
-    packed: PackedItems, metric: Metric, count: int, shard_by: str, most: int
-) -> ShardSeries:
-    """Divide packed items into about `count` shards; parts of a cell have at most `most` items."""
-    assignment: ShardAssignment | KeyShards | None = None
-    if shard_by == "kmeans":
-        assignment = find_assignment(packed, count, most, metric)
-        count = int(assignment.ways.sum())
-    if packed.source.key_types:
-        assignment = find_key_shards(packed, count)
-    return ShardSeries(0, count, packed.dtype, assignment)
 
 
 def _id_wire_type(source: ItemSource) -> T.DataType | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,16 +18,14 @@ from pyspark_knn.engine.shards.build_few import (
     pack_and_build,
     unpack_chunks,
 )
-from pyspark_knn.engine.shards.clustering import ways_of
+from pyspark_knn.engine.shards.dividing import next_series, undivided
 from pyspark_knn.engine.shards.frames import ShardSource, SharedFrame
 from pyspark_knn.engine.shards.jobs import (
     BuiltSeries,
     ShardTraits,
     build_series,
 )
-from pyspark_knn.engine.shards.key_shards import KeyShards, find_key_shards
 from pyspark_knn.engine.shards.layout import ShardSeries, slots
-from pyspark_knn.engine.shards.sizing import LARGEST_SHARD, enough_shards
 from pyspark_knn.engine.ship.bundle import read_bundle
 from pyspark_knn.engine.ship.guard import guarded
 from pyspark_knn.engine.ship.shard_rows import SHARD_SCHEMA
@@ -107,7 +104,7 @@ def append_series(
     """
     if isinstance(packed, _FewItems) and (taken := packed.take()) is not None:
         return taken
-    series = _series_of(packed, spec, before, traits)
+    series = next_series(packed, spec, before, traits)
     return series, build_series(packed, spec, all_traits, series, position)
 
 
@@ -138,7 +135,7 @@ class _FewItems(PackedItems):
             chunks=np.empty((0, 5), np.int64),
             spec=spec,
             storage=traits.storage,
-            assignment=_undivided(before, spec),
+            assignment=undivided(before, spec),
             keys=tuple(source.key_types),
         )
         self._most_bytes = min(_MOST_PACKED, traits.shard_bytes)
@@ -178,36 +175,3 @@ class _FewItems(PackedItems):
             chunks = self.frame.where("bytes IS NOT NULL").select("bytes")
             self.frame = chunks.mapInArrow(guarded(unpack_chunks), from_arrow_schema(CHUNK_SCHEMA))
         return counts
-
-
-def _series_of(
-    packed: PackedItems, spec: IndexSpec, before: Sequence[ShardSeries], traits: ShardTraits
-) -> ShardSeries:
-    """Return as few shards of new items as their size allows, or one for each cell."""
-    first, assigned = slots(before), before[0].assignment
-    nbytes = packed.nbytes(traits.storage)
-    count = enough_shards(nbytes, traits.shard_bytes)
-    whole = _undivided(before, spec)
-    if count == 1 or assigned is None:
-        count = len(whole.ways) if isinstance(whole, ShardAssignment) else count
-        return ShardSeries(first, count, packed.dtype, whole)
-    if isinstance(assigned, ShardAssignment):
-        most = max(1, LARGEST_SHARD * packed.num_items // nbytes)
-        ways = ways_of(packed, assigned, most)
-        cut = ShardAssignment(assigned.centers, np.cumsum(ways) - ways, ways, spec.metric)
-        return ShardSeries(first, int(ways.sum()), packed.dtype, cut)
-    if isinstance(assigned, KeyShards):
-        keys = replace(find_key_shards(packed, count), first=first)
-        return ShardSeries(first, count, packed.dtype, keys)
-    return ShardSeries(first, count, packed.dtype)
-
-
-def _undivided(
-    before: Sequence[ShardSeries], spec: IndexSpec
-) -> ShardAssignment | KeyShards | None:
-    """Return the assignment of few items: to one shard, or to one for each cell."""
-    assigned = before[0].assignment
-    if isinstance(assigned, ShardAssignment):
-        whole = np.ones(len(assigned.centers), np.int64)
-        return ShardAssignment(assigned.centers, np.cumsum(whole) - whole, whole, spec.metric)
-    return KeyShards((0,), {}, slots(before)) if isinstance(assigned, KeyShards) else None
