@@ -311,3 +311,14 @@ def test_no_sum_exceeds_the_limit_of_its_distance(case, data):
             distance = metric.distances(*pair, np.array([0]), np.array([0]))
             limit = space.limits(distance, *(space.operand(each) for each in pair))
             assert sum_of_terms(space, pair[1], pair[0]) <= limit[0, 0]
+
+
+def test_a_second_sum_of_zero(rng):
+    """The ratio of a query and its opposite is beyond float32."""
+    queries = rng.choice([-8.0, 8.0], size=(30, 8))
+    items = np.concatenate([-queries, rng.normal(size=(10, 8))])
+    metric = Metric("braycurtis")
+    found = TermSearch(items, metric).kneighbors(queries, 20)
+    expected = PairwiseSearch(items, metric).kneighbors(queries, 20)
+    np.testing.assert_array_equal(found.positions, expected.positions)
+    np.testing.assert_array_equal(found.distances, expected.distances)

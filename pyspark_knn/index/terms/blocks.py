@@ -288,8 +288,9 @@ class SumTable:
         """
         ratios = self._sums
         if self._below is not None:
-            # Not 0, so that 0/0 counts as 0.
-            ratios = ratios / (self._below + np.finfo(ratios.dtype).tiny)
+            # Not 0, so that 0/0 counts as 0. A sum above 0 may overflow: infinity is right then.
+            with np.errstate(over="ignore"):
+                ratios = ratios / (self._below + np.finfo(ratios.dtype).tiny)
         figures = self._space.figures(about_kth_smallest(ratios, k))
         return figures * (1.0 + _SPARE)
 
