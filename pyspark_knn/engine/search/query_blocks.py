@@ -35,7 +35,15 @@ likes."""
 _SEARCHED_AT_ONCE = 4096
 """Queries that are searched at a time, in several blocks: two batches of the block search."""
 
-PACKED = ("block", "place", "turn", "mark", "data")
+PACKED = pa.schema(
+    [
+        ("block", pa.int64()),
+        ("place", pa.int32()),
+        ("turn", pa.int32()),
+        ("mark", pa.int64()),
+        ("data", pa.binary()),
+    ]
+)
 """The columns of `pack_blocks`: the number of the first query of the block, which names it; the
 place of the query in it; the number of the block among those of the task; a hash of the block; and,
 beside the first query, the block itself."""
@@ -76,14 +84,9 @@ def pack_blocks(
         block_of = np.asarray(numbers)[np.arange(count) - place]
         turns = turn + np.arange(count) // step
         turn = int(turns[-1]) + 1 if count else turn
-        cells = [
-            pa.array(block_of, pa.int64()),
-            pa.array(place, pa.int32()),
-            pa.array(turns, pa.int32()),
-            pa.array(mark),
-            pa.array(data, pa.binary()),
-        ]
-        structs = pa.StructArray.from_arrays(cells, names=list(PACKED))
+        values = (block_of, place, turns, mark, data)
+        cells = [pa.array(each, kind) for each, kind in zip(values, PACKED.types, strict=True)]
+        structs = pa.StructArray.from_arrays(cells, names=PACKED.names)
         yield pa.ListArray.from_arrays(pa.array(np.arange(count + 1), pa.int32()), structs)
 
 

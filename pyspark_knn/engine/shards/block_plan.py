@@ -19,12 +19,13 @@ from typing import TYPE_CHECKING
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
+from pyspark.sql.pandas.types import from_arrow_schema
 
 from pyspark_knn.engine.rows.columns import struct_type
 from pyspark_knn.engine.search.answers import FoundLists, MergedSearch
 from pyspark_knn.engine.search.batches import KNOB
 from pyspark_knn.engine.search.in_shards import PASSING, search_blocks
-from pyspark_knn.engine.search.query_blocks import LARGEST_BLOCK, merge_blocks, pack_blocks
+from pyspark_knn.engine.search.query_blocks import LARGEST_BLOCK, PACKED, merge_blocks, pack_blocks
 from pyspark_knn.engine.shards.one_shard import QUERY_PART, after_shards, in_one_shard, shard_types
 from pyspark_knn.engine.ship.batch_udf import batch_udf
 from pyspark_knn.engine.ship.shard_rows import SHARD_COLUMNS
@@ -40,17 +41,6 @@ _SMALLEST_BLOCK = 16
 
 _BLOCK_CANDIDATES = 1 << 20
 """The largest number of candidates of the queries of a block, which are merged at once."""
-
-_PACKED = struct_type(
-    {
-        "block": T.LongType(),
-        "place": T.IntegerType(),
-        "turn": T.IntegerType(),
-        "mark": T.LongType(),
-        "data": T.BinaryType(),
-    }
-)
-"""The columns of `query_blocks.PACKED`."""
 
 _FOUND = struct_type({"found": T.BinaryType()})
 
@@ -116,10 +106,13 @@ def _copies(plan: ShardPlan, queries: DataFrame, types: InputTypes, most: int) -
     names = [f"input_{name}" for name in types]
     run = functools.partial(pack_blocks, tuple(types), most)
     pack = batch_udf(
-        run, [T.LongType(), *types.values()], T.ArrayType(_PACKED), deterministic=False
+        run,
+        [T.LongType(), *types.values()],
+        T.ArrayType(from_arrow_schema(PACKED)),
+        deterministic=False,
     )
     packed = queries.withColumn("packed", pack("query", *names))
-    packed = packed.select("row", F.inline("packed").alias(*_PACKED.names))
+    packed = packed.select("row", F.inline("packed").alias(*PACKED.names))
     # In turn, so that the tasks of a shard get as many blocks each.
     turn = F.pmod(F.col("turn") + F.spark_partition_id(), F.lit(plan.replicas))
     passing, every = int_array([PASSING]), int_array([PASSING, *sorted(plan.digests)])
@@ -144,9 +137,7 @@ def _searched(
     plan: ShardPlan, copies: DataFrame, request: Request, lists: dict[str, T.DataType]
 ) -> DataFrame:
     """Return `copies` with what the shards found for the blocks among them."""
-    answer = FoundLists(
-        T.StructType([T.StructField(*each) for each in lists.items()]), tuple(lists)
-    )
+    answer = FoundLists(struct_type(lists), tuple(lists))
     run = functools.partial(search_blocks, in_one_shard(request, answer), plan.digests)
     search = batch_udf(
         run, [*shard_types(), T.BinaryType()], T.ArrayType(_FOUND), deterministic=False

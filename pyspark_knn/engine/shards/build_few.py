@@ -16,7 +16,7 @@ from pyspark_knn.engine.fit.chunks import COUNTED, columns_of
 from pyspark_knn.engine.fit.packing import PackRequest, pack
 from pyspark_knn.engine.shards.build import ShardRequest, build_shards, pieces_of
 from pyspark_knn.engine.ship.bundle import write_bundle
-from pyspark_knn.engine.ship.shard_rows import PART_BYTES, SHARD_SCHEMA, Shard, summary_of
+from pyspark_knn.engine.ship.shard_rows import HEAD_BYTES, SHARD_SCHEMA, Shard, summary_of
 from pyspark_knn.engine.spark.arrow import cells_of, one_row, rows_of, stream_of
 from pyspark_knn.index.found import SPARSE
 
@@ -153,4 +153,4 @@ def _noted(
 def _few_ids(chunks: Iterable[Mapping[str, Any]]) -> pa.Array | None:
     """Return the distinct ids of the items of chunks; None if they are too many to be fetched."""
     ids = pc.unique(pa.concat_tables(columns_of(each) for each in chunks if each["rows"])["id"])
-    return ids if len(ids) <= _FETCHED_IDS and ids.nbytes <= PART_BYTES else None
+    return ids if len(ids) <= _FETCHED_IDS and ids.nbytes <= HEAD_BYTES else None

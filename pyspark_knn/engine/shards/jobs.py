@@ -38,6 +38,7 @@ from pyspark_knn.engine.ship.shard_rows import (
     SHARD_SCHEMA,
     Shard,
     head_parts,
+    summary_of,
 )
 from pyspark_knn.engine.spark import compat
 from pyspark_knn.engine.spark.caching import persisted
@@ -326,8 +327,8 @@ def summaries_of(
     """
     wanted = F.when(F.lit(with_ids) & (F.col("head") <= HEAD_BYTES), F.expr(_HEAD))
     rows = compat.collect(frame.where("part = 0").select(*SHARD_FIELDS, wanted.alias("bytes")))
-    heads = [row.pop("bytes") for row in rows]
-    shards = tuple(sorted((Shard(**row) for row in rows), key=lambda shard: shard.shard))
+    heads = [row["bytes"] for row in rows]
+    shards = tuple(sorted(map(summary_of, rows), key=lambda shard: shard.shard))
     if any(head is None for head in heads):
         return shards, None
     items = [read_bundle(memoryview(head)) for head in heads]

@@ -115,7 +115,7 @@ class ShardPlan:
         self, queries: DataFrame, schema: T.StructType, types: InputTypes, request: Request
     ) -> DataFrame:
         """Search queries that are in the form of `numbered`, given the schema of their columns."""
-        if (most := block_size(self, types, request)) > 1:
+        if most := block_size(self, types, request):
             return answers_by_blocks(self, queries, schema, types, request, most)
         return self._merged(self._found(queries, types, request), schema, request)
 
