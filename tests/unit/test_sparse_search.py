@@ -228,6 +228,12 @@ def test_few_pairs_are_ranked_where_most_have_nothing_in_common(monkeypatch):
 # --- the steps of a search ---
 
 
+@pytest.mark.parametrize(("n_items", "queries"), [(0, 64), (20_000, 52), (10**6, 16)])
+def test_groups_have_more_queries_where_there_are_few_items(n_items, queries):
+    assert Sizes().for_items(n_items).group_queries == queries
+    assert TINY.for_items(n_items) == TINY
+
+
 @pytest.mark.parametrize(
     ("spread", "steps"), [(1.0, 0), (1e-5, 1), (1e-14, 2)], ids=["float32", "float64", "blocks"]
 )

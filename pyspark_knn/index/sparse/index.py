@@ -40,7 +40,7 @@ class SparseIndex(NeighborIndex):
         self._metric = metric
         self._numbering = numbering
         self._rows = numbering.numbered(matrix)
-        self._sizes = sizes
+        self._sizes = sizes.for_items(len(matrix))
 
     @property
     def matrix(self) -> SparseRows:

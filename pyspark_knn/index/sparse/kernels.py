@@ -6,12 +6,13 @@ adds its terms in the order of the dense formula, see `pyspark_knn.index.sparse.
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from pyspark_knn.index.narrow_angles import NARROW, distances_of, gaps
-from pyspark_knn.index.sparse.keyed import KeyedRows, row_maxima
+from pyspark_knn.index.sparse.keyed import KeyedRows, scaled_rows
 from pyspark_knn.index.sparse.merged import MergedPairs
 from pyspark_knn.index.sparse.rows import slices_of
 from pyspark_knn.index.sparse.sums import Terms, features_of
@@ -21,9 +22,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from pyspark_knn.index.distances import Metric
-    from pyspark_knn.index.sparse.merged import Values
+    from pyspark_knn.index.sparse.rows import SparseRows
 
-_CHUNK_VALUES = 1 << 18
+_CHUNK_VALUES = 1 << 17
 """Stored values of the pairs whose distances are computed at a time. Each takes about 100 bytes."""
 
 
@@ -135,14 +136,14 @@ class SparseDistances:
     def _inner_product(
         self, rows: NDArray[np.integer], positions: NDArray[np.integer]
     ) -> NDArray[np.float64]:
-        left, right = self._queries.values(rows), self._items.values(positions)
         with np.errstate(over="ignore", invalid="ignore"):
-            sums = MergedPairs.of(left, right).products().fold(len(rows))
+            left, right = self._vectors.take(rows), self._items.rows.take(positions)
+            sums = self._sums_of_products(left, right)
         redo = np.flatnonzero(~np.isfinite(sums))
         if redo.size:
-            left, exponents = _scaled(self._queries, rows[redo])
-            right, more = _scaled(self._items, positions[redo])
-            scaled = MergedPairs.of(left, right).products().fold(len(redo))
+            left, exponents = scaled_rows(self._queries.rows.take(rows[redo]))
+            right, more = scaled_rows(self._items.rows.take(positions[redo]))
+            scaled = self._sums_of_products(self._numbered(left), right)
             with np.errstate(over="ignore"):
                 sums[redo] = np.ldexp(scaled, exponents + more)
         # Subtracting from zero, not negating, so that no distance is -0.0.
@@ -151,19 +152,45 @@ class SparseDistances:
     def _cosine(
         self, rows: NDArray[np.integer], positions: NDArray[np.integer]
     ) -> NDArray[np.float64]:
-        pairs = MergedPairs.of(self._queries.units(rows), self._items.units(positions))
-        cosines = pairs.products().fold(len(rows))
+        left, right = self._units.take(rows), self._items.unit_rows(positions)
+        cosines = self._sums_of_products(left, right)
         distances = np.minimum(1.0 - cosines, 2.0)
-        is_near = cosines > 0.5
-        near = np.flatnonzero(is_near)
+        near = np.flatnonzero(cosines > 0.5)
         if near.size:
-            gap = pairs.of_pairs(is_near).differences()
-            squares = Terms(gap.places, gap.values * gap.values).fold(len(rows))[near]
+            pairs = MergedPairs.of(
+                self._queries.units(rows[near]), self._items.units(positions[near])
+            )
+            gap = pairs.differences()
+            squares = Terms(gap.places, gap.values * gap.values).fold(len(near))
             distances[near] = 0.5 * squares
             near = near[squares < NARROW]
         if near.size:
             distances[near] = self._narrow_cosine(rows[near], positions[near])
         return distances
+
+    @functools.cached_property
+    def _vectors(self) -> SparseRows:
+        """The queries, with the columns of the items."""
+        return self._numbered(self._queries.rows)
+
+    @functools.cached_property
+    def _units(self) -> SparseRows:
+        """The unit vectors of the queries, with the columns of the items."""
+        return self._numbered(self._queries.unit_rows(np.arange(len(self._queries.rows))))
+
+    def _numbered(self, queries: SparseRows) -> SparseRows:
+        numbering = self._items.numbering
+        return queries if numbering is None else numbering.numbered(queries)
+
+    def _sums_of_products(self, left: SparseRows, right: SparseRows) -> NDArray[np.float64]:
+        """Return the inner product of each pair of rows, with the columns of the items.
+
+        Only features that both have are put in order: of the values of a pair, these are few.
+        """
+        products = left.matrix().multiply(right.matrix())
+        sums = np.repeat(np.arange(len(left)), np.diff(products.indptr))
+        keys = self._items.keys[products.indices].astype(np.int64)
+        return Terms.of(sums, keys, products.data).fold(len(left))
 
     def _narrow_cosine(
         self, rows: NDArray[np.integer], positions: NDArray[np.integer]
@@ -179,10 +206,3 @@ class SparseDistances:
         squares = Terms(first.places, differences * differences).fold(len(rows))
         along = Terms(first.places, differences * values).fold(len(rows))
         return distances_of(squares, along, norms)
-
-
-def _scaled(keyed: KeyedRows, rows: NDArray[np.integer]) -> tuple[Values, NDArray[np.int64]]:
-    """Return the values of rows scaled as by `summation.scale`, and the exponents."""
-    row, key, value = keyed.values(rows)
-    exponents = np.frexp(row_maxima(keyed.rows.take(rows)))[1].astype(np.int64)
-    return (row, key, np.ldexp(value, -exponents[row])), exponents

@@ -94,9 +94,10 @@ class KeyedRows:
     n_features : int
         The dimension of the vectors. `rows` may have fewer columns, see `Numbering`.
     keys : ndarray, dtype int64 or uint32
-        The key of each stored value or, if `by_column`, of each column of `rows`.
-    by_column : bool
-        What `keys` are for. Items have many values in the same columns.
+        The key of each stored value or, if `numbering` is given, of each column of `rows`: items
+        have many values in the same columns.
+    numbering : Numbering or None
+        The columns of `rows`; None if they are the features.
     exponents, norms : ndarray of shape (n_rows,), dtype int16 and float64, or None
         For cosine: the power of two that `summation.scale` divides a row by, and the norm of the
         scaled row; 1 for a row of zeros.
@@ -105,7 +106,7 @@ class KeyedRows:
     rows: SparseRows
     n_features: int
     keys: NDArray[np.integer]
-    by_column: bool
+    numbering: Numbering | None = None
     exponents: NDArray[np.int16] | None = None
     norms: NDArray[np.float64] | None = None
 
@@ -122,7 +123,7 @@ class KeyedRows:
         """
         rows = rows.compact()
         keys = fold_keys(rows.indices, rows.n_features)
-        return cls(rows, rows.n_features, keys, by_column=False)._with_norms(metric)
+        return cls(rows, rows.n_features, keys)._with_norms(metric)
 
     @classmethod
     def of_items(cls, metric: Metric, rows: SparseRows, numbering: Numbering) -> KeyedRows:
@@ -138,8 +139,7 @@ class KeyedRows:
             The columns.
         """
         keys = fold_keys(numbering.features(), numbering.n_features).astype(np.uint32)
-        keyed = cls(rows, numbering.n_features, keys, by_column=True)
-        return keyed._with_norms(metric)
+        return cls(rows, numbering.n_features, keys, numbering)._with_norms(metric)
 
     def _with_norms(self, metric: Metric) -> KeyedRows:
         if metric.name != "cosine":
@@ -186,7 +186,7 @@ class KeyedRows:
             The value.
         """
         row, at = self.rows.entries(rows)
-        key = self.keys[self.rows.indices[at] if self.by_column else at]
+        key = self.keys[at if self.numbering is None else self.rows.indices[at]]
         value = self.rows.data[at].astype(np.float64, copy=False)
         return row, key.astype(np.int64, copy=False), value
 
@@ -196,16 +196,24 @@ class KeyedRows:
         tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]], NDArray[np.float64]
     ]:
         """Return what `values` does, scaled as by `summation.scale`, and the norms of the rows."""
+        row, key, value = self.values(rows)
+        value, norms = self._scaled(value, rows)
+        return (row, key, value), norms
+
+    def _scaled(
+        self, values: NDArray[np.float64], rows: NDArray[np.integer]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return the stored values of some rows scaled, and the norms of the scaled rows."""
         if self.exponents is None or self.norms is None:
             raise ValueError("only rows for metric 'cosine' have norms")
-        row, key, value = self.values(rows)
+        lengths = self.rows.lengths[rows]
         exponents = -self.exponents[rows].astype(np.int64)
         if np.abs(exponents).max(initial=0) <= _SAFE_EXPONENT:
             # The same: a product is rounded once, too. numpy's ldexp takes several times as long.
-            value = value * np.ldexp(1.0, exponents)[row]
+            values = values * np.repeat(np.ldexp(1.0, exponents), lengths)
         else:
-            value = np.ldexp(value, exponents[row])
-        return (row, key, value), self.norms[rows]
+            values = np.ldexp(values, np.repeat(exponents, lengths))
+        return values, self.norms[rows]
 
     def units(
         self, rows: NDArray[np.integer]
@@ -214,6 +222,12 @@ class KeyedRows:
         (row, key, value), norms = self.scaled(rows)
         value /= norms[row]
         return row, key, value
+
+    def unit_rows(self, rows: NDArray[np.integer]) -> SparseRows:
+        """Return the unit vectors of some rows, with the columns of `rows`."""
+        taken = self.rows.take(rows)
+        values, norms = self._scaled(taken.data.astype(np.float64, copy=False), rows)
+        return taken.replaced(values / np.repeat(norms, taken.lengths))
 
 
 def row_maxima(rows: SparseRows) -> NDArray[np.float64]:
@@ -226,3 +240,11 @@ def row_maxima(rows: SparseRows) -> NDArray[np.float64]:
         sizes = np.abs(rows.data[start:stop])
         maxima[part] = np.maximum.reduceat(sizes, rows.indptr[part] - start)
     return maxima
+
+
+def scaled_rows(rows: SparseRows) -> tuple[SparseRows, NDArray[np.int64]]:
+    """Return rows scaled by powers of two as `summation.scale` does, and the exponents."""
+    rows = rows.compact()
+    exponents = np.frexp(row_maxima(rows))[1].astype(np.int64)
+    values = np.ldexp(rows.data.astype(np.float64), -np.repeat(exponents, rows.lengths))
+    return rows.replaced(values), exponents

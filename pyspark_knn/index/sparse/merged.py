@@ -52,17 +52,6 @@ class MergedPairs:
         values = np.concatenate([left[2], right[2]])[order]
         return cls(places, values, order >= len(left[2]), second)
 
-    def of_pairs(self, chosen: NDArray[np.bool_]) -> MergedPairs:
-        """Return the values of some pairs only; they keep their numbers."""
-        kept = chosen[self.places >> KEY_BITS]
-        second = (np.cumsum(kept) - 1)[self.second[kept[self.second]]]
-        return MergedPairs(self.places[kept], self.values[kept], self.is_right[kept], second)
-
-    def products(self) -> Terms:
-        """Return the products of the values that both vectors of a pair have."""
-        values = self.values[self.second - 1] * self.values[self.second]
-        return Terms(self.places[self.second], values)
-
     def differences(self) -> Terms:
         """Return the left values less the right ones, at the features that one of them has."""
         values = np.where(self.is_right, -self.values, self.values)

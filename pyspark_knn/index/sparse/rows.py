@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from numpy.typing import NDArray
+    from scipy.sparse import csr_array
 
 _PART_VALUES = 1 << 18
 """Stored values that are copied at a time."""
@@ -213,6 +214,14 @@ class SparseRows:
         row = np.repeat(np.arange(len(self)), self.lengths)
         matrix[row, self._stored(self.indices)] = self._stored(self.data)
         return matrix
+
+    def matrix(self) -> csr_array:
+        """Return the rows as a matrix of scipy, of dtype float64."""
+        from scipy.sparse import csr_array
+
+        rows = self.compact()
+        data = rows.data.astype(np.float64, copy=False)
+        return csr_array((data, rows.indices, rows.indptr), self.shape)
 
     def replaced(self, data: NDArray[np.floating]) -> SparseRows:
         """Return rows of the same layout with other values: ndarray of the same shape."""

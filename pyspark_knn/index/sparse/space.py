@@ -33,7 +33,7 @@ from pyspark_knn.index.score_space import (
     scaling_exponent,
 )
 from pyspark_knn.index.score_spaces import DirectionSpace, EuclideanSpace, ProductSpace
-from pyspark_knn.index.sparse.keyed import KeyedRows, row_maxima
+from pyspark_knn.index.sparse.keyed import KeyedRows, scaled_rows
 from pyspark_knn.index.sparse.rows import slices_of
 
 if TYPE_CHECKING:
@@ -141,7 +141,7 @@ class SparseProductSpace(ProductSpace):
 
     def queries(self, rows: KeyedRows) -> Queries:
         """See `ScoreSpace.queries`."""
-        vectors, exponents = _scaled(rows.rows)
+        vectors, exponents = scaled_rows(rows.rows)
         more = np.frexp(np.sqrt(_squared_norms(vectors)))[1].astype(np.int64)
         vectors = vectors.replaced(np.ldexp(vectors.data, -np.repeat(more, vectors.lengths)))
         return Queries(vectors, _squared_norms(vectors), exponents + more + self._exponent)
@@ -213,14 +213,6 @@ def _squared_norms(rows: SparseRows) -> NDArray[np.float64]:
     if some.size:
         squares[some] = np.add.reduceat(data * data, (rows.indptr - rows.indptr[0])[some])
     return squares
-
-
-def _scaled(rows: SparseRows) -> tuple[SparseRows, NDArray[np.int64]]:
-    """Scale rows by powers of two as `summation.scale` does; return them and the exponents."""
-    rows = rows.compact()
-    exponents = np.frexp(row_maxima(rows))[1].astype(np.int64)
-    values = np.ldexp(rows.data.astype(np.float64), -np.repeat(exponents, rows.lengths))
-    return rows.replaced(values), exponents
 
 
 def _units(rows: SparseRows, keyed: KeyedRows, where: slice | NDArray[np.int64]) -> SparseRows:
