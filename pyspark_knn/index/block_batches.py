@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -60,6 +60,8 @@ class BlockItems:
         The items on their principal axes, where the search uses these.
     few_items : int
         With no more items than this, a query is compared with all of them at once.
+    ranks_by_distance : callable
+        Returns what `ScoreSpace.ranks_by_distance` does, which may read all items.
     """
 
     matrix: NDArray[np.floating]
@@ -67,6 +69,7 @@ class BlockItems:
     space: ScoreSpace
     prefixes: Prefixes | None
     few_items: int
+    ranks_by_distance: Callable[[], bool]
 
 
 class BlockBatches:
@@ -84,6 +87,7 @@ class BlockBatches:
         self._space = items.space
         self._prefixes = items.prefixes
         self._few_items = items.few_items
+        self._ranks_by_distance = items.ranks_by_distance
         self._queries = queries
         self._exclude = exclude
         self._k = k

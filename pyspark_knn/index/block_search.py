@@ -7,6 +7,8 @@ ranked by their distances. Most queries need the first step only:
 
 1. Compute products in float32, block by block of the items. Keep the items that cannot be ruled
    out, and rank them at the end (`_filter`). With few items there is one block (`_filter_few`).
+   Where a query has some hundreds of them, as among near-duplicates, differences of vectors rule
+   out most (`pyspark_knn.index.differences`).
 2. Where too many items are left, as in tight clusters far apart, do the same in float64.
 3. Where too many are left again, as among thousands of ties, rank them block by block
    (`_rank_blocks`). This bounds the memory however many items are tied.
@@ -29,6 +31,7 @@ from pyspark_knn.index.block_batches import BlockBatches, BlockItems
 from pyspark_knn.index.block_within import BlockSearchWithin
 from pyspark_knn.index.brute_force import BruteForce
 from pyspark_knn.index.candidates import Candidates, filter_batches, room_for
+from pyspark_knn.index.differences import CloserPairs, Differences
 from pyspark_knn.index.distances import Metric
 from pyspark_knn.index.few_items import FewItems
 from pyspark_knn.index.found import Exclusion, Neighbors
@@ -163,7 +166,18 @@ class BlockSearch(BruteForce):
         PairwiseSearch(self._matrix, self._metric).compare_all(queries, rest, exclude, hits)
 
     def _items(self) -> BlockItems:
-        return BlockItems(self._matrix, self._metric, self._space, self._prefixes, self._few_items)
+        return BlockItems(
+            self._matrix,
+            self._metric,
+            self._space,
+            self._prefixes,
+            self._few_items,
+            lambda: self._ranks_by_distance,
+        )
+
+    @functools.cached_property
+    def _ranks_by_distance(self) -> bool:
+        return self._space.ranks_by_distance(self._matrix)
 
 
 def _search_of(
@@ -241,7 +255,8 @@ class _Search(BlockBatches):
         queries = self._transformed(rows)
         slack = self._space.slack(queries, dtype)
         least = np.maximum(least, self._space.least_scores(self._best.limits()[rows], queries))
-        candidates = Candidates(self._k, least, slack)
+        closer = self._closer(rows, queries, dtype)
+        candidates = Candidates(self._k, least, slack, closer)
         blocks = self._blocks(rows, queries, dtype)
         for block in blocks:
             if block.start == 0:
@@ -251,13 +266,27 @@ class _Search(BlockBatches):
             ceilings, widths = block.ceilings[near, columns], block.widths[columns]
             stop = block.start + len(block.widths)
             room = room_for(stop, len(rows))
+            if closer is not None:
+                closer.allow(stop)
             if candidates.add(near, columns + block.start, ceilings, widths, room):
-                if candidates.crowded.all():
+                # The products are those of all queries.
+                if 2 * candidates.crowded.sum() > len(rows):
+                    candidates.abandon()
                     break
                 blocks.demand(candidates.thresholds())
         near, positions = candidates.pairs()
         self._rank(rows[near], positions)
         return candidates.crowded, candidates.least
+
+    def _closer(
+        self, rows: NDArray[np.int64], queries: Queries, dtype: type[np.floating]
+    ) -> CloserPairs | None:
+        """Return what tells the candidates of a batch apart where products do not."""
+        if not self._ranks_by_distance():
+            return None
+        part = self._queries[rows] if len(rows) < len(self._queries) else self._queries
+        differences = Differences(self._matrix, self._space, part, queries, wide=True)
+        return CloserPairs(differences, len(rows), self._k, last=dtype is np.float64)
 
     def _rank_blocks(self, rows: NDArray[np.int64], least: NDArray[np.float64]) -> None:
         """Search a batch by float64 products, and rank the candidates block by block."""

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    Closer = Callable[[NDArray[np.integer], NDArray[np.int64]], NDArray[np.bool_]]
+
 
 _SPARE_CANDIDATES = 64
 """Candidates that a query may always keep beyond 2 k, regardless of their cost."""
@@ -65,6 +67,10 @@ class Candidates:
         Overwritten.
     slack : ndarray of shape (n_queries,), dtype float64
         The slack of each query.
+    closer : callable, optional
+        Returns which of the candidates so far may be among the k nearest, given the row numbers of
+        their queries and their positions. It is asked before a query counts as crowded. Default:
+        all of them may be.
 
     Attributes
     ----------
@@ -74,11 +80,18 @@ class Candidates:
         Whether the search of a query was abandoned, since too many items cannot be ruled out.
     """
 
-    def __init__(self, k: int, least: NDArray[np.float64], slack: NDArray[np.float64]) -> None:
+    def __init__(
+        self,
+        k: int,
+        least: NDArray[np.float64],
+        slack: NDArray[np.float64],
+        closer: Closer | None = None,
+    ) -> None:
         self.least = least
         self.crowded = np.zeros(len(least), bool)
         self._k = k
         self._slack = slack
+        self._closer = closer
         self._room = 0
         # The pairs that `settle` kept, and those that were added since.
         self._pairs: list[_Pairs] = []
@@ -161,13 +174,20 @@ class Candidates:
         self._n_waiting = 0
         counts = np.bincount(pairs.rows, minlength=len(self.least))
         # Not before: a query of many new pairs may have few that reach the new threshold.
-        self.raise_least(pairs.kth_floors(counts, self._k))
+        self.raise_least(kth_largest(pairs.rows, pairs.floors, counts, self._k))
         pairs = pairs.take(pairs.ceilings >= (self.least - self._slack)[pairs.rows])
+        if self._closer is not None:
+            pairs = pairs.take(self._closer(pairs.rows, pairs.positions))
         crowded = np.bincount(pairs.rows, minlength=len(self.least)) > self._room
         if crowded.any():
             self.crowded |= crowded
             pairs = pairs.take(~crowded[pairs.rows])
         self._pairs = [pairs]
+
+    def abandon(self) -> None:
+        """Abandon the search of all queries."""
+        self.crowded[:] = True
+        self._pairs, self._n_waiting = [], 0
 
     def pairs(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return the remaining candidates, without those of crowded queries.
@@ -254,20 +274,43 @@ class _Pairs:
             self.rows[where], self.positions[where], self.ceilings[where], self.floors[where]
         )
 
-    def kth_floors(self, counts: NDArray[np.int64], k: int) -> NDArray[np.float64]:
-        """Return the k-th largest floor of each row, or -inf where there are fewer than k pairs."""
-        kth = np.full(len(counts), -np.inf)
-        floors = self.floors[by_row(self.rows)]
-        starts = np.cumsum(counts) - counts
-        rows = np.flatnonzero(counts >= k)
-        # A few queries may have most of the pairs, so only rows of similar lengths share a table.
-        lengths = np.frexp(counts[rows])[1]
-        for length in np.unique(lengths):
-            some = rows[lengths == length]
-            longest = int(counts[some].max())
-            columns = np.arange(longest)
-            table = floors.take(starts[some, None] + columns, mode="clip")
-            table[columns >= counts[some, None]] = -np.inf
-            table.partition(longest - k, axis=1)
-            kth[some] = table[:, longest - k]
-        return kth
+
+def kth_largest(
+    rows: NDArray[np.integer],
+    values: NDArray[np.floating],
+    counts: NDArray[np.int64],
+    k: int,
+) -> NDArray[np.float64]:
+    """Return the k-th largest value of each row.
+
+    Parameters
+    ----------
+    rows : ndarray of shape (n_values,), integer
+        The row number of each value, in any order.
+    values : ndarray of shape (n_values,), dtype float32 or float64
+        The values.
+    counts : ndarray of shape (n_rows,), dtype int64
+        The number of values of each row.
+    k : int
+        Which of them to return.
+
+    Returns
+    -------
+    ndarray of shape (n_rows,), dtype float64
+        The values; -inf for a row that has fewer than k.
+    """
+    kth = np.full(len(counts), -np.inf)
+    values = values[by_row(rows)]
+    starts = np.cumsum(counts) - counts
+    full = np.flatnonzero(counts >= k)
+    # A few queries may have most of the pairs, so only rows of similar lengths share a table.
+    lengths = np.frexp(counts[full])[1]
+    for length in np.unique(lengths):
+        some = full[lengths == length]
+        longest = int(counts[some].max())
+        columns = np.arange(longest)
+        table = values.take(starts[some, None] + columns, mode="clip")
+        table[columns >= counts[some, None]] = -np.inf
+        table.partition(longest - k, axis=1)
+        kth[some] = table[:, longest - k]
+    return kth

@@ -64,6 +64,9 @@ from __future__ import annotations
 
 import numpy as np
 
+U = 2.0**-24
+"""The u of the bound for products in float32: half the distance from 1 to the next float32."""
+
 V = 2.0**-53
 """The v of the bound: half the distance from 1 to the next float64."""
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pyspark_knn.index.approximate.libraries import load_library
+from pyspark_knn.index.rounding import U
 from pyspark_knn.index.selection import by_row
 
 if TYPE_CHECKING:
@@ -32,9 +33,6 @@ _COMPARED_FLOATS = 1 << 20
 
 _TRIED = 256
 """Queries that show for how many the candidates are certain."""
-
-_UNIT = 2.0**-24
-"""The unit of rounding of float32."""
 
 _SMALLEST = 2.0**-80
 """Of a smaller sum, squares that underflow may be a part that counts."""
@@ -159,7 +157,7 @@ class ListSearch:
             return np.asarray(numbers, np.int64)
         # The bound on the rounding error of a squared distance by products, twice.
         norms = np.sqrt(np.square(queries, dtype=np.float64).sum(axis=1)) + self._largest
-        slack = 2.0 * (queries.shape[1] + 4) * 2.0**-24 * norms**2
+        slack = 2.0 * (queries.shape[1] + 4) * U * norms**2
         found: NDArray[np.int64] = np.ascontiguousarray(numbers[:, :nprobe])
         rows = np.flatnonzero(squares[:, nprobe] <= squares[:, nprobe - 1] + slack)
         if rows.size:
@@ -226,6 +224,6 @@ def separated(
     """
     if n_coordinates > _MOST_COORDINATES:
         return np.zeros(len(near), bool)
-    error = (n_coordinates + 2) * _UNIT / (1 - (n_coordinates + 2) * _UNIT) + _UNIT
+    error = (n_coordinates + 2) * U / (1 - (n_coordinates + 2) * U) + U
     proved: NDArray[np.bool_] = near.astype(np.float64) * (1 + error) < far * np.float64(1 - error)
     return proved & (far >= _SMALLEST)

@@ -46,16 +46,7 @@ known, a pair whose ceiling is below the new t does not matter any more.
 square of the distance to this box, computed in float32 from n coordinates, is a sum of squares,
 hence off by ``(n + 6) u`` of itself.
 
-**Differences.** The pairs that are left are compared by ``S = |z - w|**2`` in float32. In float32,
-a vector is off by 3 u of its size, and by the error in float64 above; a difference by u of
-its own; and the sum of d squares by ``(d + 1) u`` of itself. So the distance is off by
-
-    1.05 ((3 u + (d + L + 20) v) (2 |z| + T) + ((d + 4) u / 2 + (L + 8) v) T)
-
-for a pair with ``D <= T``. Where vectors are rows less a center, and the rows are float32, the rows
-are subtracted instead, and the first term is 0: near pairs are known to some digits, however far
-from 0 they are. Here ``(L + 8) v`` is the error of the final figure, and sizes are
-those before the center is subtracted. Pairs farther than T are not estimated below T less this.
+**Differences.** The pairs that are left are compared by `pyspark_knn.index.differences`.
 """
 
 from __future__ import annotations
@@ -64,8 +55,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pyspark_knn.index.axes.rotation import UNIT
-from pyspark_knn.index.rounding import V
+from pyspark_knn.index.rounding import U
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -146,39 +136,9 @@ def errors(
 
 def product_error(n_axes: int) -> float:
     """Return the error of a product, relative to the square of the largest norm that matters."""
-    return 1.05 * (n_axes + 6) * UNIT
+    return 1.05 * (n_axes + 6) * U
 
 
 def box_error(n_axes: int) -> float:
     """Return the relative error of a squared distance to a box, computed from `n_axes` numbers."""
-    return (n_axes + 6) * UNIT
-
-
-def difference_error(
-    n_features: int, norms: NDArray[np.float64], limits: NDArray[np.float64], exact: bool
-) -> NDArray[np.float64]:
-    """Return how far a distance computed by differences in float32 can be off.
-
-    Parameters
-    ----------
-    n_features : int
-        The dimension of the vectors.
-    norms : ndarray of shape (n_queries,), dtype float64
-        The norms of the queries' vectors, before the center is subtracted.
-    limits : ndarray of shape (n_queries,), dtype float64
-        The largest distance of a neighbor.
-    exact : bool
-        Whether rows are subtracted that are float32.
-
-    Returns
-    -------
-    ndarray of shape (n_queries,), dtype float64
-        The errors.
-    """
-    levels = n_features.bit_length()
-    relative = 0.0 if exact else 3 * UNIT + (n_features + levels + 20) * V
-    vectors = relative * (2.0 * norms + limits)
-    sums = ((n_features + 4) * UNIT / 2 + (levels + 8) * V) * limits
-    hidden = 2.0 * ((n_features + 1) * _TINY) ** 0.5
-    error: NDArray[np.float64] = 1.05 * (vectors + sums) + hidden
-    return error
+    return (n_axes + 6) * U

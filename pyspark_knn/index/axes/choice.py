@@ -11,7 +11,7 @@ from threadpoolctl import threadpool_limits
 from pyspark_knn.index.axes.cells import Cells
 from pyspark_knn.index.axes.prefixes import extended_items
 from pyspark_knn.index.axes.rotation import Rotation, principal_axes
-from pyspark_knn.index.axes.search import most_survivors
+from pyspark_knn.index.differences import most_differences
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -193,7 +193,7 @@ class _Trial:
             many is given up, and left to the block search.
         """
         n_items, n_features = self._matrix.shape
-        most = most_survivors(n_items) / n_items
+        most = most_differences(n_items) / n_items
         difference = _DIFFERENCE_COST + _FEATURE_COST * n_features
         cost: float = compared * self._pair_cost(n_axes)
         cost += float(np.minimum(left, most).mean()) * difference

@@ -6,14 +6,11 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from pyspark_knn.index.rounding import V
+from pyspark_knn.index.rounding import U, V
 from pyspark_knn.index.score_space import squared_norms
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-UNIT = 2.0**-24
-"""The u of the bound: half the distance from 1 to the next float32."""
 
 
 class Rotation(NamedTuple):
@@ -114,4 +111,4 @@ def _error(axes: NDArray[np.float64]) -> float:
     vectors = (n_features / 2 + levels / 2 + 10) * V
     coordinates = skew + n_features * n_axes**0.5 * V + vectors
     squares = (2 * n_features + 8) * V + 2.0 * coordinates
-    return float(1.05 * (UNIT + coordinates + (2.0 * squares) ** 0.5))
+    return float(1.05 * (U + coordinates + (2.0 * squares) ** 0.5))

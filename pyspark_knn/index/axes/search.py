@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pyspark_knn.index.axes.bounds import difference_error
 from pyspark_knn.index.axes.nearest import largest_first
 from pyspark_knn.index.candidates import Candidates, room_for
+from pyspark_knn.index.differences import LARGEST_LIMIT, Differences, most_differences
 from pyspark_knn.index.selection import is_excluded
 
 if TYPE_CHECKING:
@@ -26,26 +26,8 @@ if TYPE_CHECKING:
 _SPARE_AT_HOME = 6
 """Items of a query's own cells beyond k whose distances give the first limit."""
 
-_SPARE_SURVIVORS = 512
-"""Pairs of a query that may always be compared by differences."""
-
-_PREFIXES_PER_DIFFERENCE = 32
-"""Items that a full product compares in about the time of one comparison by differences. A query
-with more pairs left than one in so many items is better off with the block search."""
-
-_LARGEST_LIMIT = 2.0**40
-"""Distances below this have squares far from the limits of float32, as norms have."""
-
 _MOST_WITHIN = 1 << 23
 """Pairs of a batch of queries that may be within their distances. They take 128 MiB."""
-
-_CHUNK_FLOATS = 1 << 16
-"""Numbers in each buffer of differences: 256 KiB of float32."""
-
-
-def most_survivors(n_items: int) -> int:
-    """Return how many items may be compared with a query by differences."""
-    return _SPARE_SURVIVORS + n_items // _PREFIXES_PER_DIFFERENCE
 
 
 class AxesSearch:
@@ -126,15 +108,14 @@ class _Batch:
         self._space = search._space
         self._matrix = search._matrix
         queries = self._space.queries(rows)
-        self._exact = self._space.keeps_differences() and _are_float32(rows, self._matrix)
-        self._queries = (rows if self._exact else queries.vectors).astype(np.float32)
+        self._differences = Differences(self._matrix, self._space, rows, queries)
         self._norms = np.sqrt(queries.squares)
         self._prefixes = search._prefixes.queries(queries.vectors)
         self._limits = self._space.distance_limits(limits, queries)
         self._exclude = exclude
         self._given_up = np.zeros(len(rows), bool)
         self._seen = np.zeros(len(rows), np.int64)
-        self._most = most_survivors(len(self._matrix))
+        self._most = most_differences(len(self._matrix))
 
     def run(self) -> tuple[Pairs, NDArray[np.bool_]]:
         """See `AxesSearch.candidates`."""
@@ -172,11 +153,10 @@ class _Batch:
 
     def _slack(self) -> NDArray[np.float64]:
         """Return by how much differences can be off; give up the queries of too large limits."""
-        self._given_up = ~(self._limits < _LARGEST_LIMIT)
+        self._given_up = ~(self._limits < LARGEST_LIMIT)
         limits = np.where(self._given_up, 0.0, np.maximum(self._limits, 0.0))
-        slack = self._error(limits)
-        slack += self._space.hidden_distance()
-        self._given_up |= ~(slack < _LARGEST_LIMIT)
+        slack = self._differences.error(limits) + self._space.hidden_distance()
+        self._given_up |= ~(slack < LARGEST_LIMIT)
         return slack
 
     def _nearest_at_home(
@@ -186,7 +166,7 @@ class _Batch:
         many = self._k + _SPARE_AT_HOME
         positions = self._prefixes.nearest_at_home(many).ravel()
         rows = np.repeat(np.arange(len(self._norms)), many)
-        distances = self._distances(rows, positions)
+        distances = self._differences.distances(rows, positions)
         distances[self._is_excluded(rows, positions)] = np.inf
         return rows, positions, distances
 
@@ -194,12 +174,7 @@ class _Batch:
         """Return a distance that k of these items do not exceed."""
         kth = distances.reshape(len(self._norms), -1).astype(np.float64)
         kth.partition(self._k - 1, axis=1)
-        farthest = kth[:, self._k - 1]
-        finite = np.where(np.isinf(farthest), 0.0, farthest)
-        return farthest + 1.01 * self._error(1.001 * finite) + self._space.hidden_distance()
-
-    def _error(self, limits: NDArray[np.float64]) -> NDArray[np.float64]:
-        return difference_error(self._matrix.shape[1], self._norms, limits, self._exact)
+        return self._differences.limits(kth[:, self._k - 1])
 
     def _collect(
         self, settle: Callable[[list[Survivors]], None], survivors: Iterator[Survivors]
@@ -289,7 +264,7 @@ class _Batch:
         self._given_up |= self._seen > self._most
         useful = ~self._given_up[rows]
         rows, positions = rows[useful], positions[useful]
-        return self._reaching(rows, positions, self._distances(rows, positions), least)
+        return self._reaching(rows, positions, self._differences.distances(rows, positions), least)
 
     def _reaching(
         self,
@@ -302,30 +277,7 @@ class _Batch:
         near = np.flatnonzero(-distances >= least[rows])
         return rows[near], positions[near], -distances[near]
 
-    def _distances(
-        self, rows: NDArray[np.int64], positions: NDArray[np.int64]
-    ) -> NDArray[np.float32]:
-        """Return the distances of pairs in the score space, in float32."""
-        squares = np.empty(len(rows), np.float32)
-        step = max(1, _CHUNK_FLOATS // self._matrix.shape[1])
-        for start in range(0, len(rows), step):
-            part = slice(start, start + step)
-            vectors = self._matrix.take(positions[part], axis=0)
-            if not self._exact:
-                vectors = self._space.float32_vectors(vectors, positions[part])
-            vectors -= self._queries.take(rows[part], axis=0)
-            np.einsum("ij,ij->i", vectors, vectors, out=squares[part])
-        return np.sqrt(squares, out=squares)
-
     def _is_excluded(
         self, rows: NDArray[np.int64], positions: NDArray[np.int64]
     ) -> NDArray[np.bool_]:
         return is_excluded(self._exclude, len(self._matrix), rows, positions)
-
-
-def _are_float32(rows: NDArray[np.floating], matrix: NDArray[np.floating]) -> bool:
-    """Return whether the values of queries and items are float32."""
-    if matrix.dtype != np.float32:
-        return False
-    with np.errstate(over="ignore"):
-        return rows.dtype == np.float32 or bool((rows == rows.astype(np.float32)).all())
