@@ -269,8 +269,7 @@ class _Search(BlockBatches):
             if closer is not None:
                 closer.allow(stop)
             if candidates.add(near, columns + block.start, ceilings, widths, room):
-                # The products are those of all queries.
-                if 2 * candidates.crowded.sum() > len(rows):
+                if candidates.mostly_crowded:
                     candidates.abandon()
                     break
                 blocks.demand(candidates.thresholds())

@@ -184,6 +184,11 @@ class Candidates:
             pairs = pairs.take(~crowded[pairs.rows])
         self._pairs = [pairs]
 
+    @property
+    def mostly_crowded(self) -> bool:
+        """Whether half of the queries are crowded; products are computed for all of them anyway."""
+        return 2 * int(np.count_nonzero(self.crowded)) > len(self.crowded)
+
     def abandon(self) -> None:
         """Abandon the search of all queries."""
         self.crowded[:] = True

@@ -212,7 +212,8 @@ class _Search(SparseBatches):
                 room = min(room, _BATCH_ROOM // len(rows))
                 candidates.add(pairs[0], pairs[1], pairs[2], pairs[3], room)
                 found, n_found = [], 0
-                if candidates.crowded.all():
+                if candidates.mostly_crowded:
+                    candidates.abandon()
                     break
         near, positions = candidates.pairs()
         for start in range(0, len(near), _ADDED_PAIRS):
