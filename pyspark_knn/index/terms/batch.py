@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from pyspark_knn.index.terms.search import TermSearch
+    from pyspark_knn.index.distances import Metric
     from pyspark_knn.index.terms.space import TermSpace
 
     Pairs = tuple[NDArray[np.int64], NDArray[np.int64]]
@@ -35,18 +36,46 @@ FEW_PAIRS = 32
 are tried."""
 
 
+@dataclass(frozen=True)
+class TermItems:
+    """The items of a search by sums of terms.
+
+    Attributes
+    ----------
+    matrix : ndarray of shape (n_items, n_features), dtype float32 or float64
+        The items.
+    metric : Metric
+        The metric.
+    spaces : list of TermSpace
+        The coordinates whose sums rule out items, by ascending width; at least one.
+    block_items : int
+        Items in a block.
+    first_items : int
+        Items among which the first neighbors are found.
+    few_items : int
+        With no more items than this, all are first items.
+    """
+
+    matrix: NDArray[np.floating]
+    metric: Metric
+    spaces: list[TermSpace]
+    block_items: int
+    first_items: int
+    few_items: int
+
+
 class Batch:
     """The search of a batch of queries: block by block, by the narrowest sums that are enough."""
 
     def __init__(
-        self, index: TermSearch, queries: NDArray[np.floating], exclude: Exclusion | None
+        self, items: TermItems, queries: NDArray[np.floating], exclude: Exclusion | None
     ) -> None:
-        self._matrix = index._matrix
-        self._metric = index._metric
+        self._matrix = items.matrix
+        self._metric = items.metric
         self._queries = queries
-        self._most_items = max(_LEAST_ITEMS, _BLOCK_FLOATS // index.n_features)
-        self._block_items = min(index._block_items, self._most_items)
-        self._spaces = list(index._spaces)
+        self._most_items = max(_LEAST_ITEMS, _BLOCK_FLOATS // items.matrix.shape[1])
+        self._block_items = min(items.block_items, self._most_items)
+        self._spaces = list(items.spaces)
         self._exclude = exclude
         self._expected = 0
         self._use(self._spaces[0])

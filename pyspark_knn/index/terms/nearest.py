@@ -14,8 +14,7 @@ from pyspark_knn.index.terms.blocks import GROUP_SUMS
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from pyspark_knn.index.terms.batch import Pairs
-    from pyspark_knn.index.terms.search import TermSearch
+    from pyspark_knn.index.terms.batch import Pairs, TermItems
 
 _AGAIN_ITEMS = 1024
 """Items in a block where the first items are searched again."""
@@ -26,17 +25,17 @@ class NearestItems(Batch):
 
     def __init__(
         self,
-        index: TermSearch,
+        items: TermItems,
         queries: NDArray[np.floating],
         k: int,
         max_distance: float | None,
         exclude: Exclusion | None,
     ) -> None:
-        super().__init__(index, queries, exclude)
+        super().__init__(items, queries, exclude)
         self._k = k
         self._expected = 4 * k
-        few = len(self._matrix) <= index._few_items
-        first = len(self._matrix) if few else index._first_items
+        few = len(self._matrix) <= items.few_items
+        first = len(self._matrix) if few else items.first_items
         self._first_items = min(max(min(first, self._most_items), 4 * k), GROUP_SUMS)
         self._best = NearestSoFar(len(queries), k, max_distance)
 

@@ -21,7 +21,7 @@ from pyspark_knn.index.found import Exclusion, Neighbors
 from pyspark_knn.index.kernels import KERNELS
 from pyspark_knn.index.pairwise import PairwiseSearch, search_rest
 from pyspark_knn.index.selection import NearestSoFar, exclusion_of, search_in_blocks
-from pyspark_knn.index.terms.batch import Batch
+from pyspark_knn.index.terms.batch import Batch, TermItems
 from pyspark_knn.index.terms.choice import DTYPES, has_terms, term_space
 from pyspark_knn.index.terms.nearest import NearestItems
 
@@ -114,6 +114,16 @@ class TermSearch(BruteForce):
             return search_each_once(search, queries, queries)
         return search(queries)
 
+    def _items(self) -> TermItems:
+        return TermItems(
+            self._matrix,
+            self._metric,
+            self._spaces,
+            self._block_items,
+            self._first_items,
+            self._few_items,
+        )
+
     def _batch_queries(self) -> int:
         return max(1, min(_BATCH_QUERIES, _BATCH_FLOATS // self.n_features))
 
@@ -135,7 +145,9 @@ class TermSearch(BruteForce):
         rows = np.flatnonzero(served)
         if rows.size:
             part = queries if served.all() else queries[rows]
-            ranking = NearestItems(self, part, k, max_distance, exclusion_of(exclude, rows))
+            ranking = NearestItems(
+                self._items(), part, k, max_distance, exclusion_of(exclude, rows)
+            )
             best.replace(rows, ranking.run())
         search_rest(self, queries, np.flatnonzero(~served), best, max_distance, exclude)
         return best.neighbors()
@@ -144,11 +156,11 @@ class TermSearch(BruteForce):
         self, queries: NDArray[np.floating], exclude: Exclusion | None, hits: Hits
     ) -> None:
         served = self._served(queries) & (hits.limit >= 0)
-        step = self._batch_queries()
+        step, items = self._batch_queries(), self._items()
         for start in range(0, len(queries), step):
             rows = start + np.flatnonzero(served[start : start + step])
             if rows.size:
-                _HitSearch(self, queries, rows, exclude, hits).run()
+                _HitSearch(items, queries, rows, exclude, hits).run()
         search = PairwiseSearch(self._matrix, self._metric)
         search.compare_all(queries, np.flatnonzero(~served), exclude, hits)
 
@@ -158,13 +170,13 @@ class _HitSearch(Batch):
 
     def __init__(
         self,
-        index: TermSearch,
+        items: TermItems,
         queries: NDArray[np.floating],
         rows: NDArray[np.int64],
         exclude: Exclusion | None,
         hits: Hits,
     ) -> None:
-        super().__init__(index, queries[rows], exclusion_of(exclude, rows))
+        super().__init__(items, queries[rows], exclusion_of(exclude, rows))
         self._rows = rows
         self._hits = hits
 
