@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import warnings
 from collections.abc import Callable
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyspark
+import pytest
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -84,13 +86,16 @@ def start(kind: str, warehouse: Path, **settings: str) -> SparkSession:
     }
     if kind == "local" and int(pyspark.__version__.split(".")[0]) >= 4:
         plain |= INTERPRETED
-    # Executors in processes of their own keep Spark's daemon. It is found in the current folder.
-    if kind in ("local", "connect") and Path.cwd() == ROOT:
+    preloads = kind in ("local", "connect")  # not executors in processes of their own
+    if preloads:
         plain["spark.python.daemon.module"] = "tests.support.daemon"
     plain |= {name.replace("__", "."): value for name, value in settings.items()}
     for name, value in plain.items():
         builder = builder.config(name, value)
-    with warnings.catch_warnings():
+    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
+        if preloads:
+            # The JVM passes its path on to workers, which do not all start in the same folder.
+            patch.setenv("PYTHONPATH", str(ROOT), prepend=os.pathsep)
         if kind == "connect":
             # Settings of the server are given to the session too, which may not change them.
             warnings.filterwarnings("ignore", "Failed to set .*CANNOT_MODIFY", UserWarning)
