@@ -38,6 +38,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    # pytest-xdist starts the files with the most tests first, so that a long file with few tests
+    # could be the last: in the order of names, the quick ones of tests/unit are.
+    config.option.loadscopereorder = False
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     for option, marker in (("--sharded", "replicated"), ("--sparse", "dense")):
         if config.getoption(option):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ from tests.support.stages import CASES, Case, common_frame
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
+Outputs = list[tuple[Any, ...]]
 Source = Callable[["SparkSession", "DataFrame", str], "DataFrame"]
 
 pytestmark = pytest.mark.filterwarnings(
@@ -160,19 +162,30 @@ def source(
     return SOURCES[request.param](spark, common_frame(spark), path)
 
 
-@pytest.fixture(scope="module", params=list(CASES))
+# Not of the module: pytest would then change the source more often than once per source.
+@pytest.fixture(params=list(CASES))
 def case(request: pytest.FixtureRequest) -> Case:
     return CASES[request.param]
 
 
 @pytest.fixture(scope="module")
-def expected(spark: SparkSession, case: Case) -> list[tuple[Any, ...]]:
-    """The outputs of the stage for the common frame itself."""
-    frame = common_frame(spark)
-    return outputs(case, case.make(k=3).fit(frame).transform(frame))
+def answers(spark: SparkSession) -> Callable[[str], Outputs]:
+    """The outputs of each stage for the common frame itself, computed once."""
+
+    @functools.cache
+    def of(name: str) -> Outputs:
+        case, frame = CASES[name], common_frame(spark)
+        return outputs(case, case.make(k=3).fit(frame).transform(frame))
+
+    return of
 
 
-def outputs(case: Case, found: DataFrame) -> list[tuple[Any, ...]]:
+@pytest.fixture
+def expected(request: pytest.FixtureRequest, answers: Callable[[str], Outputs]) -> Outputs:
+    return answers(request.node.callspec.params["case"])
+
+
+def outputs(case: Case, found: DataFrame) -> Outputs:
     # All columns, because Spark would not read the others.
     rows = sorted(found.collect(), key=lambda row: row.id)
     return [tuple(_plain(row[name]) for name in ("id", *case.outputs.values())) for row in rows]
@@ -186,7 +199,7 @@ def _plain(value: Any) -> Any:
     return value.toArray()[:2].tolist() if isinstance(value, Vector) else value
 
 
-def test_fit_and_transform(case: Case, expected: list[tuple[Any, ...]], source: DataFrame) -> None:
+def test_fit_and_transform(case: Case, expected: Outputs, source: DataFrame) -> None:
     model = case.make(k=3).fit(source)
     found = model.transform(source)
     assert found.columns[: len(source.columns)] == source.columns
@@ -194,7 +207,7 @@ def test_fit_and_transform(case: Case, expected: list[tuple[Any, ...]], source: 
 
 
 def test_parquet_without_the_vectorized_reader(
-    case: Case, expected: list[tuple[Any, ...]], spark: SparkSession, tmp_path: Path
+    case: Case, expected: Outputs, spark: SparkSession, tmp_path: Path
 ) -> None:
     """With Spark's vectorized reader off."""
     name = "spark.sql.parquet.enableVectorizedReader"
@@ -223,7 +236,7 @@ def test_parquet_with_pruned_columns_and_rows(spark: SparkSession, tmp_path: Pat
 
 
 def test_a_stream_of_parquet(
-    case: Case, expected: list[tuple[Any, ...]], spark: SparkSession, tmp_path: Path
+    case: Case, expected: Outputs, spark: SparkSession, tmp_path: Path
 ) -> None:
     source = _parquet(spark, common_frame(spark), (tmp_path / "data").as_uri())
     model = case.make(k=3).fit(source)
