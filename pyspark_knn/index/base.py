@@ -217,10 +217,38 @@ class NeighborIndex(ABC):
         *,
         max_distance: float | None = None,
         exclude: Exclusion | None = None,
+        limits: NDArray[np.float64] | None = None,
     ) -> Found:
-        """Return what `kneighbors` finds, as lists without padding; takes the same parameters."""
-        found = self.kneighbors(queries, k, max_distance=max_distance, exclude=exclude)
+        """Return the k nearest items of each query as lists without padding.
+
+        Parameters
+        ----------
+        queries, k, max_distance, exclude
+            See `kneighbors`.
+        limits : ndarray of shape (n_queries,), dtype float64, optional
+            A distance of each query, beyond which items may be left out. Default: none is.
+
+        Returns
+        -------
+        Found
+            The neighbors; some of them may be beyond the limit of their query.
+        """
+        if limits is None:
+            found = self.kneighbors(queries, k, max_distance=max_distance, exclude=exclude)
+        else:
+            found = self._kneighbors_up_to(limits, queries, k, max_distance, exclude)
         return Found.from_padded(found)
+
+    def _kneighbors_up_to(
+        self,
+        limits: NDArray[np.float64],
+        queries: Any,
+        k: int,
+        max_distance: float | None,
+        exclude: Exclusion | None,
+    ) -> Neighbors:
+        """Return what `kneighbors` does, which subclasses may find faster within the limits."""
+        return self.kneighbors(queries, k, max_distance=max_distance, exclude=exclude)
 
     def within(
         self,

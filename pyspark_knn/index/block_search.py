@@ -153,8 +153,30 @@ class BlockSearch(BruteForce):
     ) -> Neighbors:
         """See `NeighborIndex.kneighbors`."""
         best = NearestSoFar(len(queries), k, max_distance)
+        return self._search(best, queries, max_distance, exclude)
+
+    def _kneighbors_up_to(
+        self,
+        limits: NDArray[np.float64],
+        queries: NDArray[np.floating],
+        k: int,
+        max_distance: float | None,
+        exclude: Exclusion | None,
+    ) -> Neighbors:
+        if max_distance is not None:
+            limits = np.minimum(limits, max_distance)
+        best = NearestSoFar(len(queries), k, limits)
+        return self._search(best, queries, max_distance, exclude)
+
+    def _search(
+        self,
+        best: NearestSoFar,
+        queries: NDArray[np.floating],
+        max_distance: float | None,
+        exclude: Exclusion | None,
+    ) -> Neighbors:
         rest = np.arange(len(queries))
-        if 4 * k <= len(self._matrix):
+        if 4 * best.distances.shape[1] <= len(self._matrix):
             rest = _Search(self._items(), queries, exclude, best).run()
         search_rest(self, queries, rest, best, max_distance, exclude)
         return best.neighbors()

@@ -29,14 +29,18 @@ class NearestSoFar:
         The number of queries.
     k : int
         The number of neighbors of a query.
-    max_distance : float, optional
-        The largest distance of a neighbor, inclusive. Items farther than this are ignored.
+    max_distance : float or ndarray of shape (n_queries,), optional
+        The largest distance of a neighbor, inclusive, for all queries or for each of them. Items
+        farther than this are ignored.
     """
 
-    def __init__(self, n_queries: int, k: int, max_distance: float | None = None) -> None:
+    def __init__(
+        self, n_queries: int, k: int, max_distance: float | NDArray[np.float64] | None = None
+    ) -> None:
         self.distances: NDArray[np.float64] = np.full((n_queries, k), np.inf)
         self.positions: NDArray[np.int64] = np.full((n_queries, k), _NOBODY)
-        self._bound = np.inf if max_distance is None else max_distance
+        bound = np.inf if max_distance is None else max_distance
+        self._bounds: NDArray[np.float64] = np.broadcast_to(np.float64(bound), n_queries)
 
     def limits(self) -> NDArray[np.float64]:
         """Return the largest distance at which an item can still be a neighbor of each query.
@@ -46,7 +50,7 @@ class NearestSoFar:
         ndarray of shape (n_queries,), dtype float64
             The limits, inclusive.
         """
-        return np.minimum(self.distances[:, -1], self._bound)
+        return np.minimum(self.distances[:, -1], self._bounds)
 
     def offer(
         self,
@@ -114,8 +118,9 @@ class NearestSoFar:
             distances[descents], positions[descents] = (
                 np.take_along_axis(part, order, 1) for part in parts
             )
-        if self._bound < np.inf:
-            beyond = ~(distances <= self._bound)
+        bounds = self._bounds[rows]
+        if (bounds < np.inf).any():
+            beyond = ~(distances <= bounds[:, None])
             distances[beyond], positions[beyond] = np.inf, _NOBODY
         width = min(self.distances.shape[1], distances.shape[1])
         self.distances[rows, :width] = distances[:, :width]

@@ -105,6 +105,30 @@ def test_answers_agree_with_pairwise_search(kind, name):
 
 
 @pytest.mark.parametrize("name", METRICS)
+@pytest.mark.parametrize("kind", DATA)
+def test_items_up_to_a_limit_of_each_query_are_found(kind, name):
+    rng = np.random.default_rng(sum(map(ord, kind + name)))
+    n, dim, k = 700, 5, 10
+    items = np.ascontiguousarray(DATA[kind](rng, n, dim))
+    queries = np.concatenate([items[:10], DATA[kind](rng, 10, dim)])
+    metric = metric_for(name, dim, rng)
+    index = BlockSearch(items, metric, score_space(metric, items), few_items=0)
+    excluded = exclusion(rng, len(queries), n, 60)
+    expected = index.search(queries, k, exclude=excluded)
+    # The distance of a neighbor, so with ties.
+    places = expected.offsets[:-1] + rng.integers(0, k, len(queries))
+    limits = expected.distances[places]
+    limits[::7] = np.inf
+    for most in (None, float(np.median(limits))):
+        bounds = limits if most is None else np.minimum(limits, most)
+        found = index.search(queries, k, exclude=excluded, limits=limits, max_distance=most)
+        within = [each.distances <= bounds[each.queries] for each in (found, expected)]
+        for which in ("queries", "positions", "distances"):
+            mine, all_of_them = (getattr(each, which) for each in (found, expected))
+            np.testing.assert_array_equal(mine[within[0]], all_of_them[within[1]])
+
+
+@pytest.mark.parametrize("name", METRICS)
 def test_float32_items_stay_as_they_are(name):
     rng = np.random.default_rng(3)
     items = rng.standard_normal((900, 11)).astype(np.float32)

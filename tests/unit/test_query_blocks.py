@@ -13,8 +13,10 @@ from pyspark.sql import types as T
 
 from pyspark_knn.engine.rows.columns import struct_type
 from pyspark_knn.engine.rows.items import Items
+from pyspark_knn.engine.search import query_blocks
 from pyspark_knn.engine.search.answers import FoundLists
 from pyspark_knn.engine.search.batches import EXCLUDED, Request, answer_batch
+from pyspark_knn.engine.search.known_distances import KnownDistances, KnownInShard
 from pyspark_knn.engine.search.query_blocks import answer_blocks, merge_blocks, pack_blocks
 from pyspark_knn.engine.search.searchable import Searchable
 from pyspark_knn.engine.spark.arrow import cells_of
@@ -75,7 +77,10 @@ def packed(inputs: tuple[pa.Array, ...], most: int, batch: int) -> list[dict[str
 
 
 def found_rows(
-    request: Request, parts: list[Searchable], rows: list[dict[str, Any]]
+    request: Request,
+    parts: list[Searchable],
+    rows: list[dict[str, Any]],
+    known: KnownDistances | None = None,
 ) -> list[tuple[int, int, int, bytes | None]]:
     """The rows before the merge, in its order: block, place, mark, found."""
     keep = "error" if request.handle_invalid == "error" else "keep"
@@ -83,8 +88,10 @@ def found_rows(
     leaders = [row for row in rows if row["data"] is not None]
     blocks = cells_of(pa.array([row["data"] for row in leaders], pa.binary()))
     merged = [(row["block"], row["place"], row["mark"], None) for row in rows]
-    for part in parts:
-        answers = list(answer_blocks(part, asked, blocks))
+    names = [row["block"] for row in leaders]
+    for shard, part in enumerate(parts):
+        so_far = None if known is None else KnownInShard(known, shard, names)
+        answers = list(answer_blocks(part, asked, blocks, so_far))
         found = zip(leaders, answers, strict=True)
         merged += [(row["block"], -1, row["mark"], each) for row, each in found]
     return sorted(merged, key=lambda row: row[:2])
@@ -121,6 +128,33 @@ def test_blocks_get_the_answers_of_all_items(handle_invalid: str, most: int, bat
     for size in (1, 7, 1000):
         assert merged_rows(request, rows, size) == answers
     assert sum(each == [None] or not each for each in answers) == 3
+
+
+def count_of(rows: list[Any]) -> int:
+    """How many neighbors the shards returned."""
+    streams = [pa.ipc.open_stream(row[3]).read_all() for row in rows if row[3] is not None]
+    return sum(len(part["found"].combine_chunks().field("id").flatten()) for part in streams)
+
+
+@pytest.mark.parametrize("max_distance", [None, 0.5])
+@pytest.mark.parametrize("k", [1, 4, 30])
+def test_known_distances_spare_neighbors_and_change_no_answer(
+    k: int, max_distance: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(query_blocks, "_SEARCHED_AT_ONCE", 7)
+    matrix, ids, inputs = drawn()
+    request = request_for(k=k, max_distance=max_distance)
+    rows = packed(inputs, 5, 100)
+    plain = found_rows(request, divided(matrix, ids), rows)
+    sparing = found_rows(request, divided(matrix, ids), rows, KnownDistances(k))
+    answers = merged_rows(request, plain)
+    assert merged_rows(request, sparing) == answers
+    assert (count_of(sparing) < count_of(plain)) == (k < 30)
+    # What was found before a retry is not counted again.
+    known = KnownDistances(k)
+    for _ in range(3):
+        found_rows(request, divided(matrix, ids)[:1], rows, known)
+    assert merged_rows(request, found_rows(request, divided(matrix, ids), rows, known)) == answers
 
 
 def test_blocks_are_named_and_counted() -> None:

@@ -53,6 +53,18 @@ def test_limits_are_the_kth_distance_or_the_bound():
     assert best.neighbors().positions.tolist() == [[7, 5], [7, -1], [-1, -1]]
 
 
+def test_each_query_may_have_a_bound_of_its_own():
+    bounds = np.array([4.0, 1.0, np.inf])
+    best = NearestSoFar(3, 2, bounds)
+    assert best.limits().tolist() == [4.0, 1.0, math.inf]
+    offer(best, [(row, 5 + i, d) for row in range(3) for i, d in enumerate((1.0, 4.0, 5.0))])
+    expected = [[1.0, 4.0], [1.0, math.inf], [1.0, 4.0]]
+    assert best.neighbors().distances.tolist() == expected
+    best = NearestSoFar(3, 2, bounds)
+    best.start(np.array([2, 1]), np.array([[1.0, 4.0]] * 2), np.array([[5, 6]] * 2))
+    assert best.neighbors().positions.tolist() == [[-1, -1], [5, -1], [5, 6]]
+
+
 def test_forgotten_candidates_may_be_offered_again():
     best = NearestSoFar(2, 2)
     offer(best, [(0, 1, 1.0), (1, 1, 1.0)])

@@ -20,7 +20,7 @@ from pyspark_knn.engine.search.within import ROW_NEIGHBORS, answer_rows, found_w
 from pyspark_knn.engine.ship.bundle import BundleRef, open_bundle
 from pyspark_knn.engine.spark.arrow import list_offsets
 from pyspark_knn.index.base import NeighborIndex
-from pyspark_knn.index.found import DENSE, Exclusion
+from pyspark_knn.index.found import DENSE, Exclusion, Found
 from pyspark_knn.index.grouped.index import GroupedIndex
 from pyspark_knn.index.sparse.rows import slices_of
 
@@ -40,6 +40,10 @@ sent to shards."""
 
 KNOB = "knob"
 """The input that contains the knob of each query, if not all have the same."""
+
+LIMIT = "limit"
+"""The input that contains, for a search of the k nearest items, a distance beyond which a query
+needs no items; inf where there is none."""
 
 _BLOCK_BYTES = 32 << 20
 """The query vectors that are searched at once, in bytes."""
@@ -196,9 +200,24 @@ def answer_batch(
             after = None if AFTER not in arrays else arrays[AFTER].to_numpy()[rows[valid]]
             yield from _answer_within(searchable, request, answer, asked, valid, exclude, after)
             continue
-        found = index.search(asked, k, max_distance=request.max_distance, exclude=exclude)
+        limits = None if LIMIT not in arrays else arrays[LIMIT].to_numpy()[rows[valid]]
+        found = _found(index, asked, k, request.max_distance, exclude, limits)
         answers = answer.rows(found, items)
         yield fan_out(answers, valid, keep=request.handle_invalid == "keep")
+
+
+def _found(
+    index: NeighborIndex | GroupedIndex,
+    queries: Any,
+    k: int,
+    max_distance: float | None,
+    exclude: Exclusion | None,
+    limits: NDArray[np.float64] | None,
+) -> Found:
+    """Return the k nearest items, of which those beyond the limits may be missing."""
+    if limits is None or isinstance(index, GroupedIndex):
+        return index.search(queries, k, max_distance=max_distance, exclude=exclude)
+    return index.search(queries, k, max_distance=max_distance, exclude=exclude, limits=limits)
 
 
 def _runs(values: NDArray[np.integer]) -> Iterator[tuple[int, slice]]:

@@ -11,6 +11,7 @@ import pyarrow as pa
 from threadpoolctl import threadpool_limits
 
 from pyspark_knn.engine.search.batches import Request, answer_batch
+from pyspark_knn.engine.search.known_distances import KnownInShard, known_distances
 from pyspark_knn.engine.search.query_blocks import answer_blocks
 from pyspark_knn.engine.search.searchable import Searchable, task_threads, time_search
 from pyspark_knn.engine.ship.shard_rows import SHARD_COLUMNS, ShardReader, open_shards
@@ -46,7 +47,9 @@ def search_shards(
         each part of a shard an empty list.
     """
 
-    def search(searchable: Searchable, inputs: Mapping[str, pa.Array]) -> Iterator[pa.Array]:
+    def search(
+        _: int, searchable: Searchable, inputs: Mapping[str, pa.Array]
+    ) -> Iterator[pa.Array]:
         return answer_batch(searchable, request, inputs)
 
     return _search_rows(request, digests, request.inputs, _arrow_type(request), search, batches)
@@ -64,8 +67,8 @@ def search_blocks(
     request, digests
         See `search_shards`.
     batches : iterator of tuples of pyarrow.Array
-        `SHARD_COLUMNS`, of which a query has the first alone, and then blocks of
-        `query_blocks.pack_blocks`.
+        `SHARD_COLUMNS`, of which a query has the first alone, and then the numbers, the marks and
+        the content of blocks, see `query_blocks.PACKED`.
 
     Yields
     ------
@@ -74,12 +77,18 @@ def search_blocks(
         a row that passes through. For each part of a shard an empty list.
     """
     found = pa.struct([("found", pa.binary())])
+    known = known_distances(request, digests)
 
-    def search(searchable: Searchable, arrays: Mapping[str, pa.Array]) -> Iterator[pa.Array]:
-        for answers in answer_blocks(searchable, request, cells_of(arrays["data"])):
+    def search(
+        shard: int, searchable: Searchable, arrays: Mapping[str, pa.Array]
+    ) -> Iterator[pa.Array]:
+        # By content, too: after a retry, a block may have the number of another one.
+        names = list(zip(arrays["block"].to_pylist(), arrays["mark"].to_pylist(), strict=True))
+        so_far = None if known is None else KnownInShard(known, shard, names)
+        for answers in answer_blocks(searchable, request, cells_of(arrays["data"]), so_far):
             yield pa.array([[{"found": answers}]], pa.list_(found))
 
-    return _search_rows(request, digests, ("data",), found, search, batches)
+    return _search_rows(request, digests, ("block", "mark", "data"), found, search, batches)
 
 
 def _search_rows(
@@ -87,7 +96,7 @@ def _search_rows(
     digests: dict[int, str],
     inputs: tuple[str, ...],
     result: pa.DataType,
-    search: Callable[[Searchable, Mapping[str, pa.Array]], Iterator[pa.Array]],
+    search: Callable[[int, Searchable, Mapping[str, pa.Array]], Iterator[pa.Array]],
     batches: Iterator[tuple[pa.Array, ...]],
 ) -> Iterator[pa.Array]:
     """Read shards, and yield what `search` finds in each for the rows after it."""
@@ -104,7 +113,7 @@ def _search_rows(
                 elif is_query:
                     asked = {name: columns[name][start:stop] for name in inputs}
                     # Not in a variable, which would keep the shard while the next one is read.
-                    yield from search(opened.prepared(shard, reader.content(shard)), asked)
+                    yield from search(shard, opened.prepared(shard, reader.content(shard)), asked)
                 else:
                     opened.forget()
                     for row in range(start, stop):

@@ -15,13 +15,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
-from pyspark_knn.engine.search.batches import Request, answer_batch
+from pyspark_knn.engine.search.answers import DISTANCE
+from pyspark_knn.engine.search.batches import LIMIT, Request, answer_batch
 from pyspark_knn.engine.search.merge import check_same_queries, merge_parts
 from pyspark_knn.engine.spark.arrow import cells_of, stream_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from pyspark_knn.engine.search.known_distances import KnownInShard
     from pyspark_knn.engine.search.searchable import Searchable
 
 LARGEST_BLOCK = 256
@@ -91,7 +93,10 @@ def pack_blocks(
 
 
 def answer_blocks(
-    searchable: Searchable, request: Request, blocks: Sequence[pa.Buffer]
+    searchable: Searchable,
+    request: Request,
+    blocks: Sequence[pa.Buffer],
+    known: KnownInShard | None = None,
 ) -> Iterator[bytes]:
     """Yield the answers to blocks of queries, as an Arrow stream for each.
 
@@ -103,17 +108,20 @@ def answer_blocks(
         What to search. It does not skip invalid queries.
     blocks : sequence of pyarrow.Buffer
         Blocks of `pack_blocks`.
+    known : KnownInShard, optional
+        The distances that other shards found. Those of this shard are added.
     """
     waiting: list[pa.RecordBatch] = []
-    rows = 0
+    rows = first = 0
     for block in blocks:
         waiting.append(_read(block))
         rows += waiting[-1].num_rows
         if rows >= _SEARCHED_AT_ONCE:
-            yield from _answers(searchable, request, waiting)
+            yield from _answers(searchable, request, waiting, first, known)
+            first += len(waiting)
             waiting, rows = [], 0
     if waiting:
-        yield from _answers(searchable, request, waiting)
+        yield from _answers(searchable, request, waiting, first, known)
 
 
 def _written(batch: pa.RecordBatch) -> bytes:
@@ -129,17 +137,27 @@ def _read(block: pa.Buffer) -> pa.RecordBatch:
 
 
 def _answers(
-    searchable: Searchable, request: Request, blocks: Sequence[pa.RecordBatch]
+    searchable: Searchable,
+    request: Request,
+    blocks: Sequence[pa.RecordBatch],
+    first: int,
+    known: KnownInShard | None,
 ) -> Iterator[bytes]:
     arrays = {
         name: pa.concat_arrays([block.column(name) for block in blocks]) for name in request.inputs
     }
+    limits = None if known is None else known.limits(first, [len(block) for block in blocks])
+    if limits is not None:
+        arrays[LIMIT] = pa.array(limits)
     found = pa.concat_arrays(list(answer_batch(searchable, request, arrays)))
     # Of one struct for each query, null for an invalid one.
     whole = pa.RecordBatch.from_arrays([found.flatten()], names=["found"])
     start = 0
-    for block in blocks:
-        yield _written(whole.slice(start, block.num_rows))
+    for number, block in enumerate(blocks, first):
+        part = whole.slice(start, block.num_rows)
+        if known is not None:
+            known.add(number, part.column(0).field(DISTANCE))
+        yield _written(part)
         start += block.num_rows
 
 

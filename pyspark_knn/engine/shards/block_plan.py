@@ -139,10 +139,9 @@ def _searched(
     """Return `copies` with what the shards found for the blocks among them."""
     answer = FoundLists(struct_type(lists), tuple(lists))
     run = functools.partial(search_blocks, in_one_shard(request, answer), plan.digests)
-    search = batch_udf(
-        run, [*shard_types(), T.BinaryType()], T.ArrayType(_FOUND), deterministic=False
-    )
-    rows = after_shards(plan, copies)
-    rows = rows.withColumn("answers", search(*map(F.col, SHARD_COLUMNS), F.col("data")))
+    given = [*shard_types(), T.LongType(), T.LongType(), T.BinaryType()]
+    search = batch_udf(run, given, T.ArrayType(_FOUND), deterministic=False)
+    asked = map(F.col, (*SHARD_COLUMNS, "block", "mark", "data"))
+    rows = after_shards(plan, copies).withColumn("answers", search(*asked))
     kept = ("block", "place", "mark", "row")
     return rows.select(*kept, F.inline("answers").alias("found"))
