@@ -300,6 +300,7 @@ def test_blocks_do_not_change_answers(monkeypatch):
         (tables, "_ITEM_FLOATS"),
         (tables, "_TABLE_SCORES"),
         (tables, "_RANKED_PAIRS"),
+        (tables, "_TERMS"),
     ):
         monkeypatch.setattr(module, name, 50)
     for way in ("pairs", "products"):
@@ -320,8 +321,9 @@ def test_a_bundle_stores_the_items_once(algorithm, dtype):
     write_bundle(index, file)
     opened = read_bundle(memoryview(file.getvalue()).toreadonly())
     if algorithm == "brute":
-        # A position, two norms and a place in its own group's list come to each item.
-        assert len(file.getvalue()) < items.nbytes + 4000 * 24 + 20_000
+        # A position, two norms, a term of its score and a place in its own group's list come to
+        # each item.
+        assert len(file.getvalue()) < items.nbytes + 4000 * 28 + 20_000
         assert all(
             np.shares_memory(opened.matrix, one.matrix) for one in opened._search.large.values()
         )

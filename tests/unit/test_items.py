@@ -35,7 +35,7 @@ def id_of(kind: str, number: int) -> object:
 @pytest.mark.parametrize("kind", TYPES)
 @given(
     known=st.lists(st.integers(0, 9), min_size=1, max_size=30),
-    wanted=st.lists(st.integers(0, 11), max_size=12),
+    wanted=st.lists(st.integers(0, 11), max_size=40),
 )
 def test_positions_of_ids_with_duplicates_and_unknown_ones(kind, known, wanted):
     known.sort()

@@ -33,6 +33,7 @@ from pyspark_knn.engine.rows.items import Items
 from pyspark_knn.engine.rows.keys import Groups
 from pyspark_knn.engine.search.indexing import index_items
 from pyspark_knn.engine.search.searchable import ShardBody, task_threads
+from pyspark_knn.engine.shards.id_ranges import range_of
 from pyspark_knn.engine.shards.key_shards import KeyShards
 from pyspark_knn.engine.shards.restoring import RestoringChoice
 from pyspark_knn.engine.shards.saved_layout import SavedLayout
@@ -339,6 +340,7 @@ def written_shard(
         levels=searchable.levels or None,
         ranks=None if around is None else around.ranks,
         sample=None if around is None else around.sample,
+        ids=range_of(items.columns["id"]),
     )
     yield from shard_rows(shard, file.getbuffer())
 

@@ -20,6 +20,7 @@ from pyspark_knn.engine.fit.chunks import CHANGED
 from pyspark_knn.engine.rows.columns import struct_type
 from pyspark_knn.engine.shards.build import PIECE_SCHEMA, ShardRequest, build_shards, split_chunks
 from pyspark_knn.engine.shards.frames import ShardSource, SharedFrame, union_of
+from pyspark_knn.engine.shards.id_ranges import may_overlap, range_of
 from pyspark_knn.engine.shards.layout import ShardSeries
 from pyspark_knn.engine.shards.sizing import enough_tasks
 from pyspark_knn.engine.shards.updating import (
@@ -200,7 +201,10 @@ def count_duplicates(built: BuiltSeries, series: ShardSeries, id_type: T.DataTyp
 
 
 def count_common_ids(old: Sequence[ShardSource], new: BuiltSeries, id_type: T.DataType) -> int:
-    """Return how many distinct ids of `new` occur in `old`; only the ids of shards are read.
+    """Return how many distinct ids of `new` occur in `old`.
+
+    Only the ids of shards are read, and only of those whose range of ids has some in common with
+    the new ones. So there is no job if new ids come after all old ones.
 
     Parameters
     ----------
@@ -213,6 +217,9 @@ def count_common_ids(old: Sequence[ShardSource], new: BuiltSeries, id_type: T.Da
     """
     if new.ids is not None:
         return find_wanted(old, new.ids)[1]
+    old = may_overlap(old, [shard.ids for shard in new.source.shards])
+    if not old:
+        return 0
     wanted = _ids([new.source], id_type).distinct()
     common = _ids(old, id_type).join(wanted, "id", "left_semi").distinct()
     with compat.described(common.sparkSession, "pyspark_knn: count the ids that are known"):
@@ -220,7 +227,7 @@ def count_common_ids(old: Sequence[ShardSource], new: BuiltSeries, id_type: T.Da
 
 
 def find_wanted(sources: Sequence[ShardSource], wanted: pa.Array) -> tuple[dict[int, int], int]:
-    """Find items by their ids; only the ids of shards are read.
+    """Find items by their ids; see `count_common_ids` for what is read.
 
     Parameters
     ----------
@@ -236,6 +243,9 @@ def find_wanted(sources: Sequence[ShardSource], wanted: pa.Array) -> tuple[dict[
     distinct : int
         The number of these ids that an item has.
     """
+    sources = may_overlap(sources, [range_of(wanted)]) if len(wanted) else []
+    if not sources:
+        return {}, 0
     run = guarded(functools.partial(find_ids, _digests(sources), wanted))
     found = _heads(sources).mapInArrow(run, from_arrow_schema(FOUND_SCHEMA))
     with compat.described(found.sparkSession, "pyspark_knn: find ids in shards"):

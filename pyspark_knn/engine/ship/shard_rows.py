@@ -53,6 +53,8 @@ class Shard:
         exact.
     ranks, sample : list of float or None
         Where shards are cells, see `spreads.Spread`.
+    ids : list of bytes or None
+        The smallest and the largest id, see `id_ranges.range_of`; None if the range is unknown.
     """
 
     shard: int
@@ -69,6 +71,7 @@ class Shard:
     levels: list[int] | None = None
     ranks: list[float] | None = None
     sample: list[float] | None = None
+    ids: list[bytes] | None = None
 
 
 SHARD_FIELDS = tuple(each.name for each in fields(Shard))
@@ -92,6 +95,7 @@ SHARD_SCHEMA = pa.schema(
         ("levels", pa.list_(pa.int64())),
         ("ranks", pa.list_(pa.float64())),
         ("sample", pa.list_(pa.float64())),
+        ("ids", pa.list_(pa.binary())),
         ("bytes", pa.binary()),
         ("notes", pa.binary()),
     ]

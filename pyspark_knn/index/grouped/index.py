@@ -141,7 +141,7 @@ class GroupedIndex:
             reason = f"for the largest group, {sizes[largest]} items: {reason}"
         # Sparse indexes of groups are parts of one index, which the search makes when needed.
         large = {each: one for each, one in large.items() if not isinstance(one, SparseIndex)}
-        search = GroupSearch(matrix, metric, large, thresholds)
+        search = GroupSearch(matrix, starts, metric, large, thresholds)
         return cls(search, metric, positions, starts, algorithm), reason
 
     @property

@@ -77,6 +77,8 @@ class GroupSearch:
     ----------
     matrix : ndarray or SparseRows of shape (n_items, n_features), dtype float32 or float64
         The items, in the order of their groups.
+    starts : ndarray of shape (n_groups + 1,), dtype int64
+        Where the items of each group begin, and where the last ones end. No group is empty.
     metric : Metric
         The metric.
     large : dict of int to NeighborIndex
@@ -95,6 +97,7 @@ class GroupSearch:
     def __init__(
         self,
         matrix: Rows,
+        starts: NDArray[np.int64],
         metric: Metric,
         large: dict[int, NeighborIndex],
         thresholds: Thresholds,
@@ -114,7 +117,8 @@ class GroupSearch:
         self._items = DenseItems(matrix, metric)
         if has_scores(metric):
             space = score_space(metric, matrix)
-            self._tables = TableSearch(matrix, space) if np.float32 in space.dtypes else None
+            if np.float32 in space.dtypes:
+                self._tables = TableSearch(matrix, space, starts)
 
     @property
     def added_bytes(self) -> int:
