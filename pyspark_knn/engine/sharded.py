@@ -3,7 +3,7 @@
     packed chunks -split-> pieces -shuffle-> build -> shards: rows (shard, part, bytes), persisted
 
 The driver receives counts and, if shards are cells, their centers. For the search of the shards see
-`pyspark_knn.engine.shards.plan`.
+`pyspark_knn.engine.shards.searching`.
 """
 
 from __future__ import annotations
@@ -61,6 +61,7 @@ from pyspark_knn.engine.shards.layout import (
     slots,
 )
 from pyspark_knn.engine.shards.numbers import NumbersRequest, build_with_numbers
+from pyspark_knn.engine.shards.pair_plan import pairs_within
 from pyspark_knn.engine.shards.plan import ShardPlan
 from pyspark_knn.engine.shards.restoring import (
     SHARD_STRUCTURE_SCHEMA,
@@ -68,6 +69,7 @@ from pyspark_knn.engine.shards.restoring import (
     write_shard_structures,
 )
 from pyspark_knn.engine.shards.saved_layout import SavedLayout
+from pyspark_knn.engine.shards.searching import search_queries
 from pyspark_knn.engine.shards.self_plan import held_out_search, self_search
 from pyspark_knn.engine.shards.sizing import (
     added_bytes,
@@ -229,7 +231,7 @@ class Sharded(Placement):
         needs = () if isinstance(request.answer, OwnSearch) else request.answer.needs
         needed = ("id", *needs)
         columns = {name: each for name, each in plan.item_columns.items() if name in needed}
-        return replace(plan, item_columns=columns).answers(queries, inputs, request)
+        return search_queries(replace(plan, item_columns=columns), queries, inputs, request)
 
     def plan(self, replicas: int | None = None) -> ShardPlan:
         """Return the plan of a search, by default with enough replicas to keep all cores busy."""
@@ -266,7 +268,7 @@ class Sharded(Placement):
     def pairs(self, session: SparkSession, max_distance: float) -> DataFrame:
         """See `Placement.pairs`; a plan with one shuffle, without a job."""
         self._check_session(session)
-        return self._pairs_with_ids(self.plan().pairs(max_distance))
+        return self._pairs_with_ids(pairs_within(self.plan(), max_distance))
 
     def items_frame(self, session: SparkSession) -> DataFrame:
         """See `Placement.items_frame`; items have a position only if they have no id."""

@@ -99,3 +99,18 @@ def test_workers_import_little(module):
     )
     found = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert found.stdout.strip() == "[]"
+
+
+def test_the_plans_of_a_sharded_search_import_each_other_one_way():
+    folder = ROOT / "engine" / "shards"
+    paths = {name_of(path): path for path in [*folder.glob("*plan.py"), folder / "searching.py"]}
+    needs = {name: {of for of in paths if of in stems(path)} for name, path in paths.items()}
+    while needs:
+        lowest = {name for name, of in needs.items() if not of}
+        assert lowest, f"in a circle: {sorted(needs)}"
+        needs = {name: of - lowest for name, of in needs.items() if name not in lowest}
+
+
+def stems(path: Path) -> set[str]:
+    """The modules that a module imports names from."""
+    return {name.rpartition(".")[0] for name in imported(path)}

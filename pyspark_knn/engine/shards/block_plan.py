@@ -26,7 +26,8 @@ from pyspark_knn.engine.search.answers import FoundLists, MergedSearch
 from pyspark_knn.engine.search.batches import KNOB
 from pyspark_knn.engine.search.in_shards import PASSING, search_blocks
 from pyspark_knn.engine.search.query_blocks import LARGEST_BLOCK, PACKED, merge_blocks, pack_blocks
-from pyspark_knn.engine.shards.one_shard import QUERY_PART, after_shards, in_one_shard, shard_types
+from pyspark_knn.engine.shards.one_shard import QUERY_PART, in_one_shard, shard_types
+from pyspark_knn.engine.shards.plan import InputTypes, ShardPlan
 from pyspark_knn.engine.ship.batch_udf import batch_udf
 from pyspark_knn.engine.ship.shard_rows import SHARD_COLUMNS
 from pyspark_knn.engine.spark import compat
@@ -34,7 +35,6 @@ from pyspark_knn.engine.spark.spreading import int_array
 
 if TYPE_CHECKING:
     from pyspark_knn.engine.search.batches import Request
-    from pyspark_knn.engine.shards.plan import InputTypes, ShardPlan
 
 _SMALLEST_BLOCK = 16
 """Fewer queries in a block are not worth the packing."""
@@ -142,6 +142,6 @@ def _searched(
     given = [*shard_types(), T.LongType(), T.LongType(), T.BinaryType()]
     search = batch_udf(run, given, T.ArrayType(_FOUND), deterministic=False)
     asked = map(F.col, (*SHARD_COLUMNS, "block", "mark", "data"))
-    rows = after_shards(plan, copies).withColumn("answers", search(*asked))
+    rows = plan.after_shards(copies).withColumn("answers", search(*asked))
     kept = ("block", "place", "mark", "row")
     return rows.select(*kept, F.inline("answers").alias("found"))

@@ -13,7 +13,7 @@ The driver chooses, by a few items of each shard, since queries are mostly where
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -24,10 +24,10 @@ from pyspark.sql import types as T
 from pyspark_knn.engine.search.answers import DISTANCE
 from pyspark_knn.engine.search.batches import EXCLUDED, ITSELF, Request
 from pyspark_knn.engine.search.routing import route_at_once, route_nearest, route_within
+from pyspark_knn.engine.shards.plan import InputTypes, ShardPlan, input_columns
 from pyspark_knn.engine.ship.batch_udf import batch_udf
 
 if TYPE_CHECKING:
-    from pyspark_knn.engine.shards.plan import InputTypes, ShardPlan
     from pyspark_knn.engine.ship.udf import BatchFunction
     from pyspark_knn.index.cells import Cells
 
@@ -139,8 +139,3 @@ def _once(route: BatchFunction, given: list[T.DataType]) -> Callable[..., Column
     Spark filters by the result of a deterministic UDF before it explodes it, which runs it twice.
     """
     return batch_udf(route, given, _INTS, deterministic=False)
-
-
-def input_columns(names: Iterable[str]) -> list[Column]:
-    """Return the columns of a query that the worker needs."""
-    return [F.col(f"input_{name}") for name in names]

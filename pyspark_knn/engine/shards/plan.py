@@ -1,23 +1,14 @@
-"""The Spark plan of a sharded search.
+"""The shards of a search, and how queries are sent to them: what all Spark plans have in common.
 
-    numbered queries --route--> copies, one per shard --.
-                                                         union -shuffle-> search -> candidates
-    rows of shards --copied--> one per replica ---------'                               |
-                                     answers <- merge <- shuffle by query --------------'
-
-A copy contains the number and the vector of its query. The other columns of the query are in one of
+A copy of a query contains its number and its vector. The other columns of the query are in one of
 its copies, the carrier, and never leave the JVM, since the search is a scalar function and Spark
-sends it only its arguments. If shards are cells and the search is exact, the nearest cell is
-searched first, and its distances decide to which other cells the query is sent. A search for all
-items within a distance needs no distances to decide, so it searches all cells at once. If the items
-have keys, the query is sent to the shards of its key.
-
-The candidates of a query are the nearest items of each shard that it was sent to.
+sends it only its arguments.
 """
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,35 +18,20 @@ from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
 from pyspark_knn.engine.rows.columns import Input, struct_type
-from pyspark_knn.engine.rows.features import features_of
-from pyspark_knn.engine.rows.key_columns import key_hashes
 from pyspark_knn.engine.search.answers import DISTANCE, FoundLists, MergedSearch, OwnSearch
 from pyspark_knn.engine.search.batches import AFTER, KNOB, WANTED, Request
 from pyspark_knn.engine.search.in_shards import PASSING, search_shards
-from pyspark_knn.engine.search.merge import merge_batches
-from pyspark_knn.engine.search.pairs import (
-    NEIGHBOR,
-    ORIGIN,
-    PLACE,
-    ROUTE,
-    PairRoutes,
-    read_pair_queries,
-)
-from pyspark_knn.engine.shards.block_plan import answers_by_blocks, block_size
-from pyspark_knn.engine.shards.cell_plan import found_in_cells, input_columns
-from pyspark_knn.engine.shards.key_shards import KeyShards, shards_of_query
-from pyspark_knn.engine.shards.one_shard import QUERY_PART, after_shards, in_one_shard, shard_types
+from pyspark_knn.engine.shards.key_shards import KeyShards
+from pyspark_knn.engine.shards.one_shard import QUERY_PART, in_one_shard, shard_types
 from pyspark_knn.engine.ship.batch_udf import batch_udf
-from pyspark_knn.engine.ship.guard import guarded
 from pyspark_knn.engine.ship.shard_rows import SHARD_COLUMNS
-from pyspark_knn.engine.spark.spreading import int_array, row_hash
+from pyspark_knn.engine.spark.spreading import int_array, repartition_evenly, row_hash
 from pyspark_knn.index.cells import Cells
 
 InputTypes = dict[str, T.DataType]
 """The inputs of a query and their types."""
 
 _DOUBLES = T.ArrayType(T.DoubleType())
-_INTS = T.ArrayType(T.IntegerType())
 
 
 @dataclass(frozen=True)
@@ -106,97 +82,13 @@ class ShardPlan:
     num_duplicates: int = 0
     sample: NDArray[np.float64] | None = None
 
-    def answers(self, queries: DataFrame, inputs: dict[str, Input], request: Request) -> DataFrame:
-        """Add the columns of `request.answer` to `queries`; see `Placement.search`."""
-        types = {name: each.type for name, each in inputs.items()}
-        return self.search(numbered(queries, inputs), queries.schema, types, request)
-
-    def search(
-        self, queries: DataFrame, schema: T.StructType, types: InputTypes, request: Request
-    ) -> DataFrame:
-        """Search queries that are in the form of `numbered`, given the schema of their columns."""
-        if most := block_size(self, types, request):
-            return answers_by_blocks(self, queries, schema, types, request, most)
-        return self._merged(self._found(queries, types, request), schema, request)
-
-    def _found(self, queries: DataFrame, types: InputTypes, request: Request) -> DataFrame:
-        """Return the candidates of each query: a row for each shard that it is sent to."""
-        if isinstance(request.answer, MergedSearch):
-            return self.searched(self._copies_of_wanted(queries), types, request)
-        if self.key_shards:
-            lists = isinstance(types[request.keys[0]], T.ArrayType)
-            keys = key_hashes(input_columns(request.keys), lists=lists)
-            route = shards_of_query(self.key_shards, keys, sorted(self.digests))
-            return self.searched(self.routed(queries, route), types, request)
-        if self.cells is None:
-            return self.searched(self.copies(queries), types, request)
-        return found_in_cells(self, self.cells, queries, types, request)
-
-    def pairs(self, max_distance: float) -> DataFrame:
-        """Return all pairs of items within a distance, each once; see `Placement.pairs`.
-
-        Every two shards are compared once: the items of one of them are queries for the other.
-        """
-        items = self._pair_queries(max_distance)
-        inputs = features_of(items, "featuresCol", "features").inputs
-        after = F.when(F.col("shard") == F.col(ORIGIN), F.col(PLACE)).otherwise(-1)
-        replica = F.pmod(F.xxhash64(ORIGIN, PLACE), F.lit(self.replicas))
-        copies = items.select("*", F.explode(ROUTE).alias("shard")).select(
-            "shard",
-            F.col("id").alias("own_id"),
-            (F.col("shard") * self.replicas + replica).cast("int").alias("target"),
-            F.lit(QUERY_PART).alias("part"),
-            *(each.value.alias(f"input_{name}") for name, each in inputs.items()),
-            after.alias(f"input_{AFTER}"),
-            *(F.col(name).alias(f"input_{name}") for name in self.key_columns),
-        )
-        types = {name: each.type for name, each in inputs.items()}
-        types |= {AFTER: T.LongType(), **self.key_columns}
-        request = Request(
-            k=None,
-            max_distance=max_distance,
-            handle_invalid="error",
-            features_col="features",
-            inputs=tuple(types),
-            answer=FoundLists(T.StructType(), ()),
-            keys=tuple(self.key_columns),
-        )
-        found = self.searched(copies, types, request)
-        pairs = found.select("own_id", F.explode(F.arrays_zip("id", DISTANCE)).alias("pair"))
-        own, other = F.col("own_id"), F.col("pair")["id"]
-        return pairs.select(
-            F.least(own, other).alias("id"),
-            F.greatest(own, other).alias(NEIGHBOR),
-            F.col("pair")[DISTANCE].alias(DISTANCE),
-        )
-
-    def _pair_queries(self, max_distance: float) -> DataFrame:
-        """Return the items, each with the shards that it is compared in."""
-        filled = sorted(self.digests)
-        routes = PairRoutes(tuple(filled), max_distance, self.cells, self.dtype)
-        types = {
-            ORIGIN: T.IntegerType(),
-            PLACE: T.LongType(),
-            ROUTE: _INTS,
-            "features": self.vector_type,
-        }
-        columns = {"id": self.item_columns["id"], **self.key_columns}
-        run = guarded(functools.partial(read_pair_queries, self.digests, routes, tuple(columns)))
-        types |= columns
-        items = self.frame.select(*SHARD_COLUMNS).mapInArrow(run, struct_type(types))
-        if not self.key_shards:
-            return items
-        keys = key_hashes([F.col(name) for name in self.key_columns], lists=False)
-        of_key = shards_of_query(self.key_shards, keys, filled)
-        return items.withColumn(ROUTE, F.array_intersect(ROUTE, of_key))
-
     def copies(self, queries: DataFrame) -> DataFrame:
         """Return a copy of each query for each shard; any of them may be the carrier."""
         shards = sorted(self.digests)
         every = queries.select("*", F.posexplode(int_array(shards)).alias("place", "shard"))
         return self._addressed(every, F.lit(len(shards)), _any_of(F.lit(len(shards))))
 
-    def _copies_of_wanted(self, queries: DataFrame) -> DataFrame:
+    def copies_of_wanted(self, queries: DataFrame) -> DataFrame:
         """Return a copy of each query for each shard; of one that is not `WANTED`, a single one.
 
         That copy passes through the search.
@@ -237,7 +129,7 @@ class ShardPlan:
         """Return `copies` with the candidates of each, found in the task that holds its shard."""
         # Queries that are compared with the same items, or at the same level, come together.
         after = [f"input_{name}" for name in types if name in (AFTER, KNOB)]
-        rows = after_shards(self, copies, *after)
+        rows = self.after_shards(copies, *after)
         lists = self.lists(request)
         if isinstance(request.answer, MergedSearch):
             answer: FoundLists | OwnSearch = request.answer.in_shard(struct_type(lists))
@@ -254,28 +146,30 @@ class ShardPlan:
         kept = [name for name in copies.columns if name not in ("target", "part")]
         return found.select(*kept, F.inline("found").alias(*lists))
 
-    def _merged(self, found: DataFrame, schema: T.StructType, request: Request) -> DataFrame:
-        """Return the columns of each query with its k nearest candidates."""
-        lists = self.lists(request)
-        candidates = F.when(F.col(DISTANCE).isNotNull(), F.struct(*lists))
-        whole = found.groupBy("query").agg(
-            F.collect_list(candidates).alias("found"), F.collect_list("rest").alias("rest")
+    def after_shards(self, copies: DataFrame, *after: str) -> DataFrame:
+        """Return `copies` and the rows of shards, each copy in the task of its shard, after it.
+
+        Parameters
+        ----------
+        copies : DataFrame
+            Rows with a "target", a "part" and a "shard".
+        *after : str
+            Columns of `copies` that sort the copies of a shard.
+
+        Returns
+        -------
+        DataFrame
+            Both, sorted within partitions.
+        """
+        replicas = F.explode(int_array(range(self.replicas))).alias("replica")
+        shards = self.frame.select("*", replicas).select(
+            (F.col("shard") * self.replicas + F.col("replica")).alias("target"),
+            "part",
+            *SHARD_COLUMNS,
         )
-        run = functools.partial(merge_batches, request, tuple(lists))
-        given = [T.IntegerType(), T.IntegerType(), T.IntegerType(), *lists.values()]
-        merge = batch_udf(run, given, T.ArrayType(request.answer.result_type))
-        rest = F.get("rest", F.lit(0))
-        answers = merge(
-            rest["sent"],
-            F.size("found"),
-            F.size("rest"),
-            *(F.flatten(F.col("found").getField(name)) for name in lists),
-        )
-        own = [
-            rest["row"][f"own_{i}"].alias(field.name, metadata=field.metadata)
-            for i, field in enumerate(schema.fields)
-        ]
-        return whole.select(*own, F.inline(answers).alias(*request.answer.result_type.names))
+        both = copies.unionByName(shards, allowMissingColumns=True)
+        rows = repartition_evenly(both, self.partitions, "target")
+        return rows.sortWithinPartitions("target", "part", *after)
 
     def lists(self, request: Request) -> dict[str, T.DataType]:
         """Return the types of the lists that a shard returns for a query, by name."""
@@ -309,3 +203,8 @@ def numbered(queries: DataFrame, inputs: dict[str, Input]) -> DataFrame:
         F.struct(*own).alias("row"),
         *names[len(own) :],
     )
+
+
+def input_columns(names: Iterable[str]) -> list[Column]:
+    """Return the columns of a query that the worker needs."""
+    return [F.col(f"input_{name}") for name in names]

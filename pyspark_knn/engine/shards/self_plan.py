@@ -24,6 +24,7 @@ from pyspark_knn.engine.search.self_search import (
     read_own_queries,
 )
 from pyspark_knn.engine.shards.plan import ShardPlan
+from pyspark_knn.engine.shards.searching import search_numbered
 from pyspark_knn.engine.ship.guard import guarded
 from pyspark_knn.engine.ship.shard_rows import SHARD_COLUMNS
 from pyspark_knn.engine.spark.spreading import int_array
@@ -79,7 +80,7 @@ def self_search(plan: ShardPlan, firsts: Mapping[int, int], wanted: SelfSearch) 
     )
     # Items with equal columns differ in their numbers, which break these ties.
     numbered = replace(plan, item_columns={**plan.item_columns, NUMBER: T.LongType()})
-    return numbered.search(queries, struct_type(own), types, request)
+    return search_numbered(numbered, queries, struct_type(own), types, request)
 
 
 def held_out_search(plan: ShardPlan, firsts: Mapping[int, int], wanted: HeldOutSearch) -> DataFrame:
@@ -123,7 +124,7 @@ def held_out_search(plan: ShardPlan, firsts: Mapping[int, int], wanted: HeldOutS
         held_out=wanted.numbers,
     )
     own = struct_type({QUERY: T.LongType(), KNOB: T.IntegerType()})
-    return plan.search(queries, own, types, request)
+    return search_numbered(plan, queries, own, types, request)
 
 
 def _own_items(
