@@ -19,8 +19,8 @@ from pyspark_knn.engine.spark.arrow import one_row
 
 PART_BYTES = 240 << 10
 """The bytes of one row. Java's garbage collector (G1) handles an array of more than half a region,
-of which the smallest have 1 MiB, as an object of its own kind, and Spark makes arrays of up to twice
-the bytes of a row. With rows of 1 MiB, it took a quarter of the JVM's CPU time in a search."""
+of which the smallest have 1 MiB, as an object of its own kind, and Spark makes arrays of up to
+twice the bytes of a row. With rows of 1 MiB, it took a quarter of the JVM's time in a search."""
 
 HEAD_BYTES = 8 << 20
 """A head of at most so many bytes is in one row, so that it can be fetched with the summary."""
