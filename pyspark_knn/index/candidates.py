@@ -186,7 +186,7 @@ class Candidates:
 
     @property
     def mostly_crowded(self) -> bool:
-        """Whether half of the queries are crowded; products are computed for all of them anyway."""
+        """Whether most of the queries are crowded; products are computed for all of them anyway."""
         return 2 * int(np.count_nonzero(self.crowded)) > len(self.crowded)
 
     def abandon(self) -> None:

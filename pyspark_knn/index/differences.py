@@ -14,8 +14,8 @@ of d squares by ``(d + 1) u`` of itself. So the distance of a pair with ``D <= T
 
 where z is the vector of the query. Where vectors are rows less a center, the rows are subtracted
 instead, if u is that of their type, and the first term is 0: near pairs are known to some digits,
-however far from 0 they are. Here ``(L + 8) v`` is the error of the final figure, and sizes are
-those before the center is subtracted. Pairs farther than T are not estimated below T less this.
+however far from 0 they are. Here ``(L + 8) v`` is the error of the final figure. Pairs farther than
+T are not estimated below T less this.
 """
 
 from __future__ import annotations
@@ -41,6 +41,10 @@ _TINY = 2.0**-126
 _CHUNK_FLOATS = 1 << 16
 """Numbers in each buffer of differences: 256 KiB of float32."""
 
+_NARROW_FEATURES = 1 << 20
+"""The largest number of features whose squares are added in float32: of more, the errors may be as
+large as the distance."""
+
 _SPARE_PAIRS = 64
 """Pairs of a query beyond 2 k that are ranked by final figures sooner than compared here."""
 
@@ -50,9 +54,9 @@ _SPARE_DIFFERENCES = 512
 _PRODUCTS_PER_DIFFERENCE = 32
 """Items that a full product compares in about the time of one comparison by differences."""
 
-
 _USUAL_DIFFERENCES, _PRODUCTS_PER_USUAL = 64, 256
-"""The same for the mean of a batch. If more are needed, products in float64 take less time."""
+"""What takes the place of the two numbers above for the mean of a batch. If more comparisons are
+needed, products in float64 take less time."""
 
 
 def most_differences(n_items: int) -> int:
@@ -74,7 +78,7 @@ def difference_error(
     n_features : int
         The dimension of the vectors.
     norms : ndarray of shape (n_queries,), dtype float64
-        The norms of the queries' vectors, before the center is subtracted.
+        The norms of the queries' vectors.
     limits : ndarray of shape (n_queries,), dtype float64
         The largest distance of a neighbor.
     exact : bool
@@ -125,7 +129,7 @@ class Differences:
         self._matrix = matrix
         self._space = space
         keeps = space.keeps_differences()
-        narrow = keeps and _are_float32(rows, matrix)
+        narrow = keeps and matrix.shape[1] <= _NARROW_FEATURES and _are_float32(rows, matrix)
         self._dtype: type[np.floating] = np.float64 if wide and not narrow else np.float32
         self._exact = narrow or (keeps and wide)
         self._queries = (rows if self._exact else queries.vectors).astype(self._dtype, copy=False)

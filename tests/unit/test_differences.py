@@ -108,6 +108,17 @@ def test_half_the_bound_of_a_difference_is_too_small(dtype, unit, dim):
     assert (error - final) / 2 < exact - np.sqrt(np.longdouble(total)) <= error
 
 
+def test_squares_of_very_many_features_are_added_in_float64():
+    dim = (1 << 20) + 1
+    items = np.full((2, dim), 2.0**-12, np.float32)
+    items[1] = 0.0
+    space = score_space(resolve_metric("euclidean"), items)
+    for wide, unit in ((True, V), (False, U)):
+        differences = Differences(items, space, items, space.queries(items), wide=wide)
+        error = difference_error(dim, np.sqrt(space.queries(items).squares), np.ones(2), wide, unit)
+        assert differences.error(np.ones(2)).tolist() == error.tolist()
+
+
 @settings(deadline=None, max_examples=60)
 @given(st.data())
 def test_distances_are_within_the_bound(data):

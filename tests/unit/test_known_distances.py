@@ -69,20 +69,18 @@ def test_distances_are_known_in_one_search_only(monkeypatch: pytest.MonkeyPatch)
 
     stage = 3
 
-    def in_stage(number: int, request: Request, digests: dict[int, str]) -> Any:
+    def in_stage(number: int, request: Request, search: str) -> Any:
         context = types.SimpleNamespace(stageId=lambda: number)
         monkeypatch.setattr(pyspark.TaskContext, "get", lambda: context)
-        return known_distances(request, digests)
+        return known_distances(search, request)
 
-    shards = {0: "x", 1: "y"}
-    known = in_stage(stage, REQUEST, shards)
-    assert in_stage(stage, REQUEST, {1: "y", 0: "x"}) is known
+    known = in_stage(stage, REQUEST, "one")
+    assert in_stage(stage, REQUEST, "one") is known
     for other in (
-        in_stage(stage + 1, REQUEST, shards),
-        in_stage(stage, replace(REQUEST, k=3), shards),
-        in_stage(stage, REQUEST, {0: "x", 1: "z"}),
-        in_stage(stage, REQUEST, shards),
+        in_stage(stage + 1, REQUEST, "one"),
+        in_stage(stage, REQUEST, "another"),
+        in_stage(stage, REQUEST, "one"),
     ):
         assert other is not known
-    assert in_stage(stage, replace(REQUEST, held_out=np.arange(3)), shards) is None
-    assert in_stage(stage, replace(REQUEST, k=None, max_distance=1.0), shards) is None
+    assert in_stage(stage, replace(REQUEST, held_out=np.arange(3)), "one") is None
+    assert in_stage(stage, replace(REQUEST, k=None, max_distance=1.0), "one") is None

@@ -56,6 +56,7 @@ def search_shards(
 
 
 def search_blocks(
+    search: str,
     request: Request,
     digests: dict[int, str],
     batches: Iterator[tuple[pa.Array, ...]],
@@ -64,6 +65,8 @@ def search_blocks(
 
     Parameters
     ----------
+    search : str
+        A name that no other search has.
     request, digests
         See `search_shards`.
     batches : iterator of tuples of pyarrow.Array
@@ -77,9 +80,9 @@ def search_blocks(
         a row that passes through. For each part of a shard an empty list.
     """
     found = pa.struct([("found", pa.binary())])
-    known = known_distances(request, digests)
+    known = known_distances(search, request)
 
-    def search(
+    def answers_of(
         shard: int, searchable: Searchable, arrays: Mapping[str, pa.Array]
     ) -> Iterator[pa.Array]:
         # By content, too: after a retry, a block may have the number of another one.
@@ -88,7 +91,7 @@ def search_blocks(
         for answers in answer_blocks(searchable, request, cells_of(arrays["data"]), so_far):
             yield pa.array([[{"found": answers}]], pa.list_(found))
 
-    return _search_rows(request, digests, ("block", "mark", "data"), found, search, batches)
+    return _search_rows(request, digests, ("block", "mark", "data"), found, answers_of, batches)
 
 
 def _search_rows(

@@ -9,7 +9,7 @@ shard returns beyond the k nearest of all shards; the merged answer does not dep
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -66,7 +66,7 @@ class KnownDistances:
         )
 
     def add(self, name: Hashable, shard: int, distances: pa.ListArray) -> None:
-        """Add the distances of the items of a shard, unless they were added before.
+        """Add the distances of the items of a shard, once, while there is room for them.
 
         Parameters
         ----------
@@ -131,23 +131,21 @@ _last: list[tuple[Hashable, KnownDistances]] = []
 """What is known in the last search of this worker, and what search that is."""
 
 
-def known_distances(request: Request, digests: Mapping[int, str]) -> KnownDistances | None:
+def known_distances(search: str, request: Request) -> KnownDistances | None:
     """Return what this worker knows in the search of the task that it runs.
-
-    A block that has the same name and content again has the same distances, if the search is among
-    the same shards for as many neighbors; so a mistake about the stage would do no harm.
 
     Parameters
     ----------
+    search : str
+        A name that no other search has: blocks of the same name and content have other distances by
+        another metric.
     request : Request
         The search.
-    digests : mapping of int to str
-        The digests of the shards.
 
     Returns
     -------
     KnownDistances or None
-        The distances; None if items are held out, since these differ from search to search.
+        The distances; None if items are held out, since these differ from query to query.
     """
     from pyspark import TaskContext
 
@@ -156,7 +154,8 @@ def known_distances(request: Request, digests: Mapping[int, str]) -> KnownDistan
     context = TaskContext.get()
     if context is None:
         return KnownDistances(request.k)
-    search = context.stageId(), request.k, tuple(sorted(digests.items()))
-    if not _last or _last[0][0] != search:
-        _last[:] = [(search, KnownDistances(request.k))]
+    # Not by the name alone: a search that runs again may have other queries.
+    stage = search, context.stageId()
+    if not _last or _last[0][0] != stage:
+        _last[:] = [(stage, KnownDistances(request.k))]
     return _last[0][1]

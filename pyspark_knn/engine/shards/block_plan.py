@@ -14,6 +14,7 @@ shards returned for a block directly precede its queries.
 from __future__ import annotations
 
 import functools
+import uuid
 from typing import TYPE_CHECKING
 
 from pyspark.sql import DataFrame
@@ -138,7 +139,8 @@ def _searched(
 ) -> DataFrame:
     """Return `copies` with what the shards found for the blocks among them."""
     answer = FoundLists(struct_type(lists), tuple(lists))
-    run = functools.partial(search_blocks, in_one_shard(request, answer), plan.digests)
+    wanted = in_one_shard(request, answer)
+    run = functools.partial(search_blocks, uuid.uuid4().hex, wanted, plan.digests)
     given = [*shard_types(), T.LongType(), T.LongType(), T.BinaryType()]
     search = batch_udf(run, given, T.ArrayType(_FOUND), deterministic=False)
     asked = map(F.col, (*SHARD_COLUMNS, "block", "mark", "data"))

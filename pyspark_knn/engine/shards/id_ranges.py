@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 _LIMIT = 1 << 63
 """Integers are at least minus this number, and less than it."""
 
+_LONGEST = 1024
+"""The largest number of bytes of an id in a range, which is sent to the driver."""
+
 
 def range_of(ids: pa.Array) -> list[bytes] | None:
     """Return the smallest and the largest id, as bytes whose order is that of the ids.
@@ -29,7 +32,8 @@ def range_of(ids: pa.Array) -> list[bytes] | None:
     Returns
     -------
     list of bytes or None
-        Both; None if ids are of another type. Floats, for example, have a NaN and two zeros.
+        Both; None if one is longer than `_LONGEST`, or if ids are of another type. Floats, for
+        example, have a NaN and two zeros.
     """
     kind = ids.type
     if pa.types.is_string(kind) or pa.types.is_large_string(kind):
@@ -40,7 +44,7 @@ def range_of(ids: pa.Array) -> list[bytes] | None:
     both = ends["min"], ends["max"]
     if pa.types.is_integer(kind):
         return [(each + _LIMIT).to_bytes(8, "big") for each in both]
-    return list(both)
+    return list(both) if max(map(len, both)) <= _LONGEST else None
 
 
 def may_overlap(

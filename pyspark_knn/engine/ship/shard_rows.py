@@ -23,7 +23,8 @@ of which the smallest have 1 MiB, as an object of its own kind, and Spark makes 
 twice the bytes of a row. With rows of 1 MiB, it took a quarter of the JVM's time in a search."""
 
 HEAD_BYTES = 8 << 20
-"""A head of at most so many bytes is in one row, so that it can be fetched with the summary."""
+"""A head of at most so many bytes is in one row, so that it can be fetched with the summary. Each
+shard has one such row."""
 
 
 @dataclass(frozen=True)
