@@ -288,8 +288,7 @@ class _Search(BlockBatches):
             ceilings, widths = block.ceilings[near, columns], block.widths[columns]
             stop = block.start + len(block.widths)
             room = room_for(stop, len(rows))
-            if closer is not None:
-                closer.allow(stop)
+            closer.allow(stop)
             if candidates.add(near, columns + block.start, ceilings, widths, room):
                 if candidates.mostly_crowded:
                     candidates.abandon()
@@ -301,12 +300,15 @@ class _Search(BlockBatches):
 
     def _closer(
         self, rows: NDArray[np.int64], queries: Queries, dtype: type[np.floating]
-    ) -> CloserPairs | None:
+    ) -> CloserPairs:
         """Return what tells the candidates of a batch apart where products do not."""
-        if not self._ranks_by_distance():
-            return None
-        part = self._queries[rows] if len(rows) < len(self._queries) else self._queries
-        differences = Differences(self._matrix, self._space, part, queries, wide=True)
+
+        def differences() -> Differences | None:
+            if not self._ranks_by_distance():
+                return None
+            part = self._queries[rows] if len(rows) < len(self._queries) else self._queries
+            return Differences(self._matrix, self._space, part, queries, wide=True)
+
         return CloserPairs(differences, len(rows), self._k, last=dtype is np.float64)
 
     def _rank_blocks(self, rows: NDArray[np.int64], least: NDArray[np.float64]) -> None:

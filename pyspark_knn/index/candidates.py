@@ -177,7 +177,8 @@ class Candidates:
         self.raise_least(kth_largest(pairs.rows, pairs.floors, counts, self._k))
         pairs = pairs.take(pairs.ceilings >= (self.least - self._slack)[pairs.rows])
         if self._closer is not None:
-            pairs = pairs.take(self._closer(pairs.rows, pairs.positions))
+            closer = self._closer(pairs.rows, pairs.positions)
+            pairs = pairs if closer.all() else pairs.take(closer)
         crowded = np.bincount(pairs.rows, minlength=len(self.least)) > self._room
         if crowded.any():
             self.crowded |= crowded

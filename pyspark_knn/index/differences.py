@@ -20,23 +20,23 @@ T are not estimated below T less this.
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from pyspark_knn.index.candidates import kth_largest
-from pyspark_knn.index.rounding import U, V
+from pyspark_knn.index.rounding import TINY, U, V
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
 
     from pyspark_knn.index.score_space import Queries, ScoreSpace
 
 LARGEST_LIMIT = 2.0**40
 """Distances below this have squares far from the limits of float32, as norms have."""
-
-_TINY = 2.0**-126
-"""The smallest normal float32: what underflow may hide."""
 
 _CHUNK_FLOATS = 1 << 16
 """Numbers in each buffer of differences: 256 KiB of float32."""
@@ -95,7 +95,7 @@ def difference_error(
     relative = 0.0 if exact else 3 * unit + (n_features + levels + 20) * V
     vectors = relative * (2.0 * norms + limits)
     sums = ((n_features + 4) * unit / 2 + (levels + 8) * V) * limits
-    hidden = 2.0 * ((n_features + 1) * _TINY) ** 0.5
+    hidden = 2.0 * ((n_features + 1) * TINY) ** 0.5
     error: NDArray[np.float64] = 1.05 * (vectors + sums) + hidden
     return error
 
@@ -169,6 +169,10 @@ class Differences:
         unit = U if self._dtype is np.float32 else V
         return difference_error(self._matrix.shape[1], self._norms, limits, self._exact, unit)
 
+    def slack(self, limits: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return how far beyond its limit the distance of a neighbor can be, as it is computed."""
+        return self.error(limits) + self._space.hidden_distance()
+
     def limits(self, kth: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return a distance that no neighbor of each query exceeds.
 
@@ -183,12 +187,7 @@ class Differences:
             The distances.
         """
         finite = np.where(np.isinf(kth), 0.0, kth)
-        return kth + 1.01 * self.error(1.001 * finite) + self.hidden_distance
-
-    @property
-    def hidden_distance(self) -> float:
-        """See `ScoreSpace.hidden_distance`."""
-        return self._space.hidden_distance()
+        return kth + 1.01 * self.error(1.001 * finite) + self._space.hidden_distance()
 
 
 class CloserPairs:
@@ -196,8 +195,9 @@ class CloserPairs:
 
     Parameters
     ----------
-    differences : Differences
-        The distances of a batch.
+    differences : callable
+        Returns the distances of a batch, or None if its pairs cannot be compared. It is called when
+        a query has many candidates, which those of most batches have not.
     n_queries : int
         The number of its queries.
     k : int
@@ -206,8 +206,10 @@ class CloserPairs:
         Whether there are no products that tell more pairs apart than those that left these.
     """
 
-    def __init__(self, differences: Differences, n_queries: int, k: int, *, last: bool) -> None:
-        self._differences = differences
+    def __init__(
+        self, differences: Callable[[], Differences | None], n_queries: int, k: int, *, last: bool
+    ) -> None:
+        self._differences = functools.cache(differences)
         self._k = k
         self._last = last
         self._most, self._total = 0, 0
@@ -240,22 +242,24 @@ class CloserPairs:
         counts = np.bincount(rows, minlength=len(self._compared))
         chosen = (counts > 2 * self._k + _SPARE_PAIRS) & (self._compared + counts <= self._most)
         some = np.flatnonzero(chosen[rows])
-        if some.size and self._compared.sum() + some.size <= self._total:
+        if not some.size or self._compared.sum() + some.size > self._total:
+            return kept
+        if (differences := self._differences()) is not None:
             rows, positions = rows[some], positions[some]
             counts = np.where(chosen, counts, 0)
             self._compared += counts
-            distances = self._differences.distances(rows, positions)
-            reach = self._reach(-kth_largest(rows, -distances, counts, self._k))
+            distances = differences.distances(rows, positions)
+            reach = self._reach(differences, -kth_largest(rows, -distances, counts, self._k))
             kept[some] = distances <= reach[rows]
             self._n_dropped += int(some.size - np.count_nonzero(kept[some]))
         return kept
 
-    def _reach(self, kth: NDArray[np.float64]) -> NDArray[np.float64]:
+    def _reach(self, differences: Differences, kth: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return how far a neighbor of each query may be, as the distances are computed."""
-        limits = self._differences.limits(kth)
+        limits = differences.limits(kth)
         finite = np.where(limits < LARGEST_LIMIT, limits, 0.0)
-        slack = self._differences.error(finite) + self._differences.hidden_distance
-        return np.where(limits < LARGEST_LIMIT, limits + slack, np.inf)
+        reach = limits + differences.slack(finite)
+        return np.where(limits < LARGEST_LIMIT, reach, np.inf)
 
 
 def _are_float32(rows: NDArray[np.floating], matrix: NDArray[np.floating]) -> bool:

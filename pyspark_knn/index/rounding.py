@@ -70,6 +70,9 @@ U = 2.0**-24
 V = 2.0**-53
 """The v of the bound: half the distance from 1 to the next float64."""
 
+TINY = 2.0**-126
+"""The smallest normal float32: what underflow may hide."""
+
 
 def rounding(n_features: int, dtype: type[np.floating]) -> float:
     """Return the rho of the bound above.

@@ -160,7 +160,7 @@ def test_pairs_of_other_queries_are_kept():
     space = score_space(metric, items)
     queries = items[:3]
     differences = Differences(items, space, queries, space.queries(queries), wide=True)
-    closer = CloserPairs(differences, 3, 2, last=True)
+    closer = CloserPairs(lambda: differences, 3, 2, last=True)
     rows = np.repeat([0, 1, 2], [40, 200, 10])
     positions = np.concatenate([np.arange(40), np.arange(200), np.arange(10)])
     closer.allow(100)

@@ -55,15 +55,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pyspark_knn.index.rounding import U
+from pyspark_knn.index.rounding import TINY, U
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from pyspark_knn.index.axes.rotation import Rotation
-
-_TINY = 2.0**-126
-"""The smallest normal float32: what underflow may hide."""
 
 
 def reach(
@@ -130,7 +127,7 @@ def errors(
     """
     largest = np.sqrt(squares) + np.maximum(reaches, 0.0)
     error: NDArray[np.float64] = product_error(n_axes) * largest * largest
-    error += (n_axes + 3) * _TINY * (4.0 + 2.0 * largest)
+    error += (n_axes + 3) * TINY * (4.0 + 2.0 * largest)
     return error
 
 

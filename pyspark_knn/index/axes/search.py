@@ -109,7 +109,7 @@ class _Batch:
         self._matrix = search._matrix
         queries = self._space.queries(rows)
         self._differences = Differences(self._matrix, self._space, rows, queries)
-        self._norms = np.sqrt(queries.squares)
+        self._n_queries = len(rows)
         self._prefixes = search._prefixes.queries(queries.vectors)
         self._limits = self._space.distance_limits(limits, queries)
         self._exclude = exclude
@@ -136,7 +136,7 @@ class _Batch:
     def run_within(self) -> tuple[Pairs, NDArray[np.bool_]]:
         """See `AxesSearch.within`."""
         least = -self._limits - self._slack()
-        self._most = min(self._most, _MOST_WITHIN // len(self._norms))
+        self._most = min(self._most, _MOST_WITHIN // self._n_queries)
         found: list[Pairs] = []
 
         def settle(waiting: list[Survivors]) -> None:
@@ -155,7 +155,7 @@ class _Batch:
         """Return by how much differences can be off; give up the queries of too large limits."""
         self._given_up = ~(self._limits < LARGEST_LIMIT)
         limits = np.where(self._given_up, 0.0, np.maximum(self._limits, 0.0))
-        slack = self._differences.error(limits) + self._space.hidden_distance()
+        slack = self._differences.slack(limits)
         self._given_up |= ~(slack < LARGEST_LIMIT)
         return slack
 
@@ -165,14 +165,14 @@ class _Batch:
         """Return some pairs from the cell of each query, as many for each, and their distances."""
         many = self._k + _SPARE_AT_HOME
         positions = self._prefixes.nearest_at_home(many).ravel()
-        rows = np.repeat(np.arange(len(self._norms)), many)
+        rows = np.repeat(np.arange(self._n_queries), many)
         distances = self._differences.distances(rows, positions)
         distances[self._is_excluded(rows, positions)] = np.inf
         return rows, positions, distances
 
     def _limits_at_home(self, distances: NDArray[np.float32]) -> NDArray[np.float64]:
         """Return a distance that k of these items do not exceed."""
-        kth = distances.reshape(len(self._norms), -1).astype(np.float64)
+        kth = distances.reshape(self._n_queries, -1).astype(np.float64)
         kth.partition(self._k - 1, axis=1)
         return self._differences.limits(kth[:, self._k - 1])
 
@@ -185,7 +185,7 @@ class _Batch:
         for pairs in survivors:
             waiting.append(pairs)
             count += len(pairs[0])
-            if count > 2 * self._k * len(self._norms):
+            if count > 2 * self._k * self._n_queries:
                 settle(waiting)
                 waiting, count = [], 0
         if waiting:
@@ -229,11 +229,11 @@ class _Batch:
         scores: NDArray[np.float32],
     ) -> None:
         """Keep some candidates, and lower the limits."""
-        room = room_for(len(self._matrix), len(self._norms))
+        room = room_for(len(self._matrix), self._n_queries)
         if rows.size:
             found.add(rows, positions, scores, np.zeros(len(rows)), room)
             # Few new candidates lower hardly any limit.
-            if 2 * len(rows) >= len(self._norms):
+            if 2 * len(rows) >= self._n_queries:
                 found.settle()
         self._demand(found)
 
