@@ -14,9 +14,9 @@ import sklearn.utils  # noqa: F401 - what a fit imports is loaded before memory 
 from pyspark_knn import KNNEstimator, KNNModel
 from tests.support.sessions import start
 
-ROWS, DIM, STEP = 1_000_000, 128, 250_000
+ROWS, DIM, STEP = 640_000, 128, 160_000
 ROOM = 100 << 20
-"""Memory that Python may use in addition; the vectors take 977 MiB."""
+"""Memory that Python may use in addition; the vectors take 625 MiB."""
 
 
 def with_vectors(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
