@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pyspark_knn.index.angles import ANGLES, cosine_of_units
-from pyspark_knn.index.kernels import KERNELS, SET_METRICS, euclidean
+from pyspark_knn.index.kernels import KERNELS, SET_METRICS, SUBTRACTING, euclidean
 from pyspark_knn.index.metric_params import checked_params, inverse_covariance, variances
 from pyspark_knn.suggestions import did_you_mean
 
@@ -132,11 +132,14 @@ class Metric:
         if self.name in ANGLES and len(queries) <= len(rows) and queries.size <= _UNIT_FLOATS:
             self._angles(queries, items, rows, positions, result)
             return result
+        kernel = self.kernel
         for start in range(0, len(rows), step):
             chunk = slice(start, start + step)
-            left = queries.take(rows[chunk], axis=0).astype(np.float64, copy=False)
-            right = items.take(positions[chunk], axis=0).astype(np.float64, copy=False)
-            result[chunk] = self.kernel(left, right, self)
+            left: Any = queries.take(rows[chunk], axis=0)
+            right: Any = items.take(positions[chunk], axis=0)
+            if kernel not in SUBTRACTING:
+                left, right = (each.astype(np.float64, copy=False) for each in (left, right))
+            result[chunk] = kernel(left, right, self)
         return result
 
     def _angles(

@@ -36,11 +36,12 @@ def _sum_of_squares(
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Squared euclidean distance as ``sums * 4**exponents``, free of overflow and underflow.
 
-    A `factor` (seuclidean, weighted minkowski of p = 2) multiplies the differences.
+    A `factor` (seuclidean, weighted minkowski of p = 2) multiplies the differences. Vectors may be
+    float32; they are subtracted in float64.
     """
     factor = metric.params.get("factor")
     with np.errstate(over="ignore", invalid="ignore"):
-        terms = left - right
+        terms: Block = np.subtract(left, right, dtype=np.float64)
         if factor is not None:
             terms *= factor
         np.multiply(terms, terms, out=terms)
@@ -48,7 +49,8 @@ def _sum_of_squares(
     exponents = np.zeros(len(sums), np.int64)
     redo = np.flatnonzero(unsafe(sums))
     if redo.size:
-        scaled, exponents[redo] = scaled_difference(left[redo], right[redo], factor)
+        first, second = (each[redo].astype(np.float64, copy=False) for each in (left, right))
+        scaled, exponents[redo] = scaled_difference(first, second, factor)
         sums[redo] = fold(scaled * scaled)
     return sums, exponents
 
@@ -261,6 +263,9 @@ def _set_kernel(left: Block, right: Block, metric: Constants) -> NDArray[np.floa
 
 SET_METRICS = ("dice", "jaccard", "rogerstanimoto", "russellrao", "sokalsneath", "yule")
 """Metrics that compare sets: a vector is the set of its features that are not 0."""
+
+SUBTRACTING: frozenset[Kernel] = frozenset([euclidean, sqeuclidean])
+"""Kernels that take vectors of float32 too, and return what they return for the same in float64."""
 
 KERNELS: dict[str, Kernel] = {
     "braycurtis": braycurtis,

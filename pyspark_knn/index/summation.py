@@ -17,6 +17,9 @@ _TINY = 2.0**-900
 """Sums of squares below this may have lost bits to gradual underflow. The error of a term is at
 most 2**-1075, which is negligible beside 2**-900 even in a sum of 2**20 terms."""
 
+_TRANSPOSED = 64
+"""Rows of up to this many terms are added column by column."""
+
 _LARGEST_POWER = 1022
 """Powers of two up to this and their inverses are normal numbers."""
 
@@ -38,25 +41,21 @@ def fold(terms: Block) -> NDArray[np.float64]:
     ndarray of shape (n_pairs,), dtype float64
         The sum of each row.
     """
-    with buffers_for(terms.shape[1]):
-        _fold_columns(terms)
-    return terms[:, 0].copy()
-
-
-def _fold_columns(terms: Block) -> None:
-    """Add all columns to the first, as `fold` does."""
     width = terms.shape[1]
-    while width > 1:
-        half = width // 2
-        rest = width - half
-        if half <= 4:
-            # Short inner loops cost more than their additions, so add column by column.
-            for column in range(half):
-                terms[:, column] += terms[:, rest + column]
-        else:
-            lower = terms[:, :half]
+    with buffers_for(width):
+        while width > _TRANSPOSED:
+            rest = width - width // 2
+            lower = terms[:, : width // 2]
             np.add(lower, terms[:, rest:width], out=lower)
+            width = rest
+    # Short inner loops, over what is left of each row, cost more than their additions.
+    columns: Block = np.ascontiguousarray(terms[:, :width].T)
+    while width > 1:
+        rest = width - width // 2
+        columns[: width // 2] += columns[rest:width]
         width = rest
+    total: NDArray[np.float64] = columns[0].copy()
+    return total
 
 
 def scale(rows: Block) -> tuple[Block, NDArray[np.int64]]:

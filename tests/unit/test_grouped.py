@@ -31,11 +31,12 @@ from tests.support.strategies import METRIC_CASES, searches
 
 NEVER = 10**9
 WAYS = {
-    "pairs": Thresholds(NEVER, NEVER, np.inf, np.inf),
-    "products": Thresholds(NEVER, NEVER, 0, np.inf),
-    "an index for a search": Thresholds(NEVER, NEVER, np.inf, 0),
-    "an index of their own": Thresholds(1, 1, np.inf, np.inf),
-    "mixed": Thresholds(60, 60, 300, 100),
+    "pairs": Thresholds(NEVER, NEVER, np.inf, 0, np.inf),
+    "products": Thresholds(NEVER, NEVER, 0, 0, np.inf),
+    "products of copies": Thresholds(NEVER, NEVER, 0, np.inf, np.inf),
+    "an index for a search": Thresholds(NEVER, NEVER, np.inf, 0, 0),
+    "an index of their own": Thresholds(1, 1, np.inf, 0, np.inf),
+    "mixed": Thresholds(60, 60, 50, 1000, 100),
 }
 """How groups are searched."""
 
@@ -261,9 +262,12 @@ def test_queries_beyond_the_bounds_of_products():
     queries[::2] *= 1e300
     items[::7] *= 1e200
     grouped = Grouped.of(items, np.arange(200) % 4)
-    for name in ("euclidean", "sqeuclidean", "cosine", "inner_product"):
+    ways = "products", "products of copies"
+    for name, way in itertools.product(
+        ("euclidean", "sqeuclidean", "cosine", "inner_product"), ways
+    ):
         args = np.arange(40), np.arange(40) % 4
-        check(grouped, resolve_metric(name), queries, *args, 5, "products")
+        check(grouped, resolve_metric(name), queries, *args, 5, way)
 
 
 def test_crowded_groups_are_searched_by_an_index(monkeypatch):
@@ -298,12 +302,13 @@ def test_blocks_do_not_change_answers(monkeypatch):
         (pairs, "_BLOCK_PAIRS"),
         (tables, "_QUERY_FLOATS"),
         (tables, "_ITEM_FLOATS"),
+        (tables, "_COPIED_FLOATS"),
         (tables, "_TABLE_SCORES"),
         (tables, "_RANKED_PAIRS"),
         (tables, "_TERMS"),
     ):
         monkeypatch.setattr(module, name, 50)
-    for way in ("pairs", "products"):
+    for way in ("pairs", "products", "products of copies"):
         for metric, each in zip(metrics, expected, strict=True):
             index = index_of(grouped, metric, way)
             assert answer(index.search(GroupQueries(items[:200], rows, groups), 5)) == each

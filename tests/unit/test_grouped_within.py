@@ -20,11 +20,12 @@ from pyspark_knn.index.sparse.rows import SparseRows
 
 NEVER = 10**9
 WAYS = {
-    "pairs": Thresholds(NEVER, NEVER, np.inf, np.inf),
-    "products": Thresholds(NEVER, NEVER, 0, np.inf),
-    "an index for a search": Thresholds(NEVER, NEVER, np.inf, 0),
-    "an index of their own": Thresholds(1, 1, np.inf, np.inf),
-    "mixed": Thresholds(30, 30, 2000, 100),
+    "pairs": Thresholds(NEVER, NEVER, np.inf, 0, np.inf),
+    "products": Thresholds(NEVER, NEVER, 0, 0, np.inf),
+    "products of copies": Thresholds(NEVER, NEVER, 0, np.inf, np.inf),
+    "an index for a search": Thresholds(NEVER, NEVER, np.inf, 0, 0),
+    "an index of their own": Thresholds(1, 1, np.inf, 0, np.inf),
+    "mixed": Thresholds(30, 30, 50, 1000, 100),
 }
 
 

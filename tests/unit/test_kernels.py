@@ -145,6 +145,44 @@ def test_fold_sums_each_row_within_its_bound(terms):
     assert (np.abs(found - true) <= (bound + 2.0**-53) * true).all()
 
 
+def plain_fold(terms):
+    """The order of the additions, one by one."""
+    while len(terms) > 1:
+        half = len(terms) // 2
+        rest = len(terms) - half
+        terms = [terms[i] + terms[rest + i] if i < half else terms[i] for i in range(rest)]
+    return terms[0]
+
+
+@pytest.mark.parametrize(
+    "width", [*range(1, 20), 31, 33, 63, 64, 65, 66, 127, 128, 129, 200, 255, 256, 257, 784]
+)
+def test_the_order_of_a_sum_depends_on_the_number_of_terms_only(width):
+    terms = np.random.default_rng(width).standard_normal((7, width))
+    expected = [plain_fold(row) for row in terms.tolist()]
+    assert fold(terms.copy()).tolist() == expected
+    assert fold(np.asfortranarray(terms)).tolist() == expected
+    assert fold(terms[3:4].copy()).tolist() == expected[3:4]
+    assert fold(np.empty((0, width))).tolist() == []
+
+
+@pytest.mark.parametrize("name", ["euclidean", "sqeuclidean"])
+@pytest.mark.parametrize("other", [np.float32, np.float64])
+def test_float32_is_subtracted_in_float64(name, other):
+    rng = np.random.default_rng(0)
+    left, right = rng.standard_normal((2, 40, 9), dtype=np.float32)
+    # Differences that float32 rounds, equal vectors, and what is near to the limits of float32.
+    left[:10] += 1000
+    right[10:20] = left[10:20]
+    left[20:30] *= 1e38
+    left[30:], right[30:] = left[30:] * 1e-38, right[30:] * 1e-40
+    metric = resolve_metric(name)
+    wide = metric.kernel(left.astype(np.float64), right.astype(np.float64), metric)
+    assert metric.kernel(left, right.astype(other), metric).tolist() == wide.tolist()
+    pairs = np.arange(40)
+    assert metric.distances(left, right.astype(other), pairs, pairs).tolist() == wide.tolist()
+
+
 @pytest.mark.parametrize("name", SET_METRICS)
 @given(data=st.data())
 def test_set_metrics_agree_with_scipy(name, data):

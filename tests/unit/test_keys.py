@@ -46,6 +46,20 @@ def test_unknown_keys_have_no_group() -> None:
     )
 
 
+@pytest.mark.parametrize("kind", [pa.int8(), pa.int16(), pa.int32(), pa.int64()])
+@pytest.mark.parametrize(
+    "items", [[3, 4, 5, 6], [3, 4, 6], [-128, -127], [126, 127], [-128, 127], [*range(-128, 128)]]
+)
+def test_integers_with_and_without_gaps(kind: pa.DataType, items: list[int]) -> None:
+    bits = kind.bit_width - 1
+    keys, _ = Keys.of([pa.array(items[::-1], kind)])
+    asked = [-(2**bits), 2**bits - 1, 0, -128, -127, None, *range(2, 8), 126, 127]
+    expected = [items.index(each) if each in items else -1 for each in asked]
+    found = keys.groups_of([pa.array(asked, kind)])
+    assert found.tolist() == expected
+    assert found.dtype == np.int64
+
+
 @given(
     st.lists(st.tuples(st.integers(-2, 2), st.sampled_from("abc")), min_size=1, max_size=40),
     st.lists(

@@ -178,6 +178,9 @@ def _combined(
 ) -> NDArray[np.int64]:
     """Return the numbers of combinations with one more column; -1 for those that do not occur."""
     codes = groups * len(distinct) + places
+    if found[-1] == len(found) - 1:
+        # All combinations occur, such as those of a single column: each is its own place.
+        return np.where((groups >= 0) & (places >= 0) & (codes < len(found)), codes, -1)
     at = np.minimum(np.searchsorted(found, codes), len(found) - 1)
     return np.where((groups >= 0) & (places >= 0) & (found[at] == codes), at, -1)
 
@@ -188,9 +191,13 @@ def _places(distinct: pa.Array, values: pa.Array) -> NDArray[np.int64]:
         # Several times as fast as the hash table, which Arrow builds in each call.
         known = distinct.to_numpy()
         given = values.fill_null(0).to_numpy(zero_copy_only=False)
+        valid = values.is_valid().to_numpy(zero_copy_only=False)
+        if int(known[-1]) - int(known[0]) == len(known) - 1:
+            # Numbers without gaps need no search; beyond them, the differences may overflow.
+            inside = valid & (given >= known[0]) & (given <= known[-1])
+            return np.where(inside, given.astype(np.int64) - int(known[0]), -1)
         at = np.minimum(np.searchsorted(known, given), len(known) - 1)
-        there = (known[at] == given) & values.is_valid().to_numpy(zero_copy_only=False)
-        return np.where(there, at, -1)
+        return np.where((known[at] == given) & valid, at, -1)
     places = pc.index_in(values, value_set=distinct, skip_nulls=True).fill_null(-1)
     found: NDArray[np.int64] = places.to_numpy(zero_copy_only=False).astype(np.int64)
     return found

@@ -15,6 +15,7 @@ from pyspark_knn.engine.rows.invalid import describe_invalid, invalid_rows, read
 from pyspark_knn.engine.rows.items import NUMBER, Items
 from pyspark_knn.engine.rows.vectors import LAYOUT, VALUES, VectorBatch
 from pyspark_knn.engine.search.answers import Answer, OwnSearch
+from pyspark_knn.engine.search.gathering import gathered, queries_at_once
 from pyspark_knn.engine.search.searchable import Searchable, task_threads
 from pyspark_knn.engine.search.within import ROW_NEIGHBORS, answer_rows, found_within
 from pyspark_knn.engine.ship.bundle import BundleRef, open_bundle
@@ -158,8 +159,9 @@ def search_batches(
         For an invalid query, if `handle_invalid` is "error"; for one in a wrong unit always.
     """
     searchable = open_bundle(ref)
+    most = min(request.query_step(searchable.index.n_features), queries_at_once(searchable))
     with threadpool_limits(limits=task_threads()):
-        for arrays in batches:
+        for arrays in gathered(batches, most):
             yield from answer_batch(searchable, request, request.named(arrays))
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from pyspark_knn.index.selection import by_row
 from pyspark_knn.index.sparse.rows import offsets_of, ranges
 
 if TYPE_CHECKING:
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
 _SORTED_WIDTH = 64
 """A list of up to this length, or of 4 k, is sorted. Of a longer one, the items beyond the k-th
 smallest distance are dropped first."""
+
+_STABLE_WIDTH = 8
+"""Up to this many numbers, a stable sort takes no longer than another one."""
 
 
 class Lists(NamedTuple):
@@ -56,7 +60,7 @@ class Lists(NamedTuple):
         visits, counts, places, distances = (
             np.concatenate(each) for each in zip(*parts, strict=True)
         )
-        order = np.argsort(visits)
+        order = by_row(visits)
         at = ranges((np.cumsum(counts) - counts)[order], counts[order])
         return cls(visits[order], counts[order], places[at], distances[at])
 
@@ -137,18 +141,23 @@ def _nearest(
             best, _ = _nearest(lengths, table[inside], k, len(columns))
             best = at[inside][best]
         else:
-            best = np.take_along_axis(at, _order(table, inside, k), axis=1)
-            best = best[columns[:k] < kept[rows, None]]
-        result[ranges(ends[rows], kept[rows])] = best
+            order = _order(table, inside, k)
+            order += np.arange(0, at.size, len(columns))[:, None]
+            best = at.take(order)
+            if kept[rows].min() < best.shape[1]:
+                best = best[columns[:k] < kept[rows, None]]
+        result[ranges(ends[rows], kept[rows])] = best.ravel()
     return result, kept
 
 
 def _order(table: NDArray[np.float64], inside: NDArray[np.bool_], k: int) -> NDArray[np.int64]:
     """Return the columns of the k smallest numbers of each row; equal ones stay in their order."""
+    if table.shape[1] <= _STABLE_WIDTH:
+        return np.argsort(table, axis=1, kind="stable")[:, :k]
     order = np.argsort(table, axis=1)[:, : k + 1]
     smallest = np.take_along_axis(table, order, axis=1)
-    # A stable sort takes several times as long, and is needed only where numbers are equal: to each
-    # other, or to the padding.
+    # A stable sort of longer rows takes several times as long, and is needed only where numbers are
+    # equal: to each other, or to the padding.
     equal = (smallest[:, 1:] == smallest[:, :-1]) & inside[:, : smallest.shape[1] - 1]
     again = np.flatnonzero(equal.any(axis=1))
     if again.size:

@@ -47,8 +47,11 @@ class Thresholds:
     large_pairwise_items : int
         The same for metrics without scores: `auto` does not time searches of fewer items.
     table_work : float
-        Pairs of a query and an item of one group, times 8 more than the features, from which on
-        products are faster than distances.
+        Items of a group beyond k, times 8 more than the features, from which on products are faster
+        than distances.
+    copied_work : float
+        Pairs of a query and an item of one group, times 32 more than the features, up to which the
+        items are copied for each query, so that numpy is not called for each group.
     alone_pairs : float
         Pairs of a query and an item of one group from which on an index is made for one search,
         where the metric has no products.
@@ -60,7 +63,8 @@ class Thresholds:
 
     large_items: int = 1 << 14
     large_pairwise_items: int = 1 << 11
-    table_work: float = 3000
+    table_work: float = 500
+    copied_work: float = 12_000
     alone_pairs: float = 1000
     missing_work: float = 150_000
     missing_queries: int = 5
@@ -118,7 +122,7 @@ class GroupSearch:
         if has_scores(metric):
             space = score_space(metric, matrix)
             if np.float32 in space.dtypes:
-                self._tables = TableSearch(matrix, space, starts)
+                self._tables = TableSearch(matrix, space, starts, thresholds.copied_work)
 
     @property
     def added_bytes(self) -> int:
@@ -159,7 +163,7 @@ class GroupSearch:
             The k nearest items of some visits, or all. At least those within the limit are there.
         """
         distances = self._items.distances(queries)
-        alone, by_table = self._ways(visits)
+        alone, by_table = self._ways(visits, k)
         for lists in compared_pairs(visits.take(np.flatnonzero(~(alone | by_table))), distances):
             yield lists if k is None else lists.nearest(k)
         if self._tables is not None and by_table.any():
@@ -177,15 +181,18 @@ class GroupSearch:
             else:
                 yield _within(index, queries[each.rows], each, limit, after)
 
-    def _ways(self, visits: Visits) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    def _ways(self, visits: Visits, k: int | None) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
         """Return which visits are searched by an index of one group, and which by tables."""
         runs = visits.runs()
         counts = np.diff(runs)
-        groups, pairs = visits.groups[runs[:-1]], visits.sizes[runs[:-1]] * counts
+        groups, sizes = visits.groups[runs[:-1]], visits.sizes[runs[:-1]]
+        pairs = sizes * counts
         large = np.isin(groups, np.fromiter(self.large, np.int64))
         by_table = np.zeros(len(groups), bool)
         if self._tables is not None:
-            by_table = ~large & (pairs * self._work >= self._thresholds.table_work)
+            # The distances of k items are computed in any case.
+            rest = np.maximum(sizes - (k or 0), 0)
+            by_table = ~large & (rest * self._work >= self._thresholds.table_work)
         elif self._makes_indexes:
             large |= pairs >= self._thresholds.alone_pairs
         elif self._missing:

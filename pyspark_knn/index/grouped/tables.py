@@ -16,13 +16,16 @@ from pyspark_knn.index.grouped.lists import Lists
 from pyspark_knn.index.sparse.rows import offsets_of, ranges, slices_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from numpy.typing import NDArray
 
     from pyspark_knn.index.grouped.items import Distances
     from pyspark_knn.index.grouped.visits import Visits
     from pyspark_knn.index.score_space import ScoreSpace
+
+    Fill = Callable[[NDArray[np.float32], NDArray[np.float64], Visits], NDArray[np.float64]]
+    """See `TableSearch._fill`."""
 
 _TABLE_SCORES = 1 << 19
 """Scores of a table: 2 MiB of float32."""
@@ -41,6 +44,9 @@ _QUERY_FLOATS = 1 << 20
 
 _ITEM_FLOATS = 1 << 20
 """Numbers in the items that are transformed at a time: 8 MiB of float64."""
+
+_COPIED_FLOATS = 1 << 17
+"""Numbers in the items that are copied for queries at a time: 512 KiB of float32."""
 
 _CROWDED_CANDIDATES = 64
 """Candidates of each query, and"""
@@ -71,6 +77,9 @@ class TableSearch:
         The score space of all items.
     starts : ndarray of shape (n_groups + 1,), dtype int64
         Where the items of each group begin, and where the last ones end. No group is empty.
+    copied_work : float
+        Pairs of a query and an item of one group, times 32 more than the features, up to which the
+        items are copied for each query: the products of many groups are one product then.
     table_scores : int, default=_TABLE_SCORES
         The number of scores of a table.
     crowded_pairs : int, default=_CROWDED_PAIRS
@@ -83,6 +92,7 @@ class TableSearch:
         matrix: NDArray[np.floating],
         space: ScoreSpace,
         starts: NDArray[np.int64],
+        copied_work: float,
         *,
         table_scores: int = _TABLE_SCORES,
         crowded_pairs: int = _CROWDED_PAIRS,
@@ -91,6 +101,7 @@ class TableSearch:
         self._space = space
         # Every search needs those of whole groups, which took a tenth of its time.
         self._terms, self._widths = _terms(space, starts)
+        self._copied_work = copied_work
         self._table_scores = table_scores
         self._crowded_pairs = crowded_pairs
         first = matrix[:1]
@@ -126,6 +137,30 @@ class TableSearch:
         crowded : ndarray of shape (n_crowded,), dtype int64
             Visits that have too many candidates and are not in `found`, as positions in `visits`.
         """
+        few = self._have_few_pairs(visits)
+        for copies in (True, False):
+            part = np.flatnonzero(few == copies)
+            if part.size:
+                fill = self._fill_by_copies if copies else self._fill
+                parts = self._search(queries, visits.take(part), distances, k, limit, fill)
+                yield from ((found, part[crowded]) for found, crowded in parts)
+
+    def _have_few_pairs(self, visits: Visits) -> NDArray[np.bool_]:
+        """Return which visits are those of groups with few queries and items."""
+        runs = visits.runs()
+        counts = np.diff(runs)
+        work = counts * visits.sizes[runs[:-1]] * (self._matrix.shape[1] + 32)
+        return np.repeat(work < self._copied_work, counts)
+
+    def _search(
+        self,
+        queries: NDArray[np.floating],
+        visits: Visits,
+        distances: Distances,
+        k: int | None,
+        limit: float | None,
+        fill: Fill,
+    ) -> Iterator[tuple[Lists, NDArray[np.int64]]]:
         blocks = self._blocks(visits.sizes)
         shapes = [(block.stop - block.start, visits.sizes[block.stop - 1]) for block in blocks]
         buffer = np.empty(max(rows * columns for rows, columns in shapes), np.float32)
@@ -133,7 +168,7 @@ class TableSearch:
         for block, shape in zip(blocks, shapes, strict=True):
             part = visits.take(block)
             table = buffer[: shape[0] * shape[1]].reshape(shape)
-            rows, columns = self._candidates(queries[part.rows], part, k, limit, table)
+            rows, columns = self._candidates(queries[part.rows], part, k, limit, table, fill)
             waiting.append((rows + (block.start - first), columns))
             # Ranking takes a time of its own, however few the candidates are.
             if block is blocks[-1] or sum(len(each) for each, _ in waiting) >= _RANKED_PAIRS:
@@ -184,11 +219,12 @@ class TableSearch:
         k: int | None,
         limit: float | None,
         table: NDArray[np.float32],
+        fill: Fill,
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return the items that cannot be ruled out: the visit, and the place within the group."""
         transformed = self._space.queries(queries)
         served = self._space.serves(transformed)
-        widths = self._fill(table, transformed.vectors, visits)
+        widths = fill(table, transformed.vectors, visits)
         # All items of queries for which the bounds do not hold are candidates.
         columns = np.arange(table.shape[1])
         table[~served] = np.where(columns < visits.sizes[~served, None], 0.0, _EXCLUDED)
@@ -236,6 +272,33 @@ class TableSearch:
                 ceilings += self._terms[start:stop]
         return np.repeat(self._widths[groups], np.diff(runs))
 
+    def _fill_by_copies(
+        self, table: NDArray[np.float32], vectors: NDArray[np.float64], visits: Visits
+    ) -> NDArray[np.float64]:
+        """Do the same by one product for many visits, each with a copy of the items."""
+        least, width = int(visits.sizes[0]), table.shape[1]
+        columns = np.arange(width)
+        step = max(1, _COPIED_FLOATS // (width * vectors.shape[1]))
+        with np.errstate(over="ignore", invalid="ignore"):
+            left = vectors.astype(np.float32)[:, :, None]
+            for start in range(0, len(table), step):
+                part = slice(start, start + step)
+                # In place of items beyond the end of a group, its last one is multiplied.
+                last = visits.sizes[part, None] - 1
+                places = visits.starts[part, None] + np.minimum(columns, last)
+                items = self._transformed(places.ravel()).reshape(*places.shape, -1)
+                np.matmul(items, left[part], out=table[part, :, None])
+                table[part] += self._terms.take(places)
+        table[:, least:][columns[least:] >= visits.sizes[:, None]] = _EXCLUDED
+        return self._widths[visits.groups]
+
+    def _transformed(self, items: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Return the vectors of some items in the score space, in float32."""
+        vectors = self._matrix.take(items, axis=0)
+        if not self._unchanged:
+            vectors = self._space.vectors(vectors, items)
+        return vectors.astype(np.float32, copy=False)
+
     def _vectors(
         self, starts: NDArray[np.int64], lengths: NDArray[np.int64], most: int
     ) -> Iterator[NDArray[np.float32]]:
@@ -245,8 +308,7 @@ class TableSearch:
                 yield self._matrix[start:stop].astype(np.float32, copy=False)
             return
         for part in slices_of(lengths, most):
-            items = ranges(starts[part], lengths[part])
-            vectors = self._space.vectors(self._matrix[items], items).astype(np.float32, copy=False)
+            vectors = self._transformed(ranges(starts[part], lengths[part]))
             ends = offsets_of(lengths[part])
             for first, last in itertools.pairwise(ends):
                 yield vectors[first:last]

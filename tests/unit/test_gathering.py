@@ -1,0 +1,107 @@
+"""Batches of queries that are searched together, without Spark."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pyspark.sql import types as T
+
+from pyspark_knn.engine.rows.items import Items
+from pyspark_knn.engine.rows.keys import Groups
+from pyspark_knn.engine.search.answers import FoundLists
+from pyspark_knn.engine.search.batches import Request, search_batches
+from pyspark_knn.engine.search.gathering import gathered, queries_at_once
+from pyspark_knn.engine.search.indexing import index_items
+from pyspark_knn.engine.ship.bundle import FileRef, write_bundle
+from pyspark_knn.index.base import IndexSpec
+from pyspark_knn.index.distances import resolve_metric
+from tests.support.batches import array_column
+
+LISTS = {"neighbors": T.ArrayType(T.LongType()), "distances": T.ArrayType(T.DoubleType())}
+ANSWER = FoundLists(
+    T.StructType([T.StructField(name, kind) for name, kind in LISTS.items()]), ("id", "distance")
+)
+
+
+@given(st.lists(st.integers(0, 7), max_size=12), st.integers(1, 12))
+def test_no_row_is_lost_and_none_is_too_late(lengths: list[int], most: int) -> None:
+    numbers = itertools.count()
+    batches = [
+        tuple([pa.array([next(numbers) for _ in range(n)], pa.int64())] * 2) for n in lengths
+    ]
+    joined = [
+        tuple(column.to_pylist() for column in each) for each in gathered(iter(batches), most)
+    ]
+    assert all(one == other for one, other in joined)
+    assert [each for one, _ in joined for each in one] == list(range(sum(lengths)))
+    sizes = [len(one) for one, _ in joined]
+    assert all(size <= max(most, *lengths) for size in sizes)
+    # Two that follow one another would not have fitted in one.
+    assert all(one + other > most for one, other in itertools.pairwise(sizes) if other)
+
+
+def test_a_batch_that_is_large_enough_does_not_wait_for_the_next_one() -> None:
+    batches = iter([(pa.array([1, 2, 3]),)])
+    found = gathered(itertools.chain(batches, _failing()), 3)
+    assert next(found)[0].to_pylist() == [1, 2, 3]
+
+
+def _failing() -> Any:
+    raise RuntimeError("a batch too many was read")
+    yield
+
+
+def keyed(n_items: int, n_groups: int, n_features: int, **options: Any) -> Any:
+    rng = np.random.default_rng(0)
+    matrix = rng.standard_normal((n_items, n_features), dtype=np.float32)
+    keys = pa.array(rng.permutation(np.arange(n_items) % n_groups))
+    items = Items(n_items, {"id": pa.array(np.arange(n_items)), "key": keys})
+    groups = Groups.of(items, ["key"])
+    spec = IndexSpec(resolve_metric("euclidean"), **options)
+    return index_items(items, matrix[groups.positions], groups, spec)[0]
+
+
+def test_many_queries_at_once_for_small_groups_only() -> None:
+    assert queries_at_once(keyed(3000, 10, 8)) == 640
+    assert queries_at_once(keyed(20_000, 2000, 2)) == 128_000
+    assert queries_at_once(keyed(40_000, 2, 256)) < 1000
+    items = Items(10, {"id": pa.array(np.arange(10))})
+    matrix = np.zeros((10, 2), np.float32)
+    alone, _ = index_items(items, matrix, None, IndexSpec(resolve_metric("euclidean")))
+    assert queries_at_once(alone) == 1
+
+
+def request_for(**changes: Any) -> Request:
+    return Request(2, None, "skip", "features", ("values", "key"), ANSWER, keys=("key",), **changes)
+
+
+@pytest.mark.parametrize("kind", [pa.float32(), pa.float64()])
+def test_the_answers_are_those_of_each_batch(tmp_path: Any, kind: pa.DataType) -> None:
+    path = tmp_path / "bundle"
+    with path.open("wb") as file:
+        ref = FileRef(write_bundle(keyed(300, 7, 3), file), str(path))
+    rng = np.random.default_rng(1)
+    vectors = rng.standard_normal((50, 3)).astype(np.float32).tolist()
+    vectors[17], vectors[31] = None, [np.nan] * 3
+    keys = rng.integers(0, 9, 50)
+
+    def batches(step: int) -> Any:
+        for start in range(0, 50, step):
+            part = slice(start, start + step)
+            # A slice, whose buffers contain more than its rows.
+            yield array_column(vectors, kind)[0][part], pa.array(keys)[part]
+
+    parts = {step: list(search_batches(ref, request_for(), batches(step))) for step in (1, 8, 50)}
+    assert [len(each) for each in parts.values()] == [1, 1, 1]
+    one, *others = (pa.concat_arrays(each).to_pylist() for each in parts.values())
+    assert all(each == one for each in others)
+    assert [row for row in one if not row] == [[], []]
+    few = list(search_batches(ref, request_for(block_bytes=8 * 3 * 20), batches(8)))
+    assert [len(each) for each in few] == [16, 16, 18]
+    assert pa.concat_arrays(few).to_pylist() == one
