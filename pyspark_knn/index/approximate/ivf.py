@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from pyspark_knn.index.approximate.search import Certain
     from pyspark_knn.index.base import IndexSpec
 
 _ITEMS_PER_LIST = 40
@@ -121,13 +122,12 @@ class IVFSearch(ApproximateIndex):
         """See `ApproximateIndex.candidates`."""
         return self._opened().candidates(queries, many, min(knob, self._n_lists))
 
-    def certain(
-        self, queries: NDArray[np.float32], many: int, knob: int
-    ) -> tuple[NDArray[np.int64], NDArray[np.bool_]] | None:
+    def certain(self, queries: NDArray[np.float32], many: int, knob: int) -> list[Certain]:
         """See `ApproximateIndex.certain`; if the lists contain the items as they are."""
         if self._has_ranges or not self._space.changes_nothing or self._matrix.dtype != np.float32:
-            return None
-        return self._opened().certain(queries, many, min(knob, self._n_lists))
+            return []
+        nprobe, spare = min(knob, self._n_lists), self.spare(many)
+        return self._opened().certain(queries, many, nprobe, self._matrix, spare)
 
     def _with_added(
         self,

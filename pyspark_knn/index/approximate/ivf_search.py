@@ -17,7 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pyspark_knn.index.approximate.ivf_products import ListProducts, bounds
 from pyspark_knn.index.approximate.libraries import load_library
+from pyspark_knn.index.approximate.search import Certain
 from pyspark_knn.index.rounding import U
 from pyspark_knn.index.selection import by_row
 
@@ -33,6 +35,9 @@ _COMPARED_FLOATS = 1 << 20
 
 _TRIED = 256
 """Queries that show for how many the candidates are certain."""
+
+_TRIED_BY_PRODUCTS = 32
+"""The same for products: their time is lost where they prove little."""
 
 _SMALLEST = 2.0**-80
 """Of a smaller sum, squares that underflow may be a part that counts."""
@@ -53,6 +58,7 @@ class ListSearch:
     def __init__(self, lists: Any) -> None:
         self.lists = lists
         self._centroids: NDArray[np.float32] = lists.quantizer.reconstruct_n(0, lists.nlist)
+        self._products = ListProducts(lists)
         self._largest = float(np.sqrt(np.square(self._centroids, dtype=np.float64).sum(1).max()))
 
     def candidates(self, queries: NDArray[np.float32], many: int, nprobe: int) -> NDArray[np.int64]:
@@ -72,41 +78,107 @@ class ListSearch:
         ndarray of shape (n_queries, many), dtype int64
             The positions of the items, the nearest first; -1 where there are no more.
         """
-        # FAISS keeps the first of equally distant items, so the order of the lists matters, too.
         chosen = self.nearest(queries, nprobe)
-        return self._scanned(queries, np.sort(chosen, axis=1), chosen[:, 0], many)[0]
+        found = np.empty((len(queries), many), np.int64)
+        rest = np.arange(len(queries))
+        if self._products_pay(queries, chosen, many, many):
+            positions, squares = self._products.nearest(queries, chosen, many + 1)
+            found[:] = positions[:, :many]
+            rest = np.flatnonzero(~_apart(squares[:, many - 1], squares[:, many], queries))
+        if rest.size:
+            # FAISS keeps the first of equally distant items, so the order of the lists matters.
+            lists, first = np.sort(chosen[rest], axis=1), chosen[rest, 0]
+            found[rest] = self._scanned(queries[rest], lists, first, many)[0]
+        return found
 
     def certain(
-        self, queries: NDArray[np.float32], many: int, nprobe: int
-    ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-        """Return the nearest items in the nearest lists, and for which queries they are certain.
+        self,
+        queries: NDArray[np.float32],
+        many: int,
+        nprobe: int,
+        items: NDArray[np.float32],
+        spare: int,
+    ) -> list[Certain]:
+        """Return candidates that need not be ranked among others, where this is proved.
 
         Parameters
         ----------
         queries, many, nprobe
             See `candidates`.
+        items : ndarray of shape (n_items, n_coordinates), dtype float32
+            The coordinates of the items.
+        spare : int
+            The number of candidates beyond `many` that are ranked where nothing is proved.
 
         Returns
         -------
-        positions : ndarray of shape (n_queries, many), dtype int64
-            The positions of the items.
-        certain : ndarray of shape (n_queries,), dtype bool
-            Whether all other items of these lists are farther from the query than each of `many`
-            items.
+        list of Certain
+            Candidates of some queries, which contain the nearest `many` items of these lists.
         """
-        positions = np.empty((len(queries), many), np.int64)
-        sure = np.zeros(len(queries), bool)
         chosen = self.nearest(queries, nprobe)
+        found: list[Certain] = []
+        rest = np.arange(len(queries))
+        if self._products_pay(queries, chosen, many, many + spare):
+            found = self._certain_by_products(queries, chosen, many, items, spare)
+            rest = np.setdiff1d(rest, np.concatenate([each.rows for each in found]))
+        n_tried = n_sure = 0
         # With many equal distances few queries are certain: the first ones show that.
-        for part in (slice(0, _TRIED), slice(_TRIED, len(queries))):
-            if part.start >= len(queries) or 2 * sure[: part.start].sum() < part.start:
+        for rows in (rest[:_TRIED], rest[_TRIED:]):
+            if not rows.size or 2 * n_sure < n_tried:
                 break
-            lists = chosen[part]
-            found, squares = self._scanned(queries[part], lists, lists[:, 0], many + 1)
-            positions[part] = found[:, :many]
-            sure[part] = found[:, many - 1] >= 0
-            sure[part] &= separated(squares[:, many - 1], squares[:, many], queries.shape[1])
-        return positions, sure
+            lists = chosen[rows]
+            positions, squares = self._scanned(queries[rows], lists, lists[:, 0], many + 1)
+            sure = positions[:, many - 1] >= 0
+            sure &= separated(squares[:, many - 1], squares[:, many], queries.shape[1])
+            found.append(Certain(rows[sure], positions[sure, :many]))
+            n_tried, n_sure = len(rows), int(sure.sum())
+        return found
+
+    def _certain_by_products(
+        self,
+        queries: NDArray[np.float32],
+        chosen: NDArray[np.int64],
+        many: int,
+        items: NDArray[np.float32],
+        spare: int,
+    ) -> list[Certain]:
+        """Return candidates of the queries for which products prove that they are right.
+
+        Where products leave open which of the candidates are the nearest, these are ranked. No more
+        of them than where nothing is proved: of so many, FAISS finds the same neighbors.
+        """
+        kept = many + spare
+        positions, squares = self._products.nearest(queries, chosen, kept + 1)
+        sure = _apart(squares[:, many - 1], squares[:, many], queries)
+        found = [Certain(np.flatnonzero(sure), positions[sure, :many])]
+        rest = np.flatnonzero(~sure)
+        step = max(1, _COMPARED_FLOATS // (kept * queries.shape[1]))
+        for start in range(0, len(rest), step):
+            rows = rest[start : start + step]
+            near = positions[rows, :kept]
+            gaps = items[near].astype(np.float64)
+            gaps -= queries[rows, None]
+            ranked = np.where(near >= 0, np.square(gaps, out=gaps).sum(axis=2), np.inf)
+            nearest = np.partition(ranked, many - 1, axis=1)[:, many - 1]
+            beyond, _ = bounds(squares[rows, kept], queries[rows])
+            proved = separated(nearest, beyond, queries.shape[1])
+            found.append(Certain(rows[proved], near[proved]))
+        return found
+
+    def _products_pay(
+        self, queries: NDArray[np.float32], chosen: NDArray[np.int64], near: int, far: int
+    ) -> bool:
+        """Return whether products are fast, and precise enough for most of the first queries.
+
+        They must tell the nearest `near` items from those beyond the nearest `far`.
+        """
+        if not self._products.pay(chosen.size):
+            return False
+        some = slice(0, _TRIED_BY_PRODUCTS)
+        squares = self._scanned(queries[some], chosen[some], chosen[some, 0], far + 1)[1]
+        beyond, _ = bounds(squares[:, far], queries[some])
+        proved = separated(squares[:, near - 1], beyond, queries.shape[1])
+        return bool(2 * proved.sum() >= len(proved))
 
     def _scanned(
         self,
@@ -195,8 +267,15 @@ class ListSearch:
         return found
 
 
+def _apart(
+    near: NDArray[np.floating], far: NDArray[np.floating], queries: NDArray[np.float32]
+) -> NDArray[np.bool_]:
+    """Return where squared distances by products prove what `separated` proves."""
+    return separated(bounds(near, queries)[1], bounds(far, queries)[0], queries.shape[1])
+
+
 def separated(
-    near: NDArray[np.float32], far: NDArray[np.float32], n_coordinates: int
+    near: NDArray[np.floating], far: NDArray[np.floating], n_coordinates: int
 ) -> NDArray[np.bool_]:
     """Return where computed squared distances prove that one item is nearer than another one.
 
@@ -212,8 +291,9 @@ def separated(
 
     Parameters
     ----------
-    near, far : ndarray of shape (n_queries,), dtype float32
-        Squared distances, computed in float32 from the same coordinates.
+    near, far : ndarray of shape (n_queries,), dtype float32 or float64
+        Squared distances, computed in float32 from the same coordinates, or bounds of the true
+        ones: none is above `near`, and none below `far`.
     n_coordinates : int
         Their number. Nothing is proved with more than 65,536.
 
