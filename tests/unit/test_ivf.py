@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from pyspark_knn.engine.ship.bundle import map_file, read_bundle, write_bundle
 from pyspark_knn.index.approximate.ivf import IVFSearch, default_nlist
+from pyspark_knn.index.approximate.ivf_bounds import separated
 from pyspark_knn.index.approximate.ivf_lists import _training_positions
-from pyspark_knn.index.approximate.ivf_search import separated
 from pyspark_knn.index.approximate.knobs import check_index_params, check_search_params, levels
 from pyspark_knn.index.base import IndexSpec
 from pyspark_knn.index.distances import resolve_metric
@@ -70,10 +70,12 @@ def test_which_lists_are_searched_is_decided_exactly(data):
     items = rng.integers(0, 5, (600, dim)) * size
     index = built(items, nlist=data.draw(st.sampled_from([5, 40, 120])))
     lists = index._opened()
-    queries = index.space.queries(rng.integers(0, 5, (50, dim)) * size)
+    # Many queries are searched by products.
+    count = data.draw(st.sampled_from([50, 150]))
+    queries = index.space.queries(rng.integers(0, 5, (count, dim)) * size)
     nprobe = data.draw(st.integers(1, lists.lists.nlist))
-    found = lists.nearest(queries, nprobe)
-    gaps = queries[:, None].astype(np.float64) - lists._centroids[None]
+    found = lists.centroids.nearest(queries, nprobe)
+    gaps = queries[:, None].astype(np.float64) - lists.centroids.vectors[None]
     expected = np.argsort(np.square(gaps).sum(2), axis=1, kind="stable")[:, :nprobe]
     assert (np.sort(found, axis=1) == np.sort(expected, axis=1)).all()
 

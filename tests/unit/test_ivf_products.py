@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from pyspark_knn.index.approximate import ivf_products
 from pyspark_knn.index.approximate.ivf import IVFSearch
-from pyspark_knn.index.approximate.ivf_products import ListProducts, bounds
+from pyspark_knn.index.approximate.ivf_bounds import bounds, squared_norms
+from pyspark_knn.index.approximate.ivf_products import ListProducts
 from pyspark_knn.index.base import IndexSpec
 from pyspark_knn.index.distances import resolve_metric
 from pyspark_knn.index.found import Exclusion, Neighbors
@@ -85,7 +86,7 @@ def test_neighbors_are_the_nearest_items_of_the_lists(kind, monkeypatch):
     found = index.kneighbors(queries, 7)
     assert calls[0] == len(queries)
     lists = index._opened()
-    chosen = lists.nearest(index.space.queries(queries), 3)
+    chosen = lists.centroids.nearest(index.space.queries(queries), 3)
     there = (index.structure()["cells"][None, None] == chosen[:, :, None]).any(axis=1)
     near = np.repeat(np.arange(500), 2500)
     positions = np.tile(np.arange(2500), 500)
@@ -170,7 +171,9 @@ def test_bounds_allow_for_all_rounding_errors(n, q, ratio, sign):
     query[0, 0] = q
     q = float(query[0, 0])
     square = (x - q) ** 2
-    least, most = bounds(np.array([square + sign * g * (q + abs(x)) ** 2]), query)
+    least, most = bounds(
+        np.array([square + sign * g * (q + abs(x)) ** 2]), squared_norms(query), query.shape[1]
+    )
     assert least[0] <= square * (1 + 1e-12) + 1e-30
     assert most[0] >= square * (1 - 1e-12) - 1e-30
 
@@ -181,7 +184,7 @@ def test_half_the_bounds_would_not_be_enough():
     g = (n + 2) * U / (1 - (n + 2) * U)
     for sign, side in ((1, 0), (-1, 1)):
         computed = np.array([1 + sign * g * 25])
-        bound = bounds(computed, query)[side]
+        bound = bounds(computed, squared_norms(query), query.shape[1])[side]
         assert sign * (1 - bound[0]) >= -1e-12
         half = computed + (bound - computed) / 2
         assert sign * (1 - half[0]) < -1e-7
@@ -198,7 +201,7 @@ def test_squared_distances_are_within_the_bounds(kind):
     positions, squares = index._opened()._products.nearest(queries, chosen, 20)
     true = np.square(queries[:, None] - coordinates[positions]).sum(axis=2)
     for column in range(20):
-        least, most = bounds(squares[:, column], queries)
+        least, most = bounds(squares[:, column], squared_norms(queries), queries.shape[1])
         assert ((least <= true[:, column]) & (true[:, column] <= most)).all()
 
 

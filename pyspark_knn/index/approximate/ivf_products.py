@@ -1,9 +1,9 @@
 """The search of inverted lists for many queries at once, by matrix products.
 
 FAISS compares a query with the items of its lists one by one. Where many queries of a batch search
-the same list, a product of the queries and the items takes a third of the time, and less with more
-lists. Its rounding errors depend on which queries are multiplied together. So only what is true
-despite the errors is taken from it, see `bounds`. FAISS searches the lists of the other queries.
+the same list, a product of the queries and the items takes a third of the time. Its rounding errors
+depend on which queries are multiplied together. So only what is true despite the errors is taken
+from it, see `ivf_bounds`. FAISS searches the lists of the other queries.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pyspark_knn.index.approximate.ivf_bounds import MOST_COORDINATES, squared_norms
 from pyspark_knn.index.approximate.libraries import load_library
-from pyspark_knn.index.rounding import U
 from pyspark_knn.index.selection import by_row
 
 if TYPE_CHECKING:
@@ -31,13 +31,6 @@ list takes 8 us, however few they are."""
 
 _BUFFER_SCORES = 1 << 18
 """Scores that are computed at a time."""
-
-_UNDERFLOW = 2.0**-100
-"""More than what underflow hides in the products and squares of 2**16 coordinates: each loses less
-than the smallest normal number, 2**-126."""
-
-_MOST_COORDINATES = 1 << 16
-"""With more, the sum of squared coordinates may overflow."""
 
 
 class ListProducts:
@@ -66,7 +59,7 @@ class ListProducts:
             False for lists of encoded vectors.
         """
         lists = self._lists
-        if lists.code_size != 4 * lists.d or lists.d > _MOST_COORDINATES:
+        if lists.code_size != 4 * lists.d or lists.d > MOST_COORDINATES:
             return False
         return bool(n_pairs * lists.ntotal >= _SCORES_PER_LIST * lists.nlist**2)
 
@@ -148,57 +141,3 @@ def _by_list(chosen: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[np.int64]
     ends = [*starts.tolist(), len(rows)]
     for number, (start, end) in zip(numbers[starts], itertools.pairwise(ends), strict=True):
         yield int(number), rows[start:end]
-
-
-def bounds(
-    squares: NDArray[np.floating], queries: NDArray[np.float32]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return between which bounds the distances are whose squares were computed by products.
-
-    Let q be a query, x an item, n the number of coordinates, ``u = 2**-24`` and
-    ``g = (n + 2) u / (1 - (n + 2) u)``. The score of x is the computed ``|x|**2 - 2 q.x``. The
-    product is off by at most ``n u (1 + u) 2 |q| |x|``, in any order of summation, see
-    `pyspark_knn.index.rounding` (-2 q is exact), the square by ``n u (1 + u) |x|**2``, and the sum
-    of both by u of its computed size. All together, that is at most ``g (|q| + |x|)**2``. With the
-    distance d and ``|x| <= |q| + d``, it is at most ``g (2 |q| + d)**2``, which is at most
-    ``5 g (|q|**2 + d**2)``, because ``4 |q| d <= |q|**2 + 4 d**2``. So, for a computed square s,
-    which is the score plus ``|q|**2``,
-
-        (s - 5 g |q|**2) / (1 + 5 g) <= d**2 <= (s + 5 g |q|**2) / (1 - 5 g).
-
-    Rounding to float64 makes a difference of less than the u that `ivf_search.separated` allows
-    for, since g is more than n + 1 roundings need.
-
-    Parameters
-    ----------
-    squares : ndarray of shape (n_queries,), dtype float32 or float64
-        The squared distance of an item for each query.
-    queries : ndarray of shape (n_queries, n_coordinates), dtype float32
-        Coordinates of the queries, at most 65,536 for each.
-
-    Returns
-    -------
-    least, most : ndarray of shape (n_queries,), dtype float64
-        The bounds of the squared distance.
-    """
-    error = (queries.shape[1] + 2) * U
-    error = 5 * error / (1 - error)
-    off = error * squared_norms(queries) + _UNDERFLOW
-    return (squares - off) / (1 + error), (squares + off) / (1 - error)
-
-
-def squared_norms(rows: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Return the squared norms of rows.
-
-    Parameters
-    ----------
-    rows : ndarray of shape (n_rows, n_coordinates), dtype float32
-        The rows.
-
-    Returns
-    -------
-    ndarray of shape (n_rows,), dtype float64
-        The squared norms.
-    """
-    found: NDArray[np.float64] = np.einsum("ij,ij->i", rows, rows, dtype=np.float64)
-    return found
