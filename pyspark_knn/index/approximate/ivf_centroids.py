@@ -71,7 +71,7 @@ class Centroids:
         """
         n_lists = len(self.vectors)
         norms = squared_norms(queries)
-        scores, numbers = self._about_nearest(queries, min(many + 1, n_lists))
+        scores, numbers = self._about_nearest(queries, norms, min(many + 1, n_lists))
         if many == n_lists:
             return numbers
         found = np.ascontiguousarray(numbers[:, :many])
@@ -87,7 +87,7 @@ class Centroids:
         """Return the nearest centroids of queries for which products leave the last one open."""
         n_lists = len(self.vectors)
         compared = min(many + _MORE, n_lists)
-        scores, numbers = self._about_nearest(queries, compared)
+        scores, numbers = self._about_nearest(queries, norms, compared)
         # If a centroid beyond those that were found may be nearer, too, compare with all.
         edge = np.partition(scores, many - 1, axis=1)[:, many - 1] + norms
         few = apart(edge, scores[:, -1] + norms, norms, queries.shape[1])
@@ -98,7 +98,7 @@ class Centroids:
         return found
 
     def _about_nearest(
-        self, queries: NDArray[np.float32], many: int
+        self, queries: NDArray[np.float32], norms: NDArray[np.float64], many: int
     ) -> tuple[NDArray[np.floating], NDArray[np.int64]]:
         """Return the lowest scores of each query, and the numbers of their centroids.
 
@@ -107,7 +107,7 @@ class Centroids:
         """
         if len(queries) < _FEW_QUERIES or queries.shape[1] > MOST_COORDINATES:
             squares, numbers = self._flat.search(queries, many)
-            return squares - squared_norms(queries)[:, None], numbers
+            return squares - norms[:, None], numbers
         scores = np.empty((len(queries), many), np.float32)
         numbers = np.empty((len(queries), many), np.int64)
         step = max(1, _SCORES // len(self.vectors))

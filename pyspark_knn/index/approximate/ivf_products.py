@@ -44,6 +44,9 @@ class ListProducts:
 
     def __init__(self, lists: Any) -> None:
         self._lists = lists
+        self._least_pairs = _SCORES_PER_LIST * lists.nlist**2 / max(1, lists.ntotal)
+        if lists.code_size != 4 * lists.d or lists.d > MOST_COORDINATES:
+            self._least_pairs = np.inf
 
     def pay(self, n_pairs: int) -> bool:
         """Return whether products are faster than FAISS.
@@ -58,10 +61,7 @@ class ListProducts:
         bool
             False for lists of encoded vectors.
         """
-        lists = self._lists
-        if lists.code_size != 4 * lists.d or lists.d > MOST_COORDINATES:
-            return False
-        return bool(n_pairs * lists.ntotal >= _SCORES_PER_LIST * lists.nlist**2)
+        return bool(n_pairs >= self._least_pairs)
 
     def nearest(
         self, queries: NDArray[np.float32], chosen: NDArray[np.int64], many: int
