@@ -77,6 +77,21 @@ def test_ties_are_left_to_faiss(dtype, metric, monkeypatch):
     assert calls
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("offset", [0.0, 60.0])
+def test_further_candidates_are_ranked_where_vectors_are_long(offset, dtype, monkeypatch):
+    # Vectors that are long beside their distances: products prove little.
+    calls = counted(monkeypatch)
+    rng = np.random.default_rng(12)
+    groups = 10 * rng.normal(size=(40, 6)) + offset
+    rows = (groups[rng.integers(0, 40, 3600)] + 0.1 * rng.normal(size=(3600, 6))).astype(dtype)
+    rows[3400:] = rows[:200]
+    index, queries = built(rows[:3000], nlist=9).with_knob(3), rows[3000:]
+    k = 5
+    check_same(index.kneighbors(queries, k), one_by_one(index, queries, k))
+    assert calls
+
+
 @pytest.mark.parametrize("kind", ["normal", "tenths"])
 def test_neighbors_are_the_nearest_items_of_the_lists(kind, monkeypatch):
     calls = counted(monkeypatch)

@@ -25,7 +25,11 @@ from pyspark_knn.index.approximate.search import Certain
 from pyspark_knn.index.selection import by_row
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
     from numpy.typing import NDArray
+
+    Items = Callable[[NDArray[np.int64]], NDArray[np.float32]]
 
 _COMPARED_FLOATS = 1 << 20
 """Numbers in the items that are compared in float64 at a time."""
@@ -35,6 +39,13 @@ _TRIED = 256
 
 _TRIED_BY_PRODUCTS = 32
 """The same for products: their time is lost where they prove little."""
+
+_WORTHWHILE, _NEARLY_ALL = 0.5, 0.9
+"""The share of these queries for which products must prove something, and the share from which on
+they need no further candidates."""
+
+_RANKED = 6
+"""Further candidates that are ranked where products do not tell which are the nearest."""
 
 
 class ListSearch:
@@ -51,7 +62,9 @@ class ListSearch:
         self.centroids = Centroids(lists.quantizer)
         self._products = ListProducts(lists)
 
-    def candidates(self, queries: NDArray[np.float32], many: int, nprobe: int) -> NDArray[np.int64]:
+    def candidates(
+        self, queries: NDArray[np.float32], many: int, nprobe: int, items: Items | None
+    ) -> NDArray[np.int64]:
         """Return the nearest items in the nearest lists.
 
         Parameters
@@ -62,19 +75,22 @@ class ListSearch:
             The number of items to return for a query.
         nprobe : int
             The number of lists to search, at most all.
+        items : callable or None
+            Returns the coordinates of items, given their positions; None if they may have other
+            last bits than those in the lists.
 
         Returns
         -------
         ndarray of shape (n_queries, many), dtype int64
-            The positions of the items, the nearest first; -1 where there are no more.
+            The positions of the items, about the nearest first; -1 where there are no more.
         """
         chosen = self.centroids.nearest(queries, nprobe)
         found = np.empty((len(queries), many), np.int64)
         rest = np.arange(len(queries))
-        if self._products_pay(queries, chosen, many, many):
-            positions, squares = self._products.nearest(queries, chosen, many + 1)
-            found[:] = positions[:, :many]
-            sure = _apart(squares[:, many - 1], squares[:, many], queries)
+        few, most = self._proved(queries, chosen, many, (many, many + _RANKED))
+        more = _RANKED if items is not None and few < _NEARLY_ALL else 0
+        if max(few, most if more else 0.0) >= _WORTHWHILE:
+            found[:], sure = self._nearest_by_products(queries, chosen, many, more, items)
             rest = np.flatnonzero(~sure)
         if rest.size:
             # FAISS keeps the first of equally distant items, so the order of the lists matters.
@@ -82,12 +98,40 @@ class ListSearch:
             found[rest] = self._scanned(queries[rest], lists, first, many)[0]
         return found
 
+    def _nearest_by_products(
+        self,
+        queries: NDArray[np.float32],
+        chosen: NDArray[np.int64],
+        many: int,
+        more: int,
+        items: Items | None,
+    ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        """Return the nearest items, and for which queries it is proved that FAISS finds the same.
+
+        Where products leave it open, distances may tell them from `more` further ones.
+        """
+        kept = many + more
+        positions, squares = self._products.nearest(queries, chosen, kept + 1)
+        sure = _apart(squares[:, many - 1], squares[:, many], queries)
+        if items is None or not more:
+            return positions[:, :many], sure
+        for rows in _parts(np.flatnonzero(~sure), kept * queries.shape[1]):
+            near = positions[rows, :kept]
+            ranked = _squares(queries[rows], near, items)
+            order = np.argsort(ranked, axis=1)
+            ranked = np.take_along_axis(ranked, order, axis=1)
+            proved = separated(ranked[:, many - 1], ranked[:, many], queries.shape[1])
+            proved &= _beyond(ranked[:, many - 1], squares[rows, kept], queries[rows])
+            sure[rows] = proved
+            positions[rows, :kept] = np.take_along_axis(near, order, axis=1)
+        return positions[:, :many], sure
+
     def certain(
         self,
         queries: NDArray[np.float32],
         many: int,
         nprobe: int,
-        items: NDArray[np.float32],
+        items: Items,
         spare: int,
     ) -> list[Certain]:
         """Return candidates that need not be ranked among others, where this is proved.
@@ -96,8 +140,8 @@ class ListSearch:
         ----------
         queries, many, nprobe
             See `candidates`.
-        items : ndarray of shape (n_items, n_coordinates), dtype float32
-            The coordinates of the items.
+        items : callable
+            Returns the coordinates of items, given their positions.
         spare : int
             The number of candidates beyond `many` that are ranked where nothing is proved.
 
@@ -109,7 +153,7 @@ class ListSearch:
         chosen = self.centroids.nearest(queries, nprobe)
         found: list[Certain] = []
         rest = np.arange(len(queries))
-        if self._products_pay(queries, chosen, many, many + spare):
+        if self._proved(queries, chosen, many, (many + spare,))[0] >= _WORTHWHILE:
             found = self._certain_by_products(queries, chosen, many, items, spare)
             rest = np.setdiff1d(rest, np.concatenate([each.rows for each in found]))
         n_tried = n_sure = 0
@@ -130,7 +174,7 @@ class ListSearch:
         queries: NDArray[np.float32],
         chosen: NDArray[np.int64],
         many: int,
-        items: NDArray[np.float32],
+        items: Items,
         spare: int,
     ) -> list[Certain]:
         """Return candidates of the queries for which products prove that they are right.
@@ -142,32 +186,28 @@ class ListSearch:
         positions, squares = self._products.nearest(queries, chosen, kept + 1)
         sure = _apart(squares[:, many - 1], squares[:, many], queries)
         found = [Certain(np.flatnonzero(sure), positions[sure, :many])]
-        rest = np.flatnonzero(~sure)
-        step = max(1, _COMPARED_FLOATS // (kept * queries.shape[1]))
-        for start in range(0, len(rest), step):
-            rows = rest[start : start + step]
+        for rows in _parts(np.flatnonzero(~sure), kept * queries.shape[1]):
             near = positions[rows, :kept]
-            gaps = items[near].astype(np.float64)
-            gaps -= queries[rows, None]
-            ranked = np.where(near >= 0, np.square(gaps, out=gaps).sum(axis=2), np.inf)
+            ranked = _squares(queries[rows], near, items)
             nearest = np.partition(ranked, many - 1, axis=1)[:, many - 1]
             proved = _beyond(nearest, squares[rows, kept], queries[rows])
             found.append(Certain(rows[proved], near[proved]))
         return found
 
-    def _products_pay(
-        self, queries: NDArray[np.float32], chosen: NDArray[np.int64], near: int, far: int
-    ) -> bool:
-        """Return whether products are fast, and precise enough for most of the first queries.
+    def _proved(
+        self, queries: NDArray[np.float32], chosen: NDArray[np.int64], near: int, far: Sequence[int]
+    ) -> list[float]:
+        """Return for how many of the first queries products are precise enough; 0 if they are slow.
 
-        They must tell the nearest `near` items from those beyond the nearest `far`.
+        They must tell the nearest `near` items from those beyond the nearest `far`, of which there
+        are several numbers, in ascending order.
         """
         if not self._products.pay(chosen.size):
-            return False
+            return [0.0] * len(far)
         some = slice(0, _TRIED_BY_PRODUCTS)
-        squares = self._scanned(queries[some], chosen[some], chosen[some, 0], far + 1)[1]
-        proved = _beyond(squares[:, near - 1], squares[:, far], queries[some])
-        return bool(2 * proved.sum() >= len(proved))
+        squares = self._scanned(queries[some], chosen[some], chosen[some, 0], far[-1] + 1)[1]
+        nearest = squares[:, near - 1]
+        return [float(_beyond(nearest, squares[:, each], queries[some]).mean()) for each in far]
 
     def _scanned(
         self,
@@ -196,6 +236,24 @@ class ListSearch:
         found = np.empty_like(outputs[1]), np.empty_like(outputs[0])
         found[0][order], found[1][order] = outputs[1], outputs[0]
         return found
+
+
+def _parts(rows: NDArray[np.int64], n_floats: int) -> Iterator[NDArray[np.int64]]:
+    """Yield parts of rows of so many numbers each."""
+    step = max(1, _COMPARED_FLOATS // n_floats)
+    for start in range(0, len(rows), step):
+        yield rows[start : start + step]
+
+
+def _squares(
+    queries: NDArray[np.float32], positions: NDArray[np.int64], items: Items
+) -> NDArray[np.float64]:
+    """Return the squared distances of the items of each query in float64; inf for no item."""
+    gaps = items(positions.ravel()).astype(np.float64)
+    gaps = gaps.reshape(*positions.shape, -1) - queries[:, None]
+    squares: NDArray[np.float64] = np.square(gaps, out=gaps).sum(axis=2)
+    squares[positions < 0] = np.inf
+    return squares
 
 
 def _apart(
