@@ -78,18 +78,30 @@ def test_ties_are_left_to_faiss(dtype, metric, monkeypatch):
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("offset", [0.0, 60.0])
-def test_further_candidates_are_ranked_where_vectors_are_long(offset, dtype, monkeypatch):
-    # Vectors that are long beside their distances: products prove little.
-    calls = counted(monkeypatch)
+def test_further_candidates_are_ranked_where_vectors_are_long(dtype, monkeypatch):
+    many = watched(monkeypatch)
+    # Vectors that are long beside their distances, and a quarter that are so long that products
+    # prove nothing, but not among the first queries.
     rng = np.random.default_rng(12)
-    groups = 10 * rng.normal(size=(40, 6)) + offset
-    rows = (groups[rng.integers(0, 40, 3600)] + 0.1 * rng.normal(size=(3600, 6))).astype(dtype)
-    rows[3400:] = rows[:200]
-    index, queries = built(rows[:3000], nlist=9).with_knob(3), rows[3000:]
-    k = 5
-    check_same(index.kneighbors(queries, k), one_by_one(index, queries, k))
-    assert calls
+    groups = 10 * rng.normal(size=(40, 6))
+    groups[30:] *= 100
+    group = rng.integers(0, 40, 3600)
+    rows = groups[group] + 0.1 * rng.normal(size=(3600, 6))
+    items, queries = rows[:2800].astype(dtype), rows[2800:]
+    queries = queries[np.argsort(group[2800:] >= 30, kind="stable")].astype(dtype)
+    index = built(items, nlist=9).with_knob(3)
+    check_same(index.kneighbors(queries, 5), one_by_one(index, queries, 5))
+    assert many[0] == 5 + 2 + (6 if dtype == np.float64 else 0) + 1
+
+
+def test_ties_among_further_candidates_are_left_to_faiss(monkeypatch):
+    many = watched(monkeypatch)
+    # Two lattices that are far away from each other.
+    rng = np.random.default_rng(13)
+    rows = rng.integers(1, 13, (2800, 3)) / 10 + 30 * rng.choice([-1, 1], (2800, 1))
+    index, queries = built(rows[:2000], nlist=9).with_knob(4), rows[2000:]
+    check_same(index.kneighbors(queries, 5), one_by_one(index, queries, 5))
+    assert many[0] == 5 + 2 + 6 + 1
 
 
 @pytest.mark.parametrize("kind", ["normal", "tenths"])
@@ -222,12 +234,21 @@ def test_squared_distances_are_within_the_bounds(kind):
 
 def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Return a list to which each search by products adds its number of queries."""
-    calls: list[int] = []
+    return _recorded(monkeypatch, lambda queries, many: len(queries))
+
+
+def watched(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Return a list to which each search by products adds its number of candidates."""
+    return _recorded(monkeypatch, lambda queries, many: many)
+
+
+def _recorded(monkeypatch, figure) -> list[int]:
+    found: list[int] = []
     nearest = ListProducts.nearest
 
-    def counting(self, queries, chosen, many):
-        calls.append(len(queries))
+    def recording(self, queries, chosen, many):
+        found.append(figure(queries, many))
         return nearest(self, queries, chosen, many)
 
-    monkeypatch.setattr(ListProducts, "nearest", counting)
-    return calls
+    monkeypatch.setattr(ListProducts, "nearest", recording)
+    return found
