@@ -40,8 +40,12 @@ _FIRST_BLOCK_QUERIES, _ENOUGH_BLOCK_SECONDS = 256, 0.02
 """For a search in blocks: the queries of the first timed search, and how long a search must take
 for its time to be reliable. Such a search is slow with few queries."""
 
+_MAX_APPROXIMATE_QUERIES, _ENOUGH_APPROXIMATE_SECONDS = 4096, 0.2
+"""The same for an approximate search, and the most queries: with few it takes up to four times as
+long."""
+
 _FIRST_QUERIES, _ENOUGH_SECONDS = 8, 0.01
-"""The same for every other search, which processes queries one by one."""
+"""The first queries and the time for every other search, which processes queries one by one."""
 
 _CLOSE_RATIO = 2.5
 """Algorithms whose estimates are within this factor of the best one are timed again with all items,
@@ -55,11 +59,14 @@ force, the algorithm is not timed."""
 
 def seconds_per_query(index: NeighborIndex) -> float:
     """Time a search for the neighbors of some of the items themselves."""
-    queries = _sample(index.matrix, _MAX_TIMED_QUERIES)[:_MAX_TIMED_QUERIES]
-    k = min(_TIMED_K, len(index.matrix))
-    many, enough = _FIRST_QUERIES, _ENOUGH_SECONDS
-    if isinstance(index, (BlockSearch, TermSearch)) or not index.exact:
+    most, many, enough = _MAX_TIMED_QUERIES, _FIRST_QUERIES, _ENOUGH_SECONDS
+    if isinstance(index, (BlockSearch, TermSearch)):
         many, enough = _FIRST_BLOCK_QUERIES, _ENOUGH_BLOCK_SECONDS
+    elif not index.exact:
+        most, many = _MAX_APPROXIMATE_QUERIES, _FIRST_BLOCK_QUERIES
+        enough = _ENOUGH_APPROXIMATE_SECONDS
+    queries = _sample(index.matrix, most)[:most]
+    k = min(_TIMED_K, len(index.matrix))
     while True:
         # The time of this thread alone: other threads and processes do not count.
         start = time.thread_time()

@@ -99,6 +99,21 @@ def test_the_time_of_a_search_is_the_time_of_this_thread(monkeypatch, algorithm,
     assert seconds_per_query(index) == 1.0 / queries
 
 
+def test_an_approximate_search_is_timed_with_many_queries(monkeypatch):
+    pytest.importorskip("faiss")
+    asked = []
+    index = build(np.random.default_rng(0).standard_normal((6000, 8)), algorithm="ivf")[0]
+    search = type(index).kneighbors
+    clock = iter(np.arange(0, 10, 0.005))  # a search of 5 ms
+    monkeypatch.setattr(time, "thread_time", lambda: float(next(clock)))
+    monkeypatch.setattr(
+        type(index), "kneighbors", lambda self, q, k: asked.append(len(q)) or search(self, q, k)
+    )
+    seconds_per_query(index)
+    assert asked[0] == 256
+    assert asked[-1] == 4096
+
+
 @pytest.mark.parametrize("max_floats", [0, 1 << 25])
 def test_a_tree_that_leads_is_timed_against_brute_with_all_items(max_floats):
     timed = []

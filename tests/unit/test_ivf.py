@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from pyspark_knn.engine.ship.bundle import map_file, read_bundle, write_bundle
 from pyspark_knn.index.approximate.ivf import IVFSearch, default_nlist
+from pyspark_knn.index.approximate.ivf_bounds import separated
 from pyspark_knn.index.approximate.ivf_lists import _training_positions
-from pyspark_knn.index.approximate.ivf_search import separated
 from pyspark_knn.index.approximate.knobs import check_index_params, check_search_params, levels
 from pyspark_knn.index.base import IndexSpec
 from pyspark_knn.index.distances import resolve_metric
@@ -70,10 +70,12 @@ def test_which_lists_are_searched_is_decided_exactly(data):
     items = rng.integers(0, 5, (600, dim)) * size
     index = built(items, nlist=data.draw(st.sampled_from([5, 40, 120])))
     lists = index._opened()
-    queries = index.space.queries(rng.integers(0, 5, (50, dim)) * size)
+    # Many queries are searched by products.
+    count = data.draw(st.sampled_from([50, 150]))
+    queries = index.space.queries(rng.integers(0, 5, (count, dim)) * size)
     nprobe = data.draw(st.integers(1, lists.lists.nlist))
-    found = lists.nearest(queries, nprobe)
-    gaps = queries[:, None].astype(np.float64) - lists._centroids[None]
+    found = lists.centroids.nearest(queries, nprobe)
+    gaps = queries[:, None].astype(np.float64) - lists.centroids.vectors[None]
     expected = np.argsort(np.square(gaps).sum(2), axis=1, kind="stable")[:, :nprobe]
     assert (np.sort(found, axis=1) == np.sort(expected, axis=1)).all()
 
@@ -261,14 +263,16 @@ def test_candidates_are_certain_but_for_ties():
     queries = rng.normal(size=(600, 6)).astype(np.float32)
     queries[300:] = items[1000:1300]
     index = IVFSearch.build(items, IndexSpec(EUCLIDEAN, "ivf")).with_knob(3)
-    positions, certain = index.certain(queries, 8, 3)
-    assert certain[:300].mean() > 0.9
-    assert not certain[300:].all()
+    certain = np.zeros(len(queries), bool)
     more = index.candidates(queries, 60, 3)
     rows = np.repeat(np.arange(len(queries)), 60)
     distances = EUCLIDEAN.distances(queries, items, rows, more.ravel()).reshape(more.shape)
-    best = np.sort(np.take_along_axis(more, np.argsort(distances, axis=1)[:, :8], 1), axis=1)
-    np.testing.assert_array_equal(np.sort(positions, axis=1)[certain], best[certain])
+    best = np.take_along_axis(more, np.argsort(distances, axis=1)[:, :8], 1)
+    for found in index.certain(queries, 8, 3):
+        certain[found.rows] = True
+        np.testing.assert_array_equal(np.sort(found.positions), np.sort(best[found.rows]))
+    assert certain[:300].mean() > 0.9
+    assert not certain[300:].all()
 
 
 def test_answers_do_not_depend_on_certainty(monkeypatch):
@@ -277,7 +281,7 @@ def test_answers_do_not_depend_on_certainty(monkeypatch):
     index = IVFSearch.build(items, IndexSpec(EUCLIDEAN, "ivf")).with_knob(3)
     found = index.kneighbors(queries, 7)
     single = [index.kneighbors(each[None], 7) for each in queries[:50]]
-    monkeypatch.setattr(IVFSearch, "certain", lambda *given: None)
+    monkeypatch.setattr(IVFSearch, "certain", lambda *given: [])
     expected = index.kneighbors(queries, 7)
     np.testing.assert_array_equal(found.distances, expected.distances)
     np.testing.assert_array_equal(found.positions, expected.positions)

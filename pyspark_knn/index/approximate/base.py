@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from pyspark_knn.index.approximate.search import CandidateSearch
+from pyspark_knn.index.approximate.search import CandidateSearch, Certain
 from pyspark_knn.index.approximate.space import METRICS, Coordinates, has_coordinates
 from pyspark_knn.index.base import IndexSpec, NeighborIndex
 from pyspark_knn.index.block_search import BlockSearch
@@ -170,9 +170,7 @@ class ApproximateIndex(NeighborIndex):
             library finds no more. The caller overwrites it.
         """
 
-    def certain(
-        self, queries: NDArray[np.float32], many: int, knob: int
-    ) -> tuple[NDArray[np.int64], NDArray[np.bool_]] | None:
+    def certain(self, queries: NDArray[np.float32], many: int, knob: int) -> list[Certain]:
         """Return candidates that need not be ranked among others, for queries that are float32.
 
         Parameters
@@ -184,17 +182,11 @@ class ApproximateIndex(NeighborIndex):
 
         Returns
         -------
-        positions : ndarray of shape (n_queries, many), dtype int64
-            Positions of items, the nearest ones that a search with this knob compares.
-        certain : ndarray of shape (n_queries,), dtype bool
-            For which queries this is proved, see `ivf_search.separated`. The positions of others
-            mean nothing.
-
-        Notes
-        -----
-        None, the default, if the library proves nothing.
+        list of Certain
+            Candidates of the queries for which it is proved that they contain the nearest `many` of
+            the items that a search with this knob compares; by default, of none.
         """
-        return None
+        return []
 
     @abstractmethod
     def knob_levels(self) -> list[int]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from threadpoolctl import threadpool_limits
 
+from pyspark_knn.index.angles import ANGLES
 from pyspark_knn.index.approximate import ivf_lists
 from pyspark_knn.index.approximate.base import ApproximateIndex
 from pyspark_knn.index.approximate.faiss_files import open_file
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from pyspark_knn.index.approximate.search import Certain
     from pyspark_knn.index.base import IndexSpec
 
 _ITEMS_PER_LIST = 40
@@ -119,15 +121,20 @@ class IVFSearch(ApproximateIndex):
 
     def candidates(self, queries: NDArray[np.float32], many: int, knob: int) -> NDArray[np.int64]:
         """See `ApproximateIndex.candidates`."""
-        return self._opened().candidates(queries, many, min(knob, self._n_lists))
+        # The norms of unit vectors may have other last bits if other rows are computed with them.
+        same = not self._space.norm and self.metric.name not in ANGLES
+        items = self._coordinates if same else None
+        return self._opened().candidates(queries, many, min(knob, self._n_lists), items)
 
-    def certain(
-        self, queries: NDArray[np.float32], many: int, knob: int
-    ) -> tuple[NDArray[np.int64], NDArray[np.bool_]] | None:
+    def certain(self, queries: NDArray[np.float32], many: int, knob: int) -> list[Certain]:
         """See `ApproximateIndex.certain`; if the lists contain the items as they are."""
         if self._has_ranges or not self._space.changes_nothing or self._matrix.dtype != np.float32:
-            return None
-        return self._opened().certain(queries, many, min(knob, self._n_lists))
+            return []
+        nprobe, spare = min(knob, self._n_lists), self.spare(many)
+        return self._opened().certain(queries, many, nprobe, self._coordinates, spare)
+
+    def _coordinates(self, positions: NDArray[np.int64]) -> NDArray[np.float32]:
+        return self._space.coordinates(self._matrix[positions])
 
     def _with_added(
         self,

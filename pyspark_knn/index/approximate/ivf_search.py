@@ -1,9 +1,4 @@
-"""The search of inverted lists: which lists a query is compared with, the same in every batch.
-
-FAISS finds the nearest centroids by matrix products, whose rounding errors depend on how many
-queries are searched together. Where a list is on the edge, a query could have one answer in one
-batch and another answer in another. So the edge is decided by distances in float64, for the queries
-for which products leave it open. FAISS then searches given lists, query by query.
+"""The search of inverted lists: the same neighbors of a query in every batch.
 
 Of equally distant items FAISS keeps the first, so the order of the lists matters, too: they are
 searched in the order of their numbers. Where the distances prove which items are the nearest, the
@@ -17,28 +12,40 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pyspark_knn.index.approximate.ivf_bounds import (
+    apart,
+    bounds,
+    separated,
+    squared_norms,
+)
+from pyspark_knn.index.approximate.ivf_centroids import Centroids
+from pyspark_knn.index.approximate.ivf_products import ListProducts
 from pyspark_knn.index.approximate.libraries import load_library
-from pyspark_knn.index.rounding import U
+from pyspark_knn.index.approximate.search import Certain
 from pyspark_knn.index.selection import by_row
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
     from numpy.typing import NDArray
 
-_MORE = 8
-"""Further centroids that products find where the edge is open. If others may be nearer still, all
-are compared."""
+    Items = Callable[[NDArray[np.int64]], NDArray[np.float32]]
 
 _COMPARED_FLOATS = 1 << 20
-"""Numbers in the centroids that are compared in float64 at a time."""
+"""Numbers in the items that are compared in float64 at a time."""
 
 _TRIED = 256
 """Queries that show for how many the candidates are certain."""
 
-_SMALLEST = 2.0**-80
-"""Of a smaller sum, squares that underflow may be a part that counts."""
+_TRIED_BY_PRODUCTS = 32
+"""The same for products: their time is lost where they prove little."""
 
-_MOST_COORDINATES = 1 << 16
-"""The sum of more squared coordinates may overflow."""
+_WORTHWHILE, _NEARLY_ALL = 0.5, 0.9
+"""The share of these queries for which products must prove something, and the share from which on
+they need no further candidates."""
+
+_RANKED = 6
+"""Further candidates that are ranked where products do not tell which are the nearest."""
 
 
 class ListSearch:
@@ -52,10 +59,12 @@ class ListSearch:
 
     def __init__(self, lists: Any) -> None:
         self.lists = lists
-        self._centroids: NDArray[np.float32] = lists.quantizer.reconstruct_n(0, lists.nlist)
-        self._largest = float(np.sqrt(np.square(self._centroids, dtype=np.float64).sum(1).max()))
+        self.centroids = Centroids(lists.quantizer)
+        self._products = ListProducts(lists)
 
-    def candidates(self, queries: NDArray[np.float32], many: int, nprobe: int) -> NDArray[np.int64]:
+    def candidates(
+        self, queries: NDArray[np.float32], many: int, nprobe: int, items: Items | None
+    ) -> NDArray[np.int64]:
         """Return the nearest items in the nearest lists.
 
         Parameters
@@ -66,47 +75,139 @@ class ListSearch:
             The number of items to return for a query.
         nprobe : int
             The number of lists to search, at most all.
+        items : callable or None
+            Returns the coordinates of items, given their positions; None if they may have other
+            last bits than those in the lists.
 
         Returns
         -------
         ndarray of shape (n_queries, many), dtype int64
-            The positions of the items, the nearest first; -1 where there are no more.
+            The positions of the items, about the nearest first; -1 where there are no more.
         """
-        # FAISS keeps the first of equally distant items, so the order of the lists matters, too.
-        chosen = self.nearest(queries, nprobe)
-        return self._scanned(queries, np.sort(chosen, axis=1), chosen[:, 0], many)[0]
+        chosen = self.centroids.nearest(queries, nprobe)
+        found = np.empty((len(queries), many), np.int64)
+        rest = np.arange(len(queries))
+        few, most = self._proved(queries, chosen, many, (many, many + _RANKED))
+        more = _RANKED if items is not None and few < _NEARLY_ALL else 0
+        if max(few, most if more else 0.0) >= _WORTHWHILE:
+            found[:], sure = self._nearest_by_products(queries, chosen, many, more, items)
+            rest = np.flatnonzero(~sure)
+        if rest.size:
+            # FAISS keeps the first of equally distant items, so the order of the lists matters.
+            lists, first = np.sort(chosen[rest], axis=1), chosen[rest, 0]
+            found[rest] = self._scanned(queries[rest], lists, first, many)[0]
+        return found
+
+    def _nearest_by_products(
+        self,
+        queries: NDArray[np.float32],
+        chosen: NDArray[np.int64],
+        many: int,
+        more: int,
+        items: Items | None,
+    ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        """Return the nearest items, and for which queries it is proved that FAISS finds the same.
+
+        Where products leave it open, distances may tell them from `more` further ones.
+        """
+        kept = many + more
+        positions, squares = self._products.nearest(queries, chosen, kept + 1)
+        sure = _apart(squares[:, many - 1], squares[:, many], queries)
+        if items is None or not more:
+            return positions[:, :many], sure
+        for rows in _parts(np.flatnonzero(~sure), kept * queries.shape[1]):
+            near = positions[rows, :kept]
+            ranked = _squares(queries[rows], near, items)
+            order = np.argsort(ranked, axis=1)
+            ranked = np.take_along_axis(ranked, order, axis=1)
+            proved = separated(ranked[:, many - 1], ranked[:, many], queries.shape[1])
+            proved &= _beyond(ranked[:, many - 1], squares[rows, kept], queries[rows])
+            sure[rows] = proved
+            positions[rows, :kept] = np.take_along_axis(near, order, axis=1)
+        return positions[:, :many], sure
 
     def certain(
-        self, queries: NDArray[np.float32], many: int, nprobe: int
-    ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-        """Return the nearest items in the nearest lists, and for which queries they are certain.
+        self,
+        queries: NDArray[np.float32],
+        many: int,
+        nprobe: int,
+        items: Items,
+        spare: int,
+    ) -> list[Certain]:
+        """Return candidates that need not be ranked among others, where this is proved.
 
         Parameters
         ----------
         queries, many, nprobe
             See `candidates`.
+        items : callable
+            Returns the coordinates of items, given their positions.
+        spare : int
+            The number of candidates beyond `many` that are ranked where nothing is proved.
 
         Returns
         -------
-        positions : ndarray of shape (n_queries, many), dtype int64
-            The positions of the items.
-        certain : ndarray of shape (n_queries,), dtype bool
-            Whether all other items of these lists are farther from the query than each of `many`
-            items.
+        list of Certain
+            Candidates of some queries, which contain the nearest `many` items of these lists.
         """
-        positions = np.empty((len(queries), many), np.int64)
-        sure = np.zeros(len(queries), bool)
-        chosen = self.nearest(queries, nprobe)
+        chosen = self.centroids.nearest(queries, nprobe)
+        found: list[Certain] = []
+        rest = np.arange(len(queries))
+        if self._proved(queries, chosen, many, (many + spare,))[0] >= _WORTHWHILE:
+            found = self._certain_by_products(queries, chosen, many, items, spare)
+            rest = np.setdiff1d(rest, np.concatenate([each.rows for each in found]))
+        n_tried = n_sure = 0
         # With many equal distances few queries are certain: the first ones show that.
-        for part in (slice(0, _TRIED), slice(_TRIED, len(queries))):
-            if part.start >= len(queries) or 2 * sure[: part.start].sum() < part.start:
+        for rows in (rest[:_TRIED], rest[_TRIED:]):
+            if not rows.size or 2 * n_sure < n_tried:
                 break
-            lists = chosen[part]
-            found, squares = self._scanned(queries[part], lists, lists[:, 0], many + 1)
-            positions[part] = found[:, :many]
-            sure[part] = found[:, many - 1] >= 0
-            sure[part] &= separated(squares[:, many - 1], squares[:, many], queries.shape[1])
-        return positions, sure
+            lists = chosen[rows]
+            positions, squares = self._scanned(queries[rows], lists, lists[:, 0], many + 1)
+            sure = positions[:, many - 1] >= 0
+            sure &= separated(squares[:, many - 1], squares[:, many], queries.shape[1])
+            found.append(Certain(rows[sure], positions[sure, :many]))
+            n_tried, n_sure = len(rows), int(sure.sum())
+        return found
+
+    def _certain_by_products(
+        self,
+        queries: NDArray[np.float32],
+        chosen: NDArray[np.int64],
+        many: int,
+        items: Items,
+        spare: int,
+    ) -> list[Certain]:
+        """Return candidates of the queries for which products prove that they are right.
+
+        Where products leave open which of the candidates are the nearest, these are ranked. No more
+        of them than where nothing is proved: of so many, FAISS finds the same neighbors.
+        """
+        kept = many + spare
+        positions, squares = self._products.nearest(queries, chosen, kept + 1)
+        sure = _apart(squares[:, many - 1], squares[:, many], queries)
+        found = [Certain(np.flatnonzero(sure), positions[sure, :many])]
+        for rows in _parts(np.flatnonzero(~sure), kept * queries.shape[1]):
+            near = positions[rows, :kept]
+            ranked = _squares(queries[rows], near, items)
+            nearest = np.partition(ranked, many - 1, axis=1)[:, many - 1]
+            proved = _beyond(nearest, squares[rows, kept], queries[rows])
+            found.append(Certain(rows[proved], near[proved]))
+        return found
+
+    def _proved(
+        self, queries: NDArray[np.float32], chosen: NDArray[np.int64], near: int, far: Sequence[int]
+    ) -> list[float]:
+        """Return for how many of the first queries products are precise enough; 0 if they are slow.
+
+        They must tell the nearest `near` items from those beyond the nearest `far`, of which there
+        are several numbers, in ascending order.
+        """
+        if not self._products.pay(chosen.size):
+            return [0.0] * len(far)
+        some = slice(0, _TRIED_BY_PRODUCTS)
+        squares = self._scanned(queries[some], chosen[some], chosen[some, 0], far[-1] + 1)[1]
+        nearest = squares[:, near - 1]
+        return [float(_beyond(nearest, squares[:, each], queries[some]).mean()) for each in far]
 
     def _scanned(
         self,
@@ -136,94 +237,38 @@ class ListSearch:
         found[0][order], found[1][order] = outputs[1], outputs[0]
         return found
 
-    def nearest(self, queries: NDArray[np.float32], nprobe: int) -> NDArray[np.int64]:
-        """Return the nearest centroids.
 
-        Parameters
-        ----------
-        queries : ndarray of shape (n_queries, n_coordinates), dtype float32
-            Coordinates of queries.
-        nprobe : int
-            The number of centroids to return for a query, at most all.
-
-        Returns
-        -------
-        ndarray of shape (n_queries, nprobe), dtype int64
-            Their numbers; the nearest one is about the first.
-        """
-        n_lists = len(self._centroids)
-        squares, numbers = self.lists.quantizer.search(queries, min(nprobe + 1, n_lists))
-        if nprobe == n_lists:
-            return np.asarray(numbers, np.int64)
-        # The bound on the rounding error of a squared distance by products, twice.
-        norms = np.sqrt(np.square(queries, dtype=np.float64).sum(axis=1)) + self._largest
-        slack = 2.0 * (queries.shape[1] + 4) * U * norms**2
-        found: NDArray[np.int64] = np.ascontiguousarray(numbers[:, :nprobe])
-        rows = np.flatnonzero(squares[:, nprobe] <= squares[:, nprobe - 1] + slack)
-        if rows.size:
-            found[rows] = self._at_the_edge(queries[rows], slack[rows], nprobe)
-        return found
-
-    def _at_the_edge(
-        self, queries: NDArray[np.float32], slack: NDArray[np.float64], nprobe: int
-    ) -> NDArray[np.int64]:
-        """Return the nearest centroids of queries for which products leave the last one open."""
-        n_lists = len(self._centroids)
-        many = min(nprobe + _MORE, n_lists)
-        squares, numbers = self.lists.quantizer.search(queries, many)
-        # If a centroid beyond those that were found may be nearer, too, compare with all.
-        few = (many == n_lists) | (squares[:, -1] > squares[:, nprobe - 1] + slack)
-        found = np.empty((len(queries), nprobe), np.int64)
-        found[few] = self._decided(queries[few], np.sort(numbers[few], axis=1), nprobe)
-        found[~few] = self._decided(queries[~few], np.arange(n_lists)[None], nprobe)
-        return found
-
-    def _decided(
-        self, queries: NDArray[np.float32], numbers: NDArray[np.int64], nprobe: int
-    ) -> NDArray[np.int64]:
-        """Return the nearest of some centroids, by distance in float64, then by number."""
-        found = np.empty((len(queries), nprobe), np.int64)
-        step = max(1, _COMPARED_FLOATS // (numbers.shape[1] * queries.shape[1]))
-        numbers = np.broadcast_to(numbers, (len(queries), numbers.shape[1]))
-        for start in range(0, len(queries), step):
-            part = slice(start, start + step)
-            gaps = self._centroids[numbers[part]].astype(np.float64)
-            gaps -= queries[part, None]
-            squares = np.square(gaps, out=gaps).sum(axis=2)
-            order = np.argsort(squares, axis=1, kind="stable")[:, :nprobe]
-            found[part] = np.take_along_axis(numbers[part], order, axis=1)
-        return found
+def _parts(rows: NDArray[np.int64], n_floats: int) -> Iterator[NDArray[np.int64]]:
+    """Yield parts of rows of so many numbers each."""
+    step = max(1, _COMPARED_FLOATS // n_floats)
+    for start in range(0, len(rows), step):
+        yield rows[start : start + step]
 
 
-def separated(
-    near: NDArray[np.float32], far: NDArray[np.float32], n_coordinates: int
+def _squares(
+    queries: NDArray[np.float32], positions: NDArray[np.int64], items: Items
+) -> NDArray[np.float64]:
+    """Return the squared distances of the items of each query in float64; inf for no item."""
+    gaps = items(positions.ravel()).astype(np.float64)
+    gaps = gaps.reshape(*positions.shape, -1) - queries[:, None]
+    squares: NDArray[np.float64] = np.square(gaps, out=gaps).sum(axis=2)
+    squares[positions < 0] = np.inf
+    return squares
+
+
+def _apart(
+    near: NDArray[np.float64], far: NDArray[np.float64], queries: NDArray[np.float32]
 ) -> NDArray[np.bool_]:
-    """Return where computed squared distances prove that one item is nearer than another one.
+    """Return where products prove that one item is nearer than another one."""
+    return apart(near, far, squared_norms(queries), queries.shape[1])
 
-    A squared distance is a sum of n squares of differences. In float32, each rounding multiplies a
-    term by a factor from 1 - u to 1 + u, where u = 2**-24. There are two such factors for the
-    difference, which is squared, one for the square, and at most n - 1 for the sum, in any order.
-    So the computed sum is s (1 + e), where s is the true one and abs(e) <= g with
-    g = (n + 2) u / (1 - (n + 2) u), see Higham, Accuracy and Stability of Numerical Algorithms,
-    2nd ed., section 3.1. If near / (1 - g) < far / (1 + g), the true sums are in the same order,
-    and that is near (1 + g) < far (1 - g). One more u on either side is more than the error of the
-    distances in float64, by which neighbors are ordered. Squares that underflow lose less than
-    2**-149 each, which is nothing beside the smallest `far`.
 
-    Parameters
-    ----------
-    near, far : ndarray of shape (n_queries,), dtype float32
-        Squared distances, computed in float32 from the same coordinates.
-    n_coordinates : int
-        Their number. Nothing is proved with more than 65,536.
+def _beyond(
+    near: NDArray[np.floating], far: NDArray[np.floating], queries: NDArray[np.float32]
+) -> NDArray[np.bool_]:
+    """Return where an item is proved to be beyond another one.
 
-    Returns
-    -------
-    ndarray of shape (n_queries,), dtype bool
-        Whether the first item is nearer, by its true distance and by that in float64.
+    `far` is its squared distance by products, `near` that of the other one from differences.
     """
-    if n_coordinates > _MOST_COORDINATES:
-        return np.zeros(len(near), bool)
-    error = (n_coordinates + 2) * U / (1 - (n_coordinates + 2) * U) + U
-    proved: NDArray[np.bool_] = near.astype(np.float64) * (1 + error) < far * np.float64(1 - error)
-    return proved & (far >= _SMALLEST)
+    least, _ = bounds(far, squared_norms(queries), queries.shape[1])
+    return separated(near, least, queries.shape[1])

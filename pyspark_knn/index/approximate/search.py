@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -30,6 +30,21 @@ _TIMES = 4
 it is each time."""
 
 _NOBODY = np.iinfo(np.int64).max
+
+
+class Certain(NamedTuple):
+    """Candidates that need not be ranked among others.
+
+    Attributes
+    ----------
+    rows : ndarray of shape (n_rows,), dtype int64
+        Row numbers of queries.
+    positions : ndarray of shape (n_rows, n_candidates), dtype int64
+        Positions of items, each at most once in a row; -1 where there are no more.
+    """
+
+    rows: NDArray[np.int64]
+    positions: NDArray[np.int64]
 
 
 class CandidateSearch:
@@ -113,11 +128,9 @@ class CandidateSearch:
         if not rows.size or not np.array_equal(coordinates, self._queries[rows]):
             return left
         wanted = many - self._index.spare(self._k)
-        found = self._index.certain(coordinates, wanted, self._index.knob)
-        if found is not None:
-            positions, certain = found
-            self._rank(rows[certain], positions[certain])
-            left = ~certain
+        for found in self._index.certain(coordinates, wanted, self._index.knob):
+            self._rank(rows[found.rows], found.positions)
+            left[found.rows] = False
         return left
 
     def _rank(self, rows: NDArray[np.int64], found: NDArray[np.int64]) -> NDArray[np.bool_]:
