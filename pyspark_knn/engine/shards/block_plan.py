@@ -94,12 +94,13 @@ def answers_by_blocks(
     given: list[T.DataType] = [T.LongType(), T.IntegerType(), T.LongType(), T.BinaryType()]
     # The answer to a query depends on the rows before it.
     merge = batch_udf(run, given, T.ArrayType(request.answer.result_type), deterministic=False)
-    answers = merge("block", "place", "mark", "found")
+    # A step of its own: inside of inline, Spark 4.3 loses fields of "row" that it prunes.
+    merged = rows.withColumn("answers", merge("block", "place", "mark", "found"))
     own = [
         F.col("row")[f"own_{i}"].alias(field.name, metadata=field.metadata)
         for i, field in enumerate(schema.fields)
     ]
-    return rows.select(*own, F.inline(answers).alias(*request.answer.result_type.names))
+    return merged.select(*own, F.inline("answers").alias(*request.answer.result_type.names))
 
 
 def _copies(plan: ShardPlan, queries: DataFrame, types: InputTypes, most: int) -> DataFrame:
@@ -112,7 +113,8 @@ def _copies(plan: ShardPlan, queries: DataFrame, types: InputTypes, most: int) -
         T.ArrayType(from_arrow_schema(PACKED)),
         deterministic=False,
     )
-    packed = queries.select("row", F.inline(pack("query", *names)).alias(*PACKED.names))
+    packed = queries.withColumn("packed", pack("query", *names))
+    packed = packed.select("row", F.inline("packed").alias(*PACKED.names))
     # In turn, so that the tasks of a shard get as many blocks each.
     turn = F.pmod(F.col("turn") + F.spark_partition_id(), F.lit(plan.replicas))
     passing, every = int_array([PASSING]), int_array([PASSING, *sorted(plan.digests)])
@@ -143,5 +145,6 @@ def _searched(
     given = [*shard_types(), T.LongType(), T.LongType(), T.BinaryType()]
     search = batch_udf(run, given, T.ArrayType(_FOUND), deterministic=False)
     asked = map(F.col, (*SHARD_COLUMNS, "block", "mark", "data"))
+    rows = plan.after_shards(copies).withColumn("answers", search(*asked))
     kept = ("block", "place", "mark", "row")
-    return plan.after_shards(copies).select(*kept, F.inline(search(*asked)).alias("found"))
+    return rows.select(*kept, F.inline("answers").alias("found"))
