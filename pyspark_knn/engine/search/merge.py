@@ -15,6 +15,7 @@ from pyspark_knn.engine.search.answers import DISTANCE, MergedSearch
 from pyspark_knn.engine.search.batches import Request, fan_out
 from pyspark_knn.engine.search.within import answer_rows
 from pyspark_knn.index.found import Found
+from pyspark_knn.index.selection import by_row
 
 if TYPE_CHECKING:
     from pyspark_knn.engine.search.answers import Answer
@@ -96,7 +97,7 @@ def merge_parts(request: Request, names: Sequence[str], parts: list[pa.StructArr
     pick = pa.array(np.flatnonzero(valid))
     rows, counts, columns = [], np.zeros(len(pick), np.int64), []
     for part in parts:
-        lists = part.take(pick)
+        lists = part if len(pick) == len(valid) else part.take(pick)
         lengths = lists.field(names[0]).value_lengths().to_numpy(zero_copy_only=False)
         rows.append(np.repeat(np.arange(len(pick)), lengths))
         counts += lengths
@@ -171,7 +172,9 @@ def nearest_of(
     counts : ndarray of shape (n_groups,), dtype int64
         The number of them in each group.
     """
-    order = np.lexsort((distance, group))
+    # Not by lexsort, which takes several times as long; the order of ties does not matter yet.
+    order = np.argsort(distance)
+    order = order[by_row(group[order])]
     if _ties(group[order], distance[order]):
         ranks = np.empty(len(group), np.int64)
         table = pa.table(dict(columns))

@@ -94,6 +94,7 @@ def answers_by_blocks(
     given: list[T.DataType] = [T.LongType(), T.IntegerType(), T.LongType(), T.BinaryType()]
     # The answer to a query depends on the rows before it.
     merge = batch_udf(run, given, T.ArrayType(request.answer.result_type), deterministic=False)
+    # A step of its own: inside of inline, Spark 4.3 loses fields of "row" that it prunes.
     merged = rows.withColumn("answers", merge("block", "place", "mark", "found"))
     own = [
         F.col("row")[f"own_{i}"].alias(field.name, metadata=field.metadata)
