@@ -233,6 +233,26 @@ def test_queries_keep_columns_of_any_type(
     assert [list(zip(*row[-2:], strict=True)) for row in got] == answers(plain)
 
 
+def test_parts_of_columns_can_be_selected_afterwards(
+    spark: SparkSession, models: tuple[KNNModel, KNNModel]
+) -> None:
+    """Spark removes from a plan the columns, and the fields of them, that nothing uses."""
+    queries = frame_of(spark, QUERIES).select(
+        F.col("id").alias("n"),
+        F.create_map(F.lit("n"), F.col("id")).alias("m"),
+        F.struct("id", F.lit("x").alias("x")).alias("s"),
+        "features",
+    )
+    found, expected = (
+        model.transform(queries)
+        .withColumn("m", F.col("m")["n"])
+        .select("n", "m", "s.id", F.col("neighbors")[0], F.element_at("distances", -1))
+        .collect()
+        for model in reversed(models)
+    )
+    assert sorted(map(tuple, found)) == sorted(map(tuple, expected))
+
+
 def test_each_query_is_searched_once(
     spark: SparkSession,
     spark_kind: str,
