@@ -52,24 +52,32 @@ def test_a_batch_that_is_large_enough_does_not_wait_for_the_next_one() -> None:
     assert next(found)[0].to_pylist() == [1, 2, 3]
 
 
+def test_batches_of_many_bytes_are_not_joined() -> None:
+    long, short = pa.array(["x" * 50] * 10), pa.array(["x"] * 10)
+    batches = [short, short, long, short, long[:2], long[:2], long[:2], short]
+    found = gathered(iter([(each,) for each in batches]), 1000, most_bytes=400)
+    assert [len(column) for (column,) in found] == [20, 10, 16, 10]
+
+
 def _failing() -> Any:
     raise RuntimeError("a batch too many was read")
     yield
 
 
-def keyed(n_items: int, n_groups: int, n_features: int, **options: Any) -> Any:
+def keyed(n_items: int, n_groups: int, n_features: int, metric: str = "euclidean") -> Any:
     rng = np.random.default_rng(0)
     matrix = rng.standard_normal((n_items, n_features), dtype=np.float32)
     keys = pa.array(rng.permutation(np.arange(n_items) % n_groups))
     items = Items(n_items, {"id": pa.array(np.arange(n_items)), "key": keys})
     groups = Groups.of(items, ["key"])
-    spec = IndexSpec(resolve_metric("euclidean"), **options)
+    spec = IndexSpec(resolve_metric(metric))
     return index_items(items, matrix[groups.positions], groups, spec)[0]
 
 
 def test_many_queries_at_once_for_small_groups_only() -> None:
     assert queries_at_once(keyed(3000, 10, 8)) == 640
-    assert queries_at_once(keyed(20_000, 2000, 2)) == 128_000
+    assert queries_at_once(keyed(20_000, 2000, 2)) == 40_000
+    assert queries_at_once(keyed(3000, 10, 8, metric="cityblock")) == 1
     assert queries_at_once(keyed(40_000, 2, 256)) < 1000
     items = Items(10, {"id": pa.array(np.arange(10))})
     matrix = np.zeros((10, 2), np.float32)

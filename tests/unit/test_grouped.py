@@ -291,6 +291,26 @@ def test_crowded_groups_are_searched_by_an_index(monkeypatch):
     assert sorted(alone) == list(range(100))
 
 
+def test_crowded_groups_beside_groups_of_few_items():
+    # Of the groups, 40 are small; two have thousands of items at one place, and one has few.
+    sizes = np.array([5] * 40 + [3000, 20, 4000])
+    rng = np.random.default_rng(17)
+    items = np.zeros((sizes.sum(), 8), np.float32)
+    items[:200], items[-2000:] = rng.normal(size=(200, 8)), rng.normal(size=(2000, 8))
+    grouped = Grouped.of(items, np.repeat(np.arange(len(sizes)), sizes))
+    queries = np.zeros((600, 8), np.float32)
+    queries[::3] = rng.normal(size=(200, 8))
+    rows = np.arange(600)
+    groups = np.where(rows % 2, rng.integers(0, len(sizes), 600), 40 + 2 * (rows % 4 == 0))
+    metric = resolve_metric("euclidean")
+    thresholds = Thresholds(NEVER, NEVER, 0, 12_000, np.inf)
+    index = GroupedIndex.build(
+        items, grouped.positions, grouped.starts, IndexSpec(metric), thresholds
+    )[0]
+    found = index.search(GroupQueries(queries, rows, groups), 3)
+    assert answer(found) == grouped.nearest(queries, rows, groups, 3, metric)
+
+
 def test_blocks_do_not_change_answers(monkeypatch):
     rng = np.random.default_rng(8)
     items = rng.standard_normal((2000, 6), dtype=np.float32)

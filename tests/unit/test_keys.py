@@ -60,6 +60,15 @@ def test_integers_with_and_without_gaps(kind: pa.DataType, items: list[int]) -> 
     assert found.dtype == np.int64
 
 
+def test_two_columns_of_integers_without_gaps() -> None:
+    # Of the combinations, only the last one does not occur.
+    items = [(1, 1), (1, 2), (2, 1)]
+    keys, _ = Keys.of([pa.array(column) for column in zip(*items, strict=True)])
+    asked = [*items, (2, 2), (1, 3), (0, 2), (3, 1), (2, 0)]
+    found = keys.groups_of([pa.array(column) for column in zip(*asked, strict=True)])
+    assert found.tolist() == [0, 1, 2, -1, -1, -1, -1, -1]
+
+
 @given(
     st.lists(st.tuples(st.integers(-2, 2), st.sampled_from("abc")), min_size=1, max_size=40),
     st.lists(

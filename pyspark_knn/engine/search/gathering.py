@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from pyspark_knn.index.found import DENSE
 from pyspark_knn.index.grouped.index import GroupedIndex
+from pyspark_knn.index.score_spaces import has_scores
 
 if TYPE_CHECKING:
     from pyspark_knn.engine.search.searchable import Searchable
@@ -23,6 +24,12 @@ if TYPE_CHECKING:
 _QUERIES_PER_GROUP = 64
 """With more queries of each group at a time, a query takes no less time."""
 
+_MOST_QUERIES = 40_000
+"""With more queries in all, a query takes hardly less time, and the answers more memory."""
+
+_MOST_BYTES = 64 << 20
+"""The largest size of batches that are joined: ids to exclude may be larger than vectors."""
+
 _PRODUCTS_AT_ONCE = 1 << 32
 """Products of two numbers in a search of several batches of queries: a second or two."""
 
@@ -30,9 +37,9 @@ _PRODUCTS_AT_ONCE = 1 << 32
 def queries_at_once(searchable: Searchable) -> int:
     """Return how many queries to search at a time, if batches of queries are smaller.
 
-    The items of a group are read once for all its queries. Without keys, Spark's batches are large
-    enough. Groups that take long for each query are searched sooner, so that the first answers do
-    not wait for many queries.
+    A product reads the items of a group once for all its queries. Other distances gain nothing, and
+    without keys, Spark's batches are large enough. Groups that take long for each query are
+    searched sooner, so that the first answers do not wait for many queries.
 
     Parameters
     ----------
@@ -47,20 +54,26 @@ def queries_at_once(searchable: Searchable) -> int:
     index = searchable.index
     if not isinstance(index, GroupedIndex) or index.storage != DENSE:
         return 1
+    if not has_scores(index.metric):
+        return 1
     sizes = index.sizes.astype(np.float64)
     products = index.n_features * (sizes @ sizes) / sizes.sum()
-    return max(1, min(_QUERIES_PER_GROUP * index.n_groups, int(_PRODUCTS_AT_ONCE / products)))
+    few = min(_QUERIES_PER_GROUP * index.n_groups, _MOST_QUERIES)
+    return max(1, min(few, int(_PRODUCTS_AT_ONCE / products)))
 
 
-def gathered(batches: Iterator[Batch], most: int) -> Iterator[Batch]:
+def gathered(
+    batches: Iterator[Batch], most: int, most_bytes: int = _MOST_BYTES
+) -> Iterator[Batch]:
     """Join batches that follow one another, so that each has up to `most` rows.
 
     Parameters
     ----------
     batches : iterator of tuples of pyarrow.Array
         Batches with the same columns, at least one.
-    most : int
-        The largest number of rows of what is joined. A batch that has more stays as it is.
+    most, most_bytes : int
+        The largest number of rows, and the largest size, of what is joined. A batch that has more
+        stays as it is.
 
     Yields
     ------
@@ -68,16 +81,17 @@ def gathered(batches: Iterator[Batch], most: int) -> Iterator[Batch]:
         The same rows in the same order.
     """
     waiting: list[Batch] = []
-    rows = 0
+    rows = size = 0
     for batch in batches:
-        if waiting and rows + len(batch[0]) > most:
+        added = sum(column.nbytes for column in batch)
+        if waiting and (rows + len(batch[0]) > most or size + added > most_bytes):
             yield _joined(waiting)
-            waiting, rows = [], 0
+            waiting, rows, size = [], 0, 0
         waiting.append(batch)
-        rows += len(batch[0])
-        if rows >= most:
+        rows, size = rows + len(batch[0]), size + added
+        if rows >= most or size >= most_bytes:
             yield _joined(waiting)
-            waiting, rows = [], 0
+            waiting, rows, size = [], 0, 0
     if waiting:
         yield _joined(waiting)
 
