@@ -268,7 +268,7 @@ def test_candidates_are_certain_but_for_ties():
     rows = np.repeat(np.arange(len(queries)), 60)
     distances = EUCLIDEAN.distances(queries, items, rows, more.ravel()).reshape(more.shape)
     best = np.take_along_axis(more, np.argsort(distances, axis=1)[:, :8], 1)
-    for found in index.certain(queries, 8, 3):
+    for found in index.certain(queries, 8, index.spare(8), 3):
         certain[found.rows] = True
         np.testing.assert_array_equal(np.sort(found.positions), np.sort(best[found.rows]))
     assert certain[:300].mean() > 0.9

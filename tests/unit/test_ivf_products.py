@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyspark_knn.index.approximate import ivf_products
+from pyspark_knn.index.approximate import ivf_products, ivf_search
 from pyspark_knn.index.approximate.ivf import IVFSearch
 from pyspark_knn.index.approximate.ivf_bounds import bounds, squared_norms
 from pyspark_knn.index.approximate.ivf_products import ListProducts
@@ -141,6 +141,22 @@ def test_exclusions_limits_and_more_neighbors_than_lists_have_items(monkeypatch)
     found = index.kneighbors(queries, 300)
     assert (found.positions >= 0).all()
     check_same(found, one_by_one(index, queries, 300))
+
+
+def test_lists_that_have_fewer_items_than_are_ranked(monkeypatch):
+    monkeypatch.setattr(ivf_products, "_SCORES_PER_LIST", 0)
+    monkeypatch.setattr(ivf_search, "_WORTHWHILE", 0.0)
+    rng = np.random.default_rng(16)
+    # Vectors are long beside their distances, since their mean is about 0.
+    items = (rng.choice([-300, 300], (300, 1)) + rng.normal(size=(300, 4))).astype(np.float32)
+    # The last item is near to all queries: it must not take the place of an item that is missing.
+    items[-1] = 300
+    index = built(items, nlist=60)
+    queries = (300 + 0.5 * rng.normal(size=(200, 4))).astype(np.float32)
+    found = index.candidates(queries, 9, 2)
+    for row, query in enumerate(queries):
+        alone = index.candidates(query[None], 9, 2)
+        assert set(found[row].tolist()) == set(alone[0].tolist())
 
 
 def test_products_are_not_computed_where_they_prove_little(monkeypatch):

@@ -62,9 +62,7 @@ def queries_at_once(searchable: Searchable) -> int:
     return max(1, min(few, int(_PRODUCTS_AT_ONCE / products)))
 
 
-def gathered(
-    batches: Iterator[Batch], most: int, most_bytes: int = _MOST_BYTES
-) -> Iterator[Batch]:
+def gathered(batches: Iterator[Batch], most: int, most_bytes: int = _MOST_BYTES) -> Iterator[Batch]:
     """Join batches that follow one another, so that each has up to `most` rows.
 
     Parameters

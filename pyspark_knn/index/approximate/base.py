@@ -170,8 +170,10 @@ class ApproximateIndex(NeighborIndex):
             library finds no more. The caller overwrites it.
         """
 
-    def certain(self, queries: NDArray[np.float32], many: int, knob: int) -> list[Certain]:
-        """Return candidates that need not be ranked among others, for queries that are float32.
+    def certain(
+        self, queries: NDArray[np.float32], many: int, spare: int, knob: int
+    ) -> list[Certain]:
+        """Return candidates that contain the nearest items for certain, of queries in float32.
 
         Parameters
         ----------
@@ -179,6 +181,8 @@ class ApproximateIndex(NeighborIndex):
             Coordinates of queries, which are the queries themselves; C-contiguous, at least one.
         many, knob
             See `candidates`.
+        spare : int
+            How many candidates more than `many` the caller ranks of the other queries.
 
         Returns
         -------

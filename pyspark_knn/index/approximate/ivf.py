@@ -126,11 +126,13 @@ class IVFSearch(ApproximateIndex):
         items = self._coordinates if same else None
         return self._opened().candidates(queries, many, min(knob, self._n_lists), items)
 
-    def certain(self, queries: NDArray[np.float32], many: int, knob: int) -> list[Certain]:
+    def certain(
+        self, queries: NDArray[np.float32], many: int, spare: int, knob: int
+    ) -> list[Certain]:
         """See `ApproximateIndex.certain`; if the lists contain the items as they are."""
         if self._has_ranges or not self._space.changes_nothing or self._matrix.dtype != np.float32:
             return []
-        nprobe, spare = min(knob, self._n_lists), self.spare(many)
+        nprobe = min(knob, self._n_lists)
         return self._opened().certain(queries, many, nprobe, self._coordinates, spare)
 
     def _coordinates(self, positions: NDArray[np.int64]) -> NDArray[np.float32]:

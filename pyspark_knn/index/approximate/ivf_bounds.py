@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 MOST_COORDINATES = 1 << 16
 """The sum of more squared coordinates may overflow."""
 
+COMPARED_FLOATS = 1 << 20
+"""Numbers in the vectors that are compared in float64 at a time."""
+
 _SMALLEST = 2.0**-80
 """Of a smaller sum, squares that underflow may be a part that counts."""
 
@@ -137,3 +140,26 @@ def squared_norms(rows: NDArray[np.float32]) -> NDArray[np.float64]:
     """
     found: NDArray[np.float64] = np.einsum("ij,ij->i", rows, rows, dtype=np.float64)
     return found
+
+
+def squared_distances(
+    queries: NDArray[np.float32], vectors: NDArray[np.float32]
+) -> NDArray[np.float64]:
+    """Return the squared distances of queries and some vectors for each, in float64.
+
+    Parameters
+    ----------
+    queries : ndarray of shape (n_queries, n_coordinates), dtype float32
+        The queries.
+    vectors : ndarray of shape (n_queries, n_vectors, n_coordinates), dtype float32
+        The vectors that each query is compared with.
+
+    Returns
+    -------
+    ndarray of shape (n_queries, n_vectors), dtype float64
+        The squared distances.
+    """
+    gaps = vectors.astype(np.float64)
+    gaps -= queries[:, None]
+    squares: NDArray[np.float64] = np.square(gaps, out=gaps).sum(axis=2)
+    return squares

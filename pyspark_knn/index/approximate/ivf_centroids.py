@@ -12,7 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pyspark_knn.index.approximate.ivf_bounds import MOST_COORDINATES, apart, squared_norms
+from pyspark_knn.index.approximate.ivf_bounds import (
+    COMPARED_FLOATS,
+    MOST_COORDINATES,
+    apart,
+    squared_distances,
+    squared_norms,
+)
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -21,16 +27,13 @@ _MORE = 8
 """Further centroids that products find where the edge is open. If others may be nearer still, all
 are compared."""
 
-_COMPARED_FLOATS = 1 << 20
-"""Numbers in the centroids that are compared in float64 at a time."""
-
 _SCORES = 1 << 19
 """Scores that are computed at a time."""
 
 _FEW_QUERIES = 64
 """With fewer queries, the search of FAISS takes less time."""
 
-_PARTS = 2
+_MINIMA = 2
 """The number of parts of a row, for each number to find, from whose minima a limit is taken. With
 fewer, more numbers are within the limit; with more, the limit takes longer."""
 
@@ -124,13 +127,11 @@ class Centroids:
     ) -> NDArray[np.int64]:
         """Return the nearest of some centroids, by distance in float64, then by number."""
         found = np.empty((len(queries), many), np.int64)
-        step = max(1, _COMPARED_FLOATS // (numbers.shape[1] * queries.shape[1]))
+        step = max(1, COMPARED_FLOATS // (numbers.shape[1] * queries.shape[1]))
         numbers = np.broadcast_to(numbers, (len(queries), numbers.shape[1]))
         for start in range(0, len(queries), step):
             part = slice(start, start + step)
-            gaps = self.vectors[numbers[part]].astype(np.float64)
-            gaps -= queries[part, None]
-            squares = np.square(gaps, out=gaps).sum(axis=2)
+            squares = squared_distances(queries[part], self.vectors[numbers[part]])
             order = np.argsort(squares, axis=1, kind="stable")[:, :many]
             found[part] = np.take_along_axis(numbers[part], order, axis=1)
         return found
@@ -171,7 +172,7 @@ def _limits(table: NDArray[np.float32], many: int) -> NDArray[np.float32]:
     the smallest numbers of all.
     """
     width = table.shape[1]
-    while width >= 2 * _PARTS * many:
+    while width >= 2 * _MINIMA * many:
         half = width // 2
         minima = np.minimum(table[:, :half], table[:, half : 2 * half])
         if width % 2:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    _Part = tuple[NDArray[np.float32], NDArray[np.float32], Any]
+    _Content = tuple[NDArray[np.float32], NDArray[np.float32], Any]
 
 _SCORES_PER_LIST = 2000
 """Pairs of a query and an item, in the mean list, from which on products are faster than FAISS: a
@@ -96,7 +96,7 @@ class ListProducts:
         doubled = -2 * queries
         buffer = np.empty(0, np.float32)
         for number, rows in _by_list(chosen):
-            items, squares, places = self._parts[number]
+            items, squares, places = self._contents[number]
             step = max(1, _BUFFER_SCORES // max(1, len(items)))
             for start in range(0, len(rows) if len(items) else 0, step):
                 part = rows[start : start + step]
@@ -111,7 +111,7 @@ class ListProducts:
         return positions, scores + squared_norms(queries)[:, None]
 
     @functools.cached_property
-    def _parts(self) -> list[_Part]:
+    def _contents(self) -> list[_Content]:
         """The items of each list, their squared norms, and a pointer to their positions.
 
         The items are views of the file. The norms take few bytes beside them, and would take a

@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pyspark_knn.index.approximate.ivf_bounds import (
+    COMPARED_FLOATS,
     apart,
     bounds,
     separated,
+    squared_distances,
     squared_norms,
 )
 from pyspark_knn.index.approximate.ivf_centroids import Centroids
@@ -29,10 +31,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    Items = Callable[[NDArray[np.int64]], NDArray[np.float32]]
-
-_COMPARED_FLOATS = 1 << 20
-"""Numbers in the items that are compared in float64 at a time."""
+    CoordinatesOf = Callable[[NDArray[np.int64]], NDArray[np.float32]]
 
 _TRIED = 256
 """Queries that show for how many the candidates are certain."""
@@ -63,7 +62,7 @@ class ListSearch:
         self._products = ListProducts(lists)
 
     def candidates(
-        self, queries: NDArray[np.float32], many: int, nprobe: int, items: Items | None
+        self, queries: NDArray[np.float32], many: int, nprobe: int, items: CoordinatesOf | None
     ) -> NDArray[np.int64]:
         """Return the nearest items in the nearest lists.
 
@@ -87,9 +86,9 @@ class ListSearch:
         chosen = self.centroids.nearest(queries, nprobe)
         found = np.empty((len(queries), many), np.int64)
         rest = np.arange(len(queries))
-        few, most = self._proved(queries, chosen, many, (many, many + _RANKED))
-        more = _RANKED if items is not None and few < _NEARLY_ALL else 0
-        if max(few, most if more else 0.0) >= _WORTHWHILE:
+        alone, with_more = self._proved(queries, chosen, many, (many, many + _RANKED))
+        more = _RANKED if items is not None and alone < _NEARLY_ALL else 0
+        if max(alone, with_more if more else 0.0) >= _WORTHWHILE:
             found[:], sure = self._nearest_by_products(queries, chosen, many, more, items)
             rest = np.flatnonzero(~sure)
         if rest.size:
@@ -104,7 +103,7 @@ class ListSearch:
         chosen: NDArray[np.int64],
         many: int,
         more: int,
-        items: Items | None,
+        items: CoordinatesOf | None,
     ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
         """Return the nearest items, and for which queries it is proved that FAISS finds the same.
 
@@ -115,7 +114,7 @@ class ListSearch:
         sure = _apart(squares[:, many - 1], squares[:, many], queries)
         if items is None or not more:
             return positions[:, :many], sure
-        for rows in _parts(np.flatnonzero(~sure), kept * queries.shape[1]):
+        for rows in _blocks(np.flatnonzero(~sure), kept * queries.shape[1]):
             near = positions[rows, :kept]
             ranked = _squares(queries[rows], near, items)
             order = np.argsort(ranked, axis=1)
@@ -131,7 +130,7 @@ class ListSearch:
         queries: NDArray[np.float32],
         many: int,
         nprobe: int,
-        items: Items,
+        items: CoordinatesOf,
         spare: int,
     ) -> list[Certain]:
         """Return candidates that need not be ranked among others, where this is proved.
@@ -174,7 +173,7 @@ class ListSearch:
         queries: NDArray[np.float32],
         chosen: NDArray[np.int64],
         many: int,
-        items: Items,
+        items: CoordinatesOf,
         spare: int,
     ) -> list[Certain]:
         """Return candidates of the queries for which products prove that they are right.
@@ -186,7 +185,7 @@ class ListSearch:
         positions, squares = self._products.nearest(queries, chosen, kept + 1)
         sure = _apart(squares[:, many - 1], squares[:, many], queries)
         found = [Certain(np.flatnonzero(sure), positions[sure, :many])]
-        for rows in _parts(np.flatnonzero(~sure), kept * queries.shape[1]):
+        for rows in _blocks(np.flatnonzero(~sure), kept * queries.shape[1]):
             near = positions[rows, :kept]
             ranked = _squares(queries[rows], near, items)
             nearest = np.partition(ranked, many - 1, axis=1)[:, many - 1]
@@ -197,10 +196,10 @@ class ListSearch:
     def _proved(
         self, queries: NDArray[np.float32], chosen: NDArray[np.int64], near: int, far: Sequence[int]
     ) -> list[float]:
-        """Return for how many of the first queries products are precise enough; 0 if they are slow.
+        """Return the share of queries for which products are precise enough; 0 if they are slow.
 
-        They must tell the nearest `near` items from those beyond the nearest `far`, of which there
-        are several numbers, in ascending order.
+        It is that of the first queries. Products must tell the nearest `near` items from those
+        beyond the nearest `far`: a share for each of these numbers, which are in ascending order.
         """
         if not self._products.pay(chosen.size):
             return [0.0] * len(far)
@@ -238,20 +237,19 @@ class ListSearch:
         return found
 
 
-def _parts(rows: NDArray[np.int64], n_floats: int) -> Iterator[NDArray[np.int64]]:
-    """Yield parts of rows of so many numbers each."""
-    step = max(1, _COMPARED_FLOATS // n_floats)
+def _blocks(rows: NDArray[np.int64], n_floats: int) -> Iterator[NDArray[np.int64]]:
+    """Yield some rows at a time, each of which has so many numbers."""
+    step = max(1, COMPARED_FLOATS // n_floats)
     for start in range(0, len(rows), step):
         yield rows[start : start + step]
 
 
 def _squares(
-    queries: NDArray[np.float32], positions: NDArray[np.int64], items: Items
+    queries: NDArray[np.float32], positions: NDArray[np.int64], items: CoordinatesOf
 ) -> NDArray[np.float64]:
     """Return the squared distances of the items of each query in float64; inf for no item."""
-    gaps = items(positions.ravel()).astype(np.float64)
-    gaps = gaps.reshape(*positions.shape, -1) - queries[:, None]
-    squares: NDArray[np.float64] = np.square(gaps, out=gaps).sum(axis=2)
+    vectors = items(positions.ravel()).reshape(*positions.shape, -1)
+    squares = squared_distances(queries, vectors)
     squares[positions < 0] = np.inf
     return squares
 

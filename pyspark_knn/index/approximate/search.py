@@ -33,7 +33,7 @@ _NOBODY = np.iinfo(np.int64).max
 
 
 class Certain(NamedTuple):
-    """Candidates that need not be ranked among others.
+    """Candidates that contain the nearest items for certain.
 
     Attributes
     ----------
@@ -127,8 +127,9 @@ class CandidateSearch:
         left = np.ones(len(rows), bool)
         if not rows.size or not np.array_equal(coordinates, self._queries[rows]):
             return left
-        wanted = many - self._index.spare(self._k)
-        for found in self._index.certain(coordinates, wanted, self._index.knob):
+        spare = self._index.spare(self._k)
+        wanted = many - spare
+        for found in self._index.certain(coordinates, wanted, spare, self._index.knob):
             self._rank(rows[found.rows], found.positions)
             left[found.rows] = False
         return left

@@ -45,6 +45,9 @@ _QUERY_FLOATS = 1 << 20
 _ITEM_FLOATS = 1 << 20
 """Numbers in the items that are transformed at a time: 8 MiB of float64."""
 
+_PER_PAIR = 32
+"""A pair of a query and an item takes as long as so many products, beside those of its features."""
+
 _COPIED_FLOATS = 1 << 17
 """Numbers in the items that are copied for queries at a time: 512 KiB of float32."""
 
@@ -78,8 +81,7 @@ class TableSearch:
     starts : ndarray of shape (n_groups + 1,), dtype int64
         Where the items of each group begin, and where the last ones end. No group is empty.
     copied_work : float
-        Pairs of a query and an item of one group, times 32 more than the features, up to which the
-        items are copied for each query: the products of many groups are one product then.
+        See `pyspark_knn.index.grouped.search.Thresholds`.
     table_scores : int, default=_TABLE_SCORES
         The number of scores of a table.
     crowded_pairs : int, default=_CROWDED_PAIRS
@@ -149,7 +151,7 @@ class TableSearch:
         """Return which visits are those of groups with few queries and items."""
         runs = visits.runs()
         counts = np.diff(runs)
-        work = counts * visits.sizes[runs[:-1]] * (self._matrix.shape[1] + 32)
+        work = counts * visits.sizes[runs[:-1]] * (self._matrix.shape[1] + _PER_PAIR)
         return np.repeat(work < self._copied_work, counts)
 
     def _search(
