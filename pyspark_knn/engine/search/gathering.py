@@ -11,9 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
-from pyspark_knn.index.found import DENSE
 from pyspark_knn.index.grouped.index import GroupedIndex
-from pyspark_knn.index.score_spaces import has_scores
 
 if TYPE_CHECKING:
     from pyspark_knn.engine.search.searchable import Searchable
@@ -52,9 +50,7 @@ def queries_at_once(searchable: Searchable) -> int:
         The number of queries, at least 1.
     """
     index = searchable.index
-    if not isinstance(index, GroupedIndex) or index.storage != DENSE:
-        return 1
-    if not has_scores(index.metric):
+    if not isinstance(index, GroupedIndex) or not index.by_products:
         return 1
     sizes = index.sizes.astype(np.float64)
     products = index.n_features * (sizes @ sizes) / sizes.sum()

@@ -161,12 +161,12 @@ class ShardPlan:
         DataFrame
             Both, sorted within partitions.
         """
-        shards, target = self.frame, F.col("shard")
-        if self.replicas > 1:
-            replicas = F.explode(int_array(range(self.replicas))).alias("replica")
-            shards = shards.select("*", replicas)
-            target = target * self.replicas + F.col("replica")
-        shards = shards.select(target.alias("target"), "part", *SHARD_COLUMNS)
+        replicas = F.explode(int_array(range(self.replicas))).alias("replica")
+        shards = self.frame.select("*", replicas).select(
+            (F.col("shard") * self.replicas + F.col("replica")).alias("target"),
+            "part",
+            *SHARD_COLUMNS,
+        )
         both = copies.unionByName(shards, allowMissingColumns=True)
         rows = repartition_evenly(both, self.partitions, "target")
         return rows.sortWithinPartitions("target", "part", *after)

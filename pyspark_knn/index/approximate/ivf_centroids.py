@@ -173,10 +173,7 @@ def _limits(table: NDArray[np.float32], many: int) -> NDArray[np.float32]:
     """
     width = table.shape[1]
     while width >= 2 * _MINIMA * many:
-        half = width // 2
-        minima = np.minimum(table[:, :half], table[:, half : 2 * half])
-        if width % 2:
-            np.minimum(minima[:, 0], table[:, -1], out=minima[:, 0])
-        table, width = minima, half
+        width //= 2
+        table = np.minimum(table[:, :width], table[:, width : 2 * width])
     limits: NDArray[np.float32] = np.partition(table, many - 1, axis=1)[:, many - 1]
     return limits

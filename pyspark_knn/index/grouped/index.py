@@ -155,6 +155,11 @@ class GroupedIndex:
         return self._search.added_bytes
 
     @property
+    def by_products(self) -> bool:
+        """See `GroupSearch.by_products`."""
+        return self._search.by_products
+
+    @property
     def n_groups(self) -> int:
         """The number of groups."""
         return len(self._starts) - 1

@@ -130,6 +130,11 @@ class GroupSearch:
         return sum(each.added_bytes for each in self.large.values())
 
     @property
+    def by_products(self) -> bool:
+        """Whether products rule out items, which takes less for each of more queries of a group."""
+        return self._tables is not None
+
+    @property
     def matrix(self) -> Rows:
         """The items."""
         return self._items.matrix
