@@ -253,6 +253,32 @@ def test_parts_of_columns_can_be_selected_afterwards(
     assert sorted(map(tuple, found)) == sorted(map(tuple, expected))
 
 
+SQL_SETTINGS = {
+    "spark.sql.ansi.enforceReservedKeywords": "true",
+    "spark.sql.ansi.doubleQuotedIdentifiers": "true",
+    "spark.sql.parser.escapedStringLiterals": "true",
+    "spark.sql.parser.quotedRegexColumnNames": "true",
+    "spark.sql.caseSensitive": "true",
+}
+
+
+@pytest.mark.parametrize("ansi", ["true", "false"])
+def test_settings_of_sql_change_no_answer(
+    spark: SparkSession, models: tuple[KNNModel, KNNModel], ansi: str
+) -> None:
+    queries = frame_of(spark, QUERIES)
+    expected = answers(models[0].transform(queries))
+    settings = {**SQL_SETTINGS, "spark.sql.ansi.enabled": ansi}
+    before = {name: spark.conf.get(name) for name in settings}
+    try:
+        for name, value in settings.items():
+            spark.conf.set(name, value)
+        assert answers(models[1].transform(queries)) == expected
+    finally:
+        for name, old in before.items():
+            spark.conf.set(name, old)
+
+
 def test_each_query_is_searched_once(
     spark: SparkSession,
     spark_kind: str,

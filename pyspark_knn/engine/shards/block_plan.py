@@ -9,6 +9,9 @@
 A block is one row, so Spark hardly moves more rows if there are more shards. The other columns of
 the queries pass through the search, and each meets its answer in the merge: the rows that the
 shards returned for a block directly precede its queries.
+
+Expressions are SQL where they can be: a column that is made in Python takes ten calls of the JVM or
+more for each of its functions, and so the plan of a search took as long as the search of few items.
 """
 
 from __future__ import annotations
@@ -32,7 +35,7 @@ from pyspark_knn.engine.shards.plan import InputTypes, ShardPlan
 from pyspark_knn.engine.ship.batch_udf import batch_udf
 from pyspark_knn.engine.ship.shard_rows import SHARD_COLUMNS
 from pyspark_knn.engine.spark import compat
-from pyspark_knn.engine.spark.spreading import int_array
+from pyspark_knn.engine.spark.spreading import int_array_sql
 
 if TYPE_CHECKING:
     from pyspark_knn.engine.search.batches import Request
@@ -97,7 +100,7 @@ def answers_by_blocks(
     # A step of its own: inside of inline, Spark 4.3 loses fields of "row" that it prunes.
     merged = rows.withColumn("answers", merge("block", "place", "mark", "found"))
     own = [
-        F.col("row")[f"own_{i}"].alias(field.name, metadata=field.metadata)
+        F.col(f"row.own_{i}").alias(field.name, metadata=field.metadata)
         for i, field in enumerate(schema.fields)
     ]
     return merged.select(*own, F.inline("answers").alias(*request.answer.result_type.names))
@@ -114,24 +117,25 @@ def _copies(plan: ShardPlan, queries: DataFrame, types: InputTypes, most: int) -
         deterministic=False,
     )
     packed = queries.withColumn("packed", pack("query", *names))
-    packed = packed.select("row", F.inline("packed").alias(*PACKED.names))
-    # In turn, so that the tasks of a shard get as many blocks each.
-    turn = F.pmod(F.col("turn") + F.spark_partition_id(), F.lit(plan.replicas))
-    passing, every = int_array([PASSING]), int_array([PASSING, *sorted(plan.digests)])
-    route = F.when(F.col("data").isNotNull(), every).otherwise(passing)
-    copies = packed.select("*", turn.alias("replica"), F.explode(route).alias("shard"))
-    to_shard = F.col("shard") >= 0
-    any_task = F.pmod(F.xxhash64("block"), F.lit(plan.num_shards * plan.replicas))
-    target = F.when(to_shard, F.col("shard") * plan.replicas + F.col("replica"))
-    return copies.select(
+    packed = packed.selectExpr("row", f"inline(packed) AS ({', '.join(PACKED.names)})")
+    passing, every = int_array_sql([PASSING]), int_array_sql([PASSING, *sorted(plan.digests)])
+    copies = packed.selectExpr(
+        "*",
+        # In turn, so that the tasks of a shard get as many blocks each.
+        f"pmod(turn + spark_partition_id(), {plan.replicas}) AS replica",
+        f"explode(CASE WHEN data IS NOT NULL THEN {every} ELSE {passing} END) AS shard",
+    )
+    to_shard = "CASE WHEN shard >= 0 THEN"
+    any_task = f"pmod(xxhash64(block), {plan.num_shards * plan.replicas})"
+    return copies.selectExpr(
         "shard",
-        target.otherwise(any_task).cast("int").alias("target"),
-        F.when(to_shard, QUERY_PART).otherwise(QUERY_PART - 1).alias("part"),
+        f"CAST({to_shard} shard * {plan.replicas} + replica ELSE {any_task} END AS int) AS target",
+        f"{to_shard} {QUERY_PART} ELSE {QUERY_PART - 1} END AS part",
         "block",
-        F.when(to_shard, -1).otherwise(F.col("place")).alias("place"),
+        f"{to_shard} -1 ELSE place END AS place",
         "mark",
-        F.when(to_shard, F.col("data")).alias("data"),
-        F.when(~to_shard, F.col("row")).alias("row"),
+        f"{to_shard} data END AS data",
+        f"{to_shard} NULL ELSE row END AS row",
     )
 
 
@@ -144,7 +148,6 @@ def _searched(
     run = functools.partial(search_blocks, uuid.uuid4().hex, wanted, plan.digests)
     given = [*shard_types(), T.LongType(), T.LongType(), T.BinaryType()]
     search = batch_udf(run, given, T.ArrayType(_FOUND), deterministic=False)
-    asked = map(F.col, (*SHARD_COLUMNS, "block", "mark", "data"))
+    asked = (*SHARD_COLUMNS, "block", "mark", "data")
     rows = plan.after_shards(copies).withColumn("answers", search(*asked))
-    kept = ("block", "place", "mark", "row")
-    return rows.select(*kept, F.inline("answers").alias("found"))
+    return rows.selectExpr("block", "place", "mark", "row", "inline(answers) AS (found)")

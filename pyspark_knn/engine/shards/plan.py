@@ -25,7 +25,12 @@ from pyspark_knn.engine.shards.key_shards import KeyShards
 from pyspark_knn.engine.shards.one_shard import QUERY_PART, in_one_shard, shard_types
 from pyspark_knn.engine.ship.batch_udf import batch_udf
 from pyspark_knn.engine.ship.shard_rows import SHARD_COLUMNS
-from pyspark_knn.engine.spark.spreading import int_array, repartition_evenly, row_hash
+from pyspark_knn.engine.spark.spreading import (
+    int_array,
+    int_array_sql,
+    repartition_evenly,
+    row_hash,
+)
 from pyspark_knn.index.cells import Cells
 
 InputTypes = dict[str, T.DataType]
@@ -161,12 +166,11 @@ class ShardPlan:
         DataFrame
             Both, sorted within partitions.
         """
-        replicas = F.explode(int_array(range(self.replicas))).alias("replica")
-        shards = self.frame.select("*", replicas).select(
-            (F.col("shard") * self.replicas + F.col("replica")).alias("target"),
-            "part",
-            *SHARD_COLUMNS,
-        )
+        replicas = int_array_sql(range(self.replicas))
+        shards = self.frame.selectExpr("*", f"explode({replicas}) AS replica")
+        target = F.expr(f"shard * {self.replicas} + replica AS target")
+        # Not by SQL alone, in which "offset" may be a reserved word.
+        shards = shards.select(target, "part", *SHARD_COLUMNS)
         both = copies.unionByName(shards, allowMissingColumns=True)
         rows = repartition_evenly(both, self.partitions, "target")
         return rows.sortWithinPartitions("target", "part", *after)

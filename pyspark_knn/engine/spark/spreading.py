@@ -41,8 +41,9 @@ def repartition_evenly(frame: DataFrame, partitions: int, number: str) -> DataFr
     DataFrame
         The same rows and columns in `partitions` partitions.
     """
-    index = F.pmod(number, F.lit(partitions)) + 1
-    return frame.repartition(partitions, F.element_at(int_array(spreading_keys(partitions)), index))
+    keys = int_array_sql(spreading_keys(partitions))
+    key = F.expr(f"element_at({keys}, pmod({number}, {partitions}) + 1)")
+    return frame.repartition(partitions, key)
 
 
 def spreading_keys(partitions: int) -> list[int]:
@@ -88,7 +89,12 @@ def int_array(values: Sequence[int]) -> Column:
     Column
         The array. An array of literals would add a node to the plan for each element.
     """
-    return F.split(F.lit(",".join(map(str, values))), ",").cast("array<int>")
+    return F.expr(int_array_sql(values))
+
+
+def int_array_sql(values: Sequence[int]) -> str:
+    """Return `int_array` as an SQL expression."""
+    return f"CAST(split('{','.join(map(str, values))}', ',') AS array<int>)"
 
 
 def row_hash(values: list[tuple[Column, T.DataType]]) -> Column:
