@@ -256,7 +256,6 @@ def test_parts_of_columns_can_be_selected_afterwards(
 SQL_SETTINGS = {
     "spark.sql.ansi.enforceReservedKeywords": "true",
     "spark.sql.ansi.doubleQuotedIdentifiers": "true",
-    "spark.sql.parser.escapedStringLiterals": "true",
     "spark.sql.parser.quotedRegexColumnNames": "true",
     "spark.sql.caseSensitive": "true",
 }
