@@ -9,6 +9,7 @@ import numpy as np
 
 from pyspark_knn.index.buffers import buffers_for
 from pyspark_knn.index.extremes import about_kth_largest
+from pyspark_knn.index.flags import places_of_few
 from pyspark_knn.index.selection import exclusion_of_items
 
 if TYPE_CHECKING:
@@ -166,7 +167,7 @@ class ScoreBlocks:
         table = reached.reshape(block.ceilings.shape)
         with buffers_for(n_items):
             np.greater_equal(block.ceilings, self._thresholds, out=table)
-        rows, columns = np.divmod(np.flatnonzero(reached), n_items)
+        rows, columns = np.divmod(places_of_few(reached), n_items)
         return rows, columns
 
 
