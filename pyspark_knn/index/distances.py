@@ -35,8 +35,8 @@ _WIDE_FEATURES = 128
 _CHUNK_PAIRS = 2048
 """The largest number of pairs in a buffer: with few features, smaller buffers are faster."""
 
-_UNIT_FLOATS = 1 << 20
-"""Numbers in the queries, or in the items, that become unit vectors at once: 8 MiB."""
+_UNIT_FLOATS = 1 << 21
+"""Numbers in the queries, or in the items, that become unit vectors at once: 16 MiB."""
 
 _ALIASES = {
     "infinity": "chebyshev",
@@ -157,15 +157,15 @@ class Metric:
     ) -> None:
         """Compute distances by an angle; a query becomes a unit vector once, not in each pair."""
         to_units, narrow_distances = ANGLES[self.name]
-        left_units = to_units(queries.astype(np.float64, copy=False))
+        left_units = to_units(queries)
         right_units = None
         if len(items) <= len(rows) and items.size <= _UNIT_FLOATS:
-            right_units = to_units(items.astype(np.float64, copy=False))
+            right_units = to_units(items)
         step = _chunk(queries.shape[1])
         for start in range(0, len(rows), step):
             left, right = rows[start : start + step], positions[start : start + step]
             if right_units is None:
-                second = to_units(items.take(right, axis=0).astype(np.float64, copy=False))
+                second = to_units(items.take(right, axis=0))
             else:
                 second = right_units.take(right, axis=0)
             distances, narrow = cosine_of_units(left_units.take(left, axis=0), second)

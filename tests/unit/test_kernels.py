@@ -196,6 +196,19 @@ def test_distances_are_those_of_whole_rows(name, dtype, data):
     assert found.tolist() == expected.tolist()
 
 
+@pytest.mark.parametrize("name", ["cosine", "correlation"])
+@given(data=st.data())
+def test_angles_of_float32_are_those_of_float64(name, data):
+    # float32 is not scaled before it is squared: neither its largest nor its smallest numbers.
+    dim = data.draw(st.sampled_from([2, 3, 70]))
+    left, right = data.draw(rows(3, dim, single=True)), data.draw(rows(3, dim, single=True))
+    largest, smallest = np.finfo(np.float32).max, np.float32(2.0**-149)
+    left[0, :2], right[1, :2] = (largest, smallest), (smallest, 3 * smallest)
+    metric = resolve_metric(name)
+    expected = figures(metric, left.astype(np.float64), right.astype(np.float64))
+    assert figures(metric, left, right).tolist() == expected.tolist()
+
+
 @pytest.mark.parametrize("name", ["euclidean", "sqeuclidean"])
 @pytest.mark.parametrize("other", [np.float32, np.float64])
 def test_float32_is_subtracted_in_float64(name, other):
