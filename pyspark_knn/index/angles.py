@@ -16,14 +16,18 @@ if TYPE_CHECKING:
     from pyspark_knn.index.summation import Block
 
 
-def unit_rows(rows: Block) -> Block:
+def unit_rows(rows: NDArray[np.floating]) -> Block:
     """Divide each row by its norm; rows of zeros stay as they are.
 
     The relative error of a component is at most ``(ceil(log2(d)) / 2 + 3) * 2**-53``.
 
+    Rows of float32 are not scaled before they are squared. Their squares are between 2**-298 and
+    2**256, so that nothing underflows or overflows in float64, and a power of two changes no digit
+    of a sum, a root or a quotient: the result is the same.
+
     Parameters
     ----------
-    rows : ndarray of shape (n_rows, n_features), dtype float64
+    rows : ndarray of shape (n_rows, n_features), dtype float32 or float64
         Vectors, finite.
 
     Returns
@@ -31,7 +35,9 @@ def unit_rows(rows: Block) -> Block:
     ndarray of shape (n_rows, n_features), dtype float64
         Unit vectors.
     """
-    scaled, _ = scale(rows)
+    scaled: Block = rows.astype(np.float64, copy=False)
+    if rows.dtype != np.float32:
+        scaled, _ = scale(scaled)
     norms = np.sqrt(fold(scaled * scaled))
     norms[norms == 0] = 1.0
     scaled /= norms[:, None]
@@ -110,12 +116,12 @@ def centered_rows(rows: Block) -> Block:
     return scaled
 
 
-def centered_units(rows: Block) -> Block:
+def centered_units(rows: NDArray[np.floating]) -> Block:
     """Return the unit vectors of rows less their means; constant rows become zero.
 
     Parameters
     ----------
-    rows : ndarray of shape (n_rows, n_features), dtype float64
+    rows : ndarray of shape (n_rows, n_features), dtype float32 or float64
         Vectors, finite.
 
     Returns
@@ -123,7 +129,7 @@ def centered_units(rows: Block) -> Block:
     ndarray of shape (n_rows, n_features), dtype float64
         Unit vectors.
     """
-    return unit_rows(centered_rows(rows))
+    return unit_rows(centered_rows(rows.astype(np.float64, copy=False)))
 
 
 def correlation_of(left: Block, right: Block) -> NDArray[np.float64]:

@@ -26,12 +26,17 @@ _BATCH_QUERIES = 2048
 _BATCH_FLOATS = 1 << 22
 """Numbers in the vectors of a batch of queries. A worker does not send more at a time."""
 
-_BLOCK_SCORES = 1 << 19
-"""Scores in a block: 2 MiB of float32, which stay in the cache."""
+_BLOCK_SCORES = 640 * 2048
+"""Scores in a block: 5 MiB of float32. Long rows are compared faster, and BLAS is faster where they
+have a multiple of 320 numbers than where they have a power of two."""
 
-_WIDE_FEATURES, _WIDE_BLOCK_SCORES = 200, 1 << 20
+_WIDE_FEATURES, _WIDE_BLOCK_SCORES = 200, 960 * 2048
 """From so many features on, the product takes nearly all of the time. It is faster with wide
 blocks, since BLAS rearranges the queries for each."""
+
+_BLOCK_ITEMS, _FEW_SCORES = 4096, 1 << 17
+"""Items in a block, at most: those of few queries, whose vectors stay in the cache. A block may
+have more items if it has so few scores."""
 
 _BLOCK_FLOATS = 1 << 21
 """Numbers in the vectors of the items of a block: 8 MiB of float32."""
@@ -142,6 +147,7 @@ class BlockBatches:
         n_words = np.dtype(dtype).itemsize // 4
         scores = _WIDE_BLOCK_SCORES if self._n_features >= _WIDE_FEATURES else _BLOCK_SCORES
         width = min(scores // len(rows), _BLOCK_FLOATS // (self._n_features + 1)) // n_words
+        width = min(width, max(_BLOCK_ITEMS, _FEW_SCORES // len(rows)))
         exclude = exclusion_of(self._exclude, rows)
         width = max(width, 2 * self._k)
         step = max(1, _PRODUCT_FLOATS // (self._n_features + 1))

@@ -8,7 +8,7 @@ equal to the last bit across algorithms, batch sizes and placements. The formula
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ import numpy as np
 from pyspark_knn.index.angles import ANGLES, cosine_of_units
 from pyspark_knn.index.kernels import KERNELS, SET_METRICS, SUBTRACTING, euclidean
 from pyspark_knn.index.metric_params import checked_params, inverse_covariance, variances
+from pyspark_knn.index.summation import take_parts
 from pyspark_knn.suggestions import did_you_mean
 
 if TYPE_CHECKING:
@@ -28,11 +29,14 @@ if TYPE_CHECKING:
 _CHUNK_FLOATS = 65_536
 """Numbers in each buffer of gathered pairs: 512 KiB, which stay in the cache."""
 
+_WIDE_FEATURES = 128
+"""From so many features on, buffers of vectors in parts have twice as many numbers."""
+
 _CHUNK_PAIRS = 2048
 """The largest number of pairs in a buffer: with few features, smaller buffers are faster."""
 
-_UNIT_FLOATS = 1 << 20
-"""Numbers in the queries, or in the items, that become unit vectors at once: 8 MiB."""
+_UNIT_FLOATS = 1 << 21
+"""Numbers in the queries, or in the items, that become unit vectors at once: 16 MiB."""
 
 _ALIASES = {
     "infinity": "chebyshev",
@@ -133,12 +137,13 @@ class Metric:
             self._angles(queries, items, rows, positions, result)
             return result
         kernel = self.kernel
+        in_parts = kernel in SUBTRACTING and queries.flags.c_contiguous and items.flags.c_contiguous
+        gather: Callable[..., Any] = take_parts if in_parts else _take
+        if in_parts and queries.shape[1] >= _WIDE_FEATURES:
+            step *= 2
         for start in range(0, len(rows), step):
             chunk = slice(start, start + step)
-            left: Any = queries.take(rows[chunk], axis=0)
-            right: Any = items.take(positions[chunk], axis=0)
-            if kernel not in SUBTRACTING:
-                left, right = (each.astype(np.float64, copy=False) for each in (left, right))
+            left, right = gather(queries, rows[chunk]), gather(items, positions[chunk])
             result[chunk] = kernel(left, right, self)
         return result
 
@@ -152,15 +157,15 @@ class Metric:
     ) -> None:
         """Compute distances by an angle; a query becomes a unit vector once, not in each pair."""
         to_units, narrow_distances = ANGLES[self.name]
-        left_units = to_units(queries.astype(np.float64, copy=False))
+        left_units = to_units(queries)
         right_units = None
         if len(items) <= len(rows) and items.size <= _UNIT_FLOATS:
-            right_units = to_units(items.astype(np.float64, copy=False))
+            right_units = to_units(items)
         step = _chunk(queries.shape[1])
         for start in range(0, len(rows), step):
             left, right = rows[start : start + step], positions[start : start + step]
             if right_units is None:
-                second = to_units(items.take(right, axis=0).astype(np.float64, copy=False))
+                second = to_units(items.take(right, axis=0))
             else:
                 second = right_units.take(right, axis=0)
             distances, narrow = cosine_of_units(left_units.take(left, axis=0), second)
@@ -242,6 +247,10 @@ class Metric:
                     f"metricParams[{name!r}] is for {len(array)} features, but the vectors have "
                     f"{n_features}"
                 )
+
+
+def _take(matrix: NDArray[np.floating], rows: NDArray[np.integer]) -> NDArray[np.float64]:
+    return matrix.take(rows, axis=0).astype(np.float64, copy=False)
 
 
 def _chunk(n_features: int) -> int:

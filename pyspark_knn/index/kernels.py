@@ -20,7 +20,7 @@ import numpy as np
 
 from pyspark_knn.index.angles import correlation_of, cosine_of
 from pyspark_knn.index.missing.kernel import nan_euclidean
-from pyspark_knn.index.summation import fold, scale, scaled_difference, unsafe
+from pyspark_knn.index.summation import fold, joined_parts, scale, scaled_difference, unsafe
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -37,19 +37,21 @@ def _sum_of_squares(
     """Squared euclidean distance as ``sums * 4**exponents``, free of overflow and underflow.
 
     A `factor` (seuclidean, weighted minkowski of p = 2) multiplies the differences. Vectors may be
-    float32; they are subtracted in float64.
+    float32; they are subtracted in float64. They may be in parts, see `summation.take_parts`.
     """
     factor = metric.params.get("factor")
     with np.errstate(over="ignore", invalid="ignore"):
-        terms: Block = np.subtract(left, right, dtype=np.float64)
+        # numpy converts a whole block faster than a buffer at a time, within the subtraction.
+        terms: Block = right.astype(np.float64)
+        np.subtract(left, terms, out=terms)
         if factor is not None:
-            terms *= factor
+            terms *= factor if terms.ndim == 2 else factor.reshape(len(terms), 1, -1)
         np.multiply(terms, terms, out=terms)
         sums = fold(terms)
     exponents = np.zeros(len(sums), np.int64)
     redo = np.flatnonzero(unsafe(sums))
     if redo.size:
-        first, second = (each[redo].astype(np.float64, copy=False) for each in (left, right))
+        first, second = joined_parts(left, redo), joined_parts(right, redo)
         scaled, exponents[redo] = scaled_difference(first, second, factor)
         sums[redo] = fold(scaled * scaled)
     return sums, exponents
@@ -265,7 +267,8 @@ SET_METRICS = ("dice", "jaccard", "rogerstanimoto", "russellrao", "sokalsneath",
 """Metrics that compare sets: a vector is the set of its features that are not 0."""
 
 SUBTRACTING: frozenset[Kernel] = frozenset([euclidean, sqeuclidean])
-"""Kernels that take vectors of float32 too, and return what they return for the same in float64."""
+"""Kernels that take vectors of float32 too, and return what they return for the same in float64.
+They also take vectors in parts, see `pyspark_knn.index.summation.take_parts`."""
 
 KERNELS: dict[str, Kernel] = {
     "braycurtis": braycurtis,

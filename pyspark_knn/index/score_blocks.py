@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from pyspark_knn.index.buffers import buffers_for
 from pyspark_knn.index.extremes import about_kth_largest
+from pyspark_knn.index.flags import places_of_few
 from pyspark_knn.index.selection import exclusion_of_items
 
 if TYPE_CHECKING:
@@ -104,8 +106,7 @@ class ScoreBlocks:
         self._step = _even_step(self._width, step)
         self._right = np.empty((self._step, shape[1]), dtype)
         self._ceilings = np.empty(shape[0] * self._width, dtype)
-        # Comparing two arrays of equal shape is twice as fast as comparing with one column.
-        self._thresholds = np.empty((shape[0], self._width), dtype)
+        self._thresholds = np.empty((shape[0], 1), dtype)
         self._reached = np.empty(shape[0] * self._width, bool)
 
     def __iter__(self) -> Iterator[ScoreBlock]:
@@ -144,7 +145,7 @@ class ScoreBlocks:
         scores : ndarray of shape (n_queries,), dtype float64
             The threshold of each query.
         """
-        self._thresholds[:] = rounded_down(scores, self._dtype)[:, None]
+        self._thresholds[:, 0] = rounded_down(scores, self._dtype)
 
     def reaching(self, block: ScoreBlock) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return the pairs of a block whose ceilings are at least the thresholds.
@@ -163,9 +164,10 @@ class ScoreBlocks:
         """
         n_items = block.ceilings.shape[1]
         reached = self._reached[: block.ceilings.size]
-        thresholds = self._thresholds[:, :n_items]
-        np.greater_equal(block.ceilings, thresholds, out=reached.reshape(block.ceilings.shape))
-        rows, columns = np.divmod(np.flatnonzero(reached), n_items)
+        table = reached.reshape(block.ceilings.shape)
+        with buffers_for(n_items):
+            np.greater_equal(block.ceilings, self._thresholds, out=table)
+        rows, columns = np.divmod(places_of_few(reached), n_items)
         return rows, columns
 
 

@@ -20,6 +20,12 @@ most 2**-1075, which is negligible beside 2**-900 even in a sum of 2**20 terms."
 _TRANSPOSED = 64
 """Rows of up to this many terms are added column by column."""
 
+_LEAST_PART = 24
+"""The smallest number of columns in a part of a block. Shorter rows take longer to gather."""
+
+_MOST_PARTS = 8
+"""The largest number of parts. After three additions, rows have an eighth of their numbers left."""
+
 _LARGEST_POWER = 1022
 """Powers of two up to this and their inverses are normal numbers."""
 
@@ -34,13 +40,16 @@ def fold(terms: Block) -> NDArray[np.float64]:
     Parameters
     ----------
     terms : ndarray of shape (n_pairs, n_features), dtype float64
-        The terms, in at least one column. Overwritten.
+        The terms, in at least one column; or the same in parts, see `take_parts`. Overwritten.
 
     Returns
     -------
     ndarray of shape (n_pairs,), dtype float64
         The sum of each row.
     """
+    while terms.ndim == 3:
+        half = len(terms) // 2
+        terms = np.add(terms[:half], terms[half:], out=terms[:half]) if half else terms[0]
     width = terms.shape[1]
     with buffers_for(width):
         while width > _TRANSPOSED:
@@ -56,6 +65,56 @@ def fold(terms: Block) -> NDArray[np.float64]:
         width = rest
     total: NDArray[np.float64] = columns[0].copy()
     return total
+
+
+def take_parts(matrix: NDArray[np.floating], rows: NDArray[np.integer]) -> NDArray[np.floating]:
+    """Gather rows in parts of their columns, so that `fold` adds contiguous halves of memory.
+
+    Adding the halves of each row takes numpy several times as long.
+
+    Parameters
+    ----------
+    matrix : ndarray of shape (n_rows, n_features), dtype float32 or float64
+        The matrix, C-contiguous: of another one, reshaping would copy all rows.
+    rows : ndarray of shape (n_pairs,), integer
+        The row numbers to gather.
+
+    Returns
+    -------
+    ndarray of shape (n_parts, n_pairs, n_features / n_parts)
+        The rows: their first columns, the next, and so on. The number of parts is a power of two;
+        if there is one, the shape is (n_pairs, n_features).
+    """
+    n_parts, width = 1, matrix.shape[1]
+    while width % 2 == 0 and width >= 2 * _LEAST_PART and n_parts < _MOST_PARTS:
+        n_parts, width = 2 * n_parts, width // 2
+    if n_parts == 1:
+        return matrix.take(rows, axis=0)
+    places = np.multiply(rows, n_parts, dtype=np.int64) + np.arange(n_parts)[:, None]
+    parts: NDArray[np.floating] = matrix.reshape(-1, width).take(places, axis=0)
+    return parts
+
+
+def joined_parts(parts: NDArray[np.floating], pairs: NDArray[np.int64]) -> Block:
+    """Return some of the rows that `take_parts` returned in parts, in float64.
+
+    Parameters
+    ----------
+    parts : ndarray of shape (n_parts, n_pairs, n_features / n_parts)
+        The rows in parts; or whole, of shape (n_pairs, n_features).
+    pairs : ndarray of shape (n_rows,), dtype int64
+        The numbers of the rows to return.
+
+    Returns
+    -------
+    ndarray of shape (n_rows, n_features), dtype float64
+        The rows.
+    """
+    if parts.ndim == 3:
+        parts = np.concatenate([part[pairs] for part in parts], axis=1)
+    else:
+        parts = parts[pairs]
+    return parts.astype(np.float64, copy=False)
 
 
 def scale(rows: Block) -> tuple[Block, NDArray[np.int64]]:

@@ -13,7 +13,7 @@ from sklearn.metrics import DistanceMetric
 from pyspark_knn.index import distances
 from pyspark_knn.index.distances import Metric, resolve_metric
 from pyspark_knn.index.kernels import SET_METRICS
-from pyspark_knn.index.summation import fold
+from pyspark_knn.index.summation import fold, joined_parts, take_parts
 from tests.support import exact
 from tests.support.strategies import METRIC_CASES, dims, rows
 
@@ -164,6 +164,49 @@ def test_the_order_of_a_sum_depends_on_the_number_of_terms_only(width):
     assert fold(np.asfortranarray(terms)).tolist() == expected
     assert fold(terms[3:4].copy()).tolist() == expected[3:4]
     assert fold(np.empty((0, width))).tolist() == []
+
+
+@pytest.mark.parametrize("width", [1, 47, 48, 50, 96, 100, 192, 200, 255, 384, 400, 784])
+def test_rows_in_parts_have_the_same_sums(width):
+    rng = np.random.default_rng(width)
+    matrix = rng.standard_normal((9, width), dtype=np.float32)
+    rows = rng.integers(0, 9, 20)
+    parts = take_parts(matrix, rows)
+    assert (parts.ndim == 3) == (width % 2 == 0 and width >= 48)
+    some = np.array([3, 0, 17])
+    np.testing.assert_array_equal(joined_parts(parts, some), matrix[rows[some]])
+    expected = [plain_fold(row) for row in matrix[rows].tolist()]
+    assert fold(parts.astype(np.float64)).tolist() == expected
+
+
+@pytest.mark.parametrize("name", ["euclidean", "sqeuclidean", "seuclidean", "minkowski"])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@given(data=st.data())
+def test_distances_are_those_of_whole_rows(name, dtype, data):
+    dim = data.draw(st.sampled_from([48, 100, 192]))
+    params = {"seuclidean": "V", "minkowski": "w"}
+    weights = np.arange(1.0, dim + 1)
+    metric = resolve_metric(name, 2.0, {params[name]: weights} if name in params else None)
+    left = data.draw(rows(3, dim, single=True)).astype(dtype)
+    right = data.draw(rows(3, dim, single=dtype is np.float32))
+    every = np.arange(3)
+    expected = metric.kernel(left.astype(np.float64), right.astype(np.float64), metric)
+    assert figures(metric, left, right).tolist() == expected.tolist()
+    found = metric.distances(left, np.asfortranarray(right), every, every)
+    assert found.tolist() == expected.tolist()
+
+
+@pytest.mark.parametrize("name", ["cosine", "correlation"])
+@given(data=st.data())
+def test_angles_of_float32_are_those_of_float64(name, data):
+    # float32 is not scaled before it is squared: neither its largest nor its smallest numbers.
+    dim = data.draw(st.sampled_from([2, 3, 70]))
+    left, right = data.draw(rows(3, dim, single=True)), data.draw(rows(3, dim, single=True))
+    largest, smallest = np.finfo(np.float32).max, np.float32(2.0**-149)
+    left[0, :2], right[1, :2] = (largest, smallest), (smallest, 3 * smallest)
+    metric = resolve_metric(name)
+    expected = figures(metric, left.astype(np.float64), right.astype(np.float64))
+    assert figures(metric, left, right).tolist() == expected.tolist()
 
 
 @pytest.mark.parametrize("name", ["euclidean", "sqeuclidean"])

@@ -9,6 +9,7 @@ import numpy as np
 from pyspark_knn.index.axes.bounds import box_error, errors, reach, thresholds
 from pyspark_knn.index.axes.cells import Cells
 from pyspark_knn.index.axes.nearest import largest_columns
+from pyspark_knn.index.flags import places_of_few
 from pyspark_knn.index.score_space import squared_norms
 
 if TYPE_CHECKING:
@@ -266,7 +267,7 @@ class QueryPrefixes:
             if known is not None:
                 np.put_along_axis(table, known[asked] - where.start, -1.0, axis=1)
             np.greater_equal(products, 0.0, out=self._reached[:size])
-            places = np.flatnonzero(self._reached[:size])
+            places = places_of_few(self._reached[:size])
             if places.size:
                 near, columns = np.divmod(places, width)
                 near = asked[near]
