@@ -113,7 +113,7 @@ def test_neighbors_are_the_nearest_items_of_the_lists(kind, monkeypatch):
     found = index.kneighbors(queries, 7)
     assert calls[0] == len(queries)
     lists = index._opened()
-    chosen = lists.centroids.nearest(index.space.queries(queries), 3)
+    chosen = lists.centroids.nearest(index.space.queries(queries), 3)[0]
     there = (index.structure()["cells"][None, None] == chosen[:, :, None]).any(axis=1)
     near = np.repeat(np.arange(500), 2500)
     positions = np.tile(np.arange(2500), 500)
@@ -188,12 +188,12 @@ def test_lists_may_be_empty_and_larger_than_the_buffer(monkeypatch):
     lists = index._opened()
     queries = items[2400:]
     chosen = np.tile(np.arange(9), (110, 1))
-    positions, squares = lists._products.nearest(queries, chosen, 2510)
+    positions, squares = lists._products.nearest(queries, chosen, 2510, None)
     assert (np.sort(positions, axis=1) == np.arange(2510)).all()
     gaps = queries[:, None].astype(np.float64) - items[positions]
     np.testing.assert_allclose(squares, np.square(gaps).sum(axis=2), atol=1e-4)
     # There are no more items.
-    positions, squares = lists._products.nearest(queries[:2], chosen[:2, :1], 2511)
+    positions, squares = lists._products.nearest(queries[:2], chosen[:2, :1], 2511, None)
     missing = positions < 0
     assert missing.any()
     assert (squares[missing] >= np.finfo(np.float32).max).all()
@@ -241,7 +241,7 @@ def test_squared_distances_are_within_the_bounds(kind):
     chosen = np.tile(np.arange(2), (600, 1))
     queries = index.space.queries(items)
     coordinates = index.space.coordinates(items).astype(np.float64)
-    positions, squares = index._opened()._products.nearest(queries, chosen, 20)
+    positions, squares = index._opened()._products.nearest(queries, chosen, 20, None)
     true = np.square(queries[:, None] - coordinates[positions]).sum(axis=2)
     for column in range(20):
         least, most = bounds(squares[:, column], squared_norms(queries), queries.shape[1])
@@ -262,9 +262,9 @@ def _recorded(monkeypatch, figure) -> list[int]:
     found: list[int] = []
     nearest = ListProducts.nearest
 
-    def recording(self, queries, chosen, many):
+    def recording(self, queries, chosen, many, most):
         found.append(figure(queries, many))
-        return nearest(self, queries, chosen, many)
+        return nearest(self, queries, chosen, many, most)
 
     monkeypatch.setattr(ListProducts, "nearest", recording)
     return found

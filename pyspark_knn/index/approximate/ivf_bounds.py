@@ -92,10 +92,12 @@ def bounds(
     """Return between which bounds the distances are whose squares were computed by products.
 
     Let q be a query, x an item, n the number of coordinates, ``u = 2**-24`` and
-    ``g = (n + 2) u / (1 - (n + 2) u)``. The score of x is the computed ``|x|**2 - 2 q.x``. The
-    product is off by at most ``n u (1 + u) 2 |q| |x|``, in any order of summation, see
-    `pyspark_knn.index.rounding` (-2 q is exact), the square by ``n u (1 + u) |x|**2``, and the sum
-    of both by u of its computed size. All together, that is at most ``g (|q| + |x|)**2``. With the
+    ``g = (n + 2) u / (1 - (n + 2) u)``. The score of x is the computed ``|x|**2 - 2 q.x``: an
+    inner product of n + 1 coordinates, of which the last are 1 and the squared norm (-2 q is
+    exact). It is off by at most ``(n + 1) u (1 + u) (2 |q| |x| + (1 + u) |x|**2)``, in any order of
+    summation, see `pyspark_knn.index.rounding`, and the squared norm, computed in float64, by
+    ``u |x|**2``. All together, that is at most ``g (2 |q| |x| + |x|**2)``, also if the squared norm
+    is added to a product of n coordinates, which is at most ``g (|q| + |x|)**2``. With the
     distance d and ``|x| <= |q| + d``, it is at most ``g (2 |q| + d)**2``, which is at most
     ``5 g (|q|**2 + d**2)``, because ``4 |q| d <= |q|**2 + 4 d**2``. So, for a computed square s,
     which is the score plus ``|q|**2``,
@@ -139,6 +141,24 @@ def squared_norms(rows: NDArray[np.float32]) -> NDArray[np.float64]:
         The squared norms.
     """
     found: NDArray[np.float64] = np.einsum("ij,ij->i", rows, rows, dtype=np.float64)
+    return found
+
+
+def doubled_and_one(queries: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return ``-2 q`` for each query, and a 1, by which the squared norm of an item is multiplied.
+
+    Parameters
+    ----------
+    queries : ndarray of shape (n_queries, n_coordinates), dtype float32
+        The queries.
+
+    Returns
+    -------
+    ndarray of shape (n_queries, n_coordinates + 1), dtype float32
+        Rows whose products with the coordinates of items and their squared norms are scores.
+    """
+    found = np.ones((len(queries), queries.shape[1] + 1), np.float32)
+    np.multiply(queries, np.float32(-2), out=found[:, :-1])
     return found
 
 

@@ -14,7 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pyspark_knn.index.approximate.ivf_bounds import MOST_COORDINATES, squared_norms
+from pyspark_knn.index.approximate.ivf_bounds import (
+    MOST_COORDINATES,
+    doubled_and_one,
+    squared_norms,
+)
+from pyspark_knn.index.approximate.ivf_estimates import Estimates
+from pyspark_knn.index.approximate.ivf_selection import Candidates
 from pyspark_knn.index.approximate.libraries import load_library
 from pyspark_knn.index.selection import by_row
 
@@ -23,7 +29,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    _Content = tuple[NDArray[np.float32], NDArray[np.float32], Any]
+    _Content = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int64]]
 
 _SCORES_PER_LIST = 2000
 """Pairs of a query and an item, in the mean list, from which on products are faster than FAISS: a
@@ -31,6 +37,10 @@ list takes 8 us, however few they are."""
 
 _BUFFER_SCORES = 1 << 18
 """Scores that are computed at a time."""
+
+_SMALL_PRODUCT = 1_000_000
+"""Multiplications of a product that OpenBLAS computes without copying the factors first, which
+takes a fifth less time."""
 
 
 class ListProducts:
@@ -45,6 +55,7 @@ class ListProducts:
     def __init__(self, lists: Any) -> None:
         self._lists = lists
         self._least_pairs = _SCORES_PER_LIST * lists.nlist**2 / max(1, lists.ntotal)
+        self._estimates: Estimates | None = None
         if lists.code_size != 4 * lists.d or lists.d > MOST_COORDINATES:
             self._least_pairs = np.inf
 
@@ -64,7 +75,11 @@ class ListProducts:
         return bool(n_pairs >= self._least_pairs)
 
     def nearest(
-        self, queries: NDArray[np.float32], chosen: NDArray[np.int64], many: int
+        self,
+        queries: NDArray[np.float32],
+        chosen: NDArray[np.int64],
+        many: int,
+        most: NDArray[np.float32] | None,
     ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """Return the nearest items in the lists of each query, by products.
 
@@ -76,60 +91,117 @@ class ListProducts:
             The lists of each query, each at most once.
         many : int
             The number of items to return for a query.
+        most : ndarray of shape (n_queries,), dtype float32, or None
+            The largest squared distances of these items. The search takes less time if there are
+            not many more items within them.
 
         Returns
         -------
         positions : ndarray of shape (n_queries, many), dtype int64
             The positions of the items, about the nearest first; -1 where there are no more.
         squares : ndarray of shape (n_queries, many), dtype float64
-            Their squared distances, in ascending order, within `bounds`; at least the largest
-            float32 where there are no more.
+            Their squared distances, in ascending order, within `bounds`. Where there are no more,
+            others in the lists are not nearer: it is what `most` allows, or at least the largest
+            float32.
         """
+        norms = squared_norms(queries)
+        doubled = doubled_and_one(queries)
+        if most is None:
+            positions, scores = self._by_heap(doubled, chosen, many)
+        else:
+            positions, scores = self._within(doubled, chosen, many, most - norms)
+        return positions, scores + norms[:, None]
+
+    def _by_heap(
+        self, doubled: NDArray[np.float32], chosen: NDArray[np.int64], many: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Return the nearest items and their scores; FAISS keeps them in a heap for each query."""
         faiss = load_library("faiss")
-        scores = np.empty((len(queries), many), np.float32)
-        positions = np.empty((len(queries), many), np.int64)
-        # A heap for each query; FAISS adds the scores of a list to those of its queries.
+        scores = np.empty((len(doubled), many), np.float32)
+        positions = np.empty((len(doubled), many), np.int64)
         heaps = faiss.float_maxheap_array_t()
         heaps.nh, heaps.k = scores.shape
         heaps.val, heaps.ids = faiss.swig_ptr(scores), faiss.swig_ptr(positions)
         heaps.heapify()
-        doubled = -2 * queries
+        for part, table, places in self._tables(doubled, chosen):
+            pointers = map(faiss.swig_ptr, (part, table, places))
+            rows, values, ids = pointers
+            heaps.addn_query_subset_with_ids(len(part), rows, len(places), values, ids, 0)
+        heaps.reorder()
+        return positions, scores
+
+    def _within(
+        self,
+        doubled: NDArray[np.float32],
+        chosen: NDArray[np.int64],
+        many: int,
+        most: NDArray[np.float64],
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Return the nearest items and their scores, of those whose scores are within limits."""
+        found = Candidates(most.astype(np.float32), many)
+        for part, table, places in self._tables(doubled, chosen):
+            found.add(part, table, places)
+        return found.nearest()
+
+    def _tables(
+        self, doubled: NDArray[np.float32], chosen: NDArray[np.int64]
+    ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.int64]]]:
+        """Yield row numbers of queries, their scores of the items of a list, and the positions."""
         buffer = np.empty(0, np.float32)
         for number, rows in _by_list(chosen):
             items, squares, places = self._contents[number]
-            step = max(1, _BUFFER_SCORES // max(1, len(items)))
-            for start in range(0, len(rows) if len(items) else 0, step):
+            if not len(items):
+                continue
+            extended = np.empty((items.shape[1] + 1, len(items)), np.float32)
+            extended[:-1], extended[-1] = items.T, squares
+            step = max(1, _BUFFER_SCORES // len(items))
+            for start in range(0, len(rows), step):
                 part = rows[start : start + step]
                 if buffer.size < len(part) * len(items):
                     buffer = np.empty(max(_BUFFER_SCORES, len(part) * len(items)), np.float32)
                 table = buffer[: len(part) * len(items)].reshape(len(part), len(items))
-                np.matmul(doubled.take(part, axis=0), items.T, out=table)
-                table += squares
-                pointers = faiss.swig_ptr(part), len(items), faiss.swig_ptr(buffer), places
-                heaps.addn_query_subset_with_ids(len(part), *pointers, 0)
-        heaps.reorder()
-        return positions, scores + squared_norms(queries)[:, None]
+                _multiply(doubled.take(part, axis=0), extended, table)
+                yield part, table, places
+
+    def estimates(self, centroids: NDArray[np.float32]) -> Estimates:
+        """Return estimates of the distances of neighbors; made once."""
+        if self._estimates is None:
+            self._estimates = Estimates(centroids, [items for items, _, _ in self._contents])
+        return self._estimates
 
     @functools.cached_property
     def _contents(self) -> list[_Content]:
-        """The items of each list, their squared norms, and a pointer to their positions.
+        """The items of each list, their squared norms, and their positions.
 
-        The items are views of the file. The norms take few bytes beside them, and would take a
-        third of the time of a small batch.
+        Items and positions are views of the file. The norms take few bytes beside them, and would
+        take a third of the time of a small batch.
         """
-        items = [self._items(number) for number in range(self._lists.nlist)]
-        squares = [np.einsum("ij,ij->i", each, each) for each in items]
-        places = [self._lists.invlists.get_ids(number) for number in range(len(items))]
-        return list(zip(items, squares, places, strict=True))
+        found = []
+        for number in range(self._lists.nlist):
+            items, positions = self._items(number)
+            found.append((items, squared_norms(items).astype(np.float32), positions))
+        return found
 
-    def _items(self, number: int) -> NDArray[np.float32]:
+    def _items(self, number: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         inverted, dim = self._lists.invlists, self._lists.d
         size = inverted.list_size(number)
         if not size:
-            return np.empty((0, dim), np.float32)
-        codes = load_library("faiss").rev_swig_ptr(inverted.get_codes(number), 4 * size * dim)
-        found: NDArray[np.float32] = codes.view(np.float32).reshape(size, dim)
-        return found
+            return np.empty((0, dim), np.float32), np.empty(0, np.int64)
+        faiss = load_library("faiss")
+        codes = faiss.rev_swig_ptr(inverted.get_codes(number), 4 * size * dim)
+        positions: NDArray[np.int64] = faiss.rev_swig_ptr(inverted.get_ids(number), size)
+        return codes.view(np.float32).reshape(size, dim), positions
+
+
+def _multiply(
+    left: NDArray[np.float32], right: NDArray[np.float32], out: NDArray[np.float32]
+) -> None:
+    """Write a product of matrices, in parts that are small enough for the BLAS not to copy them."""
+    n_parts = -(-left.size * right.shape[1] // _SMALL_PRODUCT)
+    step = -(-len(left) // n_parts)
+    for start in range(0, len(left), step):
+        part = slice(start, start + step)
+        np.matmul(left[part], right, out=out[part])
 
 
 def _by_list(chosen: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[np.int64]]]:

@@ -27,7 +27,7 @@ from pyspark_knn.index.approximate.search import Certain
 from pyspark_knn.index.selection import by_row
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator
 
     from numpy.typing import NDArray
 
@@ -83,13 +83,17 @@ class ListSearch:
         ndarray of shape (n_queries, many), dtype int64
             The positions of the items, about the nearest first; -1 where there are no more.
         """
-        chosen = self.centroids.nearest(queries, nprobe)
+        chosen, centroid_squares = self.centroids.nearest(queries, nprobe)
         found = np.empty((len(queries), many), np.int64)
         rest = np.arange(len(queries))
-        alone, with_more = self._proved(queries, chosen, many, (many, many + _RANKED))
+        tried = self._tried(queries, chosen, many + _RANKED + 1)
+        alone, with_more = (
+            self._proved(queries, tried, many, each) for each in (many, many + _RANKED)
+        )
         more = _RANKED if items is not None and alone < _NEARLY_ALL else 0
         if max(alone, with_more if more else 0.0) >= _WORTHWHILE:
-            found[:], sure = self._nearest_by_products(queries, chosen, many, more, items)
+            most = self._most(chosen, centroid_squares, tried, many)
+            found[:], sure = self._nearest_by_products(queries, chosen, most, many, more, items)
             rest = np.flatnonzero(~sure)
         if rest.size:
             # FAISS keeps the first of equally distant items, so the order of the lists matters.
@@ -101,6 +105,7 @@ class ListSearch:
         self,
         queries: NDArray[np.float32],
         chosen: NDArray[np.int64],
+        most: NDArray[np.float32] | None,
         many: int,
         more: int,
         items: CoordinatesOf | None,
@@ -110,7 +115,7 @@ class ListSearch:
         Where products leave it open, distances may tell them from `more` further ones.
         """
         kept = many + more
-        positions, squares = self._products.nearest(queries, chosen, kept + 1)
+        positions, squares = self._products.nearest(queries, chosen, kept + 1, most)
         sure = _apart(squares[:, many - 1], squares[:, many], queries)
         if items is None or not more:
             return positions[:, :many], sure
@@ -149,11 +154,13 @@ class ListSearch:
         list of Certain
             Candidates of some queries, which contain the nearest `many` items of these lists.
         """
-        chosen = self.centroids.nearest(queries, nprobe)
+        chosen, centroid_squares = self.centroids.nearest(queries, nprobe)
         found: list[Certain] = []
         rest = np.arange(len(queries))
-        if self._proved(queries, chosen, many, (many + spare,))[0] >= _WORTHWHILE:
-            found = self._certain_by_products(queries, chosen, many, items, spare)
+        tried = self._tried(queries, chosen, many + spare + 1)
+        if self._proved(queries, tried, many, many + spare) >= _WORTHWHILE:
+            most = self._most(chosen, centroid_squares, tried, many)
+            found = self._certain_by_products(queries, chosen, most, many, items, spare)
             rest = np.setdiff1d(rest, np.concatenate([each.rows for each in found]))
         n_tried = n_sure = 0
         # With many equal distances few queries are certain: the first ones show that.
@@ -172,6 +179,7 @@ class ListSearch:
         self,
         queries: NDArray[np.float32],
         chosen: NDArray[np.int64],
+        most: NDArray[np.float32] | None,
         many: int,
         items: CoordinatesOf,
         spare: int,
@@ -182,7 +190,7 @@ class ListSearch:
         of them than where nothing is proved: of so many, FAISS finds the same neighbors.
         """
         kept = many + spare
-        positions, squares = self._products.nearest(queries, chosen, kept + 1)
+        positions, squares = self._products.nearest(queries, chosen, kept + 1, most)
         sure = _apart(squares[:, many - 1], squares[:, many], queries)
         found = [Certain(np.flatnonzero(sure), positions[sure, :many])]
         for rows in _blocks(np.flatnonzero(~sure), kept * queries.shape[1]):
@@ -193,20 +201,40 @@ class ListSearch:
             found.append(Certain(rows[proved], near[proved]))
         return found
 
-    def _proved(
-        self, queries: NDArray[np.float32], chosen: NDArray[np.int64], near: int, far: Sequence[int]
-    ) -> list[float]:
-        """Return the share of queries for which products are precise enough; 0 if they are slow.
+    def _tried(
+        self, queries: NDArray[np.float32], chosen: NDArray[np.int64], many: int
+    ) -> NDArray[np.float32]:
+        """Return the squared distances that FAISS finds for the first queries.
 
-        It is that of the first queries. Products must tell the nearest `near` items from those
-        beyond the nearest `far`: a share for each of these numbers, which are in ascending order.
+        They show how much products prove. For no queries if products would take longer anyway.
         """
         if not self._products.pay(chosen.size):
-            return [0.0] * len(far)
+            return np.empty((0, many), np.float32)
         some = slice(0, _TRIED_BY_PRODUCTS)
-        squares = self._scanned(queries[some], chosen[some], chosen[some, 0], far[-1] + 1)[1]
-        nearest = squares[:, near - 1]
-        return [float(_beyond(nearest, squares[:, each], queries[some]).mean()) for each in far]
+        return self._scanned(queries[some], chosen[some], chosen[some, 0], many)[1]
+
+    def _proved(
+        self, queries: NDArray[np.float32], tried: NDArray[np.float32], near: int, far: int
+    ) -> float:
+        """Return the share of the tried queries for which products are precise enough.
+
+        Products must tell the nearest `near` items from those beyond the nearest `far`.
+        """
+        if not len(tried):
+            return 0.0
+        beyond = _beyond(tried[:, near - 1], tried[:, far], queries[: len(tried)])
+        return float(beyond.mean())
+
+    def _most(
+        self,
+        chosen: NDArray[np.int64],
+        centroid_squares: NDArray[np.float32],
+        tried: NDArray[np.float32],
+        many: int,
+    ) -> NDArray[np.float32] | None:
+        """Return about the squared distance of the item after the nearest ones of each query."""
+        estimates = self._products.estimates(self.centroids.vectors)
+        return estimates.limits(chosen, centroid_squares, many + 1, tried[:, many])
 
     def _scanned(
         self,
