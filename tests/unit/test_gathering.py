@@ -113,3 +113,19 @@ def test_the_answers_are_those_of_each_batch(tmp_path: Any, kind: pa.DataType) -
     few = list(search_batches(ref, request_for(block_bytes=8 * 3 * 20), batches(8)))
     assert [len(each) for each in few] == [16, 16, 18]
     assert pa.concat_arrays(few).to_pylist() == one
+
+
+def test_many_queries_at_once_for_lists_that_are_multiplied() -> None:
+    pytest.importorskip("faiss")
+    items = Items(4000, {"id": pa.array(np.arange(4000))})
+    matrix = np.random.default_rng(0).standard_normal((4000, 4), dtype=np.float32)
+
+    def at_once(metric: str = "euclidean", **changes: Any) -> int:
+        spec = IndexSpec(resolve_metric(metric), "ivf", **changes)
+        return queries_at_once(index_items(items, matrix, None, spec)[0])
+
+    # 512 queries of each of 100 lists, of which a query searches 8.
+    assert at_once() == 6400
+    assert at_once("cosine", search_params={"nprobe": 100}) == 512
+    assert at_once(search_params={"nprobe": 1}) == 40_000
+    assert at_once(index_params={"encoding": "sq8"}) == 1

@@ -233,15 +233,17 @@ def test_half_the_bounds_would_not_be_enough():
         assert sign * (1 - half[0]) < -1e-7
 
 
+@pytest.mark.parametrize("limited", [False, True])
 @pytest.mark.parametrize("kind", [each for each in sorted(KINDS) if each != "tiny and large"])
-def test_squared_distances_are_within_the_bounds(kind):
+def test_squared_distances_are_within_the_bounds(kind, limited):
     rng = np.random.default_rng(10)
     items = np.abs(KINDS[kind](rng, (600, 24))).astype(np.float32)
     index = built(items, nlist=2)
     chosen = np.tile(np.arange(2), (600, 1))
     queries = index.space.queries(items)
     coordinates = index.space.coordinates(items).astype(np.float64)
-    positions, squares = index._opened()._products.nearest(queries, chosen, 20, None)
+    most = np.full(600, 1e9, np.float32) if limited else None
+    positions, squares = index._opened()._products.nearest(queries, chosen, 20, most)
     true = np.square(queries[:, None] - coordinates[positions]).sum(axis=2)
     for column in range(20):
         least, most = bounds(squares[:, column], squared_norms(queries), queries.shape[1])

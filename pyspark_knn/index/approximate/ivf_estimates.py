@@ -23,7 +23,7 @@ _COUNTED = 4
 _NEAREST_LISTS = 16
 """The nearest lists, from which nearly all neighbors are."""
 
-_MARGIN = 1.06
+_MARGIN = 1.02
 """By how much the largest error of some estimates is multiplied: few others have a larger one."""
 
 _LEAST_RATIO = 0.5

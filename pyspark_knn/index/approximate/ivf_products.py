@@ -104,13 +104,18 @@ class ListProducts:
             others in the lists are not nearer: it is what `most` allows, or at least the largest
             float32.
         """
+        # Queries with the same nearest list have other lists in common, too, and are in the cache.
+        order = by_row(chosen[:, 0])
+        queries, chosen = queries.take(order, axis=0), chosen.take(order, axis=0)
         norms = squared_norms(queries)
         doubled = doubled_and_one(queries)
         if most is None:
             positions, scores = self._by_heap(doubled, chosen, many)
         else:
-            positions, scores = self._within(doubled, chosen, many, most - norms)
-        return positions, scores + norms[:, None]
+            positions, scores = self._within(doubled, chosen, many, most.take(order) - norms)
+        found = np.empty_like(positions), np.empty(scores.shape)
+        found[0][order], found[1][order] = positions, scores + norms[:, None]
+        return found
 
     def _by_heap(
         self, doubled: NDArray[np.float32], chosen: NDArray[np.int64], many: int

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 _TRIED = 256
 """Queries that show for how many the candidates are certain."""
 
-_TRIED_BY_PRODUCTS = 32
+_TRIED_BY_PRODUCTS = 64
 """The same for products: their time is lost where they prove little."""
 
 _WORTHWHILE, _NEARLY_ALL = 0.5, 0.9
@@ -161,7 +161,10 @@ class ListSearch:
         if self._proved(queries, tried, many, many + spare) >= _WORTHWHILE:
             most = self._most(chosen, centroid_squares, tried, many)
             found = self._certain_by_products(queries, chosen, most, many, items, spare)
-            rest = np.setdiff1d(rest, np.concatenate([each.rows for each in found]))
+            open_ = np.ones(len(queries), bool)
+            for each in found:
+                open_[each.rows] = False
+            rest = np.flatnonzero(open_)
         n_tried = n_sure = 0
         # With many equal distances few queries are certain: the first ones show that.
         for rows in (rest[:_TRIED], rest[_TRIED:]):

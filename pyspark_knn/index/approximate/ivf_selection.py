@@ -145,21 +145,22 @@ def _smallest(
     width: int,
 ) -> NDArray[np.int64]:
     """Return the smallest of the keys that follow the start of each row."""
-    longest = int(counts.max())
-    if longest > width:
-        # The smallest of each part of a row first, then those of all its parts.
-        n_parts = np.maximum(1, -(-counts // width))
-        rows = np.repeat(np.arange(len(counts)), n_parts)
-        before = np.cumsum(n_parts) - n_parts
-        offsets = (np.arange(len(rows)) - before[rows]) * width
-        lengths = np.minimum(counts[rows] - offsets, width)
-        keys = _smallest(keys, starts[rows] + offsets, lengths, many, width).ravel()
-        return _smallest(keys, before * many, n_parts * many, many, width)
-    columns = np.arange(max(longest, many))
+    columns = np.arange(max(min(int(counts.max()), width), many))
     table = keys.take(starts[:, None] + columns, mode="clip")
     table[columns >= counts[:, None]] = NOTHING
     table.sort(axis=1)
-    return table[:, :many]
+    found = table[:, :many]
+    long = np.flatnonzero(counts > width)
+    if long.size:
+        # The smallest keys of each part of a row, and then those of all its parts.
+        n_parts = -(-counts[long] // width)
+        rows = np.repeat(long, n_parts)
+        ends = np.cumsum(n_parts)
+        offsets = (np.arange(len(rows)) - np.repeat(ends - n_parts, n_parts)) * width
+        lengths = np.minimum(counts[rows] - offsets, width)
+        parts = _smallest(keys, starts[rows] + offsets, lengths, many, width).ravel()
+        found[long] = _smallest(parts, (ends - n_parts) * many, n_parts * many, many, width)
+    return found
 
 
 class Candidates:
@@ -241,6 +242,7 @@ class Candidates:
         ends = np.cumsum([0, *map(len, self._rows)])
         keys = keys_of(np.concatenate(self._scores), np.concatenate(self._positions))
         # A matrix that has a column for each call of `add` is changed to rows in linear time.
-        rows = np.concatenate(self._rows)
-        added = csc_array((keys, rows, ends), shape=(n_rows, len(ends) - 1)).tocsr()
+        rows = np.concatenate(self._rows).astype(np.int32)
+        parts = keys, rows, ends.astype(np.int32)
+        added = csc_array(parts, shape=(n_rows, len(ends) - 1)).tocsr()
         return smallest(added.data, np.diff(added.indptr).astype(np.int64), self._many)
