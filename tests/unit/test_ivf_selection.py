@@ -62,25 +62,32 @@ def test_no_rows_and_no_keys():
     np.testing.assert_array_equal(empty, [[NOTHING] * 2, [5, NOTHING], [NOTHING] * 2])
 
 
-@pytest.mark.parametrize("waiting", [100, 1 << 22])
-@pytest.mark.parametrize("limit", [-0.5, 0.5, 1.0])
+@pytest.mark.parametrize("waiting", [0, 1 << 22])
+@pytest.mark.parametrize("limit", [-1.0, -0.9, 0.5, 1.0])
 def test_candidates_are_the_lowest_scores_within_the_limits(limit, waiting, monkeypatch):
     monkeypatch.setattr(ivf_selection, "_MOST_WAITING", waiting)
     rng = np.random.default_rng(4)
-    scores = rng.uniform(-1, 1, (50, 400)).astype(np.float32)
-    limits = np.full(50, limit, np.float32)
-    limits[7] = -2
-    candidates = Candidates(limits.copy(), 9)
+    scores = rng.uniform(-1, 1, (50, 400)).astype(np.float32) - np.float32(limit)
+    scores[7] = 1
+    candidates = Candidates(50, 9)
     names = rng.permutation(400)
     for columns in np.split(np.arange(400), 8):
         rows = rng.permutation(50)
-        candidates.add(rows, scores[np.ix_(rows, columns)], names[columns])
+        candidates.add(rows, np.ascontiguousarray(scores[np.ix_(rows, columns)]), names[columns])
     positions, found = candidates.nearest()
     for row in range(50):
-        within = np.flatnonzero(scores[row] <= limits[row])
+        within = np.flatnonzero(scores[row] <= 0)
         expected = within[np.argsort(scores[row, within])][:9]
         np.testing.assert_array_equal(positions[row, : len(expected)], names[expected])
         np.testing.assert_array_equal(found[row, : len(expected)], scores[row, expected])
         assert (positions[row, len(expected) :] == -1).all()
-        assert (found[row, len(expected) :] == limits[row]).all()
+        assert (found[row, len(expected) :] == 0).all()
     assert (positions[7] == -1).all()
+
+
+def test_no_candidates():
+    candidates = Candidates(3, 2)
+    candidates.add(np.arange(3), np.ones((3, 4), np.float32), np.arange(4))
+    positions, scores = candidates.nearest()
+    assert (positions == -1).all()
+    assert (scores == 0).all()

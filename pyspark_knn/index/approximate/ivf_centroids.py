@@ -16,7 +16,7 @@ from pyspark_knn.index.approximate.ivf_bounds import (
     COMPARED_FLOATS,
     MOST_COORDINATES,
     apart,
-    doubled_and_one,
+    factors,
     squared_distances,
     squared_norms,
 )
@@ -123,10 +123,12 @@ class Centroids:
         scores = np.empty((len(queries), many), np.float32)
         numbers = np.empty((len(queries), many), np.int64)
         step = max(1, _SCORES // len(self.vectors))
-        doubled = doubled_and_one(queries)
+        doubled = factors(queries)
+        buffer = np.empty((min(step, len(queries)), len(self.vectors)), np.float32)
         for start in range(0, len(queries), step):
             part = slice(start, start + step)
-            table = doubled[part] @ self._extended.T
+            table = buffer[: len(doubled[part])]
+            np.matmul(doubled[part], self._extended.T, out=table)
             scores[part], numbers[part] = _smallest(table, many)
         return scores, numbers
 

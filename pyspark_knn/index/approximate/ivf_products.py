@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import functools
 import itertools
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from pyspark_knn.index.approximate.ivf_bounds import (
     MOST_COORDINATES,
-    doubled_and_one,
+    factors,
     squared_norms,
 )
 from pyspark_knn.index.approximate.ivf_estimates import Estimates
@@ -41,6 +41,25 @@ _BUFFER_SCORES = 1 << 18
 _SMALL_PRODUCT = 1_000_000
 """Multiplications of a product that OpenBLAS computes without copying the factors first, which
 takes a fifth less time."""
+
+
+class Products(NamedTuple):
+    """The nearest items of queries by products.
+
+    Attributes
+    ----------
+    positions : ndarray of shape (n_queries, many), dtype int64
+        The positions of the items, about the nearest first; -1 where there are no more.
+    squares : ndarray of shape (n_queries, many), dtype float64
+        Their squared distances, in ascending order. Where there are no more, other items in the
+        lists are not nearer than this.
+    sizes : ndarray of shape (n_queries,), dtype float64
+        What the rounding errors of the squared distances depend on, see `bounds`.
+    """
+
+    positions: NDArray[np.int64]
+    squares: NDArray[np.float64]
+    sizes: NDArray[np.float64]
 
 
 class ListProducts:
@@ -80,7 +99,7 @@ class ListProducts:
         chosen: NDArray[np.int64],
         many: int,
         most: NDArray[np.float32] | None,
-    ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    ) -> Products:
         """Return the nearest items in the lists of each query, by products.
 
         Parameters
@@ -97,38 +116,37 @@ class ListProducts:
 
         Returns
         -------
-        positions : ndarray of shape (n_queries, many), dtype int64
-            The positions of the items, about the nearest first; -1 where there are no more.
-        squares : ndarray of shape (n_queries, many), dtype float64
-            Their squared distances, in ascending order, within `bounds`. Where there are no more,
-            others in the lists are not nearer: it is what `most` allows, or at least the largest
-            float32.
+        Products
+            The items.
         """
         # Queries with the same nearest list have other lists in common, too, and are in the cache.
         order = by_row(chosen[:, 0])
         queries, chosen = queries.take(order, axis=0), chosen.take(order, axis=0)
         norms = squared_norms(queries)
-        doubled = doubled_and_one(queries)
         if most is None:
-            positions, scores = self._by_heap(doubled, chosen, many)
+            positions, scores = self._by_heap(factors(queries), chosen, many)
+            squares, sizes = scores + norms[:, None], norms
         else:
-            positions, scores = self._within(doubled, chosen, many, most.take(order) - norms)
-        found = np.empty_like(positions), np.empty(scores.shape)
-        found[0][order], found[1][order] = positions, scores + norms[:, None]
-        return found
+            most = most.take(order)
+            limits = (most - norms).astype(np.float32)
+            positions, scores = self._within(factors(queries, limits), chosen, many)
+            squares, sizes = scores + (limits + norms)[:, None], norms + most / 5
+        found = np.empty_like(positions), np.empty_like(squares), np.empty_like(sizes)
+        found[0][order], found[1][order], found[2][order] = positions, squares, sizes
+        return Products(*found)
 
     def _by_heap(
-        self, doubled: NDArray[np.float32], chosen: NDArray[np.int64], many: int
+        self, queries: NDArray[np.float32], chosen: NDArray[np.int64], many: int
     ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """Return the nearest items and their scores; FAISS keeps them in a heap for each query."""
         faiss = load_library("faiss")
-        scores = np.empty((len(doubled), many), np.float32)
-        positions = np.empty((len(doubled), many), np.int64)
+        scores = np.empty((len(queries), many), np.float32)
+        positions = np.empty((len(queries), many), np.int64)
         heaps = faiss.float_maxheap_array_t()
         heaps.nh, heaps.k = scores.shape
         heaps.val, heaps.ids = faiss.swig_ptr(scores), faiss.swig_ptr(positions)
         heaps.heapify()
-        for part, table, places in self._tables(doubled, chosen):
+        for part, table, places in self._tables(queries, chosen):
             pointers = map(faiss.swig_ptr, (part, table, places))
             rows, values, ids = pointers
             heaps.addn_query_subset_with_ids(len(part), rows, len(places), values, ids, 0)
@@ -136,20 +154,16 @@ class ListProducts:
         return positions, scores
 
     def _within(
-        self,
-        doubled: NDArray[np.float32],
-        chosen: NDArray[np.int64],
-        many: int,
-        most: NDArray[np.float64],
+        self, queries: NDArray[np.float32], chosen: NDArray[np.int64], many: int
     ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """Return the nearest items and their scores, of those whose scores are within limits."""
-        found = Candidates(most.astype(np.float32), many)
-        for part, table, places in self._tables(doubled, chosen):
+        """Return the nearest items within limits, and their scores less the limits."""
+        found = Candidates(len(queries), many)
+        for part, table, places in self._tables(queries, chosen):
             found.add(part, table, places)
         return found.nearest()
 
     def _tables(
-        self, doubled: NDArray[np.float32], chosen: NDArray[np.int64]
+        self, queries: NDArray[np.float32], chosen: NDArray[np.int64]
     ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.int64]]]:
         """Yield row numbers of queries, their scores of the items of a list, and the positions."""
         buffer = np.empty(0, np.float32)
@@ -157,15 +171,16 @@ class ListProducts:
             items, squares, places = self._contents[number]
             if not len(items):
                 continue
-            extended = np.empty((items.shape[1] + 1, len(items)), np.float32)
-            extended[:-1], extended[-1] = items.T, squares
+            dim = items.shape[1]
+            extended = np.ones((queries.shape[1], len(items)), np.float32)
+            extended[:dim], extended[dim] = items.T, squares
             step = max(1, _BUFFER_SCORES // len(items))
             for start in range(0, len(rows), step):
                 part = rows[start : start + step]
                 if buffer.size < len(part) * len(items):
                     buffer = np.empty(max(_BUFFER_SCORES, len(part) * len(items)), np.float32)
                 table = buffer[: len(part) * len(items)].reshape(len(part), len(items))
-                _multiply(doubled.take(part, axis=0), extended, table)
+                _multiply(queries.take(part, axis=0), extended, table)
                 yield part, table, places
 
     def estimates(self, centroids: NDArray[np.float32]) -> Estimates:

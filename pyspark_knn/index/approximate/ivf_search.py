@@ -115,8 +115,9 @@ class ListSearch:
         Where products leave it open, distances may tell them from `more` further ones.
         """
         kept = many + more
-        positions, squares = self._products.nearest(queries, chosen, kept + 1, most)
-        sure = _apart(squares[:, many - 1], squares[:, many], queries)
+        dim = queries.shape[1]
+        positions, squares, sizes = self._products.nearest(queries, chosen, kept + 1, most)
+        sure = apart(squares[:, many - 1], squares[:, many], sizes, dim)
         if items is None or not more:
             return positions[:, :many], sure
         for rows in _blocks(np.flatnonzero(~sure), kept * queries.shape[1]):
@@ -125,7 +126,7 @@ class ListSearch:
             order = np.argsort(ranked, axis=1)
             ranked = np.take_along_axis(ranked, order, axis=1)
             proved = separated(ranked[:, many - 1], ranked[:, many], queries.shape[1])
-            proved &= _beyond(ranked[:, many - 1], squares[rows, kept], queries[rows])
+            proved &= _beyond(ranked[:, many - 1], squares[rows, kept], sizes[rows], dim)
             sure[rows] = proved
             positions[rows, :kept] = np.take_along_axis(near, order, axis=1)
         return positions[:, :many], sure
@@ -193,14 +194,15 @@ class ListSearch:
         of them than where nothing is proved: of so many, FAISS finds the same neighbors.
         """
         kept = many + spare
-        positions, squares = self._products.nearest(queries, chosen, kept + 1, most)
-        sure = _apart(squares[:, many - 1], squares[:, many], queries)
+        dim = queries.shape[1]
+        positions, squares, sizes = self._products.nearest(queries, chosen, kept + 1, most)
+        sure = apart(squares[:, many - 1], squares[:, many], sizes, dim)
         found = [Certain(np.flatnonzero(sure), positions[sure, :many])]
         for rows in _blocks(np.flatnonzero(~sure), kept * queries.shape[1]):
             near = positions[rows, :kept]
             ranked = _squares(queries[rows], near, items)
             nearest = np.partition(ranked, many - 1, axis=1)[:, many - 1]
-            proved = _beyond(nearest, squares[rows, kept], queries[rows])
+            proved = _beyond(nearest, squares[rows, kept], sizes[rows], dim)
             found.append(Certain(rows[proved], near[proved]))
         return found
 
@@ -225,8 +227,8 @@ class ListSearch:
         """
         if not len(tried):
             return 0.0
-        beyond = _beyond(tried[:, near - 1], tried[:, far], queries[: len(tried)])
-        return float(beyond.mean())
+        sizes = squared_norms(queries[: len(tried)]) + tried[:, far] / 5
+        return float(_beyond(tried[:, near - 1], tried[:, far], sizes, queries.shape[1]).mean())
 
     def _most(
         self,
@@ -285,19 +287,15 @@ def _squares(
     return squares
 
 
-def _apart(
-    near: NDArray[np.float64], far: NDArray[np.float64], queries: NDArray[np.float32]
-) -> NDArray[np.bool_]:
-    """Return where products prove that one item is nearer than another one."""
-    return apart(near, far, squared_norms(queries), queries.shape[1])
-
-
 def _beyond(
-    near: NDArray[np.floating], far: NDArray[np.floating], queries: NDArray[np.float32]
+    near: NDArray[np.floating],
+    far: NDArray[np.floating],
+    sizes: NDArray[np.float64],
+    n_coordinates: int,
 ) -> NDArray[np.bool_]:
     """Return where an item is proved to be beyond another one.
 
     `far` is its squared distance by products, `near` that of the other one from differences.
     """
-    least, _ = bounds(far, squared_norms(queries), queries.shape[1])
-    return separated(near, least, queries.shape[1])
+    least, _ = bounds(far, sizes, n_coordinates)
+    return separated(near, least, n_coordinates)

@@ -168,14 +168,14 @@ class Candidates:
 
     Parameters
     ----------
-    limits : ndarray of shape (n_queries,), dtype float32
-        The largest score of each query. They may become lower.
+    n_rows : int
+        The number of queries.
     many : int
         The number of items that are wanted for a query.
     """
 
-    def __init__(self, limits: NDArray[np.float32], many: int) -> None:
-        self._limits = limits
+    def __init__(self, n_rows: int, many: int) -> None:
+        self._n_rows = n_rows
         self._many = many
         self._rows: list[NDArray[np.int64]] = []
         self._scores: list[NDArray[np.float32]] = []
@@ -188,26 +188,31 @@ class Candidates:
         table: NDArray[np.float32],
         positions: NDArray[np.int64],
     ) -> None:
-        """Keep the items whose scores are within the limits.
+        """Keep the items whose scores are not above the limits.
 
         Parameters
         ----------
         rows : ndarray of shape (n_rows,), dtype int64
             Row numbers of queries.
         table : ndarray of shape (n_rows, n_items), dtype float32
-            The scores of some items for each of them.
+            The scores of some items for each of them, less the limit. C-contiguous.
         positions : ndarray of shape (n_items,), dtype int64
             The positions of the items. An item is added once to a query.
         """
-        near = table <= self._limits.take(rows)[:, None]
-        where = near.ravel().nonzero()[0]
+        # A limit for each row, or a comparison row by row, would take four times as long.
+        scores = table.ravel()
+        where = (scores <= 0).nonzero()[0]
         local, columns = np.divmod(where, table.shape[1])
         self._rows.append(rows.take(local))
-        self._scores.append(table.ravel().take(where))
+        self._scores.append(scores.take(where))
         self._positions.append(positions.take(columns))
         self._n_waiting += len(where)
-        if self._n_waiting > _MOST_WAITING:
-            self._sort()
+        if self._n_waiting > _MOST_WAITING + self._n_rows * self._many:
+            keys = self._smallest()
+            found, columns = (keys != NOTHING).nonzero()
+            kept, names = scores_and_numbers(keys[found, columns])
+            self._rows, self._scores, self._positions = [found], [kept], [names]
+            self._n_waiting = len(found)
 
     def nearest(self) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """Return the items with the lowest scores.
@@ -217,32 +222,22 @@ class Candidates:
         positions : ndarray of shape (n_queries, many), dtype int64
             Their positions, by ascending scores; -1 where there are no more within the limits.
         scores : ndarray of shape (n_queries, many), dtype float32
-            Their scores; where there are no more, the limits.
+            Their scores, less the limits; 0 where there are no more.
         """
         scores, positions = scores_and_numbers(self._smallest())
         missing = np.isnan(scores)
-        positions[missing] = -1
-        scores[missing] = np.repeat(self._limits, missing.sum(axis=1))
+        positions[missing], scores[missing] = -1, 0
         return positions, scores
-
-    def _sort(self) -> None:
-        """Keep as many as are wanted of each query, and lower the limits."""
-        keys = self._smallest()
-        rows, columns = (keys != NOTHING).nonzero()
-        scores, positions = scores_and_numbers(keys[rows, columns])
-        self._rows, self._scores, self._positions = [rows], [scores], [positions]
-        self._n_waiting = len(rows)
-        full = keys[:, -1] != NOTHING
-        self._limits[full] = scores_and_numbers(keys[full, -1])[0]
 
     def _smallest(self) -> NDArray[np.int64]:
         from scipy.sparse import csc_array
 
-        n_rows = len(self._limits)
         ends = np.cumsum([0, *map(len, self._rows)])
+        if not ends[-1]:
+            return np.full((self._n_rows, self._many), NOTHING)
         keys = keys_of(np.concatenate(self._scores), np.concatenate(self._positions))
         # A matrix that has a column for each call of `add` is changed to rows in linear time.
         rows = np.concatenate(self._rows).astype(np.int32)
         parts = keys, rows, ends.astype(np.int32)
-        added = csc_array(parts, shape=(n_rows, len(ends) - 1)).tocsr()
+        added = csc_array(parts, shape=(self._n_rows, len(ends) - 1)).tocsr()
         return smallest(added.data, np.diff(added.indptr).astype(np.int64), self._many)
