@@ -35,6 +35,10 @@ _SCORES_PER_LIST = 2000
 """Pairs of a query and an item, in the mean list, from which on products are faster than FAISS: a
 list takes 8 us, however few they are."""
 
+_QUERIES_OF_A_LIST = 64
+"""From so many on, copying a list in the order in which it is multiplied fastest pays, and so do
+the calls of numpy that replace a heap."""
+
 _BUFFER_SCORES = 1 << 18
 """Scores that are computed at a time."""
 
@@ -92,6 +96,21 @@ class ListProducts:
             False for lists of encoded vectors.
         """
         return bool(n_pairs >= self._least_pairs)
+
+    def allows_limits(self, n_pairs: int) -> bool:
+        """Return whether a search within limits takes less time than heaps.
+
+        Parameters
+        ----------
+        n_pairs : int
+            How many lists the queries search, all together.
+
+        Returns
+        -------
+        bool
+            False if few queries search the same list.
+        """
+        return bool(n_pairs >= _QUERIES_OF_A_LIST * self._lists.nlist)
 
     def nearest(
         self,
@@ -171,16 +190,20 @@ class ListProducts:
             items, squares, places = self._contents[number]
             if not len(items):
                 continue
-            dim = items.shape[1]
-            extended = np.ones((queries.shape[1], len(items)), np.float32)
-            extended[:dim], extended[dim] = items.T, squares
+            by_columns = None
+            if len(rows) >= _QUERIES_OF_A_LIST:
+                by_columns = np.ones((queries.shape[1], len(items)), np.float32)
+                by_columns[: items.shape[1]], by_columns[items.shape[1]] = items.T, squares
             step = max(1, _BUFFER_SCORES // len(items))
             for start in range(0, len(rows), step):
                 part = rows[start : start + step]
                 if buffer.size < len(part) * len(items):
                     buffer = np.empty(max(_BUFFER_SCORES, len(part) * len(items)), np.float32)
                 table = buffer[: len(part) * len(items)].reshape(len(part), len(items))
-                _multiply(queries.take(part, axis=0), extended, table)
+                if by_columns is None:
+                    _multiply_few(queries.take(part, axis=0), items, squares, table)
+                else:
+                    _multiply(queries.take(part, axis=0), by_columns, table)
                 yield part, table, places
 
     def estimates(self, centroids: NDArray[np.float32]) -> Estimates:
@@ -222,6 +245,20 @@ def _multiply(
     for start in range(0, len(left), step):
         part = slice(start, start + step)
         np.matmul(left[part], right, out=out[part])
+
+
+def _multiply_few(
+    queries: NDArray[np.float32],
+    items: NDArray[np.float32],
+    squares: NDArray[np.float32],
+    out: NDArray[np.float32],
+) -> None:
+    """Write what `_multiply` does for items as rows: their squared norms and limits are added."""
+    dim = items.shape[1]
+    np.matmul(queries[:, :dim], items.T, out=out)
+    out += squares
+    if queries.shape[1] > dim + 1:
+        out += queries[:, dim + 1 :]
 
 
 def _by_list(chosen: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[np.int64]]]:

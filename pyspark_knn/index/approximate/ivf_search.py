@@ -36,8 +36,8 @@ if TYPE_CHECKING:
 _TRIED = 256
 """Queries that show for how many the candidates are certain."""
 
-_TRIED_BY_PRODUCTS = 64
-"""The same for products: their time is lost where they prove little."""
+_TRIED_BY_PRODUCTS, _TRIED_FOR_LIMITS = 32, 64
+"""The same for products, without and with limits: their time is lost where they prove little."""
 
 _WORTHWHILE, _NEARLY_ALL = 0.5, 0.9
 """The share of these queries for which products must prove something, and the share from which on
@@ -215,7 +215,8 @@ class ListSearch:
         """
         if not self._products.pay(chosen.size):
             return np.empty((0, many), np.float32)
-        some = slice(0, _TRIED_BY_PRODUCTS)
+        limited = self._products.allows_limits(chosen.size)
+        some = slice(0, _TRIED_FOR_LIMITS if limited else _TRIED_BY_PRODUCTS)
         return self._scanned(queries[some], chosen[some], chosen[some, 0], many)[1]
 
     def _proved(
@@ -237,7 +238,12 @@ class ListSearch:
         tried: NDArray[np.float32],
         many: int,
     ) -> NDArray[np.float32] | None:
-        """Return about the squared distance of the item after the nearest ones of each query."""
+        """Return about the squared distance of the item after the nearest ones of each query.
+
+        None: it is not known well enough, or it would save no time.
+        """
+        if not self._products.allows_limits(chosen.size):
+            return None
         estimates = self._products.estimates(self.centroids.vectors)
         return estimates.limits(chosen, centroid_squares, many + 1, tried[:, many])
 
