@@ -55,6 +55,8 @@ def test_no_limits_where_estimates_are_of_no_use():
     known[1:] = 0.5
     assert estimates.limits(chosen, squares, 6, known) is None
     assert estimates.limits(chosen, squares, 100, np.full(5, 2, np.float32)) is None
+    missing = np.full(5, np.finfo(np.float32).max)
+    assert estimates.limits(chosen, squares, 6, missing) is None
     copies = Estimates(centroids, [np.repeat(each[None], 30, axis=0) for each in centroids])
     assert copies.limits(chosen, 0 * squares, 6, np.zeros(5, np.float32)) is None
 
@@ -97,3 +99,14 @@ def test_answers_do_not_depend_on_the_estimates(metric, margin, monkeypatch):
 
 def _contents(lists: ListSearch) -> list:
     return lists._products._contents
+
+
+def test_lists_that_have_as_many_items_as_are_wanted():
+    # One list of ten items for each query: there is no item beyond these.
+    centers = 100 * normal(20, 3)
+    rows = np.repeat(centers, 80, axis=0) + normal(1600, 3)
+    items, queries = rows.reshape(20, 80, 3)[:, :10].reshape(-1, 3), rows
+    index = built(items, 20).with_knob(1)
+    found = index.kneighbors(queries, 10)
+    alone = [index.kneighbors(each[None], 10).positions[0] for each in queries[::40]]
+    np.testing.assert_array_equal(found.positions[::40], alone)

@@ -66,7 +66,8 @@ class Estimates:
         rank : int
             The number of items that are wanted for a query.
         known : ndarray of shape (n_known,), dtype float32
-            The squared distance of the last of them, for the first queries.
+            The squared distance of the last of them, for the first queries; the largest float32 if
+            there are not so many.
 
         Returns
         -------
@@ -83,7 +84,8 @@ class Estimates:
         place = min(-(-5 * rank // (3 * step)), sums.shape[1]) - 1
         estimates: NDArray[np.float32] = np.partition(sums, place, axis=1)[:, place]
         some = estimates[: len(known)]
-        if not (np.isfinite(some) & (some > 0)).all():
+        there = known < np.finfo(np.float32).max
+        if not (there & np.isfinite(some) & (some > 0)).all():
             return None
         ratios = known / some
         if np.median(ratios) < _LEAST_RATIO * ratios.max():
