@@ -166,8 +166,7 @@ class ListProducts:
         heaps.val, heaps.ids = faiss.swig_ptr(scores), faiss.swig_ptr(positions)
         heaps.heapify()
         for part, table, places in self._tables(queries, chosen):
-            pointers = map(faiss.swig_ptr, (part, table, places))
-            rows, values, ids = pointers
+            rows, values, ids = map(faiss.swig_ptr, (part, table, places))
             heaps.addn_query_subset_with_ids(len(part), rows, len(places), values, ids, 0)
         heaps.reorder()
         return positions, scores

@@ -162,10 +162,10 @@ class ListSearch:
         if self._proved(queries, tried, many, many + spare) >= _WORTHWHILE:
             most = self._most(chosen, centroid_squares, tried, many)
             found = self._certain_by_products(queries, chosen, most, many, items, spare)
-            open_ = np.ones(len(queries), bool)
+            left = np.ones(len(queries), bool)
             for each in found:
-                open_[each.rows] = False
-            rest = np.flatnonzero(open_)
+                left[each.rows] = False
+            rest = np.flatnonzero(left)
         n_tried = n_sure = 0
         # With many equal distances few queries are certain: the first ones show that.
         for rows in (rest[:_TRIED], rest[_TRIED:]):
