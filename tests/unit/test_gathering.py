@@ -124,10 +124,10 @@ def test_many_queries_at_once_for_lists_that_are_multiplied() -> None:
         spec = IndexSpec(resolve_metric(metric), "ivf", **changes)
         return queries_at_once(index_items(items, matrix, None, spec)[0])
 
-    # 512 queries of each of 100 lists, of which a query searches 8.
-    assert at_once() == 6400
-    assert at_once("cosine", search_params={"nprobe": 100}) == 512
-    assert at_once(search_params={"nprobe": 1}) == 40_000
+    # 128 queries of each of 100 lists, of which a query searches 8.
+    assert at_once() == 1600
+    assert at_once("cosine", search_params={"nprobe": 100}) == 128
+    assert at_once(search_params={"nprobe": 1}) == 12_800
     assert at_once(index_params={"encoding": "sq8"}) == 1
 
 
@@ -152,9 +152,9 @@ def test_lists_answer_unequal_batches_as_they_answer_each_query(tmp_path: Any) -
         parts = [(column[one:other],) for one, other in itertools.pairwise(ends)]
         return list(search_batches(ref, request, iter(parts)))
 
-    # A batch of 640 waits for no other one: that is 512 queries of each list, of which 8 of 10.
-    found = answers([1, 7, 300, 332, 60])
-    assert [len(each) for each in found] == [640, 60]
+    # 160 queries wait for no others: that is 128 queries of each list, of which 8 of 10 each.
+    found = answers([1, 7, 150, 3, 332, 60, 147])
+    assert [len(each) for each in found] == [158, 3, 332, 60, 147]
     alone = pa.concat_arrays(
         [each for row in range(700) for each in search_one(ref, request, column, row)]
     )
