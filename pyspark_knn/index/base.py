@@ -192,6 +192,14 @@ class NeighborIndex(ABC):
         """The bytes of the index beside its matrix, as far as they are worth mentioning."""
         return 0
 
+    @property
+    def queries_at_once(self) -> int:
+        """The number of queries from which on a query takes no less time with more of them.
+
+        By default 1: batches of the usual size are large enough.
+        """
+        return 1
+
     def over(self, matrix: Any) -> NeighborIndex:
         """Return this index over an equal matrix that is stored elsewhere.
 

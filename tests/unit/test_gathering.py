@@ -113,3 +113,53 @@ def test_the_answers_are_those_of_each_batch(tmp_path: Any, kind: pa.DataType) -
     few = list(search_batches(ref, request_for(block_bytes=8 * 3 * 20), batches(8)))
     assert [len(each) for each in few] == [16, 16, 18]
     assert pa.concat_arrays(few).to_pylist() == one
+
+
+def test_many_queries_at_once_for_lists_that_are_multiplied() -> None:
+    pytest.importorskip("faiss")
+    items = Items(4000, {"id": pa.array(np.arange(4000))})
+    matrix = np.random.default_rng(0).standard_normal((4000, 4), dtype=np.float32)
+
+    def at_once(metric: str = "euclidean", **changes: Any) -> int:
+        spec = IndexSpec(resolve_metric(metric), "ivf", **changes)
+        return queries_at_once(index_items(items, matrix, None, spec)[0])
+
+    # 128 queries of each of 100 lists, of which a query searches 8.
+    assert at_once() == 1600
+    assert at_once("cosine", search_params={"nprobe": 100}) == 128
+    assert at_once(search_params={"nprobe": 1}) == 12_800
+    assert at_once(index_params={"encoding": "sq8"}) == 1
+
+
+def test_lists_answer_unequal_batches_as_they_answer_each_query(tmp_path: Any) -> None:
+    pytest.importorskip("faiss")
+    rng = np.random.default_rng(2)
+    matrix = rng.standard_normal((2000, 6), dtype=np.float32)
+    # Ties, too: FAISS decides them.
+    matrix[:600] = np.round(matrix[:600])
+    items = Items(2000, {"id": pa.array(np.arange(2000))})
+    spec = IndexSpec(resolve_metric("euclidean"), "ivf", index_params={"nlist": 10})
+    with (tmp_path / "bundle").open("wb") as file:
+        searchable = index_items(items, matrix, None, spec)[0]
+        ref = FileRef(write_bundle(searchable, file), str(tmp_path / "bundle"))
+    request = Request(5, None, "skip", "features", ("values",), ANSWER)
+    vectors = rng.standard_normal((700, 6)).astype(np.float32)
+    vectors[::3] = np.round(vectors[::3])
+    column = array_column(vectors.tolist(), pa.float32())[0]
+
+    def answers(sizes: list[int]) -> list[Any]:
+        ends = np.cumsum([0, *sizes])
+        parts = [(column[one:other],) for one, other in itertools.pairwise(ends)]
+        return list(search_batches(ref, request, iter(parts)))
+
+    # 160 queries wait for no others: that is 128 queries of each list, of which 8 of 10 each.
+    found = answers([1, 7, 150, 3, 332, 60, 147])
+    assert [len(each) for each in found] == [158, 3, 332, 60, 147]
+    alone = pa.concat_arrays(
+        [each for row in range(700) for each in search_one(ref, request, column, row)]
+    )
+    assert pa.concat_arrays(found).to_pylist() == alone.to_pylist()
+
+
+def search_one(ref: FileRef, request: Request, column: pa.Array, row: int) -> Any:
+    return search_batches(ref, request, iter([(column[row : row + 1],)]))

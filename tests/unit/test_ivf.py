@@ -74,7 +74,7 @@ def test_which_lists_are_searched_is_decided_exactly(data):
     count = data.draw(st.sampled_from([50, 150]))
     queries = index.space.queries(rng.integers(0, 5, (count, dim)) * size)
     nprobe = data.draw(st.integers(1, lists.lists.nlist))
-    found = lists.centroids.nearest(queries, nprobe)
+    found = lists.centroids.nearest(queries, nprobe)[0]
     gaps = queries[:, None].astype(np.float64) - lists.centroids.vectors[None]
     expected = np.argsort(np.square(gaps).sum(2), axis=1, kind="stable")[:, :nprobe]
     assert (np.sort(found, axis=1) == np.sort(expected, axis=1)).all()

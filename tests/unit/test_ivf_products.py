@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from pyspark_knn.index.approximate import ivf_products, ivf_search
 from pyspark_knn.index.approximate.ivf import IVFSearch
-from pyspark_knn.index.approximate.ivf_bounds import bounds, squared_norms
+from pyspark_knn.index.approximate.ivf_bounds import bounds, factors, squared_norms
 from pyspark_knn.index.approximate.ivf_products import ListProducts
 from pyspark_knn.index.base import IndexSpec
 from pyspark_knn.index.distances import resolve_metric
@@ -113,7 +113,7 @@ def test_neighbors_are_the_nearest_items_of_the_lists(kind, monkeypatch):
     found = index.kneighbors(queries, 7)
     assert calls[0] == len(queries)
     lists = index._opened()
-    chosen = lists.centroids.nearest(index.space.queries(queries), 3)
+    chosen = lists.centroids.nearest(index.space.queries(queries), 3)[0]
     there = (index.structure()["cells"][None, None] == chosen[:, :, None]).any(axis=1)
     near = np.repeat(np.arange(500), 2500)
     positions = np.tile(np.arange(2500), 500)
@@ -188,12 +188,12 @@ def test_lists_may_be_empty_and_larger_than_the_buffer(monkeypatch):
     lists = index._opened()
     queries = items[2400:]
     chosen = np.tile(np.arange(9), (110, 1))
-    positions, squares = lists._products.nearest(queries, chosen, 2510)
+    positions, squares, _ = lists._products.nearest(queries, chosen, 2510, None)
     assert (np.sort(positions, axis=1) == np.arange(2510)).all()
     gaps = queries[:, None].astype(np.float64) - items[positions]
     np.testing.assert_allclose(squares, np.square(gaps).sum(axis=2), atol=1e-4)
     # There are no more items.
-    positions, squares = lists._products.nearest(queries[:2], chosen[:2, :1], 2511)
+    positions, squares, _ = lists._products.nearest(queries[:2], chosen[:2, :1], 2511, None)
     missing = positions < 0
     assert missing.any()
     assert (squares[missing] >= np.finfo(np.float32).max).all()
@@ -203,48 +203,66 @@ def test_lists_may_be_empty_and_larger_than_the_buffer(monkeypatch):
     n=st.integers(1, 300),
     q=st.floats(1e-3, 1e3),
     ratio=st.floats(-2, 2),
+    limit=st.floats(0, 4),
     sign=st.sampled_from([-1, 1]),
 )
-def test_bounds_allow_for_all_rounding_errors(n, q, ratio, sign):
+def test_bounds_allow_for_all_rounding_errors(n, q, ratio, limit, sign):
     # The largest error that a score may have, of an item on the line through the query and zero.
-    x = q * (1 + ratio)
-    g = (n + 2) * U / (1 - (n + 2) * U)
-    square = (x - q) ** 2
-    query = np.zeros((1, n), np.float32)
-    query[0, 0] = q
-    q = float(query[0, 0])
-    square = (x - q) ** 2
-    least, most = bounds(
-        np.array([square + sign * g * (q + abs(x)) ** 2]), squared_norms(query), query.shape[1]
-    )
+    q = float(np.float32(q))
+    x, m = q * (1 + ratio), limit * q**2
+    square, off = (x - q) ** 2, _largest_error(q, x, m, n)
+    least, most = bounds(np.array([square + sign * off]), np.array([q**2 + m / 5]), n)
     assert least[0] <= square * (1 + 1e-12) + 1e-30
     assert most[0] >= square * (1 - 1e-12) - 1e-30
 
 
-def test_half_the_bounds_would_not_be_enough():
+@pytest.mark.parametrize("m", [0.0, 1.0, 1e6])
+def test_half_the_bounds_would_not_be_enough(m):
     # The worst case: an item that is half as far from the query as the query is from zero.
-    query, n = np.array([[2.0, 0.0, 0.0]], np.float32), 3
-    g = (n + 2) * U / (1 - (n + 2) * U)
+    q, n = 2.0, 3
     for sign, side in ((1, 0), (-1, 1)):
-        computed = np.array([1 + sign * g * 25])
-        bound = bounds(computed, squared_norms(query), query.shape[1])[side]
-        assert sign * (1 - bound[0]) >= -1e-12
+        computed = np.array([1 + sign * _largest_error(q, 3.0, m, n)])
+        bound = bounds(computed, np.array([q**2 + m / 5]), n)[side]
+        assert sign * (1 - bound[0]) >= -1e-12 * max(1, m)
         half = computed + (bound - computed) / 2
         assert sign * (1 - half[0]) < -1e-7
 
 
+def _largest_error(q: float, x: float, m: float, n: int) -> float:
+    g = (n + 3) * U / (1 - (n + 3) * U)
+    return g * ((q + abs(x)) ** 2 + m)
+
+
+def test_scores_less_limits_are_within_their_error():
+    # Items near to a query far from zero: limits and norms cancel out.
+    rng = np.random.default_rng(15)
+    queries = (100 + rng.normal(size=(50, 7))).astype(np.float32)
+    items = (100 + rng.normal(size=(60, 7))).astype(np.float32)
+    limits = (rng.uniform(0, 30, 50) - squared_norms(queries)).astype(np.float32)
+    norms = squared_norms(items).astype(np.float32)
+    columns = np.column_stack([items, norms, np.ones(60, np.float32)])
+    scores = factors(queries, limits) @ columns.T
+    exact = squared_norms(items) - 2 * queries.astype(np.float64) @ items.T.astype(np.float64)
+    exact -= limits[:, None]
+    largest = _largest_error(np.sqrt(squared_norms(queries).max()), 290.0, 30.0, 7)
+    assert np.abs(scores - exact).max() <= largest
+    np.testing.assert_array_equal(factors(queries), factors(queries, limits)[:, :-1])
+
+
+@pytest.mark.parametrize("limited", [False, True])
 @pytest.mark.parametrize("kind", [each for each in sorted(KINDS) if each != "tiny and large"])
-def test_squared_distances_are_within_the_bounds(kind):
+def test_squared_distances_are_within_the_bounds(kind, limited):
     rng = np.random.default_rng(10)
     items = np.abs(KINDS[kind](rng, (600, 24))).astype(np.float32)
     index = built(items, nlist=2)
     chosen = np.tile(np.arange(2), (600, 1))
     queries = index.space.queries(items)
     coordinates = index.space.coordinates(items).astype(np.float64)
-    positions, squares = index._opened()._products.nearest(queries, chosen, 20)
+    most = np.full(600, 1e8, np.float32) if limited else None
+    positions, squares, sizes = index._opened()._products.nearest(queries, chosen, 20, most)
     true = np.square(queries[:, None] - coordinates[positions]).sum(axis=2)
     for column in range(20):
-        least, most = bounds(squares[:, column], squared_norms(queries), queries.shape[1])
+        least, most = bounds(squares[:, column], sizes, queries.shape[1])
         assert ((least <= true[:, column]) & (true[:, column] <= most)).all()
 
 
@@ -262,9 +280,9 @@ def _recorded(monkeypatch, figure) -> list[int]:
     found: list[int] = []
     nearest = ListProducts.nearest
 
-    def recording(self, queries, chosen, many):
+    def recording(self, queries, chosen, many, most):
         found.append(figure(queries, many))
-        return nearest(self, queries, chosen, many)
+        return nearest(self, queries, chosen, many, most)
 
     monkeypatch.setattr(ListProducts, "nearest", recording)
     return found

@@ -8,10 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-import numpy as np
 import pyarrow as pa
-
-from pyspark_knn.index.grouped.index import GroupedIndex
 
 if TYPE_CHECKING:
     from pyspark_knn.engine.search.searchable import Searchable
@@ -19,25 +16,15 @@ if TYPE_CHECKING:
     Batch = tuple[pa.Array, ...]
 
 
-_QUERIES_PER_GROUP = 64
-"""With more queries of each group at a time, a query takes no less time."""
-
 _MOST_QUERIES = 40_000
 """With more queries in all, a query takes hardly less time, and the answers more memory."""
 
 _MOST_BYTES = 64 << 20
 """The largest size of batches that are joined: ids to exclude may be larger than vectors."""
 
-_PRODUCTS_AT_ONCE = 1 << 32
-"""Products of two numbers in a search of several batches of queries: a second or two."""
-
 
 def queries_at_once(searchable: Searchable) -> int:
     """Return how many queries to search at a time, if batches of queries are smaller.
-
-    A product reads the items of a group once for all its queries. Other distances gain nothing, and
-    without keys, Spark's batches are large enough. Groups that take long for each query are
-    searched sooner, so that the first answers do not wait for many queries.
 
     Parameters
     ----------
@@ -49,13 +36,7 @@ def queries_at_once(searchable: Searchable) -> int:
     int
         The number of queries, at least 1.
     """
-    index = searchable.index
-    if not isinstance(index, GroupedIndex) or not index.by_products:
-        return 1
-    sizes = index.sizes.astype(np.float64)
-    products = index.n_features * (sizes @ sizes) / sizes.sum()
-    few = min(_QUERIES_PER_GROUP * index.n_groups, _MOST_QUERIES)
-    return max(1, min(few, int(_PRODUCTS_AT_ONCE / products)))
+    return max(1, min(searchable.index.queries_at_once, _MOST_QUERIES))
 
 
 def gathered(batches: Iterator[Batch], most: int, most_bytes: int = _MOST_BYTES) -> Iterator[Batch]:

@@ -31,6 +31,10 @@ if TYPE_CHECKING:
 _ITEMS_PER_LIST = 40
 """The least mean number of items in a list that is chosen by default."""
 
+_QUERIES_PER_LIST = 128
+"""With twice as many queries of each list at a time, a query takes 7 % less time. On Spark, that is
+lost again, since the next queries are not prepared in the meantime."""
+
 _SIMD_BYTES = 16
 """With other numbers of coordinates in bytes than multiples of this, FAISS takes four times as
 long."""
@@ -93,6 +97,13 @@ class IVFSearch(ApproximateIndex):
     def added_bytes(self) -> int:
         """See `NeighborIndex.added_bytes`."""
         return self._file.nbytes
+
+    @property
+    def queries_at_once(self) -> int:
+        """See `NeighborIndex.queries_at_once`: products read each list once for all its queries."""
+        if self._has_ranges:
+            return 1
+        return _QUERIES_PER_LIST * self._n_lists // min(self._knob, self._n_lists)
 
     @classmethod
     def expected_bytes(

@@ -63,7 +63,7 @@ def separated(
 def apart(
     near: NDArray[np.floating],
     far: NDArray[np.floating],
-    norms: NDArray[np.float64],
+    sizes: NDArray[np.float64],
     n_coordinates: int,
 ) -> NDArray[np.bool_]:
     """Return where squared distances by products prove what `separated` proves.
@@ -72,7 +72,7 @@ def apart(
     ----------
     near, far : ndarray of shape (n_queries,), dtype float32 or float64
         The squared distances of two items for each query.
-    norms, n_coordinates
+    sizes, n_coordinates
         See `bounds`.
 
     Returns
@@ -81,36 +81,41 @@ def apart(
         Whether the first item is nearer, by its true distance and by those that are computed from
         differences, in float32 and in float64.
     """
-    _, most = bounds(near, norms, n_coordinates)
-    least, _ = bounds(far, norms, n_coordinates)
+    _, most = bounds(near, sizes, n_coordinates)
+    least, _ = bounds(far, sizes, n_coordinates)
     return separated(most, least, n_coordinates)
 
 
 def bounds(
-    squares: NDArray[np.floating], norms: NDArray[np.float64], n_coordinates: int
+    squares: NDArray[np.floating], sizes: NDArray[np.float64], n_coordinates: int
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return between which bounds the distances are whose squares were computed by products.
 
     Let q be a query, x an item, n the number of coordinates, ``u = 2**-24`` and
-    ``g = (n + 2) u / (1 - (n + 2) u)``. The score of x is the computed ``|x|**2 - 2 q.x``. The
-    product is off by at most ``n u (1 + u) 2 |q| |x|``, in any order of summation, see
-    `pyspark_knn.index.rounding` (-2 q is exact), the square by ``n u (1 + u) |x|**2``, and the sum
-    of both by u of its computed size. All together, that is at most ``g (|q| + |x|)**2``. With the
-    distance d and ``|x| <= |q| + d``, it is at most ``g (2 |q| + d)**2``, which is at most
-    ``5 g (|q|**2 + d**2)``, because ``4 |q| d <= |q|**2 + 4 d**2``. So, for a computed square s,
-    which is the score plus ``|q|**2``,
+    ``g = (n + 3) u / (1 - (n + 3) u)``. The score of x is the computed ``|x|**2 - 2 q.x - t``: an
+    inner product of n + 2 coordinates, of which the last are the squared norm and 1 for x, and 1
+    and a limit -t for q (-2 q is exact). It is off by at most
+    ``(n + 2) u (1 + u) (2 |q| |x| + (1 + u) |x|**2 + |t|)``, in any order of summation, see
+    `pyspark_knn.index.rounding`, and the squared norm, computed in float64, by ``u |x|**2``. All
+    together, that is at most ``g (2 |q| |x| + |x|**2 + |t|)``. There is a squared distance m that
+    the limit stands for, so that ``t = m - |q|**2``, and the score is off by at most
+    ``g ((|q| + |x|)**2 + m)``. With the distance d and ``|x| <= |q| + d``, the square is at most
+    ``(2 |q| + d)**2``, which is at most ``5 (|q|**2 + d**2)``, because
+    ``4 |q| d <= |q|**2 + 4 d**2``. So, for a computed square s, which is the score plus t plus
+    ``|q|**2``, and ``z = |q|**2 + m / 5``,
 
-        (s - 5 g |q|**2) / (1 + 5 g) <= d**2 <= (s + 5 g |q|**2) / (1 - 5 g).
+        (s - 5 g z) / (1 + 5 g) <= d**2 <= (s + 5 g z) / (1 - 5 g).
 
-    Rounding to float64 makes a difference of less than the u that `separated` allows
-    for, since g is more than n + 1 roundings need.
+    Without a limit, ``t = m = 0``. Rounding the limit to float32, and to float64, makes a
+    difference of less than the u that `separated` allows for, since g is more than n + 2 roundings
+    need.
 
     Parameters
     ----------
     squares : ndarray of shape (n_queries,), dtype float32 or float64
         The squared distance of an item for each query.
-    norms : ndarray of shape (n_queries,), dtype float64
-        The squared norm of each query.
+    sizes : ndarray of shape (n_queries,), dtype float64
+        z for each query: its squared norm, and a fifth of the squared distance of its limit.
     n_coordinates : int
         The number of coordinates, at most 65,536.
 
@@ -119,9 +124,9 @@ def bounds(
     least, most : ndarray of shape (n_queries,), dtype float64
         The bounds of the squared distance.
     """
-    error = (n_coordinates + 2) * U
+    error = (n_coordinates + 3) * U
     error = 5 * error / (1 - error)
-    off = error * norms + _UNDERFLOW
+    off = error * sizes + _UNDERFLOW
     return (squares - off) / (1 + error), (squares + off) / (1 - error)
 
 
@@ -139,6 +144,32 @@ def squared_norms(rows: NDArray[np.float32]) -> NDArray[np.float64]:
         The squared norms.
     """
     found: NDArray[np.float64] = np.einsum("ij,ij->i", rows, rows, dtype=np.float64)
+    return found
+
+
+def factors(
+    queries: NDArray[np.float32], limits: NDArray[np.float32] | None = None
+) -> NDArray[np.float32]:
+    """Return rows whose products with items, their squared norms, and 1 are scores less limits.
+
+    Parameters
+    ----------
+    queries : ndarray of shape (n_queries, n_coordinates), dtype float32
+        The queries.
+    limits : ndarray of shape (n_queries,), dtype float32, optional
+        What is subtracted from the scores of each query. Default: nothing, and there is no column
+        for it.
+
+    Returns
+    -------
+    ndarray of shape (n_queries, n_coordinates + 1 or n_coordinates + 2), dtype float32
+        ``-2 q``, 1, and the negated limits.
+    """
+    n_queries, dim = queries.shape
+    found = np.ones((n_queries, dim + 1 + (limits is not None)), np.float32)
+    np.multiply(queries, np.float32(-2), out=found[:, :dim])
+    if limits is not None:
+        np.negative(limits, out=found[:, -1])
     return found
 
 

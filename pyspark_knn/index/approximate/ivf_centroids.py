@@ -16,8 +16,15 @@ from pyspark_knn.index.approximate.ivf_bounds import (
     COMPARED_FLOATS,
     MOST_COORDINATES,
     apart,
+    factors,
     squared_distances,
     squared_norms,
+)
+from pyspark_knn.index.approximate.ivf_selection import (
+    keys_of,
+    limits,
+    scores_and_numbers,
+    smallest,
 )
 
 if TYPE_CHECKING:
@@ -32,10 +39,6 @@ _SCORES = 1 << 19
 
 _FEW_QUERIES = 64
 """With fewer queries, the search of FAISS takes less time."""
-
-_MINIMA = 2
-"""The number of parts of a row, for each number to find, from whose minima a limit is taken. With
-fewer, more numbers are within the limit; with more, the limit takes longer."""
 
 
 class Centroids:
@@ -55,9 +58,13 @@ class Centroids:
     def __init__(self, flat: Any) -> None:
         self._flat = flat
         self.vectors: NDArray[np.float32] = flat.reconstruct_n(0, flat.ntotal)
-        self._squares = squared_norms(self.vectors).astype(np.float32)
+        # A product of n + 1 coordinates adds the squared norms, which takes no time of its own.
+        self._extended = np.column_stack([self.vectors, squared_norms(self.vectors)])
+        self._extended = self._extended.astype(np.float32)
 
-    def nearest(self, queries: NDArray[np.float32], many: int) -> NDArray[np.int64]:
+    def nearest(
+        self, queries: NDArray[np.float32], many: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """Return the nearest centroids.
 
         Parameters
@@ -69,20 +76,23 @@ class Centroids:
 
         Returns
         -------
-        ndarray of shape (n_queries, many), dtype int64
-            Their numbers; the nearest one is about the first.
+        numbers : ndarray of shape (n_queries, many), dtype int64
+            Their numbers, about the nearest first.
+        squares : ndarray of shape (n_queries, many), dtype float32
+            Their squared distances, within rounding errors.
         """
         n_lists = len(self.vectors)
         norms = squared_norms(queries)
         scores, numbers = self._about_nearest(queries, norms, min(many + 1, n_lists))
+        squares = (scores[:, :many] + norms[:, None]).astype(np.float32)
         if many == n_lists:
-            return numbers
+            return numbers, squares
         found = np.ascontiguousarray(numbers[:, :many])
-        edge, beyond = scores[:, :many].max(axis=1) + norms, scores[:, many] + norms
+        edge, beyond = scores[:, many - 1] + norms, scores[:, many] + norms
         rows = np.flatnonzero(~apart(edge, beyond, norms, queries.shape[1]))
         if rows.size:
             found[rows] = self._at_the_edge(queries[rows], norms[rows], many)
-        return found
+        return found, squares
 
     def _at_the_edge(
         self, queries: NDArray[np.float32], norms: NDArray[np.float64], many: int
@@ -92,7 +102,7 @@ class Centroids:
         compared = min(many + _MORE, n_lists)
         scores, numbers = self._about_nearest(queries, norms, compared)
         # If a centroid beyond those that were found may be nearer, too, compare with all.
-        edge = np.partition(scores, many - 1, axis=1)[:, many - 1] + norms
+        edge = scores[:, many - 1] + norms
         few = apart(edge, scores[:, -1] + norms, norms, queries.shape[1])
         few |= compared == n_lists
         found = np.empty((len(queries), many), np.int64)
@@ -103,10 +113,9 @@ class Centroids:
     def _about_nearest(
         self, queries: NDArray[np.float32], norms: NDArray[np.float64], many: int
     ) -> tuple[NDArray[np.floating], NDArray[np.int64]]:
-        """Return the lowest scores of each query, and the numbers of their centroids.
+        """Return the lowest scores of each query in ascending order, and the numbers of centroids.
 
-        The lowest score is the first, and the highest of them the last. A score is a squared
-        distance by products less the squared norm of the query.
+        A score is a squared distance by products less the squared norm of the query.
         """
         if len(queries) < _FEW_QUERIES or queries.shape[1] > MOST_COORDINATES:
             squares, numbers = self._flat.search(queries, many)
@@ -114,11 +123,12 @@ class Centroids:
         scores = np.empty((len(queries), many), np.float32)
         numbers = np.empty((len(queries), many), np.int64)
         step = max(1, _SCORES // len(self.vectors))
-        doubled = -2 * queries
+        doubled = factors(queries)
+        buffer = np.empty((min(step, len(queries)), len(self.vectors)), np.float32)
         for start in range(0, len(queries), step):
             part = slice(start, start + step)
-            table = doubled[part] @ self.vectors.T
-            table += self._squares
+            table = buffer[: len(doubled[part])]
+            np.matmul(doubled[part], self._extended.T, out=table)
             scores[part], numbers[part] = _smallest(table, many)
         return scores, numbers
 
@@ -140,40 +150,13 @@ class Centroids:
 def _smallest(
     table: NDArray[np.float32], many: int
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Return the smallest numbers of each row, and their columns; the first is the smallest one.
+    """Return the smallest numbers of each row, in ascending order, and their columns.
 
-    The last is the largest of them. Numbers above a limit are dropped first, which takes a fraction
-    of the time of a partition of all.
+    Numbers above a limit are dropped first, which takes a fraction of the time of a partition of
+    all.
     """
     n_rows, width = table.shape
-    near = table <= _limits(table, many)[:, None]
-    counts = np.count_nonzero(near, axis=1)
-    where, longest = np.flatnonzero(near), int(counts.max())
-    # The numbers of each row, and infinity, as the rows of a table.
-    each = np.arange(n_rows)
-    places = np.arange(len(where)) + np.repeat(each * longest - np.cumsum(counts) + counts, counts)
-    numbers = np.full(n_rows * longest, np.inf, np.float32)
-    columns = np.zeros(n_rows * longest, np.int64)
-    numbers[places] = table.ravel()[where]
-    columns[places] = where - np.repeat(each * width, counts)
-    order = np.argpartition(numbers.reshape(n_rows, longest), many - 1, axis=1)[:, :many]
-    order += each[:, None] * longest
-    found, names = numbers.take(order), columns.take(order)
-    first = found[:, : max(1, many - 1)].argmin(axis=1)
-    for part in (found, names):
-        part[each, first], part[:, 0] = part[:, 0].copy(), part[each, first]
-    return found, names
-
-
-def _limits(table: NDArray[np.float32], many: int) -> NDArray[np.float32]:
-    """Return a number for each row that at least `many` of its numbers do not exceed.
-
-    It is the largest of the smallest minima of parts of the row, which are found much faster than
-    the smallest numbers of all.
-    """
-    width = table.shape[1]
-    while width >= 2 * _MINIMA * many:
-        width //= 2
-        table = np.minimum(table[:, :width], table[:, width : 2 * width])
-    limits: NDArray[np.float32] = np.partition(table, many - 1, axis=1)[:, many - 1]
-    return limits
+    where = np.flatnonzero(table <= limits(table, many)[:, None])
+    rows = where // width
+    keys = keys_of(table.ravel().take(where), where - rows * width)
+    return scores_and_numbers(smallest(keys, np.bincount(rows, minlength=n_rows), many))

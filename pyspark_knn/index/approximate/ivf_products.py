@@ -10,11 +10,17 @@ from __future__ import annotations
 
 import functools
 import itertools
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from pyspark_knn.index.approximate.ivf_bounds import MOST_COORDINATES, squared_norms
+from pyspark_knn.index.approximate.ivf_bounds import (
+    MOST_COORDINATES,
+    factors,
+    squared_norms,
+)
+from pyspark_knn.index.approximate.ivf_estimates import Estimates
+from pyspark_knn.index.approximate.ivf_selection import Candidates
 from pyspark_knn.index.approximate.libraries import load_library
 from pyspark_knn.index.selection import by_row
 
@@ -23,14 +29,41 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    _Content = tuple[NDArray[np.float32], NDArray[np.float32], Any]
+    _Content = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int64]]
 
 _SCORES_PER_LIST = 2000
 """Pairs of a query and an item, in the mean list, from which on products are faster than FAISS: a
 list takes 8 us, however few they are."""
 
+_QUERIES_OF_A_LIST = 64
+"""From so many on, copying a list in the order in which it is multiplied fastest pays, and so do
+the calls of numpy that replace a heap."""
+
 _BUFFER_SCORES = 1 << 18
 """Scores that are computed at a time."""
+
+_SMALL_PRODUCT = 1_000_000
+"""Multiplications of a product that OpenBLAS computes without copying the factors first, which
+takes a fifth less time."""
+
+
+class Products(NamedTuple):
+    """The nearest items of queries by products.
+
+    Attributes
+    ----------
+    positions : ndarray of shape (n_queries, many), dtype int64
+        The positions of the items, about the nearest first; -1 where there are no more.
+    squares : ndarray of shape (n_queries, many), dtype float64
+        Their squared distances, in ascending order. Where there are no more, other items in the
+        lists are not nearer than this.
+    sizes : ndarray of shape (n_queries,), dtype float64
+        What the rounding errors of the squared distances depend on, see `bounds`.
+    """
+
+    positions: NDArray[np.int64]
+    squares: NDArray[np.float64]
+    sizes: NDArray[np.float64]
 
 
 class ListProducts:
@@ -45,6 +78,7 @@ class ListProducts:
     def __init__(self, lists: Any) -> None:
         self._lists = lists
         self._least_pairs = _SCORES_PER_LIST * lists.nlist**2 / max(1, lists.ntotal)
+        self._estimates: Estimates | None = None
         if lists.code_size != 4 * lists.d or lists.d > MOST_COORDINATES:
             self._least_pairs = np.inf
 
@@ -63,9 +97,28 @@ class ListProducts:
         """
         return bool(n_pairs >= self._least_pairs)
 
+    def allows_limits(self, n_pairs: int) -> bool:
+        """Return whether a search within limits takes less time than heaps.
+
+        Parameters
+        ----------
+        n_pairs : int
+            How many lists the queries search, all together.
+
+        Returns
+        -------
+        bool
+            False if few queries search the same list.
+        """
+        return bool(n_pairs >= _QUERIES_OF_A_LIST * self._lists.nlist)
+
     def nearest(
-        self, queries: NDArray[np.float32], chosen: NDArray[np.int64], many: int
-    ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        self,
+        queries: NDArray[np.float32],
+        chosen: NDArray[np.int64],
+        many: int,
+        most: NDArray[np.float32] | None,
+    ) -> Products:
         """Return the nearest items in the lists of each query, by products.
 
         Parameters
@@ -76,60 +129,135 @@ class ListProducts:
             The lists of each query, each at most once.
         many : int
             The number of items to return for a query.
+        most : ndarray of shape (n_queries,), dtype float32, or None
+            The largest squared distances of these items. The search takes less time if there are
+            not many more items within them.
 
         Returns
         -------
-        positions : ndarray of shape (n_queries, many), dtype int64
-            The positions of the items, about the nearest first; -1 where there are no more.
-        squares : ndarray of shape (n_queries, many), dtype float64
-            Their squared distances, in ascending order, within `bounds`; at least the largest
-            float32 where there are no more.
+        Products
+            The items.
         """
+        # Queries with the same nearest list have other lists in common, too, and are in the cache.
+        order = by_row(chosen[:, 0])
+        queries, chosen = queries.take(order, axis=0), chosen.take(order, axis=0)
+        norms = squared_norms(queries)
+        if most is None:
+            positions, scores = self._by_heap(factors(queries), chosen, many)
+            squares, sizes = scores + norms[:, None], norms
+        else:
+            most = most.take(order)
+            limits = (most - norms).astype(np.float32)
+            positions, scores = self._within(factors(queries, limits), chosen, many)
+            squares, sizes = scores + (limits + norms)[:, None], norms + most / 5
+        found = np.empty_like(positions), np.empty_like(squares), np.empty_like(sizes)
+        found[0][order], found[1][order], found[2][order] = positions, squares, sizes
+        return Products(*found)
+
+    def _by_heap(
+        self, queries: NDArray[np.float32], chosen: NDArray[np.int64], many: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Return the nearest items and their scores; FAISS keeps them in a heap for each query."""
         faiss = load_library("faiss")
         scores = np.empty((len(queries), many), np.float32)
         positions = np.empty((len(queries), many), np.int64)
-        # A heap for each query; FAISS adds the scores of a list to those of its queries.
         heaps = faiss.float_maxheap_array_t()
         heaps.nh, heaps.k = scores.shape
         heaps.val, heaps.ids = faiss.swig_ptr(scores), faiss.swig_ptr(positions)
         heaps.heapify()
-        doubled = -2 * queries
+        for part, table, places in self._tables(queries, chosen):
+            rows, values, ids = map(faiss.swig_ptr, (part, table, places))
+            heaps.addn_query_subset_with_ids(len(part), rows, len(places), values, ids, 0)
+        heaps.reorder()
+        return positions, scores
+
+    def _within(
+        self, queries: NDArray[np.float32], chosen: NDArray[np.int64], many: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Return the nearest items within limits, and their scores less the limits."""
+        found = Candidates(len(queries), many)
+        for part, table, places in self._tables(queries, chosen):
+            found.add(part, table, places)
+        return found.nearest()
+
+    def _tables(
+        self, queries: NDArray[np.float32], chosen: NDArray[np.int64]
+    ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.int64]]]:
+        """Yield row numbers of queries, their scores of the items of a list, and the positions."""
         buffer = np.empty(0, np.float32)
         for number, rows in _by_list(chosen):
             items, squares, places = self._contents[number]
-            step = max(1, _BUFFER_SCORES // max(1, len(items)))
-            for start in range(0, len(rows) if len(items) else 0, step):
+            if not len(items):
+                continue
+            by_columns = None
+            if len(rows) >= _QUERIES_OF_A_LIST:
+                by_columns = np.ones((queries.shape[1], len(items)), np.float32)
+                by_columns[: items.shape[1]], by_columns[items.shape[1]] = items.T, squares
+            step = max(1, _BUFFER_SCORES // len(items))
+            for start in range(0, len(rows), step):
                 part = rows[start : start + step]
                 if buffer.size < len(part) * len(items):
                     buffer = np.empty(max(_BUFFER_SCORES, len(part) * len(items)), np.float32)
                 table = buffer[: len(part) * len(items)].reshape(len(part), len(items))
-                np.matmul(doubled.take(part, axis=0), items.T, out=table)
-                table += squares
-                pointers = faiss.swig_ptr(part), len(items), faiss.swig_ptr(buffer), places
-                heaps.addn_query_subset_with_ids(len(part), *pointers, 0)
-        heaps.reorder()
-        return positions, scores + squared_norms(queries)[:, None]
+                if by_columns is None:
+                    _multiply_few(queries.take(part, axis=0), items, squares, table)
+                else:
+                    _multiply(queries.take(part, axis=0), by_columns, table)
+                yield part, table, places
+
+    def estimates(self, centroids: NDArray[np.float32]) -> Estimates:
+        """Return estimates of the distances of neighbors; made once."""
+        if self._estimates is None:
+            self._estimates = Estimates(centroids, [items for items, _, _ in self._contents])
+        return self._estimates
 
     @functools.cached_property
     def _contents(self) -> list[_Content]:
-        """The items of each list, their squared norms, and a pointer to their positions.
+        """The items of each list, their squared norms, and their positions.
 
-        The items are views of the file. The norms take few bytes beside them, and would take a
-        third of the time of a small batch.
+        Items and positions are views of the file. The norms take few bytes beside them, and would
+        take a third of the time of a small batch.
         """
-        items = [self._items(number) for number in range(self._lists.nlist)]
-        squares = [np.einsum("ij,ij->i", each, each) for each in items]
-        places = [self._lists.invlists.get_ids(number) for number in range(len(items))]
-        return list(zip(items, squares, places, strict=True))
+        found = []
+        for number in range(self._lists.nlist):
+            items, positions = self._items(number)
+            found.append((items, squared_norms(items).astype(np.float32), positions))
+        return found
 
-    def _items(self, number: int) -> NDArray[np.float32]:
+    def _items(self, number: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         inverted, dim = self._lists.invlists, self._lists.d
         size = inverted.list_size(number)
         if not size:
-            return np.empty((0, dim), np.float32)
-        codes = load_library("faiss").rev_swig_ptr(inverted.get_codes(number), 4 * size * dim)
-        found: NDArray[np.float32] = codes.view(np.float32).reshape(size, dim)
-        return found
+            return np.empty((0, dim), np.float32), np.empty(0, np.int64)
+        faiss = load_library("faiss")
+        codes = faiss.rev_swig_ptr(inverted.get_codes(number), 4 * size * dim)
+        positions: NDArray[np.int64] = faiss.rev_swig_ptr(inverted.get_ids(number), size)
+        return codes.view(np.float32).reshape(size, dim), positions
+
+
+def _multiply(
+    left: NDArray[np.float32], right: NDArray[np.float32], out: NDArray[np.float32]
+) -> None:
+    """Write a product of matrices, in parts that are small enough for the BLAS not to copy them."""
+    n_parts = -(-left.size * right.shape[1] // _SMALL_PRODUCT)
+    step = -(-len(left) // n_parts)
+    for start in range(0, len(left), step):
+        part = slice(start, start + step)
+        np.matmul(left[part], right, out=out[part])
+
+
+def _multiply_few(
+    queries: NDArray[np.float32],
+    items: NDArray[np.float32],
+    squares: NDArray[np.float32],
+    out: NDArray[np.float32],
+) -> None:
+    """Write what `_multiply` does for items as rows: their squared norms and limits are added."""
+    dim = items.shape[1]
+    np.matmul(queries[:, :dim], items.T, out=out)
+    out += squares
+    if queries.shape[1] > dim + 1:
+        out += queries[:, dim + 1 :]
 
 
 def _by_list(chosen: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[np.int64]]]:

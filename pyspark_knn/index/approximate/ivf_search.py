@@ -27,7 +27,7 @@ from pyspark_knn.index.approximate.search import Certain
 from pyspark_knn.index.selection import by_row
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator
 
     from numpy.typing import NDArray
 
@@ -36,8 +36,8 @@ if TYPE_CHECKING:
 _TRIED = 256
 """Queries that show for how many the candidates are certain."""
 
-_TRIED_BY_PRODUCTS = 32
-"""The same for products: their time is lost where they prove little."""
+_TRIED_BY_PRODUCTS, _TRIED_FOR_LIMITS = 32, 64
+"""The same for products, without and with limits: their time is lost where they prove little."""
 
 _WORTHWHILE, _NEARLY_ALL = 0.5, 0.9
 """The share of these queries for which products must prove something, and the share from which on
@@ -83,13 +83,17 @@ class ListSearch:
         ndarray of shape (n_queries, many), dtype int64
             The positions of the items, about the nearest first; -1 where there are no more.
         """
-        chosen = self.centroids.nearest(queries, nprobe)
+        chosen, centroid_squares = self.centroids.nearest(queries, nprobe)
         found = np.empty((len(queries), many), np.int64)
         rest = np.arange(len(queries))
-        alone, with_more = self._proved(queries, chosen, many, (many, many + _RANKED))
+        tried = self._tried(queries, chosen, many + _RANKED + 1)
+        alone, with_more = (
+            self._proved(queries, tried, many, each) for each in (many, many + _RANKED)
+        )
         more = _RANKED if items is not None and alone < _NEARLY_ALL else 0
         if max(alone, with_more if more else 0.0) >= _WORTHWHILE:
-            found[:], sure = self._nearest_by_products(queries, chosen, many, more, items)
+            most = self._most(chosen, centroid_squares, tried, many)
+            found[:], sure = self._nearest_by_products(queries, chosen, most, many, more, items)
             rest = np.flatnonzero(~sure)
         if rest.size:
             # FAISS keeps the first of equally distant items, so the order of the lists matters.
@@ -101,6 +105,7 @@ class ListSearch:
         self,
         queries: NDArray[np.float32],
         chosen: NDArray[np.int64],
+        most: NDArray[np.float32] | None,
         many: int,
         more: int,
         items: CoordinatesOf | None,
@@ -110,8 +115,9 @@ class ListSearch:
         Where products leave it open, distances may tell them from `more` further ones.
         """
         kept = many + more
-        positions, squares = self._products.nearest(queries, chosen, kept + 1)
-        sure = _apart(squares[:, many - 1], squares[:, many], queries)
+        dim = queries.shape[1]
+        positions, squares, sizes = self._products.nearest(queries, chosen, kept + 1, most)
+        sure = apart(squares[:, many - 1], squares[:, many], sizes, dim)
         if items is None or not more:
             return positions[:, :many], sure
         for rows in _blocks(np.flatnonzero(~sure), kept * queries.shape[1]):
@@ -120,7 +126,7 @@ class ListSearch:
             order = np.argsort(ranked, axis=1)
             ranked = np.take_along_axis(ranked, order, axis=1)
             proved = separated(ranked[:, many - 1], ranked[:, many], queries.shape[1])
-            proved &= _beyond(ranked[:, many - 1], squares[rows, kept], queries[rows])
+            proved &= _beyond(ranked[:, many - 1], squares[rows, kept], sizes[rows], dim)
             sure[rows] = proved
             positions[rows, :kept] = np.take_along_axis(near, order, axis=1)
         return positions[:, :many], sure
@@ -149,12 +155,17 @@ class ListSearch:
         list of Certain
             Candidates of some queries, which contain the nearest `many` items of these lists.
         """
-        chosen = self.centroids.nearest(queries, nprobe)
+        chosen, centroid_squares = self.centroids.nearest(queries, nprobe)
         found: list[Certain] = []
         rest = np.arange(len(queries))
-        if self._proved(queries, chosen, many, (many + spare,))[0] >= _WORTHWHILE:
-            found = self._certain_by_products(queries, chosen, many, items, spare)
-            rest = np.setdiff1d(rest, np.concatenate([each.rows for each in found]))
+        tried = self._tried(queries, chosen, many + spare + 1)
+        if self._proved(queries, tried, many, many + spare) >= _WORTHWHILE:
+            most = self._most(chosen, centroid_squares, tried, many)
+            found = self._certain_by_products(queries, chosen, most, many, items, spare)
+            left = np.ones(len(queries), bool)
+            for each in found:
+                left[each.rows] = False
+            rest = np.flatnonzero(left)
         n_tried = n_sure = 0
         # With many equal distances few queries are certain: the first ones show that.
         for rows in (rest[:_TRIED], rest[_TRIED:]):
@@ -172,6 +183,7 @@ class ListSearch:
         self,
         queries: NDArray[np.float32],
         chosen: NDArray[np.int64],
+        most: NDArray[np.float32] | None,
         many: int,
         items: CoordinatesOf,
         spare: int,
@@ -182,31 +194,58 @@ class ListSearch:
         of them than where nothing is proved: of so many, FAISS finds the same neighbors.
         """
         kept = many + spare
-        positions, squares = self._products.nearest(queries, chosen, kept + 1)
-        sure = _apart(squares[:, many - 1], squares[:, many], queries)
+        dim = queries.shape[1]
+        positions, squares, sizes = self._products.nearest(queries, chosen, kept + 1, most)
+        sure = apart(squares[:, many - 1], squares[:, many], sizes, dim)
         found = [Certain(np.flatnonzero(sure), positions[sure, :many])]
         for rows in _blocks(np.flatnonzero(~sure), kept * queries.shape[1]):
             near = positions[rows, :kept]
             ranked = _squares(queries[rows], near, items)
             nearest = np.partition(ranked, many - 1, axis=1)[:, many - 1]
-            proved = _beyond(nearest, squares[rows, kept], queries[rows])
+            proved = _beyond(nearest, squares[rows, kept], sizes[rows], dim)
             found.append(Certain(rows[proved], near[proved]))
         return found
 
-    def _proved(
-        self, queries: NDArray[np.float32], chosen: NDArray[np.int64], near: int, far: Sequence[int]
-    ) -> list[float]:
-        """Return the share of queries for which products are precise enough; 0 if they are slow.
+    def _tried(
+        self, queries: NDArray[np.float32], chosen: NDArray[np.int64], many: int
+    ) -> NDArray[np.float32]:
+        """Return the squared distances that FAISS finds for the first queries.
 
-        It is that of the first queries. Products must tell the nearest `near` items from those
-        beyond the nearest `far`: a share for each of these numbers, which are in ascending order.
+        They show how much products prove. For no queries if products would take longer anyway.
         """
         if not self._products.pay(chosen.size):
-            return [0.0] * len(far)
-        some = slice(0, _TRIED_BY_PRODUCTS)
-        squares = self._scanned(queries[some], chosen[some], chosen[some, 0], far[-1] + 1)[1]
-        nearest = squares[:, near - 1]
-        return [float(_beyond(nearest, squares[:, each], queries[some]).mean()) for each in far]
+            return np.empty((0, many), np.float32)
+        limited = self._products.allows_limits(chosen.size)
+        some = slice(0, _TRIED_FOR_LIMITS if limited else _TRIED_BY_PRODUCTS)
+        return self._scanned(queries[some], chosen[some], chosen[some, 0], many)[1]
+
+    def _proved(
+        self, queries: NDArray[np.float32], tried: NDArray[np.float32], near: int, far: int
+    ) -> float:
+        """Return the share of the tried queries for which products are precise enough.
+
+        Products must tell the nearest `near` items from those beyond the nearest `far`.
+        """
+        if not len(tried):
+            return 0.0
+        sizes = squared_norms(queries[: len(tried)]) + tried[:, far] / 5
+        return float(_beyond(tried[:, near - 1], tried[:, far], sizes, queries.shape[1]).mean())
+
+    def _most(
+        self,
+        chosen: NDArray[np.int64],
+        centroid_squares: NDArray[np.float32],
+        tried: NDArray[np.float32],
+        many: int,
+    ) -> NDArray[np.float32] | None:
+        """Return about the squared distance of the item after the nearest ones of each query.
+
+        None: it is not known well enough, or it would save no time.
+        """
+        if not self._products.allows_limits(chosen.size):
+            return None
+        estimates = self._products.estimates(self.centroids.vectors)
+        return estimates.limits(chosen, centroid_squares, many + 1, tried[:, many])
 
     def _scanned(
         self,
@@ -254,19 +293,15 @@ def _squares(
     return squares
 
 
-def _apart(
-    near: NDArray[np.float64], far: NDArray[np.float64], queries: NDArray[np.float32]
-) -> NDArray[np.bool_]:
-    """Return where products prove that one item is nearer than another one."""
-    return apart(near, far, squared_norms(queries), queries.shape[1])
-
-
 def _beyond(
-    near: NDArray[np.floating], far: NDArray[np.floating], queries: NDArray[np.float32]
+    near: NDArray[np.floating],
+    far: NDArray[np.floating],
+    sizes: NDArray[np.float64],
+    n_coordinates: int,
 ) -> NDArray[np.bool_]:
     """Return where an item is proved to be beyond another one.
 
     `far` is its squared distance by products, `near` that of the other one from differences.
     """
-    least, _ = bounds(far, squared_norms(queries), queries.shape[1])
-    return separated(near, least, queries.shape[1])
+    least, _ = bounds(far, sizes, n_coordinates)
+    return separated(near, least, n_coordinates)

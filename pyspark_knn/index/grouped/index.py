@@ -32,6 +32,12 @@ if TYPE_CHECKING:
 _LARGE_SHARE = 0.25
 """The algorithm that is fastest for the largest group is used for groups of this share of it."""
 
+_QUERIES_PER_GROUP = 64
+"""With more queries of each group at a time, a query takes no less time."""
+
+_PRODUCTS_AT_ONCE = 1 << 32
+"""Products of two numbers in a search of several batches of queries: a second or two."""
+
 _THRESHOLDS = Thresholds()
 """What is fastest on random vectors."""
 
@@ -155,9 +161,18 @@ class GroupedIndex:
         return self._search.added_bytes
 
     @property
-    def by_products(self) -> bool:
-        """See `GroupSearch.by_products`."""
-        return self._search.by_products
+    def queries_at_once(self) -> int:
+        """See `NeighborIndex.queries_at_once`.
+
+        A product reads the items of a group once for all its queries. Other distances gain nothing.
+        Groups that take long for each query are searched sooner, so that the first answers do not
+        wait for many queries.
+        """
+        if not self._search.by_products:
+            return 1
+        sizes = self.sizes.astype(np.float64)
+        products = self.n_features * (sizes @ sizes) / sizes.sum()
+        return max(1, min(_QUERIES_PER_GROUP * self.n_groups, int(_PRODUCTS_AT_ONCE / products)))
 
     @property
     def n_groups(self) -> int:
