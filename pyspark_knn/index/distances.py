@@ -159,7 +159,7 @@ class Metric:
         to_units, narrow_distances = ANGLES[self.name]
         left_units = to_units(queries)
         right_units = None
-        if len(items) <= len(rows) and items.size <= _UNIT_FLOATS:
+        if 2 * len(items) <= len(rows) and items.size <= _UNIT_FLOATS:
             right_units = to_units(items)
         step = _chunk(queries.shape[1])
         for start in range(0, len(rows), step):

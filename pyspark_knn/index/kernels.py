@@ -42,8 +42,8 @@ def _sum_of_squares(
     factor = metric.params.get("factor")
     with np.errstate(over="ignore", invalid="ignore"):
         # numpy converts a whole block faster than a buffer at a time, within the subtraction.
-        terms: Block = right.astype(np.float64)
-        np.subtract(left, terms, out=terms)
+        second: Block = right.astype(np.float64, copy=False)
+        terms: Block = np.subtract(left, second, out=None if second is right else second)
         if factor is not None:
             terms *= factor if terms.ndim == 2 else factor.reshape(len(terms), 1, -1)
         np.multiply(terms, terms, out=terms)

@@ -79,7 +79,8 @@ class Centroids:
         numbers : ndarray of shape (n_queries, many), dtype int64
             Their numbers, about the nearest first.
         squares : ndarray of shape (n_queries, many), dtype float32
-            Their squared distances, within rounding errors.
+            Their squared distances, within rounding errors. Where these errors leave open which
+            centroid is the last one, those of others that are as far.
         """
         n_lists = len(self.vectors)
         norms = squared_norms(queries)

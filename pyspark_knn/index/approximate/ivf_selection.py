@@ -24,8 +24,9 @@ _MINIMA = 2
 """The number of parts of a row, for each number to find, from whose minima a limit is taken. With
 fewer, more numbers are within the limit; with more, the limit takes longer."""
 
-_MOST_WAITING = 1 << 22
-"""Candidates that wait to be sorted, each of which takes 20 bytes."""
+_MOST_WAITING = 1 << 20
+"""Candidates that wait to be sorted, beside those that are wanted. Each takes 20 bytes, and 50
+while they are sorted."""
 
 _SIGNLESS = np.int32((1 << 31) - 1)
 
@@ -65,6 +66,8 @@ def limits(table: NDArray[np.float32], many: int) -> NDArray[np.float32]:
 
 def keys_of(scores: NDArray[np.float32], numbers: NDArray[np.int64]) -> NDArray[np.int64]:
     """Return integers in the order of the scores, and of the numbers where these are equal.
+
+    The score -0.0 comes before 0.0.
 
     Parameters
     ----------
