@@ -173,6 +173,25 @@ def factors(
     return found
 
 
+def sizes_within(limits: NDArray[np.float32], norms: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return z of `bounds` for queries with limits.
+
+    Parameters
+    ----------
+    limits : ndarray of shape (n_queries,), dtype float32
+        The squared distance that the limit of each query stands for.
+    norms : ndarray of shape (n_queries,), dtype float64
+        The squared norm of each query; without a limit, this is z.
+
+    Returns
+    -------
+    ndarray of shape (n_queries,), dtype float64
+        The sizes.
+    """
+    sizes: NDArray[np.float64] = norms + limits / 5
+    return sizes
+
+
 def squared_distances(
     queries: NDArray[np.float32], vectors: NDArray[np.float32]
 ) -> NDArray[np.float64]:

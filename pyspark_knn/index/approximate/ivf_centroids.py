@@ -128,8 +128,8 @@ class Centroids:
         buffer = np.empty((min(step, len(queries)), len(self.vectors)), np.float32)
         for start in range(0, len(queries), step):
             part = slice(start, start + step)
-            table = buffer[: len(doubled[part])]
-            np.matmul(doubled[part], self._extended.T, out=table)
+            left = doubled[part]
+            table = np.matmul(left, self._extended.T, out=buffer[: len(left)])
             scores[part], numbers[part] = _smallest(table, many)
         return scores, numbers
 

@@ -17,9 +17,9 @@ import numpy as np
 from pyspark_knn.index.approximate.ivf_bounds import (
     MOST_COORDINATES,
     factors,
+    sizes_within,
     squared_norms,
 )
-from pyspark_knn.index.approximate.ivf_estimates import Estimates
 from pyspark_knn.index.approximate.ivf_selection import Candidates
 from pyspark_knn.index.approximate.libraries import load_library
 from pyspark_knn.index.selection import by_row
@@ -78,7 +78,6 @@ class ListProducts:
     def __init__(self, lists: Any) -> None:
         self._lists = lists
         self._least_pairs = _SCORES_PER_LIST * lists.nlist**2 / max(1, lists.ntotal)
-        self._estimates: Estimates | None = None
         if lists.code_size != 4 * lists.d or lists.d > MOST_COORDINATES:
             self._least_pairs = np.inf
 
@@ -149,7 +148,7 @@ class ListProducts:
             most = most.take(order)
             limits = (most - norms).astype(np.float32)
             positions, scores = self._within(factors(queries, limits), chosen, many)
-            squares, sizes = scores + (limits + norms)[:, None], norms + most / 5
+            squares, sizes = scores + (limits + norms)[:, None], sizes_within(most, norms)
         found = np.empty_like(positions), np.empty_like(squares), np.empty_like(sizes)
         found[0][order], found[1][order], found[2][order] = positions, squares, sizes
         return Products(*found)
@@ -205,11 +204,10 @@ class ListProducts:
                     _multiply(queries.take(part, axis=0), by_columns, table)
                 yield part, table, places
 
-    def estimates(self, centroids: NDArray[np.float32]) -> Estimates:
-        """Return estimates of the distances of neighbors; made once."""
-        if self._estimates is None:
-            self._estimates = Estimates(centroids, [items for items, _, _ in self._contents])
-        return self._estimates
+    @property
+    def items(self) -> list[NDArray[np.float32]]:
+        """The items of each list: arrays of shape (n_items, n_coordinates), views of the file."""
+        return [items for items, _, _ in self._contents]
 
     @functools.cached_property
     def _contents(self) -> list[_Content]:

@@ -8,6 +8,7 @@ most items of the other lists are no candidates then.
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,10 +18,12 @@ from pyspark_knn.index.approximate.ivf_bounds import (
     apart,
     bounds,
     separated,
+    sizes_within,
     squared_distances,
     squared_norms,
 )
 from pyspark_knn.index.approximate.ivf_centroids import Centroids
+from pyspark_knn.index.approximate.ivf_estimates import Estimates
 from pyspark_knn.index.approximate.ivf_products import ListProducts
 from pyspark_knn.index.approximate.libraries import load_library
 from pyspark_knn.index.approximate.search import Certain
@@ -228,7 +231,7 @@ class ListSearch:
         """
         if not len(tried):
             return 0.0
-        sizes = squared_norms(queries[: len(tried)]) + tried[:, far] / 5
+        sizes = sizes_within(tried[:, far], squared_norms(queries[: len(tried)]))
         return float(_beyond(tried[:, near - 1], tried[:, far], sizes, queries.shape[1]).mean())
 
     def _most(
@@ -244,8 +247,12 @@ class ListSearch:
         """
         if not self._products.allows_limits(chosen.size):
             return None
-        estimates = self._products.estimates(self.centroids.vectors)
-        return estimates.limits(chosen, centroid_squares, many + 1, tried[:, many])
+        return self._estimates.limits(chosen, centroid_squares, many + 1, tried[:, many])
+
+    @functools.cached_property
+    def _estimates(self) -> Estimates:
+        """How far neighbors are, made by the first search with limits."""
+        return Estimates(self.centroids.vectors, self._products.items)
 
     def _scanned(
         self,
